@@ -1,0 +1,130 @@
+"""What every benchmark shares: cases timed in turn, their medians, p99 and ratios, and a result to keep.
+
+A speed is a ratio from one run on one machine: all cases of a comparison run interleaved, in an order
+that is rotated every round, on the same inputs.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Case = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a question is asked.
+
+    Args:
+        quick: smaller inputs and fewer rounds; the whole set in under a minute.
+        seed: of all inputs.
+        seconds: time to spend on one comparison.
+    """
+
+    quick: bool = False
+    seed: int = 0
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Samples of one case, in seconds a call."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median, in seconds."""
+        return statistics.median(self.samples)
+
+    @property
+    def p99(self) -> float:
+        """99th percentile, in seconds; the largest sample when there are fewer than 100."""
+        ranked = sorted(self.samples)
+        return ranked[min(len(ranked) - 1, int(0.99 * len(ranked)))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a result: what was timed, by whom, how long it took, and how that compares.
+
+    Args:
+        what: the operation and its size, such as "append, n = 165".
+        who: "zopo_fast" or the peer.
+        ratio: the peer's median over ours; 1 for ours.
+        extra: further figures in stated units, such as {"gflops": 41.2, "of_dgemm": 0.83}.
+    """
+
+    what: str
+    who: str
+    median: float
+    p99: float
+    samples: int
+    ratio: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    """The answer to one question.
+
+    Args:
+        skipped: peers that could not run here, with the reason.
+        figures: what else was found, JSON values: limits of the machine, counts, slopes.
+    """
+
+    question: str
+    rows: list[Row] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def interleave(
+    cases: Mapping[str, Case], seconds: float, least: int = 5, most: int = 2000
+) -> dict[str, Timing]:
+    """Time every case in turn until the time is up: at least `least` samples each, at most `most`.
+
+    A case slower than its share of the time is left out of rounds after its `least` samples, so that one
+    slow peer does not cost the others their samples. One call before the clock starts warms each case up.
+    """
+    for case in cases.values():
+        case()
+    samples: dict[str, list[float]] = {name: [] for name in cases}
+    spent = dict.fromkeys(cases, 0.0)
+    share = seconds / max(1, len(cases))
+    names = list(cases)
+    collecting = gc.isenabled()
+    gc.disable()  # a collection in the middle of a call is not that call's cost
+    try:
+        while True:
+            wanting = [
+                n for n in names if len(samples[n]) < least or (spent[n] < share and len(samples[n]) < most)
+            ]
+            if not wanting:
+                return {name: Timing(tuple(values)) for name, values in samples.items()}
+            for name in wanting:
+                case = cases[name]
+                start = time.perf_counter()
+                case()
+                elapsed = time.perf_counter() - start
+                samples[name].append(elapsed)
+                spent[name] += elapsed
+            names.append(names.pop(0))
+            gc.collect(0)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def rows(what: str, timings: Mapping[str, Timing], ours: str = "zopo_fast", **extra: Any) -> list[Row]:
+    """Rows of one comparison; ratios are against `ours`."""
+    unit = timings[ours].median
+    return [
+        Row(what, who, t.median, t.p99, len(t.samples), t.median / unit, dict(extra) if who == ours else {})
+        for who, t in timings.items()
+    ]
