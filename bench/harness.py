@@ -7,6 +7,7 @@ that is rotated every round, on the same inputs.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Case = Callable[[], object]
+HINT = "pip install zopo-fast[bench]"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
+
+
+def absent(*modules: str) -> str | None:
+    """Why a peer that needs these modules cannot run here; None where all are installed.
+
+    Looks without importing: what is there may still fail to load.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f"{', '.join(missing)} not installed; {HINT}" if missing else None
 
 
 def interleave(

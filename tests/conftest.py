@@ -11,8 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import zopo_fast as zf
+
+# The same examples in every run; --hypothesis-profile=few where each takes long (sanitizers).
+settings.register_profile("usual", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.register_profile("few", settings.get_profile("usual"), max_examples=12)
+settings.load_profile("usual")
 
 GOLDEN = Path(__file__).parent / "golden"
 

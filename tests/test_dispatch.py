@@ -38,6 +38,37 @@ for d in (1, 7, 37, 129):
         pool.take(3)
         near = [pool.k_nearest(q, 25, available_only=True) for q in Q]
         out[f"near{d}{dtype}"] = np.stack([*near])
+    local = _core.LocalGradient(kernel._network, pool)
+    for i in range(20):
+        local.append(i, float(i % 6), 1.0)
+        local.center(i // 5)
+    out[f"local gradient{d}"] = local.gradient()
+    out[f"local uncertainty{d}"] = np.array(local.relative_uncertainty([31, 32], 1.0))
+    out[f"near step{d}"] = np.array(local.step(1.0))
+# No register tile divides all of these; K is filled from one side only, and from both.
+for n, m, widths in [
+    (1, 1, [3]), (2, 5, [9, 4]), (3, 17, [33]), (13, 11, [5, 7, 6]), (67, 49, [32, 32]), (101, 8, [64])
+]:
+    sizes = [23, *widths, 1]
+    W = [rng.normal(size=(o, i)) for i, o in zip(sizes, sizes[1:])]
+    kernel = zf.NTK(W, [rng.normal(size=o) for o in sizes[1:]])
+    X, Y = rng.normal(size=(n, 23)), rng.normal(size=(m, 23))
+    out[f"K {n}"] = kernel.gram(X)
+    out[f"K {n} twice"] = kernel.gram(X, X)
+    out[f"K {n} x {m}"] = kernel.gram(X, Y)
+    out[f"K diagonal {n}"] = kernel.diag(X)
+    out[f"gradient {n}"] = kernel.gradient(Y[0], X)
+Z = rng.integers(-2, 3, size=(500, 21))  # full of ties
+for dtype in ("float16", "float32", "float64"):
+    pool = _core.Pool(Z.astype(dtype), np.zeros(21), np.ones(21))
+    for k in (1, 40, 500):
+        out[f"near grid {dtype} {k}"] = pool.k_nearest(np.zeros(21), k)
+opt = zf.Zopo(rng.normal(size=(150, 24)).astype(np.float32), zf.ZopoConfig(budget=60, initial=15, seed=3))
+asked = []
+while not opt.done:
+    asked.append(opt.ask())
+    opt.tell(asked[-1], float(np.cos(asked[-1])))
+out["near whole run"] = np.array(asked)
 np.savez(sys.argv[1], **out)
 """
 
@@ -98,10 +129,14 @@ def test_same_numbers(isa: str | None, baseline: dict[str, np.ndarray], tmp_path
     assert isa is None or str(here["isa"]) == isa
     assert here.keys() == baseline.keys()
     for name in here.keys() - {"isa"}:
-        if name.startswith("near"):
+        if name.startswith("near"):  # indices
             np.testing.assert_array_equal(here[name], baseline[name], err_msg=name)
         else:
             assert_close(here[name], baseline[name], 1e-12 if name[0] in "Kc" else 1e-9)
+    for name in (name for name in here if name.startswith("K") and name.endswith("twice")):
+        symmetric = here[name.removesuffix(" twice")]
+        np.testing.assert_array_equal(symmetric, symmetric.T)
+        assert_close(symmetric, here[name], 1e-12)
 
 
 def test_without_a_wish_the_best_is_chosen() -> None:

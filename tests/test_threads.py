@@ -5,13 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 import zopo_fast as zf
 from zopo_fast import _core
+
+
+@pytest.fixture(autouse=True)
+def frequent_switches() -> Iterator[None]:
+    """Threads change a thousand times as often as usual, so that a missing lock shows."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(usual)
 
 
 def at_once(*works: Callable[[], None]) -> None:
@@ -69,6 +79,101 @@ def test_process_state_is_never_torn() -> None:
 
     at_once(grow, look)
     assert len(gp) == 150
+
+
+def test_process_grows_and_shrinks_in_two_threads() -> None:
+    """Each thread takes away as many as it adds; whatever the order, the factor fits what is left."""
+    kernel = zf.NTK.random(8, seed=0)
+    gp, X = _core.GaussianProcess(kernel._network), np.random.default_rng(0).normal(size=(40, 8))
+    gp.append(X[:20], np.arange(20.0), np.ones(20))
+
+    def change() -> None:
+        for _ in range(60):
+            gp.append(X[20:], np.ones(20), np.ones(20))
+            gp.predict(X)
+            assert 20 <= len(gp) <= 60
+            for _ in range(10):
+                gp.pop()
+                gp.remove(7)
+            gp.log_marginal_likelihood()
+
+    at_once(change, change)
+    left, y, noise = gp.state()
+    assert left.shape == (20, 8)
+    fresh = _core.GaussianProcess(kernel._network)
+    fresh.append(left, y, noise)
+    for long, short in zip(gp.posterior(X), fresh.posterior(X), strict=True):
+        np.testing.assert_allclose(long, short, rtol=1e-8)
+
+
+def test_gradient_at_a_center_is_never_torn() -> None:
+    Z = np.random.default_rng(0).normal(size=(60, 16))
+    pool = _core.Pool(Z, np.zeros(16), np.ones(16))
+    local = _core.LocalGradient(zf.NTK.random(16, seed=0)._network, pool)
+    local.center(59)
+
+    def grow() -> None:
+        for n in range(50):
+            local.append(n, float(n % 7), 1.0)
+
+    def look() -> None:
+        for n in range(100):
+            local.center(50 + n % 10)
+            assert len(local) <= 50
+            assert np.isfinite(local.gradient()).all()
+            assert 0.0 <= local.relative_uncertainty([51, 52], 1.0) <= 1.0
+            assert 0 <= local.step(1.0) < 60
+
+    at_once(grow, look, look)
+    local.center(59)
+    alone = _core.LocalGradient(zf.NTK.random(16, seed=0)._network, pool)
+    for n in range(50):
+        alone.append(n, float(n % 7), 1.0)
+    alone.center(59)
+    np.testing.assert_allclose(local.gradient(), alone.gradient(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [zf.ZopoConfig, zf.ZopoConfig.official], ids=["default", "official"])
+def test_one_optimizer_is_shared_by_threads(config: Callable[..., zf.ZopoConfig]) -> None:
+    """Workers that ask, score and tell: every prompt once, the budget kept, the log a valid history."""
+    Z, stop = np.random.default_rng(0).normal(size=(200, 12)), time.monotonic() + 30
+    opt = zf.Zopo(Z, config(budget=150, initial=20, seed=4))
+    asked: list[int] = []
+
+    def work() -> None:
+        while not opt.done:
+            assert time.monotonic() < stop, "the run does not end"
+            try:
+                i = opt.ask()
+            except zf.NothingToAsk:  # what is left is with the other workers
+                continue
+            asked.append(i)
+            if len(asked) % 10 == 0 and i not in opt.state_dict()["pending"]:
+                raise AssertionError(f"{i} was asked and is not pending")
+            if len(asked) % 7 == 0:
+                opt.tell(i, 0.0, final=False)
+            opt.tell(i, float(Z[i, 0]))
+
+    at_once(work, work, work, work)
+    assert len(asked) == len(set(asked)) == 150
+    assert opt.pending == []
+    assert opt.best[1] == max(Z[asked, 0])
+    again = zf.Zopo.from_state(Z, opt.state_dict())
+    assert again.best == opt.best
+
+
+def test_a_signal_handler_may_read_the_optimizer() -> None:
+    """It runs in the thread that holds the turn: waiting for it would never end."""
+    opt = zf.Zopo(np.random.default_rng(0).normal(size=(200, 12)), zf.ZopoConfig(budget=100, initial=90))
+    opt.tell(opt.ask(), 1.0)
+    seen = []
+    with opt._turn:
+        thread = threading.Thread(target=lambda: seen.append(opt.pending), daemon=True)
+        thread.start()
+        assert (opt.best[1], opt.pending, opt.done) == (1.0, [], False)
+        assert seen == []  # another thread waits
+    thread.join(timeout=30)
+    assert seen == [[]]
 
 
 def test_two_optimizers_in_two_threads() -> None:

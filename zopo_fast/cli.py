@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .bench_command import bench
 from .errors import ConfigError, OutputError, ZopoError
 from .optimize_command import EXIT_INPUT, EXIT_INTERRUPTED, optimize
 from .options import (
@@ -56,6 +57,7 @@ def cli() -> None:
 
 
 cli.add_command(optimize)
+cli.add_command(bench)
 
 
 @cli.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import threading
 import warnings
 from typing import Any, overload
 
@@ -44,7 +45,7 @@ class Zopo:
     Asks may run ahead of tells, and tells may come in any order: what was asked and not told is
     pending, and is neither offered again nor forgotten. Each prompt is offered once, unless it is
     discarded. Given the same calls in the same order the answers are the same, bit for bit; see
-    state_dict.
+    state_dict. Calls from several threads take turns.
 
     Args:
         embeddings: (m, d) float16, float32 or float64, one row a prompt. Kept, not copied, when
@@ -88,6 +89,9 @@ class Zopo:
         self._set_aside: dict[int, None] = {}  # discarded: offered again when nothing else is left
         self._counted = 0  # asked and not discarded
         self._log: list[list[Any]] = []
+        # One call at a time, or two threads would be given the same prompt. Reentrant: a signal handler
+        # that reads the object during a call must not wait for itself.
+        self._turn = threading.RLock()
         self._search: Strategy
         if official:
             self._search = OfficialSearch(self._pool, kernel, self._seen, initial, self._budget, official)
@@ -110,12 +114,14 @@ class Zopo:
     @property
     def done(self) -> bool:
         """Nothing pending, and the budget or the pool is spent."""
-        return not self._pending and not self._can_offer()
+        with self._turn:
+            return not self._pending and not self._can_offer()
 
     @property
     def pending(self) -> list[int]:
         """Indices asked and neither told nor discarded, in order of asking."""
-        return list(self._pending)
+        with self._turn:
+            return list(self._pending)
 
     @property
     def best(self) -> tuple[int, float]:
@@ -124,12 +130,13 @@ class Zopo:
         Raises:
             NothingToAsk: nothing was told yet.
         """
-        final = [i for i in self._seen.indices if i not in self._partial]
-        candidates = final or self._seen.indices
-        if not candidates:
-            raise NothingToAsk("best: no score was told yet")
-        index = max(candidates, key=self._seen.score_of)
-        return index, self._seen.score_of(index)
+        with self._turn:
+            final = [i for i in self._seen.indices if i not in self._partial]
+            candidates = final or self._seen.indices
+            if not candidates:
+                raise NothingToAsk("best: no score was told yet")
+            index = max(candidates, key=self._seen.score_of)
+            return index, self._seen.score_of(index)
 
     @overload
     def ask(self, n: None = None) -> int: ...
@@ -144,19 +151,20 @@ class Zopo:
         """
         if n is not None and (n := as_integer("ask: n", n)) < 1:
             raise ConfigError(f"ask: n must be at least 1, got {n}")
-        if not self._can_offer():
-            left = "all that is left is pending" if self._pending else "the run is done"
-            raise NothingToAsk(
-                f"{left}: {self._counted} of {self._budget} asked, {len(self._pending)} pending"
-            )
-        asked: list[int] = []
-        while len(asked) < (n or 1) and self._can_offer():
-            index = self._next()
-            self._pool.take(index)
-            self._pending[index] = None
-            self._counted += 1
-            asked.append(index)
-        self._log.append(["ask", n, asked])
+        with self._turn:
+            if not self._can_offer():
+                left = "all that is left is pending" if self._pending else "the run is done"
+                raise NothingToAsk(
+                    f"{left}: {self._counted} of {self._budget} asked, {len(self._pending)} pending"
+                )
+            asked: list[int] = []
+            while len(asked) < (n or 1) and self._can_offer():
+                index = self._next()
+                self._pool.take(index)
+                self._pending[index] = None
+                self._counted += 1
+                asked.append(index)
+            self._log.append(["ask", n, asked])
         return asked if n is not None else asked[0]
 
     def _can_offer(self) -> bool:
@@ -190,21 +198,22 @@ class Zopo:
         score = _finite("score", score)
         if noise is not None and (noise := _finite("noise", noise)) < 0:
             raise InputError(f"noise: a variance cannot be negative, got {noise}")
-        if index in self._seen and index not in self._partial:
-            known = self._seen.score_of(index)
-            if known != score:
-                raise ConflictingScoreError(f"prompt {index} was given the score {known} and now {score}")
-            return
-        self._log.append(["tell", index, score, noise, final])
-        again = not self._seen.set(index, score, noise)
-        self._pool.take(index)
-        self._set_aside.pop(index, None)
-        if final:
-            self._partial.discard(index)
-            self._pending.pop(index, None)
-        else:
-            self._partial.add(index)
-        self._search.told(index, final, again)
+        with self._turn:
+            if index in self._seen and index not in self._partial:
+                known = self._seen.score_of(index)
+                if known != score:
+                    raise ConflictingScoreError(f"prompt {index} was given the score {known} and now {score}")
+                return
+            self._log.append(["tell", index, score, noise, final])
+            again = not self._seen.set(index, score, noise)
+            self._pool.take(index)
+            self._set_aside.pop(index, None)
+            if final:
+                self._partial.discard(index)
+                self._pending.pop(index, None)
+            else:
+                self._partial.add(index)
+            self._search.told(index, final, again)
 
     def discard(self, index: int) -> None:
         """Give a pending index back without a score; the budget is refunded.
@@ -215,14 +224,15 @@ class Zopo:
             UnknownIndexError: not pending.
         """
         index = self._checked(index)
-        if index not in self._pending:
-            raise UnknownIndexError(f"discard: prompt {index} is not pending")
-        self._log.append(["discard", index])
-        del self._pending[index]
-        self._counted -= 1
-        if index not in self._seen:  # with a partial score it stays as data, and is not repeated
-            self._set_aside[index] = None
-        self._search.discarded(index)
+        with self._turn:
+            if index not in self._pending:
+                raise UnknownIndexError(f"discard: prompt {index} is not pending")
+            self._log.append(["discard", index])
+            del self._pending[index]
+            self._counted -= 1
+            if index not in self._seen:  # with a partial score it stays as data, and is not repeated
+                self._set_aside[index] = None
+            self._search.discarded(index)
 
     def _checked(self, index: int) -> int:
         m = len(self._pool)
@@ -241,15 +251,16 @@ class Zopo:
 
         It holds the ordered log of calls, from which from_state() rebuilds the object bit for bit.
         """
-        return {
-            "version": STATE_VERSION,
-            "config": self.config.to_dict(),
-            "kernel": self._kernel.recipe or _weights_state(self._kernel),
-            "embeddings": _fingerprint(self._embeddings),
-            "log": [list(entry) for entry in self._log],
-            "pending": self.pending,
-            "rng": self._rng.bit_generator.state,
-        }
+        with self._turn:
+            return {
+                "version": STATE_VERSION,
+                "config": self.config.to_dict(),
+                "kernel": self._kernel.recipe or _weights_state(self._kernel),
+                "embeddings": _fingerprint(self._embeddings),
+                "log": [list(entry) for entry in self._log],
+                "pending": self.pending,
+                "rng": self._rng.bit_generator.state,
+            }
 
     @classmethod
     def from_state(cls, embeddings: Any, state: dict[str, Any]) -> Zopo:

@@ -1,0 +1,93 @@
+"""Appending and removing one observation, against factorising again; all on one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import zopo_fast as zf
+
+from . import peers
+from .bursts import Job, bursts
+from .harness import Result, Settings, rows
+from .threads import threads
+
+QUESTION = "What do an observation more and one less cost, beside factorising again?"
+DIM = 384
+PEERS = ("numpy_closed", "torch_closed", "gpytorch_peer", "sklearn_peer")
+HOW = {
+    "zopo_fast": "a row of the factor, a rank-one update",
+    "NumPy/SciPy closed form": "K kept and changed by a row, Cholesky anew",
+    "PyTorch closed form": "K kept and changed by a row, Cholesky anew",
+    "GPyTorch, RBF": "get_fantasy_model",
+    "GPyTorch, NTK": "get_fantasy_model",
+    "BoTorch, RBF": "condition_on_observations",
+    "scikit-learn, RBF": "fit anew",
+}
+
+
+def run(settings: Settings) -> Result:
+    """Every size; what was appended is dropped again off the clock, so that no state drifts."""
+    result = Result(QUESTION)
+    found = peers.load(PEERS, result.skipped)
+    if "torch_closed" in found:
+        found["torch_closed"].compile_too = False  # nothing here is worth compiling
+    for n in (40, 165) if settings.quick else (40, 165, 500, 1000, 2000):
+        rng = np.random.default_rng(settings.seed)
+        X, y = rng.normal(size=(n + 1, DIM)), rng.normal(size=n + 1)
+        kernel = zf.NTK.random(DIM, seed=settings.seed)
+        noise = 0.01 * float(kernel.diag(X).mean())
+        others = peers.collect(found, "processes", result.skipped, kernel, X[:n], y[:n], noise)
+        for name, jobs in (
+            ("append", _appending(kernel, X, y, noise, others)),
+            ("remove the middle one", _removing(kernel, X[:n], y[:n], noise, others)),
+        ):
+            cases = peers.working({who: job.call for who, job in jobs.items()}, result.skipped)
+            for who in cases:
+                undo = jobs[who].undo
+                if undo is not None:
+                    undo()
+            with threads(1):
+                timings = bursts({who: jobs[who] for who in cases}, settings, share=0.3)
+            for row in rows(f"{name}, n = {n}, 1 thread", timings):
+                row.extra["how"] = HOW[row.who]
+                result.rows.append(row)
+    return result
+
+
+def _appending(kernel: Any, X: Any, y: Any, noise: float, others: dict[str, Any]) -> dict[str, Job]:
+    gp = zf.GaussianProcess(kernel, noise)
+    gp.append(X[:-1], y[:-1])
+    x, score = X[-1], float(y[-1])
+    jobs = {"zopo_fast": Job(lambda: gp.append(x, score), gp.pop)}
+    for who, process in others.items():
+        if hasattr(process, "appended"):
+            jobs[who] = Job(_bound(process.appended, process.points(X[-1:]), score))
+    return jobs
+
+
+def _removing(kernel: Any, X: Any, y: Any, noise: float, others: dict[str, Any]) -> dict[str, Job]:
+    """The point that was removed returns as the last one, so that the next middle one is another."""
+    gp = zf.GaussianProcess(kernel, noise)
+    gp.append(X, y)
+    middle = len(X) // 2
+    x, score = X[middle].copy(), float(y[middle])
+
+    def back() -> None:
+        nonlocal x, score
+        gp.append(x, score)
+        order.append(order.pop(middle))
+        x, score = X[order[middle]], float(y[order[middle]])
+
+    order = list(range(len(X)))
+    jobs = {"zopo_fast": Job(lambda: gp.remove(middle), back)}
+    for who, process in others.items():
+        if hasattr(process, "removed"):
+            jobs[who] = Job(_bound(process.removed, middle))
+    return jobs
+
+
+def _bound(function: Callable[..., object], *arguments: Any) -> Callable[[], object]:
+    return lambda: function(*arguments)
