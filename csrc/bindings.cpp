@@ -4,13 +4,16 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <string>
 
 #include "error.hpp"
 #include "gp.hpp"
 #include "local_gradient.hpp"
 #include "ntk.hpp"
+#include "parallel.hpp"
 #include "pool.hpp"
 #include "simd.hpp"
 
@@ -304,6 +307,19 @@ py::tuple moments(const py::object& Z_) {
   return py::make_tuple(Array(mean.size(), mean.data()), Array(deviation.size(), deviation.data()));
 }
 
+// All bytes of an array: what a scan could reach at best on this machine.
+std::uint64_t read_pass(const py::object& array_) {
+  const py::array a = contiguous(array_, "array");
+  const auto* data = static_cast<const char*>(a.data());
+  const auto size = static_cast<std::size_t>(a.nbytes());
+  const py::gil_scoped_release nogil;
+  std::atomic<std::uint64_t> word{0};
+  parallel_ranges(size / 64, static_cast<double>(size), [&](std::size_t begin, std::size_t end) {
+    word ^= simd().read(data + 64 * begin, 64 * (end - begin));
+  });
+  return word ^ simd().read(data + size / 64 * 64, size % 64);
+}
+
 // ---- gradient at a center -----------------------------------------------------------------------
 
 void local_append(Local& local, py::ssize_t candidate, double y, double noise) {
@@ -347,6 +363,12 @@ PYBIND11_MODULE(_core, m) {
   py::register_local_exception_translator(translate);
 
   m.def("isa", [] { return simd().name; }, "The instruction set in use: baseline, avx2 or avx512.");
+  m.def(
+      "set_threads", [](std::size_t n) { thread_limit = n; }, "n"_a,
+      "The most threads a call may use; 0: as many as there are cores.");
+  m.def("threads", [] { return parallel_parts(SIZE_MAX, 1e18); }, "Threads a large call uses.");
+  m.def("read_pass", &read_pass, "array"_a,
+        "Read an array on all threads, for the benchmarks; the xor of its 64-bit words.");
   m.def("column_moments", &moments, "embeddings"_a,
         "Column means and standard deviations, float64.");
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <exception>
 #include <thread>
@@ -12,14 +13,26 @@
 
 namespace zopo {
 
+// The most threads a call may use, 0 for as many as there are cores.
+inline std::atomic<std::size_t> thread_limit{0};
+
+// Parts to split work into: below a million multiply-adds a thread, its start is not repaid. The
+// cores are counted (a system call) only when there is something to split.
+inline std::size_t parallel_parts(std::size_t n, double work) {
+  constexpr double kWorkPerThread = 1e6;
+  const auto worth = static_cast<std::size_t>(work / kWorkPerThread);
+  if (worth < 2 || n < 2) return 1;
+  const std::size_t limit = thread_limit.load(std::memory_order_relaxed);
+  const std::size_t cores =
+      limit ? limit : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+  return std::min({n, cores, worth});
+}
+
 // Calls body(begin, end) on disjoint ranges that cover [0, n); `work` estimates the total cost in
 // multiply-adds. The first exception is rethrown once all ranges have ended.
 template <class Body>
 void parallel_ranges(std::size_t n, double work, Body&& body) {
-  constexpr double kWorkPerThread = 1e6;
-  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const std::size_t parts = std::max<std::size_t>(
-      1, std::min({n, cores, static_cast<std::size_t>(work / kWorkPerThread)}));
+  const std::size_t parts = parallel_parts(n, work);
   if (parts == 1) return body(std::size_t{0}, n);
   std::vector<std::exception_ptr> failures(parts);
   const auto run = [&](std::size_t p) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -27,7 +28,7 @@ double value(double v) { return v; }
 
 // Calls f with `data` as a pointer to its element type.
 template <class F>
-auto typed(const void* data, Precision precision, F&& f) {
+decltype(auto) typed(const void* data, Precision precision, F&& f) {
   switch (precision) {
     case Precision::Half:
       return f(static_cast<const Half*>(data));
@@ -38,92 +39,73 @@ auto typed(const void* data, Precision precision, F&& f) {
   }
 }
 
-constexpr std::size_t kBlock = 256;  // rows scored at a time; their float32 distances stay in cache
+constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
 
-// A query in the form of the float32 scan, sum_j (z_j s_j - t_j)^2 with t = x + mean o s, and the
-// bound on its error. With u = 2^-24: s, t and the product round once each, so a difference is off
-// by at most 2u(|z s| + |t|) <= 2u(|diff| + 2|t|), and the sum of squares by a further (d + 2)u.
-// Cauchy-Schwarz over j gives the bound; it is doubled, which also covers its own rounding.
-struct Query {
-  std::vector<float> s, t;
-  double norm = 0.0;
+// What a rank can be off by. Per row i, with u the unit roundoff and W = sum_j |x_j s_j z_ij|:
+// |e_i|^2 is rounded once, w_j = x_j s_j once, the products are summed in lanes of at least four
+// (two in float64) and then across lanes, and the result is rounded once. Cauchy-Schwarz gives
+// W <= |x| |s o z_i| <= |x| (|e_i| + |mean o s|). Doubled, which covers the bound's own rounding.
+template <class F>
+double rank_error(double x_norm, double largest_norm, double offset, std::size_t d) {
+  const double u = std::is_same_v<F, float> ? 0x1p-24 : 0x1p-53;
+  const double subnormal = std::is_same_v<F, float> ? 0x1p-146 : 0x1p-1071;
+  const double terms = static_cast<double>(d) / (std::is_same_v<F, float> ? 4.0 : 2.0) + 24.0;
+  const double W = x_norm * (std::sqrt(largest_norm) + offset);
+  return 2.0 * (u * (2.0 * largest_norm + 2.0 * terms * W) +
+                static_cast<double>(d) * subnormal * (1.0 + x_norm));
+}
 
-  Query(const double* x, const std::vector<double>& mean,
-        const std::vector<double>& inverse_scale) {
-    s.assign(inverse_scale.begin(), inverse_scale.end());
-    t.resize(mean.size());
-    for (std::size_t j = 0; j < mean.size(); ++j) {
-      const double v = x[j] + mean[j] * inverse_scale[j];
-      t[j] = static_cast<float>(v);
-      norm += v * v;
+// Ranks [begin, end) against the k smallest so far: rows that may be among the k nearest.
+template <class F>
+struct Shortlist {
+  std::vector<F>& smallest;
+  std::vector<std::pair<F, std::int64_t>>& found;
+  std::size_t k;
+  double margin;  // twice the error: what two ranks can be apart in the wrong order
+  F cut = std::numeric_limits<F>::infinity();
+
+  void offer(std::size_t row, F rank) {
+    found.push_back({rank, static_cast<std::int64_t>(row)});
+    if (!std::isfinite(rank)) return;  // out of range: nothing is known, the rescoring decides
+    if (smallest.size() == k) {
+      if (rank >= smallest.front()) return;
+      std::pop_heap(smallest.begin(), smallest.end());
+      smallest.pop_back();
     }
-    norm = std::sqrt(norm);
+    smallest.push_back(rank);
+    std::push_heap(smallest.begin(), smallest.end());
+    if (smallest.size() == k) cut = above(smallest.front() + margin);
   }
 
-  double error(double distance) const {
-    constexpr double u = 0x1p-24, subnormal = 0x1p-146;  // below 2^-126 errors are absolute
-    const double root = std::sqrt(distance);
-    const double d = static_cast<double>(s.size());
-    const double relative =
-        4.0 * root * (root + 2.0 * norm) + 16.0 * u * norm * norm + (d + 2.0) * distance;
-    return 2.0 * u * relative + d * subnormal * (1.0 + root);
+  static F above(double v) {  // rounded up
+    return std::nextafter(static_cast<F>(v), std::numeric_limits<F>::infinity());
   }
-};
-
-// Rows that may be among the k nearest: those whose lower bound does not exceed the k-th smallest
-// upper bound so far.
-class Shortlist {
- public:
-  Shortlist(const Query& query, std::size_t k) : query_(query), k_(k) {}
-
-  bool beyond(float distance) const { return distance > cut_; }
-
-  void offer(std::size_t row, float approximate) {
-    // Out of float32's range nothing is known: the rescoring decides.
-    const bool known = std::isfinite(approximate);
-    const double distance = approximate;
-    const double error = known ? query_.error(distance) : 0.0;
-    found_.push_back({known ? distance - error : 0.0, static_cast<std::int64_t>(row)});
-    if (!known) return;
-    if (upper_.size() == k_) {
-      if (distance + error >= upper_.front()) return;
-      std::pop_heap(upper_.begin(), upper_.end());
-      upper_.pop_back();
-    }
-    upper_.push_back(distance + error);
-    std::push_heap(upper_.begin(), upper_.end());
-    // A distance above this has a lower bound above the k-th upper bound.
-    if (upper_.size() == k_) cut_ = upper_.front() + 2.0 * query_.error(upper_.front());
-  }
-
-  void merge(const Shortlist& other) {
-    found_.insert(found_.end(), other.found_.begin(), other.found_.end());
-    upper_.insert(upper_.end(), other.upper_.begin(), other.upper_.end());
-  }
-
-  // After merge() has brought all parts together.
-  std::vector<std::int64_t> candidates() {
-    double kth = std::numeric_limits<double>::infinity();
-    if (upper_.size() >= k_) {
-      const auto at = upper_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-      std::nth_element(upper_.begin(), at, upper_.end());
-      kth = *at;
-    }
-    std::vector<std::int64_t> rows;
-    for (const auto& f : found_)
-      if (f.distance <= kth) rows.push_back(f.index);
-    return rows;
-  }
-
- private:
-  const Query& query_;
-  std::size_t k_;
-  double cut_ = std::numeric_limits<double>::infinity();
-  std::vector<double> upper_;    // max-heap of the k smallest upper bounds
-  std::vector<Neighbor> found_;  // lower bounds
 };
 
 }  // namespace
+
+template <>
+template <class Z, class F>
+void Pool<Cpu>::prepare(const Z* data, std::vector<F>& norm) {
+  norm.resize(m_);
+  std::mutex merging;
+  parallel_ranges(m_, static_cast<double>(m_) * d_, [&](std::size_t begin, std::size_t end) {
+    double largest = 0.0;
+    for (std::size_t i = begin; i < end; ++i) {
+      double partial[8] = {};  // eight sums: the additions need not wait for each other
+      for (std::size_t j = 0; j < d_; ++j) {
+        const double e = (value(data[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
+        partial[j % 8] += e * e;
+      }
+      double total = 0.0;
+      for (const double p : partial) total += p;
+      norm[i] = static_cast<F>(total);
+      largest = std::max(largest, total);
+    }
+    const std::lock_guard lock(merging);
+    largest_norm_ = std::max(largest_norm_, largest);
+  });
+}
 
 template <>
 Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_t d,
@@ -135,7 +117,19 @@ Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_
       available_(m),
       mean_(std::move(mean)),
       inverse_scale_(std::move(inverse_scale)),
-      taken_((m + 63) / 64) {}
+      taken_((m + 63) / 64) {
+  for (std::size_t j = 0; j < d_; ++j) {
+    const double v = mean_[j] * inverse_scale_[j];
+    offset_ += v * v;
+  }
+  offset_ = std::sqrt(offset_);
+  typed(data_, precision_, [&](const auto* Z) {
+    if constexpr (std::is_same_v<decltype(Z), const double*>)
+      prepare(Z, norm_f64_);
+    else
+      prepare(Z, norm_f32_);
+  });
+}
 
 template <>
 std::size_t Pool<Cpu>::available() const {
@@ -165,10 +159,13 @@ void Pool<Cpu>::release(std::size_t i) {
 
 template <>
 void Pool<Cpu>::row(std::size_t i, double* out) const {
-  typed(data_, precision_, [&](const auto* Z) {
-    for (std::size_t j = 0; j < d_; ++j)
-      out[j] = (value(Z[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
-  });
+  if (precision_ == Precision::Half)
+    simd().widen_f16(static_cast<const std::uint16_t*>(data_) + i * d_, d_, out);
+  else
+    typed(data_, precision_, [&](const auto* Z) {
+      for (std::size_t j = 0; j < d_; ++j) out[j] = value(Z[i * d_ + j]);
+    });
+  for (std::size_t j = 0; j < d_; ++j) out[j] = (out[j] - mean_[j]) * inverse_scale_[j];
 }
 
 template <>
@@ -184,42 +181,70 @@ double Pool<Cpu>::distance(std::size_t i, const double* x) const {
 }
 
 template <>
-void Pool<Cpu>::approximate(std::size_t begin, std::size_t end, const float* s, const float* t,
-                            float* out) const {
-  if (precision_ == Precision::Half)
-    simd().distances_f16(static_cast<const std::uint16_t*>(data_) + begin * d_, end - begin, d_, s,
-                         t, out);
-  else
-    simd().distances_f32(static_cast<const float*>(data_) + begin * d_, end - begin, d_, s, t, out);
-}
-
-// Candidates of k_nearest in the given precision: every row that may be among the k nearest.
-template <>
-std::vector<std::int64_t> Pool<Cpu>::shortlist(const double* x, std::size_t k,
-                                               bool available_only) const {
-  const auto counts = [&](std::size_t i) { return !available_only || !is_taken(i); };
-  std::vector<std::int64_t> candidates;
-  if (precision_ == Precision::Double) {  // no cheaper precision to scan in
-    for (std::size_t i = 0; i < m_; ++i)
-      if (counts(i)) candidates.push_back(static_cast<std::int64_t>(i));
-    return candidates;
+template <class Z, class F>
+void Pool<Cpu>::shortlist(const Z* data, const std::vector<F>& norm, Workspace<F>& work,
+                          const double* x, std::size_t k, bool available_only) const {
+  double x_norm = 0.0;
+  work.w.resize(d_);
+  for (std::size_t j = 0; j < d_; ++j) {
+    work.w[j] = static_cast<F>(x[j] * inverse_scale_[j]);
+    x_norm += x[j] * x[j];
   }
-  const Query query(x, mean_, inverse_scale_);
-  Shortlist all(query, k);
-  std::mutex merging;
-  parallel_ranges(m_, static_cast<double>(m_) * d_, [&](std::size_t begin, std::size_t end) {
-    Shortlist mine(query, k);
-    float block[kBlock];
+  const double margin = 2.0 * rank_error<F>(std::sqrt(x_norm), largest_norm_, offset_, d_);
+  const double cost = static_cast<double>(m_) * static_cast<double>(d_);
+  const std::size_t parts = parallel_parts(m_, cost);
+  work.smallest.resize(std::max(work.smallest.size(), parts));
+  work.found.resize(std::max(work.found.size(), parts));
+  constexpr std::size_t kNear = std::size_t{1} << 19;  // half a second-level cache
+  const bool far = m_ * d_ * sizeof(Z) > kNear;
+  std::atomic<std::size_t> next{0};
+  parallel_ranges(m_, cost, [&](std::size_t begin, std::size_t end) {
+    const std::size_t part = next++;
+    Shortlist<F> mine{work.smallest[part], work.found[part], k, margin};
+    mine.smallest.clear();
+    mine.found.clear();
+    F rank[kBlock];
     for (std::size_t b = begin; b < end; b += kBlock) {
       const std::size_t rows = std::min(kBlock, end - b);
-      approximate(b, b + rows, query.s.data(), query.t.data(), block);
+      if constexpr (std::is_same_v<Z, Half>)
+        simd().scan_f16(&data[b * d_].bits, rows, d_, far, work.w.data(), norm.data() + b, rank);
+      else if constexpr (std::is_same_v<Z, float>)
+        simd().scan_f32(data + b * d_, rows, d_, far, work.w.data(), norm.data() + b, rank);
+      else
+        simd().scan_f64(data + b * d_, rows, d_, far, work.w.data(), norm.data() + b, rank);
       for (std::size_t r = 0; r < rows; ++r)
-        if (!mine.beyond(block[r]) && counts(b + r)) mine.offer(b + r, block[r]);
+        if (!(rank[r] > mine.cut) && !(available_only && is_taken(b + r)))
+          mine.offer(b + r, rank[r]);
     }
-    const std::lock_guard lock(merging);
-    all.merge(mine);
   });
-  return all.candidates();
+  auto& smallest = work.smallest[0];
+  const std::size_t used = next;
+  for (std::size_t p = 1; p < used; ++p)
+    smallest.insert(smallest.end(), work.smallest[p].begin(), work.smallest[p].end());
+  F cut = std::numeric_limits<F>::infinity();
+  if (smallest.size() >= k) {
+    const auto at = smallest.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(smallest.begin(), at, smallest.end());
+    cut = Shortlist<F>::above(*at + margin);
+  }
+  work.rows.clear();
+  for (std::size_t p = 0; p < used; ++p)
+    for (const auto& [rank, row] : work.found[p])
+      if (!(rank > cut)) work.rows.push_back(row);
+}
+
+template <>
+const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::size_t k,
+                                                       bool available_only) const {
+  return typed(data_, precision_, [&](const auto* Z) -> const std::vector<std::int64_t>& {
+    if constexpr (std::is_same_v<decltype(Z), const double*>) {
+      shortlist(Z, norm_f64_, work_f64_, x, k, available_only);
+      return work_f64_.rows;
+    } else {
+      shortlist(Z, norm_f32_, work_f32_, x, k, available_only);
+      return work_f32_.rows;
+    }
+  });
 }
 
 template <>
@@ -228,13 +253,12 @@ std::vector<Neighbor> Pool<Cpu>::k_nearest(const double* x, std::size_t k,
   const std::lock_guard lock(mutex_);
   k = std::min(k, available_only ? available_ : m_);
   if (k == 0) return {};
-  const auto candidates = shortlist(x, k, available_only);
-  std::vector<Neighbor> exact(candidates.size());
-  parallel_ranges(candidates.size(), static_cast<double>(candidates.size()) * d_,
+  const auto& rows = candidates(x, k, available_only);
+  std::vector<Neighbor> exact(rows.size());
+  parallel_ranges(rows.size(), static_cast<double>(rows.size()) * d_,
                   [&](std::size_t begin, std::size_t end) {
                     for (std::size_t c = begin; c < end; ++c)
-                      exact[c] = {distance(static_cast<std::size_t>(candidates[c]), x),
-                                  candidates[c]};
+                      exact[c] = {distance(static_cast<std::size_t>(rows[c]), x), rows[c]};
                   });
   const auto last = exact.begin() + static_cast<std::ptrdiff_t>(k);
   std::partial_sort(exact.begin(), last, exact.end());
@@ -244,8 +268,16 @@ std::vector<Neighbor> Pool<Cpu>::k_nearest(const double* x, std::size_t k,
 
 template <>
 std::int64_t Pool<Cpu>::nearest(const double* x) const {
-  const auto found = k_nearest(x, 1, true);
-  return found.empty() ? -1 : found.front().index;
+  const std::lock_guard lock(mutex_);
+  if (available_ == 0) return -1;
+  const auto& rows = candidates(x, 1, true);
+  if (rows.size() == 1) return rows.front();  // the usual case: nothing else within the error
+  Neighbor best = {std::numeric_limits<double>::infinity(), -1};
+  for (const std::int64_t i : rows) {
+    const Neighbor here = {distance(static_cast<std::size_t>(i), x), i};
+    if (best.index < 0 || here < best) best = here;
+  }
+  return best.index;
 }
 
 template <>

@@ -48,11 +48,18 @@ struct Simd {
   void (*gram_rows)(const GramOperand& left, const GramOperand& right, const double* packed,
                     std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk);
 
-  // out_i = sum_j (z_ij s_j - t_j)^2 in float32, Z (rows, d) contiguous
-  void (*distances_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, const float* s,
-                        const float* t, float* out);
-  void (*distances_f32)(const float* Z, std::size_t rows, std::size_t d, const float* s,
-                        const float* t, float* out);
+  // Pool scan: out_i = norm_i - 2 z_i.w, Z (rows, d) contiguous. With norm_i = |e_i|^2 and w = x o
+  // s that is |e_i - x|^2 up to a constant: one multiply-add an entry.
+  void (*scan_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, bool far,
+                   const float* w, const float* norm, float* out);
+  void (*scan_f32)(const float* Z, std::size_t rows, std::size_t d, bool far, const float* w,
+                   const float* norm, float* out);
+  void (*scan_f64)(const double* Z, std::size_t rows, std::size_t d, bool far, const double* w,
+                   const double* norm, double* out);
+  // Exact conversion of n IEEE half-precision numbers.
+  void (*widen_f16)(const std::uint16_t* from, std::size_t n, double* to);
+  // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.
+  std::uint64_t (*read)(const void* from, std::size_t n);
 };
 
 // Instruction sets by name, best last; nullptr where this build or this processor has it not.

@@ -11,16 +11,12 @@ namespace zopo {
 namespace {
 
 constexpr std::size_t kLanes = ZOPO_VECTOR_BYTES / sizeof(double);
-constexpr std::size_t kFloatLanes = ZOPO_VECTOR_BYTES / sizeof(float);
 
 typedef double Vec __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
 typedef double VecLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(8), may_alias));
-typedef float FloatVec __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
-typedef float FloatVecLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(4), may_alias));
 
 inline Vec load(const double* p) { return *reinterpret_cast<const VecLoad*>(p); }
 inline void store(double* p, Vec v) { *reinterpret_cast<VecLoad*>(p) = v; }
-inline FloatVec load(const float* p) { return *reinterpret_cast<const FloatVecLoad*>(p); }
 
 // Sums of all lanes by halves, in registers: log2(lanes) additions instead of one after another.
 inline double sum_lanes(double __attribute__((vector_size(16))) v) { return v[0] + v[1]; }
@@ -38,12 +34,7 @@ inline float sum_lanes(float __attribute__((vector_size(32))) v) {
   return sum_lanes(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
                    __builtin_shufflevector(v, v, 4, 5, 6, 7));
 }
-inline float sum_lanes(float __attribute__((vector_size(64))) v) {
-  return sum_lanes(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-}
 inline double sum(Vec v) { return sum_lanes(v); }
-inline float sum(FloatVec v) { return sum_lanes(v); }
 
 // ---- vectors -------------------------------------------------------------------------------
 
@@ -248,6 +239,27 @@ void gram_rows(const GramOperand& left, const GramOperand& right, const double* 
 }
 
 // ---- pool scan -----------------------------------------------------------------------------
+//
+// Vectors of at most 32 bytes: the conversion from half precision is no faster by the full AVX-512
+// register (two halves and a merge), and the loop is bound by memory beyond the second-level cache.
+
+constexpr std::size_t kScanBytes = ZOPO_VECTOR_BYTES < 32 ? ZOPO_VECTOR_BYTES : 32;
+constexpr std::size_t kScanRows = 8;
+
+template <class T>
+struct Scan;  // the vector that accumulates an element type, and how it is loaded
+template <>
+struct Scan<float> {
+  typedef float V __attribute__((vector_size(kScanBytes)));
+  typedef float Load __attribute__((vector_size(kScanBytes), aligned(4), may_alias));
+  static V load(const float* p) { return *reinterpret_cast<const Load*>(p); }
+};
+template <>
+struct Scan<double> {
+  typedef double V __attribute__((vector_size(kScanBytes)));
+  typedef double Load __attribute__((vector_size(kScanBytes), aligned(8), may_alias));
+  static V load(const double* p) { return *reinterpret_cast<const Load*>(p); }
+};
 
 inline float half_to_float(std::uint16_t h) {
   // Exponent rebased by a multiplication, which also normalises subnormals; no infinities here.
@@ -260,50 +272,82 @@ inline float half_to_float(std::uint16_t h) {
   v.u |= static_cast<std::uint32_t>(h & 0x8000u) << 16;
   return v.f;
 }
-
-inline FloatVec load(const std::uint16_t* p) {
-#if defined(__AVX512F__)
-  // The masked form: the plain one trips -Wmaybe-uninitialized inside GCC 12's own header.
-  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__F16C__)
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+template <>
+struct Scan<std::uint16_t> {
+  typedef Scan<float>::V V;
+  static V load(const std::uint16_t* p) {
+#if defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  FloatVec v;
-  for (std::size_t i = 0; i < kFloatLanes; ++i) v[i] = half_to_float(p[i]);
-  return v;
+    V v;
+    for (std::size_t i = 0; i < sizeof(V) / sizeof(float); ++i) v[i] = half_to_float(p[i]);
+    return v;
 #endif
-}
+  }
+};
 inline float scalar(std::uint16_t h) { return half_to_float(h); }
 inline float scalar(float f) { return f; }
+inline double scalar(double f) { return f; }
 
-template <std::size_t R, class T>
-inline void squared_distances(const T* Z, std::size_t d, const float* s, const float* t,
-                              float* out) {
-  FloatVec acc[R] = {};
+// With `Far`, the next R rows are fetched while these are summed: R streams are more than the
+// processor's own prefetching follows.
+template <std::size_t R, bool Far, class T, class F>
+inline void scan_rows(const T* Z, std::size_t d, const F* w, const F* norm, F* out) {
+  constexpr std::size_t lanes = kScanBytes / sizeof(F);
+  typename Scan<F>::V acc[R] = {};
   std::size_t k = 0;
-  for (; k + kFloatLanes <= d; k += kFloatLanes) {
-    const FloatVec sk = load(s + k), tk = load(t + k);
-    for (std::size_t r = 0; r < R; ++r) {
-      const FloatVec diff = load(Z + r * d + k) * sk - tk;
-      acc[r] += diff * diff;
+  for (; k + lanes <= d; k += lanes) {
+    const typename Scan<F>::V wk = Scan<F>::load(w + k);
+    for (std::size_t r = 0; r < R; ++r) acc[r] += Scan<T>::load(Z + r * d + k) * wk;
+    if constexpr (Far) {
+      const char* ahead = reinterpret_cast<const char*>(Z + R * (d + k));
+      for (std::size_t b = 0; b < R * lanes * sizeof(T); b += 64) __builtin_prefetch(ahead + b);
     }
   }
   for (std::size_t r = 0; r < R; ++r) {
-    float tail = 0.0f;
-    for (std::size_t j = k; j < d; ++j) {
-      const float diff = scalar(Z[r * d + j]) * s[j] - t[j];
-      tail += diff * diff;
-    }
-    out[r] = sum(acc[r]) + tail;
+    F tail = 0;
+    for (std::size_t j = k; j < d; ++j) tail += scalar(Z[r * d + j]) * w[j];
+    out[r] = norm[r] - 2 * (sum_lanes(acc[r]) + tail);
   }
 }
 
-template <class T>
-void distances(const T* Z, std::size_t rows, std::size_t d, const float* s, const float* t,
-               float* out) {
+template <class T, class F>
+void scan(const T* Z, std::size_t rows, std::size_t d, bool far, const F* w, const F* norm,
+          F* out) {
   std::size_t i = 0;
-  for (; i + 8 <= rows; i += 8) squared_distances<8>(Z + i * d, d, s, t, out + i);
-  for (; i < rows; ++i) squared_distances<1>(Z + i * d, d, s, t, out + i);
+  if (far)
+    for (; i + kScanRows <= rows; i += kScanRows)
+      scan_rows<kScanRows, true>(Z + i * d, d, w, norm + i, out + i);
+  for (; i + kScanRows <= rows; i += kScanRows)
+    scan_rows<kScanRows, false>(Z + i * d, d, w, norm + i, out + i);
+  for (; i < rows; ++i) scan_rows<1, false>(Z + i * d, d, w, norm + i, out + i);
+}
+
+void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
+  constexpr std::size_t lanes = kScanBytes / sizeof(float);
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const Scan<float>::V v = Scan<std::uint16_t>::load(from + i);
+    for (std::size_t j = 0; j < lanes; ++j) to[i + j] = v[j];
+  }
+  for (; i < n; ++i) to[i] = half_to_float(from[i]);
+}
+
+std::uint64_t read_all(const void* from, std::size_t n) {
+  typedef std::uint64_t Words __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
+  typedef std::uint64_t Load __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(1), may_alias));
+  const char* p = static_cast<const char*>(from);
+  Words acc[4] = {};
+  std::size_t i = 0;
+  for (; i + sizeof(acc) <= n; i += sizeof(acc))
+    for (std::size_t u = 0; u < 4; ++u)
+      acc[u] ^= *reinterpret_cast<const Load*>(p + i + u * sizeof(Words));
+  const Words all = (acc[0] ^ acc[1]) ^ (acc[2] ^ acc[3]);
+  std::uint64_t word = 0;
+  for (std::size_t j = 0; j < sizeof(Words) / 8; ++j) word ^= all[j];
+  for (; i < n; ++i)
+    word ^= static_cast<std::uint64_t>(static_cast<unsigned char>(p[i])) << 8 * (i % 8);
+  return word;
 }
 
 constexpr Simd table(const char* name) {
@@ -318,8 +362,11 @@ constexpr Simd table(const char* name) {
           gram_pack_size,
           gram_pack,
           gram_rows,
-          distances<std::uint16_t>,
-          distances<float>};
+          scan<std::uint16_t, float>,
+          scan<float, float>,
+          scan<double, double>,
+          widen_f16,
+          read_all};
 }
 
 }  // namespace
