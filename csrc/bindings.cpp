@@ -330,6 +330,20 @@ void local_append(Local& local, py::ssize_t candidate, double y, double noise) {
   locked(local, [&] { local.append(at, y, noise); });
 }
 
+void local_refit(Local& local, const py::object& y_, const py::object& noise_) {
+  const Array y = doubles(y_, "y", 1), noise = doubles_like(noise_, "noise", y.shape(0));
+  for (std::size_t i = 0; i < rows(noise); ++i)
+    if (noise.data()[i] < 0.0) throw ArrayError("noise: a variance cannot be negative");
+  locked(local, [&] { local.refit(y.data(), noise.data(), rows(y)); });
+}
+
+double local_log_likelihood(Local& local, const py::object& y_, double noise) {
+  const Array y = doubles_like(y_, "y", static_cast<py::ssize_t>(local.size()));
+  if (!(noise >= 0.0) || std::isinf(noise))
+    throw ArrayError("noise: a variance is finite and not negative");
+  return locked(local, [&] { return local.log_likelihood(y.data(), noise); });
+}
+
 double local_uncertainty(Local& local, const std::vector<std::int64_t>& pending, double noise) {
   for (const auto i : pending) checked_index(i, local.pool().size(), "pending");
   return locked(local,
@@ -465,16 +479,18 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Local>(m, "LocalGradient",
                     "The posterior mean's gradient at one candidate, kept up to date.")
-      .def(py::init([](NetworkPtr net, const CpuPool& pool) {
+      .def(py::init([](NetworkPtr net, const CpuPool& pool, std::size_t capacity) {
              if (net->dim() != pool.dim())
                throw ArrayError("pool: dimension " + std::to_string(pool.dim()) +
                                 ", the network has " + std::to_string(net->dim()));
-             return std::make_unique<Local>(std::move(net), pool);
+             return std::make_unique<Local>(std::move(net), pool, capacity);
            }),
-           "network"_a, "pool"_a, py::keep_alive<1, 3>())
+           "network"_a, "pool"_a, "capacity"_a = 0, py::keep_alive<1, 3>())
       .def("__len__", &Local::size)
       .def("clear", [](Local& l) { locked(l, [&] { l.clear(); }); })
       .def("append", &local_append, "candidate"_a, "y"_a, "noise"_a)
+      .def("refit", &local_refit, "y"_a, "noise"_a)
+      .def("log_likelihood", &local_log_likelihood, "y"_a, "noise"_a)
       .def(
           "center",
           [](Local& l, py::ssize_t candidate) {
@@ -483,7 +499,7 @@ PYBIND11_MODULE(_core, m) {
           },
           "candidate"_a)
       .def("gradient",
-           [](const Local& l) {
+           [](Local& l) {
              Array out = vector(l.pool().dim());
              double* p = out.mutable_data();
              locked(l, [&] { l.gradient(p); });
@@ -491,8 +507,7 @@ PYBIND11_MODULE(_core, m) {
            })
       .def("relative_uncertainty", &local_uncertainty, "pending"_a, "noise"_a)
       .def(
-          "step",
-          [](const Local& l, double length) { return locked(l, [&] { return l.step(length); }); },
+          "step", [](Local& l, double length) { return locked(l, [&] { return l.step(length); }); },
           "length"_a);
 }
 

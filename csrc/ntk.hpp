@@ -59,14 +59,17 @@ struct Points {
   PointsView row(const Network& net, std::size_t i) const {
     return {1, x.data() + i * net.dim(), h.data() + i * net.hidden(), D.data() + i * net.hidden()};
   }
-  void append(const Network& net, const double* X, std::size_t count);
+  // With `first`, also X W_0^T (count, width[1]).
+  void append(const Network& net, const double* X, std::size_t count, double* first = nullptr);
+  void reserve(const Network& net, std::size_t count);
   void erase(const Network& net, std::size_t i);
   void truncate(const Network& net, std::size_t count);
 };
 
-// h, D (n, hidden) of the points X (n, d).
+// h, D (n, hidden) of the points X (n, d); with `first`, also X W_0^T (n, width[1]).
 template <class Device>
-void ntk_features(const Network& net, const double* X, std::size_t n, double* h, double* D);
+void ntk_features(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                  double* first = nullptr);
 
 // K (a.n, b.n) with leading dimension ldk; with `lower`, entries right of the diagonal are
 // unspecified.
@@ -98,6 +101,24 @@ void ntk_gradient_remainder(const Network& net, PointsView point, PointsView X, 
 template <class Device>
 void ntk_gradient_rows(const Network& net, PointsView point, PointsView X, const double* gamma,
                        double* G);
+
+// The network linearised at a point, for the trace of its derivative's covariance without (d, d) or
+// (n, d) matrices: J_l = B_l W_0, B_l with a column for each first-layer unit that is on there.
+struct Linearization {
+  std::vector<std::size_t> on;         // those units
+  std::size_t a = 0;                   // their number, padded to whole groups of eight
+  std::vector<std::vector<double>> B;  // [l - 2]: (width[l], a), l = 2..layers
+  std::vector<double> first_gram;      // W_0 W_0^T of those units, (a, a)
+  double prior_trace = 0.0;            // tr d^2 k / dx dx'
+  std::vector<double> work;
+};
+template <class Device>
+void ntk_linearize(const Network& net, PointsView point, Linearization& at);
+
+// P (n, a) with leading dimension ldp: G = dk(x, X)/dx = diag(gamma_0) X + P W_0[on].
+template <class Device>
+void ntk_remainder(const Network& net, const Linearization& at, PointsView X, const double* gamma,
+                   double* P, std::size_t ldp, std::vector<double>& work);
 
 // d^2 k(x, x') / dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l (d, d), and its trace.
 template <class Device>

@@ -22,15 +22,23 @@ Network::Network(std::vector<std::size_t> width, std::vector<std::vector<double>
 }
 
 template <>
-void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D);
+void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                       double* first);
 
 template <>
-void Points<Cpu>::append(const Network& net, const double* X, std::size_t count) {
+void Points<Cpu>::append(const Network& net, const double* X, std::size_t count, double* first) {
   x.insert(x.end(), X, X + count * net.dim());
   h.resize((n + count) * net.hidden());
   D.resize((n + count) * net.hidden());
-  ntk_features<Cpu>(net, X, count, h.data() + n * net.hidden(), D.data() + n * net.hidden());
+  ntk_features<Cpu>(net, X, count, h.data() + n * net.hidden(), D.data() + n * net.hidden(), first);
   n += count;
+}
+
+template <>
+void Points<Cpu>::reserve(const Network& net, std::size_t count) {
+  x.reserve(count * net.dim());
+  h.reserve(count * net.hidden());
+  D.reserve(count * net.hidden());
 }
 
 template <>
@@ -53,7 +61,8 @@ void Points<Cpu>::truncate(const Network& net, std::size_t count) {
 }
 
 template <>
-void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D) {
+void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                       double* first) {
   const std::size_t L = net.layers(), S = net.hidden();
   const auto& isa = simd();
   parallel_ranges(n, static_cast<double>(n) * net.dim() * net.width(1), [&](auto begin, auto end) {
@@ -64,6 +73,7 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
       for (std::size_t l = 1; l <= L; ++l) {
         double* out = hi + net.offset(l);
         isa.matvec(net.weight(l - 1), net.width(l - 1), net.width(l), net.width(l - 1), in, out);
+        if (first && l == 1) std::copy_n(out, net.width(1), first + i * net.width(1));
         for (std::size_t j = 0; j < net.width(l); ++j)
           out[j] = std::max(out[j] + net.bias(l - 1)[j], 0.0);
         in = out;
@@ -164,16 +174,18 @@ void ntk_row<Cpu>(const Network& net, PointsView point, PointsView X, double* k,
   for (std::size_t l = 1; l <= L; ++l)
     isa.matvec(X.D + net.offset(l), S, n, net.width(l), point.D + net.offset(l),
                gamma + (l - 1) * n);
-  std::fill_n(gamma + L * n, n, 1.0);
   isa.matvec(X.x, net.dim(), n, net.dim(), point.x, k);
   if (inner) std::copy_n(k, n, inner);
   for (std::size_t i = 0; i < n; ++i) k[i] = (k[i] + 1.0) * gamma[i];
-  for (std::size_t l = 1; l <= L; ++l)
-    for (std::size_t i = 0; i < n; ++i) {
-      const double product =
-          isa.dot(X.h + i * S + net.offset(l), point.h + net.offset(l), net.width(l));
-      k[i] += (product + 1.0) * gamma[l * n + i];
-    }
+  double* product = gamma + L * n;  // scratch until its ones are written
+  for (std::size_t l = 1; l <= L; ++l) {
+    isa.matvec(X.h + net.offset(l), S, n, net.width(l), point.h + net.offset(l), product);
+    if (l < L)
+      for (std::size_t i = 0; i < n; ++i) k[i] += (product[i] + 1.0) * gamma[l * n + i];
+    else
+      for (std::size_t i = 0; i < n; ++i) k[i] += product[i] + 1.0;
+  }
+  std::fill_n(gamma + L * n, n, 1.0);
 }
 
 template <>
@@ -254,6 +266,65 @@ double first_weight(const Network& net, PointsView point) {  // |D_0|^2
 }
 
 }  // namespace
+
+template <>
+void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at) {
+  const auto& isa = simd();
+  const std::size_t L = net.layers(), w = net.width(1);
+  at.on.clear();
+  for (std::size_t j = 0; j < w; ++j)
+    if (point.h[net.offset(1) + j] > 0.0) at.on.push_back(j);
+  const std::size_t on = at.on.size(), a = at.a = (on + 7) / 8 * 8;
+  at.first_gram.assign(a * a, 0.0);
+  for (std::size_t i = 0; i < on; ++i)
+    for (std::size_t j = 0; j < on; ++j)
+      at.first_gram[i * a + j] = net.first_gram()[at.on[i] * w + at.on[j]];
+
+  // |J_l|^2 = tr(B_l W_0 W_0^T B_l^T); B_1 is the identity on those units.
+  const auto weight = [&](std::size_t l) {  // |D_l|^2
+    if (l == L) return 1.0;
+    const double* D = point.D + net.offset(l + 1);
+    return isa.dot(D, D, net.width(l + 1));
+  };
+  at.prior_trace = weight(0) * static_cast<double>(net.dim());
+  double norm = 0.0;
+  for (std::size_t i = 0; i < on; ++i) norm += at.first_gram[i * a + i];
+  at.prior_trace += weight(1) * norm;
+  at.B.resize(L - 1);
+  for (std::size_t l = 2; l <= L; ++l) {
+    const std::size_t rows = net.width(l), inner = net.width(l - 1);
+    auto& B = at.B[l - 2];
+    B.assign(rows * a, 0.0);
+    if (l == 2)
+      for (std::size_t j = 0; j < rows; ++j)
+        for (std::size_t i = 0; i < on; ++i) B[j * a + i] = net.weight(1)[j * inner + at.on[i]];
+    else
+      isa.gemm(rows, a, inner, net.weight(l - 1), inner, at.B[l - 3].data(), a, B.data(), a);
+    for (std::size_t j = 0; j < rows; ++j)
+      if (!(point.h[net.offset(l) + j] > 0.0)) std::fill_n(B.data() + j * a, a, 0.0);
+    at.work.resize(std::max(at.work.size(), rows * a));
+    isa.gemm(rows, a, a, B.data(), a, at.first_gram.data(), a, at.work.data(), a);
+    at.prior_trace += weight(l) * isa.dot(B.data(), at.work.data(), rows * a);
+  }
+}
+
+template <>
+void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView X,
+                        const double* gamma, double* P, std::size_t ldp,
+                        std::vector<double>& work) {
+  const std::size_t n = X.n, a = at.a, on = at.on.size(), S = net.hidden();
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* h = X.h + i * S + net.offset(1);
+    for (std::size_t j = 0; j < on; ++j) P[i * ldp + j] = gamma[n + i] * h[at.on[j]];
+    std::fill(P + i * ldp + on, P + i * ldp + a, 0.0);
+  }
+  work.resize(std::max(work.size(), n * a));
+  for (std::size_t l = 2; l <= net.layers(); ++l) {
+    simd().gemm(n, a, net.width(l), X.h + net.offset(l), S, at.B[l - 2].data(), a, work.data(), a);
+    for (std::size_t i = 0; i < n; ++i)
+      for (std::size_t j = 0; j < on; ++j) P[i * ldp + j] += gamma[l * n + i] * work[i * a + j];
+  }
+}
 
 template <>
 double ntk_gradient_prior_trace<Cpu>(const Network& net, PointsView point) {

@@ -22,6 +22,15 @@ struct GramOperand {
   std::size_t ldd;
 };
 
+// Lower triangular matrices are kept by rows, each padded to whole groups of eight columns: rows
+// 8q..8q+7 form a block of 8 x 8(q + 1) numbers. A row never moves when another is appended.
+[[gnu::always_inline]] constexpr std::size_t triangle_width(std::size_t i) {
+  return 8 * (i / 8 + 1);
+}
+[[gnu::always_inline]] constexpr std::size_t triangle_offset(std::size_t i) {
+  return triangle_width(i) * (i / 8 * 4 + i % 8);
+}
+
 struct Simd {
   const char* name;
 
@@ -34,6 +43,19 @@ struct Simd {
   // y += A^T a, A (rows, cols)
   void (*matvec_transposed)(const double* A, std::size_t lda, std::size_t rows, std::size_t cols,
                             const double* a, double* y);
+  // C (m, n) = A B, A (m, k), B (k, n)
+  void (*gemm)(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
+               const double* B, std::size_t ldb, double* C, std::size_t ldc);
+  // sum_i a_i b_i c_i
+  double (*dot3)(const double* a, const double* b, const double* c, std::size_t n);
+  // L (n, n) a triangle as above, with zeros right of the diagonal. x, y: triangle_width(n - 1)
+  // numbers, those beyond n zero.
+  // y = L x;  y += L^T a;  the triangle of A += l l^T (what lies right of the diagonal is lost).
+  void (*triangle_matvec)(const double* L, std::size_t n, const double* x, double* y);
+  void (*triangle_matvec_transposed)(const double* L, std::size_t n, const double* a, double* y);
+  void (*triangle_rank_one)(double* A, std::size_t n, const double* l);
+  // Factors A = C C^T in place, triangles; false at a pivot that is not positive.
+  bool (*triangle_cholesky)(double* A, std::size_t n);
   // b <- C^-1 b and b <- C^-T b, C (n, n) lower triangular
   void (*solve_lower)(const double* C, std::size_t ldc, std::size_t n, double* b);
   void (*solve_lower_transposed)(const double* C, std::size_t ldc, std::size_t n, double* b);

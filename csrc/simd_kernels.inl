@@ -96,6 +96,118 @@ void matvec_transposed(const double* A, std::size_t lda, std::size_t rows, std::
   for (; i < rows; ++i) axpy(cols, a[i], A + i * lda, y);
 }
 
+double dot3(const double* a, const double* b, const double* c, std::size_t n) {
+  Vec even = {}, odd = {};
+  std::size_t k = 0;
+  for (; k + 2 * kLanes <= n; k += 2 * kLanes) {
+    even += load(a + k) * load(b + k) * load(c + k);
+    odd += load(a + k + kLanes) * load(b + k + kLanes) * load(c + k + kLanes);
+  }
+  double tail = 0.0;
+  for (; k < n; ++k) tail += a[k] * b[k] * c[k];
+  return sum(even + odd) + tail;
+}
+
+// ---- small dense products --------------------------------------------------------------------
+
+// R rows of A times V vectors' worth of columns of B, in registers.
+template <std::size_t R, std::size_t V>
+inline void gemm_tile(std::size_t k, const double* A, std::size_t lda, const double* B,
+                      std::size_t ldb, double* C, std::size_t ldc) {
+  Vec acc[R][V] = {};
+  for (std::size_t c = 0; c < k; ++c) {
+    Vec b[V];
+    for (std::size_t v = 0; v < V; ++v) b[v] = load(B + c * ldb + v * kLanes);
+    for (std::size_t r = 0; r < R; ++r)
+      for (std::size_t v = 0; v < V; ++v) acc[r][v] += b[v] * A[r * lda + c];
+  }
+  for (std::size_t r = 0; r < R; ++r)
+    for (std::size_t v = 0; v < V; ++v) store(C + r * ldc + v * kLanes, acc[r][v]);
+}
+
+template <std::size_t R>
+inline void gemm_rows(std::size_t n, std::size_t k, const double* A, std::size_t lda,
+                      const double* B, std::size_t ldb, double* C, std::size_t ldc) {
+  std::size_t j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes) gemm_tile<R, 2>(k, A, lda, B + j, ldb, C + j, ldc);
+  for (; j + kLanes <= n; j += kLanes) gemm_tile<R, 1>(k, A, lda, B + j, ldb, C + j, ldc);
+  for (; j < n; ++j)
+    for (std::size_t r = 0; r < R; ++r) {
+      double s = 0.0;
+      for (std::size_t c = 0; c < k; ++c) s += A[r * lda + c] * B[c * ldb + j];
+      C[r * ldc + j] = s;
+    }
+}
+
+void gemm(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
+          const double* B, std::size_t ldb, double* C, std::size_t ldc) {
+  constexpr std::size_t kTileRows = 6;
+  std::size_t i = 0;
+  for (; i + kTileRows <= m; i += kTileRows)
+    gemm_rows<kTileRows>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
+  for (; i < m; ++i) gemm_rows<1>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
+}
+
+// ---- packed triangles ------------------------------------------------------------------------
+
+void triangle_matvec(const double* L, std::size_t n, const double* x, double* y) {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::size_t width = triangle_width(i);
+    const double* block = L + triangle_offset(i);
+    std::size_t r = 0;
+    for (; r + 4 <= 8 && i + r + 4 <= n; r += 4)
+      dots<4>(block + r * width, width, x, width, y + i + r);
+    for (; r < 8 && i + r < n; ++r) dots<1>(block + r * width, width, x, width, y + i + r);
+  }
+}
+
+void triangle_matvec_transposed(const double* L, std::size_t n, const double* a, double* y) {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::size_t width = triangle_width(i);
+    matvec_transposed(L + triangle_offset(i), width, n - i < 8 ? n - i : 8, width, a + i, y);
+  }
+}
+
+void triangle_rank_one(double* A, std::size_t n, const double* l) {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::size_t width = triangle_width(i);
+    for (std::size_t r = 0; r < 8 && i + r < n; ++r)
+      axpy(width, l[i + r], l, A + triangle_offset(i) + r * width);
+  }
+}
+
+// Four rows of C at a time against each finished row: C_ij = (A_ij - C_i.C_j) / C_jj. Within the
+// four, and for what is left over, row by row.
+bool triangle_cholesky(double* A, std::size_t n) {
+  std::size_t i = 0;
+  while (i < n) {
+    const std::size_t rows = i % 4 == 0 && i + 4 <= n ? 4 : 1, width = triangle_width(i);
+    double* block = A + triangle_offset(i);
+    for (std::size_t j = 0; j < i; ++j) {
+      const double* row = A + triangle_offset(j);
+      double s[4];
+      if (rows == 4)
+        dots<4>(block, width, row, j, s);
+      else
+        dots<1>(block, width, row, j, s);
+      for (std::size_t r = 0; r < rows; ++r)
+        block[r * width + j] = (block[r * width + j] - s[r]) / row[j];
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+      double* row = block + r * width;
+      for (std::size_t q = 0; q < r; ++q) {
+        const double* above = block + q * width;
+        row[i + q] = (row[i + q] - dot(row, above, i + q)) / above[i + q];
+      }
+      const double pivot = row[i + r] - dot(row, row, i + r);
+      if (!(pivot > 0.0)) return false;
+      row[i + r] = __builtin_sqrt(pivot);
+    }
+    i += rows;
+  }
+  return true;
+}
+
 // ---- triangular solves ---------------------------------------------------------------------
 
 void solve_lower(const double* C, std::size_t ldc, std::size_t n, double* b) {
@@ -356,6 +468,12 @@ constexpr Simd table(const char* name) {
           axpy,
           matvec,
           matvec_transposed,
+          gemm,
+          dot3,
+          triangle_matvec,
+          triangle_matvec_transposed,
+          triangle_rank_one,
+          triangle_cholesky,
           solve_lower,
           solve_lower_transposed,
           solve_lower_rows,
