@@ -13,13 +13,13 @@ namespace zopo {
 template <class Device>
 LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool,
                                      std::size_t capacity)
-    : net_(std::move(net)), pool_(&pool), target_(pool.dim()) {
+    : net_(std::move(net)), pool_(&pool), target_(pool.dim()), work_(pool.dim()) {
   reserve(std::max<std::size_t>(capacity, 8));
 }
 
 template <class Device>
 void LocalGradient<Device>::clear() {
-  points_.truncate(*net_, 0);
+  index_.clear();
   for (auto* column : {&y_, &noise_, &z_y_, &z_1_}) column->clear();
   center_ = -1;
   explained_ = 0.0;
@@ -40,8 +40,15 @@ void LocalGradient<Device>::reserve(std::size_t n) {
   T_.resize(n * 2 * wide);
   gamma_.resize((net_->layers() + 1) * n);
   for (auto* pair : {&qr_, &Wq_}) pair->resize(2 * wide);
-  points_.reserve(*net_, n);
+  for (auto* features : {&h_, &D_}) features->resize(n * net_->hidden());
+  index_.reserve(n);
   capacity_ = n;
+}
+
+template <class Device>
+PointsView LocalGradient<Device>::features(std::size_t from, std::size_t n) const {
+  const std::size_t S = net_->hidden();
+  return {n, nullptr, h_.data() + from * S, D_.data() + from * S};
 }
 
 template <class Device>
@@ -50,20 +57,23 @@ double* LocalGradient<Device>::row(std::vector<double>& triangle, std::size_t i)
 }
 
 // Adds a point: its rows of K, X X^T, S and, at the center, c and P. The caller factorises, and
-// counts it in or forgets it by points_.truncate().
+// counts it in or forgets it by index_.resize().
 template <class Device>
 void LocalGradient<Device>::extend(std::size_t candidate, double noise) {
-  const std::size_t n = points_.n;
+  const std::size_t n = size(), S = net_->hidden();
   reserve(n + 1);
   pool_->row(candidate, target_.data());
+  ntk_features<Device>(*net_, target_.data(), 1, h_.data() + n * S, D_.data() + n * S,
+                       S_.data() + n * net_->width(1));
+  index_.push_back(static_cast<std::int64_t>(candidate));
   try {
-    points_.append(*net_, target_.data(), 1, S_.data() + n * net_->width(1));
-    const PointsView added = points_.row(*net_, n);
-    ntk_row<Device>(*net_, added, points_.view(), row(K_, n), gamma_.data(), row(inner_, n));
+    double* inner = row(inner_, n);
+    pool_->inner(index_.data(), n + 1, target_.data(), inner, work_.data());
+    ntk_row<Device>(*net_, features(n, 1), features(0, n + 1), row(K_, n), gamma_.data(), inner);
     factorise(n, noise);
-    if (center_ >= 0) follow(added, n);
+    if (center_ >= 0) follow(n, 1);
   } catch (...) {
-    points_.truncate(*net_, n);
+    index_.resize(n);
     throw;
   }
 }
@@ -81,9 +91,8 @@ void LocalGradient<Device>::factorise(std::size_t n, double noise) {
     std::copy_n(k, n, k_.data());
     std::fill(k_.begin() + static_cast<std::ptrdiff_t>(n),
               k_.begin() + static_cast<std::ptrdiff_t>(triangle_width(n - 1)), 0.0);
-    isa.triangle_matvec(inverse_.data(), n, k_.data(), v_.data());
+    isa.triangle_normal(inverse_.data(), n, k_.data(), v_.data(), l);
     pivot -= isa.dot(v_.data(), v_.data(), n);
-    isa.triangle_matvec_transposed(inverse_.data(), n, v_.data(), l);
   }
   const double rounding = 4.0 * static_cast<double>(n + 1) * std::numeric_limits<double>::epsilon();
   if (!(pivot > rounding * diagonal))
@@ -110,18 +119,18 @@ void LocalGradient<Device>::record(double y, double noise) {
   z_1_.push_back(sum);
 }
 
-// c, P and diag(c) S at the center for points that came in as row `at` and after.
+// c, P and diag(c) S at the center for the n rows `from` and after.
 template <class Device>
-void LocalGradient<Device>::follow(PointsView added, std::size_t at) {
-  const std::size_t a = at_.a, n = added.n, w = net_->width(1);
-  ntk_row<Device>(*net_, point_.view(), added, k_.data(), gamma_.data(), nullptr);
-  std::copy_n(gamma_.data(), n, c_.data() + at);
-  double* PS = PS_.data() + at * 2 * a;
-  ntk_remainder<Device>(*net_, at_, added, gamma_.data(), PS, 2 * a, remainder_);
-  for (std::size_t i = 0; i < n; ++i) {
-    double* cS = PS + i * 2 * a + a;
-    for (std::size_t j = 0; j < at_.on.size(); ++j)
-      cS[j] = c_[at + i] * S_[(at + i) * w + at_.on[j]];
+void LocalGradient<Device>::follow(std::size_t from, std::size_t n) {
+  const std::size_t a = at_.a, w = net_->width(1);
+  // The kernel itself is not used: any inner products do.
+  ntk_row<Device>(*net_, point_.view(), features(from, n), k_.data(), gamma_.data(), u_.data());
+  std::copy_n(gamma_.data(), n, c_.data() + from);
+  double* PS = PS_.data() + from * 2 * a;
+  ntk_remainder<Device>(*net_, at_, features(from, n), gamma_.data(), PS, 2 * a, remainder_);
+  for (std::size_t i = from; i < from + n; ++i, PS += 2 * a) {
+    double* cS = PS + a;
+    for (std::size_t j = 0; j < at_.on.size(); ++j) cS[j] = c_[i] * S_[i * w + at_.on[j]];
     std::fill(cS + at_.on.size(), cS + a, 0.0);
   }
 }
@@ -130,7 +139,7 @@ void LocalGradient<Device>::follow(PointsView added, std::size_t at) {
 template <class Device>
 double LocalGradient<Device>::explained_by_last() {
   const auto& isa = simd();
-  const std::size_t n = points_.n, a = at_.a, wide = triangle_width(n - 1);
+  const std::size_t n = size(), a = at_.a, wide = triangle_width(n - 1);
   const double* l = row(inverse_, n - 1);
   for (std::size_t j = 0; j < n; ++j) u_[j] = l[j] * c_[j];
   std::fill(u_.begin() + static_cast<std::ptrdiff_t>(n),
@@ -154,8 +163,8 @@ void LocalGradient<Device>::append(std::size_t candidate, double y, double noise
 
 template <class Device>
 void LocalGradient<Device>::refit(const double* y, const double* noise, std::size_t n) {
-  if (n != points_.n)
-    throw ArrayError("y: expected " + std::to_string(points_.n) + " entries, got " +
+  if (n != size())
+    throw ArrayError("y: expected " + std::to_string(size()) + " entries, got " +
                      std::to_string(n));
   if (std::equal(noise_.begin(), noise_.end(), noise)) {
     y_.assign(y, y + n);
@@ -168,7 +177,7 @@ void LocalGradient<Device>::refit(const double* y, const double* noise, std::siz
     try {
       factorise(i, noise[i]);
     } catch (const NotPositiveDefiniteError&) {
-      points_.truncate(*net_, i);
+      index_.resize(i);
       throw;
     }
     record(y[i], noise[i]);
@@ -178,7 +187,7 @@ void LocalGradient<Device>::refit(const double* y, const double* noise, std::siz
 template <class Device>
 double LocalGradient<Device>::log_likelihood(const double* y, double noise) {
   const auto& isa = simd();
-  const std::size_t n = points_.n;
+  const std::size_t n = size();
   if (n == 0) return 0.0;
   std::vector<double> C(K_.begin(), K_.begin() + static_cast<std::ptrdiff_t>(triangle_offset(n)));
   for (std::size_t i = 0; i < n; ++i) C[triangle_offset(i) + i] += noise;
@@ -210,13 +219,13 @@ void LocalGradient<Device>::center(std::size_t candidate) {
 template <class Device>
 void LocalGradient<Device>::recenter() {
   const auto& isa = simd();
-  const std::size_t n = points_.n, d = net_->dim(), a = at_.a;
+  const std::size_t n = size(), d = net_->dim(), a = at_.a;
   weight_.assign(a * d, 0.0);
   for (std::size_t j = 0; j < at_.on.size(); ++j)
     std::copy_n(net_->weight(0) + at_.on[j] * d, d, weight_.data() + j * d);
   explained_ = 0.0;
   if (n == 0) return;
-  follow(points_.view(), 0);
+  follow(0, n);
 
   // T = C^-1 (P, diag(c) S), by blocks of eight rows of C^-1.
   for (std::size_t i = 0; i < n; i += 8)
@@ -255,14 +264,14 @@ void LocalGradient<Device>::gradient(double* out) {
   isa.matvec_transposed(PS_.data(), 2 * a, n, a, v_.data(), qr_.data());
   isa.matvec_transposed(weight_.data(), d, at_.on.size(), d, qr_.data(), out);
   for (std::size_t i = 0; i < n; ++i) v_[i] *= c_[i];
-  isa.matvec_transposed(points_.x.data(), d, n, d, v_.data(), out);
+  pool_->combine(index_.data(), n, v_.data(), out, work_.data());
 }
 
 template <class Device>
 double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, std::size_t count,
                                                    double noise) {
   require_center();
-  const std::size_t n = points_.n;
+  const std::size_t n = size();
   double left = at_.prior_trace - explained_;
   for (std::size_t p = 0; p < count; ++p) {
     try {
@@ -270,12 +279,12 @@ double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, 
     } catch (const NotPositiveDefiniteError&) {
       continue;  // as good as observed already: it explains no more
     } catch (...) {
-      points_.truncate(*net_, n);
+      index_.resize(n);
       throw;
     }
     left -= explained_by_last();
   }
-  points_.truncate(*net_, n);
+  index_.resize(n);
   return at_.prior_trace > 0.0 ? std::max(0.0, left / at_.prior_trace) : 0.0;
 }
 

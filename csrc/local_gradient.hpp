@@ -32,7 +32,7 @@ class LocalGradient {
   // `capacity` observations is made now, so that none is made in the middle of a run.
   LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool, std::size_t capacity);
 
-  std::size_t size() const { return points_.n; }
+  std::size_t size() const { return index_.size(); }
   const Pool<Device>& pool() const { return *pool_; }
   void clear();
   // NotPositiveDefiniteError, and nothing changed, when the pivot is rounding noise.
@@ -67,14 +67,18 @@ class LocalGradient {
   void factorise(std::size_t n, double noise);
   void record(double y, double noise);
   double explained_by_last();
-  void follow(PointsView added, std::size_t at);
+  void follow(std::size_t from, std::size_t n);
+  PointsView features(std::size_t from, std::size_t n) const;
   void recenter();
   void require_center() const;
 
   std::shared_ptr<const Network> net_;
   const Pool<Device>* pool_;
-  Points<Device> points_;
   std::size_t capacity_ = 0;
+  // Observed candidates, read in the pool where they lie: a copy in float64 would be the largest
+  // part of what a step has to hold in the second-level cache.
+  std::vector<std::int64_t> index_;
+  std::vector<double> h_, D_;  // their features, (n, hidden)
   // Triangles (see simd.hpp), (n, n).
   std::vector<double> K_, inverse_, precision_, inner_;  // without noise; C^-1; A^-1; X X^T
   std::vector<double> S_;                                // X W_0^T (n, w)
@@ -88,7 +92,7 @@ class LocalGradient {
   std::vector<double> c_;       // (n,)
   std::vector<double> PS_;      // P and diag(c) S of the units on, side by side: (n, 2a)
   // Workspaces; the first three are zero beyond n.
-  std::vector<double> k_, u_, v_, gamma_, qr_, Wq_, T_, target_, remainder_;
+  std::vector<double> k_, u_, v_, gamma_, qr_, Wq_, T_, target_, work_, remainder_;
   mutable std::mutex mutex_;
 };
 

@@ -59,9 +59,7 @@ struct Points {
   PointsView row(const Network& net, std::size_t i) const {
     return {1, x.data() + i * net.dim(), h.data() + i * net.hidden(), D.data() + i * net.hidden()};
   }
-  // With `first`, also X W_0^T (count, width[1]).
-  void append(const Network& net, const double* X, std::size_t count, double* first = nullptr);
-  void reserve(const Network& net, std::size_t count);
+  void append(const Network& net, const double* X, std::size_t count);
   void erase(const Network& net, std::size_t i);
   void truncate(const Network& net, std::size_t count);
 };
@@ -81,11 +79,11 @@ void ntk_gram(const Network& net, PointsView a, PointsView b, bool lower, double
 template <class Device>
 void ntk_diag(const Network& net, PointsView a, double* out);
 
-// One point against many: k (n,), and gamma (layers + 1, n) = D_l(x).D_l(X_i), the last row ones;
-// with `inner` also x.X_i (n,).
+// One point against many: k (n,), and gamma (layers + 1, n) = D_l(x).D_l(X_i), the last row ones.
+// With `inner` (n,) = x.X_i given, X.x and point.x are not read.
 template <class Device>
 void ntk_row(const Network& net, PointsView point, PointsView X, double* k, double* gamma,
-             double* inner = nullptr);
+             const double* inner = nullptr);
 
 // sum_i alpha_i dk(x, X_i)/dx = sum_l J_l(x)^T sum_i alpha_i gamma_li h_l(X_i), (d,).
 template <class Device>

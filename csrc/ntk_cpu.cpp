@@ -26,19 +26,12 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
                        double* first);
 
 template <>
-void Points<Cpu>::append(const Network& net, const double* X, std::size_t count, double* first) {
+void Points<Cpu>::append(const Network& net, const double* X, std::size_t count) {
   x.insert(x.end(), X, X + count * net.dim());
   h.resize((n + count) * net.hidden());
   D.resize((n + count) * net.hidden());
-  ntk_features<Cpu>(net, X, count, h.data() + n * net.hidden(), D.data() + n * net.hidden(), first);
+  ntk_features<Cpu>(net, X, count, h.data() + n * net.hidden(), D.data() + n * net.hidden());
   n += count;
-}
-
-template <>
-void Points<Cpu>::reserve(const Network& net, std::size_t count) {
-  x.reserve(count * net.dim());
-  h.reserve(count * net.hidden());
-  D.reserve(count * net.hidden());
 }
 
 template <>
@@ -168,14 +161,16 @@ void ntk_diag<Cpu>(const Network& net, PointsView a, double* out) {
 
 template <>
 void ntk_row<Cpu>(const Network& net, PointsView point, PointsView X, double* k, double* gamma,
-                  double* inner) {
+                  const double* inner) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), S = net.hidden(), n = X.n;
   for (std::size_t l = 1; l <= L; ++l)
     isa.matvec(X.D + net.offset(l), S, n, net.width(l), point.D + net.offset(l),
                gamma + (l - 1) * n);
-  isa.matvec(X.x, net.dim(), n, net.dim(), point.x, k);
-  if (inner) std::copy_n(k, n, inner);
+  if (inner)
+    std::copy_n(inner, n, k);
+  else
+    isa.matvec(X.x, net.dim(), n, net.dim(), point.x, k);
   for (std::size_t i = 0; i < n; ++i) k[i] = (k[i] + 1.0) * gamma[i];
   double* product = gamma + L * n;  // scratch until its ones are written
   for (std::size_t l = 1; l <= L; ++l) {

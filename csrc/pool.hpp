@@ -43,6 +43,12 @@ class Pool {
   void release(std::size_t i);
 
   void row(std::size_t i, double* out) const;  // standardised coordinates (d,)
+  // With e_r the standardised coordinates of rows r = index[0..n): out_r = e_r . x, and
+  // out += sum_r a_r e_r, (d,). Read where they lie; `work` is scratch of d numbers.
+  void inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
+             double* work) const;
+  void combine(const std::int64_t* index, std::size_t n, const double* a, double* out,
+               double* work) const;
   // The nearest candidate to x (d,) that is not taken; -1 when all are.
   std::int64_t nearest(const double* x) const;
   // The k nearest, nearest first; taken ones are included unless `available_only`.

@@ -169,6 +169,37 @@ void Pool<Cpu>::row(std::size_t i, double* out) const {
 }
 
 template <>
+void Pool<Cpu>::inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
+                      double* work) const {
+  for (std::size_t j = 0; j < d_; ++j) work[j] = x[j] * inverse_scale_[j];
+  const auto& isa = simd();
+  typed(data_, precision_, [&](const auto* Z) {
+    if constexpr (std::is_same_v<decltype(Z), const Half*>)
+      isa.rows_matvec_f16(&Z->bits, d_, index, n, mean_.data(), work, out);
+    else if constexpr (std::is_same_v<decltype(Z), const float*>)
+      isa.rows_matvec_f32(Z, d_, index, n, mean_.data(), work, out);
+    else
+      isa.rows_matvec_f64(Z, d_, index, n, mean_.data(), work, out);
+  });
+}
+
+template <>
+void Pool<Cpu>::combine(const std::int64_t* index, std::size_t n, const double* a, double* out,
+                        double* work) const {
+  std::fill_n(work, d_, 0.0);
+  const auto& isa = simd();
+  typed(data_, precision_, [&](const auto* Z) {
+    if constexpr (std::is_same_v<decltype(Z), const Half*>)
+      isa.rows_combine_f16(&Z->bits, d_, index, n, mean_.data(), a, work);
+    else if constexpr (std::is_same_v<decltype(Z), const float*>)
+      isa.rows_combine_f32(Z, d_, index, n, mean_.data(), a, work);
+    else
+      isa.rows_combine_f64(Z, d_, index, n, mean_.data(), a, work);
+  });
+  for (std::size_t j = 0; j < d_; ++j) out[j] += work[j] * inverse_scale_[j];
+}
+
+template <>
 double Pool<Cpu>::distance(std::size_t i, const double* x) const {
   return typed(data_, precision_, [&](const auto* Z) {
     double partial[4] = {};  // four sums: the additions need not wait for each other
@@ -195,7 +226,7 @@ void Pool<Cpu>::shortlist(const Z* data, const std::vector<F>& norm, Workspace<F
   const std::size_t parts = parallel_parts(m_, cost);
   work.smallest.resize(std::max(work.smallest.size(), parts));
   work.found.resize(std::max(work.found.size(), parts));
-  constexpr std::size_t kNear = std::size_t{1} << 19;  // half a second-level cache
+  constexpr std::size_t kNear = std::size_t{1} << 18;  // half a second-level cache
   const bool far = m_ * d_ * sizeof(Z) > kNear;
   std::atomic<std::size_t> next{0};
   parallel_ranges(m_, cost, [&](std::size_t begin, std::size_t end) {

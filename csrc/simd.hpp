@@ -50,9 +50,11 @@ struct Simd {
   double (*dot3)(const double* a, const double* b, const double* c, std::size_t n);
   // L (n, n) a triangle as above, with zeros right of the diagonal. x, y: triangle_width(n - 1)
   // numbers, those beyond n zero.
-  // y = L x;  y += L^T a;  the triangle of A += l l^T (what lies right of the diagonal is lost).
+  // y = L x;  y += L^T a;  v = L x and y += L^T v in one pass;  the triangle of A += l l^T (what
+  // lies right of the diagonal is lost).
   void (*triangle_matvec)(const double* L, std::size_t n, const double* x, double* y);
   void (*triangle_matvec_transposed)(const double* L, std::size_t n, const double* a, double* y);
+  void (*triangle_normal)(const double* L, std::size_t n, const double* x, double* v, double* y);
   void (*triangle_rank_one)(double* A, std::size_t n, const double* l);
   // Factors A = C C^T in place, triangles; false at a pivot that is not positive.
   bool (*triangle_cholesky)(double* A, std::size_t n);
@@ -78,6 +80,21 @@ struct Simd {
                    const float* norm, float* out);
   void (*scan_f64)(const double* Z, std::size_t rows, std::size_t d, bool far, const double* w,
                    const double* norm, double* out);
+  // Rows of Z in float64, by index: y_i = sum_j (z_ij - mean_j) w_j, and y_j += sum_i a_i (z_ij -
+  // mean_j). In half precision the mean is taken off afterwards: its entries cannot be so much
+  // larger than their spread that digits are lost.
+  void (*rows_matvec_f16)(const std::uint16_t* Z, std::size_t d, const std::int64_t* index,
+                          std::size_t n, const double* mean, const double* w, double* y);
+  void (*rows_matvec_f32)(const float* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                          const double* mean, const double* w, double* y);
+  void (*rows_matvec_f64)(const double* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                          const double* mean, const double* w, double* y);
+  void (*rows_combine_f16)(const std::uint16_t* Z, std::size_t d, const std::int64_t* index,
+                           std::size_t n, const double* mean, const double* a, double* y);
+  void (*rows_combine_f32)(const float* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                           const double* mean, const double* a, double* y);
+  void (*rows_combine_f64)(const double* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                           const double* mean, const double* a, double* y);
   // Exact conversion of n IEEE half-precision numbers.
   void (*widen_f16)(const std::uint16_t* from, std::size_t n, double* to);
   // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.

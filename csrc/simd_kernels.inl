@@ -153,11 +153,7 @@ void gemm(std::size_t m, std::size_t n, std::size_t k, const double* A, std::siz
 void triangle_matvec(const double* L, std::size_t n, const double* x, double* y) {
   for (std::size_t i = 0; i < n; i += 8) {
     const std::size_t width = triangle_width(i);
-    const double* block = L + triangle_offset(i);
-    std::size_t r = 0;
-    for (; r + 4 <= 8 && i + r + 4 <= n; r += 4)
-      dots<4>(block + r * width, width, x, width, y + i + r);
-    for (; r < 8 && i + r < n; ++r) dots<1>(block + r * width, width, x, width, y + i + r);
+    matvec(L + triangle_offset(i), width, n - i < 8 ? n - i : 8, width, x, y + i);
   }
 }
 
@@ -165,6 +161,15 @@ void triangle_matvec_transposed(const double* L, std::size_t n, const double* a,
   for (std::size_t i = 0; i < n; i += 8) {
     const std::size_t width = triangle_width(i);
     matvec_transposed(L + triangle_offset(i), width, n - i < 8 ? n - i : 8, width, a + i, y);
+  }
+}
+
+void triangle_normal(const double* L, std::size_t n, const double* x, double* v, double* y) {
+  for (std::size_t i = 0; i < n; i += 8) {  // a block is read twice, from the first-level cache
+    const std::size_t width = triangle_width(i), rows = n - i < 8 ? n - i : 8;
+    const double* block = L + triangle_offset(i);
+    matvec(block, width, rows, width, x, v + i);
+    matvec_transposed(block, width, rows, width, v + i, y);
   }
 }
 
@@ -435,6 +440,120 @@ void scan(const T* Z, std::size_t rows, std::size_t d, bool far, const F* w, con
   for (; i < rows; ++i) scan_rows<1, false>(Z + i * d, d, w, norm + i, out + i);
 }
 
+// ---- pool rows in float64 --------------------------------------------------------------------
+
+typedef double Wide
+    __attribute__((vector_size(64)));  // eight columns, in as many registers as it takes
+typedef double WideLoad __attribute__((vector_size(64), aligned(8), may_alias));
+typedef float Floats __attribute__((vector_size(32)));
+typedef float FloatsLoad __attribute__((vector_size(32), aligned(4), may_alias));
+
+inline Wide widened(const double* p) { return *reinterpret_cast<const WideLoad*>(p); }
+inline Wide widened(Floats v) {
+#if defined(__AVX512F__)
+  // GCC 12 would convert the two halves on their own; the masked form as its own header's plain one
+  // trips -Wmaybe-uninitialized.
+  return _mm512_maskz_cvtps_pd(0xff, v);
+#else
+  return __builtin_convertvector(v, Wide);
+#endif
+}
+inline Wide widened(const float* p) { return widened(*reinterpret_cast<const FloatsLoad*>(p)); }
+inline Wide widened(const std::uint16_t* p) {
+#if defined(__F16C__)
+  const Floats v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Floats v;
+  for (std::size_t i = 0; i < 8; ++i) v[i] = half_to_float(p[i]);
+#endif
+  return widened(v);
+}
+
+template <class T>
+constexpr bool kHalf = sizeof(T) == 2;
+
+inline double sum_wide(Wide v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+template <std::size_t R, class T>
+inline void rows_dots(const T* const* z, std::size_t d, const double* mean, const double* w,
+                      double* y) {
+  Wide acc[R] = {};
+  std::size_t k = 0;
+  for (; k + 8 <= d; k += 8) {
+    const Wide wk = widened(w + k);
+    for (std::size_t r = 0; r < R; ++r) {
+      Wide e = widened(z[r] + k);
+      if constexpr (!kHalf<T>) e -= widened(mean + k);
+      acc[r] += e * wk;
+    }
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    double tail = 0.0;
+    for (std::size_t j = k; j < d; ++j)
+      tail += (scalar(z[r][j]) - (kHalf<T> ? 0.0 : mean[j])) * w[j];
+    y[r] = sum_wide(acc[r]) + tail;
+  }
+}
+
+template <class T>
+void rows_matvec(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                 const double* mean, const double* w, double* y) {
+  const double offset = kHalf<T> ? dot(mean, w, d) : 0.0;
+  const T* z[4];
+  std::size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    for (std::size_t r = 0; r < 4; ++r) z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
+    rows_dots<4>(z, d, mean, w, y + i);
+  }
+  for (; i < n; ++i) {
+    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
+    rows_dots<1>(z, d, mean, w, y + i);
+  }
+  if constexpr (kHalf<T>)
+    for (i = 0; i < n; ++i) y[i] -= offset;
+}
+
+template <std::size_t R, class T>
+inline void rows_add(const T* const* z, std::size_t d, const double* mean, const double* a,
+                     double* y) {
+  std::size_t k = 0;
+  for (; k + 8 <= d; k += 8) {
+    Wide v = widened(y + k);
+    for (std::size_t r = 0; r < R; ++r) {
+      Wide e = widened(z[r] + k);
+      if constexpr (!kHalf<T>) e -= widened(mean + k);
+      v += e * a[r];
+    }
+    *reinterpret_cast<WideLoad*>(y + k) = v;
+  }
+  for (; k < d; ++k)
+    for (std::size_t r = 0; r < R; ++r)
+      y[k] += a[r] * (scalar(z[r][k]) - (kHalf<T> ? 0.0 : mean[k]));
+}
+
+template <class T>
+void rows_combine(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                  const double* mean, const double* a, double* y) {
+  const T* z[8];
+  double total = 0.0;
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (std::size_t r = 0; r < 8; ++r) {
+      z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
+      total += a[i + r];
+    }
+    rows_add<8>(z, d, mean, a + i, y);
+  }
+  for (; i < n; ++i) {
+    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
+    total += a[i];
+    rows_add<1>(z, d, mean, a + i, y);
+  }
+  if constexpr (kHalf<T>) axpy(d, -total, mean, y);
+}
+
 void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
   constexpr std::size_t lanes = kScanBytes / sizeof(float);
   std::size_t i = 0;
@@ -472,6 +591,7 @@ constexpr Simd table(const char* name) {
           dot3,
           triangle_matvec,
           triangle_matvec_transposed,
+          triangle_normal,
           triangle_rank_one,
           triangle_cholesky,
           solve_lower,
@@ -483,6 +603,12 @@ constexpr Simd table(const char* name) {
           scan<std::uint16_t, float>,
           scan<float, float>,
           scan<double, double>,
+          rows_matvec<std::uint16_t>,
+          rows_matvec<float>,
+          rows_matvec<double>,
+          rows_combine<std::uint16_t>,
+          rows_combine<float>,
+          rows_combine<double>,
           widen_f16,
           read_all};
 }
