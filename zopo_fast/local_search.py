@@ -91,7 +91,8 @@ class LocalSearch:
 
     def _step(self) -> int:
         self._designing = False
-        fantasised = [i for i in self._pending if i not in self._seen]
+        pending = self._pending
+        fantasised = [i for i in pending if i not in self._seen] if pending else []
         if self._explores(self._surrogate.uncertainty_at(self._center, fantasised)):
             center = self._pool.row(self._center)
             near = self._pool.k_nearest(center, self._config.exploration, available_only=True)

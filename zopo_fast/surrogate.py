@@ -47,6 +47,8 @@ class Surrogate:
         self._seen, self._fixed = seen, noise
         self._scale = kernel_scale(kernel, pool)
         self._model = _core.LocalGradient(kernel._network, pool, capacity)
+        self._size = 0  # observations in the model
+        self._center = -1  # of the model; -1: none
         self._choice: int | None = None  # position in the grid
         self._noise = (noise or 1e-2) * self._scale  # in K's units
         self._score_variance = 1.0
@@ -69,7 +71,9 @@ class Surrogate:
         fantasised points leave the gradient as it is and lower its uncertainty around them.
         """
         self._sync()
-        self._model.center(center)
+        if center != self._center:
+            self._model.center(center)
+            self._center = center
         return self._model.relative_uncertainty(pending, self._noise)
 
     def step(self, length: float) -> int:
@@ -77,13 +81,13 @@ class Surrogate:
         return self._model.step(length)
 
     def _sync(self) -> None:
-        seen = self._seen
+        n = len(self._seen)
         if self._retold:
             self._retold = False
-            self._refit(min(len(self._model), len(seen)))
-        for k in range(len(self._model), len(seen)):
-            self._append(k)
-        if len(seen) >= self._refresh_at:
+            self._refit(min(self._size, n))
+        while self._size < n:
+            self._append(self._size)
+        if n >= self._refresh_at:
             self._refresh()
 
     def _variance(self, k: int) -> float:
@@ -97,16 +101,18 @@ class Surrogate:
         while True:
             try:
                 self._model.append(self._seen.indices[k], self._seen.scores[k], noise)
+                self._size = k + 1
                 return
             except NotPositiveDefiniteError:  # a near-duplicate: it tells less than its noise says
                 noise *= 10.0
 
     def _refit(self, n: int) -> None:
+        self._center = -1
         try:
             noises = np.array([self._variance(k) for k in range(n)])
             self._model.refit(self._seen.score_array()[:n], noises)
         except NotPositiveDefiniteError:
-            pass  # those from the near-duplicate on are gone, and are appended again with more noise
+            self._size = len(self._model)  # those from the near-duplicate on are appended again
 
     def _refresh(self) -> None:
         n = len(self._seen)
@@ -120,8 +126,8 @@ class Surrogate:
             self._choice = self._best_noise((scores - scores.mean()) / np.sqrt(variance))
             self._noise = float(NOISE_GRID[self._choice]) * self._scale
         self._refit(n)
-        for k in range(len(self._model), n):
-            self._append(k)
+        while self._size < n:
+            self._append(self._size)
 
     def _best_noise(self, y: Array) -> int:
         """Position in the grid of the highest marginal likelihood of standardised scores y (n,)."""
