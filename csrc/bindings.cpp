@@ -464,6 +464,14 @@ PYBIND11_MODULE(_core, m) {
             return p.nearest(x.data());
           },
           "x"_a)
+      .def(
+          "radius",
+          [](const CpuPool& p, py::ssize_t i, std::size_t k) {
+            const std::size_t at = checked_index(i, p.size(), "radius");
+            const py::gil_scoped_release nogil;
+            return p.radius(at, k);
+          },
+          "i"_a, "k"_a)
       .def("k_nearest", &pool_k_nearest, "x"_a, "k"_a, "available_only"_a = false)
       .def(
           "distances",

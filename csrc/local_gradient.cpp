@@ -38,6 +38,7 @@ void LocalGradient<Device>::reserve(std::size_t n) {
   S_.resize(n * w);
   PS_.resize(n * 2 * wide);
   T_.resize(n * 2 * wide);
+  WT_.reserve(n * wide);
   gamma_.resize((net_->layers() + 1) * n);
   for (auto* pair : {&qr_, &Wq_}) pair->resize(2 * wide);
   for (auto* features : {&h_, &D_}) features->resize(n * net_->hidden());
@@ -231,10 +232,11 @@ void LocalGradient<Device>::recenter() {
   for (std::size_t i = 0; i < n; i += 8)
     isa.gemm(std::min<std::size_t>(8, n - i), 2 * a, std::min(n, triangle_width(i)),
              row(inverse_, i), triangle_width(i), PS_.data(), 2 * a, T_.data() + i * 2 * a, 2 * a);
+  WT_.resize(n * a);
+  isa.gemm(n, a, a, T_.data(), 2 * a, at_.first_gram.data(), a, WT_.data(), a);
   for (std::size_t i = 0; i < n; ++i) {
     const double* T = T_.data() + i * 2 * a;
-    isa.matvec(at_.first_gram.data(), a, a, a, T, Wq_.data());
-    explained_ += isa.dot(T, Wq_.data(), a) + 2.0 * isa.dot(T, T + a, a);
+    explained_ += isa.dot(T, WT_.data() + i * a, a) + 2.0 * isa.dot(T, T + a, a);
     const double *p = row(precision_, i), *m = row(inner_, i);
     explained_ += c_[i] * (2.0 * isa.dot3(p, m, c_.data(), i) + p[i] * m[i] * c_[i]);
   }

@@ -92,7 +92,7 @@ class LocalGradient {
   std::vector<double> c_;       // (n,)
   std::vector<double> PS_;      // P and diag(c) S of the units on, side by side: (n, 2a)
   // Workspaces; the first three are zero beyond n.
-  std::vector<double> k_, u_, v_, gamma_, qr_, Wq_, T_, target_, work_, remainder_;
+  std::vector<double> k_, u_, v_, gamma_, qr_, Wq_, T_, WT_, target_, work_, remainder_;
   mutable std::mutex mutex_;
 };
 

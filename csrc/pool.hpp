@@ -53,6 +53,8 @@ class Pool {
   std::int64_t nearest(const double* x) const;
   // The k nearest, nearest first; taken ones are included unless `available_only`.
   std::vector<Neighbor> k_nearest(const double* x, std::size_t k, bool available_only) const;
+  // Distance from candidate i to the k-th nearest other one, to the farthest when there are fewer.
+  double radius(std::size_t i, std::size_t k) const;
   void distances(const double* x, double* out) const;  // squared, all m, float64
 
  private:
@@ -74,6 +76,7 @@ class Pool {
   const std::vector<std::int64_t>& candidates(const double* x, std::size_t k,
                                               bool available_only) const;
   double distance(std::size_t i, const double* x) const;
+  void nearest_of(const std::vector<std::int64_t>& rows, const double* x, std::size_t k) const;
 
   bool is_taken(std::size_t i) const { return taken_[i / 64] >> (i % 64) & 1; }
 
@@ -88,6 +91,7 @@ class Pool {
   std::vector<float> norm_f32_;
   std::vector<double> norm_f64_;
   double largest_norm_ = 0.0, offset_ = 0.0;
+  mutable std::vector<Neighbor> nearest_;  // what the last scan found, nearest first
   mutable Workspace<float> work_f32_;
   mutable Workspace<double> work_f64_;
 };

@@ -201,14 +201,25 @@ void Pool<Cpu>::combine(const std::int64_t* index, std::size_t n, const double* 
 
 template <>
 double Pool<Cpu>::distance(std::size_t i, const double* x) const {
-  return typed(data_, precision_, [&](const auto* Z) {
-    double partial[4] = {};  // four sums: the additions need not wait for each other
-    for (std::size_t j = 0; j < d_; ++j) {
-      const double diff = (value(Z[i * d_ + j]) - mean_[j]) * inverse_scale_[j] - x[j];
-      partial[j % 4] += diff * diff;
-    }
-    return partial[0] + partial[1] + partial[2] + partial[3];
-  });
+  constexpr std::size_t kChunk = 64, kSums = 8;  // the additions need not wait for each other
+  double e[kChunk] = {}, partial[kSums] = {};
+  for (std::size_t begin = 0; begin < d_; begin += kChunk) {
+    const std::size_t count = std::min(kChunk, d_ - begin);
+    typed(data_, precision_, [&](const auto* Z) {
+      if constexpr (std::is_same_v<decltype(Z), const Half*>)
+        simd().widen_f16(&Z[i * d_ + begin].bits, count, e);
+      else
+        for (std::size_t j = 0; j < count; ++j) e[j] = value(Z[i * d_ + begin + j]);
+    });
+    for (std::size_t j = 0; j < count; ++j)
+      e[j] = (e[j] - mean_[begin + j]) * inverse_scale_[begin + j] - x[begin + j];
+    std::fill(e + count, e + kChunk, 0.0);
+    for (std::size_t j = 0; j < kChunk; j += kSums)
+      for (std::size_t q = 0; q < kSums; ++q) partial[q] += e[j + q] * e[j + q];
+  }
+  double total = 0.0;
+  for (const double sum : partial) total += sum;
+  return total;
 }
 
 template <>
@@ -278,23 +289,39 @@ const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::siz
   });
 }
 
+// Rescores in float64: the k nearest of these rows into nearest_.
+template <>
+void Pool<Cpu>::nearest_of(const std::vector<std::int64_t>& rows, const double* x,
+                           std::size_t k) const {
+  nearest_.resize(rows.size());
+  parallel_ranges(rows.size(), static_cast<double>(rows.size()) * d_,
+                  [&](std::size_t begin, std::size_t end) {
+                    for (std::size_t c = begin; c < end; ++c)
+                      nearest_[c] = {distance(static_cast<std::size_t>(rows[c]), x), rows[c]};
+                  });
+  std::partial_sort(nearest_.begin(), nearest_.begin() + static_cast<std::ptrdiff_t>(k),
+                    nearest_.end());
+  nearest_.resize(k);
+}
+
 template <>
 std::vector<Neighbor> Pool<Cpu>::k_nearest(const double* x, std::size_t k,
                                            bool available_only) const {
   const std::lock_guard lock(mutex_);
   k = std::min(k, available_only ? available_ : m_);
   if (k == 0) return {};
-  const auto& rows = candidates(x, k, available_only);
-  std::vector<Neighbor> exact(rows.size());
-  parallel_ranges(rows.size(), static_cast<double>(rows.size()) * d_,
-                  [&](std::size_t begin, std::size_t end) {
-                    for (std::size_t c = begin; c < end; ++c)
-                      exact[c] = {distance(static_cast<std::size_t>(rows[c]), x), rows[c]};
-                  });
-  const auto last = exact.begin() + static_cast<std::ptrdiff_t>(k);
-  std::partial_sort(exact.begin(), last, exact.end());
-  exact.resize(k);
-  return exact;
+  nearest_of(candidates(x, k, available_only), x, k);
+  return nearest_;
+}
+
+template <>
+double Pool<Cpu>::radius(std::size_t i, std::size_t k) const {
+  const std::lock_guard lock(mutex_);
+  k = std::min(k + 1, m_);  // itself among them
+  std::vector<double> x(d_);
+  row(i, x.data());
+  nearest_of(candidates(x.data(), k, false), x.data(), k);
+  return std::sqrt(nearest_.back().distance);
 }
 
 template <>
@@ -303,12 +330,8 @@ std::int64_t Pool<Cpu>::nearest(const double* x) const {
   if (available_ == 0) return -1;
   const auto& rows = candidates(x, 1, true);
   if (rows.size() == 1) return rows.front();  // the usual case: nothing else within the error
-  Neighbor best = {std::numeric_limits<double>::infinity(), -1};
-  for (const std::int64_t i : rows) {
-    const Neighbor here = {distance(static_cast<std::size_t>(i), x), i};
-    if (best.index < 0 || here < best) best = here;
-  }
-  return best.index;
+  nearest_of(rows, x, 1);
+  return nearest_.front().index;
 }
 
 template <>

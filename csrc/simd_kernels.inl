@@ -141,10 +141,9 @@ inline void gemm_rows(std::size_t n, std::size_t k, const double* A, std::size_t
 
 void gemm(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
           const double* B, std::size_t ldb, double* C, std::size_t ldc) {
-  constexpr std::size_t kTileRows = 6;
   std::size_t i = 0;
-  for (; i + kTileRows <= m; i += kTileRows)
-    gemm_rows<kTileRows>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
+  for (; i + ZOPO_GRAM_ROWS <= m; i += ZOPO_GRAM_ROWS)
+    gemm_rows<ZOPO_GRAM_ROWS>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
   for (; i < m; ++i) gemm_rows<1>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
 }
 

@@ -76,7 +76,7 @@ class LocalSearch:
         if self._designing and not self._queue and not self._pending:
             self._designing = False
         if not self._designing:
-            self._surrogate.told()
+            self._surrogate.told(self._center)
 
     def discarded(self, index: int) -> None:
         """Forget a pending candidate."""
@@ -118,8 +118,5 @@ class LocalSearch:
     def _radius(self) -> float:
         """Distance from the center to the last of its `neighbors` nearest other candidates."""
         if self._center not in self._radii:
-            center = self._pool.row(self._center)
-            near = self._pool.k_nearest(center, self._config.neighbors + 1, available_only=False)
-            last = self._pool.row(int(near[-1]))
-            self._radii[self._center] = float(np.linalg.norm(last - center))
+            self._radii[self._center] = self._pool.radius(self._center, self._config.neighbors)
         return self._radii[self._center]

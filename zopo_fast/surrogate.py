@@ -59,10 +59,11 @@ class Surrogate:
         """Take in that an observation has changed: the model follows at the next step."""
         self._retold = True
 
-    def told(self) -> None:
-        """Take in a new observation, unless more than that has changed."""
+    def told(self, center: int) -> None:
+        """Take in a new observation, unless more than that has changed, and where the search now is."""
         if not self._retold:
             self._sync()
+            self._move(center)
 
     def uncertainty_at(self, center: int, pending: list[int]) -> float:
         """Share of the derivative's prior uncertainty at a candidate that the data have not removed.
@@ -71,10 +72,13 @@ class Surrogate:
         fantasised points leave the gradient as it is and lower its uncertainty around them.
         """
         self._sync()
+        self._move(center)
+        return self._model.relative_uncertainty(pending, self._noise)
+
+    def _move(self, center: int) -> None:
         if center != self._center:
             self._model.center(center)
             self._center = center
-        return self._model.relative_uncertainty(pending, self._noise)
 
     def step(self, length: float) -> int:
         """Return the free candidate nearest to the center moved by `length` along the gradient."""
