@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "error.hpp"
@@ -128,11 +129,26 @@ NetworkPtr make_network(const py::list& weights, const py::list& biases) {
   return std::make_shared<Network>(std::move(width), std::move(W), std::move(b));
 }
 
-// Features of the caller's points, computed once a call.
-Points<Cpu> points_of(const Network& net, const Array& X) {
-  Points<Cpu> p;
-  p.append(net, X.data(), rows(X));
-  return p;
+// The caller's points, where they lie, with their features.
+struct Featured {
+  std::unique_ptr<double[]> features;
+  PointsView view;
+
+  Featured(const Network& net, const Array& X) {
+    const std::size_t size = rows(X) * net.hidden();
+    features = std::make_unique_for_overwrite<double[]>(2 * size);
+    view = {rows(X), X.data(), features.get(), features.get() + size};
+    ntk_features<Cpu>(net, X.data(), rows(X), features.get(), features.get() + size);
+  }
+};
+
+// The upper triangle of K (n, n) from the lower one, by blocks that stay in the cache.
+void mirror(double* K, std::size_t n) {
+  constexpr std::size_t kBlock = 32;
+  for (std::size_t I = 0; I < n; I += kBlock)
+    for (std::size_t J = 0; J <= I; J += kBlock)
+      for (std::size_t i = I; i < std::min(n, I + kBlock); ++i)
+        for (std::size_t j = J; j < std::min(i, J + kBlock); ++j) K[j * n + i] = K[i * n + j];
 }
 
 Array gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_) {
@@ -144,14 +160,13 @@ Array gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_) {
   Array K = matrix(n, m);
   double* out = K.mutable_data();
   const py::gil_scoped_release nogil;
-  const auto a = points_of(*net, X);
+  const Featured a(*net, X);
   if (!symmetric) {
-    const auto b = points_of(*net, Y);
-    ntk_gram<Cpu>(*net, a.view(), b.view(), false, out, m);
+    const Featured b(*net, Y);
+    ntk_gram<Cpu>(*net, a.view, b.view, false, out, m);
   } else {
-    ntk_gram<Cpu>(*net, a.view(), a.view(), true, out, m);
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t j = i + 1; j < n; ++j) out[i * n + j] = out[j * n + i];
+    ntk_gram<Cpu>(*net, a.view, a.view, true, out, m);
+    mirror(out, n);
   }
   return K;
 }
@@ -161,7 +176,7 @@ Array diag(const NetworkPtr& net, const py::object& X_) {
   Array out = vector(rows(X));
   double* p = out.mutable_data();
   const py::gil_scoped_release nogil;
-  ntk_diag<Cpu>(*net, points_of(*net, X).view(), p);
+  ntk_diag<Cpu>(*net, Featured(*net, X).view, p);
   return out;
 }
 
@@ -174,10 +189,10 @@ Array gradient(const NetworkPtr& net, const py::object& x_, const py::object& X_
   const py::gil_scoped_release nogil;
   Points<Cpu> point;
   point.append(*net, x.data(), 1);
-  const auto others = points_of(*net, X);
+  const Featured others(*net, X);
   std::vector<double> k(n), gamma((net->layers() + 1) * n);
-  ntk_row<Cpu>(*net, point.view(), others.view(), k.data(), gamma.data());
-  ntk_gradient_rows<Cpu>(*net, point.view(), others.view(), gamma.data(), out);
+  ntk_row<Cpu>(*net, point.view(), others.view, k.data(), gamma.data());
+  ntk_gradient_rows<Cpu>(*net, point.view(), others.view, gamma.data(), out);
   return G;
 }
 

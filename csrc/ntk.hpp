@@ -31,13 +31,15 @@ class Network {
   // Where h_l (l >= 1) and D_{l-1} start within a point's row of hidden() numbers.
   std::size_t offset(std::size_t l) const { return offset_[l]; }
   const double* weight(std::size_t l) const { return weights_[l].data(); }
+  // W_l^T (width[l], width[l + 1]), l < layers: what features multiply by, many points at a time.
+  const double* transposed(std::size_t l) const { return transposed_[l].data(); }
   const double* bias(std::size_t l) const { return biases_[l].data(); }
   const double* first_gram() const { return first_gram_.data(); }  // W_0 W_0^T (width[1], width[1])
 
  private:
   std::vector<std::size_t> width_, offset_;
   std::size_t hidden_ = 0;
-  std::vector<std::vector<double>> weights_, biases_;
+  std::vector<std::vector<double>> weights_, biases_, transposed_;
   std::vector<double> first_gram_;
 };
 

@@ -15,6 +15,12 @@ Network::Network(std::vector<std::size_t> width, std::vector<std::vector<double>
     offset_[l] = hidden_;
     hidden_ += width_[l];
   }
+  for (std::size_t l = 0; l < layers(); ++l) {
+    const std::size_t in = width_[l], out = width_[l + 1];
+    auto& T = transposed_.emplace_back(in * out);
+    for (std::size_t i = 0; i < out; ++i)
+      for (std::size_t j = 0; j < in; ++j) T[j * out + i] = weights_[l][i * in + j];
+  }
   const std::size_t w = width_[1], d = width_[0];
   first_gram_.resize(w * w);
   for (std::size_t i = 0; i < w; ++i)
@@ -58,33 +64,35 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
                        double* first) {
   const std::size_t L = net.layers(), S = net.hidden();
   const auto& isa = simd();
-  parallel_ranges(n, static_cast<double>(n) * net.dim() * net.width(1), [&](auto begin, auto end) {
-    for (std::size_t i = begin; i < end; ++i) {
-      double* hi = h + i * S;
-      double* Di = D + i * S;
-      const double* in = X + i * net.dim();
-      for (std::size_t l = 1; l <= L; ++l) {
-        double* out = hi + net.offset(l);
-        isa.matvec(net.weight(l - 1), net.width(l - 1), net.width(l), net.width(l - 1), in, out);
-        if (first && l == 1) std::copy_n(out, net.width(1), first + i * net.width(1));
-        for (std::size_t j = 0; j < net.width(l); ++j)
-          out[j] = std::max(out[j] + net.bias(l - 1)[j], 0.0);
-        in = out;
+  const double work = static_cast<double>(n) * net.dim() * net.width(1);
+  parallel_ranges(n, work, [&](std::size_t begin, std::size_t end) {
+    const std::size_t rows = end - begin;
+    const double* in = X + begin * net.dim();
+    std::size_t ldin = net.dim();
+    for (std::size_t l = 1; l <= L; ++l) {
+      const std::size_t w = net.width(l);
+      double* out = h + begin * S + net.offset(l);
+      isa.gemm(rows, w, net.width(l - 1), in, ldin, net.transposed(l - 1), w, out, S);
+      const double* bias = net.bias(l - 1);
+      for (std::size_t i = 0; i < rows; ++i) {
+        double* a = out + i * S;
+        if (first && l == 1) std::copy_n(a, w, first + (begin + i) * w);
+        for (std::size_t j = 0; j < w; ++j) a[j] = std::max(a[j] + bias[j], 0.0);
       }
-      // D_{l-1} lives at offset(l); D_{L-1} comes from the output row, since D_L = 1.
-      for (std::size_t l = L; l >= 1; --l) {
-        double* out = Di + net.offset(l);
-        if (l == L) {
-          std::copy_n(net.weight(L), net.width(L), out);
-        } else {
-          std::fill_n(out, net.width(l), 0.0);
-          isa.matvec_transposed(net.weight(l), net.width(l), net.width(l + 1), net.width(l),
-                                Di + net.offset(l + 1), out);
-        }
-        const double* active = hi + net.offset(l);
-        for (std::size_t j = 0; j < net.width(l); ++j)
-          if (!(active[j] > 0.0)) out[j] = 0.0;
-      }
+      in = out;
+      ldin = S;
+    }
+    // D_{l-1} lives at offset(l); D_{L-1} comes from the output row, since D_L = 1.
+    for (std::size_t l = L; l >= 1; --l) {
+      const std::size_t w = net.width(l);
+      double* out = D + begin * S + net.offset(l);
+      if (l < L)
+        isa.gemm(rows, w, net.width(l + 1), D + begin * S + net.offset(l + 1), S, net.weight(l), w,
+                 out, S);
+      const double *active = h + begin * S + net.offset(l), *last = net.weight(L);
+      for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t j = 0; j < w; ++j)
+          out[i * S + j] = active[i * S + j] > 0.0 ? (l < L ? out[i * S + j] : last[j]) : 0.0;
     }
   });
 }
@@ -135,12 +143,23 @@ void ntk_gram<Cpu>(const Network& net, PointsView a, PointsView b, bool lower, d
                    std::size_t ldk) {
   const Operand left(net, a), right(net, b);
   const auto& isa = simd();
-  std::vector<double> packed(isa.gram_pack_size(right.view));
-  isa.gram_pack(right.view, packed.data());
-  const double work = static_cast<double>(a.n) * b.n * (net.dim() + 2 * net.hidden());
-  parallel_ranges(a.n, work, [&](auto begin, auto end) {
-    isa.gram_rows(left.view, right.view, packed.data(), begin, end, lower, K, ldk);
-  });
+  // Fresh pages cost more than the packing: what is small stays with the thread.
+  constexpr std::size_t kKept = std::size_t{1} << 19;
+  static thread_local std::vector<double> kept;
+  const std::size_t size = isa.gram_pack_size(right.view);
+  std::vector<double> own(size > kKept ? size : 0);
+  if (size <= kKept && kept.size() < size) kept.resize(size);
+  double* packed = size > kKept ? own.data() : kept.data();
+  const double features = static_cast<double>(net.dim() + 2 * net.hidden());
+  const std::size_t panels = (b.n + isa.gram_panel - 1) / isa.gram_panel;
+  parallel_ranges(
+      panels, static_cast<double>(b.n) * features,
+      [&](std::size_t begin, std::size_t end) { isa.gram_pack(right.view, begin, end, packed); });
+  const double work = static_cast<double>(a.n) * static_cast<double>(b.n) * features;
+  const auto rows = [&](std::size_t begin, std::size_t end) {
+    isa.gram_rows(left.view, right.view, packed, begin, end, lower, K, ldk);
+  };
+  parallel_ranges(a.n, work, rows, lower ? Growth::Linear : Growth::Even);
 }
 
 template <>

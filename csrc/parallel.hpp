@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <exception>
 #include <thread>
@@ -28,16 +29,25 @@ inline std::size_t parallel_parts(std::size_t n, double work) {
   return std::min({n, cores, worth});
 }
 
-// Calls body(begin, end) on disjoint ranges that cover [0, n); `work` estimates the total cost in
-// multiply-adds. The first exception is rethrown once all ranges have ended.
+// How work grows along a range: the same for every index, or in proportion to it, as for the rows
+// of a triangle.
+enum class Growth { Even, Linear };
+
+// Calls body(begin, end) on disjoint ranges of like cost that cover [0, n); `work` estimates the
+// total cost in multiply-adds. The first exception is rethrown once all ranges have ended.
 template <class Body>
-void parallel_ranges(std::size_t n, double work, Body&& body) {
+void parallel_ranges(std::size_t n, double work, Body&& body, Growth growth = Growth::Even) {
   const std::size_t parts = parallel_parts(n, work);
   if (parts == 1) return body(std::size_t{0}, n);
   std::vector<std::exception_ptr> failures(parts);
+  const auto bound = [&](std::size_t p) {
+    if (growth == Growth::Even || p == parts) return n * p / parts;
+    const double share = static_cast<double>(p) / static_cast<double>(parts);
+    return static_cast<std::size_t>(std::sqrt(share) * static_cast<double>(n));
+  };
   const auto run = [&](std::size_t p) {
     try {
-      body(n * p / parts, n * (p + 1) / parts);
+      body(bound(p), bound(p + 1));
     } catch (...) {
       failures[p] = std::current_exception();
     }

@@ -65,9 +65,11 @@ struct Simd {
   void (*solve_lower_rows)(const double* C, std::size_t ldc, std::size_t n, double* B,
                            std::size_t ldb, std::size_t cols);
 
-  // Gram product: pack the right operand once (gram_pack_size doubles), then fill rows of K.
+  // Gram product: pack the right operand once, in panels of gram_panel points (gram_pack_size
+  // doubles in all, panels [begin, end) at a time), then fill rows of K.
+  std::size_t gram_panel;
   std::size_t (*gram_pack_size)(const GramOperand& right);
-  void (*gram_pack)(const GramOperand& right, double* packed);
+  void (*gram_pack)(const GramOperand& right, std::size_t begin, std::size_t end, double* packed);
   // K rows [begin, end); with `lower`, entries right of the diagonal may be left unwritten.
   void (*gram_rows)(const GramOperand& left, const GramOperand& right, const double* packed,
                     std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk);

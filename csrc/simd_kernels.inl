@@ -283,12 +283,15 @@ std::size_t gram_pack_size(const GramOperand& g) {
 
 // Order within a panel: h_0, D_0, h_1, D_1, ..., h_L.
 void pack_block(const double* A, std::size_t lda, std::size_t rows, std::size_t cols, double* out) {
-  for (std::size_t c = 0; c < cols; ++c)
-    for (std::size_t p = 0; p < kPanel; ++p) out[c * kPanel + p] = p < rows ? A[p * lda + c] : 0.0;
+  for (std::size_t p = 0; p < rows; ++p)
+    for (std::size_t c = 0; c < cols; ++c) out[c * kPanel + p] = A[p * lda + c];
+  for (std::size_t p = rows; p < kPanel; ++p)
+    for (std::size_t c = 0; c < cols; ++c) out[c * kPanel + p] = 0.0;
 }
 
-void gram_pack(const GramOperand& g, double* packed) {
-  for (std::size_t j = 0; j < g.n; j += kPanel) {
+void gram_pack(const GramOperand& g, std::size_t begin, std::size_t end, double* packed) {
+  packed += begin * kPanel * features_of(g);
+  for (std::size_t j = begin * kPanel; j < end * kPanel; j += kPanel) {
     const std::size_t rows = g.n - j < kPanel ? g.n - j : kPanel;
     for (std::size_t l = 0; l <= g.layers; ++l) {
       pack_block(g.h[l] + j * g.ldh[l], g.ldh[l], rows, g.width[l], packed);
@@ -307,7 +310,11 @@ inline void tile_product(const double* A, std::size_t lda, std::size_t cols, con
     for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
   for (std::size_t c = 0; c < cols; ++c) {
     Vec b[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) b[v] = load(panel + c * kPanel + v * kLanes);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      b[v] = load(panel + c * kPanel + v * kLanes);
+      // The panel lies in the second-level cache: fetched some steps ahead.
+      __builtin_prefetch(panel + (c + 16) * kPanel + v * kLanes);
+    }
     for (std::size_t r = 0; r < R; ++r) {
       const double a = A[r * lda + c];
       for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] += b[v] * a;
@@ -334,23 +341,34 @@ void gram_tile(const GramOperand& g, std::size_t i, const double* panel, std::si
       for (std::size_t v = 0; v < kVectors; ++v) total[r][v] += (h[r][v] + 1.0) * D[r][v];
   }
   for (std::size_t r = 0; r < R; ++r) {
-    double row[kPanel];
-    for (std::size_t v = 0; v < kVectors; ++v) store(row + v * kLanes, total[r][v]);
-    for (std::size_t p = 0; p < cols; ++p) K[r * ldk + p] = row[p];
+    if (cols == kPanel) {
+      for (std::size_t v = 0; v < kVectors; ++v) store(K + r * ldk + v * kLanes, total[r][v]);
+    } else {
+      double row[kPanel];
+      for (std::size_t v = 0; v < kVectors; ++v) store(row + v * kLanes, total[r][v]);
+      for (std::size_t p = 0; p < cols; ++p) K[r * ldk + p] = row[p];
+    }
   }
 }
 
 void gram_rows(const GramOperand& left, const GramOperand& right, const double* packed,
                std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk) {
+  // A block of rows stays in the second-level cache while the panels, of some hundred kilobytes
+  // each, pass by; within it each panel stays while the rows pass over it.
+  constexpr std::size_t kBlockRows = 96 / kRows * kRows;
   const std::size_t stride = kPanel * features_of(right);
-  // Panels outside: one panel stays in the second-level cache while all rows pass over it.
-  for (std::size_t j = 0; j < right.n; j += kPanel, packed += stride) {
-    const std::size_t cols = right.n - j < kPanel ? right.n - j : kPanel;
-    std::size_t i = begin;
-    if (lower && j > i) i += (j - i) / kRows * kRows;
-    for (; i + kRows <= end; i += kRows)
-      gram_tile<kRows>(left, i, packed, cols, K + i * ldk + j, ldk);
-    for (; i < end; ++i) gram_tile<1>(left, i, packed, cols, K + i * ldk + j, ldk);
+  for (std::size_t block = begin; block < end; block += kBlockRows) {
+    const std::size_t last = end - block < kBlockRows ? end : block + kBlockRows;
+    const double* panel = packed;
+    for (std::size_t j = 0; j < right.n; j += kPanel, panel += stride) {
+      if (lower && j >= last) break;
+      const std::size_t cols = right.n - j < kPanel ? right.n - j : kPanel;
+      std::size_t i = block;
+      if (lower && j > i) i += (j - i) / kRows * kRows;
+      for (; i + kRows <= last; i += kRows)
+        gram_tile<kRows>(left, i, panel, cols, K + i * ldk + j, ldk);
+      for (; i < last; ++i) gram_tile<1>(left, i, panel, cols, K + i * ldk + j, ldk);
+    }
   }
 }
 
@@ -596,6 +614,7 @@ constexpr Simd table(const char* name) {
           solve_lower,
           solve_lower_transposed,
           solve_lower_rows,
+          kPanel,
           gram_pack_size,
           gram_pack,
           gram_rows,
