@@ -231,9 +231,10 @@ void LocalGradient<Device>::recenter() {
   // T = C^-1 (P, diag(c) S), by blocks of eight rows of C^-1.
   for (std::size_t i = 0; i < n; i += 8)
     isa.gemm(std::min<std::size_t>(8, n - i), 2 * a, std::min(n, triangle_width(i)),
-             row(inverse_, i), triangle_width(i), PS_.data(), 2 * a, T_.data() + i * 2 * a, 2 * a);
+             row(inverse_, i), triangle_width(i), PS_.data(), 2 * a, T_.data() + i * 2 * a, 2 * a,
+             false);
   WT_.resize(n * a);
-  isa.gemm(n, a, a, T_.data(), 2 * a, at_.first_gram.data(), a, WT_.data(), a);
+  isa.gemm(n, a, a, T_.data(), 2 * a, at_.first_gram.data(), a, WT_.data(), a, false);
   for (std::size_t i = 0; i < n; ++i) {
     const double* T = T_.data() + i * 2 * a;
     explained_ += isa.dot(T, WT_.data() + i * a, a) + 2.0 * isa.dot(T, T + a, a);

@@ -72,7 +72,7 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
     for (std::size_t l = 1; l <= L; ++l) {
       const std::size_t w = net.width(l);
       double* out = h + begin * S + net.offset(l);
-      isa.gemm(rows, w, net.width(l - 1), in, ldin, net.transposed(l - 1), w, out, S);
+      isa.gemm(rows, w, net.width(l - 1), in, ldin, net.transposed(l - 1), w, out, S, false);
       const double* bias = net.bias(l - 1);
       for (std::size_t i = 0; i < rows; ++i) {
         double* a = out + i * S;
@@ -88,7 +88,7 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
       double* out = D + begin * S + net.offset(l);
       if (l < L)
         isa.gemm(rows, w, net.width(l + 1), D + begin * S + net.offset(l + 1), S, net.weight(l), w,
-                 out, S);
+                 out, S, false);
       const double *active = h + begin * S + net.offset(l), *last = net.weight(L);
       for (std::size_t i = 0; i < rows; ++i)
         for (std::size_t j = 0; j < w; ++j)
@@ -313,11 +313,11 @@ void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at)
       for (std::size_t j = 0; j < rows; ++j)
         for (std::size_t i = 0; i < on; ++i) B[j * a + i] = net.weight(1)[j * inner + at.on[i]];
     else
-      isa.gemm(rows, a, inner, net.weight(l - 1), inner, at.B[l - 3].data(), a, B.data(), a);
+      isa.gemm(rows, a, inner, net.weight(l - 1), inner, at.B[l - 3].data(), a, B.data(), a, false);
     for (std::size_t j = 0; j < rows; ++j)
       if (!(point.h[net.offset(l) + j] > 0.0)) std::fill_n(B.data() + j * a, a, 0.0);
     at.work.resize(std::max(at.work.size(), rows * a));
-    isa.gemm(rows, a, a, B.data(), a, at.first_gram.data(), a, at.work.data(), a);
+    isa.gemm(rows, a, a, B.data(), a, at.first_gram.data(), a, at.work.data(), a, false);
     at.prior_trace += weight(l) * isa.dot(B.data(), at.work.data(), rows * a);
   }
 }
@@ -334,7 +334,8 @@ void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView 
   }
   work.resize(std::max(work.size(), n * a));
   for (std::size_t l = 2; l <= net.layers(); ++l) {
-    simd().gemm(n, a, net.width(l), X.h + net.offset(l), S, at.B[l - 2].data(), a, work.data(), a);
+    simd().gemm(n, a, net.width(l), X.h + net.offset(l), S, at.B[l - 2].data(), a, work.data(), a,
+                false);
     for (std::size_t i = 0; i < n; ++i)
       for (std::size_t j = 0; j < on; ++j) P[i * ldp + j] += gamma[l * n + i] * work[i * a + j];
   }

@@ -43,9 +43,9 @@ struct Simd {
   // y += A^T a, A (rows, cols)
   void (*matvec_transposed)(const double* A, std::size_t lda, std::size_t rows, std::size_t cols,
                             const double* a, double* y);
-  // C (m, n) = A B, A (m, k), B (k, n)
+  // C (m, n) = A B, with `add` C += A B; A (m, k), B (k, n)
   void (*gemm)(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
-               const double* B, std::size_t ldb, double* C, std::size_t ldc);
+               const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add);
   // sum_i a_i b_i c_i
   double (*dot3)(const double* a, const double* b, const double* c, std::size_t n);
   // L (n, n) a triangle as above, with zeros right of the diagonal. x, y: triangle_width(n - 1)

@@ -108,12 +108,17 @@ double dot3(const double* a, const double* b, const double* c, std::size_t n) {
   return sum(even + odd) + tail;
 }
 
+// Register tiles: rows of the left operand times vectors of the right one.
+constexpr std::size_t kRows = ZOPO_GRAM_ROWS;
+constexpr std::size_t kVectors = ZOPO_GRAM_VECTORS;
+constexpr std::size_t kPanel = kVectors * kLanes;
+
 // ---- small dense products --------------------------------------------------------------------
 
 // R rows of A times V vectors' worth of columns of B, in registers.
 template <std::size_t R, std::size_t V>
 inline void gemm_tile(std::size_t k, const double* A, std::size_t lda, const double* B,
-                      std::size_t ldb, double* C, std::size_t ldc) {
+                      std::size_t ldb, double* C, std::size_t ldc, bool add) {
   Vec acc[R][V] = {};
   for (std::size_t c = 0; c < k; ++c) {
     Vec b[V];
@@ -122,29 +127,33 @@ inline void gemm_tile(std::size_t k, const double* A, std::size_t lda, const dou
       for (std::size_t v = 0; v < V; ++v) acc[r][v] += b[v] * A[r * lda + c];
   }
   for (std::size_t r = 0; r < R; ++r)
-    for (std::size_t v = 0; v < V; ++v) store(C + r * ldc + v * kLanes, acc[r][v]);
+    for (std::size_t v = 0; v < V; ++v) {
+      double* to = C + r * ldc + v * kLanes;
+      store(to, add ? load(to) + acc[r][v] : acc[r][v]);
+    }
 }
 
 template <std::size_t R>
 inline void gemm_rows(std::size_t n, std::size_t k, const double* A, std::size_t lda,
-                      const double* B, std::size_t ldb, double* C, std::size_t ldc) {
+                      const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add) {
   std::size_t j = 0;
-  for (; j + 2 * kLanes <= n; j += 2 * kLanes) gemm_tile<R, 2>(k, A, lda, B + j, ldb, C + j, ldc);
-  for (; j + kLanes <= n; j += kLanes) gemm_tile<R, 1>(k, A, lda, B + j, ldb, C + j, ldc);
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes)
+    gemm_tile<R, 2>(k, A, lda, B + j, ldb, C + j, ldc, add);
+  for (; j + kLanes <= n; j += kLanes) gemm_tile<R, 1>(k, A, lda, B + j, ldb, C + j, ldc, add);
   for (; j < n; ++j)
     for (std::size_t r = 0; r < R; ++r) {
       double s = 0.0;
       for (std::size_t c = 0; c < k; ++c) s += A[r * lda + c] * B[c * ldb + j];
-      C[r * ldc + j] = s;
+      C[r * ldc + j] = add ? C[r * ldc + j] + s : s;
     }
 }
 
 void gemm(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
-          const double* B, std::size_t ldb, double* C, std::size_t ldc) {
+          const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add) {
   std::size_t i = 0;
-  for (; i + ZOPO_GRAM_ROWS <= m; i += ZOPO_GRAM_ROWS)
-    gemm_rows<ZOPO_GRAM_ROWS>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
-  for (; i < m; ++i) gemm_rows<1>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc);
+  for (; i + kRows <= m; i += kRows)
+    gemm_rows<kRows>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
+  for (; i < m; ++i) gemm_rows<1>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
 }
 
 // ---- packed triangles ------------------------------------------------------------------------
@@ -236,22 +245,43 @@ void solve_lower_transposed(const double* C, std::size_t ldc, std::size_t n, dou
   }
 }
 
-void solve_lower_rows(const double* C, std::size_t ldc, std::size_t n, double* B, std::size_t ldb,
-                      std::size_t cols) {
-  // A strip of columns that fits in the first-level cache beside a row of C.
-  constexpr std::size_t kStrip = 8 * kLanes;
-  std::size_t begin = 0;
-  for (; begin + kStrip <= cols; begin += kStrip) {
-    double* strip = B + begin;
-    for (std::size_t i = 0; i < n; ++i) {
-      const double* row = C + i * ldc;
-      Vec v[8];
-      for (std::size_t u = 0; u < 8; ++u) v[u] = load(strip + i * ldb + u * kLanes);
-      for (std::size_t j = 0; j < i; ++j)
-        for (std::size_t u = 0; u < 8; ++u) v[u] -= load(strip + j * ldb + u * kLanes) * row[j];
-      for (std::size_t u = 0; u < 8; ++u) store(strip + i * ldb + u * kLanes, v[u] / row[i]);
+// Rows i .. i + R - 1 of C^-1 B for V vectors' worth of columns, given the rows before.
+template <std::size_t R, std::size_t V>
+inline void solve_tile(const double* C, std::size_t ldc, std::size_t i, double* B,
+                       std::size_t ldb) {
+  Vec acc[R][V];
+  for (std::size_t r = 0; r < R; ++r)
+    for (std::size_t v = 0; v < V; ++v) acc[r][v] = load(B + (i + r) * ldb + v * kLanes);
+  const double* row = C + i * ldc;
+  for (std::size_t j = 0; j < i; ++j) {
+    Vec b[V];
+    for (std::size_t v = 0; v < V; ++v) b[v] = load(B + j * ldb + v * kLanes);
+    for (std::size_t r = 0; r < R; ++r)
+      for (std::size_t v = 0; v < V; ++v) acc[r][v] -= b[v] * row[r * ldc + j];
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t q = 0; q < r; ++q)
+      for (std::size_t v = 0; v < V; ++v) acc[r][v] -= acc[q][v] * row[r * ldc + i + q];
+    for (std::size_t v = 0; v < V; ++v) {
+      acc[r][v] /= row[r * ldc + i + r];
+      store(B + (i + r) * ldb + v * kLanes, acc[r][v]);
     }
   }
+}
+
+template <std::size_t V>
+inline void solve_strip(const double* C, std::size_t ldc, std::size_t n, double* B,
+                        std::size_t ldb) {
+  std::size_t i = 0;
+  for (; i + 4 <= n; i += 4) solve_tile<4, V>(C, ldc, i, B, ldb);
+  for (; i < n; ++i) solve_tile<1, V>(C, ldc, i, B, ldb);
+}
+
+void solve_lower_rows(const double* C, std::size_t ldc, std::size_t n, double* B, std::size_t ldb,
+                      std::size_t cols) {
+  std::size_t begin = 0;
+  for (; begin + kPanel <= cols; begin += kPanel) solve_strip<kVectors>(C, ldc, n, B + begin, ldb);
+  for (; begin + kLanes <= cols; begin += kLanes) solve_strip<1>(C, ldc, n, B + begin, ldb);
   for (; begin < cols; ++begin)
     for (std::size_t i = 0; i < n; ++i) {
       const double* row = C + i * ldc;
@@ -266,10 +296,6 @@ void solve_lower_rows(const double* C, std::size_t ldc, std::size_t n, double* B
 // K_ij = sum_l (h_l(x_i).h_l(y_j) + 1) (D_l(x_i).D_l(y_j)): one pass over a register tile of K. The
 // right operand is packed as panels of kPanel points, feature by feature, so that the inner loop is
 // kRows broadcasts times kVectors loads, all accumulators in registers.
-
-constexpr std::size_t kRows = ZOPO_GRAM_ROWS;
-constexpr std::size_t kVectors = ZOPO_GRAM_VECTORS;
-constexpr std::size_t kPanel = kVectors * kLanes;
 
 std::size_t features_of(const GramOperand& g) {
   std::size_t f = g.width[0];
