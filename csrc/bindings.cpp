@@ -4,13 +4,17 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdint>
+#include <memory>
 #include <string>
 
 #include "error.hpp"
 #include "gp.hpp"
 #include "local_gradient.hpp"
 #include "ntk.hpp"
+#include "parallel.hpp"
 #include "pool.hpp"
 #include "simd.hpp"
 
@@ -125,11 +129,26 @@ NetworkPtr make_network(const py::list& weights, const py::list& biases) {
   return std::make_shared<Network>(std::move(width), std::move(W), std::move(b));
 }
 
-// Features of the caller's points, computed once a call.
-Points<Cpu> points_of(const Network& net, const Array& X) {
-  Points<Cpu> p;
-  p.append(net, X.data(), rows(X));
-  return p;
+// The caller's points, where they lie, with their features.
+struct Featured {
+  std::unique_ptr<double[]> features;
+  PointsView view;
+
+  Featured(const Network& net, const Array& X) {
+    const std::size_t size = rows(X) * net.hidden();
+    features = std::make_unique_for_overwrite<double[]>(2 * size);
+    view = {rows(X), X.data(), features.get(), features.get() + size};
+    ntk_features<Cpu>(net, X.data(), rows(X), features.get(), features.get() + size);
+  }
+};
+
+// The upper triangle of K (n, n) from the lower one, by blocks that stay in the cache.
+void mirror(double* K, std::size_t n) {
+  constexpr std::size_t kBlock = 32;
+  for (std::size_t I = 0; I < n; I += kBlock)
+    for (std::size_t J = 0; J <= I; J += kBlock)
+      for (std::size_t i = I; i < std::min(n, I + kBlock); ++i)
+        for (std::size_t j = J; j < std::min(i, J + kBlock); ++j) K[j * n + i] = K[i * n + j];
 }
 
 Array gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_) {
@@ -141,14 +160,13 @@ Array gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_) {
   Array K = matrix(n, m);
   double* out = K.mutable_data();
   const py::gil_scoped_release nogil;
-  const auto a = points_of(*net, X);
+  const Featured a(*net, X);
   if (!symmetric) {
-    const auto b = points_of(*net, Y);
-    ntk_gram<Cpu>(*net, a.view(), b.view(), false, out, m);
+    const Featured b(*net, Y);
+    ntk_gram<Cpu>(*net, a.view, b.view, false, out, m);
   } else {
-    ntk_gram<Cpu>(*net, a.view(), a.view(), true, out, m);
-    for (std::size_t i = 0; i < n; ++i)
-      for (std::size_t j = i + 1; j < n; ++j) out[i * n + j] = out[j * n + i];
+    ntk_gram<Cpu>(*net, a.view, a.view, true, out, m);
+    mirror(out, n);
   }
   return K;
 }
@@ -158,7 +176,7 @@ Array diag(const NetworkPtr& net, const py::object& X_) {
   Array out = vector(rows(X));
   double* p = out.mutable_data();
   const py::gil_scoped_release nogil;
-  ntk_diag<Cpu>(*net, points_of(*net, X).view(), p);
+  ntk_diag<Cpu>(*net, Featured(*net, X).view, p);
   return out;
 }
 
@@ -171,10 +189,10 @@ Array gradient(const NetworkPtr& net, const py::object& x_, const py::object& X_
   const py::gil_scoped_release nogil;
   Points<Cpu> point;
   point.append(*net, x.data(), 1);
-  const auto others = points_of(*net, X);
+  const Featured others(*net, X);
   std::vector<double> k(n), gamma((net->layers() + 1) * n);
-  ntk_row<Cpu>(*net, point.view(), others.view(), k.data(), gamma.data());
-  ntk_gradient_rows<Cpu>(*net, point.view(), others.view(), gamma.data(), out);
+  ntk_row<Cpu>(*net, point.view(), others.view, k.data(), gamma.data());
+  ntk_gradient_rows<Cpu>(*net, point.view(), others.view, gamma.data(), out);
   return G;
 }
 
@@ -304,6 +322,19 @@ py::tuple moments(const py::object& Z_) {
   return py::make_tuple(Array(mean.size(), mean.data()), Array(deviation.size(), deviation.data()));
 }
 
+// All bytes of an array: what a scan could reach at best on this machine.
+std::uint64_t read_pass(const py::object& array_) {
+  const py::array a = contiguous(array_, "array");
+  const auto* data = static_cast<const char*>(a.data());
+  const auto size = static_cast<std::size_t>(a.nbytes());
+  const py::gil_scoped_release nogil;
+  std::atomic<std::uint64_t> word{0};
+  parallel_ranges(size / 64, static_cast<double>(size), [&](std::size_t begin, std::size_t end) {
+    word ^= simd().read(data + 64 * begin, 64 * (end - begin));
+  });
+  return word ^ simd().read(data + size / 64 * 64, size % 64);
+}
+
 // ---- gradient at a center -----------------------------------------------------------------------
 
 void local_append(Local& local, py::ssize_t candidate, double y, double noise) {
@@ -312,6 +343,20 @@ void local_append(Local& local, py::ssize_t candidate, double y, double noise) {
   if (!(noise >= 0.0) || std::isinf(noise))
     throw ArrayError("noise: a variance is finite and not negative");
   locked(local, [&] { local.append(at, y, noise); });
+}
+
+void local_refit(Local& local, const py::object& y_, const py::object& noise_) {
+  const Array y = doubles(y_, "y", 1), noise = doubles_like(noise_, "noise", y.shape(0));
+  for (std::size_t i = 0; i < rows(noise); ++i)
+    if (noise.data()[i] < 0.0) throw ArrayError("noise: a variance cannot be negative");
+  locked(local, [&] { local.refit(y.data(), noise.data(), rows(y)); });
+}
+
+double local_log_likelihood(Local& local, const py::object& y_, double noise) {
+  const Array y = doubles_like(y_, "y", static_cast<py::ssize_t>(local.size()));
+  if (!(noise >= 0.0) || std::isinf(noise))
+    throw ArrayError("noise: a variance is finite and not negative");
+  return locked(local, [&] { return local.log_likelihood(y.data(), noise); });
 }
 
 double local_uncertainty(Local& local, const std::vector<std::int64_t>& pending, double noise) {
@@ -347,6 +392,12 @@ PYBIND11_MODULE(_core, m) {
   py::register_local_exception_translator(translate);
 
   m.def("isa", [] { return simd().name; }, "The instruction set in use: baseline, avx2 or avx512.");
+  m.def(
+      "set_threads", [](std::size_t n) { thread_limit = n; }, "n"_a,
+      "The most threads a call may use; 0: as many as there are cores.");
+  m.def("threads", [] { return parallel_parts(SIZE_MAX, 1e18); }, "Threads a large call uses.");
+  m.def("read_pass", &read_pass, "array"_a,
+        "Read an array on all threads, for the benchmarks; the xor of its 64-bit words.");
   m.def("column_moments", &moments, "embeddings"_a,
         "Column means and standard deviations, float64.");
 
@@ -363,8 +414,9 @@ PYBIND11_MODULE(_core, m) {
   py::class_<Gp>(m, "GaussianProcess", "Incremental Gaussian process on that kernel.")
       .def(py::init([](NetworkPtr net) { return std::make_unique<Gp>(std::move(net)); }),
            "network"_a)
-      .def("__len__", &Gp::size)
-      .def_property_readonly("jitter", &Gp::jitter)
+      .def("__len__", [](const Gp& gp) { return locked(gp, [&] { return gp.size(); }); })
+      .def_property_readonly("jitter",
+                             [](const Gp& gp) { return locked(gp, [&] { return gp.jitter(); }); })
       .def("append", &gp_append, "X"_a, "y"_a, "noise"_a)
       .def("pop", [](Gp& gp) { locked(gp, [&] { gp.pop(); }); })
       .def(
@@ -428,6 +480,14 @@ PYBIND11_MODULE(_core, m) {
             return p.nearest(x.data());
           },
           "x"_a)
+      .def(
+          "radius",
+          [](const CpuPool& p, py::ssize_t i, std::size_t k) {
+            const std::size_t at = checked_index(i, p.size(), "radius");
+            const py::gil_scoped_release nogil;
+            return p.radius(at, k);
+          },
+          "i"_a, "k"_a)
       .def("k_nearest", &pool_k_nearest, "x"_a, "k"_a, "available_only"_a = false)
       .def(
           "distances",
@@ -443,16 +503,18 @@ PYBIND11_MODULE(_core, m) {
 
   py::class_<Local>(m, "LocalGradient",
                     "The posterior mean's gradient at one candidate, kept up to date.")
-      .def(py::init([](NetworkPtr net, const CpuPool& pool) {
+      .def(py::init([](NetworkPtr net, const CpuPool& pool, std::size_t capacity) {
              if (net->dim() != pool.dim())
                throw ArrayError("pool: dimension " + std::to_string(pool.dim()) +
                                 ", the network has " + std::to_string(net->dim()));
-             return std::make_unique<Local>(std::move(net), pool);
+             return std::make_unique<Local>(std::move(net), pool, capacity);
            }),
-           "network"_a, "pool"_a, py::keep_alive<1, 3>())
-      .def("__len__", &Local::size)
+           "network"_a, "pool"_a, "capacity"_a = 0, py::keep_alive<1, 3>())
+      .def("__len__", [](const Local& l) { return locked(l, [&] { return l.size(); }); })
       .def("clear", [](Local& l) { locked(l, [&] { l.clear(); }); })
       .def("append", &local_append, "candidate"_a, "y"_a, "noise"_a)
+      .def("refit", &local_refit, "y"_a, "noise"_a)
+      .def("log_likelihood", &local_log_likelihood, "y"_a, "noise"_a)
       .def(
           "center",
           [](Local& l, py::ssize_t candidate) {
@@ -461,7 +523,7 @@ PYBIND11_MODULE(_core, m) {
           },
           "candidate"_a)
       .def("gradient",
-           [](const Local& l) {
+           [](Local& l) {
              Array out = vector(l.pool().dim());
              double* p = out.mutable_data();
              locked(l, [&] { l.gradient(p); });
@@ -469,8 +531,7 @@ PYBIND11_MODULE(_core, m) {
            })
       .def("relative_uncertainty", &local_uncertainty, "pending"_a, "noise"_a)
       .def(
-          "step",
-          [](const Local& l, double length) { return locked(l, [&] { return l.step(length); }); },
+          "step", [](Local& l, double length) { return locked(l, [&] { return l.step(length); }); },
           "length"_a);
 }
 

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "error.hpp"
-#include "parallel.hpp"
 #include "simd.hpp"
 
 namespace zopo {
@@ -21,7 +20,7 @@ void GaussianProcess<Device>::append(const double* X, const double* y, const dou
     points_.append(*net_, X, count);
     y_.insert(y_.end(), y, y + count);
     noise_.insert(noise_.end(), noise, noise + count);
-    alpha_stale_ = true;
+    stale();
     const std::size_t n = size();
     std::vector<double> K(count * n);
     if (count == 1) {  // the usual step: one row, no packing
@@ -94,7 +93,7 @@ void GaussianProcess<Device>::pop() {
   points_.truncate(*net_, n);
   y_.resize(n);
   noise_.resize(n);
-  alpha_stale_ = true;
+  stale();
   if (n == 0) jitter_ = 0.0;
 }
 
@@ -107,7 +106,7 @@ void GaussianProcess<Device>::remove(std::size_t i) {
   points_.erase(*net_, i);
   y_.erase(y_.begin() + i);
   noise_.erase(noise_.begin() + i);
-  alpha_stale_ = true;
+  stale();
   if (size() == 0) jitter_ = 0.0;
 }
 
@@ -132,43 +131,24 @@ const double* GaussianProcess<Device>::alpha() const {
 }
 
 template <class Device>
-void GaussianProcess<Device>::posterior(const double* X, std::size_t q, PosteriorOut out) const {
-  const double* a = alpha();  // before the threads start: the only shared write
-  const std::size_t n = size(), d = net_->dim();
-  const double solves = out.uncertainty ? n * d : n;
-  const double work = static_cast<double>(q) * n * (d + 2 * net_->hidden() + solves);
-  parallel_ranges(q, work, [&](std::size_t begin, std::size_t end) {
-    std::vector<double> h(net_->hidden()), D(net_->hidden());
-    for (std::size_t i = begin; i < end; ++i) {
-      ntk_features<Device>(*net_, X + i * d, 1, h.data(), D.data());
-      posterior_at({1, X + i * d, h.data(), D.data()}, i, a, out);
-    }
-  });
+const Explained& GaussianProcess<Device>::explained() const {
+  if (explained_stale_) {
+    explained_ = explain<Device>(*net_, points_.view(), factor_.data(), factor_.stride());
+    explained_stale_ = false;
+  }
+  return explained_;
 }
 
 template <class Device>
-void GaussianProcess<Device>::posterior_at(PointsView x, std::size_t i, const double* alpha,
-                                           const PosteriorOut& out) const {
+void GaussianProcess<Device>::posterior(const double* X, std::size_t q, PosteriorOut out) const {
   const std::size_t n = size(), d = net_->dim();
-  const auto& isa = simd();
-  std::vector<double> k(n), gamma((net_->layers() + 1) * n);
-  ntk_row<Device>(*net_, x, points_.view(), k.data(), gamma.data());
-  if (out.mean) out.mean[i] = isa.dot(k.data(), alpha, n);
-  if (out.gradient)
-    ntk_gradient_mean<Device>(*net_, x, points_.view(), gamma.data(), alpha, out.gradient + i * d);
-  if (out.variance) {
-    double prior;
-    ntk_diag<Device>(*net_, x, &prior);
-    factor_.solve_lower(k.data());
-    out.variance[i] = std::max(0.0, prior - isa.dot(k.data(), k.data(), n));
-  }
-  if (out.uncertainty) {
-    std::vector<double> G(n * d);
-    ntk_gradient_rows<Device>(*net_, x, points_.view(), gamma.data(), G.data());
-    factor_.solve_lower_rows(G.data(), d, d);
-    const double explained = isa.dot(G.data(), G.data(), n * d);
-    out.uncertainty[i] = std::max(0.0, ntk_gradient_prior_trace<Device>(*net_, x) - explained);
-  }
+  // The matrices of explained() cost about n^3 + n^2 d, a point without them n^2 d / 2. The choice
+  // depends on sizes alone, so that the same call gives the same bits.
+  const bool shared = out.uncertainty && n > 0 && (n <= 2 * d || q * d > 2 * n);
+  const Fit fit = {*net_,          points_.view(),
+                   factor_.data(), factor_.stride(),
+                   alpha(),        shared ? &explained() : nullptr};
+  posterior_points<Device>(fit, X, q, out);
 }
 
 template <class Device>

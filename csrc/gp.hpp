@@ -30,6 +30,29 @@ struct GpState {
   std::vector<double> X, y, noise;
 };
 
+// What tr(G^T A^-1 G) needs of the observations when G = diag(c) X + P W_0 (see ntk_linearize):
+// H = A^-1 o X X^T (n, n) and S = X W_0^T (n, width[1]); it is then
+//   c^T H c + 2 sum(C^-1 P o C^-1 diag(c) S) + sum(C^-1 P o C^-1 P W_0 W_0^T).
+struct Explained {
+  std::vector<double> H, S;
+};
+
+// Everything a posterior is computed from, read-only while threads work on it.
+struct Fit {
+  const Network& net;
+  PointsView points;
+  const double* C;  // (n, n) lower triangular, leading dimension ldc
+  std::size_t ldc;
+  const double* alpha;         // (n,)
+  const Explained* explained;  // null: the derivative's covariance by G itself, O(n^2 d) a point
+};
+
+template <class Device>
+void posterior_points(const Fit& fit, const double* X, std::size_t q, const PosteriorOut& out);
+
+template <class Device>
+Explained explain(const Network& net, PointsView points, const double* C, std::size_t ldc);
+
 template <class Device>
 class GaussianProcess {
  public:
@@ -58,9 +81,9 @@ class GaussianProcess {
  private:
   bool extend(std::size_t from, const double* K, std::size_t ldk);
   void rebuild_with_jitter();
+  void stale() const { alpha_stale_ = explained_stale_ = true; }
   const double* alpha() const;
-  void posterior_at(PointsView x, std::size_t i, const double* alpha,
-                    const PosteriorOut& out) const;
+  const Explained& explained() const;
 
   std::shared_ptr<const Network> net_;
   Points<Device> points_;
@@ -69,6 +92,8 @@ class GaussianProcess {
   double jitter_ = 0.0;
   mutable std::vector<double> alpha_;
   mutable bool alpha_stale_ = true;
+  mutable Explained explained_;
+  mutable bool explained_stale_ = true;
   mutable std::mutex mutex_;
 };
 

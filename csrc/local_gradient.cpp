@@ -11,117 +11,198 @@
 namespace zopo {
 
 template <class Device>
-LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool)
-    : net_(std::move(net)), pool_(&pool), target_(pool.dim()) {}
+LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool,
+                                     std::size_t capacity)
+    : net_(std::move(net)), pool_(&pool), target_(pool.dim()), work_(pool.dim()) {
+  reserve(std::max<std::size_t>(capacity, 8));
+}
 
 template <class Device>
 void LocalGradient<Device>::clear() {
-  points_.truncate(*net_, 0);
-  y_.clear();
-  z_y_.clear();
-  z_1_.clear();
+  index_.clear();
+  for (auto* column : {&y_, &noise_, &z_y_, &z_1_}) column->clear();
   center_ = -1;
   explained_ = 0.0;
 }
 
 template <class Device>
-void LocalGradient<Device>::grow(std::size_t n) {
-  if (n <= stride_) return;
-  const std::size_t stride = std::max<std::size_t>(2 * stride_, 64), w = net_->width(1);
-  // All that can fail first, then what cannot: a lack of memory leaves everything as it was.
-  std::vector<double> grown[3];
-  for (auto& matrix : grown) matrix.resize(stride * stride);
-  for (auto* rows : {&S_, &P_}) rows->resize(stride * w);
-  for (auto* column : {&c_, &k_}) column->resize(stride);
-  gamma_.resize((net_->layers() + 1) * stride);
-  product_.resize(std::max(stride, w));
-  for (auto* column : {&y_, &z_y_, &z_1_}) column->reserve(stride);
-  std::vector<double>* const kept[3] = {&inverse_, &precision_, &inner_};
-  for (std::size_t m = 0; m < 3; ++m) {
-    for (std::size_t i = 0; i < points_.n; ++i)
-      std::copy_n(kept[m]->data() + i * stride_, i + 1, grown[m].data() + i * stride);
-    kept[m]->swap(grown[m]);
-  }
-  stride_ = stride;
+void LocalGradient<Device>::reserve(std::size_t n) {
+  if (n <= capacity_) return;
+  n = (std::max(n, capacity_ + capacity_ / 2) + 7) / 8 * 8;
+  const std::size_t w = net_->width(1), wide = (w + 7) / 8 * 8;
+  // A lack of memory leaves what is there as it was: vectors keep their contents.
+  for (auto* triangle : {&K_, &inverse_, &precision_, &inner_})
+    triangle->resize(triangle_offset(n));
+  for (auto* column : {&k_, &u_, &v_, &c_}) column->resize(n);
+  for (auto* column : {&y_, &noise_, &z_y_, &z_1_}) column->reserve(n);
+  S_.resize(n * w);
+  PS_.resize(n * 2 * wide);
+  T_.resize(n * 2 * wide);
+  WT_.reserve(n * wide);
+  gamma_.resize((net_->layers() + 1) * n);
+  for (auto* pair : {&qr_, &Wq_}) pair->resize(2 * wide);
+  for (auto* features : {&h_, &D_}) features->resize(n * net_->hidden());
+  index_.reserve(n);
+  capacity_ = n;
 }
 
-// Adds a row to C^-1 (and to X X^T, S, and the center's c, P); returns its pivot. The caller counts
-// the row in or forgets it by points_.truncate().
 template <class Device>
-double LocalGradient<Device>::extend(const double* x, double noise) {
-  const auto& isa = simd();
-  const std::size_t n = points_.n, d = net_->dim(), w = net_->width(1);
-  grow(n + 1);
+PointsView LocalGradient<Device>::features(std::size_t from, std::size_t n) const {
+  const std::size_t S = net_->hidden();
+  return {n, nullptr, h_.data() + from * S, D_.data() + from * S};
+}
+
+template <class Device>
+double* LocalGradient<Device>::row(std::vector<double>& triangle, std::size_t i) {
+  return triangle.data() + triangle_offset(i);
+}
+
+// Adds a point: its rows of K, X X^T, S and, at the center, c and P. The caller factorises, and
+// counts it in or forgets it by index_.resize().
+template <class Device>
+void LocalGradient<Device>::extend(std::size_t candidate, double noise) {
+  const std::size_t n = size(), S = net_->hidden();
+  reserve(n + 1);
+  pool_->row(candidate, target_.data());
+  ntk_features<Device>(*net_, target_.data(), 1, h_.data() + n * S, D_.data() + n * S,
+                       S_.data() + n * net_->width(1));
+  index_.push_back(static_cast<std::int64_t>(candidate));
   try {
-    points_.append(*net_, x, 1);
+    double* inner = row(inner_, n);
+    pool_->inner(index_.data(), n + 1, target_.data(), inner, work_.data());
+    ntk_row<Device>(*net_, features(n, 1), features(0, n + 1), row(K_, n), gamma_.data(), inner);
+    factorise(n, noise);
+    if (center_ >= 0) follow(n, 1);
   } catch (...) {
-    points_.truncate(*net_, n);
+    index_.resize(n);
     throw;
   }
-  isa.matvec(net_->weight(0), d, w, d, x, S_.data() + n * w);
-
-  double* inner = inner_.data() + n * stride_;
-  ntk_row<Device>(*net_, points_.row(*net_, n), points_.view(), k_.data(), gamma_.data(), inner);
-  double* row = inverse_.data() + n * stride_;
-  std::fill_n(row, n + 1, 0.0);
-  double pivot = k_[n] + noise;
-  const double diagonal = pivot;
-  for (std::size_t i = 0; i < n; ++i) {  // c = C^-1 k; l = (-c^T C^-1, 1) / pivot^(1/2)
-    const double c = isa.dot(inverse_.data() + i * stride_, k_.data(), i + 1);
-    pivot -= c * c;
-    isa.axpy(i + 1, -c, inverse_.data() + i * stride_, row);
-  }
-  const double rounding = 4.0 * static_cast<double>(n + 1) * std::numeric_limits<double>::epsilon();
-  if (!(pivot > rounding * diagonal)) {
-    points_.truncate(*net_, n);
-    throw NotPositiveDefiniteError("observation " + std::to_string(n) +
-                                   " repeats earlier ones and its noise is too small");
-  }
-  row[n] = 1.0;
-  const double scale = 1.0 / std::sqrt(pivot);
-  for (std::size_t j = 0; j <= n; ++j) row[j] *= scale;
-
-  if (center_ >= 0) {
-    const PointsView added = points_.row(*net_, n);
-    ntk_row<Device>(*net_, point_.view(), added, k_.data(), gamma_.data(), nullptr);
-    c_[n] = gamma_[0];
-    ntk_gradient_remainder<Device>(*net_, point_.view(), added, gamma_.data(), P_.data() + n * w);
-  }
-  return scale;
 }
 
-// The last row's v = l^T G into v_, and its part of the gradient and of what is explained.
+// Row n of C^-1: with v = C^-1 k, l = (-C^-T v, 1) / pivot^(1/2), pivot = k_nn + noise - |v|^2.
 template <class Device>
-void LocalGradient<Device>::follow(double z_y, double z_1) {
+void LocalGradient<Device>::factorise(std::size_t n, double noise) {
   const auto& isa = simd();
-  const std::size_t n = points_.n, d = net_->dim(), w = net_->width(1);
-  const double* l = inverse_.data() + (n - 1) * stride_;
-  std::fill(v_.begin(), v_.end(), 0.0);
-  for (std::size_t j = 0; j < n; ++j) k_[j] = l[j] * c_[j];
-  isa.matvec_transposed(points_.x.data(), d, n, d, k_.data(), v_.data());
-  std::fill_n(product_.data(), w, 0.0);
-  isa.matvec_transposed(P_.data(), w, n, w, l, product_.data());
-  isa.matvec_transposed(net_->weight(0), d, w, d, product_.data(), v_.data());
-  explained_ += isa.dot(v_.data(), v_.data(), d);
-  isa.axpy(d, z_y, v_.data(), g_y_.data());
-  isa.axpy(d, z_1, v_.data(), g_1_.data());
+  const double* k = row(K_, n);
+  double* l = row(inverse_, n);
+  std::fill_n(l, triangle_width(n), 0.0);
+  const double diagonal = k[n] + noise;
+  double pivot = diagonal;
+  if (n > 0) {
+    std::copy_n(k, n, k_.data());
+    std::fill(k_.begin() + static_cast<std::ptrdiff_t>(n),
+              k_.begin() + static_cast<std::ptrdiff_t>(triangle_width(n - 1)), 0.0);
+    isa.triangle_normal(inverse_.data(), n, k_.data(), v_.data(), l);
+    pivot -= isa.dot(v_.data(), v_.data(), n);
+  }
+  const double rounding = 4.0 * static_cast<double>(n + 1) * std::numeric_limits<double>::epsilon();
+  if (!(pivot > rounding * diagonal))
+    throw NotPositiveDefiniteError("observation " + std::to_string(n) +
+                                   " repeats earlier ones and its noise is too small");
+  const double scale = 1.0 / std::sqrt(pivot);
+  for (std::size_t j = 0; j < n; ++j) l[j] *= -scale;
+  l[n] = scale;
+}
+
+// Counts in the last row for the scores: A^-1, C^-1 y, C^-1 1.
+template <class Device>
+void LocalGradient<Device>::record(double y, double noise) {
+  const auto& isa = simd();
+  const std::size_t n = y_.size();
+  const double* l = row(inverse_, n);
+  std::fill_n(row(precision_, n), triangle_width(n), 0.0);
+  isa.triangle_rank_one(precision_.data(), n + 1, l);
+  y_.push_back(y);
+  noise_.push_back(noise);
+  double sum = 0.0;
+  for (std::size_t i = 0; i <= n; ++i) sum += l[i];
+  z_y_.push_back(isa.dot(l, y_.data(), n + 1));
+  z_1_.push_back(sum);
+}
+
+// c, P and diag(c) S at the center for the n rows `from` and after.
+template <class Device>
+void LocalGradient<Device>::follow(std::size_t from, std::size_t n) {
+  const std::size_t a = at_.a, w = net_->width(1);
+  // The kernel itself is not used: any inner products do.
+  ntk_row<Device>(*net_, point_.view(), features(from, n), k_.data(), gamma_.data(), u_.data());
+  std::copy_n(gamma_.data(), n, c_.data() + from);
+  double* PS = PS_.data() + from * 2 * a;
+  ntk_remainder<Device>(*net_, at_, features(from, n), gamma_.data(), PS, 2 * a, remainder_);
+  for (std::size_t i = from; i < from + n; ++i, PS += 2 * a) {
+    double* cS = PS + a;
+    for (std::size_t j = 0; j < at_.on.size(); ++j) cS[j] = c_[i] * S_[i * w + at_.on[j]];
+    std::fill(cS + at_.on.size(), cS + a, 0.0);
+  }
+}
+
+// |l^T G|^2 of the last row, in O(n^2).
+template <class Device>
+double LocalGradient<Device>::explained_by_last() {
+  const auto& isa = simd();
+  const std::size_t n = size(), a = at_.a, wide = triangle_width(n - 1);
+  const double* l = row(inverse_, n - 1);
+  for (std::size_t j = 0; j < n; ++j) u_[j] = l[j] * c_[j];
+  std::fill(u_.begin() + static_cast<std::ptrdiff_t>(n),
+            u_.begin() + static_cast<std::ptrdiff_t>(wide), 0.0);
+  isa.triangle_matvec(inner_.data(), n, u_.data(), v_.data());
+  double explained = 2.0 * isa.dot(u_.data(), v_.data(), n);
+  for (std::size_t i = 0; i < n; ++i) explained -= u_[i] * u_[i] * row(inner_, i)[i];
+  std::fill_n(qr_.data(), 2 * a, 0.0);  // q = P^T l and S^T u
+  isa.matvec_transposed(PS_.data(), 2 * a, n, 2 * a, l, qr_.data());
+  isa.matvec(at_.first_gram.data(), a, a, a, qr_.data(), Wq_.data());
+  return explained + 2.0 * isa.dot(qr_.data(), qr_.data() + a, a) +
+         isa.dot(qr_.data(), Wq_.data(), a);
 }
 
 template <class Device>
 void LocalGradient<Device>::append(std::size_t candidate, double y, double noise) {
+  extend(candidate, noise);
+  record(y, noise);
+  if (center_ >= 0) explained_ += explained_by_last();
+}
+
+template <class Device>
+void LocalGradient<Device>::refit(const double* y, const double* noise, std::size_t n) {
+  if (n != size())
+    throw ArrayError("y: expected " + std::to_string(size()) + " entries, got " +
+                     std::to_string(n));
+  if (std::equal(noise_.begin(), noise_.end(), noise)) {
+    y_.assign(y, y + n);
+    for (std::size_t i = 0; i < n; ++i) z_y_[i] = simd().dot(row(inverse_, i), y, i + 1);
+    return;
+  }
+  for (auto* column : {&y_, &noise_, &z_y_, &z_1_}) column->clear();
+  center_ = -1;
+  for (std::size_t i = 0; i < n; ++i) {
+    try {
+      factorise(i, noise[i]);
+    } catch (const NotPositiveDefiniteError&) {
+      index_.resize(i);
+      throw;
+    }
+    record(y[i], noise[i]);
+  }
+}
+
+template <class Device>
+double LocalGradient<Device>::log_likelihood(const double* y, double noise) {
   const auto& isa = simd();
-  pool_->row(candidate, target_.data());
-  extend(target_.data(), noise);
-  const std::size_t n = points_.n;
-  const double* l = inverse_.data() + (n - 1) * stride_;
-  std::fill_n(precision_.data() + (n - 1) * stride_, n, 0.0);
-  for (std::size_t i = 0; i < n; ++i) isa.axpy(i + 1, l[i], l, precision_.data() + i * stride_);
-  y_.push_back(y);
-  double sum = 0.0;
-  for (std::size_t i = 0; i < n; ++i) sum += l[i];
-  z_y_.push_back(isa.dot(l, y_.data(), n));
-  z_1_.push_back(sum);
-  if (center_ >= 0) follow(z_y_.back(), z_1_.back());
+  const std::size_t n = size();
+  if (n == 0) return 0.0;
+  std::vector<double> C(K_.begin(), K_.begin() + static_cast<std::ptrdiff_t>(triangle_offset(n)));
+  for (std::size_t i = 0; i < n; ++i) C[triangle_offset(i) + i] += noise;
+  if (!isa.triangle_cholesky(C.data(), n)) return -std::numeric_limits<double>::infinity();
+  double determinant = 0.0, fit = 0.0;
+  std::vector<double> z(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* c = C.data() + triangle_offset(i);
+    z[i] = (y[i] - isa.dot(c, z.data(), i)) / c[i];
+    fit += z[i] * z[i];
+    determinant += std::log(c[i]);
+  }
+  const double count = static_cast<double>(n), tiny = std::numeric_limits<double>::min();
+  return -0.5 * count * std::log(std::max(fit / count, tiny)) - determinant;
 }
 
 template <class Device>
@@ -131,7 +212,7 @@ void LocalGradient<Device>::center(std::size_t candidate) {
   pool_->row(candidate, target_.data());
   point_.truncate(*net_, 0);
   point_.append(*net_, target_.data(), 1);
-  prior_ = ntk_gradient_prior_trace<Device>(*net_, point_.view());
+  ntk_linearize<Device>(*net_, point_.view(), at_);
   recenter();
   center_ = static_cast<std::int64_t>(candidate);
 }
@@ -139,56 +220,26 @@ void LocalGradient<Device>::center(std::size_t candidate) {
 template <class Device>
 void LocalGradient<Device>::recenter() {
   const auto& isa = simd();
-  const std::size_t n = points_.n, d = net_->dim(), w = net_->width(1);
-  grow(n);
-  v_.assign(d, 0.0);
-  g_y_.assign(d, 0.0);
-  g_1_.assign(d, 0.0);
+  const std::size_t n = size(), d = net_->dim(), a = at_.a;
+  weight_.assign(a * d, 0.0);
+  for (std::size_t j = 0; j < at_.on.size(); ++j)
+    std::copy_n(net_->weight(0) + at_.on[j] * d, d, weight_.data() + j * d);
   explained_ = 0.0;
   if (n == 0) return;
-  ntk_row<Device>(*net_, point_.view(), points_.view(), k_.data(), gamma_.data(), nullptr);
-  std::copy_n(gamma_.data(), n, c_.data());
-  ntk_gradient_remainder<Device>(*net_, point_.view(), points_.view(), gamma_.data(), P_.data());
+  follow(0, n);
 
-  // Columns that are on at the center, padded to whole vectors.
-  std::vector<std::size_t> on;
-  for (std::size_t j = 0; j < w; ++j)
-    if (point_.h[j] > 0.0) on.push_back(j);
-  const std::size_t a = (on.size() + 7) / 8 * 8;
-  std::vector<double> P(n * a), S(n * a), W(a * a), T(a), R(a), TW(a);
-  for (std::size_t i = 0; i < n; ++i)
-    for (std::size_t j = 0; j < on.size(); ++j) {
-      P[i * a + j] = P_[i * w + on[j]];
-      S[i * a + j] = c_[i] * S_[i * w + on[j]];
-    }
-  for (std::size_t i = 0; i < on.size(); ++i)
-    for (std::size_t j = 0; j < on.size(); ++j)
-      W[i * a + j] = net_->first_gram()[on[i] * w + on[j]];
-
-  std::vector<double> alpha(n, 0.0), ones(n, 0.0);  // A^-1 y, A^-1 1
+  // T = C^-1 (P, diag(c) S), by blocks of eight rows of C^-1.
+  for (std::size_t i = 0; i < n; i += 8)
+    isa.gemm(std::min<std::size_t>(8, n - i), 2 * a, std::min(n, triangle_width(i)),
+             row(inverse_, i), triangle_width(i), PS_.data(), 2 * a, T_.data() + i * 2 * a, 2 * a,
+             false);
+  WT_.resize(n * a);
+  isa.gemm(n, a, a, T_.data(), 2 * a, at_.first_gram.data(), a, WT_.data(), a, false);
   for (std::size_t i = 0; i < n; ++i) {
-    const double* l = inverse_.data() + i * stride_;
-    std::fill(T.begin(), T.end(), 0.0);
-    std::fill(R.begin(), R.end(), 0.0);
-    isa.matvec_transposed(P.data(), a, i + 1, a, l, T.data());
-    isa.matvec_transposed(S.data(), a, i + 1, a, l, R.data());
-    isa.matvec(W.data(), a, a, a, T.data(), TW.data());
-    explained_ += isa.dot(T.data(), TW.data(), a) + 2.0 * isa.dot(T.data(), R.data(), a);
-
-    const double* precision = precision_.data() + i * stride_;
-    const double* inner = inner_.data() + i * stride_;
-    for (std::size_t j = 0; j <= i; ++j) k_[j] = precision[j] * inner[j];
-    explained_ += c_[i] * (2.0 * isa.dot(k_.data(), c_.data(), i + 1) - k_[i] * c_[i]);
-
-    isa.axpy(i + 1, z_y_[i], l, alpha.data());
-    isa.axpy(i + 1, z_1_[i], l, ones.data());
-  }
-  for (const auto& [weights, out] : {std::pair{&alpha, &g_y_}, std::pair{&ones, &g_1_}}) {
-    std::fill_n(product_.data(), w, 0.0);
-    isa.matvec_transposed(P_.data(), w, n, w, weights->data(), product_.data());
-    isa.matvec_transposed(net_->weight(0), d, w, d, product_.data(), out->data());
-    for (std::size_t i = 0; i < n; ++i) (*weights)[i] *= c_[i];
-    isa.matvec_transposed(points_.x.data(), d, n, d, weights->data(), out->data());
+    const double* T = T_.data() + i * 2 * a;
+    explained_ += isa.dot(T, WT_.data() + i * a, a) + 2.0 * isa.dot(T, T + a, a);
+    const double *p = row(precision_, i), *m = row(inner_, i);
+    explained_ += c_[i] * (2.0 * isa.dot3(p, m, c_.data(), i) + p[i] * m[i] * c_[i]);
   }
 }
 
@@ -198,54 +249,56 @@ void LocalGradient<Device>::require_center() const {
 }
 
 template <class Device>
-void LocalGradient<Device>::gradient(double* out) const {
+void LocalGradient<Device>::gradient(double* out) {
   require_center();
-  std::fill_n(out, net_->dim(), 0.0);
-  if (y_.empty()) return;
+  const auto& isa = simd();
+  const std::size_t n = y_.size(), d = net_->dim(), a = at_.a;
+  std::fill_n(out, d, 0.0);
+  if (n == 0) return;
   const auto [low, high] = std::minmax_element(y_.begin(), y_.end());
   if (*low == *high) return;  // equal scores have no gradient, whatever rounding says
   double mean = 0.0;
   for (const double y : y_) mean += y;
-  mean /= static_cast<double>(y_.size());
-  for (std::size_t j = 0; j < net_->dim(); ++j) out[j] = g_y_[j] - mean * g_1_[j];
+  mean /= static_cast<double>(n);
+  for (std::size_t i = 0; i < n; ++i) u_[i] = z_y_[i] - mean * z_1_[i];
+  std::fill_n(v_.data(), triangle_width(n - 1), 0.0);
+  isa.triangle_matvec_transposed(inverse_.data(), n, u_.data(), v_.data());  // alpha
+  std::fill_n(qr_.data(), a, 0.0);
+  isa.matvec_transposed(PS_.data(), 2 * a, n, a, v_.data(), qr_.data());
+  isa.matvec_transposed(weight_.data(), d, at_.on.size(), d, qr_.data(), out);
+  for (std::size_t i = 0; i < n; ++i) v_[i] *= c_[i];
+  pool_->combine(index_.data(), n, v_.data(), out, work_.data());
 }
 
 template <class Device>
 double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, std::size_t count,
                                                    double noise) {
   require_center();
-  const std::size_t n = points_.n;
-  const double explained = explained_;
-  double left = 0.0;
-  try {
-    for (std::size_t p = 0; p < count; ++p) {
-      pool_->row(static_cast<std::size_t>(pending[p]), target_.data());
-      try {
-        extend(target_.data(), noise);
-      } catch (const NotPositiveDefiniteError&) {
-        continue;  // as good as observed already: it explains no more
-      }
-      follow(0.0, 0.0);  // a score as expected: the gradient stays
+  const std::size_t n = size();
+  double left = at_.prior_trace - explained_;
+  for (std::size_t p = 0; p < count; ++p) {
+    try {
+      extend(static_cast<std::size_t>(pending[p]), noise);
+    } catch (const NotPositiveDefiniteError&) {
+      continue;  // as good as observed already: it explains no more
+    } catch (...) {
+      index_.resize(n);
+      throw;
     }
-    left = prior_ - explained_;
-  } catch (...) {
-    points_.truncate(*net_, n);
-    explained_ = explained;
-    throw;
+    left -= explained_by_last();
   }
-  points_.truncate(*net_, n);
-  explained_ = explained;
-  return prior_ > 0.0 ? std::max(0.0, left / prior_) : 0.0;
+  index_.resize(n);
+  return at_.prior_trace > 0.0 ? std::max(0.0, left / at_.prior_trace) : 0.0;
 }
 
 template <class Device>
-std::int64_t LocalGradient<Device>::step(double length) const {
+std::int64_t LocalGradient<Device>::step(double length) {
   require_center();
-  std::vector<double> g(net_->dim());
-  gradient(g.data());
-  const double norm = std::sqrt(simd().dot(g.data(), g.data(), g.size()));
-  std::copy(point_.x.begin(), point_.x.end(), target_.begin());
-  if (norm > 0.0) simd().axpy(g.size(), length / norm, g.data(), target_.data());
+  gradient(target_.data());
+  const std::size_t d = net_->dim();
+  const double norm = std::sqrt(simd().dot(target_.data(), target_.data(), d));
+  const double scale = norm > 0.0 ? length / norm : 0.0;
+  for (std::size_t j = 0; j < d; ++j) target_[j] = point_.x[j] + scale * target_[j];
   return pool_->nearest(target_.data());
 }
 

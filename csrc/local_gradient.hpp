@@ -1,17 +1,15 @@
 // The posterior mean's gradient at one candidate, kept up to date while observations come in.
 //
 // The search asks for the derivative at the same center again and again, with one observation more
-// each time. With C^-1 kept as rows l_i (a new observation adds a row and changes none) and
-// v_i = l_i^T G, G = dk(x, X)/dx at the center,
+// each time. C^-1 is kept by rows l_i: a new observation adds a row and changes none. With
+// G = dk(x, X)/dx = diag(c) X + P W_0 at the center, M = X X^T and S = X W_0^T, each row adds
 //
-//   gradient   G^T A^-1 y   = sum_i (C^-1 y)_i v_i
-//   explained  tr G^T A^-1 G = sum_i |v_i|^2
+//   |l_i^T G|^2 = u^T M u + 2 q^T (S^T u) + q^T W_0 W_0^T q,   u = c o l_i, q = P^T l_i
 //
-// so an observation costs O(n^2 + nd). A new center costs O(n^2 w + nd): G = diag(c) X + P W_0 with
-// c = gamma_0 and P (n, w), and with A^-1, X X^T and S = X W_0^T at hand
-//
-//   tr G^T A^-1 G = sum(A^-1 o X X^T o c c^T) + 2 sum(C^-1 P o C^-1 diag(c) S)
-//                 + sum(C^-1 P o C^-1 P W_0 W_0^T).
+// to what is explained of the derivative's variance, tr G^T A^-1 G: O(n^2) an observation, without
+// a pass over the d columns of G. A new center needs all rows at once, O(n^2 w): with A^-1 kept,
+// the first terms sum to sum(A^-1 o M o c c^T). The gradient itself is G^T alpha, alpha = A^-1 (y -
+// mean y), one pass over X when a step is asked for.
 //
 // P is zero where a first-layer unit is off at the center: those columns are left out.
 #pragma once
@@ -30,51 +28,71 @@ namespace zopo {
 template <class Device>
 class LocalGradient {
  public:
-  // Points are the pool's standardised rows; the pool has to outlive this object.
-  LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool);
+  // Points are the pool's standardised rows; the pool has to outlive this object. Room for
+  // `capacity` observations is made now, so that none is made in the middle of a run.
+  LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool, std::size_t capacity);
 
-  std::size_t size() const { return points_.n; }
+  std::size_t size() const { return index_.size(); }
   const Pool<Device>& pool() const { return *pool_; }
   void clear();
   // NotPositiveDefiniteError, and nothing changed, when the pivot is rounding noise.
   void append(std::size_t candidate, double y, double noise);
+  // Other scores and noise variances, (n,): O(n^2) when the noise stays, O(n^3) otherwise; the
+  // kernel stays in any case. After a NotPositiveDefiniteError the observations before the one it
+  // names are left. ArrayError for another number of them.
+  void refit(const double* y, const double* noise, std::size_t n);
+  // log p(y | noise) of standardised scores y (n,), up to a constant, with the amplitude a of
+  // y ~ N(0, a (K + noise I)) at its best value: -n/2 log a - 1/2 log det(K + noise I), a = y^T (K
+  // + noise I)^-1 y / n (Rasmussen & Williams 2006, eq. 5.8). -infinity when it cannot be
+  // factorised.
+  double log_likelihood(const double* y, double noise);
   // Moves the center; O(1) when it is there already.
   void center(std::size_t candidate);
 
   // G^T A^-1 (y - mean y) at the center, (d,).
-  void gradient(double* out) const;
+  void gradient(double* out);
   // tr of the gradient covariance over its prior at the center, as if the pending candidates were
   // observed too (their scores do not matter for it).
   double relative_uncertainty(const std::int64_t* pending, std::size_t count, double noise);
   // The nearest free candidate to the center moved by `length` along the gradient; -1: none is
   // free.
-  std::int64_t step(double length) const;
+  std::int64_t step(double length);
 
   std::mutex& mutex() const { return mutex_; }
 
  private:
-  double extend(const double* x, double noise);
-  void grow(std::size_t n);
+  void reserve(std::size_t n);
+  double* row(std::vector<double>& triangle, std::size_t i);
+  void extend(std::size_t candidate, double noise);
+  void factorise(std::size_t n, double noise);
+  void record(double y, double noise);
+  double explained_by_last();
+  void follow(std::size_t from, std::size_t n);
+  PointsView features(std::size_t from, std::size_t n) const;
   void recenter();
   void require_center() const;
-  void follow(double z_y, double z_1);
 
   std::shared_ptr<const Network> net_;
   const Pool<Device>* pool_;
-  Points<Device> points_;
-  std::size_t stride_ = 0;
-  std::vector<double> inverse_;        // C^-1, lower triangular, rows of stride_
-  std::vector<double> precision_;      // A^-1, its lower triangle
-  std::vector<double> inner_;          // X X^T, its lower triangle
-  std::vector<double> S_;              // X W_0^T (n, w)
-  std::vector<double> y_, z_y_, z_1_;  // scores, C^-1 y, C^-1 1
+  std::size_t capacity_ = 0;
+  // Observed candidates, read in the pool where they lie: a copy in float64 would be the largest
+  // part of what a step has to hold in the second-level cache.
+  std::vector<std::int64_t> index_;
+  std::vector<double> h_, D_;  // their features, (n, hidden)
+  // Triangles (see simd.hpp), (n, n).
+  std::vector<double> K_, inverse_, precision_, inner_;  // without noise; C^-1; A^-1; X X^T
+  std::vector<double> S_;                                // X W_0^T (n, w)
+  std::vector<double> y_, noise_, z_y_, z_1_;            // scores, variances, C^-1 y, C^-1 1
 
   std::int64_t center_ = -1;
-  double prior_ = 0.0, explained_ = 0.0;
-  Points<Device> point_;                         // the center
-  std::vector<double> c_, P_, g_y_, g_1_;        // (n,), (n, w), G^T A^-1 y, G^T A^-1 1
-  std::vector<double> k_, gamma_, v_, product_;  // workspaces
-  mutable std::vector<double> target_;
+  double explained_ = 0.0;
+  Points<Device> point_;  // the center
+  Linearization at_;
+  std::vector<double> weight_;  // W_0 of the units on, (a, d)
+  std::vector<double> c_;       // (n,)
+  std::vector<double> PS_;      // P and diag(c) S of the units on, side by side: (n, 2a)
+  // Workspaces; the first three are zero beyond n.
+  std::vector<double> k_, u_, v_, gamma_, qr_, Wq_, T_, WT_, target_, work_, remainder_;
   mutable std::mutex mutex_;
 };
 

@@ -31,13 +31,15 @@ class Network {
   // Where h_l (l >= 1) and D_{l-1} start within a point's row of hidden() numbers.
   std::size_t offset(std::size_t l) const { return offset_[l]; }
   const double* weight(std::size_t l) const { return weights_[l].data(); }
+  // W_l^T (width[l], width[l + 1]), l < layers: what features multiply by, many points at a time.
+  const double* transposed(std::size_t l) const { return transposed_[l].data(); }
   const double* bias(std::size_t l) const { return biases_[l].data(); }
   const double* first_gram() const { return first_gram_.data(); }  // W_0 W_0^T (width[1], width[1])
 
  private:
   std::vector<std::size_t> width_, offset_;
   std::size_t hidden_ = 0;
-  std::vector<std::vector<double>> weights_, biases_;
+  std::vector<std::vector<double>> weights_, biases_, transposed_;
   std::vector<double> first_gram_;
 };
 
@@ -64,9 +66,10 @@ struct Points {
   void truncate(const Network& net, std::size_t count);
 };
 
-// h, D (n, hidden) of the points X (n, d).
+// h, D (n, hidden) of the points X (n, d); with `first`, also X W_0^T (n, width[1]).
 template <class Device>
-void ntk_features(const Network& net, const double* X, std::size_t n, double* h, double* D);
+void ntk_features(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                  double* first = nullptr);
 
 // K (a.n, b.n) with leading dimension ldk; with `lower`, entries right of the diagonal are
 // unspecified.
@@ -78,11 +81,11 @@ void ntk_gram(const Network& net, PointsView a, PointsView b, bool lower, double
 template <class Device>
 void ntk_diag(const Network& net, PointsView a, double* out);
 
-// One point against many: k (n,), and gamma (layers + 1, n) = D_l(x).D_l(X_i), the last row ones;
-// with `inner` also x.X_i (n,).
+// One point against many: k (n,), and gamma (layers + 1, n) = D_l(x).D_l(X_i), the last row ones.
+// With `inner` (n,) = x.X_i given, X.x and point.x are not read.
 template <class Device>
 void ntk_row(const Network& net, PointsView point, PointsView X, double* k, double* gamma,
-             double* inner = nullptr);
+             const double* inner = nullptr);
 
 // sum_i alpha_i dk(x, X_i)/dx = sum_l J_l(x)^T sum_i alpha_i gamma_li h_l(X_i), (d,).
 template <class Device>
@@ -98,6 +101,24 @@ void ntk_gradient_remainder(const Network& net, PointsView point, PointsView X, 
 template <class Device>
 void ntk_gradient_rows(const Network& net, PointsView point, PointsView X, const double* gamma,
                        double* G);
+
+// The network linearised at a point, for the trace of its derivative's covariance without (d, d) or
+// (n, d) matrices: J_l = B_l W_0, B_l with a column for each first-layer unit that is on there.
+struct Linearization {
+  std::vector<std::size_t> on;         // those units
+  std::size_t a = 0;                   // their number, padded to whole groups of eight
+  std::vector<std::vector<double>> B;  // [l - 2]: (width[l], a), l = 2..layers
+  std::vector<double> first_gram;      // W_0 W_0^T of those units, (a, a)
+  double prior_trace = 0.0;            // tr d^2 k / dx dx'
+  std::vector<double> work;
+};
+template <class Device>
+void ntk_linearize(const Network& net, PointsView point, Linearization& at);
+
+// P (n, a) with leading dimension ldp: G = dk(x, X)/dx = diag(gamma_0) X + P W_0[on].
+template <class Device>
+void ntk_remainder(const Network& net, const Linearization& at, PointsView X, const double* gamma,
+                   double* P, std::size_t ldp, std::vector<double>& work);
 
 // d^2 k(x, x') / dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l (d, d), and its trace.
 template <class Device>

@@ -15,6 +15,12 @@ Network::Network(std::vector<std::size_t> width, std::vector<std::vector<double>
     offset_[l] = hidden_;
     hidden_ += width_[l];
   }
+  for (std::size_t l = 0; l < layers(); ++l) {
+    const std::size_t in = width_[l], out = width_[l + 1];
+    auto& T = transposed_.emplace_back(in * out);
+    for (std::size_t i = 0; i < out; ++i)
+      for (std::size_t j = 0; j < in; ++j) T[j * out + i] = weights_[l][i * in + j];
+  }
   const std::size_t w = width_[1], d = width_[0];
   first_gram_.resize(w * w);
   for (std::size_t i = 0; i < w; ++i)
@@ -22,7 +28,8 @@ Network::Network(std::vector<std::size_t> width, std::vector<std::vector<double>
 }
 
 template <>
-void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D);
+void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                       double* first);
 
 template <>
 void Points<Cpu>::append(const Network& net, const double* X, std::size_t count) {
@@ -53,35 +60,39 @@ void Points<Cpu>::truncate(const Network& net, std::size_t count) {
 }
 
 template <>
-void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D) {
+void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                       double* first) {
   const std::size_t L = net.layers(), S = net.hidden();
   const auto& isa = simd();
-  parallel_ranges(n, static_cast<double>(n) * net.dim() * net.width(1), [&](auto begin, auto end) {
-    for (std::size_t i = begin; i < end; ++i) {
-      double* hi = h + i * S;
-      double* Di = D + i * S;
-      const double* in = X + i * net.dim();
-      for (std::size_t l = 1; l <= L; ++l) {
-        double* out = hi + net.offset(l);
-        isa.matvec(net.weight(l - 1), net.width(l - 1), net.width(l), net.width(l - 1), in, out);
-        for (std::size_t j = 0; j < net.width(l); ++j)
-          out[j] = std::max(out[j] + net.bias(l - 1)[j], 0.0);
-        in = out;
+  const double work = static_cast<double>(n) * net.dim() * net.width(1);
+  parallel_ranges(n, work, [&](std::size_t begin, std::size_t end) {
+    const std::size_t rows = end - begin;
+    const double* in = X + begin * net.dim();
+    std::size_t ldin = net.dim();
+    for (std::size_t l = 1; l <= L; ++l) {
+      const std::size_t w = net.width(l);
+      double* out = h + begin * S + net.offset(l);
+      isa.gemm(rows, w, net.width(l - 1), in, ldin, net.transposed(l - 1), w, out, S, false);
+      const double* bias = net.bias(l - 1);
+      for (std::size_t i = 0; i < rows; ++i) {
+        double* a = out + i * S;
+        if (first && l == 1) std::copy_n(a, w, first + (begin + i) * w);
+        for (std::size_t j = 0; j < w; ++j) a[j] = std::max(a[j] + bias[j], 0.0);
       }
-      // D_{l-1} lives at offset(l); D_{L-1} comes from the output row, since D_L = 1.
-      for (std::size_t l = L; l >= 1; --l) {
-        double* out = Di + net.offset(l);
-        if (l == L) {
-          std::copy_n(net.weight(L), net.width(L), out);
-        } else {
-          std::fill_n(out, net.width(l), 0.0);
-          isa.matvec_transposed(net.weight(l), net.width(l), net.width(l + 1), net.width(l),
-                                Di + net.offset(l + 1), out);
-        }
-        const double* active = hi + net.offset(l);
-        for (std::size_t j = 0; j < net.width(l); ++j)
-          if (!(active[j] > 0.0)) out[j] = 0.0;
-      }
+      in = out;
+      ldin = S;
+    }
+    // D_{l-1} lives at offset(l); D_{L-1} comes from the output row, since D_L = 1.
+    for (std::size_t l = L; l >= 1; --l) {
+      const std::size_t w = net.width(l);
+      double* out = D + begin * S + net.offset(l);
+      if (l < L)
+        isa.gemm(rows, w, net.width(l + 1), D + begin * S + net.offset(l + 1), S, net.weight(l), w,
+                 out, S, false);
+      const double *active = h + begin * S + net.offset(l), *last = net.weight(L);
+      for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t j = 0; j < w; ++j)
+          out[i * S + j] = active[i * S + j] > 0.0 ? (l < L ? out[i * S + j] : last[j]) : 0.0;
     }
   });
 }
@@ -132,12 +143,23 @@ void ntk_gram<Cpu>(const Network& net, PointsView a, PointsView b, bool lower, d
                    std::size_t ldk) {
   const Operand left(net, a), right(net, b);
   const auto& isa = simd();
-  std::vector<double> packed(isa.gram_pack_size(right.view));
-  isa.gram_pack(right.view, packed.data());
-  const double work = static_cast<double>(a.n) * b.n * (net.dim() + 2 * net.hidden());
-  parallel_ranges(a.n, work, [&](auto begin, auto end) {
-    isa.gram_rows(left.view, right.view, packed.data(), begin, end, lower, K, ldk);
-  });
+  // Fresh pages cost more than the packing: what is small stays with the thread.
+  constexpr std::size_t kKept = std::size_t{1} << 19;
+  static thread_local std::vector<double> kept;
+  const std::size_t size = isa.gram_pack_size(right.view);
+  std::vector<double> own(size > kKept ? size : 0);
+  if (size <= kKept && kept.size() < size) kept.resize(size);
+  double* packed = size > kKept ? own.data() : kept.data();
+  const double features = static_cast<double>(net.dim() + 2 * net.hidden());
+  const std::size_t panels = (b.n + isa.gram_panel - 1) / isa.gram_panel;
+  parallel_ranges(
+      panels, static_cast<double>(b.n) * features,
+      [&](std::size_t begin, std::size_t end) { isa.gram_pack(right.view, begin, end, packed); });
+  const double work = static_cast<double>(a.n) * static_cast<double>(b.n) * features;
+  const auto rows = [&](std::size_t begin, std::size_t end) {
+    isa.gram_rows(left.view, right.view, packed, begin, end, lower, K, ldk);
+  };
+  parallel_ranges(a.n, work, rows, lower ? Growth::Linear : Growth::Even);
 }
 
 template <>
@@ -158,22 +180,26 @@ void ntk_diag<Cpu>(const Network& net, PointsView a, double* out) {
 
 template <>
 void ntk_row<Cpu>(const Network& net, PointsView point, PointsView X, double* k, double* gamma,
-                  double* inner) {
+                  const double* inner) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), S = net.hidden(), n = X.n;
   for (std::size_t l = 1; l <= L; ++l)
     isa.matvec(X.D + net.offset(l), S, n, net.width(l), point.D + net.offset(l),
                gamma + (l - 1) * n);
-  std::fill_n(gamma + L * n, n, 1.0);
-  isa.matvec(X.x, net.dim(), n, net.dim(), point.x, k);
-  if (inner) std::copy_n(k, n, inner);
+  if (inner)
+    std::copy_n(inner, n, k);
+  else
+    isa.matvec(X.x, net.dim(), n, net.dim(), point.x, k);
   for (std::size_t i = 0; i < n; ++i) k[i] = (k[i] + 1.0) * gamma[i];
-  for (std::size_t l = 1; l <= L; ++l)
-    for (std::size_t i = 0; i < n; ++i) {
-      const double product =
-          isa.dot(X.h + i * S + net.offset(l), point.h + net.offset(l), net.width(l));
-      k[i] += (product + 1.0) * gamma[l * n + i];
-    }
+  double* product = gamma + L * n;  // scratch until its ones are written
+  for (std::size_t l = 1; l <= L; ++l) {
+    isa.matvec(X.h + net.offset(l), S, n, net.width(l), point.h + net.offset(l), product);
+    if (l < L)
+      for (std::size_t i = 0; i < n; ++i) k[i] += (product[i] + 1.0) * gamma[l * n + i];
+    else
+      for (std::size_t i = 0; i < n; ++i) k[i] += product[i] + 1.0;
+  }
+  std::fill_n(gamma + L * n, n, 1.0);
 }
 
 template <>
@@ -254,6 +280,66 @@ double first_weight(const Network& net, PointsView point) {  // |D_0|^2
 }
 
 }  // namespace
+
+template <>
+void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at) {
+  const auto& isa = simd();
+  const std::size_t L = net.layers(), w = net.width(1);
+  at.on.clear();
+  for (std::size_t j = 0; j < w; ++j)
+    if (point.h[net.offset(1) + j] > 0.0) at.on.push_back(j);
+  const std::size_t on = at.on.size(), a = at.a = (on + 7) / 8 * 8;
+  at.first_gram.assign(a * a, 0.0);
+  for (std::size_t i = 0; i < on; ++i)
+    for (std::size_t j = 0; j < on; ++j)
+      at.first_gram[i * a + j] = net.first_gram()[at.on[i] * w + at.on[j]];
+
+  // |J_l|^2 = tr(B_l W_0 W_0^T B_l^T); B_1 is the identity on those units.
+  const auto weight = [&](std::size_t l) {  // |D_l|^2
+    if (l == L) return 1.0;
+    const double* D = point.D + net.offset(l + 1);
+    return isa.dot(D, D, net.width(l + 1));
+  };
+  at.prior_trace = weight(0) * static_cast<double>(net.dim());
+  double norm = 0.0;
+  for (std::size_t i = 0; i < on; ++i) norm += at.first_gram[i * a + i];
+  at.prior_trace += weight(1) * norm;
+  at.B.resize(L - 1);
+  for (std::size_t l = 2; l <= L; ++l) {
+    const std::size_t rows = net.width(l), inner = net.width(l - 1);
+    auto& B = at.B[l - 2];
+    B.assign(rows * a, 0.0);
+    if (l == 2)
+      for (std::size_t j = 0; j < rows; ++j)
+        for (std::size_t i = 0; i < on; ++i) B[j * a + i] = net.weight(1)[j * inner + at.on[i]];
+    else
+      isa.gemm(rows, a, inner, net.weight(l - 1), inner, at.B[l - 3].data(), a, B.data(), a, false);
+    for (std::size_t j = 0; j < rows; ++j)
+      if (!(point.h[net.offset(l) + j] > 0.0)) std::fill_n(B.data() + j * a, a, 0.0);
+    at.work.resize(std::max(at.work.size(), rows * a));
+    isa.gemm(rows, a, a, B.data(), a, at.first_gram.data(), a, at.work.data(), a, false);
+    at.prior_trace += weight(l) * isa.dot(B.data(), at.work.data(), rows * a);
+  }
+}
+
+template <>
+void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView X,
+                        const double* gamma, double* P, std::size_t ldp,
+                        std::vector<double>& work) {
+  const std::size_t n = X.n, a = at.a, on = at.on.size(), S = net.hidden();
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* h = X.h + i * S + net.offset(1);
+    for (std::size_t j = 0; j < on; ++j) P[i * ldp + j] = gamma[n + i] * h[at.on[j]];
+    std::fill(P + i * ldp + on, P + i * ldp + a, 0.0);
+  }
+  work.resize(std::max(work.size(), n * a));
+  for (std::size_t l = 2; l <= net.layers(); ++l) {
+    simd().gemm(n, a, net.width(l), X.h + net.offset(l), S, at.B[l - 2].data(), a, work.data(), a,
+                false);
+    for (std::size_t i = 0; i < n; ++i)
+      for (std::size_t j = 0; j < on; ++j) P[i * ldp + j] += gamma[l * n + i] * work[i * a + j];
+  }
+}
 
 template <>
 double ntk_gradient_prior_trace<Cpu>(const Network& net, PointsView point) {

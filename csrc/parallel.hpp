@@ -5,6 +5,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <cstddef>
 #include <exception>
 #include <thread>
@@ -12,19 +14,40 @@
 
 namespace zopo {
 
-// Calls body(begin, end) on disjoint ranges that cover [0, n); `work` estimates the total cost in
-// multiply-adds. The first exception is rethrown once all ranges have ended.
-template <class Body>
-void parallel_ranges(std::size_t n, double work, Body&& body) {
+// The most threads a call may use, 0 for as many as there are cores.
+inline std::atomic<std::size_t> thread_limit{0};
+
+// Parts to split work into: below a million multiply-adds a thread, its start is not repaid. The
+// cores are counted (a system call) only when there is something to split.
+inline std::size_t parallel_parts(std::size_t n, double work) {
   constexpr double kWorkPerThread = 1e6;
-  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
-  const std::size_t parts = std::max<std::size_t>(
-      1, std::min({n, cores, static_cast<std::size_t>(work / kWorkPerThread)}));
+  const auto worth = static_cast<std::size_t>(work / kWorkPerThread);
+  if (worth < 2 || n < 2) return 1;
+  const std::size_t limit = thread_limit.load(std::memory_order_relaxed);
+  const std::size_t cores =
+      limit ? limit : std::max<std::size_t>(1, std::thread::hardware_concurrency());
+  return std::min({n, cores, worth});
+}
+
+// How work grows along a range: the same for every index, or in proportion to it, as for the rows
+// of a triangle.
+enum class Growth { Even, Linear };
+
+// Calls body(begin, end) on disjoint ranges of like cost that cover [0, n); `work` estimates the
+// total cost in multiply-adds. The first exception is rethrown once all ranges have ended.
+template <class Body>
+void parallel_ranges(std::size_t n, double work, Body&& body, Growth growth = Growth::Even) {
+  const std::size_t parts = parallel_parts(n, work);
   if (parts == 1) return body(std::size_t{0}, n);
   std::vector<std::exception_ptr> failures(parts);
+  const auto bound = [&](std::size_t p) {
+    if (growth == Growth::Even || p == parts) return n * p / parts;
+    const double share = static_cast<double>(p) / static_cast<double>(parts);
+    return static_cast<std::size_t>(std::sqrt(share) * static_cast<double>(n));
+  };
   const auto run = [&](std::size_t p) {
     try {
-      body(n * p / parts, n * (p + 1) / parts);
+      body(bound(p), bound(p + 1));
     } catch (...) {
       failures[p] = std::current_exception();
     }

@@ -2,8 +2,8 @@
 //
 // Embeddings stay in the precision they came in; a candidate's standardised coordinates are
 // e = (z - mean) * inverse_scale, and distances are Euclidean in those, in float64 order, ties to
-// the lowest index. A scan computes float32 distances with a rigorous error bound and rescores in
-// float64 whatever lies within it, so the answer is exact.
+// the lowest index. A scan ranks by |e|^2 - 2 z.(x o inverse_scale), in float32 with a rigorous
+// error bound, and rescores in float64 whatever lies within it, so the answer is exact.
 #pragma once
 
 #include <cstddef>
@@ -43,17 +43,40 @@ class Pool {
   void release(std::size_t i);
 
   void row(std::size_t i, double* out) const;  // standardised coordinates (d,)
+  // With e_r the standardised coordinates of rows r = index[0..n): out_r = e_r . x, and
+  // out += sum_r a_r e_r, (d,). Read where they lie; `work` is scratch of d numbers.
+  void inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
+             double* work) const;
+  void combine(const std::int64_t* index, std::size_t n, const double* a, double* out,
+               double* work) const;
   // The nearest candidate to x (d,) that is not taken; -1 when all are.
   std::int64_t nearest(const double* x) const;
   // The k nearest, nearest first; taken ones are included unless `available_only`.
   std::vector<Neighbor> k_nearest(const double* x, std::size_t k, bool available_only) const;
+  // Distance from candidate i to the k-th nearest other one, to the farthest when there are fewer.
+  double radius(std::size_t i, std::size_t k) const;
   void distances(const double* x, double* out) const;  // squared, all m, float64
 
  private:
+  // Scratch of a scan, kept between calls so that a step allocates nothing; guarded by the lock.
+  template <class F>
+  struct Workspace {
+    std::vector<F> w;                      // (d,) x o inverse_scale
+    std::vector<std::vector<F>> smallest;  // by part: max-heap of the k smallest ranks
+    std::vector<std::vector<std::pair<F, std::int64_t>>> found;  // by part
+    std::vector<std::int64_t> rows;                              // what has to be rescored
+  };
+
+  template <class Z, class F>
+  void prepare(const Z* data, std::vector<F>& norm);
+  template <class Z, class F>
+  void shortlist(const Z* data, const std::vector<F>& norm, Workspace<F>& work, const double* x,
+                 std::size_t k, bool available_only) const;
+  // Every row that may be among the k nearest to x.
+  const std::vector<std::int64_t>& candidates(const double* x, std::size_t k,
+                                              bool available_only) const;
   double distance(std::size_t i, const double* x) const;
-  std::vector<std::int64_t> shortlist(const double* x, std::size_t k, bool available_only) const;
-  void approximate(std::size_t begin, std::size_t end, const float* s, const float* t,
-                   float* out) const;
+  void nearest_of(const std::vector<std::int64_t>& rows, const double* x, std::size_t k) const;
 
   bool is_taken(std::size_t i) const { return taken_[i / 64] >> (i % 64) & 1; }
 
@@ -63,6 +86,14 @@ class Pool {
   std::size_t m_, d_, available_;
   std::vector<double> mean_, inverse_scale_;
   std::vector<std::uint64_t> taken_;
+  // |e_i|^2 in the precision of the scan (one of the two is empty), their largest, and |mean o
+  // inverse_scale|.
+  std::vector<float> norm_f32_;
+  std::vector<double> norm_f64_;
+  double largest_norm_ = 0.0, offset_ = 0.0;
+  mutable std::vector<Neighbor> nearest_;  // what the last scan found, nearest first
+  mutable Workspace<float> work_f32_;
+  mutable Workspace<double> work_f64_;
 };
 
 // Column means and standard deviations (population) of an (m, d) array, in float64.

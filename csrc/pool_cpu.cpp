@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <mutex>
 #include <type_traits>
@@ -27,7 +29,7 @@ double value(double v) { return v; }
 
 // Calls f with `data` as a pointer to its element type.
 template <class F>
-auto typed(const void* data, Precision precision, F&& f) {
+decltype(auto) typed(const void* data, Precision precision, F&& f) {
   switch (precision) {
     case Precision::Half:
       return f(static_cast<const Half*>(data));
@@ -38,92 +40,73 @@ auto typed(const void* data, Precision precision, F&& f) {
   }
 }
 
-constexpr std::size_t kBlock = 256;  // rows scored at a time; their float32 distances stay in cache
+constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
 
-// A query in the form of the float32 scan, sum_j (z_j s_j - t_j)^2 with t = x + mean o s, and the
-// bound on its error. With u = 2^-24: s, t and the product round once each, so a difference is off
-// by at most 2u(|z s| + |t|) <= 2u(|diff| + 2|t|), and the sum of squares by a further (d + 2)u.
-// Cauchy-Schwarz over j gives the bound; it is doubled, which also covers its own rounding.
-struct Query {
-  std::vector<float> s, t;
-  double norm = 0.0;
+// What a rank can be off by. Per row i, with u the unit roundoff and W = sum_j |x_j s_j z_ij|:
+// |e_i|^2 is rounded once, w_j = x_j s_j once, the products are summed in lanes of at least four
+// (two in float64) and then across lanes, and the result is rounded once. Cauchy-Schwarz gives
+// W <= |x| |s o z_i| <= |x| (|e_i| + |mean o s|). Doubled, which covers the bound's own rounding.
+template <class F>
+double rank_error(double x_norm, double largest_norm, double offset, std::size_t d) {
+  const double u = std::is_same_v<F, float> ? 0x1p-24 : 0x1p-53;
+  const double subnormal = std::is_same_v<F, float> ? 0x1p-146 : 0x1p-1071;
+  const double terms = static_cast<double>(d) / (std::is_same_v<F, float> ? 4.0 : 2.0) + 24.0;
+  const double W = x_norm * (std::sqrt(largest_norm) + offset);
+  return 2.0 * (u * (2.0 * largest_norm + 2.0 * terms * W) +
+                static_cast<double>(d) * subnormal * (1.0 + x_norm));
+}
 
-  Query(const double* x, const std::vector<double>& mean,
-        const std::vector<double>& inverse_scale) {
-    s.assign(inverse_scale.begin(), inverse_scale.end());
-    t.resize(mean.size());
-    for (std::size_t j = 0; j < mean.size(); ++j) {
-      const double v = x[j] + mean[j] * inverse_scale[j];
-      t[j] = static_cast<float>(v);
-      norm += v * v;
+// Ranks [begin, end) against the k smallest so far: rows that may be among the k nearest.
+template <class F>
+struct Shortlist {
+  std::vector<F>& smallest;
+  std::vector<std::pair<F, std::int64_t>>& found;
+  std::size_t k;
+  double margin;  // twice the error: what two ranks can be apart in the wrong order
+  F cut = std::numeric_limits<F>::infinity();
+
+  void offer(std::size_t row, F rank) {
+    found.push_back({rank, static_cast<std::int64_t>(row)});
+    if (!std::isfinite(rank)) return;  // out of range: nothing is known, the rescoring decides
+    if (smallest.size() == k) {
+      if (rank >= smallest.front()) return;
+      std::pop_heap(smallest.begin(), smallest.end());
+      smallest.pop_back();
     }
-    norm = std::sqrt(norm);
+    smallest.push_back(rank);
+    std::push_heap(smallest.begin(), smallest.end());
+    if (smallest.size() == k) cut = above(smallest.front() + margin);
   }
 
-  double error(double distance) const {
-    constexpr double u = 0x1p-24, subnormal = 0x1p-146;  // below 2^-126 errors are absolute
-    const double root = std::sqrt(distance);
-    const double d = static_cast<double>(s.size());
-    const double relative =
-        4.0 * root * (root + 2.0 * norm) + 16.0 * u * norm * norm + (d + 2.0) * distance;
-    return 2.0 * u * relative + d * subnormal * (1.0 + root);
+  static F above(double v) {  // rounded up
+    return std::nextafter(static_cast<F>(v), std::numeric_limits<F>::infinity());
   }
-};
-
-// Rows that may be among the k nearest: those whose lower bound does not exceed the k-th smallest
-// upper bound so far.
-class Shortlist {
- public:
-  Shortlist(const Query& query, std::size_t k) : query_(query), k_(k) {}
-
-  bool beyond(float distance) const { return distance > cut_; }
-
-  void offer(std::size_t row, float approximate) {
-    // Out of float32's range nothing is known: the rescoring decides.
-    const bool known = std::isfinite(approximate);
-    const double distance = approximate;
-    const double error = known ? query_.error(distance) : 0.0;
-    found_.push_back({known ? distance - error : 0.0, static_cast<std::int64_t>(row)});
-    if (!known) return;
-    if (upper_.size() == k_) {
-      if (distance + error >= upper_.front()) return;
-      std::pop_heap(upper_.begin(), upper_.end());
-      upper_.pop_back();
-    }
-    upper_.push_back(distance + error);
-    std::push_heap(upper_.begin(), upper_.end());
-    // A distance above this has a lower bound above the k-th upper bound.
-    if (upper_.size() == k_) cut_ = upper_.front() + 2.0 * query_.error(upper_.front());
-  }
-
-  void merge(const Shortlist& other) {
-    found_.insert(found_.end(), other.found_.begin(), other.found_.end());
-    upper_.insert(upper_.end(), other.upper_.begin(), other.upper_.end());
-  }
-
-  // After merge() has brought all parts together.
-  std::vector<std::int64_t> candidates() {
-    double kth = std::numeric_limits<double>::infinity();
-    if (upper_.size() >= k_) {
-      const auto at = upper_.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-      std::nth_element(upper_.begin(), at, upper_.end());
-      kth = *at;
-    }
-    std::vector<std::int64_t> rows;
-    for (const auto& f : found_)
-      if (f.distance <= kth) rows.push_back(f.index);
-    return rows;
-  }
-
- private:
-  const Query& query_;
-  std::size_t k_;
-  double cut_ = std::numeric_limits<double>::infinity();
-  std::vector<double> upper_;    // max-heap of the k smallest upper bounds
-  std::vector<Neighbor> found_;  // lower bounds
 };
 
 }  // namespace
+
+template <>
+template <class Z, class F>
+void Pool<Cpu>::prepare(const Z* data, std::vector<F>& norm) {
+  norm.resize(m_);
+  std::mutex merging;
+  parallel_ranges(m_, static_cast<double>(m_) * d_, [&](std::size_t begin, std::size_t end) {
+    double largest = 0.0;
+    for (std::size_t i = begin; i < end; ++i) {
+      double partial[8] = {};  // eight sums: the additions need not wait for each other
+      for (std::size_t j = 0; j < d_; ++j) {
+        const double e = (value(data[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
+        partial[j % 8] += e * e;
+      }
+      double total = 0.0;
+      for (const double p : partial) total += p;
+      norm[i] = static_cast<F>(total);
+      largest = std::max(largest, total);
+    }
+    const std::lock_guard lock(merging);
+    largest_norm_ = std::max(largest_norm_, largest);
+  });
+}
 
 template <>
 Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_t d,
@@ -135,7 +118,19 @@ Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_
       available_(m),
       mean_(std::move(mean)),
       inverse_scale_(std::move(inverse_scale)),
-      taken_((m + 63) / 64) {}
+      taken_((m + 63) / 64) {
+  for (std::size_t j = 0; j < d_; ++j) {
+    const double v = mean_[j] * inverse_scale_[j];
+    offset_ += v * v;
+  }
+  offset_ = std::sqrt(offset_);
+  typed(data_, precision_, [&](const auto* Z) {
+    if constexpr (std::is_same_v<decltype(Z), const double*>)
+      prepare(Z, norm_f64_);
+    else
+      prepare(Z, norm_f32_);
+  });
+}
 
 template <>
 std::size_t Pool<Cpu>::available() const {
@@ -165,61 +160,149 @@ void Pool<Cpu>::release(std::size_t i) {
 
 template <>
 void Pool<Cpu>::row(std::size_t i, double* out) const {
+  if (precision_ == Precision::Half)
+    simd().widen_f16(static_cast<const std::uint16_t*>(data_) + i * d_, d_, out);
+  else
+    typed(data_, precision_, [&](const auto* Z) {
+      for (std::size_t j = 0; j < d_; ++j) out[j] = value(Z[i * d_ + j]);
+    });
+  for (std::size_t j = 0; j < d_; ++j) out[j] = (out[j] - mean_[j]) * inverse_scale_[j];
+}
+
+template <>
+void Pool<Cpu>::inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
+                      double* work) const {
+  for (std::size_t j = 0; j < d_; ++j) work[j] = x[j] * inverse_scale_[j];
+  const auto& isa = simd();
   typed(data_, precision_, [&](const auto* Z) {
-    for (std::size_t j = 0; j < d_; ++j)
-      out[j] = (value(Z[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
+    if constexpr (std::is_same_v<decltype(Z), const Half*>)
+      isa.rows_matvec_f16(&Z->bits, d_, index, n, mean_.data(), work, out);
+    else if constexpr (std::is_same_v<decltype(Z), const float*>)
+      isa.rows_matvec_f32(Z, d_, index, n, mean_.data(), work, out);
+    else
+      isa.rows_matvec_f64(Z, d_, index, n, mean_.data(), work, out);
   });
+}
+
+template <>
+void Pool<Cpu>::combine(const std::int64_t* index, std::size_t n, const double* a, double* out,
+                        double* work) const {
+  std::fill_n(work, d_, 0.0);
+  const auto& isa = simd();
+  typed(data_, precision_, [&](const auto* Z) {
+    if constexpr (std::is_same_v<decltype(Z), const Half*>)
+      isa.rows_combine_f16(&Z->bits, d_, index, n, mean_.data(), a, work);
+    else if constexpr (std::is_same_v<decltype(Z), const float*>)
+      isa.rows_combine_f32(Z, d_, index, n, mean_.data(), a, work);
+    else
+      isa.rows_combine_f64(Z, d_, index, n, mean_.data(), a, work);
+  });
+  for (std::size_t j = 0; j < d_; ++j) out[j] += work[j] * inverse_scale_[j];
 }
 
 template <>
 double Pool<Cpu>::distance(std::size_t i, const double* x) const {
-  return typed(data_, precision_, [&](const auto* Z) {
-    double partial[4] = {};  // four sums: the additions need not wait for each other
-    for (std::size_t j = 0; j < d_; ++j) {
-      const double diff = (value(Z[i * d_ + j]) - mean_[j]) * inverse_scale_[j] - x[j];
-      partial[j % 4] += diff * diff;
-    }
-    return partial[0] + partial[1] + partial[2] + partial[3];
-  });
-}
-
-template <>
-void Pool<Cpu>::approximate(std::size_t begin, std::size_t end, const float* s, const float* t,
-                            float* out) const {
-  if (precision_ == Precision::Half)
-    simd().distances_f16(static_cast<const std::uint16_t*>(data_) + begin * d_, end - begin, d_, s,
-                         t, out);
-  else
-    simd().distances_f32(static_cast<const float*>(data_) + begin * d_, end - begin, d_, s, t, out);
-}
-
-// Candidates of k_nearest in the given precision: every row that may be among the k nearest.
-template <>
-std::vector<std::int64_t> Pool<Cpu>::shortlist(const double* x, std::size_t k,
-                                               bool available_only) const {
-  const auto counts = [&](std::size_t i) { return !available_only || !is_taken(i); };
-  std::vector<std::int64_t> candidates;
-  if (precision_ == Precision::Double) {  // no cheaper precision to scan in
-    for (std::size_t i = 0; i < m_; ++i)
-      if (counts(i)) candidates.push_back(static_cast<std::int64_t>(i));
-    return candidates;
+  constexpr std::size_t kChunk = 64, kSums = 8;  // the additions need not wait for each other
+  double e[kChunk] = {}, partial[kSums] = {};
+  for (std::size_t begin = 0; begin < d_; begin += kChunk) {
+    const std::size_t count = std::min(kChunk, d_ - begin);
+    typed(data_, precision_, [&](const auto* Z) {
+      if constexpr (std::is_same_v<decltype(Z), const Half*>)
+        simd().widen_f16(&Z[i * d_ + begin].bits, count, e);
+      else
+        for (std::size_t j = 0; j < count; ++j) e[j] = value(Z[i * d_ + begin + j]);
+    });
+    for (std::size_t j = 0; j < count; ++j)
+      e[j] = (e[j] - mean_[begin + j]) * inverse_scale_[begin + j] - x[begin + j];
+    std::fill(e + count, e + kChunk, 0.0);
+    for (std::size_t j = 0; j < kChunk; j += kSums)
+      for (std::size_t q = 0; q < kSums; ++q) partial[q] += e[j + q] * e[j + q];
   }
-  const Query query(x, mean_, inverse_scale_);
-  Shortlist all(query, k);
-  std::mutex merging;
-  parallel_ranges(m_, static_cast<double>(m_) * d_, [&](std::size_t begin, std::size_t end) {
-    Shortlist mine(query, k);
-    float block[kBlock];
+  double total = 0.0;
+  for (const double sum : partial) total += sum;
+  return total;
+}
+
+template <>
+template <class Z, class F>
+void Pool<Cpu>::shortlist(const Z* data, const std::vector<F>& norm, Workspace<F>& work,
+                          const double* x, std::size_t k, bool available_only) const {
+  double x_norm = 0.0;
+  work.w.resize(d_);
+  for (std::size_t j = 0; j < d_; ++j) {
+    work.w[j] = static_cast<F>(x[j] * inverse_scale_[j]);
+    x_norm += x[j] * x[j];
+  }
+  const double margin = 2.0 * rank_error<F>(std::sqrt(x_norm), largest_norm_, offset_, d_);
+  const double cost = static_cast<double>(m_) * static_cast<double>(d_);
+  const std::size_t parts = parallel_parts(m_, cost);
+  work.smallest.resize(std::max(work.smallest.size(), parts));
+  work.found.resize(std::max(work.found.size(), parts));
+  constexpr std::size_t kNear = std::size_t{1} << 18;  // half a second-level cache
+  const bool far = m_ * d_ * sizeof(Z) > kNear;
+  std::atomic<std::size_t> next{0};
+  parallel_ranges(m_, cost, [&](std::size_t begin, std::size_t end) {
+    const std::size_t part = next++;
+    Shortlist<F> mine{work.smallest[part], work.found[part], k, margin};
+    mine.smallest.clear();
+    mine.found.clear();
+    F rank[kBlock];
     for (std::size_t b = begin; b < end; b += kBlock) {
       const std::size_t rows = std::min(kBlock, end - b);
-      approximate(b, b + rows, query.s.data(), query.t.data(), block);
+      if constexpr (std::is_same_v<Z, Half>)
+        simd().scan_f16(&data[b * d_].bits, rows, d_, far, work.w.data(), norm.data() + b, rank);
+      else if constexpr (std::is_same_v<Z, float>)
+        simd().scan_f32(data + b * d_, rows, d_, far, work.w.data(), norm.data() + b, rank);
+      else
+        simd().scan_f64(data + b * d_, rows, d_, far, work.w.data(), norm.data() + b, rank);
       for (std::size_t r = 0; r < rows; ++r)
-        if (!mine.beyond(block[r]) && counts(b + r)) mine.offer(b + r, block[r]);
+        if (!(rank[r] > mine.cut) && !(available_only && is_taken(b + r)))
+          mine.offer(b + r, rank[r]);
     }
-    const std::lock_guard lock(merging);
-    all.merge(mine);
   });
-  return all.candidates();
+  auto& smallest = work.smallest[0];
+  const std::size_t used = next;
+  for (std::size_t p = 1; p < used; ++p)
+    smallest.insert(smallest.end(), work.smallest[p].begin(), work.smallest[p].end());
+  F cut = std::numeric_limits<F>::infinity();
+  if (smallest.size() >= k) {
+    const auto at = smallest.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(smallest.begin(), at, smallest.end());
+    cut = Shortlist<F>::above(*at + margin);
+  }
+  work.rows.clear();
+  for (std::size_t p = 0; p < used; ++p)
+    for (const auto& [rank, row] : work.found[p])
+      if (!(rank > cut)) work.rows.push_back(row);
+}
+
+template <>
+const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::size_t k,
+                                                       bool available_only) const {
+  return typed(data_, precision_, [&](const auto* Z) -> const std::vector<std::int64_t>& {
+    if constexpr (std::is_same_v<decltype(Z), const double*>) {
+      shortlist(Z, norm_f64_, work_f64_, x, k, available_only);
+      return work_f64_.rows;
+    } else {
+      shortlist(Z, norm_f32_, work_f32_, x, k, available_only);
+      return work_f32_.rows;
+    }
+  });
+}
+
+// Rescores in float64: the k nearest of these rows into nearest_.
+template <>
+void Pool<Cpu>::nearest_of(const std::vector<std::int64_t>& rows, const double* x,
+                           std::size_t k) const {
+  nearest_.resize(rows.size());
+  parallel_ranges(rows.size(), static_cast<double>(rows.size()) * d_,
+                  [&](std::size_t begin, std::size_t end) {
+                    for (std::size_t c = begin; c < end; ++c)
+                      nearest_[c] = {distance(static_cast<std::size_t>(rows[c]), x), rows[c]};
+                  });
+  std::partial_sort(nearest_.begin(), nearest_.begin() + static_cast<std::ptrdiff_t>(k),
+                    nearest_.end());
+  nearest_.resize(k);
 }
 
 template <>
@@ -228,24 +311,28 @@ std::vector<Neighbor> Pool<Cpu>::k_nearest(const double* x, std::size_t k,
   const std::lock_guard lock(mutex_);
   k = std::min(k, available_only ? available_ : m_);
   if (k == 0) return {};
-  const auto candidates = shortlist(x, k, available_only);
-  std::vector<Neighbor> exact(candidates.size());
-  parallel_ranges(candidates.size(), static_cast<double>(candidates.size()) * d_,
-                  [&](std::size_t begin, std::size_t end) {
-                    for (std::size_t c = begin; c < end; ++c)
-                      exact[c] = {distance(static_cast<std::size_t>(candidates[c]), x),
-                                  candidates[c]};
-                  });
-  const auto last = exact.begin() + static_cast<std::ptrdiff_t>(k);
-  std::partial_sort(exact.begin(), last, exact.end());
-  exact.resize(k);
-  return exact;
+  nearest_of(candidates(x, k, available_only), x, k);
+  return nearest_;
+}
+
+template <>
+double Pool<Cpu>::radius(std::size_t i, std::size_t k) const {
+  const std::lock_guard lock(mutex_);
+  k = std::min(k + 1, m_);  // itself among them
+  std::vector<double> x(d_);
+  row(i, x.data());
+  nearest_of(candidates(x.data(), k, false), x.data(), k);
+  return std::sqrt(nearest_.back().distance);
 }
 
 template <>
 std::int64_t Pool<Cpu>::nearest(const double* x) const {
-  const auto found = k_nearest(x, 1, true);
-  return found.empty() ? -1 : found.front().index;
+  const std::lock_guard lock(mutex_);
+  if (available_ == 0) return -1;
+  const auto& rows = candidates(x, 1, true);
+  if (rows.size() == 1) return rows.front();  // the usual case: nothing else within the error
+  nearest_of(rows, x, 1);
+  return nearest_.front().index;
 }
 
 template <>
@@ -280,16 +367,42 @@ std::pair<std::vector<double>, std::vector<double>> column_moments(const void* d
   return {std::move(mean), std::move(deviation)};
 }
 
+namespace {
+
+// All exponent bits set: infinity or NaN. Adding one to the exponent then carries into the sign
+// bit, so that a block can be tested without a branch.
+template <class Bits>
+std::size_t first_non_finite(const void* data, std::size_t size, Bits exponent) {
+  const auto bits = [data](std::size_t k) {
+    Bits value;
+    std::memcpy(&value, static_cast<const char*>(data) + k * sizeof(Bits), sizeof(Bits));
+    return value;
+  };
+  constexpr std::size_t kBlock = 1024;
+  constexpr Bits sign = Bits{1} << (8 * sizeof(Bits) - 1);
+  const Bits one = exponent & (~exponent + 1);
+  for (std::size_t begin = 0; begin < size; begin += kBlock) {
+    const std::size_t end = std::min(size, begin + kBlock);
+    Bits any = 0;
+    for (std::size_t k = begin; k < end; ++k) any |= static_cast<Bits>((bits(k) & exponent) + one);
+    if (!(any & sign)) continue;
+    for (std::size_t k = begin; k < end; ++k)
+      if ((bits(k) & exponent) == exponent) return k;
+  }
+  return size;
+}
+
+}  // namespace
+
 std::size_t first_non_finite(const void* data, Precision precision, std::size_t size) {
-  return typed(data, precision, [&](const auto* Z) {
-    for (std::size_t k = 0; k < size; ++k)
-      if constexpr (std::is_same_v<decltype(Z), const Half*>) {
-        if ((Z[k].bits & 0x7c00) == 0x7c00) return k;
-      } else if (!std::isfinite(Z[k])) {
-        return k;
-      }
-    return size;
-  });
+  switch (precision) {
+    case Precision::Half:
+      return first_non_finite(data, size, std::uint16_t{0x7c00});
+    case Precision::Single:
+      return first_non_finite(data, size, std::uint32_t{0x7f800000});
+    default:
+      return first_non_finite(data, size, std::uint64_t{0x7ff0000000000000});
+  }
 }
 
 }  // namespace zopo

@@ -22,6 +22,15 @@ struct GramOperand {
   std::size_t ldd;
 };
 
+// Lower triangular matrices are kept by rows, each padded to whole groups of eight columns: rows
+// 8q..8q+7 form a block of 8 x 8(q + 1) numbers. A row never moves when another is appended.
+[[gnu::always_inline]] constexpr std::size_t triangle_width(std::size_t i) {
+  return 8 * (i / 8 + 1);
+}
+[[gnu::always_inline]] constexpr std::size_t triangle_offset(std::size_t i) {
+  return triangle_width(i) * (i / 8 * 4 + i % 8);
+}
+
 struct Simd {
   const char* name;
 
@@ -34,6 +43,21 @@ struct Simd {
   // y += A^T a, A (rows, cols)
   void (*matvec_transposed)(const double* A, std::size_t lda, std::size_t rows, std::size_t cols,
                             const double* a, double* y);
+  // C (m, n) = A B, with `add` C += A B; A (m, k), B (k, n)
+  void (*gemm)(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
+               const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add);
+  // sum_i a_i b_i c_i
+  double (*dot3)(const double* a, const double* b, const double* c, std::size_t n);
+  // L (n, n) a triangle as above, with zeros right of the diagonal. x, y: triangle_width(n - 1)
+  // numbers, those beyond n zero.
+  // y = L x;  y += L^T a;  v = L x and y += L^T v in one pass;  the triangle of A += l l^T (what
+  // lies right of the diagonal is lost).
+  void (*triangle_matvec)(const double* L, std::size_t n, const double* x, double* y);
+  void (*triangle_matvec_transposed)(const double* L, std::size_t n, const double* a, double* y);
+  void (*triangle_normal)(const double* L, std::size_t n, const double* x, double* v, double* y);
+  void (*triangle_rank_one)(double* A, std::size_t n, const double* l);
+  // Factors A = C C^T in place, triangles; false at a pivot that is not positive.
+  bool (*triangle_cholesky)(double* A, std::size_t n);
   // b <- C^-1 b and b <- C^-T b, C (n, n) lower triangular
   void (*solve_lower)(const double* C, std::size_t ldc, std::size_t n, double* b);
   void (*solve_lower_transposed)(const double* C, std::size_t ldc, std::size_t n, double* b);
@@ -41,18 +65,42 @@ struct Simd {
   void (*solve_lower_rows)(const double* C, std::size_t ldc, std::size_t n, double* B,
                            std::size_t ldb, std::size_t cols);
 
-  // Gram product: pack the right operand once (gram_pack_size doubles), then fill rows of K.
+  // Gram product: pack the right operand once, in panels of gram_panel points (gram_pack_size
+  // doubles in all, panels [begin, end) at a time), then fill rows of K.
+  std::size_t gram_panel;
   std::size_t (*gram_pack_size)(const GramOperand& right);
-  void (*gram_pack)(const GramOperand& right, double* packed);
+  void (*gram_pack)(const GramOperand& right, std::size_t begin, std::size_t end, double* packed);
   // K rows [begin, end); with `lower`, entries right of the diagonal may be left unwritten.
   void (*gram_rows)(const GramOperand& left, const GramOperand& right, const double* packed,
                     std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk);
 
-  // out_i = sum_j (z_ij s_j - t_j)^2 in float32, Z (rows, d) contiguous
-  void (*distances_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, const float* s,
-                        const float* t, float* out);
-  void (*distances_f32)(const float* Z, std::size_t rows, std::size_t d, const float* s,
-                        const float* t, float* out);
+  // Pool scan: out_i = norm_i - 2 z_i.w, Z (rows, d) contiguous. With norm_i = |e_i|^2 and w = x o
+  // s that is |e_i - x|^2 up to a constant: one multiply-add an entry.
+  void (*scan_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, bool far,
+                   const float* w, const float* norm, float* out);
+  void (*scan_f32)(const float* Z, std::size_t rows, std::size_t d, bool far, const float* w,
+                   const float* norm, float* out);
+  void (*scan_f64)(const double* Z, std::size_t rows, std::size_t d, bool far, const double* w,
+                   const double* norm, double* out);
+  // Rows of Z in float64, by index: y_i = sum_j (z_ij - mean_j) w_j, and y_j += sum_i a_i (z_ij -
+  // mean_j). In half precision the mean is taken off afterwards: its entries cannot be so much
+  // larger than their spread that digits are lost.
+  void (*rows_matvec_f16)(const std::uint16_t* Z, std::size_t d, const std::int64_t* index,
+                          std::size_t n, const double* mean, const double* w, double* y);
+  void (*rows_matvec_f32)(const float* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                          const double* mean, const double* w, double* y);
+  void (*rows_matvec_f64)(const double* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                          const double* mean, const double* w, double* y);
+  void (*rows_combine_f16)(const std::uint16_t* Z, std::size_t d, const std::int64_t* index,
+                           std::size_t n, const double* mean, const double* a, double* y);
+  void (*rows_combine_f32)(const float* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                           const double* mean, const double* a, double* y);
+  void (*rows_combine_f64)(const double* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                           const double* mean, const double* a, double* y);
+  // Exact conversion of n IEEE half-precision numbers.
+  void (*widen_f16)(const std::uint16_t* from, std::size_t n, double* to);
+  // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.
+  std::uint64_t (*read)(const void* from, std::size_t n);
 };
 
 // Instruction sets by name, best last; nullptr where this build or this processor has it not.

@@ -11,16 +11,12 @@ namespace zopo {
 namespace {
 
 constexpr std::size_t kLanes = ZOPO_VECTOR_BYTES / sizeof(double);
-constexpr std::size_t kFloatLanes = ZOPO_VECTOR_BYTES / sizeof(float);
 
 typedef double Vec __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
 typedef double VecLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(8), may_alias));
-typedef float FloatVec __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
-typedef float FloatVecLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(4), may_alias));
 
 inline Vec load(const double* p) { return *reinterpret_cast<const VecLoad*>(p); }
 inline void store(double* p, Vec v) { *reinterpret_cast<VecLoad*>(p) = v; }
-inline FloatVec load(const float* p) { return *reinterpret_cast<const FloatVecLoad*>(p); }
 
 // Sums of all lanes by halves, in registers: log2(lanes) additions instead of one after another.
 inline double sum_lanes(double __attribute__((vector_size(16))) v) { return v[0] + v[1]; }
@@ -38,12 +34,7 @@ inline float sum_lanes(float __attribute__((vector_size(32))) v) {
   return sum_lanes(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
                    __builtin_shufflevector(v, v, 4, 5, 6, 7));
 }
-inline float sum_lanes(float __attribute__((vector_size(64))) v) {
-  return sum_lanes(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-}
 inline double sum(Vec v) { return sum_lanes(v); }
-inline float sum(FloatVec v) { return sum_lanes(v); }
 
 // ---- vectors -------------------------------------------------------------------------------
 
@@ -105,6 +96,131 @@ void matvec_transposed(const double* A, std::size_t lda, std::size_t rows, std::
   for (; i < rows; ++i) axpy(cols, a[i], A + i * lda, y);
 }
 
+double dot3(const double* a, const double* b, const double* c, std::size_t n) {
+  Vec even = {}, odd = {};
+  std::size_t k = 0;
+  for (; k + 2 * kLanes <= n; k += 2 * kLanes) {
+    even += load(a + k) * load(b + k) * load(c + k);
+    odd += load(a + k + kLanes) * load(b + k + kLanes) * load(c + k + kLanes);
+  }
+  double tail = 0.0;
+  for (; k < n; ++k) tail += a[k] * b[k] * c[k];
+  return sum(even + odd) + tail;
+}
+
+// Register tiles: rows of the left operand times vectors of the right one.
+constexpr std::size_t kRows = ZOPO_GRAM_ROWS;
+constexpr std::size_t kVectors = ZOPO_GRAM_VECTORS;
+constexpr std::size_t kPanel = kVectors * kLanes;
+
+// ---- small dense products --------------------------------------------------------------------
+
+// R rows of A times V vectors' worth of columns of B, in registers.
+template <std::size_t R, std::size_t V>
+inline void gemm_tile(std::size_t k, const double* A, std::size_t lda, const double* B,
+                      std::size_t ldb, double* C, std::size_t ldc, bool add) {
+  Vec acc[R][V] = {};
+  for (std::size_t c = 0; c < k; ++c) {
+    Vec b[V];
+    for (std::size_t v = 0; v < V; ++v) b[v] = load(B + c * ldb + v * kLanes);
+    for (std::size_t r = 0; r < R; ++r)
+      for (std::size_t v = 0; v < V; ++v) acc[r][v] += b[v] * A[r * lda + c];
+  }
+  for (std::size_t r = 0; r < R; ++r)
+    for (std::size_t v = 0; v < V; ++v) {
+      double* to = C + r * ldc + v * kLanes;
+      store(to, add ? load(to) + acc[r][v] : acc[r][v]);
+    }
+}
+
+template <std::size_t R>
+inline void gemm_rows(std::size_t n, std::size_t k, const double* A, std::size_t lda,
+                      const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add) {
+  std::size_t j = 0;
+  for (; j + 2 * kLanes <= n; j += 2 * kLanes)
+    gemm_tile<R, 2>(k, A, lda, B + j, ldb, C + j, ldc, add);
+  for (; j + kLanes <= n; j += kLanes) gemm_tile<R, 1>(k, A, lda, B + j, ldb, C + j, ldc, add);
+  for (; j < n; ++j)
+    for (std::size_t r = 0; r < R; ++r) {
+      double s = 0.0;
+      for (std::size_t c = 0; c < k; ++c) s += A[r * lda + c] * B[c * ldb + j];
+      C[r * ldc + j] = add ? C[r * ldc + j] + s : s;
+    }
+}
+
+void gemm(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
+          const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add) {
+  std::size_t i = 0;
+  for (; i + kRows <= m; i += kRows)
+    gemm_rows<kRows>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
+  for (; i < m; ++i) gemm_rows<1>(n, k, A + i * lda, lda, B, ldb, C + i * ldc, ldc, add);
+}
+
+// ---- packed triangles ------------------------------------------------------------------------
+
+void triangle_matvec(const double* L, std::size_t n, const double* x, double* y) {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::size_t width = triangle_width(i);
+    matvec(L + triangle_offset(i), width, n - i < 8 ? n - i : 8, width, x, y + i);
+  }
+}
+
+void triangle_matvec_transposed(const double* L, std::size_t n, const double* a, double* y) {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::size_t width = triangle_width(i);
+    matvec_transposed(L + triangle_offset(i), width, n - i < 8 ? n - i : 8, width, a + i, y);
+  }
+}
+
+void triangle_normal(const double* L, std::size_t n, const double* x, double* v, double* y) {
+  for (std::size_t i = 0; i < n; i += 8) {  // a block is read twice, from the first-level cache
+    const std::size_t width = triangle_width(i), rows = n - i < 8 ? n - i : 8;
+    const double* block = L + triangle_offset(i);
+    matvec(block, width, rows, width, x, v + i);
+    matvec_transposed(block, width, rows, width, v + i, y);
+  }
+}
+
+void triangle_rank_one(double* A, std::size_t n, const double* l) {
+  for (std::size_t i = 0; i < n; i += 8) {
+    const std::size_t width = triangle_width(i);
+    for (std::size_t r = 0; r < 8 && i + r < n; ++r)
+      axpy(width, l[i + r], l, A + triangle_offset(i) + r * width);
+  }
+}
+
+// Four rows of C at a time against each finished row: C_ij = (A_ij - C_i.C_j) / C_jj. Within the
+// four, and for what is left over, row by row.
+bool triangle_cholesky(double* A, std::size_t n) {
+  std::size_t i = 0;
+  while (i < n) {
+    const std::size_t rows = i % 4 == 0 && i + 4 <= n ? 4 : 1, width = triangle_width(i);
+    double* block = A + triangle_offset(i);
+    for (std::size_t j = 0; j < i; ++j) {
+      const double* row = A + triangle_offset(j);
+      double s[4];
+      if (rows == 4)
+        dots<4>(block, width, row, j, s);
+      else
+        dots<1>(block, width, row, j, s);
+      for (std::size_t r = 0; r < rows; ++r)
+        block[r * width + j] = (block[r * width + j] - s[r]) / row[j];
+    }
+    for (std::size_t r = 0; r < rows; ++r) {
+      double* row = block + r * width;
+      for (std::size_t q = 0; q < r; ++q) {
+        const double* above = block + q * width;
+        row[i + q] = (row[i + q] - dot(row, above, i + q)) / above[i + q];
+      }
+      const double pivot = row[i + r] - dot(row, row, i + r);
+      if (!(pivot > 0.0)) return false;
+      row[i + r] = __builtin_sqrt(pivot);
+    }
+    i += rows;
+  }
+  return true;
+}
+
 // ---- triangular solves ---------------------------------------------------------------------
 
 void solve_lower(const double* C, std::size_t ldc, std::size_t n, double* b) {
@@ -129,22 +245,43 @@ void solve_lower_transposed(const double* C, std::size_t ldc, std::size_t n, dou
   }
 }
 
-void solve_lower_rows(const double* C, std::size_t ldc, std::size_t n, double* B, std::size_t ldb,
-                      std::size_t cols) {
-  // A strip of columns that fits in the first-level cache beside a row of C.
-  constexpr std::size_t kStrip = 8 * kLanes;
-  std::size_t begin = 0;
-  for (; begin + kStrip <= cols; begin += kStrip) {
-    double* strip = B + begin;
-    for (std::size_t i = 0; i < n; ++i) {
-      const double* row = C + i * ldc;
-      Vec v[8];
-      for (std::size_t u = 0; u < 8; ++u) v[u] = load(strip + i * ldb + u * kLanes);
-      for (std::size_t j = 0; j < i; ++j)
-        for (std::size_t u = 0; u < 8; ++u) v[u] -= load(strip + j * ldb + u * kLanes) * row[j];
-      for (std::size_t u = 0; u < 8; ++u) store(strip + i * ldb + u * kLanes, v[u] / row[i]);
+// Rows i .. i + R - 1 of C^-1 B for V vectors' worth of columns, given the rows before.
+template <std::size_t R, std::size_t V>
+inline void solve_tile(const double* C, std::size_t ldc, std::size_t i, double* B,
+                       std::size_t ldb) {
+  Vec acc[R][V];
+  for (std::size_t r = 0; r < R; ++r)
+    for (std::size_t v = 0; v < V; ++v) acc[r][v] = load(B + (i + r) * ldb + v * kLanes);
+  const double* row = C + i * ldc;
+  for (std::size_t j = 0; j < i; ++j) {
+    Vec b[V];
+    for (std::size_t v = 0; v < V; ++v) b[v] = load(B + j * ldb + v * kLanes);
+    for (std::size_t r = 0; r < R; ++r)
+      for (std::size_t v = 0; v < V; ++v) acc[r][v] -= b[v] * row[r * ldc + j];
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    for (std::size_t q = 0; q < r; ++q)
+      for (std::size_t v = 0; v < V; ++v) acc[r][v] -= acc[q][v] * row[r * ldc + i + q];
+    for (std::size_t v = 0; v < V; ++v) {
+      acc[r][v] /= row[r * ldc + i + r];
+      store(B + (i + r) * ldb + v * kLanes, acc[r][v]);
     }
   }
+}
+
+template <std::size_t V>
+inline void solve_strip(const double* C, std::size_t ldc, std::size_t n, double* B,
+                        std::size_t ldb) {
+  std::size_t i = 0;
+  for (; i + 4 <= n; i += 4) solve_tile<4, V>(C, ldc, i, B, ldb);
+  for (; i < n; ++i) solve_tile<1, V>(C, ldc, i, B, ldb);
+}
+
+void solve_lower_rows(const double* C, std::size_t ldc, std::size_t n, double* B, std::size_t ldb,
+                      std::size_t cols) {
+  std::size_t begin = 0;
+  for (; begin + kPanel <= cols; begin += kPanel) solve_strip<kVectors>(C, ldc, n, B + begin, ldb);
+  for (; begin + kLanes <= cols; begin += kLanes) solve_strip<1>(C, ldc, n, B + begin, ldb);
   for (; begin < cols; ++begin)
     for (std::size_t i = 0; i < n; ++i) {
       const double* row = C + i * ldc;
@@ -160,10 +297,6 @@ void solve_lower_rows(const double* C, std::size_t ldc, std::size_t n, double* B
 // right operand is packed as panels of kPanel points, feature by feature, so that the inner loop is
 // kRows broadcasts times kVectors loads, all accumulators in registers.
 
-constexpr std::size_t kRows = ZOPO_GRAM_ROWS;
-constexpr std::size_t kVectors = ZOPO_GRAM_VECTORS;
-constexpr std::size_t kPanel = kVectors * kLanes;
-
 std::size_t features_of(const GramOperand& g) {
   std::size_t f = g.width[0];
   for (std::size_t l = 1; l <= g.layers; ++l) f += 2 * g.width[l];
@@ -176,12 +309,15 @@ std::size_t gram_pack_size(const GramOperand& g) {
 
 // Order within a panel: h_0, D_0, h_1, D_1, ..., h_L.
 void pack_block(const double* A, std::size_t lda, std::size_t rows, std::size_t cols, double* out) {
-  for (std::size_t c = 0; c < cols; ++c)
-    for (std::size_t p = 0; p < kPanel; ++p) out[c * kPanel + p] = p < rows ? A[p * lda + c] : 0.0;
+  for (std::size_t p = 0; p < rows; ++p)
+    for (std::size_t c = 0; c < cols; ++c) out[c * kPanel + p] = A[p * lda + c];
+  for (std::size_t p = rows; p < kPanel; ++p)
+    for (std::size_t c = 0; c < cols; ++c) out[c * kPanel + p] = 0.0;
 }
 
-void gram_pack(const GramOperand& g, double* packed) {
-  for (std::size_t j = 0; j < g.n; j += kPanel) {
+void gram_pack(const GramOperand& g, std::size_t begin, std::size_t end, double* packed) {
+  packed += begin * kPanel * features_of(g);
+  for (std::size_t j = begin * kPanel; j < end * kPanel; j += kPanel) {
     const std::size_t rows = g.n - j < kPanel ? g.n - j : kPanel;
     for (std::size_t l = 0; l <= g.layers; ++l) {
       pack_block(g.h[l] + j * g.ldh[l], g.ldh[l], rows, g.width[l], packed);
@@ -200,7 +336,11 @@ inline void tile_product(const double* A, std::size_t lda, std::size_t cols, con
     for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] = Vec{};
   for (std::size_t c = 0; c < cols; ++c) {
     Vec b[kVectors];
-    for (std::size_t v = 0; v < kVectors; ++v) b[v] = load(panel + c * kPanel + v * kLanes);
+    for (std::size_t v = 0; v < kVectors; ++v) {
+      b[v] = load(panel + c * kPanel + v * kLanes);
+      // The panel lies in the second-level cache: fetched some steps ahead.
+      __builtin_prefetch(panel + (c + 16) * kPanel + v * kLanes);
+    }
     for (std::size_t r = 0; r < R; ++r) {
       const double a = A[r * lda + c];
       for (std::size_t v = 0; v < kVectors; ++v) acc[r][v] += b[v] * a;
@@ -227,27 +367,59 @@ void gram_tile(const GramOperand& g, std::size_t i, const double* panel, std::si
       for (std::size_t v = 0; v < kVectors; ++v) total[r][v] += (h[r][v] + 1.0) * D[r][v];
   }
   for (std::size_t r = 0; r < R; ++r) {
-    double row[kPanel];
-    for (std::size_t v = 0; v < kVectors; ++v) store(row + v * kLanes, total[r][v]);
-    for (std::size_t p = 0; p < cols; ++p) K[r * ldk + p] = row[p];
+    if (cols == kPanel) {
+      for (std::size_t v = 0; v < kVectors; ++v) store(K + r * ldk + v * kLanes, total[r][v]);
+    } else {
+      double row[kPanel];
+      for (std::size_t v = 0; v < kVectors; ++v) store(row + v * kLanes, total[r][v]);
+      for (std::size_t p = 0; p < cols; ++p) K[r * ldk + p] = row[p];
+    }
   }
 }
 
 void gram_rows(const GramOperand& left, const GramOperand& right, const double* packed,
                std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk) {
+  // A block of rows stays in the second-level cache while the panels, of some hundred kilobytes
+  // each, pass by; within it each panel stays while the rows pass over it.
+  constexpr std::size_t kBlockRows = 96 / kRows * kRows;
   const std::size_t stride = kPanel * features_of(right);
-  // Panels outside: one panel stays in the second-level cache while all rows pass over it.
-  for (std::size_t j = 0; j < right.n; j += kPanel, packed += stride) {
-    const std::size_t cols = right.n - j < kPanel ? right.n - j : kPanel;
-    std::size_t i = begin;
-    if (lower && j > i) i += (j - i) / kRows * kRows;
-    for (; i + kRows <= end; i += kRows)
-      gram_tile<kRows>(left, i, packed, cols, K + i * ldk + j, ldk);
-    for (; i < end; ++i) gram_tile<1>(left, i, packed, cols, K + i * ldk + j, ldk);
+  for (std::size_t block = begin; block < end; block += kBlockRows) {
+    const std::size_t last = end - block < kBlockRows ? end : block + kBlockRows;
+    const double* panel = packed;
+    for (std::size_t j = 0; j < right.n; j += kPanel, panel += stride) {
+      if (lower && j >= last) break;
+      const std::size_t cols = right.n - j < kPanel ? right.n - j : kPanel;
+      std::size_t i = block;
+      if (lower && j > i) i += (j - i) / kRows * kRows;
+      for (; i + kRows <= last; i += kRows)
+        gram_tile<kRows>(left, i, panel, cols, K + i * ldk + j, ldk);
+      for (; i < last; ++i) gram_tile<1>(left, i, panel, cols, K + i * ldk + j, ldk);
+    }
   }
 }
 
 // ---- pool scan -----------------------------------------------------------------------------
+//
+// Vectors of at most 32 bytes: the conversion from half precision is no faster by the full AVX-512
+// register (two halves and a merge), and the loop is bound by memory beyond the second-level cache.
+
+constexpr std::size_t kScanBytes = ZOPO_VECTOR_BYTES < 32 ? ZOPO_VECTOR_BYTES : 32;
+constexpr std::size_t kScanRows = 8;
+
+template <class T>
+struct Scan;  // the vector that accumulates an element type, and how it is loaded
+template <>
+struct Scan<float> {
+  typedef float V __attribute__((vector_size(kScanBytes)));
+  typedef float Load __attribute__((vector_size(kScanBytes), aligned(4), may_alias));
+  static V load(const float* p) { return *reinterpret_cast<const Load*>(p); }
+};
+template <>
+struct Scan<double> {
+  typedef double V __attribute__((vector_size(kScanBytes)));
+  typedef double Load __attribute__((vector_size(kScanBytes), aligned(8), may_alias));
+  static V load(const double* p) { return *reinterpret_cast<const Load*>(p); }
+};
 
 inline float half_to_float(std::uint16_t h) {
   // Exponent rebased by a multiplication, which also normalises subnormals; no infinities here.
@@ -260,50 +432,196 @@ inline float half_to_float(std::uint16_t h) {
   v.u |= static_cast<std::uint32_t>(h & 0x8000u) << 16;
   return v.f;
 }
-
-inline FloatVec load(const std::uint16_t* p) {
-#if defined(__AVX512F__)
-  // The masked form: the plain one trips -Wmaybe-uninitialized inside GCC 12's own header.
-  return _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__F16C__)
-  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+template <>
+struct Scan<std::uint16_t> {
+  typedef Scan<float>::V V;
+  static V load(const std::uint16_t* p) {
+#if defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  FloatVec v;
-  for (std::size_t i = 0; i < kFloatLanes; ++i) v[i] = half_to_float(p[i]);
-  return v;
+    V v;
+    for (std::size_t i = 0; i < sizeof(V) / sizeof(float); ++i) v[i] = half_to_float(p[i]);
+    return v;
 #endif
-}
+  }
+};
 inline float scalar(std::uint16_t h) { return half_to_float(h); }
 inline float scalar(float f) { return f; }
+inline double scalar(double f) { return f; }
 
-template <std::size_t R, class T>
-inline void squared_distances(const T* Z, std::size_t d, const float* s, const float* t,
-                              float* out) {
-  FloatVec acc[R] = {};
+// With `Far`, the next R rows are fetched while these are summed: R streams are more than the
+// processor's own prefetching follows.
+template <std::size_t R, bool Far, class T, class F>
+inline void scan_rows(const T* Z, std::size_t d, const F* w, const F* norm, F* out) {
+  constexpr std::size_t lanes = kScanBytes / sizeof(F);
+  typename Scan<F>::V acc[R] = {};
   std::size_t k = 0;
-  for (; k + kFloatLanes <= d; k += kFloatLanes) {
-    const FloatVec sk = load(s + k), tk = load(t + k);
-    for (std::size_t r = 0; r < R; ++r) {
-      const FloatVec diff = load(Z + r * d + k) * sk - tk;
-      acc[r] += diff * diff;
+  for (; k + lanes <= d; k += lanes) {
+    const typename Scan<F>::V wk = Scan<F>::load(w + k);
+    for (std::size_t r = 0; r < R; ++r) acc[r] += Scan<T>::load(Z + r * d + k) * wk;
+    if constexpr (Far) {
+      const char* ahead = reinterpret_cast<const char*>(Z + R * (d + k));
+      for (std::size_t b = 0; b < R * lanes * sizeof(T); b += 64) __builtin_prefetch(ahead + b);
     }
   }
   for (std::size_t r = 0; r < R; ++r) {
-    float tail = 0.0f;
-    for (std::size_t j = k; j < d; ++j) {
-      const float diff = scalar(Z[r * d + j]) * s[j] - t[j];
-      tail += diff * diff;
+    F tail = 0;
+    for (std::size_t j = k; j < d; ++j) tail += scalar(Z[r * d + j]) * w[j];
+    out[r] = norm[r] - 2 * (sum_lanes(acc[r]) + tail);
+  }
+}
+
+template <class T, class F>
+void scan(const T* Z, std::size_t rows, std::size_t d, bool far, const F* w, const F* norm,
+          F* out) {
+  std::size_t i = 0;
+  if (far)
+    for (; i + kScanRows <= rows; i += kScanRows)
+      scan_rows<kScanRows, true>(Z + i * d, d, w, norm + i, out + i);
+  for (; i + kScanRows <= rows; i += kScanRows)
+    scan_rows<kScanRows, false>(Z + i * d, d, w, norm + i, out + i);
+  for (; i < rows; ++i) scan_rows<1, false>(Z + i * d, d, w, norm + i, out + i);
+}
+
+// ---- pool rows in float64 --------------------------------------------------------------------
+
+typedef double Wide
+    __attribute__((vector_size(64)));  // eight columns, in as many registers as it takes
+typedef double WideLoad __attribute__((vector_size(64), aligned(8), may_alias));
+typedef float Floats __attribute__((vector_size(32)));
+typedef float FloatsLoad __attribute__((vector_size(32), aligned(4), may_alias));
+
+inline Wide widened(const double* p) { return *reinterpret_cast<const WideLoad*>(p); }
+inline Wide widened(Floats v) {
+#if defined(__AVX512F__)
+  // GCC 12 would convert the two halves on their own; the masked form as its own header's plain one
+  // trips -Wmaybe-uninitialized.
+  return _mm512_maskz_cvtps_pd(0xff, v);
+#else
+  return __builtin_convertvector(v, Wide);
+#endif
+}
+inline Wide widened(const float* p) { return widened(*reinterpret_cast<const FloatsLoad*>(p)); }
+inline Wide widened(const std::uint16_t* p) {
+#if defined(__F16C__)
+  const Floats v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Floats v;
+  for (std::size_t i = 0; i < 8; ++i) v[i] = half_to_float(p[i]);
+#endif
+  return widened(v);
+}
+
+template <class T>
+constexpr bool kHalf = sizeof(T) == 2;
+
+inline double sum_wide(Wide v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+template <std::size_t R, class T>
+inline void rows_dots(const T* const* z, std::size_t d, const double* mean, const double* w,
+                      double* y) {
+  Wide acc[R] = {};
+  std::size_t k = 0;
+  for (; k + 8 <= d; k += 8) {
+    const Wide wk = widened(w + k);
+    for (std::size_t r = 0; r < R; ++r) {
+      Wide e = widened(z[r] + k);
+      if constexpr (!kHalf<T>) e -= widened(mean + k);
+      acc[r] += e * wk;
     }
-    out[r] = sum(acc[r]) + tail;
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    double tail = 0.0;
+    for (std::size_t j = k; j < d; ++j)
+      tail += (scalar(z[r][j]) - (kHalf<T> ? 0.0 : mean[j])) * w[j];
+    y[r] = sum_wide(acc[r]) + tail;
   }
 }
 
 template <class T>
-void distances(const T* Z, std::size_t rows, std::size_t d, const float* s, const float* t,
-               float* out) {
+void rows_matvec(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                 const double* mean, const double* w, double* y) {
+  const double offset = kHalf<T> ? dot(mean, w, d) : 0.0;
+  const T* z[4];
   std::size_t i = 0;
-  for (; i + 8 <= rows; i += 8) squared_distances<8>(Z + i * d, d, s, t, out + i);
-  for (; i < rows; ++i) squared_distances<1>(Z + i * d, d, s, t, out + i);
+  for (; i + 4 <= n; i += 4) {
+    for (std::size_t r = 0; r < 4; ++r) z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
+    rows_dots<4>(z, d, mean, w, y + i);
+  }
+  for (; i < n; ++i) {
+    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
+    rows_dots<1>(z, d, mean, w, y + i);
+  }
+  if constexpr (kHalf<T>)
+    for (i = 0; i < n; ++i) y[i] -= offset;
+}
+
+template <std::size_t R, class T>
+inline void rows_add(const T* const* z, std::size_t d, const double* mean, const double* a,
+                     double* y) {
+  std::size_t k = 0;
+  for (; k + 8 <= d; k += 8) {
+    Wide v = widened(y + k);
+    for (std::size_t r = 0; r < R; ++r) {
+      Wide e = widened(z[r] + k);
+      if constexpr (!kHalf<T>) e -= widened(mean + k);
+      v += e * a[r];
+    }
+    *reinterpret_cast<WideLoad*>(y + k) = v;
+  }
+  for (; k < d; ++k)
+    for (std::size_t r = 0; r < R; ++r)
+      y[k] += a[r] * (scalar(z[r][k]) - (kHalf<T> ? 0.0 : mean[k]));
+}
+
+template <class T>
+void rows_combine(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                  const double* mean, const double* a, double* y) {
+  const T* z[8];
+  double total = 0.0;
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (std::size_t r = 0; r < 8; ++r) {
+      z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
+      total += a[i + r];
+    }
+    rows_add<8>(z, d, mean, a + i, y);
+  }
+  for (; i < n; ++i) {
+    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
+    total += a[i];
+    rows_add<1>(z, d, mean, a + i, y);
+  }
+  if constexpr (kHalf<T>) axpy(d, -total, mean, y);
+}
+
+void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
+  constexpr std::size_t lanes = kScanBytes / sizeof(float);
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const Scan<float>::V v = Scan<std::uint16_t>::load(from + i);
+    for (std::size_t j = 0; j < lanes; ++j) to[i + j] = v[j];
+  }
+  for (; i < n; ++i) to[i] = half_to_float(from[i]);
+}
+
+std::uint64_t read_all(const void* from, std::size_t n) {
+  typedef std::uint64_t Words __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
+  typedef std::uint64_t Load __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(1), may_alias));
+  const char* p = static_cast<const char*>(from);
+  Words acc[4] = {};
+  std::size_t i = 0;
+  for (; i + sizeof(acc) <= n; i += sizeof(acc))
+    for (std::size_t u = 0; u < 4; ++u)
+      acc[u] ^= *reinterpret_cast<const Load*>(p + i + u * sizeof(Words));
+  const Words all = (acc[0] ^ acc[1]) ^ (acc[2] ^ acc[3]);
+  std::uint64_t word = 0;
+  for (std::size_t j = 0; j < sizeof(Words) / 8; ++j) word ^= all[j];
+  for (; i < n; ++i)
+    word ^= static_cast<std::uint64_t>(static_cast<unsigned char>(p[i])) << 8 * (i % 8);
+  return word;
 }
 
 constexpr Simd table(const char* name) {
@@ -312,14 +630,31 @@ constexpr Simd table(const char* name) {
           axpy,
           matvec,
           matvec_transposed,
+          gemm,
+          dot3,
+          triangle_matvec,
+          triangle_matvec_transposed,
+          triangle_normal,
+          triangle_rank_one,
+          triangle_cholesky,
           solve_lower,
           solve_lower_transposed,
           solve_lower_rows,
+          kPanel,
           gram_pack_size,
           gram_pack,
           gram_rows,
-          distances<std::uint16_t>,
-          distances<float>};
+          scan<std::uint16_t, float>,
+          scan<float, float>,
+          scan<double, double>,
+          rows_matvec<std::uint16_t>,
+          rows_matvec<float>,
+          rows_matvec<double>,
+          rows_combine<std::uint16_t>,
+          rows_combine<float>,
+          rows_combine<double>,
+          widen_f16,
+          read_all};
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ from .surrogate import Surrogate
 
 HISTORY = 50  # steps that the running quantile of the uncertainty looks back on
 MIN_HISTORY = 5  # steps before it decides anything
+MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 
 
 class LocalSearch:
@@ -37,8 +38,9 @@ class LocalSearch:
         self, pool: _core.Pool, kernel: NTK, seen: Observations, initial: list[int], config: ZopoConfig
     ) -> None:
         self._pool, self._seen, self._config = pool, seen, config
-        self._kernel = kernel
-        self._surrogate: Surrogate | None = None  # made at the first step: the pool's scale costs a pass
+        self._dim = kernel.dim
+        self._surrogate = Surrogate(pool, kernel, seen, config.noise, min(config.budget, MAX_CAPACITY))
+        self._designing = True  # until all initial scores are in, or a step is asked for before
         self._queue = list(initial)  # initial points, later those of an exploration round
         self._pending: dict[int, None] = {}
         self._center = -1  # the best prompt so far; -1 before the first score
@@ -52,7 +54,7 @@ class LocalSearch:
         index = self._from_queue()
         if index is None and len(self._seen) == 0:  # all initial scores are out: spread around them
             anchor = (
-                self._pool.row(next(iter(self._pending))) if self._pending else np.zeros(self._kernel.dim)
+                self._pool.row(next(iter(self._pending))) if self._pending else np.zeros(self._dim)
             )
             index = self._pool.nearest(anchor)
         if index is None:
@@ -61,9 +63,7 @@ class LocalSearch:
         return index
 
     def told(self, index: int, final: bool, again: bool) -> None:
-        """Move the center to the best prompt."""
-        if again and self._surrogate is not None:
-            self._surrogate.retold()
+        """Move the center to the best prompt; the model takes the score in, so that the ask need not."""
         if final:
             self._pending.pop(index, None)
         seen = self._seen
@@ -71,6 +71,12 @@ class LocalSearch:
             self._center = index
         elif index == self._center:  # a partial score that has sunk since
             self._center = seen.indices[seen.best_position()]
+        if again:
+            self._surrogate.retold()
+        if self._designing and not self._queue and not self._pending:
+            self._designing = False
+        if not self._designing:
+            self._surrogate.told(self._center)
 
     def discarded(self, index: int) -> None:
         """Forget a pending candidate."""
@@ -84,9 +90,9 @@ class LocalSearch:
         return None
 
     def _step(self) -> int:
-        if self._surrogate is None:
-            self._surrogate = Surrogate(self._pool, self._kernel, self._seen, self._config.noise)
-        fantasised = [i for i in self._pending if i not in self._seen]
+        self._designing = False
+        pending = self._pending
+        fantasised = [i for i in pending if i not in self._seen] if pending else []
         if self._explores(self._surrogate.uncertainty_at(self._center, fantasised)):
             center = self._pool.row(self._center)
             near = self._pool.k_nearest(center, self._config.exploration, available_only=True)
@@ -112,8 +118,5 @@ class LocalSearch:
     def _radius(self) -> float:
         """Distance from the center to the last of its `neighbors` nearest other candidates."""
         if self._center not in self._radii:
-            center = self._pool.row(self._center)
-            near = self._pool.k_nearest(center, self._config.neighbors + 1, available_only=False)
-            last = self._pool.row(int(near[-1]))
-            self._radii[self._center] = float(np.linalg.norm(last - center))
+            self._radii[self._center] = self._pool.radius(self._center, self._config.neighbors)
         return self._radii[self._center]

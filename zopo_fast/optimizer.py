@@ -157,15 +157,22 @@ class Zopo:
                 raise NothingToAsk(
                     f"{left}: {self._counted} of {self._budget} asked, {len(self._pending)} pending"
                 )
-            asked: list[int] = []
-            while len(asked) < (n or 1) and self._can_offer():
-                index = self._next()
-                self._pool.take(index)
-                self._pending[index] = None
-                self._counted += 1
-                asked.append(index)
+            if n is None:
+                index = self._offer()
+                self._log.append(["ask", None, [index]])
+                return index
+            asked = [self._offer()]
+            while len(asked) < n and self._can_offer():
+                asked.append(self._offer())
             self._log.append(["ask", n, asked])
-        return asked if n is not None else asked[0]
+            return asked
+
+    def _offer(self) -> int:
+        index = self._next()
+        self._pool.take(index)
+        self._pending[index] = None
+        self._counted += 1
+        return index
 
     def _can_offer(self) -> bool:
         return self._counted < self._budget and bool(self._pool.available or self._set_aside)
@@ -235,7 +242,9 @@ class Zopo:
             self._search.discarded(index)
 
     def _checked(self, index: int) -> int:
-        m = len(self._pool)
+        m = len(self._embeddings)
+        if type(index) is int and 0 <= index < m:  # the usual case, first: this is the hot path
+            return index
         try:
             checked = int(index)
         except (TypeError, ValueError, OverflowError) as error:
@@ -325,6 +334,8 @@ def _as_embeddings(embeddings: Any) -> NDArray[Any]:
 
 
 def _finite(name: str, value: Any) -> float:
+    if type(value) is float and math.isfinite(value):
+        return value
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:

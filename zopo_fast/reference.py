@@ -120,3 +120,14 @@ def k_nearest(E: Array, x: Array, k: int, available: NDArray[np.bool_] | None = 
     if available is not None:
         order = order[available[order]]
     return order[:k].astype(np.int64)
+
+
+def profile_log_likelihood(K: Array, y: Array, noise: float) -> float:
+    """Log likelihood of y ~ N(0, a (K + noise I)) at its best amplitude a, up to a constant.
+
+    With K + noise I = U diag(l) U^T and t = U^T y: a = mean(t^2 / l), and the log likelihood is
+    -n/2 log a - 1/2 sum log l (Rasmussen & Williams 2006, eq. 5.8). K (n, n), y (n,).
+    """
+    eigenvalues, U = np.linalg.eigh(K + noise * np.eye(len(y)))
+    amplitude = np.mean((U.T @ y) ** 2 / eigenvalues)
+    return float(-0.5 * (len(y) * np.log(amplitude) + np.log(eigenvalues).sum()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from . import _core
@@ -13,8 +15,10 @@ from .observations import Observations
 # The mean diagonal of the kernel is taken over the whole pool up to this size, over an even sample of
 # this many candidates beyond.
 SCALE_SAMPLE = 4096
-# Noise as a share of the kernel's mean diagonal, tried by marginal likelihood.
+# Noise as a share of the kernel's mean diagonal, chosen by marginal likelihood: the whole grid at first,
+# later a climb from the last choice. Beyond so many observations the choice stands: it costs O(n^3).
 NOISE_GRID = np.logspace(-3, 1, 17)
+MAX_REFRESH = 1024
 MIN_NOISE = 1e-6  # of a score said to be exact
 
 
@@ -25,22 +29,8 @@ def kernel_scale(kernel: NTK, pool: _core.Pool) -> float:
     return float(kernel.diag(rows).mean())
 
 
-def best_noise(K: Array, y: Array, grid: Array = NOISE_GRID) -> float:
-    """Noise variance r that maximises the marginal likelihood of y ~ N(0, a (K + r I)), a profiled out.
-
-    With K = U diag(l) U^T and t = U^T y: a = mean(t^2 / (l + r)), and the log likelihood is
-    -n/2 log a - 1/2 sum log(l + r) (Rasmussen & Williams 2006, eq. 5.8). K (n, n), y (n,), grid in
-    K's units.
-    """
-    eigenvalues, U = np.linalg.eigh(K)
-    damped = np.maximum(eigenvalues, 0.0)[:, None] + grid
-    amplitude = ((U.T @ y) ** 2 @ (1.0 / damped)) / len(y)
-    likelihood = -0.5 * (len(y) * np.log(np.maximum(amplitude, 1e-300)) + np.log(damped).sum(axis=0))
-    return float(grid[np.argmax(likelihood)])
-
-
 class Surrogate:
-    """The posterior's derivative at the center of the search, updated by what is new since the last call.
+    """The posterior's derivative at the center of the search, kept in step with what is observed.
 
     The kernel's unit is its mean diagonal over the pool; a score's noise is measured against the
     scores' variance when the noise was last chosen: at the first call, and when the data have grown
@@ -48,19 +38,32 @@ class Surrogate:
 
     Args:
         noise: noise variance as a share of the signal's; None: by marginal likelihood.
+        capacity: observations to make room for at once.
     """
 
-    def __init__(self, pool: _core.Pool, kernel: NTK, seen: Observations, noise: float | None) -> None:
-        self._pool, self._kernel, self._seen, self._fixed = pool, kernel, seen, noise
+    def __init__(
+        self, pool: _core.Pool, kernel: NTK, seen: Observations, noise: float | None, capacity: int
+    ) -> None:
+        self._seen, self._fixed = seen, noise
         self._scale = kernel_scale(kernel, pool)
-        self._model = _core.LocalGradient(kernel._network, pool)
+        self._model = _core.LocalGradient(kernel._network, pool, capacity)
+        self._size = 0  # observations in the model
+        self._center = -1  # of the model; -1: none
+        self._choice: int | None = None  # position in the grid
         self._noise = (noise or 1e-2) * self._scale  # in K's units
         self._score_variance = 1.0
         self._refresh_at = 1
+        self._retold = False
 
     def retold(self) -> None:
-        """Take in that an observation has changed: the model is built anew at the next call."""
-        self._model.clear()
+        """Take in that an observation has changed: the model follows at the next step."""
+        self._retold = True
+
+    def told(self, center: int) -> None:
+        """Take in a new observation, unless more than that has changed, and where the search now is."""
+        if not self._retold:
+            self._sync()
+            self._move(center)
 
     def uncertainty_at(self, center: int, pending: list[int]) -> float:
         """Share of the derivative's prior uncertainty at a candidate that the data have not removed.
@@ -69,30 +72,51 @@ class Surrogate:
         fantasised points leave the gradient as it is and lower its uncertainty around them.
         """
         self._sync()
-        self._model.center(center)
+        self._move(center)
         return self._model.relative_uncertainty(pending, self._noise)
+
+    def _move(self, center: int) -> None:
+        if center != self._center:
+            self._model.center(center)
+            self._center = center
 
     def step(self, length: float) -> int:
         """Return the free candidate nearest to the center moved by `length` along the gradient."""
         return self._model.step(length)
 
     def _sync(self) -> None:
-        seen = self._seen
-        if len(seen) >= self._refresh_at:
+        n = len(self._seen)
+        if self._retold:
+            self._retold = False
+            self._refit(min(self._size, n))
+        while self._size < n:
+            self._append(self._size)
+        if n >= self._refresh_at:
             self._refresh()
-        for k in range(len(self._model), len(seen)):
-            variance = seen.noises[k]
-            noise = self._noise if variance is None else variance / self._score_variance * self._scale
-            self._append(seen.indices[k], seen.scores[k], noise)
 
-    def _append(self, index: int, score: float, noise: float) -> None:
-        noise = max(noise, MIN_NOISE * self._scale)
+    def _variance(self, k: int) -> float:
+        """Noise of observation k in the kernel's units."""
+        variance = self._seen.noises[k]
+        noise = self._noise if variance is None else variance / self._score_variance * self._scale
+        return max(noise, MIN_NOISE * self._scale)
+
+    def _append(self, k: int) -> None:
+        noise = self._variance(k)
         while True:
             try:
-                self._model.append(index, score, noise)
+                self._model.append(self._seen.indices[k], self._seen.scores[k], noise)
+                self._size = k + 1
                 return
             except NotPositiveDefiniteError:  # a near-duplicate: it tells less than its noise says
                 noise *= 10.0
+
+    def _refit(self, n: int) -> None:
+        self._center = -1
+        try:
+            noises = np.array([self._variance(k) for k in range(n)])
+            self._model.refit(self._seen.score_array()[:n], noises)
+        except NotPositiveDefiniteError:
+            self._size = len(self._model)  # those from the near-duplicate on are appended again
 
     def _refresh(self) -> None:
         n = len(self._seen)
@@ -102,8 +126,26 @@ class Surrogate:
             variance = float(scores.var())
         variance = variance if np.isfinite(variance) else 0.0
         self._score_variance = variance if variance > 0 else 1.0
-        if self._fixed is None and variance > 0:
-            X = self._pool.rows(np.array(self._seen.indices))
-            y = (scores - scores.mean()) / np.sqrt(variance)
-            self._noise = best_noise(self._kernel.gram(X) / self._scale, y) * self._scale
-        self._model.clear()
+        if self._fixed is None and variance > 0 and n <= MAX_REFRESH:
+            self._choice = self._best_noise((scores - scores.mean()) / np.sqrt(variance))
+            self._noise = float(NOISE_GRID[self._choice]) * self._scale
+        self._refit(n)
+        while self._size < n:
+            self._append(self._size)
+
+    def _best_noise(self, y: Array) -> int:
+        """Position in the grid of the highest marginal likelihood of standardised scores y (n,)."""
+
+        @functools.cache
+        def likelihood(at: int) -> float:
+            return self._model.log_likelihood(y, float(NOISE_GRID[at]) * self._scale)
+
+        everywhere = range(len(NOISE_GRID))
+        if self._choice is None:
+            return max(everywhere, key=likelihood)
+        best = self._choice
+        while True:
+            uphill = max((k for k in (best, best - 1, best + 1) if k in everywhere), key=likelihood)
+            if uphill == best:
+                return best
+            best = uphill

@@ -14,7 +14,7 @@ import numpy as np
 
 from zopo_fast.config import ZopoConfig
 from zopo_fast.local_search import HISTORY, MIN_HISTORY
-from zopo_fast.surrogate import best_noise
+from zopo_fast.surrogate import NOISE_GRID
 
 
 class LocalSearchPeer:
@@ -87,7 +87,7 @@ class LocalSearchPeer:
         if n >= self._refresh_at:
             self._refresh_at = 4 * n
             y = (seen - seen.mean()) / (seen.std() or 1.0)
-            noise = best_noise(self._engine.gram(self.evaluated) / self._scale, y) * self._scale
+            noise = _best_noise(self._engine.gram(self.evaluated) / self._scale, y) * self._scale
             self._engine.fit(self.evaluated, seen, noise)
             self._modelled = n
         while self._modelled < n:
@@ -105,3 +105,11 @@ class LocalSearchPeer:
             window.popleft()
         window.append(uncertainty)
         return explores
+
+
+def _best_noise(K: Any, y: Any) -> float:
+    """The noise of the grid under which scores y (n,) are likeliest, K (n, n): one eigendecomposition."""
+    eigenvalues, U = np.linalg.eigh(K)
+    damped = np.maximum(eigenvalues, 0.0)[:, None] + NOISE_GRID
+    amplitude = ((U.T @ y) ** 2 @ (1.0 / damped)) / len(y)
+    return float(NOISE_GRID[np.argmax(-0.5 * (len(y) * np.log(amplitude) + np.log(damped).sum(axis=0)))])
