@@ -108,7 +108,7 @@ NetworkPtr make_network(const py::list& weights, const py::list& biases) {
         "layer); got " +
         std::to_string(weights.size()) + " and " + std::to_string(biases.size()));
   std::vector<std::size_t> width;
-  std::vector<std::vector<double>> W, b;
+  std::vector<Doubles> W, b;
   for (std::size_t l = 0; l < weights.size(); ++l) {
     const std::string w = "weights[" + std::to_string(l) + "]",
                       v = "biases[" + std::to_string(l) + "]";
@@ -190,7 +190,7 @@ Array gradient(const NetworkPtr& net, const py::object& x_, const py::object& X_
   Points<Cpu> point;
   point.append(*net, x.data(), 1);
   const Featured others(*net, X);
-  std::vector<double> k(n), gamma((net->layers() + 1) * n);
+  Doubles k(n), gamma((net->layers() + 1) * n);
   ntk_row<Cpu>(*net, point.view(), others.view, k.data(), gamma.data());
   ntk_gradient_rows<Cpu>(*net, point.view(), others.view, gamma.data(), out);
   return G;
@@ -271,14 +271,14 @@ std::unique_ptr<CpuPool> make_pool(const py::object& Z_, const py::object& mean_
   require_finite(Z.data(), precision, static_cast<std::size_t>(Z.size()), "embeddings");
   const Array mean = doubles(mean_, "mean", 1, Z.shape(1)),
               scale = doubles(scale_, "scale", 1, Z.shape(1));
-  std::vector<double> inverse(scale.data(), scale.data() + scale.size());
+  Doubles inverse(scale.data(), scale.data() + scale.size());
   for (double& s : inverse) {
     if (!(s > 0.0)) throw ArrayError("scale: every entry must be positive");
     s = 1.0 / s;
   }
   return std::make_unique<CpuPool>(Z.data(), precision, static_cast<std::size_t>(Z.shape(0)),
                                    static_cast<std::size_t>(Z.shape(1)),
-                                   std::vector<double>(mean.data(), mean.data() + mean.size()),
+                                   Doubles(mean.data(), mean.data() + mean.size()),
                                    std::move(inverse));
 }
 

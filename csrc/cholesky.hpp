@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "aligned.hpp"
 #include "device.hpp"
 
 namespace zopo {
@@ -38,7 +39,7 @@ class Cholesky {
   void reserve(std::size_t n);
 
   std::size_t n_ = 0, stride_ = 0;
-  std::vector<double> C_;
+  Doubles C_;
 };
 
 }  // namespace zopo

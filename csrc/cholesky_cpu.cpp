@@ -16,7 +16,7 @@ void Cholesky<Cpu>::reserve(std::size_t n) {
   stride = std::max(stride, n);
   stride = (stride + 7) / 8 * 8;
   if (stride / 8 % 2 == 0) stride += 8;
-  std::vector<double> grown(stride * stride);
+  Doubles grown(stride * stride);
   for (std::size_t i = 0; i < n_; ++i)
     std::copy_n(C_.data() + i * stride_, i + 1, grown.data() + i * stride);
   C_.swap(grown);
@@ -40,7 +40,7 @@ bool Cholesky<Cpu>::append(const double* a, double diagonal) {
 
 template <>
 void Cholesky<Cpu>::remove(std::size_t i) {
-  std::vector<double> cosine(n_), sine(n_);
+  Doubles cosine(n_), sine(n_);
   // Row j of the new factor is row j + 1 of the old one without column i, rotated so that the old
   // column i is folded into the columns after it.
   for (std::size_t j = i + 1; j < n_; ++j) {

@@ -22,9 +22,9 @@ void GaussianProcess<Device>::append(const double* X, const double* y, const dou
     noise_.insert(noise_.end(), noise, noise + count);
     stale();
     const std::size_t n = size();
-    std::vector<double> K(count * n);
+    Doubles K(count * n);
     if (count == 1) {  // the usual step: one row, no packing
-      std::vector<double> gamma((net_->layers() + 1) * n);
+      Doubles gamma((net_->layers() + 1) * n);
       ntk_row<Device>(*net_, points_.row(*net_, before), points_.view(), K.data(), gamma.data());
     } else {
       const auto all = points_.view();
@@ -58,7 +58,7 @@ bool GaussianProcess<Device>::extend(std::size_t from, const double* K, std::siz
 template <class Device>
 void GaussianProcess<Device>::rebuild_with_jitter() {
   const std::size_t n = size();
-  std::vector<double> K(n * n);
+  Doubles K(n * n);
   ntk_gram<Device>(*net_, points_.view(), points_.view(), true, K.data(), n);
   double scale = 0.0;
   for (std::size_t i = 0; i < n; ++i) scale += K[i * n + i] / static_cast<double>(n);
@@ -154,11 +154,11 @@ void GaussianProcess<Device>::posterior(const double* X, std::size_t q, Posterio
 template <class Device>
 void GaussianProcess<Device>::gradient_covariance(const double* x, double* out) const {
   const std::size_t n = size(), d = net_->dim();
-  std::vector<double> h(net_->hidden()), D(net_->hidden());
+  Doubles h(net_->hidden()), D(net_->hidden());
   ntk_features<Device>(*net_, x, 1, h.data(), D.data());
   const PointsView point = {1, x, h.data(), D.data()};
   ntk_gradient_prior<Device>(*net_, point, out);
-  std::vector<double> k(n), gamma((net_->layers() + 1) * n), G(n * d);
+  Doubles k(n), gamma((net_->layers() + 1) * n), G(n * d);
   ntk_row<Device>(*net_, point, points_.view(), k.data(), gamma.data());
   ntk_gradient_rows<Device>(*net_, point, points_.view(), gamma.data(), G.data());
   factor_.solve_lower_rows(G.data(), d, d);

@@ -27,14 +27,14 @@ struct PosteriorOut {
 
 // A copy of what was observed: X (n, d), y and noise (n,).
 struct GpState {
-  std::vector<double> X, y, noise;
+  Doubles X, y, noise;
 };
 
 // What tr(G^T A^-1 G) needs of the observations when G = diag(c) X + P W_0 (see ntk_linearize):
 // H = A^-1 o X X^T (n, n) and S = X W_0^T (n, width[1]); it is then
 //   c^T H c + 2 sum(C^-1 P o C^-1 diag(c) S) + sum(C^-1 P o C^-1 P W_0 W_0^T).
 struct Explained {
-  std::vector<double> H, S;
+  Doubles H, S;
 };
 
 // Everything a posterior is computed from, read-only while threads work on it.
@@ -87,10 +87,10 @@ class GaussianProcess {
 
   std::shared_ptr<const Network> net_;
   Points<Device> points_;
-  std::vector<double> y_, noise_;
+  Doubles y_, noise_;
   Cholesky<Device> factor_;
   double jitter_ = 0.0;
-  mutable std::vector<double> alpha_;
+  mutable Doubles alpha_;
   mutable bool alpha_stale_ = true;
   mutable Explained explained_;
   mutable bool explained_stale_ = true;

@@ -53,7 +53,7 @@ PointsView LocalGradient<Device>::features(std::size_t from, std::size_t n) cons
 }
 
 template <class Device>
-double* LocalGradient<Device>::row(std::vector<double>& triangle, std::size_t i) {
+double* LocalGradient<Device>::row(Doubles& triangle, std::size_t i) {
   return triangle.data() + triangle_offset(i);
 }
 
@@ -190,11 +190,11 @@ double LocalGradient<Device>::log_likelihood(const double* y, double noise) {
   const auto& isa = simd();
   const std::size_t n = size();
   if (n == 0) return 0.0;
-  std::vector<double> C(K_.begin(), K_.begin() + static_cast<std::ptrdiff_t>(triangle_offset(n)));
+  Doubles C(K_.begin(), K_.begin() + static_cast<std::ptrdiff_t>(triangle_offset(n)));
   for (std::size_t i = 0; i < n; ++i) C[triangle_offset(i) + i] += noise;
   if (!isa.triangle_cholesky(C.data(), n)) return -std::numeric_limits<double>::infinity();
   double determinant = 0.0, fit = 0.0;
-  std::vector<double> z(n);
+  Doubles z(n);
   for (std::size_t i = 0; i < n; ++i) {
     const double* c = C.data() + triangle_offset(i);
     z[i] = (y[i] - isa.dot(c, z.data(), i)) / c[i];
@@ -275,7 +275,7 @@ double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, 
                                                    double noise) {
   require_center();
   const std::size_t n = size();
-  double left = at_.prior_trace - explained_;
+  double explained = explained_;
   for (std::size_t p = 0; p < count; ++p) {
     try {
       extend(static_cast<std::size_t>(pending[p]), noise);
@@ -285,10 +285,10 @@ double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, 
       index_.resize(n);
       throw;
     }
-    left -= explained_by_last();
+    explained += explained_by_last();
   }
   index_.resize(n);
-  return at_.prior_trace > 0.0 ? std::max(0.0, left / at_.prior_trace) : 0.0;
+  return at_.prior_trace > 0.0 ? std::max(0.0, 1.0 - explained / at_.prior_trace) : 0.0;
 }
 
 template <class Device>

@@ -62,7 +62,7 @@ class LocalGradient {
 
  private:
   void reserve(std::size_t n);
-  double* row(std::vector<double>& triangle, std::size_t i);
+  double* row(Doubles& triangle, std::size_t i);
   void extend(std::size_t candidate, double noise);
   void factorise(std::size_t n, double noise);
   void record(double y, double noise);
@@ -78,21 +78,21 @@ class LocalGradient {
   // Observed candidates, read in the pool where they lie: a copy in float64 would be the largest
   // part of what a step has to hold in the second-level cache.
   std::vector<std::int64_t> index_;
-  std::vector<double> h_, D_;  // their features, (n, hidden)
+  Doubles h_, D_;  // their features, (n, hidden)
   // Triangles (see simd.hpp), (n, n).
-  std::vector<double> K_, inverse_, precision_, inner_;  // without noise; C^-1; A^-1; X X^T
-  std::vector<double> S_;                                // X W_0^T (n, w)
-  std::vector<double> y_, noise_, z_y_, z_1_;            // scores, variances, C^-1 y, C^-1 1
+  Doubles K_, inverse_, precision_, inner_;  // without noise; C^-1; A^-1; X X^T
+  Doubles S_;                                // X W_0^T (n, w)
+  Doubles y_, noise_, z_y_, z_1_;            // scores, variances, C^-1 y, C^-1 1
 
   std::int64_t center_ = -1;
   double explained_ = 0.0;
   Points<Device> point_;  // the center
   Linearization at_;
-  std::vector<double> weight_;  // W_0 of the units on, (a, d)
-  std::vector<double> c_;       // (n,)
-  std::vector<double> PS_;      // P and diag(c) S of the units on, side by side: (n, 2a)
+  Doubles weight_;  // W_0 of the units on, (a, d)
+  Doubles c_;       // (n,)
+  Doubles PS_;      // P and diag(c) S of the units on, side by side: (n, 2a)
   // Workspaces; the first three are zero beyond n.
-  std::vector<double> k_, u_, v_, gamma_, qr_, Wq_, T_, WT_, target_, work_, remainder_;
+  Doubles k_, u_, v_, gamma_, qr_, Wq_, T_, WT_, target_, work_, remainder_;
   mutable std::mutex mutex_;
 };
 

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "aligned.hpp"
 #include "device.hpp"
 
 namespace zopo {
@@ -20,8 +21,8 @@ class Network {
  public:
   // weights[l]: (width[l + 1], width[l]) row-major, the last (1, width[L]); biases[l]: (width[l +
   // 1],).
-  Network(std::vector<std::size_t> width, std::vector<std::vector<double>> weights,
-          std::vector<std::vector<double>> biases);
+  Network(std::vector<std::size_t> width, std::vector<Doubles> weights,
+          std::vector<Doubles> biases);
 
   std::size_t dim() const { return width_[0]; }
   std::size_t layers() const { return width_.size() - 1; }
@@ -39,8 +40,8 @@ class Network {
  private:
   std::vector<std::size_t> width_, offset_;
   std::size_t hidden_ = 0;
-  std::vector<std::vector<double>> weights_, biases_, transposed_;
-  std::vector<double> first_gram_;
+  std::vector<Doubles> weights_, biases_, transposed_;
+  Doubles first_gram_;
 };
 
 // Points with their features: x (n, d); h (n, hidden) = h_1..h_L; D (n, hidden) = D_0..D_{L-1}.
@@ -55,7 +56,7 @@ struct PointsView {
 template <class Device>
 struct Points {
   std::size_t n = 0;
-  std::vector<double> x, h, D;
+  Doubles x, h, D;
 
   PointsView view() const { return {n, x.data(), h.data(), D.data()}; }
   PointsView row(const Network& net, std::size_t i) const {
@@ -105,12 +106,12 @@ void ntk_gradient_rows(const Network& net, PointsView point, PointsView X, const
 // The network linearised at a point, for the trace of its derivative's covariance without (d, d) or
 // (n, d) matrices: J_l = B_l W_0, B_l with a column for each first-layer unit that is on there.
 struct Linearization {
-  std::vector<std::size_t> on;         // those units
-  std::size_t a = 0;                   // their number, padded to whole groups of eight
-  std::vector<std::vector<double>> B;  // [l - 2]: (width[l], a), l = 2..layers
-  std::vector<double> first_gram;      // W_0 W_0^T of those units, (a, a)
-  double prior_trace = 0.0;            // tr d^2 k / dx dx'
-  std::vector<double> work;
+  std::vector<std::size_t> on;  // those units
+  std::size_t a = 0;            // their number, padded to whole groups of eight
+  std::vector<Doubles> B;       // [l - 2]: (width[l], a), l = 2..layers
+  Doubles first_gram;           // W_0 W_0^T of those units, (a, a)
+  double prior_trace = 0.0;     // tr d^2 k / dx dx'
+  Doubles work;
 };
 template <class Device>
 void ntk_linearize(const Network& net, PointsView point, Linearization& at);
@@ -118,7 +119,7 @@ void ntk_linearize(const Network& net, PointsView point, Linearization& at);
 // P (n, a) with leading dimension ldp: G = dk(x, X)/dx = diag(gamma_0) X + P W_0[on].
 template <class Device>
 void ntk_remainder(const Network& net, const Linearization& at, PointsView X, const double* gamma,
-                   double* P, std::size_t ldp, std::vector<double>& work);
+                   double* P, std::size_t ldp, Doubles& work);
 
 // d^2 k(x, x') / dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l (d, d), and its trace.
 template <class Device>

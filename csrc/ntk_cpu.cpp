@@ -7,8 +7,8 @@
 
 namespace zopo {
 
-Network::Network(std::vector<std::size_t> width, std::vector<std::vector<double>> weights,
-                 std::vector<std::vector<double>> biases)
+Network::Network(std::vector<std::size_t> width, std::vector<Doubles> weights,
+                 std::vector<Doubles> biases)
     : width_(std::move(width)), weights_(std::move(weights)), biases_(std::move(biases)) {
   offset_.assign(width_.size(), 0);
   for (std::size_t l = 1; l < width_.size(); ++l) {
@@ -42,7 +42,7 @@ void Points<Cpu>::append(const Network& net, const double* X, std::size_t count)
 
 template <>
 void Points<Cpu>::erase(const Network& net, std::size_t i) {
-  const auto drop = [i](std::vector<double>& v, std::size_t row) {
+  const auto drop = [i](Doubles& v, std::size_t row) {
     v.erase(v.begin() + i * row, v.begin() + (i + 1) * row);
   };
   drop(x, net.dim());
@@ -121,8 +121,7 @@ struct Operand {
 // v (width[1],) <- the part of J_l(x)^T r_l, l >= 1, left of W_0: r_L is given in `v` (width[L]);
 // add(l, v) adds the contribution of layer l after the product with W_l.
 template <class Add>
-void backpropagate(const Network& net, const double* h, std::vector<double>& v,
-                   std::vector<double>& next, Add&& add) {
+void backpropagate(const Network& net, const double* h, Doubles& v, Doubles& next, Add&& add) {
   for (std::size_t l = net.layers(); l >= 1; --l) {
     const double* active = h + net.offset(l);
     for (std::size_t j = 0; j < net.width(l); ++j)
@@ -145,9 +144,9 @@ void ntk_gram<Cpu>(const Network& net, PointsView a, PointsView b, bool lower, d
   const auto& isa = simd();
   // Fresh pages cost more than the packing: what is small stays with the thread.
   constexpr std::size_t kKept = std::size_t{1} << 19;
-  static thread_local std::vector<double> kept;
+  static thread_local Doubles kept;
   const std::size_t size = isa.gram_pack_size(right.view);
-  std::vector<double> own(size > kKept ? size : 0);
+  Doubles own(size > kKept ? size : 0);
   if (size <= kKept && kept.size() < size) kept.resize(size);
   double* packed = size > kKept ? own.data() : kept.data();
   const double features = static_cast<double>(net.dim() + 2 * net.hidden());
@@ -207,7 +206,7 @@ void ntk_gradient_mean<Cpu>(const Network& net, PointsView point, PointsView X, 
                             const double* alpha, double* out) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), S = net.hidden(), n = X.n;
-  std::vector<double> beta(n), v(net.width(L), 0.0), next;
+  Doubles beta(n), v(net.width(L), 0.0), next;
   const auto add = [&](std::size_t l, double* r) {
     for (std::size_t i = 0; i < n; ++i) beta[i] = alpha[i] * gamma[l * n + i];
     isa.matvec_transposed(X.h + net.offset(l), S, n, net.width(l), beta.data(), r);
@@ -225,7 +224,7 @@ void ntk_gradient_remainder<Cpu>(const Network& net, PointsView point, PointsVie
                                  const double* gamma, double* P) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), S = net.hidden(), w = net.width(1);
-  std::vector<double> v, next;
+  Doubles v, next;
   for (std::size_t i = 0; i < X.n; ++i) {
     const double* h = X.h + i * S;
     v.assign(h + net.offset(L), h + net.offset(L) + net.width(L));
@@ -240,7 +239,7 @@ template <>
 void ntk_gradient_rows<Cpu>(const Network& net, PointsView point, PointsView X, const double* gamma,
                             double* G) {
   const std::size_t d = net.dim(), w = net.width(1);
-  std::vector<double> P(X.n * w);
+  Doubles P(X.n * w);
   ntk_gradient_remainder<Cpu>(net, point, X, gamma, P.data());
   for (std::size_t i = 0; i < X.n; ++i) {
     double* row = G + i * d;
@@ -256,7 +255,7 @@ template <class Visit>
 void for_each_jacobian(const Network& net, PointsView point, Visit&& visit) {
   const std::size_t L = net.layers(), w = net.width(1);
   const auto& isa = simd();
-  std::vector<double> B(w * w, 0.0), next;
+  Doubles B(w * w, 0.0), next;
   for (std::size_t l = 1; l <= L; ++l) {
     const double* active = point.h + net.offset(l);
     if (l == 1) {
@@ -324,8 +323,7 @@ void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at)
 
 template <>
 void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView X,
-                        const double* gamma, double* P, std::size_t ldp,
-                        std::vector<double>& work) {
+                        const double* gamma, double* P, std::size_t ldp, Doubles& work) {
   const std::size_t n = X.n, a = at.a, on = at.on.size(), S = net.hidden();
   for (std::size_t i = 0; i < n; ++i) {
     const double* h = X.h + i * S + net.offset(1);
@@ -346,7 +344,7 @@ double ntk_gradient_prior_trace<Cpu>(const Network& net, PointsView point) {
   const auto& isa = simd();
   const std::size_t w = net.width(1);
   double trace = first_weight(net, point) * static_cast<double>(net.dim());
-  std::vector<double> row(w);
+  Doubles row(w);
   for_each_jacobian(net, point, [&](std::size_t l, double weight, const double* B) {
     double norm = 0.0;  // |J_l|_F^2 = tr(B W_0 W_0^T B^T)
     for (std::size_t j = 0; j < net.width(l); ++j) {
@@ -365,7 +363,7 @@ void ntk_gradient_prior<Cpu>(const Network& net, PointsView point, double* out) 
   std::fill_n(out, d * d, 0.0);
   const double diagonal = first_weight(net, point);
   for (std::size_t j = 0; j < d; ++j) out[j * d + j] = diagonal;
-  std::vector<double> J(d);
+  Doubles J(d);
   for_each_jacobian(net, point, [&](std::size_t l, double weight, const double* B) {
     for (std::size_t r = 0; r < net.width(l); ++r) {
       std::fill(J.begin(), J.end(), 0.0);

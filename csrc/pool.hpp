@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "aligned.hpp"
 #include "device.hpp"
 
 namespace zopo {
@@ -31,8 +32,8 @@ class Pool {
  public:
   // data (m, d) row-major, owned by the caller for the life of the pool; mean and inverse_scale
   // (d,).
-  Pool(const void* data, Precision precision, std::size_t m, std::size_t d,
-       std::vector<double> mean, std::vector<double> inverse_scale);
+  Pool(const void* data, Precision precision, std::size_t m, std::size_t d, Doubles mean,
+       Doubles inverse_scale);
 
   std::size_t size() const { return m_; }
   std::size_t dim() const { return d_; }
@@ -67,11 +68,11 @@ class Pool {
     std::vector<std::int64_t> rows;                              // what has to be rescored
   };
 
+  template <class Norms>
+  void prepare(Norms& norm);
   template <class Z, class F>
-  void prepare(const Z* data, std::vector<F>& norm);
-  template <class Z, class F>
-  void shortlist(const Z* data, const std::vector<F>& norm, Workspace<F>& work, const double* x,
-                 std::size_t k, bool available_only) const;
+  void shortlist(const Z* data, const F* norm, Workspace<F>& work, const double* x, std::size_t k,
+                 bool available_only) const;
   // Every row that may be among the k nearest to x.
   const std::vector<std::int64_t>& candidates(const double* x, std::size_t k,
                                               bool available_only) const;
@@ -84,12 +85,12 @@ class Pool {
   const void* data_;
   Precision precision_;
   std::size_t m_, d_, available_;
-  std::vector<double> mean_, inverse_scale_;
+  Doubles mean_, inverse_scale_;
   std::vector<std::uint64_t> taken_;
   // |e_i|^2 in the precision of the scan (one of the two is empty), their largest, and |mean o
   // inverse_scale|.
   std::vector<float> norm_f32_;
-  std::vector<double> norm_f64_;
+  Doubles norm_f64_;
   double largest_norm_ = 0.0, offset_ = 0.0;
   mutable std::vector<Neighbor> nearest_;  // what the last scan found, nearest first
   mutable Workspace<float> work_f32_;
@@ -97,9 +98,8 @@ class Pool {
 };
 
 // Column means and standard deviations (population) of an (m, d) array, in float64.
-std::pair<std::vector<double>, std::vector<double>> column_moments(const void* data,
-                                                                   Precision precision,
-                                                                   std::size_t m, std::size_t d);
+std::pair<Doubles, Doubles> column_moments(const void* data, Precision precision, std::size_t m,
+                                           std::size_t d);
 
 // Index of the first entry that is NaN or infinite, or size when there is none.
 std::size_t first_non_finite(const void* data, Precision precision, std::size_t size);

@@ -40,6 +40,16 @@ decltype(auto) typed(const void* data, Precision precision, F&& f) {
   }
 }
 
+// Entries [from, from + count) in float64, exactly.
+void widen(const void* data, Precision precision, std::size_t from, std::size_t count,
+           double* out) {
+  if (precision == Precision::Half)
+    return simd().widen_f16(static_cast<const std::uint16_t*>(data) + from, count, out);
+  typed(data, precision, [&](const auto* Z) {
+    for (std::size_t j = 0; j < count; ++j) out[j] = value(Z[from + j]);
+  });
+}
+
 constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
 
 // What a rank can be off by. Per row i, with u the unit roundoff and W = sum_j |x_j s_j z_ij|:
@@ -86,20 +96,17 @@ struct Shortlist {
 }  // namespace
 
 template <>
-template <class Z, class F>
-void Pool<Cpu>::prepare(const Z* data, std::vector<F>& norm) {
+template <class Norms>
+void Pool<Cpu>::prepare(Norms& norm) {
+  using F = typename Norms::value_type;
   norm.resize(m_);
   std::mutex merging;
   parallel_ranges(m_, static_cast<double>(m_) * d_, [&](std::size_t begin, std::size_t end) {
     double largest = 0.0;
+    Doubles e(d_);
     for (std::size_t i = begin; i < end; ++i) {
-      double partial[8] = {};  // eight sums: the additions need not wait for each other
-      for (std::size_t j = 0; j < d_; ++j) {
-        const double e = (value(data[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
-        partial[j % 8] += e * e;
-      }
-      double total = 0.0;
-      for (const double p : partial) total += p;
+      row(i, e.data());
+      const double total = simd().dot(e.data(), e.data(), d_);
       norm[i] = static_cast<F>(total);
       largest = std::max(largest, total);
     }
@@ -109,8 +116,8 @@ void Pool<Cpu>::prepare(const Z* data, std::vector<F>& norm) {
 }
 
 template <>
-Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_t d,
-                std::vector<double> mean, std::vector<double> inverse_scale)
+Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_t d, Doubles mean,
+                Doubles inverse_scale)
     : data_(data),
       precision_(precision),
       m_(m),
@@ -124,12 +131,10 @@ Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_
     offset_ += v * v;
   }
   offset_ = std::sqrt(offset_);
-  typed(data_, precision_, [&](const auto* Z) {
-    if constexpr (std::is_same_v<decltype(Z), const double*>)
-      prepare(Z, norm_f64_);
-    else
-      prepare(Z, norm_f32_);
-  });
+  if (precision_ == Precision::Double)
+    prepare(norm_f64_);
+  else
+    prepare(norm_f32_);
 }
 
 template <>
@@ -161,12 +166,12 @@ void Pool<Cpu>::release(std::size_t i) {
 template <>
 void Pool<Cpu>::row(std::size_t i, double* out) const {
   if (precision_ == Precision::Half)
-    simd().widen_f16(static_cast<const std::uint16_t*>(data_) + i * d_, d_, out);
-  else
-    typed(data_, precision_, [&](const auto* Z) {
-      for (std::size_t j = 0; j < d_; ++j) out[j] = value(Z[i * d_ + j]);
-    });
-  for (std::size_t j = 0; j < d_; ++j) out[j] = (out[j] - mean_[j]) * inverse_scale_[j];
+    return simd().standardise_f16(static_cast<const std::uint16_t*>(data_) + i * d_, d_,
+                                  mean_.data(), inverse_scale_.data(), out);
+  typed(data_, precision_, [&](const auto* Z) {
+    for (std::size_t j = 0; j < d_; ++j)
+      out[j] = (value(Z[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
+  });
 }
 
 template <>
@@ -206,12 +211,7 @@ double Pool<Cpu>::distance(std::size_t i, const double* x) const {
   double e[kChunk] = {}, partial[kSums] = {};
   for (std::size_t begin = 0; begin < d_; begin += kChunk) {
     const std::size_t count = std::min(kChunk, d_ - begin);
-    typed(data_, precision_, [&](const auto* Z) {
-      if constexpr (std::is_same_v<decltype(Z), const Half*>)
-        simd().widen_f16(&Z[i * d_ + begin].bits, count, e);
-      else
-        for (std::size_t j = 0; j < count; ++j) e[j] = value(Z[i * d_ + begin + j]);
-    });
+    widen(data_, precision_, i * d_ + begin, count, e);
     for (std::size_t j = 0; j < count; ++j)
       e[j] = (e[j] - mean_[begin + j]) * inverse_scale_[begin + j] - x[begin + j];
     std::fill(e + count, e + kChunk, 0.0);
@@ -225,8 +225,8 @@ double Pool<Cpu>::distance(std::size_t i, const double* x) const {
 
 template <>
 template <class Z, class F>
-void Pool<Cpu>::shortlist(const Z* data, const std::vector<F>& norm, Workspace<F>& work,
-                          const double* x, std::size_t k, bool available_only) const {
+void Pool<Cpu>::shortlist(const Z* data, const F* norm, Workspace<F>& work, const double* x,
+                          std::size_t k, bool available_only) const {
   double x_norm = 0.0;
   work.w.resize(d_);
   for (std::size_t j = 0; j < d_; ++j) {
@@ -250,11 +250,11 @@ void Pool<Cpu>::shortlist(const Z* data, const std::vector<F>& norm, Workspace<F
     for (std::size_t b = begin; b < end; b += kBlock) {
       const std::size_t rows = std::min(kBlock, end - b);
       if constexpr (std::is_same_v<Z, Half>)
-        simd().scan_f16(&data[b * d_].bits, rows, d_, far, work.w.data(), norm.data() + b, rank);
+        simd().scan_f16(&data[b * d_].bits, rows, d_, far, work.w.data(), norm + b, rank);
       else if constexpr (std::is_same_v<Z, float>)
-        simd().scan_f32(data + b * d_, rows, d_, far, work.w.data(), norm.data() + b, rank);
+        simd().scan_f32(data + b * d_, rows, d_, far, work.w.data(), norm + b, rank);
       else
-        simd().scan_f64(data + b * d_, rows, d_, far, work.w.data(), norm.data() + b, rank);
+        simd().scan_f64(data + b * d_, rows, d_, far, work.w.data(), norm + b, rank);
       for (std::size_t r = 0; r < rows; ++r)
         if (!(rank[r] > mine.cut) && !(available_only && is_taken(b + r)))
           mine.offer(b + r, rank[r]);
@@ -281,10 +281,10 @@ const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::siz
                                                        bool available_only) const {
   return typed(data_, precision_, [&](const auto* Z) -> const std::vector<std::int64_t>& {
     if constexpr (std::is_same_v<decltype(Z), const double*>) {
-      shortlist(Z, norm_f64_, work_f64_, x, k, available_only);
+      shortlist(Z, norm_f64_.data(), work_f64_, x, k, available_only);
       return work_f64_.rows;
     } else {
-      shortlist(Z, norm_f32_, work_f32_, x, k, available_only);
+      shortlist(Z, norm_f32_.data(), work_f32_, x, k, available_only);
       return work_f32_.rows;
     }
   });
@@ -319,7 +319,7 @@ template <>
 double Pool<Cpu>::radius(std::size_t i, std::size_t k) const {
   const std::lock_guard lock(mutex_);
   k = std::min(k + 1, m_);  // itself among them
-  std::vector<double> x(d_);
+  Doubles x(d_);
   row(i, x.data());
   nearest_of(candidates(x.data(), k, false), x.data(), k);
   return std::sqrt(nearest_.back().distance);
@@ -342,28 +342,48 @@ void Pool<Cpu>::distances(const double* x, double* out) const {
   });
 }
 
-std::pair<std::vector<double>, std::vector<double>> column_moments(const void* data,
-                                                                   Precision precision,
-                                                                   std::size_t m, std::size_t d) {
-  std::vector<double> mean(d, 0.0), deviation(d, 0.0);
-  typed(data, precision, [&](const auto* Z) {
-    std::vector<char> constant(d, 1);
-    for (std::size_t i = 0; i < m; ++i)
-      for (std::size_t j = 0; j < d; ++j) {
-        mean[j] += value(Z[i * d + j]);
-        constant[j] &= value(Z[i * d + j]) == value(Z[j]);
-      }
+std::pair<Doubles, Doubles> column_moments(const void* data, Precision precision, std::size_t m,
+                                           std::size_t d) {
+  // Sums of fixed blocks of rows, added up in order: the same bits for any number of threads.
+  constexpr std::size_t kRows = 4096;
+  const std::size_t blocks = (m + kRows - 1) / kRows;
+  const auto for_blocks = [&](auto&& body) {
+    const double work = static_cast<double>(m) * static_cast<double>(d);
+    parallel_ranges(blocks, work, [&](std::size_t begin, std::size_t end) {
+      Doubles row(d);
+      for (std::size_t b = begin; b < end; ++b)
+        for (std::size_t i = b * kRows; i < std::min(m, (b + 1) * kRows); ++i) {
+          widen(data, precision, i * d, d, row.data());
+          body(b, row.data());
+        }
+    });
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  Doubles sums(blocks * d, 0.0), low(blocks * d, infinity), high(blocks * d, -infinity);
+  for_blocks([&](std::size_t b, const double* row) {
+    simd().moments_pass(row, d, sums.data() + b * d, low.data() + b * d, high.data() + b * d);
+  });
+  const double rows = static_cast<double>(m);
+  Doubles mean(d, 0.0), deviation(d, 0.0);
+  for (std::size_t j = 0; j < d; ++j) {
+    double least = infinity, most = -infinity;
+    for (std::size_t b = 0; b < blocks; ++b) {
+      mean[j] += sums[b * d + j];
+      least = std::min(least, low[b * d + j]);
+      most = std::max(most, high[b * d + j]);
+    }
     // A constant column's mean is that constant, not its rounded sum: its deviation is then exactly
     // 0.
-    for (std::size_t j = 0; j < d; ++j)
-      mean[j] = constant[j] ? value(Z[j]) : mean[j] / static_cast<double>(m);
-    for (std::size_t i = 0; i < m; ++i)  // a second pass: no cancellation for large means
-      for (std::size_t j = 0; j < d; ++j) {
-        const double diff = value(Z[i * d + j]) - mean[j];
-        deviation[j] += diff * diff;
-      }
+    mean[j] = least == most ? least : mean[j] / rows;
+  }
+  std::fill(sums.begin(), sums.end(), 0.0);
+  for_blocks([&](std::size_t b, const double* row) {  // a second pass: no cancellation
+    simd().squares_pass(row, d, mean.data(), sums.data() + b * d);
   });
-  for (auto& v : deviation) v = std::sqrt(v / static_cast<double>(m));
+  for (std::size_t j = 0; j < d; ++j) {
+    for (std::size_t b = 0; b < blocks; ++b) deviation[j] += sums[b * d + j];
+    deviation[j] = std::sqrt(deviation[j] / rows);
+  }
   return {std::move(mean), std::move(deviation)};
 }
 

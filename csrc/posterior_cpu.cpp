@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kBlock = 48;  // points a block
 constexpr std::size_t kAlone = 8;   // fewer points than this are taken one by one
-using Column = std::vector<double>;
+using Column = Doubles;
 
 // (rows, cols) with leading dimension lda, transposed into T (cols, rows).
 void transpose(const double* A, std::size_t lda, std::size_t rows, std::size_t cols, double* T) {

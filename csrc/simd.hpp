@@ -97,6 +97,12 @@ struct Simd {
                            const double* mean, const double* a, double* y);
   void (*rows_combine_f64)(const double* Z, std::size_t d, const std::int64_t* index, std::size_t n,
                            const double* mean, const double* a, double* y);
+  // e = (z - mean) o inverse_scale, (d,).
+  void (*standardise_f16)(const std::uint16_t* z, std::size_t d, const double* mean,
+                          const double* inverse_scale, double* e);
+  // One row into column sums, minima and maxima; into sums of squared differences from the mean.
+  void (*moments_pass)(const double* row, std::size_t d, double* sum, double* low, double* high);
+  void (*squares_pass)(const double* row, std::size_t d, const double* mean, double* sum);
   // Exact conversion of n IEEE half-precision numbers.
   void (*widen_f16)(const std::uint16_t* from, std::size_t n, double* to);
   // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.

@@ -36,6 +36,38 @@ inline float sum_lanes(float __attribute__((vector_size(32))) v) {
 }
 inline double sum(Vec v) { return sum_lanes(v); }
 
+// Four such sums at once: pairs of vectors are interleaved before they are added, which takes less
+// than half the shuffles.
+typedef double V16 __attribute__((vector_size(16)));
+typedef double V32 __attribute__((vector_size(32)));
+typedef double V64 __attribute__((vector_size(64)));
+typedef double V16Load __attribute__((vector_size(16), aligned(8), may_alias));
+typedef double V32Load __attribute__((vector_size(32), aligned(8), may_alias));
+inline void sum4(V16 a, V16 b, V16 c, V16 d, double* y) {
+  *reinterpret_cast<V16Load*>(y) =
+      __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
+  *reinterpret_cast<V16Load*>(y + 2) =
+      __builtin_shufflevector(c, d, 0, 2) + __builtin_shufflevector(c, d, 1, 3);
+}
+inline void sum4(V32 a, V32 b, V32 c, V32 d, double* y) {
+  const V32 ab =
+      __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
+  const V32 cd =
+      __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
+  *reinterpret_cast<V32Load*>(y) =
+      __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+inline void sum4(V64 a, V64 b, V64 c, V64 d, double* y) {
+  const V64 ab = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14) +
+                 __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+  const V64 cd = __builtin_shufflevector(c, d, 0, 8, 2, 10, 4, 12, 6, 14) +
+                 __builtin_shufflevector(c, d, 1, 9, 3, 11, 5, 13, 7, 15);
+  const V64 halves = __builtin_shufflevector(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) +
+                     __builtin_shufflevector(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+  *reinterpret_cast<V32Load*>(y) = __builtin_shufflevector(halves, halves, 0, 1, 2, 3) +
+                                   __builtin_shufflevector(halves, halves, 4, 5, 6, 7);
+}
+
 // ---- vectors -------------------------------------------------------------------------------
 
 // R dot products sharing one right-hand side; two accumulators a row hide the FMA latency.
@@ -50,10 +82,15 @@ inline void dots(const double* A, std::size_t lda, const double* x, std::size_t 
       odd[r] += load(A + r * lda + k + kLanes) * x1;
     }
   }
+  if constexpr (R == 4)
+    sum4(even[0] + odd[0], even[1] + odd[1], even[2] + odd[2], even[3] + odd[3], y);
+  else
+    for (std::size_t r = 0; r < R; ++r) y[r] = sum(even[r] + odd[r]);
+  if (k == n) return;
   for (std::size_t r = 0; r < R; ++r) {
     double tail = 0.0;
     for (std::size_t j = k; j < n; ++j) tail += A[r * lda + j] * x[j];
-    y[r] = sum(even[r] + odd[r]) + tail;
+    y[r] += tail;
   }
 }
 
@@ -137,6 +174,12 @@ template <std::size_t R>
 inline void gemm_rows(std::size_t n, std::size_t k, const double* A, std::size_t lda,
                       const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add) {
   std::size_t j = 0;
+  if constexpr (R == 1)  // a single row: more columns at once, or the additions wait for each other
+    for (; j + 8 * kLanes <= n; j += 8 * kLanes)
+      gemm_tile<R, 8>(k, A, lda, B + j, ldb, C + j, ldc, add);
+  if constexpr (R == 1)
+    for (; j + 4 * kLanes <= n; j += 4 * kLanes)
+      gemm_tile<R, 4>(k, A, lda, B + j, ldb, C + j, ldc, add);
   for (; j + 2 * kLanes <= n; j += 2 * kLanes)
     gemm_tile<R, 2>(k, A, lda, B + j, ldb, C + j, ldc, add);
   for (; j + kLanes <= n; j += kLanes) gemm_tile<R, 1>(k, A, lda, B + j, ldb, C + j, ldc, add);
@@ -485,59 +528,47 @@ void scan(const T* Z, std::size_t rows, std::size_t d, bool far, const F* w, con
 
 // ---- pool rows in float64 --------------------------------------------------------------------
 
-typedef double Wide
-    __attribute__((vector_size(64)));  // eight columns, in as many registers as it takes
-typedef double WideLoad __attribute__((vector_size(64), aligned(8), may_alias));
-typedef float Floats __attribute__((vector_size(32)));
-typedef float FloatsLoad __attribute__((vector_size(32), aligned(4), may_alias));
-
-inline Wide widened(const double* p) { return *reinterpret_cast<const WideLoad*>(p); }
-inline Wide widened(Floats v) {
+inline Vec widened(const double* p) { return load(p); }
 #if defined(__AVX512F__)
-  // GCC 12 would convert the two halves on their own; the masked form as its own header's plain one
-  // trips -Wmaybe-uninitialized.
-  return _mm512_maskz_cvtps_pd(0xff, v);
-#else
-  return __builtin_convertvector(v, Wide);
-#endif
+// The masked forms: GCC 12's own headers trip -Wmaybe-uninitialized in the plain ones.
+inline Vec widened(const float* p) { return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p)); }
+inline Vec widened(const std::uint16_t* p) {
+  return _mm512_maskz_cvtps_pd(
+      0xff, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
-inline Wide widened(const float* p) { return widened(*reinterpret_cast<const FloatsLoad*>(p)); }
-inline Wide widened(const std::uint16_t* p) {
-#if defined(__F16C__)
-  const Floats v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#else
-  Floats v;
-  for (std::size_t i = 0; i < 8; ++i) v[i] = half_to_float(p[i]);
-#endif
-  return widened(v);
+#elif defined(__F16C__)
+inline Vec widened(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+inline Vec widened(const std::uint16_t* p) {
+  return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
+#else
+inline Vec widened(const float* p) { return Vec{p[0], p[1]}; }
+inline Vec widened(const std::uint16_t* p) { return Vec{half_to_float(p[0]), half_to_float(p[1])}; }
+#endif
 
 template <class T>
 constexpr bool kHalf = sizeof(T) == 2;
 
-inline double sum_wide(Wide v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
-}
-
 template <std::size_t R, class T>
 inline void rows_dots(const T* const* z, std::size_t d, const double* mean, const double* w,
                       double* y) {
-  Wide acc[R] = {};
+  Vec acc[R] = {};
   std::size_t k = 0;
-  for (; k + 8 <= d; k += 8) {
-    const Wide wk = widened(w + k);
+  for (; k + kLanes <= d; k += kLanes) {
+    const Vec wk = load(w + k);
     for (std::size_t r = 0; r < R; ++r) {
-      Wide e = widened(z[r] + k);
-      if constexpr (!kHalf<T>) e -= widened(mean + k);
+      Vec e = widened(z[r] + k);
+      if constexpr (!kHalf<T>) e -= load(mean + k);
       acc[r] += e * wk;
     }
   }
-  for (std::size_t r = 0; r < R; ++r) {
-    double tail = 0.0;
-    for (std::size_t j = k; j < d; ++j)
-      tail += (scalar(z[r][j]) - (kHalf<T> ? 0.0 : mean[j])) * w[j];
-    y[r] = sum_wide(acc[r]) + tail;
-  }
+  if constexpr (R == 4)
+    sum4(acc[0], acc[1], acc[2], acc[3], y);
+  else
+    for (std::size_t r = 0; r < R; ++r) y[r] = sum(acc[r]);
+  for (; k < d; ++k)
+    for (std::size_t r = 0; r < R; ++r)
+      y[r] += (scalar(z[r][k]) - (kHalf<T> ? 0.0 : mean[k])) * w[k];
 }
 
 template <class T>
@@ -562,14 +593,14 @@ template <std::size_t R, class T>
 inline void rows_add(const T* const* z, std::size_t d, const double* mean, const double* a,
                      double* y) {
   std::size_t k = 0;
-  for (; k + 8 <= d; k += 8) {
-    Wide v = widened(y + k);
+  for (; k + kLanes <= d; k += kLanes) {
+    Vec v = load(y + k);
     for (std::size_t r = 0; r < R; ++r) {
-      Wide e = widened(z[r] + k);
-      if constexpr (!kHalf<T>) e -= widened(mean + k);
+      Vec e = widened(z[r] + k);
+      if constexpr (!kHalf<T>) e -= load(mean + k);
       v += e * a[r];
     }
-    *reinterpret_cast<WideLoad*>(y + k) = v;
+    store(y + k, v);
   }
   for (; k < d; ++k)
     for (std::size_t r = 0; r < R; ++r)
@@ -597,13 +628,41 @@ void rows_combine(const T* Z, std::size_t d, const std::int64_t* index, std::siz
   if constexpr (kHalf<T>) axpy(d, -total, mean, y);
 }
 
-void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
-  constexpr std::size_t lanes = kScanBytes / sizeof(float);
-  std::size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const Scan<float>::V v = Scan<std::uint16_t>::load(from + i);
-    for (std::size_t j = 0; j < lanes; ++j) to[i + j] = v[j];
+void standardise_f16(const std::uint16_t* z, std::size_t d, const double* mean,
+                     const double* inverse_scale, double* e) {
+  std::size_t k = 0;
+  for (; k + kLanes <= d; k += kLanes)
+    store(e + k, (widened(z + k) - load(mean + k)) * load(inverse_scale + k));
+  for (; k < d; ++k) e[k] = (half_to_float(z[k]) - mean[k]) * inverse_scale[k];
+}
+
+void moments_pass(const double* row, std::size_t d, double* sum, double* low, double* high) {
+  std::size_t k = 0;
+  for (; k + kLanes <= d; k += kLanes) {
+    const Vec v = load(row + k), l = load(low + k), h = load(high + k);
+    store(sum + k, load(sum + k) + v);
+    store(low + k, v < l ? v : l);
+    store(high + k, v > h ? v : h);
   }
+  for (; k < d; ++k) {
+    sum[k] += row[k];
+    low[k] = row[k] < low[k] ? row[k] : low[k];
+    high[k] = row[k] > high[k] ? row[k] : high[k];
+  }
+}
+
+void squares_pass(const double* row, std::size_t d, const double* mean, double* sum) {
+  std::size_t k = 0;
+  for (; k + kLanes <= d; k += kLanes) {
+    const Vec v = load(row + k) - load(mean + k);
+    store(sum + k, load(sum + k) + v * v);
+  }
+  for (; k < d; ++k) sum[k] += (row[k] - mean[k]) * (row[k] - mean[k]);
+}
+
+void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, widened(from + i));
   for (; i < n; ++i) to[i] = half_to_float(from[i]);
 }
 
@@ -653,6 +712,9 @@ constexpr Simd table(const char* name) {
           rows_combine<std::uint16_t>,
           rows_combine<float>,
           rows_combine<double>,
+          standardise_f16,
+          moments_pass,
+          squares_pass,
           widen_f16,
           read_all};
 }
