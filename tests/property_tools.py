@@ -148,6 +148,18 @@ def tolerance(p: Problem, x: np.ndarray, updates: int = 1) -> Tolerance:
     )
 
 
+def tolerance_in_parts(p: Problem, x: np.ndarray) -> float:
+    """What to add to the bound of the gradient's uncertainty where it is summed over the parts of G.
+
+    tr G^T A^-1 G with G = diag(c) X + P W_0 and A^-1 itself: where the parts cancel, the sum's rounding is
+    (n + 2) eps tr A^-1 |parts|^2.
+    """
+    rounding, n = Rounding(p.W, p.b), len(p.X)
+    parts = np.linalg.norm(rounding.gradient(x, p.X)) / rounding.unit
+    inverse = np.linalg.inv(reference.gram(p.W, p.b, p.X) + np.diag(p.noise))
+    return float(4.0 * (n + 2) * EPS * np.trace(inverse) * parts**2)
+
+
 def assert_within(actual: object, expected: object, bound: object, what: str = "") -> None:
     """Every entry is off by at most its bound."""
     actual, expected, bound = np.asarray(actual), np.asarray(expected), np.asarray(bound)

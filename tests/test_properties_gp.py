@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from property_tools import Problem, Rounding, assert_within, problems, tolerance
+from property_tools import Problem, Rounding, assert_within, problems, tolerance, tolerance_in_parts
 
 import zopo_fast as zf
 from zopo_fast import reference
@@ -25,7 +25,8 @@ def assert_agrees(gp: zf.GaussianProcess, p: Problem, updates: int = 1) -> None:
         assert_within(together.mean[i], expected.mean, allowed.mean, "mean")
         assert_within(together.variance[i], expected.variance, allowed.variance, "variance")
         assert_within(together.gradient[i], expected.gradient, allowed.gradient, "gradient")
-        assert_within(together.gradient_uncertainty[i], trace, allowed.uncertainty, "uncertainty")
+        uncertainty = allowed.uncertainty + tolerance_in_parts(p, x)
+        assert_within(together.gradient_uncertainty[i], trace, uncertainty, "uncertainty")
         full = gp.gradient_covariance(x)
         assert_within(full, expected.gradient_covariance, allowed.uncertainty, "covariance")
     likelihood = reference.log_marginal_likelihood(p.W, p.b, p.X, p.y, p.noise)
@@ -112,7 +113,8 @@ def test_the_tolerances_are_no_excuse(p: Problem) -> None:
     for x in p.Q:
         allowed, prior = tolerance(p, x), rounding.gram(x[None], x[None])[0, 0] / rounding.unit
         assert allowed.variance <= 1e-7 * prior
-        assert allowed.uncertainty <= 1e-7 * rounding.prior_trace(x) / rounding.unit
+        uncertainty = allowed.uncertainty + tolerance_in_parts(p, x)
+        assert uncertainty <= 1e-7 * rounding.prior_trace(x) / rounding.unit
         assert allowed.mean <= 1e-7 * np.linalg.norm(p.y) * np.sqrt(prior / p.noise.min())
 
 
