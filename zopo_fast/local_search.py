@@ -53,9 +53,7 @@ class LocalSearch:
         """Return the next candidate: initial, of an exploration round, or one step up the gradient."""
         index = self._from_queue()
         if index is None and len(self._seen) == 0:  # all initial scores are out: spread around them
-            anchor = (
-                self._pool.row(next(iter(self._pending))) if self._pending else np.zeros(self._dim)
-            )
+            anchor = self._pool.row(next(iter(self._pending))) if self._pending else np.zeros(self._dim)
             index = self._pool.nearest(anchor)
         if index is None:
             index = self._step()
