@@ -142,15 +142,6 @@ struct Featured {
   }
 };
 
-// The upper triangle of K (n, n) from the lower one, by blocks that stay in the cache.
-void mirror(double* K, std::size_t n) {
-  constexpr std::size_t kBlock = 32;
-  for (std::size_t I = 0; I < n; I += kBlock)
-    for (std::size_t J = 0; J <= I; J += kBlock)
-      for (std::size_t i = I; i < std::min(n, I + kBlock); ++i)
-        for (std::size_t j = J; j < std::min(i, J + kBlock); ++j) K[j * n + i] = K[i * n + j];
-}
-
 Array gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_) {
   const auto d = static_cast<py::ssize_t>(net->dim());
   const Array X = doubles(X_, "X", 2, d);
@@ -160,14 +151,7 @@ Array gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_) {
   Array K = matrix(n, m);
   double* out = K.mutable_data();
   const py::gil_scoped_release nogil;
-  const Featured a(*net, X);
-  if (!symmetric) {
-    const Featured b(*net, Y);
-    ntk_gram<Cpu>(*net, a.view, b.view, false, out, m);
-  } else {
-    ntk_gram<Cpu>(*net, a.view, a.view, true, out, m);
-    mirror(out, n);
-  }
+  ntk_gram_points<Cpu>(*net, X.data(), n, symmetric ? nullptr : Y.data(), m, out);
   return K;
 }
 

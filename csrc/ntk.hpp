@@ -78,6 +78,12 @@ template <class Device>
 void ntk_gram(const Network& net, PointsView a, PointsView b, bool lower, double* K,
               std::size_t ldk);
 
+// The same from the points alone, X (n, d) and Y (m, d): features on the way, no more threads
+// started than for one operation. Y null: Y = X, and K is symmetric.
+template <class Device>
+void ntk_gram_points(const Network& net, const double* X, std::size_t n, const double* Y,
+                     std::size_t m, double* K);
+
 // k(x_i, x_i), (n,).
 template <class Device>
 void ntk_diag(const Network& net, PointsView a, double* out);

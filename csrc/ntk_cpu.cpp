@@ -137,28 +137,96 @@ void backpropagate(const Network& net, const double* h, Doubles& v, Doubles& nex
 
 }  // namespace
 
+namespace {
+
+// Room for numbers that an operation fills and drops. Fresh pages cost more than the filling: what
+// is small stays with the thread, one array for each use that lives at the same time.
+enum class Use { Panels, Left, Right };
+template <Use use>
+class Scratch {
+ public:
+  explicit Scratch(std::size_t size) : own_(size > kKept ? size : 0) {
+    if (size <= kKept && kept().size() < size) kept().resize(size);
+    data_ = size > kKept ? own_.data() : kept().data();
+  }
+  double* data() const { return data_; }
+
+ private:
+  static constexpr std::size_t kKept = std::size_t{1} << 19;
+  static Doubles& kept() {
+    static thread_local Doubles numbers;
+    return numbers;
+  }
+  Doubles own_;
+  double* data_;
+};
+
+double gram_work(const Network& net, std::size_t n, std::size_t m) {
+  return static_cast<double>(n) * static_cast<double>(m) *
+         static_cast<double>(net.dim() + 2 * net.hidden());
+}
+
+void gram_product(const Network& net, const Operand& left, const Operand& right,
+                  const double* packed, bool lower, double* K, std::size_t ldk) {
+  const auto& isa = simd();
+  const auto rows = [&](std::size_t begin, std::size_t end) {
+    isa.gram_rows(left.view, right.view, packed, begin, end, lower, K, ldk);
+  };
+  constexpr std::size_t kChunk = 32;
+  parallel_chunks(left.view.n, kChunk, gram_work(net, left.view.n, right.view.n), rows);
+}
+
+std::size_t gram_panels(std::size_t n) { return (n + simd().gram_panel - 1) / simd().gram_panel; }
+
+}  // namespace
+
 template <>
 void ntk_gram<Cpu>(const Network& net, PointsView a, PointsView b, bool lower, double* K,
                    std::size_t ldk) {
   const Operand left(net, a), right(net, b);
   const auto& isa = simd();
-  // Fresh pages cost more than the packing: what is small stays with the thread.
-  constexpr std::size_t kKept = std::size_t{1} << 19;
-  static thread_local Doubles kept;
-  const std::size_t size = isa.gram_pack_size(right.view);
-  Doubles own(size > kKept ? size : 0);
-  if (size <= kKept && kept.size() < size) kept.resize(size);
-  double* packed = size > kKept ? own.data() : kept.data();
-  const double features = static_cast<double>(net.dim() + 2 * net.hidden());
-  const std::size_t panels = (b.n + isa.gram_panel - 1) / isa.gram_panel;
+  const Scratch<Use::Panels> packed(isa.gram_pack_size(right.view));
+  double* panels = packed.data();
   parallel_ranges(
-      panels, static_cast<double>(b.n) * features,
-      [&](std::size_t begin, std::size_t end) { isa.gram_pack(right.view, begin, end, packed); });
-  const double work = static_cast<double>(a.n) * static_cast<double>(b.n) * features;
-  const auto rows = [&](std::size_t begin, std::size_t end) {
-    isa.gram_rows(left.view, right.view, packed, begin, end, lower, K, ldk);
-  };
-  parallel_ranges(a.n, work, rows, lower ? Growth::Linear : Growth::Even);
+      gram_panels(b.n), gram_work(net, 1, b.n),
+      [&](std::size_t begin, std::size_t end) { isa.gram_pack(right.view, begin, end, panels); });
+  gram_product(net, left, right, panels, lower, K, ldk);
+}
+
+template <>
+void ntk_gram_points<Cpu>(const Network& net, const double* X, std::size_t n, const double* Y,
+                          std::size_t m, double* K) {
+  const bool symmetric = Y == nullptr;
+  const std::size_t S = net.hidden(), d = net.dim();
+  const auto& isa = simd();
+  const Scratch<Use::Left> mine(2 * n * S);
+  const Scratch<Use::Right> theirs(symmetric ? 0 : 2 * m * S);
+  double *h = mine.data(), *h_right = symmetric ? h : theirs.data();
+  const Operand left(net, {n, X, h, h + n * S});
+  const Operand right(net, {m, symmetric ? X : Y, h_right, h_right + m * S});
+  const Scratch<Use::Panels> packed(isa.gram_pack_size(right.view));
+  double* panels = packed.data();
+  // A thread takes a share of both: features of its rows, features of its panels' points, panels.
+  const std::size_t count = gram_panels(m), panel = isa.gram_panel;
+  if (count == 0) return;
+  const double work = static_cast<double>((symmetric ? 0 : n) + m) * static_cast<double>(d) *
+                      static_cast<double>(net.width(1));
+  parallel_ranges(count, work, [&](std::size_t begin, std::size_t end) {
+    const std::size_t first = begin * panel, last = std::min(m, end * panel);
+    ntk_features<Cpu>(net, right.view.h[0] + first * d, last - first, h_right + first * S,
+                      h_right + (m + first) * S);
+    isa.gram_pack(right.view, begin, end, panels);
+    if (symmetric) return;
+    const std::size_t from = n * begin / count, to = n * end / count;
+    ntk_features<Cpu>(net, X + from * d, to - from, h + from * S, h + (n + from) * S);
+  });
+  gram_product(net, left, right, panels, symmetric, K, m);
+  if (!symmetric) return;
+  constexpr std::size_t kBlock = 32;  // the other triangle, by blocks that stay in the cache
+  for (std::size_t I = 0; I < n; I += kBlock)
+    for (std::size_t J = 0; J <= I; J += kBlock)
+      for (std::size_t i = I; i < std::min(n, I + kBlock); ++i)
+        for (std::size_t j = J; j < std::min(i, J + kBlock); ++j) K[j * n + i] = K[i * n + j];
 }
 
 template <>

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstddef>
 #include <exception>
 #include <thread>
@@ -29,25 +28,16 @@ inline std::size_t parallel_parts(std::size_t n, double work) {
   return std::min({n, cores, worth});
 }
 
-// How work grows along a range: the same for every index, or in proportion to it, as for the rows
-// of a triangle.
-enum class Growth { Even, Linear };
-
-// Calls body(begin, end) on disjoint ranges of like cost that cover [0, n); `work` estimates the
-// total cost in multiply-adds. The first exception is rethrown once all ranges have ended.
+// Calls body(begin, end) on disjoint ranges that cover [0, n); `work` estimates the total cost in
+// multiply-adds. The first exception is rethrown once all ranges have ended.
 template <class Body>
-void parallel_ranges(std::size_t n, double work, Body&& body, Growth growth = Growth::Even) {
+void parallel_ranges(std::size_t n, double work, Body&& body) {
   const std::size_t parts = parallel_parts(n, work);
   if (parts == 1) return body(std::size_t{0}, n);
   std::vector<std::exception_ptr> failures(parts);
-  const auto bound = [&](std::size_t p) {
-    if (growth == Growth::Even || p == parts) return n * p / parts;
-    const double share = static_cast<double>(p) / static_cast<double>(parts);
-    return static_cast<std::size_t>(std::sqrt(share) * static_cast<double>(n));
-  };
   const auto run = [&](std::size_t p) {
     try {
-      body(bound(p), bound(p + 1));
+      body(n * p / parts, n * (p + 1) / parts);
     } catch (...) {
       failures[p] = std::current_exception();
     }
@@ -65,6 +55,24 @@ void parallel_ranges(std::size_t n, double work, Body&& body, Growth growth = Gr
   for (auto& t : threads) t.join();
   for (const auto& f : failures)
     if (f) std::rethrow_exception(f);
+}
+
+// The same in chunks of that size, last ones first, taken by whichever thread is free: for work
+// that is uneven, or long enough that a core may be held up by something else.
+template <class Body>
+void parallel_chunks(std::size_t n, std::size_t chunk, double work, Body&& body) {
+  const std::size_t chunks = (n + chunk - 1) / chunk, parts = parallel_parts(chunks, work);
+  if (parts == 1) return body(std::size_t{0}, n);
+  std::atomic<std::size_t> left{chunks};
+  parallel_ranges(parts, work, [&](std::size_t, std::size_t) {
+    for (;;) {
+      std::size_t at = left.load();
+      while (at != 0 && !left.compare_exchange_weak(at, at - 1)) {
+      }
+      if (at == 0) return;
+      body((at - 1) * chunk, std::min(n, at * chunk));
+    }
+  });
 }
 
 }  // namespace zopo
