@@ -15,6 +15,14 @@ LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const P
                                      std::size_t capacity)
     : net_(std::move(net)), pool_(&pool), target_(pool.dim()), work_(pool.dim()) {
   reserve(std::max<std::size_t>(capacity, 8));
+  const std::size_t w = net_->width(1), wide = (w + 7) / 8 * 8;
+  weight_.reserve(wide * net_->dim());
+  at_.on.reserve(w);
+  at_.first_gram.reserve(wide * wide);
+  at_.work.reserve(net_->hidden() * wide);
+  at_.B.resize(net_->layers() - 1);
+  for (std::size_t l = 2; l <= net_->layers(); ++l) at_.B[l - 2].reserve(net_->width(l) * wide);
+  point_.append(*net_, std::vector<double>(net_->dim(), 0.0).data(), 1);
 }
 
 template <class Device>
@@ -39,6 +47,7 @@ void LocalGradient<Device>::reserve(std::size_t n) {
   PS_.resize(n * 2 * wide);
   T_.resize(n * 2 * wide);
   WT_.reserve(n * wide);
+  remainder_.reserve(n * wide);
   gamma_.resize((net_->layers() + 1) * n);
   for (auto* pair : {&qr_, &Wq_}) pair->resize(2 * wide);
   for (auto* features : {&h_, &D_}) features->resize(n * net_->hidden());

@@ -92,6 +92,7 @@ class Pool {
   std::vector<float> norm_f32_;
   Doubles norm_f64_;
   double largest_norm_ = 0.0, offset_ = 0.0;
+  mutable Doubles point_;                  // (d,) scratch
   mutable std::vector<Neighbor> nearest_;  // what the last scan found, nearest first
   mutable Workspace<float> work_f32_;
   mutable Workspace<double> work_f64_;

@@ -125,7 +125,9 @@ Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_
       available_(m),
       mean_(std::move(mean)),
       inverse_scale_(std::move(inverse_scale)),
-      taken_((m + 63) / 64) {
+      taken_((m + 63) / 64),
+      point_(d) {
+  nearest_.reserve(kBlock);
   for (std::size_t j = 0; j < d_; ++j) {
     const double v = mean_[j] * inverse_scale_[j];
     offset_ += v * v;
@@ -238,8 +240,14 @@ void Pool<Cpu>::shortlist(const Z* data, const F* norm, Workspace<F>& work, cons
   const std::size_t parts = parallel_parts(m_, cost);
   work.smallest.resize(std::max(work.smallest.size(), parts));
   work.found.resize(std::max(work.found.size(), parts));
-  constexpr std::size_t kNear = std::size_t{1} << 18;  // half a second-level cache
-  const bool far = m_ * d_ * sizeof(Z) > kNear;
+  for (auto& found : work.found) found.reserve(kBlock);
+  work.rows.reserve(kBlock);
+  // A step touches as much again as a quarter of a usual second-level cache.
+  constexpr std::size_t kNear = std::size_t{1} << 18, kCached = std::size_t{1} << 24;
+  const std::size_t bytes = m_ * d_ * sizeof(Z);
+  const Reach reach = bytes <= kNear     ? Reach::Near
+                      : bytes <= kCached ? Reach::Cached
+                                         : Reach::Memory;
   std::atomic<std::size_t> next{0};
   parallel_ranges(m_, cost, [&](std::size_t begin, std::size_t end) {
     const std::size_t part = next++;
@@ -250,11 +258,11 @@ void Pool<Cpu>::shortlist(const Z* data, const F* norm, Workspace<F>& work, cons
     for (std::size_t b = begin; b < end; b += kBlock) {
       const std::size_t rows = std::min(kBlock, end - b);
       if constexpr (std::is_same_v<Z, Half>)
-        simd().scan_f16(&data[b * d_].bits, rows, d_, far, work.w.data(), norm + b, rank);
+        simd().scan_f16(&data[b * d_].bits, rows, d_, reach, work.w.data(), norm + b, rank);
       else if constexpr (std::is_same_v<Z, float>)
-        simd().scan_f32(data + b * d_, rows, d_, far, work.w.data(), norm + b, rank);
+        simd().scan_f32(data + b * d_, rows, d_, reach, work.w.data(), norm + b, rank);
       else
-        simd().scan_f64(data + b * d_, rows, d_, far, work.w.data(), norm + b, rank);
+        simd().scan_f64(data + b * d_, rows, d_, reach, work.w.data(), norm + b, rank);
       for (std::size_t r = 0; r < rows; ++r)
         if (!(rank[r] > mine.cut) && !(available_only && is_taken(b + r)))
           mine.offer(b + r, rank[r]);
@@ -319,9 +327,8 @@ template <>
 double Pool<Cpu>::radius(std::size_t i, std::size_t k) const {
   const std::lock_guard lock(mutex_);
   k = std::min(k + 1, m_);  // itself among them
-  Doubles x(d_);
-  row(i, x.data());
-  nearest_of(candidates(x.data(), k, false), x.data(), k);
+  row(i, point_.data());
+  nearest_of(candidates(point_.data(), k, false), point_.data(), k);
   return std::sqrt(nearest_.back().distance);
 }
 

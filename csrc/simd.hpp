@@ -31,6 +31,9 @@ struct GramOperand {
   return triangle_width(i) * (i / 8 * 4 + i % 8);
 }
 
+// How far the pool is away: in the second-level cache, in the last-level one, in main memory.
+enum class Reach { Near, Cached, Memory };
+
 struct Simd {
   const char* name;
 
@@ -76,11 +79,11 @@ struct Simd {
 
   // Pool scan: out_i = norm_i - 2 z_i.w, Z (rows, d) contiguous. With norm_i = |e_i|^2 and w = x o
   // s that is |e_i - x|^2 up to a constant: one multiply-add an entry.
-  void (*scan_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, bool far,
+  void (*scan_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, Reach reach,
                    const float* w, const float* norm, float* out);
-  void (*scan_f32)(const float* Z, std::size_t rows, std::size_t d, bool far, const float* w,
+  void (*scan_f32)(const float* Z, std::size_t rows, std::size_t d, Reach reach, const float* w,
                    const float* norm, float* out);
-  void (*scan_f64)(const double* Z, std::size_t rows, std::size_t d, bool far, const double* w,
+  void (*scan_f64)(const double* Z, std::size_t rows, std::size_t d, Reach reach, const double* w,
                    const double* norm, double* out);
   // Rows of Z in float64, by index: y_i = sum_j (z_ij - mean_j) w_j, and y_j += sum_i a_i (z_ij -
   // mean_j). In half precision the mean is taken off afterwards: its entries cannot be so much

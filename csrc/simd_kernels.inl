@@ -447,7 +447,6 @@ void gram_rows(const GramOperand& left, const GramOperand& right, const double* 
 // register (two halves and a merge), and the loop is bound by memory beyond the second-level cache.
 
 constexpr std::size_t kScanBytes = ZOPO_VECTOR_BYTES < 32 ? ZOPO_VECTOR_BYTES : 32;
-constexpr std::size_t kScanRows = 8;
 
 template <class T>
 struct Scan;  // the vector that accumulates an element type, and how it is loaded
@@ -492,9 +491,9 @@ inline float scalar(std::uint16_t h) { return half_to_float(h); }
 inline float scalar(float f) { return f; }
 inline double scalar(double f) { return f; }
 
-// With `Far`, the next R rows are fetched while these are summed: R streams are more than the
-// processor's own prefetching follows.
-template <std::size_t R, bool Far, class T, class F>
+// With `Ahead`, rows that many rows further on are fetched while these are summed: R streams are
+// more than the processor's own prefetching follows.
+template <std::size_t R, std::size_t Ahead, class T, class F>
 inline void scan_rows(const T* Z, std::size_t d, const F* w, const F* norm, F* out) {
   constexpr std::size_t lanes = kScanBytes / sizeof(F);
   typename Scan<F>::V acc[R] = {};
@@ -502,8 +501,8 @@ inline void scan_rows(const T* Z, std::size_t d, const F* w, const F* norm, F* o
   for (; k + lanes <= d; k += lanes) {
     const typename Scan<F>::V wk = Scan<F>::load(w + k);
     for (std::size_t r = 0; r < R; ++r) acc[r] += Scan<T>::load(Z + r * d + k) * wk;
-    if constexpr (Far) {
-      const char* ahead = reinterpret_cast<const char*>(Z + R * (d + k));
+    if constexpr (Ahead > 0) {
+      const char* ahead = reinterpret_cast<const char*>(Z + Ahead * d + R * k);
       for (std::size_t b = 0; b < R * lanes * sizeof(T); b += 64) __builtin_prefetch(ahead + b);
     }
   }
@@ -515,15 +514,15 @@ inline void scan_rows(const T* Z, std::size_t d, const F* w, const F* norm, F* o
 }
 
 template <class T, class F>
-void scan(const T* Z, std::size_t rows, std::size_t d, bool far, const F* w, const F* norm,
+void scan(const T* Z, std::size_t rows, std::size_t d, Reach reach, const F* w, const F* norm,
           F* out) {
   std::size_t i = 0;
-  if (far)
-    for (; i + kScanRows <= rows; i += kScanRows)
-      scan_rows<kScanRows, true>(Z + i * d, d, w, norm + i, out + i);
-  for (; i + kScanRows <= rows; i += kScanRows)
-    scan_rows<kScanRows, false>(Z + i * d, d, w, norm + i, out + i);
-  for (; i < rows; ++i) scan_rows<1, false>(Z + i * d, d, w, norm + i, out + i);
+  if (reach == Reach::Cached)  // eight rows hide the latency of the additions
+    for (; i + 8 <= rows; i += 8) scan_rows<8, 8>(Z + i * d, d, w, norm + i, out + i);
+  if (reach == Reach::Memory)  // four keep to the order in which memory is fastest
+    for (; i + 4 <= rows; i += 4) scan_rows<4, 8>(Z + i * d, d, w, norm + i, out + i);
+  for (; i + 8 <= rows; i += 8) scan_rows<8, 0>(Z + i * d, d, w, norm + i, out + i);
+  for (; i < rows; ++i) scan_rows<1, 0>(Z + i * d, d, w, norm + i, out + i);
 }
 
 // ---- pool rows in float64 --------------------------------------------------------------------
