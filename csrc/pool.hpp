@@ -2,8 +2,9 @@
 //
 // Embeddings stay in the precision they came in; a candidate's standardised coordinates are
 // e = (z - mean) * inverse_scale, and distances are Euclidean in those, in float64 order, ties to
-// the lowest index. A scan ranks by |e|^2 - 2 z.(x o inverse_scale), in float32 with a rigorous
-// error bound, and rescores in float64 whatever lies within it, so the answer is exact.
+// the lowest index. A scan ranks by |e|^2 - 2 e.x from half-precision numbers, the embeddings
+// themselves or a rounded copy, with a rigorous error bound, and rescores in float64 whatever lies
+// within it, so the answer is exact.
 #pragma once
 
 #include <cstddef>
@@ -60,22 +61,20 @@ class Pool {
 
  private:
   // Scratch of a scan, kept between calls so that a step allocates nothing; guarded by the lock.
-  template <class F>
   struct Workspace {
-    std::vector<F> w;                      // (d,) x o inverse_scale
-    std::vector<std::vector<F>> smallest;  // by part: max-heap of the k smallest ranks
-    std::vector<std::vector<std::pair<F, std::int64_t>>> found;  // by part
-    std::vector<std::int64_t> rows;                              // what has to be rescored
+    Doubles point;                             // (d,)
+    std::vector<float> w;                      // (d,)
+    std::vector<std::vector<float>> smallest;  // by part: max-heap of the k smallest ranks
+    std::vector<std::vector<std::pair<float, std::int64_t>>> found;  // by part
+    std::vector<std::int64_t> rows;                                  // what has to be rescored
+    std::vector<Neighbor> nearest;                                   // rescored, nearest first
   };
 
-  template <class Norms>
-  void prepare(Norms& norm);
-  template <class Z, class F>
-  void shortlist(const Z* data, const F* norm, Workspace<F>& work, const double* x, std::size_t k,
-                 bool available_only) const;
+  void sketch();
   // Every row that may be among the k nearest to x.
   const std::vector<std::int64_t>& candidates(const double* x, std::size_t k,
                                               bool available_only) const;
+  const double* mean_within() const { return mean_afterwards_ ? nullptr : mean_.data(); }
   double distance(std::size_t i, const double* x) const;
   void nearest_of(const std::vector<std::int64_t>& rows, const double* x, std::size_t k) const;
 
@@ -87,15 +86,15 @@ class Pool {
   std::size_t m_, d_, available_;
   Doubles mean_, inverse_scale_;
   std::vector<std::uint64_t> taken_;
-  // |e_i|^2 in the precision of the scan (one of the two is empty), their largest, and |mean o
-  // inverse_scale|.
-  std::vector<float> norm_f32_;
-  Doubles norm_f64_;
-  double largest_norm_ = 0.0, offset_ = 0.0;
-  mutable Doubles point_;                  // (d,) scratch
-  mutable std::vector<Neighbor> nearest_;  // what the last scan found, nearest first
-  mutable Workspace<float> work_f32_;
-  mutable Workspace<double> work_f64_;
+  // What is scanned: rows_i = 2^shift (e_i - center) rounded to half precision, or the embeddings
+  // themselves where they are that already; |e_i - center|^2, and the largest of these.
+  std::vector<std::uint16_t> rounded_;
+  Doubles center_;
+  double scale_ = 1.0;  // 2^shift
+  std::vector<float> norm_;
+  double largest_norm_ = 0.0, offset_ = 0.0;  // |mean o inverse_scale|
+  bool mean_afterwards_ = true;  // small against the spread: products of rows may leave it for last
+  mutable Workspace work_;
 };
 
 // Column means and standard deviations (population) of an (m, d) array, in float64.

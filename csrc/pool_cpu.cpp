@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <mutex>
+#include <numeric>
 #include <type_traits>
 
 #include "parallel.hpp"
@@ -52,30 +53,30 @@ void widen(const void* data, Precision precision, std::size_t from, std::size_t 
 
 constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
 
-// What a rank can be off by. Per row i, with u the unit roundoff and W = sum_j |x_j s_j z_ij|:
-// |e_i|^2 is rounded once, w_j = x_j s_j once, the products are summed in lanes of at least four
-// (two in float64) and then across lanes, and the result is rounded once. Cauchy-Schwarz gives
-// W <= |x| |s o z_i| <= |x| (|e_i| + |mean o s|). Doubled, which covers the bound's own rounding.
-template <class F>
-double rank_error(double x_norm, double largest_norm, double offset, std::size_t d) {
-  const double u = std::is_same_v<F, float> ? 0x1p-24 : 0x1p-53;
-  const double subnormal = std::is_same_v<F, float> ? 0x1p-146 : 0x1p-1071;
-  const double terms = static_cast<double>(d) / (std::is_same_v<F, float> ? 4.0 : 2.0) + 24.0;
-  const double W = x_norm * (std::sqrt(largest_norm) + offset);
-  return 2.0 * (u * (2.0 * largest_norm + 2.0 * terms * W) +
-                static_cast<double>(d) * subnormal * (1.0 + x_norm));
+// What a rank can be off by, for a row r_i of half-precision numbers and W = sum_j |w_j r_ij|:
+// |e_i|^2 is rounded once to float32, w_j once, the products are summed in lanes of at least four
+// and then across lanes, and the result is rounded once. By Cauchy-Schwarz W <= |x| |row|, where a
+// row is |e_i| long, or |e_i| + |mean o inverse_scale| when the raw embeddings are scanned. A
+// rounded copy is off by 2^-11 of each entry, or by the spacing of the smallest numbers. Doubled,
+// which covers the bound's own rounding.
+double rank_error(double x_norm, double largest, double offset, double copied, std::size_t d) {
+  constexpr double u = 0x1p-24, subnormal = 0x1p-146;
+  const double n = static_cast<double>(d), terms = n / 4.0 + 24.0, longest = std::sqrt(largest);
+  const double W = x_norm * (longest + offset);
+  const double copy = copied > 0.0 ? x_norm * (0x1p-11 * longest + copied * std::sqrt(n)) : 0.0;
+  return 2.0 *
+         (u * (2.0 * largest + 2.0 * terms * W) + 2.0 * copy + n * subnormal * (1.0 + x_norm));
 }
 
 // Ranks [begin, end) against the k smallest so far: rows that may be among the k nearest.
-template <class F>
 struct Shortlist {
-  std::vector<F>& smallest;
-  std::vector<std::pair<F, std::int64_t>>& found;
+  std::vector<float>& smallest;
+  std::vector<std::pair<float, std::int64_t>>& found;
   std::size_t k;
   double margin;  // twice the error: what two ranks can be apart in the wrong order
-  F cut = std::numeric_limits<F>::infinity();
+  float cut = std::numeric_limits<float>::infinity();
 
-  void offer(std::size_t row, F rank) {
+  void offer(std::size_t row, float rank) {
     found.push_back({rank, static_cast<std::int64_t>(row)});
     if (!std::isfinite(rank)) return;  // out of range: nothing is known, the rescoring decides
     if (smallest.size() == k) {
@@ -88,31 +89,93 @@ struct Shortlist {
     if (smallest.size() == k) cut = above(smallest.front() + margin);
   }
 
-  static F above(double v) {  // rounded up
-    return std::nextafter(static_cast<F>(v), std::numeric_limits<F>::infinity());
+  static float above(double v) {  // rounded up
+    return std::nextafter(static_cast<float>(v), std::numeric_limits<float>::infinity());
   }
 };
 
 }  // namespace
 
 template <>
-template <class Norms>
-void Pool<Cpu>::prepare(Norms& norm) {
-  using F = typename Norms::value_type;
-  norm.resize(m_);
+void Pool<Cpu>::row(std::size_t i, double* out) const;
+
+// The numbers to scan. A copy is centered, so that rounding is relative to the spread, and scaled
+// by a power of two into the middle of half precision's range.
+template <>
+void Pool<Cpu>::sketch() {
+  const double work = static_cast<double>(m_) * static_cast<double>(d_);
   std::mutex merging;
-  parallel_ranges(m_, static_cast<double>(m_) * d_, [&](std::size_t begin, std::size_t end) {
-    double largest = 0.0;
-    Doubles e(d_);
+  const auto for_rows = [&](auto&& body) {
+    parallel_ranges(m_, work, [&](std::size_t begin, std::size_t end) {
+      Doubles e(d_);
+      for (std::size_t i = begin; i < end; ++i) {
+        row(i, e.data());
+        body(i, e.data());
+      }
+    });
+  };
+  norm_.resize(m_);
+  const auto measure = [&](std::size_t i, const double* e) {
+    const double norm = simd().dot(e, e, d_);
+    norm_[i] = static_cast<float>(norm);
+    return norm;
+  };
+  const auto keep_largest = [&](double norm) {
+    const std::lock_guard lock(merging);
+    largest_norm_ = std::max(largest_norm_, norm);
+  };
+  if (precision_ == Precision::Half) {
+    for (std::size_t j = 0; j < d_; ++j) {
+      const double v = mean_[j] * inverse_scale_[j];
+      offset_ += v * v;
+    }
+    offset_ = std::sqrt(offset_);
+    parallel_ranges(m_, work, [&](std::size_t begin, std::size_t end) {
+      Doubles e(d_);
+      double largest = 0.0;
+      for (std::size_t i = begin; i < end; ++i) {
+        row(i, e.data());
+        largest = std::max(largest, measure(i, e.data()));
+      }
+      keep_largest(largest);
+    });
+    return;
+  }
+  rounded_.resize(m_ * d_);
+  double largest_entry = 0.0;
+  Doubles low(d_, std::numeric_limits<double>::infinity()), high(d_, -low[0]);
+  parallel_ranges(m_, work, [&](std::size_t begin, std::size_t end) {
+    Doubles e(d_), sum(d_, 0.0), least(low), most(high);
     for (std::size_t i = begin; i < end; ++i) {
       row(i, e.data());
-      const double total = simd().dot(e.data(), e.data(), d_);
-      norm[i] = static_cast<F>(total);
-      largest = std::max(largest, total);
+      simd().moments_pass(e.data(), d_, sum.data(), least.data(), most.data());
     }
     const std::lock_guard lock(merging);
-    largest_norm_ = std::max(largest_norm_, largest);
+    for (std::size_t j = 0; j < d_; ++j) {
+      low[j] = std::min(low[j], least[j]);
+      high[j] = std::max(high[j], most[j]);
+    }
   });
+  for (std::size_t j = 0; j < d_; ++j) {
+    center_[j] = 0.5 * low[j] + 0.5 * high[j];
+    largest_entry = std::max(largest_entry, 0.5 * high[j] - 0.5 * low[j]);
+  }
+  int exponent = 0;
+  std::frexp(largest_entry, &exponent);
+  // Not so far that the scale itself leaves the range of float64 or its inverse that of float32.
+  scale_ = std::ldexp(1.0, std::clamp(10 - exponent, -100, 100));
+  double largest = 0.0;
+  for_rows([&](std::size_t i, double* e) {
+    for (std::size_t j = 0; j < d_; ++j) e[j] -= center_[j];
+    const double norm = measure(i, e);
+    for (std::size_t j = 0; j < d_; ++j) e[j] *= scale_;
+    simd().narrow_f16(e, d_, rounded_.data() + i * d_);
+    if (norm > largest) {
+      const std::lock_guard lock(merging);
+      largest = std::max(largest, norm);
+    }
+  });
+  largest_norm_ = largest;
 }
 
 template <>
@@ -126,17 +189,15 @@ Pool<Cpu>::Pool(const void* data, Precision precision, std::size_t m, std::size_
       mean_(std::move(mean)),
       inverse_scale_(std::move(inverse_scale)),
       taken_((m + 63) / 64),
-      point_(d) {
-  nearest_.reserve(kBlock);
-  for (std::size_t j = 0; j < d_; ++j) {
-    const double v = mean_[j] * inverse_scale_[j];
-    offset_ += v * v;
-  }
-  offset_ = std::sqrt(offset_);
-  if (precision_ == Precision::Double)
-    prepare(norm_f64_);
-  else
-    prepare(norm_f32_);
+      center_(d, 0.0) {
+  work_.point.resize(d);
+  work_.w.resize(d);
+  work_.nearest.reserve(kBlock);
+  work_.rows.reserve(kBlock);
+  // A thousand deviations: three of float64's sixteen digits.
+  for (std::size_t j = 0; j < d_; ++j)
+    mean_afterwards_ &= std::abs(mean_[j] * inverse_scale_[j]) <= 1e3;
+  sketch();
 }
 
 template <>
@@ -183,12 +244,15 @@ void Pool<Cpu>::inner(const std::int64_t* index, std::size_t n, const double* x,
   const auto& isa = simd();
   typed(data_, precision_, [&](const auto* Z) {
     if constexpr (std::is_same_v<decltype(Z), const Half*>)
-      isa.rows_matvec_f16(&Z->bits, d_, index, n, mean_.data(), work, out);
+      isa.rows_matvec_f16(&Z->bits, d_, index, n, mean_within(), work, out);
     else if constexpr (std::is_same_v<decltype(Z), const float*>)
-      isa.rows_matvec_f32(Z, d_, index, n, mean_.data(), work, out);
+      isa.rows_matvec_f32(Z, d_, index, n, mean_within(), work, out);
     else
-      isa.rows_matvec_f64(Z, d_, index, n, mean_.data(), work, out);
+      isa.rows_matvec_f64(Z, d_, index, n, mean_within(), work, out);
   });
+  if (!mean_afterwards_) return;
+  const double offset = isa.dot(mean_.data(), work, d_);
+  for (std::size_t i = 0; i < n; ++i) out[i] -= offset;
 }
 
 template <>
@@ -198,12 +262,13 @@ void Pool<Cpu>::combine(const std::int64_t* index, std::size_t n, const double* 
   const auto& isa = simd();
   typed(data_, precision_, [&](const auto* Z) {
     if constexpr (std::is_same_v<decltype(Z), const Half*>)
-      isa.rows_combine_f16(&Z->bits, d_, index, n, mean_.data(), a, work);
+      isa.rows_combine_f16(&Z->bits, d_, index, n, mean_within(), a, work);
     else if constexpr (std::is_same_v<decltype(Z), const float*>)
-      isa.rows_combine_f32(Z, d_, index, n, mean_.data(), a, work);
+      isa.rows_combine_f32(Z, d_, index, n, mean_within(), a, work);
     else
-      isa.rows_combine_f64(Z, d_, index, n, mean_.data(), a, work);
+      isa.rows_combine_f64(Z, d_, index, n, mean_within(), a, work);
   });
+  if (mean_afterwards_) isa.axpy(d_, -std::accumulate(a, a + n, 0.0), mean_.data(), work);
   for (std::size_t j = 0; j < d_; ++j) out[j] += work[j] * inverse_scale_[j];
 }
 
@@ -226,44 +291,43 @@ double Pool<Cpu>::distance(std::size_t i, const double* x) const {
 }
 
 template <>
-template <class Z, class F>
-void Pool<Cpu>::shortlist(const Z* data, const F* norm, Workspace<F>& work, const double* x,
-                          std::size_t k, bool available_only) const {
+const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::size_t k,
+                                                       bool available_only) const {
+  auto& work = work_;
+  const bool copy = precision_ != Precision::Half;
   double x_norm = 0.0;
-  work.w.resize(d_);
   for (std::size_t j = 0; j < d_; ++j) {
-    work.w[j] = static_cast<F>(x[j] * inverse_scale_[j]);
-    x_norm += x[j] * x[j];
+    const double v = x[j] - center_[j];
+    work.w[j] = static_cast<float>(copy ? v / scale_ : v * inverse_scale_[j]);
+    x_norm += v * v;
   }
-  const double margin = 2.0 * rank_error<F>(std::sqrt(x_norm), largest_norm_, offset_, d_);
+  const double margin = 2.0 * rank_error(std::sqrt(x_norm), largest_norm_, offset_,
+                                         copy ? 0x1p-25 / scale_ : 0.0, d_);
+  const std::uint16_t* rows = copy ? rounded_.data() : static_cast<const std::uint16_t*>(data_);
   const double cost = static_cast<double>(m_) * static_cast<double>(d_);
   const std::size_t parts = parallel_parts(m_, cost);
-  work.smallest.resize(std::max(work.smallest.size(), parts));
-  work.found.resize(std::max(work.found.size(), parts));
-  for (auto& found : work.found) found.reserve(kBlock);
-  work.rows.reserve(kBlock);
+  if (work.found.size() < parts) {
+    work.smallest.resize(parts);
+    work.found.resize(parts);
+    for (auto& found : work.found) found.reserve(kBlock);
+  }
   // A step touches as much again as a quarter of a usual second-level cache.
   constexpr std::size_t kNear = std::size_t{1} << 18, kCached = std::size_t{1} << 24;
-  const std::size_t bytes = m_ * d_ * sizeof(Z);
+  const std::size_t bytes = m_ * d_ * sizeof(std::uint16_t);
   const Reach reach = bytes <= kNear     ? Reach::Near
                       : bytes <= kCached ? Reach::Cached
                                          : Reach::Memory;
   std::atomic<std::size_t> next{0};
   parallel_ranges(m_, cost, [&](std::size_t begin, std::size_t end) {
     const std::size_t part = next++;
-    Shortlist<F> mine{work.smallest[part], work.found[part], k, margin};
+    Shortlist mine{work.smallest[part], work.found[part], k, margin};
     mine.smallest.clear();
     mine.found.clear();
-    F rank[kBlock];
+    float rank[kBlock];
     for (std::size_t b = begin; b < end; b += kBlock) {
-      const std::size_t rows = std::min(kBlock, end - b);
-      if constexpr (std::is_same_v<Z, Half>)
-        simd().scan_f16(&data[b * d_].bits, rows, d_, reach, work.w.data(), norm + b, rank);
-      else if constexpr (std::is_same_v<Z, float>)
-        simd().scan_f32(data + b * d_, rows, d_, reach, work.w.data(), norm + b, rank);
-      else
-        simd().scan_f64(data + b * d_, rows, d_, reach, work.w.data(), norm + b, rank);
-      for (std::size_t r = 0; r < rows; ++r)
+      const std::size_t count = std::min(kBlock, end - b);
+      simd().scan_f16(rows + b * d_, count, d_, reach, work.w.data(), norm_.data() + b, rank);
+      for (std::size_t r = 0; r < count; ++r)
         if (!(rank[r] > mine.cut) && !(available_only && is_taken(b + r)))
           mine.offer(b + r, rank[r]);
     }
@@ -272,45 +336,32 @@ void Pool<Cpu>::shortlist(const Z* data, const F* norm, Workspace<F>& work, cons
   const std::size_t used = next;
   for (std::size_t p = 1; p < used; ++p)
     smallest.insert(smallest.end(), work.smallest[p].begin(), work.smallest[p].end());
-  F cut = std::numeric_limits<F>::infinity();
+  float cut = std::numeric_limits<float>::infinity();
   if (smallest.size() >= k) {
     const auto at = smallest.begin() + static_cast<std::ptrdiff_t>(k - 1);
     std::nth_element(smallest.begin(), at, smallest.end());
-    cut = Shortlist<F>::above(*at + margin);
+    cut = Shortlist::above(*at + margin);
   }
   work.rows.clear();
   for (std::size_t p = 0; p < used; ++p)
     for (const auto& [rank, row] : work.found[p])
       if (!(rank > cut)) work.rows.push_back(row);
+  return work.rows;
 }
 
-template <>
-const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::size_t k,
-                                                       bool available_only) const {
-  return typed(data_, precision_, [&](const auto* Z) -> const std::vector<std::int64_t>& {
-    if constexpr (std::is_same_v<decltype(Z), const double*>) {
-      shortlist(Z, norm_f64_.data(), work_f64_, x, k, available_only);
-      return work_f64_.rows;
-    } else {
-      shortlist(Z, norm_f32_.data(), work_f32_, x, k, available_only);
-      return work_f32_.rows;
-    }
-  });
-}
-
-// Rescores in float64: the k nearest of these rows into nearest_.
+// Rescores in float64: the k nearest of these rows into work_.nearest.
 template <>
 void Pool<Cpu>::nearest_of(const std::vector<std::int64_t>& rows, const double* x,
                            std::size_t k) const {
-  nearest_.resize(rows.size());
+  work_.nearest.resize(rows.size());
   parallel_ranges(rows.size(), static_cast<double>(rows.size()) * d_,
                   [&](std::size_t begin, std::size_t end) {
                     for (std::size_t c = begin; c < end; ++c)
-                      nearest_[c] = {distance(static_cast<std::size_t>(rows[c]), x), rows[c]};
+                      work_.nearest[c] = {distance(static_cast<std::size_t>(rows[c]), x), rows[c]};
                   });
-  std::partial_sort(nearest_.begin(), nearest_.begin() + static_cast<std::ptrdiff_t>(k),
-                    nearest_.end());
-  nearest_.resize(k);
+  std::partial_sort(work_.nearest.begin(), work_.nearest.begin() + static_cast<std::ptrdiff_t>(k),
+                    work_.nearest.end());
+  work_.nearest.resize(k);
 }
 
 template <>
@@ -320,16 +371,16 @@ std::vector<Neighbor> Pool<Cpu>::k_nearest(const double* x, std::size_t k,
   k = std::min(k, available_only ? available_ : m_);
   if (k == 0) return {};
   nearest_of(candidates(x, k, available_only), x, k);
-  return nearest_;
+  return work_.nearest;
 }
 
 template <>
 double Pool<Cpu>::radius(std::size_t i, std::size_t k) const {
   const std::lock_guard lock(mutex_);
   k = std::min(k + 1, m_);  // itself among them
-  row(i, point_.data());
-  nearest_of(candidates(point_.data(), k, false), point_.data(), k);
-  return std::sqrt(nearest_.back().distance);
+  row(i, work_.point.data());
+  nearest_of(candidates(work_.point.data(), k, false), work_.point.data(), k);
+  return std::sqrt(work_.nearest.back().distance);
 }
 
 template <>
@@ -339,7 +390,7 @@ std::int64_t Pool<Cpu>::nearest(const double* x) const {
   const auto& rows = candidates(x, 1, true);
   if (rows.size() == 1) return rows.front();  // the usual case: nothing else within the error
   nearest_of(rows, x, 1);
-  return nearest_.front().index;
+  return work_.nearest.front().index;
 }
 
 template <>

@@ -81,13 +81,8 @@ struct Simd {
   // s that is |e_i - x|^2 up to a constant: one multiply-add an entry.
   void (*scan_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, Reach reach,
                    const float* w, const float* norm, float* out);
-  void (*scan_f32)(const float* Z, std::size_t rows, std::size_t d, Reach reach, const float* w,
-                   const float* norm, float* out);
-  void (*scan_f64)(const double* Z, std::size_t rows, std::size_t d, Reach reach, const double* w,
-                   const double* norm, double* out);
   // Rows of Z in float64, by index: y_i = sum_j (z_ij - mean_j) w_j, and y_j += sum_i a_i (z_ij -
-  // mean_j). In half precision the mean is taken off afterwards: its entries cannot be so much
-  // larger than their spread that digits are lost.
+  // mean_j); without the mean where it is null.
   void (*rows_matvec_f16)(const std::uint16_t* Z, std::size_t d, const std::int64_t* index,
                           std::size_t n, const double* mean, const double* w, double* y);
   void (*rows_matvec_f32)(const float* Z, std::size_t d, const std::int64_t* index, std::size_t n,
@@ -106,8 +101,9 @@ struct Simd {
   // One row into column sums, minima and maxima; into sums of squared differences from the mean.
   void (*moments_pass)(const double* row, std::size_t d, double* sum, double* low, double* high);
   void (*squares_pass)(const double* row, std::size_t d, const double* mean, double* sum);
-  // Exact conversion of n IEEE half-precision numbers.
+  // Exact conversion of n IEEE half-precision numbers, and to the nearest of them.
   void (*widen_f16)(const std::uint16_t* from, std::size_t n, double* to);
+  void (*narrow_f16)(const double* from, std::size_t n, std::uint16_t* to);
   // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.
   std::uint64_t (*read)(const void* from, std::size_t n);
 };

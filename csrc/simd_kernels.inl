@@ -447,21 +447,9 @@ void gram_rows(const GramOperand& left, const GramOperand& right, const double* 
 // register (two halves and a merge), and the loop is bound by memory beyond the second-level cache.
 
 constexpr std::size_t kScanBytes = ZOPO_VECTOR_BYTES < 32 ? ZOPO_VECTOR_BYTES : 32;
-
-template <class T>
-struct Scan;  // the vector that accumulates an element type, and how it is loaded
-template <>
-struct Scan<float> {
-  typedef float V __attribute__((vector_size(kScanBytes)));
-  typedef float Load __attribute__((vector_size(kScanBytes), aligned(4), may_alias));
-  static V load(const float* p) { return *reinterpret_cast<const Load*>(p); }
-};
-template <>
-struct Scan<double> {
-  typedef double V __attribute__((vector_size(kScanBytes)));
-  typedef double Load __attribute__((vector_size(kScanBytes), aligned(8), may_alias));
-  static V load(const double* p) { return *reinterpret_cast<const Load*>(p); }
-};
+constexpr std::size_t kScanLanes = kScanBytes / sizeof(float);
+typedef float ScanVec __attribute__((vector_size(kScanBytes)));
+typedef float ScanLoad __attribute__((vector_size(kScanBytes), aligned(4), may_alias));
 
 inline float half_to_float(std::uint16_t h) {
   // Exponent rebased by a multiplication, which also normalises subnormals; no infinities here.
@@ -474,48 +462,44 @@ inline float half_to_float(std::uint16_t h) {
   v.u |= static_cast<std::uint32_t>(h & 0x8000u) << 16;
   return v.f;
 }
-template <>
-struct Scan<std::uint16_t> {
-  typedef Scan<float>::V V;
-  static V load(const std::uint16_t* p) {
+inline ScanVec floats(const std::uint16_t* p) {
 #if defined(__F16C__)
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-    V v;
-    for (std::size_t i = 0; i < sizeof(V) / sizeof(float); ++i) v[i] = half_to_float(p[i]);
-    return v;
+  ScanVec v;
+  for (std::size_t i = 0; i < kScanLanes; ++i) v[i] = half_to_float(p[i]);
+  return v;
 #endif
-  }
-};
+}
 inline float scalar(std::uint16_t h) { return half_to_float(h); }
 inline float scalar(float f) { return f; }
 inline double scalar(double f) { return f; }
 
 // With `Ahead`, rows that many rows further on are fetched while these are summed: R streams are
 // more than the processor's own prefetching follows.
-template <std::size_t R, std::size_t Ahead, class T, class F>
-inline void scan_rows(const T* Z, std::size_t d, const F* w, const F* norm, F* out) {
-  constexpr std::size_t lanes = kScanBytes / sizeof(F);
-  typename Scan<F>::V acc[R] = {};
+template <std::size_t R, std::size_t Ahead>
+inline void scan_rows(const std::uint16_t* Z, std::size_t d, const float* w, const float* norm,
+                      float* out) {
+  ScanVec acc[R] = {};
   std::size_t k = 0;
-  for (; k + lanes <= d; k += lanes) {
-    const typename Scan<F>::V wk = Scan<F>::load(w + k);
-    for (std::size_t r = 0; r < R; ++r) acc[r] += Scan<T>::load(Z + r * d + k) * wk;
+  for (; k + kScanLanes <= d; k += kScanLanes) {
+    const ScanVec wk = *reinterpret_cast<const ScanLoad*>(w + k);
+    for (std::size_t r = 0; r < R; ++r) acc[r] += floats(Z + r * d + k) * wk;
     if constexpr (Ahead > 0) {
       const char* ahead = reinterpret_cast<const char*>(Z + Ahead * d + R * k);
-      for (std::size_t b = 0; b < R * lanes * sizeof(T); b += 64) __builtin_prefetch(ahead + b);
+      for (std::size_t b = 0; b < R * kScanLanes * sizeof(*Z); b += 64)
+        __builtin_prefetch(ahead + b);
     }
   }
   for (std::size_t r = 0; r < R; ++r) {
-    F tail = 0;
-    for (std::size_t j = k; j < d; ++j) tail += scalar(Z[r * d + j]) * w[j];
-    out[r] = norm[r] - 2 * (sum_lanes(acc[r]) + tail);
+    float tail = 0.0f;
+    for (std::size_t j = k; j < d; ++j) tail += half_to_float(Z[r * d + j]) * w[j];
+    out[r] = norm[r] - 2.0f * (sum_lanes(acc[r]) + tail);
   }
 }
 
-template <class T, class F>
-void scan(const T* Z, std::size_t rows, std::size_t d, Reach reach, const F* w, const F* norm,
-          F* out) {
+void scan(const std::uint16_t* Z, std::size_t rows, std::size_t d, Reach reach, const float* w,
+          const float* norm, float* out) {
   std::size_t i = 0;
   if (reach == Reach::Cached)  // eight rows hide the latency of the additions
     for (; i + 8 <= rows; i += 8) scan_rows<8, 8>(Z + i * d, d, w, norm + i, out + i);
@@ -545,10 +529,7 @@ inline Vec widened(const float* p) { return Vec{p[0], p[1]}; }
 inline Vec widened(const std::uint16_t* p) { return Vec{half_to_float(p[0]), half_to_float(p[1])}; }
 #endif
 
-template <class T>
-constexpr bool kHalf = sizeof(T) == 2;
-
-template <std::size_t R, class T>
+template <std::size_t R, bool Centered, class T>
 inline void rows_dots(const T* const* z, std::size_t d, const double* mean, const double* w,
                       double* y) {
   Vec acc[R] = {};
@@ -557,7 +538,7 @@ inline void rows_dots(const T* const* z, std::size_t d, const double* mean, cons
     const Vec wk = load(w + k);
     for (std::size_t r = 0; r < R; ++r) {
       Vec e = widened(z[r] + k);
-      if constexpr (!kHalf<T>) e -= load(mean + k);
+      if constexpr (Centered) e -= load(mean + k);
       acc[r] += e * wk;
     }
   }
@@ -567,28 +548,34 @@ inline void rows_dots(const T* const* z, std::size_t d, const double* mean, cons
     for (std::size_t r = 0; r < R; ++r) y[r] = sum(acc[r]);
   for (; k < d; ++k)
     for (std::size_t r = 0; r < R; ++r)
-      y[r] += (scalar(z[r][k]) - (kHalf<T> ? 0.0 : mean[k])) * w[k];
+      y[r] += (scalar(z[r][k]) - (Centered ? mean[k] : 0.0)) * w[k];
+}
+
+template <bool Centered, class T>
+inline void rows_matvec_of(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                           const double* mean, const double* w, double* y) {
+  const T* z[4];
+  std::size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    for (std::size_t r = 0; r < 4; ++r) z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
+    rows_dots<4, Centered>(z, d, mean, w, y + i);
+  }
+  for (; i < n; ++i) {
+    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
+    rows_dots<1, Centered>(z, d, mean, w, y + i);
+  }
 }
 
 template <class T>
 void rows_matvec(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
                  const double* mean, const double* w, double* y) {
-  const double offset = kHalf<T> ? dot(mean, w, d) : 0.0;
-  const T* z[4];
-  std::size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    for (std::size_t r = 0; r < 4; ++r) z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
-    rows_dots<4>(z, d, mean, w, y + i);
-  }
-  for (; i < n; ++i) {
-    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
-    rows_dots<1>(z, d, mean, w, y + i);
-  }
-  if constexpr (kHalf<T>)
-    for (i = 0; i < n; ++i) y[i] -= offset;
+  if (mean)
+    rows_matvec_of<true>(Z, d, index, n, mean, w, y);
+  else
+    rows_matvec_of<false>(Z, d, index, n, mean, w, y);
 }
 
-template <std::size_t R, class T>
+template <std::size_t R, bool Centered, class T>
 inline void rows_add(const T* const* z, std::size_t d, const double* mean, const double* a,
                      double* y) {
   std::size_t k = 0;
@@ -596,35 +583,38 @@ inline void rows_add(const T* const* z, std::size_t d, const double* mean, const
     Vec v = load(y + k);
     for (std::size_t r = 0; r < R; ++r) {
       Vec e = widened(z[r] + k);
-      if constexpr (!kHalf<T>) e -= load(mean + k);
+      if constexpr (Centered) e -= load(mean + k);
       v += e * a[r];
     }
     store(y + k, v);
   }
   for (; k < d; ++k)
     for (std::size_t r = 0; r < R; ++r)
-      y[k] += a[r] * (scalar(z[r][k]) - (kHalf<T> ? 0.0 : mean[k]));
+      y[k] += a[r] * (scalar(z[r][k]) - (Centered ? mean[k] : 0.0));
+}
+
+template <bool Centered, class T>
+inline void rows_combine_of(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
+                            const double* mean, const double* a, double* y) {
+  const T* z[8];
+  std::size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (std::size_t r = 0; r < 8; ++r) z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
+    rows_add<8, Centered>(z, d, mean, a + i, y);
+  }
+  for (; i < n; ++i) {
+    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
+    rows_add<1, Centered>(z, d, mean, a + i, y);
+  }
 }
 
 template <class T>
 void rows_combine(const T* Z, std::size_t d, const std::int64_t* index, std::size_t n,
                   const double* mean, const double* a, double* y) {
-  const T* z[8];
-  double total = 0.0;
-  std::size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (std::size_t r = 0; r < 8; ++r) {
-      z[r] = Z + static_cast<std::size_t>(index[i + r]) * d;
-      total += a[i + r];
-    }
-    rows_add<8>(z, d, mean, a + i, y);
-  }
-  for (; i < n; ++i) {
-    z[0] = Z + static_cast<std::size_t>(index[i]) * d;
-    total += a[i];
-    rows_add<1>(z, d, mean, a + i, y);
-  }
-  if constexpr (kHalf<T>) axpy(d, -total, mean, y);
+  if (mean)
+    rows_combine_of<true>(Z, d, index, n, mean, a, y);
+  else
+    rows_combine_of<false>(Z, d, index, n, mean, a, y);
 }
 
 void standardise_f16(const std::uint16_t* z, std::size_t d, const double* mean,
@@ -665,6 +655,35 @@ void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
   for (; i < n; ++i) to[i] = half_to_float(from[i]);
 }
 
+// To nearest, ties to even, by way of float32; what is too large becomes infinite.
+inline std::uint16_t to_half(double v) {
+  union {
+    float f;
+    std::uint32_t u;
+  } x;
+  x.f = static_cast<float>(v);
+  const std::uint32_t sign = x.u >> 16 & 0x8000u;
+  x.u &= 0x7fffffffu;
+  if (x.u >= 0x47800000u) return static_cast<std::uint16_t>(sign | 0x7c00u);
+  if (x.u < 0x38800000u) {  // subnormal: the sum's last bit is 2^-24
+    x.f += 0.5f;
+    return static_cast<std::uint16_t>(sign | (x.u - 0x3f000000u));
+  }
+  const std::uint32_t odd = x.u >> 13 & 1u;
+  x.u += 0xc8000fffu + odd;  // exponent rebased, and half of the last bit kept
+  return static_cast<std::uint16_t>(sign | x.u >> 13);
+}
+
+void narrow_f16(const double* from, std::size_t n, std::uint16_t* to) {
+  std::size_t i = 0;
+#if defined(__F16C__)
+  for (; i + 4 <= n; i += 4)
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i),
+                     _mm_cvtps_ph(_mm256_cvtpd_ps(_mm256_loadu_pd(from + i)), 0));
+#endif
+  for (; i < n; ++i) to[i] = to_half(from[i]);
+}
+
 std::uint64_t read_all(const void* from, std::size_t n) {
   typedef std::uint64_t Words __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
   typedef std::uint64_t Load __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(1), may_alias));
@@ -702,9 +721,7 @@ constexpr Simd table(const char* name) {
           gram_pack_size,
           gram_pack,
           gram_rows,
-          scan<std::uint16_t, float>,
-          scan<float, float>,
-          scan<double, double>,
+          scan,
           rows_matvec<std::uint16_t>,
           rows_matvec<float>,
           rows_matvec<double>,
@@ -715,6 +732,7 @@ constexpr Simd table(const char* name) {
           moments_pass,
           squares_pass,
           widen_f16,
+          narrow_f16,
           read_all};
 }
 
