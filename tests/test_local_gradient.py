@@ -7,7 +7,7 @@ import pytest
 from conftest import assert_close
 
 import zopo_fast as zf
-from zopo_fast import _core
+from zopo_fast import _core, reference
 
 
 def made(dim: int, width: int, depth: int, m: int = 120) -> tuple[_core.LocalGradient, zf.NTK, np.ndarray]:
@@ -156,3 +156,87 @@ def test_a_pending_duplicate_does_not_hide_the_pending_points_after_it() -> None
         local.append(n, float(n), 0.0)
     local.center(2)
     assert local.relative_uncertainty([3, 50], 0.0) == local.relative_uncertainty([50], 0.0)
+
+
+def filled(n: int) -> tuple[_core.LocalGradient, zf.NTK, np.ndarray, np.ndarray, float]:
+    """n observations of made(16, 24, 2), their scores and a noise in proportion."""
+    local, kernel, E = made(16, 24, 2)
+    y, noise = np.random.default_rng(n).normal(size=n), 0.1 * float(kernel.diag(E).mean())
+    for i in range(n):
+        local.append(i, float(y[i]), noise)
+    return local, kernel, E, y, noise
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 40, 61])
+@pytest.mark.parametrize("noise", [1e-3, 0.1, 10.0])
+def test_likelihood_of_a_noise_is_the_reference(n: int, noise: float) -> None:
+    local, kernel, E, y, _ = filled(n)
+    scaled = noise * float(kernel.diag(E).mean())
+    expected = reference.profile_log_likelihood(kernel.gram(E[:n]), y, scaled)
+    assert local.log_likelihood(y, scaled) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_likelihood_where_nothing_can_be_factorised() -> None:
+    local, _, _, _, _ = filled(5)
+    for _ in range(3):
+        local.append(2, 0.0, 1e3)  # the same point again and again
+    assert local.log_likelihood(np.zeros(8), 0.0) == -np.inf
+
+
+@pytest.mark.parametrize("change", ["scores", "noise", "both", "nothing"])
+def test_refitted_it_is_as_if_filled_with_that(change: str) -> None:
+    local, _, _, y, noise = filled(33)
+    noises = np.full(33, noise)
+    if change in ("scores", "both"):
+        y = y[::-1].copy()
+    if change in ("noise", "both"):
+        noises = noise * (1.0 + np.arange(33) % 5)
+    local.center(50)
+    local.refit(y, noises)
+    fresh, _, _ = made(16, 24, 2)
+    for i in range(33):
+        fresh.append(i, float(y[i]), float(noises[i]))
+    for model in (local, fresh):
+        model.append(40, 0.5, noise)
+        model.center(50)
+    np.testing.assert_allclose(local.gradient(), fresh.gradient(), rtol=1e-10, atol=0)
+    assert local.relative_uncertainty([], noise) == pytest.approx(
+        fresh.relative_uncertainty([], noise), rel=1e-12
+    )
+
+
+def test_refit_keeps_what_it_can_factorise() -> None:
+    local, _, _, y, noise = filled(20)
+    local.append(3, 1.0, noise)  # a duplicate, possible with this noise
+    noises = np.full(21, noise)
+    noises[[3, 20]] = 0.0
+    with pytest.raises(zf.NotPositiveDefiniteError, match="observation 20"):
+        local.refit(np.append(y, 1.0), noises)
+    assert len(local) == 20
+    local.append(25, 0.0, noise)
+    local.center(30)
+    assert np.isfinite(local.gradient()).all()
+
+
+def test_refit_refuses_other_numbers_of_scores() -> None:
+    local, _, _, y, noise = filled(4)
+    for scores, noises in ((y[:3], np.full(3, noise)), (y, np.full(3, noise)), (y, np.full(4, -1.0))):
+        with pytest.raises(zf.ArrayError):
+            local.refit(scores, noises)
+    assert len(local) == 4
+
+
+def test_room_grows_with_the_observations() -> None:
+    """Beyond the capacity asked for: nothing moves or is lost."""
+    Z = np.random.default_rng(0).normal(size=(90, 5))
+    kernel = zf.NTK.random(5, seed=1)
+    pools = [_core.Pool(Z, np.zeros(5), np.ones(5)) for _ in range(2)]
+    small, large = (
+        _core.LocalGradient(kernel._network, pool, c) for pool, c in zip(pools, (1, 90), strict=True)
+    )
+    for model in (small, large):
+        model.center(80)
+        for i in range(80):
+            model.append(i, float(Z[i, 0]), 0.1)
+    np.testing.assert_array_equal(small.gradient(), large.gradient())
+    assert small.relative_uncertainty([81], 0.1) == large.relative_uncertainty([81], 0.1)

@@ -11,6 +11,7 @@ from conftest import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zopo_fast as zf
 from zopo_fast import _core, reference
 
 DTYPES = ["float16", "float32", "float64"]
@@ -257,3 +258,17 @@ def test_any_small_pool(seed: int, m: int, d: int, dtype: str, resolution: float
         assert_exact(pool, Z.astype(float), x, ks=(k,), available=free)
     else:
         assert pool.nearest(x) == (reference.k_nearest(Z.astype(float), x, 1, free).tolist() or [-1])[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_radius_is_the_distance_to_the_kth_nearest_other(rng: np.random.Generator, dtype: str) -> None:
+    Z = rng.normal(size=(60, 7)).astype(dtype)
+    pool = _core.Pool(Z, *_core.column_moments(Z))
+    E = pool.rows(np.arange(60))
+    for i in (0, 31, 59):
+        others = np.sort(np.linalg.norm(E - E[i], axis=1))  # itself first, at 0
+        for k in (1, 4, 59):
+            assert pool.radius(i, k) == pytest.approx(others[k], rel=1e-12)
+        assert pool.radius(i, 1000) == pytest.approx(others[-1], rel=1e-12)
+    with pytest.raises(zf.UnknownIndexError):
+        pool.radius(60, 1)

@@ -24,6 +24,8 @@ _HOME = {
     "NTK": "kernel",
     "GaussianProcess": "gp",
     "Posterior": "gp",
+    "set_num_threads": "threads",
+    "get_num_threads": "threads",
     "Zopo": "optimizer",
     "ZopoConfig": "config",
     "Task": "task",

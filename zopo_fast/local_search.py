@@ -21,7 +21,6 @@ from .surrogate import Surrogate
 
 HISTORY = 50  # steps that the running quantile of the uncertainty looks back on
 MIN_HISTORY = 5  # steps before it decides anything
-MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 
 
 class LocalSearch:
@@ -39,7 +38,7 @@ class LocalSearch:
     ) -> None:
         self._pool, self._seen, self._config = pool, seen, config
         self._dim = kernel.dim
-        self._surrogate = Surrogate(pool, kernel, seen, config.noise, min(config.budget, MAX_CAPACITY))
+        self._surrogate = Surrogate(pool, kernel, seen, config.noise, config.budget)
         self._designing = True  # until all initial scores are in, or a step is asked for before
         self._queue = list(initial)  # initial points, later those of an exploration round
         self._pending: dict[int, None] = {}

@@ -19,6 +19,7 @@ SCALE_SAMPLE = 4096
 # later a climb from the last choice. Beyond so many observations the choice stands: it costs O(n^3).
 NOISE_GRID = np.logspace(-3, 1, 17)
 MAX_REFRESH = 1024
+MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 MIN_NOISE = 1e-6  # of a score said to be exact
 
 
@@ -34,19 +35,19 @@ class Surrogate:
 
     The kernel's unit is its mean diagonal over the pool; a score's noise is measured against the
     scores' variance when the noise was last chosen: at the first call, and when the data have grown
-    fourfold. An observation costs O(n^2 + nd), a new center O(n^2 w + nd).
+    fourfold, unless the run is about to end. An observation costs O(n^2 + nd), a new center O(n^2 w + nd).
 
     Args:
         noise: noise variance as a share of the signal's; None: by marginal likelihood.
-        capacity: observations to make room for at once.
+        budget: observations expected in all.
     """
 
     def __init__(
-        self, pool: _core.Pool, kernel: NTK, seen: Observations, noise: float | None, capacity: int
+        self, pool: _core.Pool, kernel: NTK, seen: Observations, noise: float | None, budget: int
     ) -> None:
-        self._seen, self._fixed = seen, noise
+        self._seen, self._fixed, self._budget = seen, noise, budget
         self._scale = kernel_scale(kernel, pool)
-        self._model = _core.LocalGradient(kernel._network, pool, capacity)
+        self._model = _core.LocalGradient(kernel._network, pool, min(budget, MAX_CAPACITY))
         self._size = 0  # observations in the model
         self._center = -1  # of the model; -1: none
         self._choice: int | None = None  # position in the grid
@@ -91,7 +92,8 @@ class Surrogate:
             self._refit(min(self._size, n))
         while self._size < n:
             self._append(self._size)
-        if n >= self._refresh_at:
+        # A choice pays by the steps that follow: none with fewer left than a sixteenth of those taken.
+        if n >= self._refresh_at and (self._choice is None or 16 * (self._budget - n) >= n):
             self._refresh()
 
     def _variance(self, k: int) -> float:

@@ -84,7 +84,7 @@ class LocalSearchPeer:
     def _sync(self) -> None:
         """Take in the new scores; choose the noise when the data have grown fourfold."""
         n, seen = len(self.evaluated), self._scores[self.evaluated]
-        if n >= self._refresh_at:
+        if n >= self._refresh_at and (self._refresh_at == 1 or 16 * (self._config.budget - n) >= n):
             self._refresh_at = 4 * n
             y = (seen - seen.mean()) / (seen.std() or 1.0)
             noise = _best_noise(self._engine.gram(self.evaluated) / self._scale, y) * self._scale

@@ -1,0 +1,26 @@
+"""How many threads the native code may use."""
+
+from __future__ import annotations
+
+from . import _core
+from .config import as_integer
+from .errors import ConfigError
+
+
+def set_num_threads(n: int) -> None:
+    """Let a native call use at most n threads, in this process; 0: as many as there are cores.
+
+    Only calls large enough to repay a thread's start are split (Gram matrices, posteriors of many points,
+    pools from about five thousand prompts of 384 numbers); a step on a small pool runs on the caller's.
+
+    Raises:
+        ConfigError: n is not an integer, or negative.
+    """
+    if (count := as_integer("set_num_threads", n)) < 0:
+        raise ConfigError(f"set_num_threads: must not be negative, got {count}")
+    _core.set_threads(count)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that a large native call uses."""
+    return _core.threads()
