@@ -16,12 +16,15 @@ namespace zopo {
 // The most threads a call may use, 0 for as many as there are cores.
 inline std::atomic<std::size_t> thread_limit{0};
 
+// Set while a thread works on its part: what it calls is not split again.
+inline thread_local bool within_a_part = false;
+
 // Parts to split work into: below a million multiply-adds a thread, its start is not repaid. The
 // cores are counted (a system call) only when there is something to split.
 inline std::size_t parallel_parts(std::size_t n, double work) {
   constexpr double kWorkPerThread = 1e6;
   const auto worth = static_cast<std::size_t>(work / kWorkPerThread);
-  if (worth < 2 || n < 2) return 1;
+  if (worth < 2 || n < 2 || within_a_part) return 1;
   const std::size_t limit = thread_limit.load(std::memory_order_relaxed);
   const std::size_t cores =
       limit ? limit : std::max<std::size_t>(1, std::thread::hardware_concurrency());
@@ -36,11 +39,13 @@ void parallel_ranges(std::size_t n, double work, Body&& body) {
   if (parts == 1) return body(std::size_t{0}, n);
   std::vector<std::exception_ptr> failures(parts);
   const auto run = [&](std::size_t p) {
+    within_a_part = true;
     try {
       body(n * p / parts, n * (p + 1) / parts);
     } catch (...) {
       failures[p] = std::current_exception();
     }
+    within_a_part = false;
   };
   std::vector<std::thread> threads;
   threads.reserve(parts);
