@@ -9,7 +9,7 @@ import numpy as np
 
 import zopo_fast as zf
 
-from . import peers
+from . import limits, peers
 from .bursts import Job, bursts
 from .harness import Result, Settings, rows
 from .threads import threads
@@ -53,6 +53,10 @@ def run(settings: Settings) -> Result:
                 timings = bursts({who: jobs[who] for who in cases}, settings, share=0.3)
             for row in rows(f"{name}, n = {n}, 1 thread", timings):
                 row.extra["how"] = HOW[row.who]
+                if row.who == "zopo_fast" and name == "append":
+                    row.extra.update(
+                        limits.traffic(limits.append_bytes(n, DIM, 32, 2), row.median, settings.quick)
+                    )
                 result.rows.append(row)
     return result
 

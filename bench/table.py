@@ -1,11 +1,13 @@
-"""The README's table, from the result files: `python -m zopo_fast.bench.table` prints it.
+"""The README's figures, from the result files: `python -m zopo_fast.bench.table README.md` puts them in.
 
-Every row is one comparison of one run on one machine; a test holds the README to it.
+Every row is one comparison of one run on one machine; a test holds the README to the files.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,9 @@ class Line(NamedTuple):
 PUBLISHED, NUMPY, TORCH = "published", "NumPy/SciPy closed form", "PyTorch closed form"
 LINES = (
     Line("step", "step, m = 500", "ask + tell, pool of 500", ((PUBLISHED, "published"), (NUMPY, "NumPy"))),
-    Line("step", "step, m = 2,000", "ask + tell, pool of 2,000", ((PUBLISHED, "published"), (NUMPY, "NumPy"))),
+    Line(
+        "step", "step, m = 2,000", "ask + tell, pool of 2,000", ((PUBLISHED, "published"), (NUMPY, "NumPy"))
+    ),
     Line(
         "gram",
         "gram(X, Y), 500 x 500, 1 thread",
@@ -35,7 +39,7 @@ LINES = (
     ),
     Line(
         "cholesky",
-        "append, n = 165",
+        "append, n = 165, 1 thread",
         "append an observation, n = 165",
         (("GPyTorch, NTK", "GPyTorch"), (NUMPY, "NumPy")),
     ),
@@ -62,23 +66,64 @@ LINES = (
         "exact nearest of 1,000,000, float16",
         (("scikit-learn brute", "scikit-learn"), ("NumPy float32", "NumPy")),
     ),
-    Line("import", "import", "import", ()),
 )
 
 
 def table(results: Path = RESULTS) -> str:
-    """Return the table as Markdown.
+    """Return the comparisons as Markdown.
 
     Raises:
         FileNotFoundError, LookupError: a result file, or a row of one, is missing.
     """
-    lines = ["| | zopo_fast | times as long |", "|---|---|---|"]
+    lines = ["| | zopo_fast | others, times as long |", "|---|---|---|"]
     for line in LINES:
-        rows = json.loads((results / f"{line.question}.json").read_text(encoding="utf-8"))["rows"]
-        found = {row["who"]: row for row in rows if row["what"] == line.what}
+        found = {row["who"]: row for row in _load(results, line.question)["rows"] if row["what"] == line.what}
         peers = ", ".join(f"{name} {_ratio(found[who])}" for who, name in line.peers)
         lines.append(f"| {line.title} | {duration(found['zopo_fast']['median'])} | {peers} |")
     return "\n".join(lines)
+
+
+def limits(results: Path = RESULTS) -> str:
+    """Return how much of the machine's limits is reached, as Markdown."""
+    gram, cores = _load(results, "gram"), _load(results, "gram")["machine"]["cores"]
+
+    def share(name: str) -> str:
+        one, all_ = (gram["figures"][f"{name}, threads {n}"]["of_dgemm"] for n in (1, cores))
+        return f"{one:.0%} on one thread, {all_:.0%} on {cores}"
+
+    driver, imported = _load(results, "driver")["figures"], _load(results, "import")["figures"]["zopo_fast"]
+    rows = (
+        ("`gram(X, Y)`, share of NumPy's dgemm rate on the same threads", share("gram(X, Y)")),
+        ("`gram(X)`, on the same count, by symmetry", share("gram(X)")),
+        (
+            "scan of 1,000,000 × 384 float16, share of read bandwidth",
+            f"{_load(results, 'pool')['figures']['of_bandwidth']:.0%}",
+        ),
+        (
+            "a whole run on a model of 200 ms with 32 slots, over calls × latency / slots",
+            f"{driver['over_ideal']:.2f}",
+        ),
+        (
+            "`import zopo_fast`, and peak memory of the process",
+            f"{duration(imported['seconds'])}, {imported['peak_mb']:.0f} MB",
+        ),
+    )
+    return "\n".join(["| limit | reached |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def filled(readme: str, results: Path = RESULTS) -> str:
+    """Return the README's text with its figures replaced by those of the result files."""
+    for name, text in (("table", table(results)), ("limits", limits(results))):
+        block = f"<!-- bench: {name} -->\n{text}\n<!-- end -->"
+        pattern = rf"<!-- bench: {name} -->.*?<!-- end -->"
+        readme, found = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)
+        if found != 1:
+            raise LookupError(f"the README has {found} places for the figures named {name!r}")
+    return readme
+
+
+def _load(results: Path, question: str) -> Any:
+    return json.loads((results / f"{question}.json").read_text(encoding="utf-8"))
 
 
 def _ratio(row: dict[str, Any]) -> str:
@@ -87,4 +132,5 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    path = Path(sys.argv[1])
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -130,3 +130,12 @@ def test_extras_and_requirements_named_are_those_of_the_package() -> None:
     assert declared is not None
     unconditional = [line for line in declared[1].splitlines() if "python_version" not in line]
     assert listed[1].strip().split(", ") == re.findall(r'"([a-z]+)', "\n".join(unconditional))
+
+
+def test_speed_figures_are_those_of_the_result_files() -> None:
+    """`python -m zopo_fast.bench.table README.md` changes nothing: nobody has edited a figure by hand."""
+    from zopo_fast.bench.table import filled
+
+    assert filled(README) == README
+    with pytest.raises(LookupError, match="limits"):
+        filled(README.replace("bench: limits", "bench: lost"))
