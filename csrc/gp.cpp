@@ -157,10 +157,12 @@ void GaussianProcess<Device>::gradient_covariance(const double* x, double* out) 
   Doubles h(net_->hidden()), D(net_->hidden());
   ntk_features<Device>(*net_, x, 1, h.data(), D.data());
   const PointsView point = {1, x, h.data(), D.data()};
-  ntk_gradient_prior<Device>(*net_, point, out);
+  Linearization at;
+  ntk_linearize<Device>(*net_, point, at);
+  ntk_gradient_prior<Device>(*net_, at, out);
   Doubles k(n), gamma((net_->layers() + 1) * n), G(n * d);
   ntk_row<Device>(*net_, point, points_.view(), k.data(), gamma.data());
-  ntk_gradient_rows<Device>(*net_, point, points_.view(), gamma.data(), G.data());
+  ntk_gradient_rows<Device>(*net_, at, points_.view(), gamma.data(), G.data());
   factor_.solve_lower_rows(G.data(), d, d);
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < d; ++j)

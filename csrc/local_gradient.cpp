@@ -18,6 +18,7 @@ LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const P
   const std::size_t w = net_->width(1), wide = (w + 7) / 8 * 8;
   weight_.reserve(wide * net_->dim());
   at_.on.reserve(w);
+  at_.weight.reserve(net_->layers() + 1);
   at_.first_gram.reserve(wide * wide);
   at_.work.reserve(net_->hidden() * wide);
   at_.B.resize(net_->layers() - 1);

@@ -99,16 +99,6 @@ template <class Device>
 void ntk_gradient_mean(const Network& net, PointsView point, PointsView X, const double* gamma,
                        const double* alpha, double* out);
 
-// P (n, width[1]) of the rows below: p_i = sum_{l >= 1} gamma_li B_l^T h_l(X_i) with J_l = B_l W_0.
-template <class Device>
-void ntk_gradient_remainder(const Network& net, PointsView point, PointsView X, const double* gamma,
-                            double* P);
-
-// G (n, d): row i is dk(x, X_i)/dx = gamma_0i X_i + W_0^T p_i.
-template <class Device>
-void ntk_gradient_rows(const Network& net, PointsView point, PointsView X, const double* gamma,
-                       double* G);
-
 // The network linearised at a point, for the trace of its derivative's covariance without (d, d) or
 // (n, d) matrices: J_l = B_l W_0, B_l with a column for each first-layer unit that is on there.
 struct Linearization {
@@ -116,7 +106,8 @@ struct Linearization {
   std::size_t a = 0;            // their number, padded to whole groups of eight
   std::vector<Doubles> B;       // [l - 2]: (width[l], a), l = 2..layers
   Doubles first_gram;           // W_0 W_0^T of those units, (a, a)
-  double prior_trace = 0.0;     // tr d^2 k / dx dx'
+  Doubles weight;               // |D_l|^2, l = 0..layers
+  double prior_trace = 0.0;     // tr d^2 k(x, x') / dx dx' at x' = x
   Doubles work;
 };
 template <class Device>
@@ -127,10 +118,13 @@ template <class Device>
 void ntk_remainder(const Network& net, const Linearization& at, PointsView X, const double* gamma,
                    double* P, std::size_t ldp, Doubles& work);
 
-// d^2 k(x, x') / dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l (d, d), and its trace.
+// G (n, d) itself.
 template <class Device>
-void ntk_gradient_prior(const Network& net, PointsView point, double* out);
+void ntk_gradient_rows(const Network& net, const Linearization& at, PointsView X,
+                       const double* gamma, double* G);
+
+// d^2 k(x, x') / dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l (d, d).
 template <class Device>
-double ntk_gradient_prior_trace(const Network& net, PointsView point);
+void ntk_gradient_prior(const Network& net, const Linearization& at, double* out);
 
 }  // namespace zopo

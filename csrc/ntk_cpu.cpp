@@ -288,67 +288,6 @@ void ntk_gradient_mean<Cpu>(const Network& net, PointsView point, PointsView X, 
 }
 
 template <>
-void ntk_gradient_remainder<Cpu>(const Network& net, PointsView point, PointsView X,
-                                 const double* gamma, double* P) {
-  const auto& isa = simd();
-  const std::size_t L = net.layers(), S = net.hidden(), w = net.width(1);
-  Doubles v, next;
-  for (std::size_t i = 0; i < X.n; ++i) {
-    const double* h = X.h + i * S;
-    v.assign(h + net.offset(L), h + net.offset(L) + net.width(L));
-    backpropagate(net, point.h, v, next, [&](std::size_t l, double* r) {
-      isa.axpy(net.width(l), gamma[l * X.n + i], h + net.offset(l), r);
-    });
-    std::copy_n(v.data(), w, P + i * w);
-  }
-}
-
-template <>
-void ntk_gradient_rows<Cpu>(const Network& net, PointsView point, PointsView X, const double* gamma,
-                            double* G) {
-  const std::size_t d = net.dim(), w = net.width(1);
-  Doubles P(X.n * w);
-  ntk_gradient_remainder<Cpu>(net, point, X, gamma, P.data());
-  for (std::size_t i = 0; i < X.n; ++i) {
-    double* row = G + i * d;
-    for (std::size_t j = 0; j < d; ++j) row[j] = gamma[i] * X.x[i * d + j];
-    simd().matvec_transposed(net.weight(0), d, w, d, P.data() + i * w, row);
-  }
-}
-
-namespace {
-
-// B (width[l], width[1]) of J_l = B_l W_0, for l = 1..L in turn: visit(l, |D_l|^2, B).
-template <class Visit>
-void for_each_jacobian(const Network& net, PointsView point, Visit&& visit) {
-  const std::size_t L = net.layers(), w = net.width(1);
-  const auto& isa = simd();
-  Doubles B(w * w, 0.0), next;
-  for (std::size_t l = 1; l <= L; ++l) {
-    const double* active = point.h + net.offset(l);
-    if (l == 1) {
-      for (std::size_t j = 0; j < w; ++j) B[j * w + j] = active[j] > 0.0;
-    } else {
-      next.assign(net.width(l) * w, 0.0);
-      for (std::size_t j = 0; j < net.width(l); ++j)
-        if (active[j] > 0.0)
-          isa.matvec_transposed(B.data(), w, net.width(l - 1), w,
-                                net.weight(l - 1) + j * net.width(l - 1), next.data() + j * w);
-      B.swap(next);
-    }
-    const double* D = l < L ? point.D + net.offset(l + 1) : nullptr;
-    visit(l, D ? isa.dot(D, D, net.width(l + 1)) : 1.0, B.data());
-  }
-}
-
-double first_weight(const Network& net, PointsView point) {  // |D_0|^2
-  const double* D = point.D + net.offset(1);
-  return simd().dot(D, D, net.width(1));
-}
-
-}  // namespace
-
-template <>
 void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), w = net.width(1);
@@ -362,15 +301,15 @@ void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at)
       at.first_gram[i * a + j] = net.first_gram()[at.on[i] * w + at.on[j]];
 
   // |J_l|^2 = tr(B_l W_0 W_0^T B_l^T); B_1 is the identity on those units.
-  const auto weight = [&](std::size_t l) {  // |D_l|^2
-    if (l == L) return 1.0;
+  at.weight.assign(L + 1, 1.0);
+  for (std::size_t l = 0; l < L; ++l) {
     const double* D = point.D + net.offset(l + 1);
-    return isa.dot(D, D, net.width(l + 1));
-  };
-  at.prior_trace = weight(0) * static_cast<double>(net.dim());
+    at.weight[l] = isa.dot(D, D, net.width(l + 1));
+  }
+  at.prior_trace = at.weight[0] * static_cast<double>(net.dim());
   double norm = 0.0;
   for (std::size_t i = 0; i < on; ++i) norm += at.first_gram[i * a + i];
-  at.prior_trace += weight(1) * norm;
+  at.prior_trace += at.weight[1] * norm;
   at.B.resize(L - 1);
   for (std::size_t l = 2; l <= L; ++l) {
     const std::size_t rows = net.width(l), inner = net.width(l - 1);
@@ -385,7 +324,7 @@ void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at)
       if (!(point.h[net.offset(l) + j] > 0.0)) std::fill_n(B.data() + j * a, a, 0.0);
     at.work.resize(std::max(at.work.size(), rows * a));
     isa.gemm(rows, a, a, B.data(), a, at.first_gram.data(), a, at.work.data(), a, false);
-    at.prior_trace += weight(l) * isa.dot(B.data(), at.work.data(), rows * a);
+    at.prior_trace += at.weight[l] * isa.dot(B.data(), at.work.data(), rows * a);
   }
 }
 
@@ -408,38 +347,38 @@ void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView 
 }
 
 template <>
-double ntk_gradient_prior_trace<Cpu>(const Network& net, PointsView point) {
+void ntk_gradient_rows<Cpu>(const Network& net, const Linearization& at, PointsView X,
+                            const double* gamma, double* G) {
   const auto& isa = simd();
-  const std::size_t w = net.width(1);
-  double trace = first_weight(net, point) * static_cast<double>(net.dim());
-  Doubles row(w);
-  for_each_jacobian(net, point, [&](std::size_t l, double weight, const double* B) {
-    double norm = 0.0;  // |J_l|_F^2 = tr(B W_0 W_0^T B^T)
-    for (std::size_t j = 0; j < net.width(l); ++j) {
-      isa.matvec(net.first_gram(), w, w, w, B + j * w, row.data());
-      norm += isa.dot(row.data(), B + j * w, w);
-    }
-    trace += weight * norm;
-  });
-  return trace;
+  const std::size_t d = net.dim(), a = at.a;
+  Doubles P(X.n * a), work;
+  ntk_remainder<Cpu>(net, at, X, gamma, P.data(), a, work);
+  for (std::size_t i = 0; i < X.n; ++i) {
+    double* row = G + i * d;
+    for (std::size_t j = 0; j < d; ++j) row[j] = gamma[i] * X.x[i * d + j];
+    for (std::size_t j = 0; j < at.on.size(); ++j)
+      isa.axpy(d, P[i * a + j], net.weight(0) + at.on[j] * d, row);
+  }
 }
 
+// J_l = B_l W, W the rows of W_0 that are on: |D_0|^2 I + W^T (sum_l |D_l|^2 B_l^T B_l) W.
 template <>
-void ntk_gradient_prior<Cpu>(const Network& net, PointsView point, double* out) {
+void ntk_gradient_prior<Cpu>(const Network& net, const Linearization& at, double* out) {
   const auto& isa = simd();
-  const std::size_t w = net.width(1), d = net.dim();
-  std::fill_n(out, d * d, 0.0);
-  const double diagonal = first_weight(net, point);
-  for (std::size_t j = 0; j < d; ++j) out[j * d + j] = diagonal;
-  Doubles J(d);
-  for_each_jacobian(net, point, [&](std::size_t l, double weight, const double* B) {
+  const std::size_t d = net.dim(), a = at.a, on = at.on.size();
+  Doubles Q(a * a, 0.0), W(a * d, 0.0), WT(d * a, 0.0), QW(a * d);
+  for (std::size_t i = 0; i < on; ++i) Q[i * a + i] = at.weight[1];
+  for (std::size_t l = 2; l <= net.layers(); ++l)
     for (std::size_t r = 0; r < net.width(l); ++r) {
-      std::fill(J.begin(), J.end(), 0.0);
-      isa.matvec_transposed(net.weight(0), d, w, d, B + r * w, J.data());
-      for (std::size_t j = 0; j < d; ++j)
-        if (J[j] != 0.0) isa.axpy(d, weight * J[j], J.data(), out + j * d);
+      const double* B = at.B[l - 2].data() + r * a;
+      for (std::size_t i = 0; i < on; ++i) isa.axpy(a, at.weight[l] * B[i], B, Q.data() + i * a);
     }
-  });
+  for (std::size_t i = 0; i < on; ++i)
+    for (std::size_t j = 0; j < d; ++j)
+      WT[j * a + i] = W[i * d + j] = net.weight(0)[at.on[i] * d + j];
+  isa.gemm(a, d, a, Q.data(), a, W.data(), d, QW.data(), d, false);
+  isa.gemm(d, d, a, WT.data(), a, QW.data(), d, out, d, false);
+  for (std::size_t j = 0; j < d; ++j) out[j * d + j] += at.weight[0];
 }
 
 }  // namespace zopo

@@ -161,7 +161,7 @@ double Block::uncertainty(PointsView x, const double* gamma) {
   ntk_linearize<Cpu>(net, x, at_);
   if (!fit_.explained) {
     PS_.resize(n * d);
-    ntk_gradient_rows<Cpu>(net, x, fit_.points, gamma, PS_.data());
+    ntk_gradient_rows<Cpu>(net, at_, fit_.points, gamma, PS_.data());
     isa.solve_lower_rows(fit_.C, fit_.ldc, n, PS_.data(), d, d);
     return std::max(0.0, at_.prior_trace - isa.dot(PS_.data(), PS_.data(), n * d));
   }
