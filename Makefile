@@ -43,6 +43,9 @@ $(VENV)/peers: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation -C cmake.define.ZOPO_WERROR=$(WERROR) -e ".[bench]"
 	touch $@
 
+.PHONY: peers
+peers: $(VENV)/peers
+
 # For example: make bench ARGS="pool --quick"
 bench: $(VENV)/peers
 	$(BIN)/zopo-fast bench $(ARGS)

@@ -6,7 +6,6 @@ Every row is one comparison of one run on one machine; a test holds the README t
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,11 +113,11 @@ def limits(results: Path = RESULTS) -> str:
 def filled(readme: str, results: Path = RESULTS) -> str:
     """Return the README's text with its figures replaced by those of the result files."""
     for name, text in (("table", table(results)), ("limits", limits(results))):
-        block = f"<!-- bench: {name} -->\n{text}\n<!-- end -->"
-        pattern = rf"<!-- bench: {name} -->.*?<!-- end -->"
-        readme, found = re.subn(pattern, lambda _, block=block: block, readme, flags=re.DOTALL)
-        if found != 1:
-            raise LookupError(f"the README has {found} places for the figures named {name!r}")
+        before, start, rest = readme.partition(f"<!-- bench: {name} -->")
+        old, end, after = rest.partition("<!-- end -->")
+        if not (start and end):
+            raise LookupError(f"the README has no place for the figures named {name!r}")
+        readme = f"{before}{start}\n{text}\n{end}{after}"
     return readme
 
 
