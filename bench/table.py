@@ -114,7 +114,7 @@ def filled(readme: str, results: Path = RESULTS) -> str:
     """Return the README's text with its figures replaced by those of the result files."""
     for name, text in (("table", table(results)), ("limits", limits(results))):
         before, start, rest = readme.partition(f"<!-- bench: {name} -->")
-        old, end, after = rest.partition("<!-- end -->")
+        _, end, after = rest.partition("<!-- end -->")
         if not (start and end):
             raise LookupError(f"the README has no place for the figures named {name!r}")
         readme = f"{before}{start}\n{text}\n{end}{after}"
