@@ -23,6 +23,12 @@ settings.load_profile("usual")
 GOLDEN = Path(__file__).parent / "golden"
 
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process they
+# start: those that are to be interrupted would run on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Golden(NamedTuple):
     """One golden file: its arrays by name, and its network."""
 
