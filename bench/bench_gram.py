@@ -11,7 +11,7 @@ import zopo_fast as zf
 from . import limits, machine, peers
 from .bursts import Job, bursts
 from .harness import Result, Settings, rows
-from .threads import ours_can_be_limited, threads
+from .threads import threads
 
 QUESTION = "How fast is the kernel matrix, as a share of the rate of NumPy's dgemm on the same threads?"
 DIM, WIDTH, DEPTH = 384, 32, 2
@@ -29,7 +29,7 @@ def run(settings: Settings) -> Result:
         found["torch_closed"].compile_too = False
         result.skipped["PyTorch closed form, compiled"] = "quick: compiling takes longer than all else"
     counts = [machine.cores()]
-    if ours_can_be_limited() and machine.blas_threads(1) is not None:
+    if machine.blas_threads(1) is not None:
         counts = sorted({1, *counts})
     else:
         result.skipped["one thread"] = (

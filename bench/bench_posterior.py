@@ -49,7 +49,7 @@ def _one_size(result: Result, settings: Settings, found: dict[str, Any], n: int)
     Q = rng.normal(size=(many, DIM))
     one = {who: _bound(p.posterior, p.points(Q[:1])) for who, p in others.items() if hasattr(p, "posterior")}
     all_ = {who: _bound(p.predict, p.points(Q)) for who, p in others.items()}
-    predict = getattr(gp, "predict", gp._gp.predict)
+    predict = gp._gp.predict
     x = Q[0]
     with threads(1):
         _compare(

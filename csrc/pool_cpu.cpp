@@ -103,79 +103,72 @@ void Pool<Cpu>::row(std::size_t i, double* out) const;
 // by a power of two into the middle of half precision's range.
 template <>
 void Pool<Cpu>::sketch() {
-  const double work = static_cast<double>(m_) * static_cast<double>(d_);
   std::mutex merging;
-  const auto for_rows = [&](auto&& body) {
+  // Calls body(i, e_i, mine) on all rows and merge(mine) once a thread, one at a time.
+  const auto for_rows = [&](auto mine, auto&& body, auto&& merge) {
+    const double work = static_cast<double>(m_) * static_cast<double>(d_);
     parallel_ranges(m_, work, [&](std::size_t begin, std::size_t end) {
       Doubles e(d_);
+      auto own = mine;
       for (std::size_t i = begin; i < end; ++i) {
         row(i, e.data());
-        body(i, e.data());
+        body(i, e.data(), own);
       }
+      const std::lock_guard lock(merging);
+      merge(own);
     });
   };
-  norm_.resize(m_);
-  const auto measure = [&](std::size_t i, const double* e) {
+  const auto measure = [&](std::size_t i, const double* e, double& largest) {
     const double norm = simd().dot(e, e, d_);
     norm_[i] = static_cast<float>(norm);
-    return norm;
+    largest = std::max(largest, norm);
   };
-  const auto keep_largest = [&](double norm) {
-    const std::lock_guard lock(merging);
-    largest_norm_ = std::max(largest_norm_, norm);
-  };
+  const auto keep = [&](double largest) { largest_norm_ = std::max(largest_norm_, largest); };
+  norm_.resize(m_);
   if (precision_ == Precision::Half) {
     for (std::size_t j = 0; j < d_; ++j) {
       const double v = mean_[j] * inverse_scale_[j];
       offset_ += v * v;
     }
     offset_ = std::sqrt(offset_);
-    parallel_ranges(m_, work, [&](std::size_t begin, std::size_t end) {
-      Doubles e(d_);
-      double largest = 0.0;
-      for (std::size_t i = begin; i < end; ++i) {
-        row(i, e.data());
-        largest = std::max(largest, measure(i, e.data()));
-      }
-      keep_largest(largest);
-    });
-    return;
+    return for_rows(0.0, measure, keep);
   }
-  rounded_.resize(m_ * d_);
+
+  struct Extent {
+    Doubles sum, low, high;
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  Extent all = {Doubles(d_, 0.0), Doubles(d_, infinity), Doubles(d_, -infinity)};
+  for_rows(
+      all,
+      [&](std::size_t, const double* e, Extent& own) {
+        simd().moments_pass(e, d_, own.sum.data(), own.low.data(), own.high.data());
+      },
+      [&](const Extent& own) {
+        for (std::size_t j = 0; j < d_; ++j) {
+          all.low[j] = std::min(all.low[j], own.low[j]);
+          all.high[j] = std::max(all.high[j], own.high[j]);
+        }
+      });
   double largest_entry = 0.0;
-  Doubles low(d_, std::numeric_limits<double>::infinity()), high(d_, -low[0]);
-  parallel_ranges(m_, work, [&](std::size_t begin, std::size_t end) {
-    Doubles e(d_), sum(d_, 0.0), least(low), most(high);
-    for (std::size_t i = begin; i < end; ++i) {
-      row(i, e.data());
-      simd().moments_pass(e.data(), d_, sum.data(), least.data(), most.data());
-    }
-    const std::lock_guard lock(merging);
-    for (std::size_t j = 0; j < d_; ++j) {
-      low[j] = std::min(low[j], least[j]);
-      high[j] = std::max(high[j], most[j]);
-    }
-  });
   for (std::size_t j = 0; j < d_; ++j) {
-    center_[j] = 0.5 * low[j] + 0.5 * high[j];
-    largest_entry = std::max(largest_entry, 0.5 * high[j] - 0.5 * low[j]);
+    center_[j] = 0.5 * all.low[j] + 0.5 * all.high[j];
+    largest_entry = std::max(largest_entry, 0.5 * all.high[j] - 0.5 * all.low[j]);
   }
   int exponent = 0;
   std::frexp(largest_entry, &exponent);
   // Not so far that the scale itself leaves the range of float64 or its inverse that of float32.
   scale_ = std::ldexp(1.0, std::clamp(10 - exponent, -100, 100));
-  double largest = 0.0;
-  for_rows([&](std::size_t i, double* e) {
-    for (std::size_t j = 0; j < d_; ++j) e[j] -= center_[j];
-    const double norm = measure(i, e);
-    for (std::size_t j = 0; j < d_; ++j) e[j] *= scale_;
-    simd().narrow_f16(e, d_, rounded_.data() + i * d_);
-    if (norm > largest) {
-      const std::lock_guard lock(merging);
-      largest = std::max(largest, norm);
-    }
-  });
-  largest_norm_ = largest;
+  rounded_.resize(m_ * d_);
+  for_rows(
+      0.0,
+      [&](std::size_t i, double* e, double& largest) {
+        for (std::size_t j = 0; j < d_; ++j) e[j] -= center_[j];
+        measure(i, e, largest);
+        for (std::size_t j = 0; j < d_; ++j) e[j] *= scale_;
+        simd().narrow_f16(e, d_, rounded_.data() + i * d_);
+      },
+      keep);
 }
 
 template <>
