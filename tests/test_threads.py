@@ -217,7 +217,7 @@ except MemoryError:
 
 
 def test_a_pool_prepared_by_several_threads_is_that_of_one() -> None:
-    """Large enough to be split; under ThreadSanitizer it also shows that the threads share nothing unguarded."""
+    """Large enough to be split; ThreadSanitizer also sees whether the threads share anything unguarded."""
     Z = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
     found = []
     try:
