@@ -18,5 +18,17 @@ struct NotPositiveDefiniteError : std::domain_error {
 struct ConfigError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
+// The device cannot be used, or not for this; the object is as it was before the call.
+struct DeviceError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+// The device has too little memory left; the object is as it was before the call.
+struct DeviceMemoryError : DeviceError {
+  using DeviceError::DeviceError;
+};
+// The device or the process's context on it is gone, and with it whatever lay there.
+struct DeviceLostError : DeviceError {
+  using DeviceError::DeviceError;
+};
 
 }  // namespace zopo

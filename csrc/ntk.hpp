@@ -9,6 +9,9 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "aligned.hpp"
@@ -37,11 +40,19 @@ class Network {
   const double* bias(std::size_t l) const { return biases_[l].data(); }
   const double* first_gram() const { return first_gram_.data(); }  // W_0 W_0^T (width[1], width[1])
 
+  // What an engine keeps of the weights on a device, by its ordinal; made at first use.
+  struct Copies {
+    std::mutex mutex;
+    std::map<int, std::shared_ptr<const void>> on_device;
+  };
+  Copies& copies() const { return *copies_; }
+
  private:
   std::vector<std::size_t> width_, offset_;
   std::size_t hidden_ = 0;
   std::vector<Doubles> weights_, biases_, transposed_;
   Doubles first_gram_;
+  std::shared_ptr<Copies> copies_ = std::make_shared<Copies>();
 };
 
 // Points with their features: x (n, d); h (n, hidden) = h_1..h_L; D (n, hidden) = D_0..D_{L-1}.
