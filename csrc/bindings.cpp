@@ -1,35 +1,17 @@
-// With bindings_arrays.hpp the only file that knows pybind11: checks what comes in, releases the
-// GIL, names the errors.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <algorithm>
+// The module: the kernel, what has no class of its own, and the names of the errors.
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <string>
 
-#include "bindings_arrays.hpp"
+#include "bindings.hpp"
+#include "cuda_device.hpp"
 #include "error.hpp"
-#include "gp.hpp"
-#include "local_gradient.hpp"
-#include "ntk.hpp"
 #include "parallel.hpp"
-#include "pool.hpp"
 #include "simd.hpp"
-
-namespace py = pybind11;
-using namespace py::literals;
 
 namespace zopo {
 namespace {
-
-using NetworkPtr = std::shared_ptr<Network>;  // immutable; pybind11 holders cannot say const
-using Gp = GaussianProcess<Cpu>;
-using CpuPool = Pool<Cpu>;
-using Local = LocalGradient<Cpu>;
 
 // ---- kernel -----------------------------------------------------------------------------------
 
@@ -123,113 +105,6 @@ double gradient_prior_trace(const NetworkPtr& net, const py::object& x_) {
   return at.prior_trace;
 }
 
-// ---- Gaussian process -------------------------------------------------------------------------
-
-// Runs f on a model with its lock held and the GIL released: calls from two threads take turns.
-template <class Model, class F>
-auto locked(const Model& model, F&& f) {
-  const py::gil_scoped_release nogil;
-  const std::lock_guard lock(model.mutex());
-  return f();
-}
-
-void gp_append(Gp& gp, const py::object& X_, const py::object& y_, const py::object& noise_) {
-  const Array X = doubles(X_, "X", 2, static_cast<py::ssize_t>(gp.network().dim()));
-  const Array y = doubles_like(y_, "y", X.shape(0)),
-              noise = doubles_like(noise_, "noise", X.shape(0));
-  for (std::size_t i = 0; i < rows(noise); ++i)
-    if (noise.data()[i] < 0.0)
-      throw ArrayError("noise: a variance cannot be negative, got " +
-                       std::to_string(noise.data()[i]));
-  locked(gp, [&] { gp.append(X.data(), y.data(), noise.data(), rows(X)); });
-}
-
-py::tuple gp_posterior(const Gp& gp, const py::object& X_) {
-  const std::size_t d = gp.network().dim();
-  const Array X = doubles(X_, "x", 2, static_cast<py::ssize_t>(d));
-  const std::size_t q = rows(X);
-  Array mean = vector(q), variance = vector(q), gradient = matrix(q, d), uncertainty = vector(q);
-  const PosteriorOut out = {mean.mutable_data(), variance.mutable_data(), gradient.mutable_data(),
-                            uncertainty.mutable_data()};
-  locked(gp, [&] { gp.posterior(X.data(), q, out); });
-  return py::make_tuple(mean, variance, gradient, uncertainty);
-}
-
-// The same without the gradient and its uncertainty, for scoring many candidates.
-py::tuple gp_predict(const Gp& gp, const py::object& X_) {
-  const Array X = doubles(X_, "x", 2, static_cast<py::ssize_t>(gp.network().dim()));
-  Array mean = vector(rows(X)), variance = vector(rows(X));
-  const PosteriorOut out = {mean.mutable_data(), variance.mutable_data(), nullptr, nullptr};
-  locked(gp, [&] { gp.posterior(X.data(), rows(X), out); });
-  return py::make_tuple(mean, variance);
-}
-
-Array gp_gradient_covariance(const Gp& gp, const py::object& x_) {
-  const std::size_t d = gp.network().dim();
-  const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(d));
-  Array out = matrix(d, d);
-  double* p = out.mutable_data();
-  locked(gp, [&] { gp.gradient_covariance(x.data(), p); });
-  return out;
-}
-
-std::size_t checked_index(py::ssize_t i, std::size_t n, const char* what) {
-  if (i < 0 || static_cast<std::size_t>(i) >= n)
-    throw IndexError(std::string(what) + ": index " + std::to_string(i) + " is not in [0, " +
-                     std::to_string(n) + ")");
-  return static_cast<std::size_t>(i);
-}
-
-// ---- pool -------------------------------------------------------------------------------------
-
-std::unique_ptr<CpuPool> make_pool(const py::object& Z_, const py::object& mean_,
-                                   const py::object& scale_) {
-  const py::array Z = contiguous(Z_, "embeddings");
-  const Precision precision = precision_of(Z, "embeddings");
-  if (Z.ndim() != 2 || Z.shape(1) == 0)
-    throw ArrayError("embeddings: expected (m, d) with d > 0, got shape " + shape_of(Z));
-  require_finite(Z.data(), precision, static_cast<std::size_t>(Z.size()), "embeddings");
-  const Array mean = doubles(mean_, "mean", 1, Z.shape(1)),
-              scale = doubles(scale_, "scale", 1, Z.shape(1));
-  Doubles inverse(scale.data(), scale.data() + scale.size());
-  for (double& s : inverse) {
-    if (!(s > 0.0)) throw ArrayError("scale: every entry must be positive");
-    s = 1.0 / s;
-  }
-  return std::make_unique<CpuPool>(Z.data(), precision, static_cast<std::size_t>(Z.shape(0)),
-                                   static_cast<std::size_t>(Z.shape(1)),
-                                   Doubles(mean.data(), mean.data() + mean.size()),
-                                   std::move(inverse));
-}
-
-py::array_t<std::int64_t> pool_k_nearest(const CpuPool& pool, const py::object& x_, py::ssize_t k,
-                                         bool available_only) {
-  const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(pool.dim()));
-  if (k < 0) throw ArrayError("k: must not be negative, got " + std::to_string(k));
-  std::vector<Neighbor> found;
-  {
-    const py::gil_scoped_release nogil;
-    found = pool.k_nearest(x.data(), static_cast<std::size_t>(k), available_only);
-  }
-  py::array_t<std::int64_t> out(static_cast<py::ssize_t>(found.size()));
-  for (std::size_t i = 0; i < found.size(); ++i) out.mutable_data()[i] = found[i].index;
-  return out;
-}
-
-Array pool_rows(const CpuPool& pool, const py::object& indices_) {
-  const py::array a = contiguous(indices_, "indices");
-  if (!py::isinstance<py::array_t<std::int64_t>>(a) || a.ndim() != 1)
-    throw ArrayError("indices: expected int64 of shape (n,), got " +
-                     std::string(py::str(a.dtype())) + " of shape " + shape_of(a));
-  const auto indices = py::reinterpret_borrow<py::array_t<std::int64_t>>(a);
-  const auto n = static_cast<std::size_t>(indices.size());
-  Array out = matrix(n, pool.dim());
-  for (std::size_t i = 0; i < n; ++i)
-    pool.row(checked_index(indices.data()[i], pool.size(), "rows"),
-             out.mutable_data() + i * pool.dim());
-  return out;
-}
-
 py::tuple moments(const py::object& Z_) {
   const py::array Z = contiguous(Z_, "embeddings");
   const Precision precision = precision_of(Z, "embeddings");
@@ -255,36 +130,6 @@ std::uint64_t read_pass(const py::object& array_) {
   return word ^ simd().read(data + size / 64 * 64, size % 64);
 }
 
-// ---- gradient at a center -----------------------------------------------------------------------
-
-void local_append(Local& local, py::ssize_t candidate, double y, double noise) {
-  const std::size_t at = checked_index(candidate, local.pool().size(), "candidate");
-  if (!std::isfinite(y)) throw ArrayError("y: NaN or infinity");
-  if (!(noise >= 0.0) || std::isinf(noise))
-    throw ArrayError("noise: a variance is finite and not negative");
-  locked(local, [&] { local.append(at, y, noise); });
-}
-
-void local_refit(Local& local, const py::object& y_, const py::object& noise_) {
-  const Array y = doubles(y_, "y", 1), noise = doubles_like(noise_, "noise", y.shape(0));
-  for (std::size_t i = 0; i < rows(noise); ++i)
-    if (noise.data()[i] < 0.0) throw ArrayError("noise: a variance cannot be negative");
-  locked(local, [&] { local.refit(y.data(), noise.data(), rows(y)); });
-}
-
-double local_log_likelihood(Local& local, const py::object& y_, double noise) {
-  const Array y = doubles_like(y_, "y", static_cast<py::ssize_t>(local.size()));
-  if (!(noise >= 0.0) || std::isinf(noise))
-    throw ArrayError("noise: a variance is finite and not negative");
-  return locked(local, [&] { return local.log_likelihood(y.data(), noise); });
-}
-
-double local_uncertainty(Local& local, const std::vector<std::int64_t>& pending, double noise) {
-  for (const auto i : pending) checked_index(i, local.pool().size(), "pending");
-  return locked(local,
-                [&] { return local.relative_uncertainty(pending.data(), pending.size(), noise); });
-}
-
 // ---- errors -----------------------------------------------------------------------------------
 
 void translate(std::exception_ptr p) {
@@ -302,6 +147,12 @@ void translate(std::exception_ptr p) {
     raise("NotPositiveDefiniteError", e);
   } catch (const ConfigError& e) {
     raise("ConfigError", e);
+  } catch (const DeviceMemoryError& e) {
+    raise("DeviceMemoryError", e);
+  } catch (const DeviceLostError& e) {
+    raise("DeviceLostError", e);
+  } catch (const DeviceError& e) {
+    raise("DeviceError", e);
   }
 }
 
@@ -330,129 +181,17 @@ PYBIND11_MODULE(_core, m) {
   m.def("diag", &diag, "network"_a, "X"_a);
   m.def("gradient", &gradient, "network"_a, "x"_a, "X"_a);
   m.def("gradient_prior_trace", &gradient_prior_trace, "network"_a, "x"_a);
+  bind_gp(m);
+  bind_pool(m);
+  bind_local_gradient(m);
 
-  py::class_<Gp>(m, "GaussianProcess", "Incremental Gaussian process on that kernel.")
-      .def(py::init([](NetworkPtr net) { return std::make_unique<Gp>(std::move(net)); }),
-           "network"_a)
-      .def("__len__", [](const Gp& gp) { return locked(gp, [&] { return gp.size(); }); })
-      .def_property_readonly("jitter",
-                             [](const Gp& gp) { return locked(gp, [&] { return gp.jitter(); }); })
-      .def("append", &gp_append, "X"_a, "y"_a, "noise"_a)
-      .def("pop", [](Gp& gp) { locked(gp, [&] { gp.pop(); }); })
-      .def(
-          "remove",
-          [](Gp& gp, py::ssize_t i) {
-            if (i < 0) throw IndexError("remove: index " + std::to_string(i) + " is negative");
-            locked(gp, [&] { gp.remove(static_cast<std::size_t>(i)); });
-          },
-          "i"_a)
-      .def(
-          "set_targets",
-          [](Gp& gp, const py::object& y_) {
-            const Array y = doubles(y_, "y", 1);
-            locked(gp, [&] { gp.set_targets(y.data(), rows(y)); });
-          },
-          "y"_a)
-      .def("posterior", &gp_posterior, "x"_a)
-      .def("predict", &gp_predict, "x"_a)
-      .def("gradient_covariance", &gp_gradient_covariance, "x"_a)
-      .def("log_marginal_likelihood",
-           [](const Gp& gp) { return locked(gp, [&] { return gp.log_marginal_likelihood(); }); })
-      .def("state", [](const Gp& gp) {
-        const GpState state = locked(gp, [&] { return gp.state(); });
-        const std::size_t n = state.y.size();
-        Array X = matrix(n, gp.network().dim());
-        std::copy(state.X.begin(), state.X.end(), X.mutable_data());
-        return py::make_tuple(X, Array(n, state.y.data()), Array(n, state.noise.data()));
-      });
-
-  py::class_<CpuPool>(m, "Pool", "Candidate embeddings and which of them are taken.")
-      .def(py::init(&make_pool), "embeddings"_a, "mean"_a, "scale"_a, py::keep_alive<1, 2>())
-      .def("__len__", &CpuPool::size)
-      .def_property_readonly("available", &CpuPool::available)
-      .def(
-          "take", [](CpuPool& p, py::ssize_t i) { p.take(checked_index(i, p.size(), "take")); },
-          "i"_a)
-      .def(
-          "release",
-          [](CpuPool& p, py::ssize_t i) { p.release(checked_index(i, p.size(), "release")); },
-          "i"_a)
-      .def(
-          "taken",
-          [](const CpuPool& p, py::ssize_t i) {
-            return p.taken(checked_index(i, p.size(), "taken"));
-          },
-          "i"_a)
-      .def(
-          "row",
-          [](const CpuPool& p, py::ssize_t i) {
-            Array out = vector(p.dim());
-            p.row(checked_index(i, p.size(), "row"), out.mutable_data());
-            return out;
-          },
-          "i"_a)
-      .def("rows", &pool_rows, "indices"_a)
-      .def(
-          "nearest",
-          [](const CpuPool& p, const py::object& x_) {
-            const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(p.dim()));
-            const py::gil_scoped_release nogil;
-            return p.nearest(x.data());
-          },
-          "x"_a)
-      .def(
-          "radius",
-          [](const CpuPool& p, py::ssize_t i, std::size_t k) {
-            const std::size_t at = checked_index(i, p.size(), "radius");
-            const py::gil_scoped_release nogil;
-            return p.radius(at, k);
-          },
-          "i"_a, "k"_a)
-      .def("k_nearest", &pool_k_nearest, "x"_a, "k"_a, "available_only"_a = false)
-      .def(
-          "distances",
-          [](const CpuPool& p, const py::object& x_) {
-            const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(p.dim()));
-            Array out = vector(p.size());
-            double* to = out.mutable_data();
-            const py::gil_scoped_release nogil;
-            p.distances(x.data(), to);
-            return out;
-          },
-          "x"_a);
-
-  py::class_<Local>(m, "LocalGradient",
-                    "The posterior mean's gradient at one candidate, kept up to date.")
-      .def(py::init([](NetworkPtr net, const CpuPool& pool, std::size_t capacity) {
-             if (net->dim() != pool.dim())
-               throw ArrayError("pool: dimension " + std::to_string(pool.dim()) +
-                                ", the network has " + std::to_string(net->dim()));
-             return std::make_unique<Local>(std::move(net), pool, capacity);
-           }),
-           "network"_a, "pool"_a, "capacity"_a = 0, py::keep_alive<1, 3>())
-      .def("__len__", [](const Local& l) { return locked(l, [&] { return l.size(); }); })
-      .def("clear", [](Local& l) { locked(l, [&] { l.clear(); }); })
-      .def("append", &local_append, "candidate"_a, "y"_a, "noise"_a)
-      .def("refit", &local_refit, "y"_a, "noise"_a)
-      .def("log_likelihood", &local_log_likelihood, "y"_a, "noise"_a)
-      .def(
-          "center",
-          [](Local& l, py::ssize_t candidate) {
-            const std::size_t at = checked_index(candidate, l.pool().size(), "candidate");
-            locked(l, [&] { l.center(at); });
-          },
-          "candidate"_a)
-      .def("gradient",
-           [](Local& l) {
-             Array out = vector(l.pool().dim());
-             double* p = out.mutable_data();
-             locked(l, [&] { l.gradient(p); });
-             return out;
-           })
-      .def("relative_uncertainty", &local_uncertainty, "pending"_a, "noise"_a)
-      .def(
-          "step", [](Local& l, double length) { return locked(l, [&] { return l.step(length); }); },
-          "length"_a);
+  m.def("cuda_device_count", &cuda_device_count, "CUDA devices that this build can use.");
+  m.def("cuda_status", &cuda_status, "What was found, or why there is none, in one line.");
+#ifdef ZOPO_HAS_CUDA
+  m.attr("built_with_cuda") = true;
+#else
+  m.attr("built_with_cuda") = false;
+#endif
 }
 
 }  // namespace zopo

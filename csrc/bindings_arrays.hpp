@@ -1,5 +1,5 @@
 // What comes from Python as an array: shape, dtype, order and finiteness are checked here and
-// nowhere else. Part of bindings.cpp.
+// nowhere else.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -11,18 +11,17 @@
 #include "pool.hpp"
 
 namespace zopo {
-namespace {
 
 namespace py = pybind11;
 using Array = py::array_t<double>;
 
-std::string shape_of(const py::array& a) {
+inline std::string shape_of(const py::array& a) {
   std::string s = "(";
   for (py::ssize_t i = 0; i < a.ndim(); ++i) s += (i ? ", " : "") + std::to_string(a.shape(i));
   return s + (a.ndim() == 1 ? ",)" : ")");
 }
 
-py::array contiguous(const py::handle& object, const char* name) {
+inline py::array contiguous(const py::handle& object, const char* name) {
   if (!py::isinstance<py::array>(object))
     throw ArrayError(std::string(name) + ": expected a NumPy array, got " +
                      std::string(py::str(py::type::handle_of(object))));
@@ -33,15 +32,16 @@ py::array contiguous(const py::handle& object, const char* name) {
   return a;
 }
 
-void require_finite(const void* data, Precision precision, std::size_t size, const char* name) {
+inline void require_finite(const void* data, Precision precision, std::size_t size,
+                           const char* name) {
   const std::size_t at = first_non_finite(data, precision, size);
   if (at != size)
     throw ArrayError(std::string(name) + ": NaN or infinity at flat index " + std::to_string(at));
 }
 
 // A float64 array of that many dimensions; `columns` is the length of its last one, -1 for any.
-Array doubles(const py::handle& object, const char* name, py::ssize_t ndim,
-              py::ssize_t columns = -1) {
+inline Array doubles(const py::handle& object, const char* name, py::ssize_t ndim,
+                     py::ssize_t columns = -1) {
   const py::array a = contiguous(object, name);
   if (!py::isinstance<Array>(a))
     throw ArrayError(std::string(name) + ": expected float64, got " +
@@ -55,7 +55,7 @@ Array doubles(const py::handle& object, const char* name, py::ssize_t ndim,
   return typed;
 }
 
-Array doubles_like(const py::handle& object, const char* name, py::ssize_t rows) {
+inline Array doubles_like(const py::handle& object, const char* name, py::ssize_t rows) {
   Array a = doubles(object, name, 1);
   if (a.shape(0) != rows)
     throw ArrayError(std::string(name) + ": expected " + std::to_string(rows) + " entries, got " +
@@ -63,7 +63,7 @@ Array doubles_like(const py::handle& object, const char* name, py::ssize_t rows)
   return a;
 }
 
-Precision precision_of(const py::array& a, const char* name) {
+inline Precision precision_of(const py::array& a, const char* name) {
   if (a.dtype().kind() == 'f' && a.dtype().byteorder() != '>') switch (a.itemsize()) {
       case 2:
         return Precision::Half;
@@ -76,12 +76,11 @@ Precision precision_of(const py::array& a, const char* name) {
                    std::string(py::str(a.dtype())));
 }
 
-std::size_t rows(const Array& a) { return static_cast<std::size_t>(a.shape(0)); }
+inline std::size_t rows(const Array& a) { return static_cast<std::size_t>(a.shape(0)); }
 
-Array vector(std::size_t n) { return Array(static_cast<py::ssize_t>(n)); }
-Array matrix(std::size_t n, std::size_t m) {
+inline Array vector(std::size_t n) { return Array(static_cast<py::ssize_t>(n)); }
+inline Array matrix(std::size_t n, std::size_t m) {
   return Array({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(m)});
 }
 
-}  // namespace
 }  // namespace zopo

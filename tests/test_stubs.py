@@ -13,8 +13,17 @@ import zopo_fast
 from zopo_fast import _core
 
 STUB = ast.parse((Path(zopo_fast.__file__).parent / "_core.pyi").read_text())
-FUNCTIONS = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef)}
-CLASSES = {n.name: n for n in STUB.body if isinstance(n, ast.ClassDef)}
+EVERYWHERE = {"cuda_device_count", "cuda_status"}
+
+
+def built(name: str) -> bool:
+    """Whether this build should have it: the CUDA engine's names are marked by how they start."""
+    return _core.built_with_cuda or name in EVERYWHERE or not name.startswith(("Cuda", "cuda_"))
+
+
+FUNCTIONS = {n.name: n for n in STUB.body if isinstance(n, ast.FunctionDef) and built(n.name)}
+CLASSES = {n.name: n for n in STUB.body if isinstance(n, ast.ClassDef) and built(n.name)}
+VALUES = {n.target.id for n in STUB.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 
 def members(cls: ast.ClassDef) -> dict[str, ast.FunctionDef]:
@@ -32,7 +41,7 @@ def parameters(doc: str) -> list[str]:
 
 def test_names_of_the_module() -> None:
     there = {name for name in dir(_core) if not name.startswith("_")}
-    assert there == {*FUNCTIONS, *CLASSES}
+    assert there == {*FUNCTIONS, *CLASSES, *VALUES}
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))

@@ -12,6 +12,8 @@ ZopoError
 ├── UnknownIndexError (IndexError)    a pool index out of range, or not pending
 ├── NotPositiveDefiniteError (ArithmeticError)
 ├── DeviceError (RuntimeError)        the requested device cannot be used
+│   ├── DeviceMemoryError (MemoryError)          too little memory there; the object is as it was
+│   └── DeviceLostError                          its context is gone, and every object on it
 ├── MissingDependencyError (ImportError)
 ├── OutputError (OSError)             the output folder cannot be written, or holds a run
 ├── MetricError (RuntimeError)        a user's metric or score function failed
@@ -87,6 +89,14 @@ class NotPositiveDefiniteError(ZopoError, ArithmeticError):
 
 class DeviceError(ZopoError, RuntimeError):
     """The requested device does not exist or cannot be used."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """The device has too little memory left for this; the object is as it was before the call."""
+
+
+class DeviceLostError(DeviceError):
+    """The device, or this process's context on it, is gone, and with it every object there."""
 
 
 class MissingDependencyError(ZopoError, ImportError):
