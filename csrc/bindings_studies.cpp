@@ -129,6 +129,29 @@ void bind(py::module_& m, const char* name) {
              });
              return out;
            })
+      .def(
+          "log",
+          [](const S& s, py::ssize_t study) {
+            const std::size_t b = checked_index(study, s.size(), "study");
+            std::vector<std::int64_t> index;
+            Doubles score;
+            locked(s, [&] {
+              index = s.told(b);
+              score = s.scores(b);
+            });
+            return py::make_tuple(Indices(static_cast<py::ssize_t>(index.size()), index.data()),
+                                  Array(static_cast<py::ssize_t>(score.size()), score.data()));
+          },
+          "study"_a)
+      .def("gradient_uncertainty",
+           [](const S& s) {
+             Array out = vector(s.size());
+             double* to = out.mutable_data();
+             locked(s, [&] {
+               for (std::size_t b = 0; b < s.size(); ++b) to[b] = s.uncertainty(b);
+             });
+             return out;
+           })
       .def("best", [](const S& s) {
         Indices index(static_cast<py::ssize_t>(s.size()));
         Array score = vector(s.size());

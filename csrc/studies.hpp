@@ -49,6 +49,16 @@ class Studies {
   // Position of the best score in the order of telling, first of equals; -1: none yet.
   std::int64_t best(std::size_t study) const { return studies_[study].center; }
   double score_of_best(std::size_t study) const { return studies_[study].center_score; }
+  // What was told, in order.
+  const std::vector<std::int64_t>& told(std::size_t study) const { return studies_[study].index; }
+  const Doubles& scores(std::size_t study) const { return studies_[study].score; }
+  // Share of the derivative's prior uncertainty at the study's center that the data have not
+  // removed; NaN while its first prompts are being scored.
+  double uncertainty(std::size_t study) const {
+    const bool modelled = studies_[study].model_center >= 0;
+    return modelled ? models_.relative_uncertainty(study)
+                    : std::numeric_limits<double>::quiet_NaN();
+  }
 
   // The next prompt of each of these studies, out (which.size(),): -1 where it is done. Each has to
   // have been told the one before: IndexError. A failure of the models themselves (out of memory,

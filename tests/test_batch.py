@@ -94,6 +94,36 @@ def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> N
     assert together(batch, scores) == [alone(Z, y, config) for y in scores]
 
 
+def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More observations than room was made for at first."""
+    pools, scores = problems
+    monkeypatch.setattr("zopo_fast.batch.MAX_CAPACITY", 8)
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
+
+
+def test_gradient_uncertainty(device: str, problems: Any) -> None:
+    """The same share as the model of a single search computes from scratch, step by step."""
+    pools, scores = problems
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    assert np.isnan(batch.gradient_uncertainty).all()
+    models = [zf.Zopo(Z, config) for Z, config in zip(pools, CONFIGS, strict=True)]
+    compared = 0
+    while not batch.done.all():
+        asked = batch.ask()
+        for b, i in enumerate(asked):
+            if i >= 0:
+                assert models[b].ask() == i
+                models[b].tell(int(i), float(scores[b][i]))
+        batch.tell(asked, [y[i] if i >= 0 else 0.0 for y, i in zip(scores, asked, strict=True)])
+        for b, uncertainty in enumerate(batch.gradient_uncertainty):
+            if np.isfinite(uncertainty):
+                model = models[b]._search._surrogate._model  # type: ignore[attr-defined]
+                assert uncertainty == pytest.approx(model.relative_uncertainty([], 0.0), rel=1e-9, abs=1e-12)
+                compared += 1
+    assert compared > 80
+
+
 def test_one_study_may_wait(device: str, problems: Any) -> None:
     """A score that takes long holds up its own study alone."""
     pools, scores = problems

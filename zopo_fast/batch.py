@@ -85,7 +85,6 @@ class ZopoBatch:
                 raise ArrayError(f"pools[{b}]: {error}") from error
             except ConfigError as error:
                 raise ConfigError(f"configs[{b}]: {error}") from error
-        self._log: list[list[tuple[int, float]]] = [[] for _ in pools]
         models, settings = [], []
         for start in self._starts:
             config = start.config
@@ -132,6 +131,14 @@ class ZopoBatch:
         """Index and score of the best prompt of each study so far, (B,) both; -1 and NaN before a score."""
         return self._studies.best()
 
+    @property
+    def gradient_uncertainty(self) -> Array:
+        """(B,): share of the derivative's prior uncertainty at the best prompt that the data have not removed.
+
+        tr Sigma / tr d2k in [0, 1]; NaN while a study's first prompts are being scored.
+        """
+        return self._studies.gradient_uncertainty()
+
     def ask(self, studies: Any | None = None) -> Indices:
         """Return the next prompt of every study, (B,) int64; -1 where a study is done.
 
@@ -157,10 +164,7 @@ class ZopoBatch:
             UnknownIndexError: an index that is not the pending one; nothing was recorded.
             ArrayError: wrong shapes, or a score that is NaN or infinite; nothing was recorded.
         """
-        index, score = _integers("indices", indices), as_doubles(scores, "scores")
-        self._studies.tell(index, score)
-        for b in np.flatnonzero(index >= 0):
-            self._log[b].append((int(index[b]), float(score[b])))
+        self._studies.tell(_integers("indices", indices), as_doubles(scores, "scores"))
 
     # ---- state -------------------------------------------------------------------------------------
 
@@ -173,10 +177,10 @@ class ZopoBatch:
                     "config": start.config.to_dict(),
                     "kernel": kernel_state(start.kernel),
                     "embeddings": pool_fingerprint(start.embeddings),
-                    "log": [list(entry) for entry in log],
+                    "log": [[int(i), float(y)] for i, y in zip(*self._studies.log(b), strict=True)],
                     "pending": int(pending),
                 }
-                for start, log, pending in zip(self._starts, self._log, self.pending, strict=True)
+                for b, (start, pending) in enumerate(zip(self._starts, self.pending, strict=True))
             ],
         }
 

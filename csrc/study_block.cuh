@@ -1,4 +1,4 @@
-// What the kernels of study_models_cuda.cu are made of: one block works on one study.
+// What the kernels of study_kernels.cuh are made of: one block works on one study.
 //
 // The block's shared memory holds the vectors of length d and of the network's widths; what grows
 // with the observations or the pool lies in device memory, read by rows so that a warp's loads lie
@@ -46,8 +46,7 @@ struct StudyState {
 
 __host__ __device__ inline std::int64_t row_of_triangle(std::int64_t i) { return i * (i + 1) / 2; }
 
-// ---- the block's shared memory
-// -------------------------------------------------------------------
+// ---- the block's shared memory -----------------------------------------------------------------
 
 // Columns are handed to lanes in groups of V (16 bytes of them where rows allow it), and vectors of
 // length d lie in that order, so that lanes read neighbouring words: column (32 c + lane) V + e is
@@ -98,8 +97,7 @@ __device__ inline Shared carve(const StudyView& s) {
   return b;
 }
 
-// ---- rows of the pool
-// ----------------------------------------------------------------------------
+// ---- rows of the pool --------------------------------------------------------------------------
 
 __device__ inline double widened(__half z) { return static_cast<double>(__half2float(z)); }
 __device__ inline double widened(float z) { return static_cast<double>(z); }
@@ -159,31 +157,69 @@ __device__ void over_rows(const StudyView& s, const Shared& b, std::int64_t coun
   }
 }
 
+// b.e_j = sum_i a_i (z_ij - mean_j) over the rows row(0..count), in order: a warp takes every
+// `warps`-th row, and their sums are added up one warp after the other.
+template <class T, int V, class Row>
+__device__ void combine_rows(const StudyView& s, const Shared& b, int count, Row row,
+                             const double* a) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  const int groups = s.d / V;
+  const T* Z = static_cast<const T*>(s.Z);
+  for (int first = 0; first < groups; first += 32) {
+    const int g = first + lane;
+    double sum[V] = {};
+    if (g < groups) {
+      double mean[V];
+#pragma unroll
+      for (int e = 0; e < V; ++e) mean[e] = s.mean[g * V + e];
+#pragma unroll 4
+      for (int i = warp; i < count; i += warps) {
+        T group[V];
+        load_group<T, V>(Z + row(i) * s.d + g * V, group);
+        const double factor = a[i];
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[e] = fma(factor, widened(group[e]) - mean[e], sum[e]);
+      }
+    }
+    for (int turn = 0; turn < warps; ++turn) {
+      if (warp == turn && g < groups) {
+#pragma unroll
+        for (int e = 0; e < V; ++e) {
+          const int at = g * V + e;
+          b.e[at] = turn == 0 ? sum[e] : b.e[at] + sum[e];
+        }
+      }
+      __syncthreads();
+    }
+  }
+}
+
 // The width of a column group: 16 bytes where rows start on them and d is a multiple.
 __device__ inline int group_width(const StudyView& s) {
   const int wide = s.precision == Precision::Half ? 8 : s.precision == Precision::Single ? 4 : 2;
   return s.aligned && s.d % wide == 0 ? wide : 1;
 }
 
-template <bool kDistance, class Row>
-__device__ void over_rows(const StudyView& s, const Shared& b, std::int64_t count, Row row,
-                          double* out) {
+// Calls f with the pool's element type and the width of its column groups.
+template <class F>
+__device__ void by_precision(const StudyView& s, F f) {
   const bool wide = group_width(s) > 1;
   if (s.precision == Precision::Half) {
     if (wide)
-      over_rows<__half, 8, kDistance>(s, b, count, row, out);
+      f.template operator()<__half, 8>();
     else
-      over_rows<__half, 1, kDistance>(s, b, count, row, out);
+      f.template operator()<__half, 1>();
   } else if (s.precision == Precision::Single) {
     if (wide)
-      over_rows<float, 4, kDistance>(s, b, count, row, out);
+      f.template operator()<float, 4>();
     else
-      over_rows<float, 1, kDistance>(s, b, count, row, out);
+      f.template operator()<float, 1>();
   } else {
     if (wide)
-      over_rows<double, 2, kDistance>(s, b, count, row, out);
+      f.template operator()<double, 2>();
     else
-      over_rows<double, 1, kDistance>(s, b, count, row, out);
+      f.template operator()<double, 1>();
   }
 }
 
@@ -210,27 +246,54 @@ __device__ inline void load_candidate(const StudyView& s, const Shared& b, std::
     b.e[j] = (entry(s, candidate, j) - s.mean[j]) * s.inverse_scale[j];
 }
 
-// ---- the network at a point
-// ----------------------------------------------------------------------
+// ---- the network at a point --------------------------------------------------------------------
+
+// out_i = row(i) . x over length(i) entries, for i < count: four rows to a warp at a time, so that
+// their loads are under way together. `finish(i, sum)` is called by one lane.
+template <class Row, class Length, class Finish>
+__device__ void row_dots(int count, Row row, Length length, const double* x, Finish finish) {
+  constexpr int kRows = 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  for (int first = kRows * warp; first < count; first += kRows * warps) {
+    const double* rows[kRows];
+    int lengths[kRows], longest = 0;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int i = first + r < count ? first + r : count - 1;
+      rows[r] = row(i);
+      lengths[r] = length(i);
+      longest = lengths[r] > longest ? lengths[r] : longest;
+    }
+    double sum[kRows] = {};
+    for (int i = lane; i < longest; i += 32) {
+      const double value = x[i];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+        if (i < lengths[r]) sum[r] = fma(rows[r][i], value, sum[r]);
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const double total = warp_sum(sum[r]);
+      if (lane == 0 && first + r < count) finish(first + r, total);
+    }
+  }
+}
 
 // b.h, b.D from b.e; `first` (w,) also gets W_0 e, without the bias.
 __device__ inline void features(const NetworkView& net, const Shared& b, double* first) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int warps = static_cast<int>(blockDim.x) / 32;
   for (int l = 1; l <= net.layers; ++l) {
     __syncthreads();
     const double* in = l == 1 ? b.e : b.h + net.offset[l - 1];
     const int inputs = net.width[l - 1];
-    for (int j = warp; j < net.width[l]; j += warps) {
-      const double* row = net.weight[l - 1] + static_cast<std::int64_t>(j) * inputs;
-      double sum = 0.0;
-      for (int i = lane; i < inputs; i += 32) sum = fma(row[i], in[i], sum);
-      sum = warp_sum(sum);
-      if (lane == 0) {
-        if (l == 1 && first) first[j] = sum;
-        b.h[net.offset[l] + j] = fmax(sum + net.bias[l - 1][j], 0.0);
-      }
-    }
+    row_dots(
+        net.width[l],
+        [&](int j) { return net.weight[l - 1] + static_cast<std::int64_t>(j) * inputs; },
+        [&](int) { return inputs; }, in,
+        [&](int j, double sum) {
+          if (l == 1 && first) first[j] = sum;
+          b.h[net.offset[l] + j] = fmax(sum + net.bias[l - 1][j], 0.0);
+        });
   }
   for (int l = net.layers; l >= 1; --l) {
     __syncthreads();
@@ -259,8 +322,7 @@ __device__ inline double warp_dot(const double* a, const double* b, int n) {
   return warp_sum(sum);
 }
 
-// ---- matrices
-// ------------------------------------------------------------------------------------
+// ---- matrices ----------------------------------------------------------------------------------
 
 // out_j = sum_i entry(i, j), i in [first(j), rows), j < cols: a column a thread, rows split over
 // the threads that are left, in an order that depends on the sizes alone.
@@ -299,13 +361,10 @@ __device__ void column_sums(int rows, int cols, const Shared& b, First first, En
 // Row n of C^-1 and what hangs on it, as in local_gradient.cpp: v = C^-1 k, l = (-C^-T v, 1) /
 // pivot^(1/2), pivot = k_nn + noise - |v|^2. False when the pivot is rounding noise.
 __device__ inline bool factorise(const StudyView& s, const Shared& b, int n, double noise) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int warps = static_cast<int>(blockDim.x) / 32;
   const double* k = s.K + row_of_triangle(n);
-  for (int i = warp; i < n; i += warps) {
-    const double v = warp_dot(s.inverse + row_of_triangle(i), k, i + 1);
-    if (lane == 0) s.v[i] = v;
-  }
+  row_dots(
+      n, [&](int i) { return s.inverse + row_of_triangle(i); }, [](int i) { return i + 1; }, k,
+      [&](int i, double v) { s.v[i] = v; });
   __syncthreads();
   double squares = 0.0;
   for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x))
@@ -436,7 +495,9 @@ __device__ inline void all_distances(const StudyView& s, const Shared& b) {
     b.w[column_position(j, V)] = b.e[j];
   load_scales(s, b);
   __syncthreads();
-  over_rows<true>(s, b, s.m, [](std::int64_t i) { return i; }, s.distance);
+  by_precision(s, [&]<class T, int V>() {
+    over_rows<T, V, true>(s, b, s.m, [](std::int64_t i) { return i; }, s.distance);
+  });
   __syncthreads();
 }
 
