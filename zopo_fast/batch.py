@@ -133,7 +133,7 @@ class ZopoBatch:
 
     @property
     def gradient_uncertainty(self) -> Array:
-        """(B,): share of the derivative's prior uncertainty at the best prompt that the data have not removed.
+        """(B,): share of the prior uncertainty of the derivative at the best prompt that is left.
 
         tr Sigma / tr d2k in [0, 1]; NaN while a study's first prompts are being scored.
         """
