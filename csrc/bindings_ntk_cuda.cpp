@@ -64,6 +64,36 @@ double cuda_gradient_prior_trace(const NetworkPtr& net, const py::object& x_, in
   return NtkOnHost{*net, ordinal}.gradient_prior_trace(x.data());
 }
 
+// C (batch, m, n) += op(A) op(B) for the tests and the benchmarks. `lower_a`: NaNs may stand right
+// of A's diagonal. k, the columns of op(A), may be less than the arrays have.
+Array cuda_gemm(const py::object& A_, const py::object& B_, const py::object& C_, std::size_t k,
+                bool transpose_a, bool transpose_b, bool add, bool lower_a, bool lower_c,
+                int ordinal) {
+  const auto matrices = [](const py::object& object, const char* name) {
+    const py::array a = contiguous(object, name);
+    if (!py::isinstance<Array>(a) || a.ndim() != 3)
+      throw ArrayError(std::string(name) + ": expected float64 of three dimensions");
+    return py::reinterpret_borrow<Array>(a);
+  };
+  const auto size = [](const Array& a, int axis) {
+    return static_cast<std::size_t>(a.shape(axis));
+  };
+  const Array A = matrices(A_, "A"), B = matrices(B_, "B"), C = matrices(C_, "C");
+  const ProductOnHost p{size(C, 1),  size(C, 2),  k,   size(A, 2), size(B, 2), size(C, 0),
+                        transpose_a, transpose_b, add, lower_a,    lower_c};
+  const bool fits = size(A, 0) == p.batch && size(B, 0) == p.batch &&
+                    size(A, 1) == (transpose_a ? k : p.m) && p.lda >= (transpose_a ? p.m : k) &&
+                    size(B, 1) == (transpose_b ? p.n : k) && p.ldb >= (transpose_b ? k : p.n) &&
+                    (!lower_a || p.m == k);
+  if (!fits) throw ArrayError("A, B, C: shapes that make no product");
+  require_cuda(ordinal);
+  Array out({C.shape(0), C.shape(1), C.shape(2)}, C.data());
+  double* to = out.mutable_data();
+  const py::gil_scoped_release nogil;
+  gemm_on_host(ordinal, p, A.data(), B.data(), to);
+  return out;
+}
+
 }  // namespace
 
 void bind_ntk_cuda(py::module_& m) {
@@ -71,6 +101,8 @@ void bind_ntk_cuda(py::module_& m) {
   m.def("cuda_diag", &cuda_diag, "network"_a, "X"_a, "ordinal"_a);
   m.def("cuda_gradient", &cuda_gradient, "network"_a, "x"_a, "X"_a, "ordinal"_a);
   m.def("cuda_gradient_prior_trace", &cuda_gradient_prior_trace, "network"_a, "x"_a, "ordinal"_a);
+  m.def("cuda_gemm", &cuda_gemm, "A"_a, "B"_a, "C"_a, "k"_a, "transpose_a"_a, "transpose_b"_a,
+        "add"_a, "lower_a"_a, "lower_c"_a, "ordinal"_a);
 }
 
 }  // namespace zopo

@@ -55,4 +55,14 @@ struct NtkOnHost {
   double gradient_prior_trace(const double* x) const;
 };
 
+// The product that the engine is built on (cuda_gemm.cuh), from host memory to host memory, for
+// tests and benchmarks: `batch` matrices each, one after another, rows of lda, ldb and n numbers; C
+// is read with `add` only.
+struct ProductOnHost {
+  std::size_t m, n, k, lda, ldb, batch;
+  bool transpose_a, transpose_b, add, lower_a, lower_c;
+};
+void gemm_on_host(int ordinal, const ProductOnHost& shape, const double* A, const double* B,
+                  double* C);
+
 }  // namespace zopo

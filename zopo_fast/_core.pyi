@@ -28,6 +28,18 @@ def cuda_gram(
 def cuda_diag(network: Network, X: _Array, ordinal: int) -> _Array: ...
 def cuda_gradient(network: Network, x: _Array, X: _Array, ordinal: int) -> _Array: ...
 def cuda_gradient_prior_trace(network: Network, x: _Array, ordinal: int) -> float: ...
+def cuda_gemm(
+    A: _Array,
+    B: _Array,
+    C: _Array,
+    k: int,
+    transpose_a: bool,
+    transpose_b: bool,
+    add: bool,
+    lower_a: bool,
+    lower_c: bool,
+    ordinal: int,
+) -> _Array: ...
 
 class Network:
     def __init__(self, weights: Sequence[_Array], biases: Sequence[_Array]) -> None: ...
