@@ -16,6 +16,16 @@ GramPrecision gram_precision(const std::string& name) {
 Array points(const Network& net, const py::object& X, const char* name) {
   return doubles(X, name, 2, static_cast<py::ssize_t>(net.dim()));
 }
+// Of any precision.
+py::array embeddings(const Network& net, const py::object& X, const char* name) {
+  const py::array a = contiguous(X, name);
+  const Precision precision = precision_of(a, name);
+  if (a.ndim() != 2 || a.shape(1) != static_cast<py::ssize_t>(net.dim()))
+    throw ArrayError(std::string(name) + ": expected (n, " + std::to_string(net.dim()) +
+                     "), got shape " + shape_of(a));
+  require_finite(a.data(), precision, static_cast<std::size_t>(a.size()), name);
+  return a;
+}
 Array point(const Network& net, const py::object& x) {
   return doubles(x, "x", 1, static_cast<py::ssize_t>(net.dim()));
 }
@@ -23,15 +33,17 @@ Array point(const Network& net, const py::object& x) {
 py::array cuda_gram(const NetworkPtr& net, const py::object& X_, const py::object& Y_,
                     const std::string& precision_, int ordinal) {
   const GramPrecision precision = gram_precision(precision_);
-  const Array X = points(*net, X_, "X");
+  const py::array X = embeddings(*net, X_, "X");
   const bool symmetric = Y_.is_none();
-  const Array Y = symmetric ? X : points(*net, Y_, "Y");
+  const py::array Y = symmetric ? X : embeddings(*net, Y_, "Y");
   require_cuda(ordinal);
   const bool wide = precision == GramPrecision::Float64;
   py::array K(wide ? py::dtype::of<double>() : py::dtype::of<float>(), {X.shape(0), Y.shape(0)});
   void* out = K.mutable_data();
+  const Precision of_x = precision_of(X, "X"), of_y = precision_of(Y, "Y");
+  const auto n = static_cast<std::size_t>(X.shape(0)), m = static_cast<std::size_t>(Y.shape(0));
   const py::gil_scoped_release nogil;
-  NtkOnHost{*net, ordinal}.gram(X.data(), rows(X), symmetric ? nullptr : Y.data(), rows(Y),
+  NtkOnHost{*net, ordinal}.gram(X.data(), of_x, n, symmetric ? nullptr : Y.data(), of_y, m,
                                 precision, out);
   return K;
 }

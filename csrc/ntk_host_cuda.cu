@@ -31,18 +31,23 @@ struct Featured {
 
 }  // namespace
 
-void NtkOnHost::gram(const double* X, std::size_t n, const double* Y, std::size_t m,
-                     GramPrecision precision, void* K) const {
+void NtkOnHost::gram(const void* X, Precision precision_x, std::size_t n, const void* Y,
+                     Precision precision_y, std::size_t m, GramPrecision precision, void* K) const {
   const DeviceGuard guard(ordinal);
   const std::size_t number = precision == GramPrecision::Float64 ? sizeof(double) : sizeof(float);
   const std::size_t bytes = n * (Y ? m : n) * number;
-  const Buffer<double> left = to_device(X, n * net.dim());
-  const Buffer<double> right = to_device(Y, Y ? m * net.dim() : 0);
+  const auto points = [&](const void* from, Precision of, std::size_t count) {
+    const std::size_t size = of == Precision::Half ? 2 : of == Precision::Single ? 4 : 8;
+    Buffer<unsigned char> to(count * net.dim() * size, kStream);
+    copy(to.data(), from, to.size(), kStream);
+    return to;
+  };
+  const auto left = points(X, precision_x, n), right = points(Y, precision_y, Y ? m : 0);
   const Buffer<unsigned char> out(bytes, kStream);
   // An empty Y lies nowhere on the device, and is no missing Y.
   if (bytes)
-    ntk_gram(net, left.data(), Precision::Double, n, right.data(), Precision::Double, m, precision,
-             out.data(), kStream);
+    ntk_gram(net, left.data(), precision_x, n, right.data(), precision_y, m, precision, out.data(),
+             kStream);
   copy(K, out.data(), bytes, kStream);
   synchronize(kStream);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
@@ -59,6 +60,31 @@ def test_big_tiles(cuda: str, rng: np.random.Generator, precision: str) -> None:
     assert_close(
         kernel.gram(X, Y, device=cuda, precision=precision), zf.NTK(W, b).gram(X, Y), RTOL[precision]
     )
+
+
+@pytest.mark.parametrize("n", [3, 40])
+def test_points_of_any_precision(cuda: str, rng: np.random.Generator, n: int) -> None:
+    """Half and single precision are exact in float64: the same bits as from the converted points."""
+    kernel = zf.NTK(*random_network(rng, 37, [9, 5]))
+    X, Y = rng.normal(size=(n, 37)), rng.normal(size=(11, 37))
+    for of_x, of_y in itertools.product((np.float16, np.float32, np.float64), repeat=2):
+        x, y = X.astype(of_x), Y.astype(of_y)
+        for precision in PRECISIONS:
+            for first, second in ((x, None), (x, y)):
+                wide = None if second is None else second.astype(float)
+                np.testing.assert_array_equal(
+                    kernel.gram(first, second, device=cuda, precision=precision),
+                    kernel.gram(first.astype(float), wide, device=cuda, precision=precision),
+                )
+
+
+def test_points_that_cannot_be_used(cuda: str) -> None:
+    kernel, X = zf.NTK.random(3, width=2), np.zeros((4, 3), np.float16)
+    X[1, 2] = np.inf
+    with pytest.raises(zf.ArrayError, match="X: NaN or infinity at flat index 5"):
+        kernel.gram(X, device=cuda)
+    with pytest.raises(zf.ArrayError, match=r"Y: expected \(n, 3\), got shape \(4, 2\)"):
+        kernel.gram(np.zeros((1, 3)), X[:, :2], device=cuda)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array, as_doubles
+from .arrays import Array, as_doubles, as_floats
 from .config import as_integer
 from .device import parse_device
 from .errors import ConfigError
@@ -107,12 +107,12 @@ class NTK:
         if precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
         ordinal = parse_device(device)
-        points, others = as_doubles(X, "X"), None if Y is None else as_doubles(Y, "Y")
         if ordinal is not None:
-            return _core.cuda_gram(self._network, points, others, precision, ordinal)
+            others = None if Y is None else as_floats(Y, "Y")
+            return _core.cuda_gram(self._network, as_floats(X, "X"), others, precision, ordinal)
         if precision != "float64":
             raise ConfigError(f"precision {precision!r}: the CPU computes in float64; use device='cuda'")
-        return _core.gram(self._network, points, others)
+        return _core.gram(self._network, as_doubles(X, "X"), None if Y is None else as_doubles(Y, "Y"))
 
     def diag(self, X: Any, *, device: str | None = None) -> Array:
         """k(X_i, X_i): (n, d) in, (n,) out; device as for gram()."""
