@@ -35,6 +35,16 @@ def assert_exact(
     np.testing.assert_allclose(pool.distances(x), ((E - x) ** 2).sum(axis=1), rtol=1e-12)
 
 
+def assert_ordered(pool: Pool, x: np.ndarray, ks: tuple[int, ...], free: np.ndarray) -> None:
+    """The order is that of the float64 distances, then of the indices, to the bit."""
+    distances = pool.distances(x)
+    order = np.lexsort((np.arange(len(free)), distances))
+    for k in ks:
+        assert pool.k_nearest(x, k).tolist() == order[:k].tolist()
+        assert pool.k_nearest(x, k, available_only=True).tolist() == order[free[order]][:k].tolist()
+    assert pool.nearest(x) == (order[free[order]].tolist() or [-1])[0]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 384])
 def test_every_width(device: str, rng: np.random.Generator, dtype: str, d: int) -> None:
@@ -45,6 +55,62 @@ def test_every_width(device: str, rng: np.random.Generator, dtype: str, d: int) 
     pool = make_pool(device, Z, mean, scale)
     for x in (rng.normal(size=d), E[-1], np.zeros(d)):
         assert_exact(pool, E, x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("m", "d"),
+    [
+        *[(1, 1), (1, 385), (31, 7), (31, 1000), (33, 384), (33, 1000), (1000, 1), (1000, 384)],
+        *[(1000, 385), (3072, 8), (3073, 9), (5000, 1), (5000, 7), (5000, 384)],
+    ],
+)
+def test_every_height(device: str, rng: np.random.Generator, dtype: str, m: int, d: int) -> None:
+    """Copies and near copies, with any number of them taken: all but one and all too."""
+    Z = rng.normal(size=(m, d)).astype(dtype)[np.sort(rng.integers(m, size=m))]
+    Z[rng.integers(m, size=m // 3)] = np.nextafter(Z[m // 2], np.inf, dtype=dtype)
+    pool, free = make_pool(device, Z, *(_core.column_moments(Z)[0], np.full(d, 0.7))), np.ones(m, bool)
+    points = [pool.row(m // 2), rng.normal(size=d)]
+    for x in points:
+        assert_ordered(pool, x, (0, 1, 2, 9, m // 30, m, m + 1), free)
+    for left in (m // 2, 1, 0):
+        for i in np.flatnonzero(free)[rng.permutation(int(free.sum()))[left:]].tolist():
+            pool.take(i)
+            free[i] = False
+        for x in points:
+            assert_ordered(pool, x, (1, 3, m + 1), free)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [700, 7000])
+def test_copies_of_one_point(device: str, rng: np.random.Generator, dtype: str, m: int) -> None:
+    """All candidates tie: all are rescored, more than are expected."""
+    Z = np.tile(rng.normal(size=5), (m, 1)).astype(dtype)
+    pool, x = make_pool(device, Z), rng.normal(size=5)
+    assert_ordered(pool, x, (1, 2, m - 1, m), np.ones(m, bool))
+    assert_ordered(pool, Z[0].astype(float), (1, 40), np.ones(m, bool))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_very_different_length(device: str, rng: np.random.Generator, dtype: str) -> None:
+    """Squares of the longest leave float32's range, those of the others do not."""
+    Z = rng.normal(size=(400, 12)) * 10.0 ** rng.integers(-22, 22, size=(400, 1))
+    pool, E = make_pool(device, Z.astype(dtype)), Z.astype(dtype).astype(float)
+    for i in range(0, 400, 7):
+        assert_ordered(pool, E[i], (1, 2, 50), np.ones(400, bool))
+        assert pool.nearest(E[i]) == i
+    edge = 1e19 * np.array([[1.87, 0.0], [-1.87, 0.0], [0.0, 1.0], [0.0, -1.0]])  # the first two's do, barely
+    assert_ordered(make_pool(device, edge.astype(dtype)), np.array([9e18, 0.0]), (1, 2, 3), np.ones(4, bool))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_bits_on_every_device(device: str, rng: np.random.Generator, dtype: str) -> None:
+    Z = rng.normal(3.0, 1.0, size=(150, 77)).astype(dtype)
+    moments, x = _core.column_moments(Z), rng.normal(size=77)
+    pool, cpu = make_pool(device, Z, *moments), make_pool("cpu", Z, *moments)
+    np.testing.assert_array_equal(pool.distances(x), cpu.distances(x))
+    np.testing.assert_array_equal(pool.rows(np.arange(150)), cpu.rows(np.arange(150)))
+    assert [pool.radius(i, 9) for i in range(5)] == [cpu.radius(i, 9) for i in range(5)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -150,6 +216,8 @@ def test_far_query(device: str, rng: np.random.Generator, dtype: str) -> None:
         if gap > 1e-14:
             assert make_pool(device, Z).nearest(x) == order[0]
         assert abs(distance[make_pool(device, Z).nearest(x)] / distance[order[0]] - 1) < 1e-13
+    for far in (1e3, 1e8, 1e15, 1e16, 1e17, 1e18, 1e25, 1e80):  # until float64 sees no difference
+        assert_ordered(make_pool(device, Z), far * rng.normal(size=24), (1, 5, 300), np.ones(300, bool))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -274,6 +342,7 @@ def test_radius_is_the_distance_to_the_kth_nearest_other(
         others = np.sort(np.linalg.norm(E - E[i], axis=1))  # itself first, at 0
         for k in (1, 4, 59):
             assert pool.radius(i, k) == pytest.approx(others[k], rel=1e-12)
+        assert pool.radius(i, 2**64 - 1) == pool.radius(i, 1000)
         assert pool.radius(i, 1000) == pytest.approx(others[-1], rel=1e-12)
     with pytest.raises(zf.UnknownIndexError):
         pool.radius(60, 1)
