@@ -35,20 +35,20 @@ struct Selection {
   unsigned histogram[2048];
 };
 
-struct Stream {
+struct PoolStream {
   cudaStream_t handle = nullptr;
-  Stream() {
+  PoolStream() {
     check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
-  ~Stream() { (void)cudaStreamDestroy(handle); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
+  ~PoolStream() { (void)cudaStreamDestroy(handle); }
+  PoolStream(const PoolStream&) = delete;
+  PoolStream& operator=(const PoolStream&) = delete;
 };
 
 struct CudaPoolState {
   int ordinal;
   Precision precision;
-  Stream stream;
+  PoolStream stream;
   Buffer<unsigned char> data;  // empty where the caller's is used in place
   Buffer<uint4> rows;          // empty where the embeddings themselves are scanned
   Buffer<float> norm;
@@ -82,9 +82,15 @@ constexpr int kRowLanes = 8;  // lanes that share a row, and numbers in a 16-byt
 
 // Bytes of shared memory that a scan of that dimension takes.
 std::size_t scan_shared(int vectors);
+// Whether every warp of a grid that fills the device has 32 rows to scan.
+bool many_rows(const PoolView& p);
+// A grid that fills the device, or less where it has rows for less.
+Launch scan_launch(const CudaPoolState& s, int rows_a_warp);
 
 // ---- in kernels
 // ----------------------------------------------------------------------------------
+
+namespace scan {
 
 __device__ inline double value(__half h) { return static_cast<double>(__half2float(h)); }
 __device__ inline double value(float v) { return static_cast<double>(v); }
@@ -119,4 +125,5 @@ __device__ inline double squared_distance(const PoolView& p, std::int64_t i, con
   return total;
 }
 
+}  // namespace scan
 }  // namespace zopo

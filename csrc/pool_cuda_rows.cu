@@ -15,6 +15,8 @@
 namespace zopo {
 namespace {
 
+using namespace scan;
+
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 
 // ---- kernels
@@ -239,7 +241,7 @@ Pool<Cuda>::~Pool() {
   }
 }
 
-// What is scanned, and the bound on its ranks: see pool_cuda.cu.
+// What is scanned, and the bound on its ranks: see cuda_scan.cuh.
 void Pool<Cuda>::prepare() {
   CudaPoolState& s = *state_;
   PoolView& v = s.view;
