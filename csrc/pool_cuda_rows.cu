@@ -141,13 +141,12 @@ struct Extent {
 
 Extent extent(const CudaPoolState& s) {
   const auto d = static_cast<std::size_t>(s.view.d);
-  const unsigned blocks = blocks_for(s.view.m, 1);
+  const auto across = static_cast<unsigned>(divide_up<std::size_t>(d, kThreads));
+  const unsigned most = blocks_for(s.view.m, 1), blocks = std::min(most, most / across + 1);
   const Buffer<double> ends(2 * blocks * d, s.stream.handle);
   with_type(s.precision, [&]<class T>(const T*) {
     launch("extents_kernel", extents_kernel<T>,
-           {.grid = dim3(static_cast<unsigned>(divide_up<std::size_t>(d, kThreads)), blocks),
-            .block = dim3(kThreads),
-            .stream = s.stream.handle},
+           {.grid = dim3(across, blocks), .block = dim3(kThreads), .stream = s.stream.handle},
            s.view, ends.data(), ends.data() + blocks * d);
   });
   Doubles all(2 * blocks * d);

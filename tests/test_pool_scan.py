@@ -262,6 +262,11 @@ def test_smallest_pools(device: str, dtype: str) -> None:
     pool = make_pool(device, np.array([[2.0]], dtype=dtype))
     pool.take(0)
     assert pool.nearest(np.zeros(1)) == -1
+    for Z in (np.empty((0, 3)), np.empty((0, 8))):
+        pool = make_pool(device, Z.astype(dtype))
+        assert (len(pool), pool.available, pool.nearest(Z.sum(axis=0))) == (0, 0, -1)
+        assert pool.k_nearest(Z.sum(axis=0), 3).tolist() == []
+        assert pool.distances(Z.sum(axis=0)).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -291,7 +296,7 @@ def test_large_pool_on_all_threads(device: str, dtype: str) -> None:
         pool.take(i)
         free[i] = False
     for x in (rng.normal(size=64), E[123], E[19_999]):
-        assert_exact(pool, E, x, ks=(1, 11, 500), available=free)
+        assert_exact(pool, E, x, ks=(1, 11, 500, 900), available=free)
 
 
 def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
