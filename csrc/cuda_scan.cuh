@@ -16,15 +16,14 @@
 // overflows unless x is absurdly far (such a rank settles nothing, and the row is rescored). Write
 // v = |x - c|, L = max |e_i - c|, u = 2^-24.
 //   n_i is rounded once:                                               u L^2
-//   s_i: w_j rounded once, products and additions rounded in a lane's chain of 8 ceil(d / 64),
-//   three
-//     additions across lanes: at most t u sum_j |w_j r_ij|, t = 8 ceil(d / 64) + 8, and by
+//   s_i: w_j rounded once, products and additions rounded in a lane's chain of 8 ceil(d / 64), and
+//     three additions across lanes: at most t u sum_j |w_j r_ij|, t = 8 ceil(d / 64) + 8, and by
 //     Cauchy-Schwarz the sum is <= v (L + o), where o = |mean o inverse_scale| for the embeddings
 //     themselves and 0 for a copy; twice, as 2 s_i is subtracted:      2 t u v (L + o)
 //   the subtraction is rounded:                                        u (L^2 + 2 v (L + o)),
 //     the second term within the slack of t
-//   a copy is off by 2^-11 of an entry, or by 2^-25 / scale:           2 v (2^-11 L + 2^-25 sqrt(d)
-//                                                                      / scale)
+//   a copy is off by 2^-11 of an entry, or by 2^-25 / scale:
+//     2 v (2^-11 L + 2^-25 sqrt(d) / scale)
 //   what underflows, by 2^-150 an operation or 2^-134 a rounded w_j:   d 2^-132
 //   float64 distances, whose order counts, are rounded themselves:
 //     (d / 8 + 12) 2^-53 of at most 2 (L^2 + v^2).
