@@ -51,21 +51,24 @@ void widen(const void* data, Precision precision, std::size_t from, std::size_t 
   });
 }
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
 
 // What a rank can be off by, for a row r_i of half-precision numbers and W = sum_j |w_j r_ij|:
 // |e_i|^2 is rounded once to float32, w_j once, the products are summed in lanes of at least four
 // and then across lanes, and the result is rounded once. By Cauchy-Schwarz W <= |x| |row|, where a
 // row is |e_i| long, or |e_i| + |mean o inverse_scale| when the raw embeddings are scanned. A
-// rounded copy is off by 2^-11 of each entry, or by the spacing of the smallest numbers. Doubled,
-// which covers the bound's own rounding.
+// rounded copy is off by 2^-11 of each entry, or by the spacing of the smallest numbers. The
+// float64 distances, whose order counts, are rounded too: d / 8 + 12 times, each at most 2 (|e_i|^2
+// + |x|^2). Doubled, which covers the bound's own rounding.
 double rank_error(double x_norm, double largest, double offset, double copied, std::size_t d) {
   constexpr double u = 0x1p-24, subnormal = 0x1p-146;
   const double n = static_cast<double>(d), terms = n / 4.0 + 24.0, longest = std::sqrt(largest);
   const double W = x_norm * (longest + offset);
   const double copy = copied > 0.0 ? x_norm * (0x1p-11 * longest + copied * std::sqrt(n)) : 0.0;
-  return 2.0 *
-         (u * (2.0 * largest + 2.0 * terms * W) + 2.0 * copy + n * subnormal * (1.0 + x_norm));
+  const double distance = 0x1p-53 * (n / 8.0 + 12.0) * 2.0 * (largest + x_norm * x_norm);
+  return 2.0 * (u * (2.0 * largest + 2.0 * terms * W) + 2.0 * copy + distance +
+                n * subnormal * (1.0 + x_norm));
 }
 
 // Ranks [begin, end) against the k smallest so far: rows that may be among the k nearest.
@@ -74,11 +77,14 @@ struct Shortlist {
   std::vector<std::pair<float, std::int64_t>>& found;
   std::size_t k;
   double margin;  // twice the error: what two ranks can be apart in the wrong order
-  float cut = std::numeric_limits<float>::infinity();
+  float cut = kInfinity;
 
+  // Whether a row may be one of them.
+  bool may(float rank) const { return !(rank > cut) || rank == kInfinity; }
   void offer(std::size_t row, float rank) {
-    found.push_back({rank, static_cast<std::int64_t>(row)});
-    if (!std::isfinite(rank)) return;  // out of range: nothing is known, the rescoring decides
+    const bool known = std::isfinite(rank);  // out of range otherwise: the rescoring decides
+    found.push_back({known ? rank : -kInfinity, static_cast<std::int64_t>(row)});
+    if (!known) return;
     if (smallest.size() == k) {
       if (rank >= smallest.front()) return;
       std::pop_heap(smallest.begin(), smallest.end());
@@ -90,7 +96,7 @@ struct Shortlist {
   }
 
   static float above(double v) {  // rounded up
-    return std::nextafter(static_cast<float>(v), std::numeric_limits<float>::infinity());
+    return std::nextafter(static_cast<float>(v), kInfinity);
   }
 };
 
@@ -231,6 +237,11 @@ void Pool<Cpu>::row(std::size_t i, double* out) const {
 }
 
 template <>
+void Pool<Cpu>::rows(const std::int64_t* index, std::size_t n, double* out) const {
+  for (std::size_t i = 0; i < n; ++i) row(static_cast<std::size_t>(index[i]), out + i * d_);
+}
+
+template <>
 void Pool<Cpu>::inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
                       double* work) const {
   for (std::size_t j = 0; j < d_; ++j) work[j] = x[j] * inverse_scale_[j];
@@ -321,15 +332,14 @@ const std::vector<std::int64_t>& Pool<Cpu>::candidates(const double* x, std::siz
       const std::size_t count = std::min(kBlock, end - b);
       simd().scan_f16(rows + b * d_, count, d_, reach, work.w.data(), norm_.data() + b, rank);
       for (std::size_t r = 0; r < count; ++r)
-        if (!(rank[r] > mine.cut) && !(available_only && is_taken(b + r)))
-          mine.offer(b + r, rank[r]);
+        if (mine.may(rank[r]) && !(available_only && is_taken(b + r))) mine.offer(b + r, rank[r]);
     }
   });
   auto& smallest = work.smallest[0];
   const std::size_t used = next;
   for (std::size_t p = 1; p < used; ++p)
     smallest.insert(smallest.end(), work.smallest[p].begin(), work.smallest[p].end());
-  float cut = std::numeric_limits<float>::infinity();
+  float cut = kInfinity;
   if (smallest.size() >= k) {
     const auto at = smallest.begin() + static_cast<std::ptrdiff_t>(k - 1);
     std::nth_element(smallest.begin(), at, smallest.end());
@@ -370,7 +380,7 @@ std::vector<Neighbor> Pool<Cpu>::k_nearest(const double* x, std::size_t k,
 template <>
 double Pool<Cpu>::radius(std::size_t i, std::size_t k) const {
   const std::lock_guard lock(mutex_);
-  k = std::min(k + 1, m_);  // itself among them
+  k = std::min(k, m_ - 1) + 1;  // itself among them
   row(i, work_.point.data());
   nearest_of(candidates(work_.point.data(), k, false), work_.point.data(), k);
   return std::sqrt(work_.nearest.back().distance);
