@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +126,27 @@ def test_it_compiles_as_the_package_is_built() -> None:
         assert flag in text
         assert flag in ptxas.FLAGS
     assert '"80-real;90-real;90-virtual"' in text
+
+
+# ---- the emulated build ------------------------------------------------------------------------------
+
+
+def uses_a_device(path: Path) -> bool:
+    """Whether a test or a fixture of this file takes the fixture `device`."""
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return any(argument.arg == "device" for f in functions for argument in f.args.args)
+
+
+def test_the_emulated_run_leaves_no_device_test_out() -> None:
+    script = (ROOT / "tests" / "emulate.sh").read_text()
+    listed = re.search(r"(?ms)^tests=\(([^)]*)\)", script)
+    assert listed
+    named = {f"test_{name}" for name in listed[1].split()}
+    files = {path.stem: path for path in (ROOT / "tests").glob("test_*.py")}
+    assert named <= files.keys()
+    wanted = {name for name, path in files.items() if uses_a_device(path)}
+    wanted |= {name for name in files if re.match("test_(cuda_(?!build)|device_arrays|batch)", name)}
+    assert wanted <= named
 
 
 # ---- CMake -------------------------------------------------------------------------------------------
