@@ -69,8 +69,8 @@ emulate: $(VENV)/installed
 	PYTHON=$(abspath $(BIN))/python WERROR=$(WERROR) tests/emulate.sh $(ORDER)
 
 # Compiles the CUDA sources where nvcc is found; fails on any warning, register spill or stack frame.
-cuda: | $(BIN)/python
-	$(BIN)/python tests/ptxas.py
+cuda:
+	$(PYTHON) tests/ptxas.py
 
 clean:
 	rm -rf $(VENV) build

@@ -13,9 +13,7 @@ python=${PYTHON:-python3}
 root=$PWD
 build=$root/build/emulate
 
-# Every test that takes the `device` fixture, and those of what only devices have; a test holds the list
-# to that (tests/test_cuda_build.py).
-tests=(gp gp_limits)
+mapfile -t tests < tests/devices.txt  # those that use a device; tests/test_cuda_build.py says which must be there
 # Of these in the other orders: -k.
 selection="not properties"
 
