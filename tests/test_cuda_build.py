@@ -128,7 +128,7 @@ def test_it_compiles_as_the_package_is_built() -> None:
     assert '"80-real;90-real;90-virtual"' in text
 
 
-# ---- which tests run on devices ------------------------------------------------------------------------------
+# ---- which tests run on devices ----------------------------------------------------------------------
 
 
 def uses_a_device(path: Path) -> bool:
