@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings.hpp"
@@ -16,27 +17,50 @@ namespace {
 using CpuPool = Pool<Cpu>;
 using Local = LocalGradient<Cpu>;
 
-std::unique_ptr<CpuPool> make_pool(const py::object& Z_, const py::object& mean_,
-                                   const py::object& scale_) {
-  const py::array Z = contiguous(Z_, "embeddings");
-  const Precision precision = precision_of(Z, "embeddings");
-  if (Z.ndim() != 2 || Z.shape(1) == 0)
-    throw ArrayError("embeddings: expected (m, d) with d > 0, got shape " + shape_of(Z));
-  require_finite(Z.data(), precision, static_cast<std::size_t>(Z.size()), "embeddings");
-  const Array mean = doubles(mean_, "mean", 1, Z.shape(1)),
-              scale = doubles(scale_, "scale", 1, Z.shape(1));
-  Doubles inverse(scale.data(), scale.data() + scale.size());
-  for (double& s : inverse) {
-    if (!(s > 0.0)) throw ArrayError("scale: every entry must be positive");
-    s = 1.0 / s;
+// Embeddings and what standardises them, checked.
+struct Standardised {
+  py::array Z;
+  Precision precision;
+  std::size_t m, d;
+  Doubles mean, inverse_scale;
+
+  Standardised(const py::object& Z_, const py::object& mean_, const py::object& scale_)
+      : Z(contiguous(Z_, "embeddings")), precision(precision_of(Z, "embeddings")) {
+    if (Z.ndim() != 2 || Z.shape(1) == 0)
+      throw ArrayError("embeddings: expected (m, d) with d > 0, got shape " + shape_of(Z));
+    require_finite(Z.data(), precision, static_cast<std::size_t>(Z.size()), "embeddings");
+    m = static_cast<std::size_t>(Z.shape(0));
+    d = static_cast<std::size_t>(Z.shape(1));
+    const Array mu = doubles(mean_, "mean", 1, Z.shape(1)),
+                scale = doubles(scale_, "scale", 1, Z.shape(1));
+    mean.assign(mu.data(), mu.data() + mu.size());
+    inverse_scale.assign(scale.data(), scale.data() + scale.size());
+    for (double& s : inverse_scale) {
+      if (!(s > 0.0)) throw ArrayError("scale: every entry must be positive");
+      s = 1.0 / s;
+    }
   }
-  return std::make_unique<CpuPool>(Z.data(), precision, static_cast<std::size_t>(Z.shape(0)),
-                                   static_cast<std::size_t>(Z.shape(1)),
-                                   Doubles(mean.data(), mean.data() + mean.size()),
-                                   std::move(inverse));
+};
+
+std::unique_ptr<CpuPool> make_pool(const py::object& Z, const py::object& mean,
+                                   const py::object& scale) {
+  Standardised s(Z, mean, scale);
+  return std::make_unique<CpuPool>(s.Z.data(), s.precision, s.m, s.d, std::move(s.mean),
+                                   std::move(s.inverse_scale));
 }
 
-py::array_t<std::int64_t> pool_k_nearest(const CpuPool& pool, const py::object& x_, py::ssize_t k,
+#ifdef ZOPO_HAS_CUDA
+std::unique_ptr<Pool<Cuda>> make_cuda_pool(const py::object& Z, const py::object& mean,
+                                           const py::object& scale, int ordinal) {
+  Standardised s(Z, mean, scale);
+  const py::gil_scoped_release nogil;
+  return std::make_unique<Pool<Cuda>>(s.Z.data(), false, s.precision, s.m, s.d, std::move(s.mean),
+                                      std::move(s.inverse_scale), ordinal, nullptr);
+}
+#endif
+
+template <class P>
+py::array_t<std::int64_t> pool_k_nearest(const P& pool, const py::object& x_, py::ssize_t k,
                                          bool available_only) {
   const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(pool.dim()));
   if (k < 0) throw ArrayError("k: must not be negative, got " + std::to_string(k));
@@ -50,17 +74,19 @@ py::array_t<std::int64_t> pool_k_nearest(const CpuPool& pool, const py::object& 
   return out;
 }
 
-Array pool_rows(const CpuPool& pool, const py::object& indices_) {
+template <class P>
+Array pool_rows(const P& pool, const py::object& indices_) {
   const py::array a = contiguous(indices_, "indices");
   if (!py::isinstance<py::array_t<std::int64_t>>(a) || a.ndim() != 1)
     throw ArrayError("indices: expected int64 of shape (n,), got " +
                      std::string(py::str(a.dtype())) + " of shape " + shape_of(a));
   const auto indices = py::reinterpret_borrow<py::array_t<std::int64_t>>(a);
   const auto n = static_cast<std::size_t>(indices.size());
+  for (std::size_t i = 0; i < n; ++i) checked_index(indices.data()[i], pool.size(), "rows");
   Array out = matrix(n, pool.dim());
-  for (std::size_t i = 0; i < n; ++i)
-    pool.row(checked_index(indices.data()[i], pool.size(), "rows"),
-             out.mutable_data() + i * pool.dim());
+  double* to = out.mutable_data();
+  const py::gil_scoped_release nogil;
+  pool.rows(indices.data(), n, to);
   return out;
 }
 
@@ -94,38 +120,34 @@ double local_uncertainty(Local& local, const std::vector<std::int64_t>& pending,
                 [&] { return local.relative_uncertainty(pending.data(), pending.size(), noise); });
 }
 
-}  // namespace
-
-void bind_pool(py::module_& m) {
-  py::class_<CpuPool>(m, "Pool", "Candidate embeddings and which of them are taken.")
-      .def(py::init(&make_pool), "embeddings"_a, "mean"_a, "scale"_a, py::keep_alive<1, 2>())
-      .def("__len__", &CpuPool::size)
-      .def_property_readonly("available", &CpuPool::available)
+// What the pools of all devices have; the class is made by `how`.
+template <class P, class... How>
+void bind_pool_of(py::module_& m, const char* name, const char* doc, How&&... how) {
+  py::class_<P>(m, name, doc)
+      .def(std::forward<How>(how)...)
+      .def("__len__", &P::size)
+      .def_property_readonly("available", &P::available)
       .def(
-          "take", [](CpuPool& p, py::ssize_t i) { p.take(checked_index(i, p.size(), "take")); },
-          "i"_a)
+          "take", [](P& p, py::ssize_t i) { p.take(checked_index(i, p.size(), "take")); }, "i"_a)
       .def(
-          "release",
-          [](CpuPool& p, py::ssize_t i) { p.release(checked_index(i, p.size(), "release")); },
+          "release", [](P& p, py::ssize_t i) { p.release(checked_index(i, p.size(), "release")); },
           "i"_a)
       .def(
           "taken",
-          [](const CpuPool& p, py::ssize_t i) {
-            return p.taken(checked_index(i, p.size(), "taken"));
-          },
+          [](const P& p, py::ssize_t i) { return p.taken(checked_index(i, p.size(), "taken")); },
           "i"_a)
       .def(
           "row",
-          [](const CpuPool& p, py::ssize_t i) {
+          [](const P& p, py::ssize_t i) {
             Array out = vector(p.dim());
             p.row(checked_index(i, p.size(), "row"), out.mutable_data());
             return out;
           },
           "i"_a)
-      .def("rows", &pool_rows, "indices"_a)
+      .def("rows", &pool_rows<P>, "indices"_a)
       .def(
           "nearest",
-          [](const CpuPool& p, const py::object& x_) {
+          [](const P& p, const py::object& x_) {
             const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(p.dim()));
             const py::gil_scoped_release nogil;
             return p.nearest(x.data());
@@ -133,16 +155,16 @@ void bind_pool(py::module_& m) {
           "x"_a)
       .def(
           "radius",
-          [](const CpuPool& p, py::ssize_t i, std::size_t k) {
+          [](const P& p, py::ssize_t i, std::size_t k) {
             const std::size_t at = checked_index(i, p.size(), "radius");
             const py::gil_scoped_release nogil;
             return p.radius(at, k);
           },
           "i"_a, "k"_a)
-      .def("k_nearest", &pool_k_nearest, "x"_a, "k"_a, "available_only"_a = false)
+      .def("k_nearest", &pool_k_nearest<P>, "x"_a, "k"_a, "available_only"_a = false)
       .def(
           "distances",
-          [](const CpuPool& p, const py::object& x_) {
+          [](const P& p, const py::object& x_) {
             const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(p.dim()));
             Array out = vector(p.size());
             double* to = out.mutable_data();
@@ -151,6 +173,19 @@ void bind_pool(py::module_& m) {
             return out;
           },
           "x"_a);
+}
+
+}  // namespace
+
+void bind_pool(py::module_& m) {
+  bind_pool_of<CpuPool>(m, "Pool", "Candidate embeddings and which of them are taken.",
+                        py::init(&make_pool), "embeddings"_a, "mean"_a, "scale"_a,
+                        py::keep_alive<1, 2>());
+#ifdef ZOPO_HAS_CUDA
+  bind_pool_of<Pool<Cuda>>(m, "CudaPool", "The same on a CUDA device, to which they are copied.",
+                           py::init(&make_cuda_pool), "embeddings"_a, "mean"_a, "scale"_a,
+                           "ordinal"_a = 0);
+#endif
 }
 
 void bind_local_gradient(py::module_& m) {

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -23,7 +24,7 @@ enum class Precision { Half, Single, Double };
 struct Neighbor {
   double distance;  // squared
   std::int64_t index;
-  bool operator<(const Neighbor& o) const {
+  constexpr bool operator<(const Neighbor& o) const {
     return distance != o.distance ? distance < o.distance : index < o.index;
   }
 };
@@ -45,6 +46,8 @@ class Pool {
   void release(std::size_t i);
 
   void row(std::size_t i, double* out) const;  // standardised coordinates (d,)
+  // Those of n rows, (n, d).
+  void rows(const std::int64_t* index, std::size_t n, double* out) const;
   // With e_r the standardised coordinates of rows r = index[0..n): out_r = e_r . x, and
   // out += sum_r a_r e_r, (d,). Read where they lie; `work` is scratch of d numbers.
   void inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
@@ -95,6 +98,55 @@ class Pool {
   double largest_norm_ = 0.0, offset_ = 0.0;  // |mean o inverse_scale|
   bool mean_afterwards_ = true;  // small against the spread: products of rows may leave it for last
   mutable Workspace work_;
+};
+
+struct CudaPoolState;  // cuda_pool.cuh
+
+// The same on a CUDA device: the same answers, and distances to the bit. Arrays of numbers in the
+// calls are the host's. What is taken lies in both memories, so that asking for it waits for
+// nothing; changing it does not wait either.
+template <>
+class Pool<Cuda> {
+ public:
+  // Embeddings of the host are copied once. Those of the device `ordinal` are used in place and
+  // owned by the caller for the life of the pool; what was written to them on `stream` (a
+  // cudaStream_t) is waited for here. Half-precision ones of a width that is not a multiple of
+  // eight, and other precisions, are given a half-precision copy to scan, two bytes an entry.
+  // ConfigError for a pool beyond what kernels count in: 2^32 rows, about 25,000 dimensions.
+  Pool(const void* data, bool on_device, Precision precision, std::size_t m, std::size_t d,
+       Doubles mean, Doubles inverse_scale, int ordinal, void* stream);
+  ~Pool();
+
+  std::size_t size() const { return m_; }
+  std::size_t dim() const { return d_; }
+  std::size_t available() const;
+  bool taken(std::size_t i) const;
+  void take(std::size_t i);
+  void release(std::size_t i);
+
+  void row(std::size_t i, double* out) const;
+  void rows(const std::int64_t* index, std::size_t n, double* out) const;
+  std::int64_t nearest(const double* x) const;
+  std::vector<Neighbor> k_nearest(const double* x, std::size_t k, bool available_only) const;
+  double radius(std::size_t i, std::size_t k) const;
+  void distances(const double* x, double* out) const;
+
+  // For other CUDA sources; to be used with no call under way.
+  const CudaPoolState& state() const { return *state_; }
+
+ private:
+  void prepare();
+  void mark(std::size_t i, bool taken);
+  bool is_taken(std::size_t i) const { return taken_[i / 32] >> (i % 32) & 1; }
+  // Of the query in the state's point.
+  Neighbor nearest_one(bool available_only) const;
+  std::vector<Neighbor> nearest_many(std::size_t k, bool available_only) const;
+
+  mutable std::mutex mutex_;
+  std::size_t m_, d_, available_;
+  Doubles mean_, inverse_scale_;
+  std::vector<std::uint32_t> taken_;
+  std::unique_ptr<CudaPoolState> state_;
 };
 
 // Column means and standard deviations (population) of an (m, d) array, in float64.

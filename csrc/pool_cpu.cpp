@@ -231,6 +231,11 @@ void Pool<Cpu>::row(std::size_t i, double* out) const {
 }
 
 template <>
+void Pool<Cpu>::rows(const std::int64_t* index, std::size_t n, double* out) const {
+  for (std::size_t i = 0; i < n; ++i) row(static_cast<std::size_t>(index[i]), out + i * d_);
+}
+
+template <>
 void Pool<Cpu>::inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
                       double* work) const {
   for (std::size_t j = 0; j < d_; ++j) work[j] = x[j] * inverse_scale_[j];

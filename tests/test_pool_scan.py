@@ -8,18 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import assert_close
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pool_tools import Pool, make_pool
 
 import zopo_fast as zf
 from zopo_fast import _core, reference
 
 DTYPES = ["float16", "float32", "float64"]
-Pool = Any  # _core.Pool
-
-
-def raw(Z: np.ndarray) -> Pool:
-    return _core.Pool(Z, np.zeros(Z.shape[1]), np.ones(Z.shape[1]))
 
 
 def assert_exact(
@@ -41,21 +37,21 @@ def assert_exact(
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 384])
-def test_every_width(rng: np.random.Generator, dtype: str, d: int) -> None:
+def test_every_width(device: str, rng: np.random.Generator, dtype: str, d: int) -> None:
     """No vector register divides all of these; rows of a scan's tail count too."""
     Z = rng.normal(size=(271, d)).astype(dtype)
     mean, scale = rng.normal(size=d), rng.uniform(0.5, 2.0, size=d)
     E = reference.standardize(Z, mean, scale)
-    pool = _core.Pool(Z, mean, scale)
+    pool = make_pool(device, Z, mean, scale)
     for x in (rng.normal(size=d), E[-1], np.zeros(d)):
         assert_exact(pool, E, x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_are_standardised_in_float64(rng: np.random.Generator, dtype: str) -> None:
+def test_rows_are_standardised_in_float64(device: str, rng: np.random.Generator, dtype: str) -> None:
     Z = rng.normal(3.0, 0.1, size=(20, 6)).astype(dtype)
     mean, scale = Z.astype(float).mean(axis=0), Z.astype(float).std(axis=0)
-    E, pool = reference.standardize(Z, mean, scale), _core.Pool(Z, mean, scale)
+    E, pool = reference.standardize(Z, mean, scale), make_pool(device, Z, mean, scale)
     assert len(pool) == pool.available == 20
     np.testing.assert_array_equal(pool.rows(np.arange(20)), E)
     np.testing.assert_array_equal(pool.rows(np.array([7, 7, 2])), E[[7, 7, 2]])
@@ -68,24 +64,24 @@ def test_rows_are_standardised_in_float64(rng: np.random.Generator, dtype: str) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_exact_ties_go_to_the_lowest_index(rng: np.random.Generator, dtype: str) -> None:
+def test_exact_ties_go_to_the_lowest_index(device: str, rng: np.random.Generator, dtype: str) -> None:
     Z = rng.normal(size=(6, 40)).astype(dtype)[rng.integers(6, size=700)]  # many copies of six points
-    pool = raw(Z)
+    pool = make_pool(device, Z)
     for x in (np.zeros(40), Z[13].astype(float)):
         assert_exact(pool, Z.astype(float), x, ks=(1, 3, 150, 700))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [1, 2, 3, 20])
-def test_an_integer_grid_is_full_of_ties(rng: np.random.Generator, dtype: str, d: int) -> None:
+def test_an_integer_grid_is_full_of_ties(device: str, rng: np.random.Generator, dtype: str, d: int) -> None:
     Z = rng.integers(-2, 3, size=(500, d)).astype(dtype)
-    pool = raw(Z)
+    pool = make_pool(device, Z)
     for x in (np.zeros(d), np.full(d, 0.5), rng.integers(-2, 3, size=d).astype(float)):
         assert_exact(pool, Z.astype(float), x, ks=(1, 5, 499))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_near_ties_that_float32_cannot_resolve(rng: np.random.Generator, dtype: str) -> None:
+def test_near_ties_that_float32_cannot_resolve(device: str, rng: np.random.Generator, dtype: str) -> None:
     """Distances that differ by 1e-7 and less, relative: a float32 sum orders them at random."""
     d = 64
     Z = np.tile(rng.normal(size=d), (400, 1))
@@ -95,11 +91,11 @@ def test_near_ties_that_float32_cannot_resolve(rng: np.random.Generator, dtype: 
     distance = np.unique(((E - x) ** 2).sum(axis=1))
     assert len(distance) > 50
     assert distance[-1] / distance[0] - 1 < 1e-6
-    assert_exact(raw(Z), E, x, ks=(1, 20, 200))
+    assert_exact(make_pool(device, Z), E, x, ks=(1, 20, 200))
     # On a sphere around x: all as far, up to rounding.
     sphere = rng.normal(size=(300, d))
     E = (sphere / np.linalg.norm(sphere, axis=1, keepdims=True)).astype(dtype).astype(float)
-    pool, order = raw(E.astype(dtype)), np.argsort((E**2).sum(axis=1), kind="stable")
+    pool, order = make_pool(device, E.astype(dtype)), np.argsort((E**2).sum(axis=1), kind="stable")
     distance = (E**2).sum(axis=1)[order]
     clear = np.flatnonzero(np.diff(distance) > 1e-14)  # beyond what the order of a float64 sum decides
     found = pool.k_nearest(np.zeros(d), 300)
@@ -109,24 +105,26 @@ def test_near_ties_that_float32_cannot_resolve(rng: np.random.Generator, dtype: 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("spread", [1e-2, 1.0])
-def test_huge_offset_with_a_tiny_spread(rng: np.random.Generator, dtype: str, spread: float) -> None:
+def test_huge_offset_with_a_tiny_spread(
+    device: str, rng: np.random.Generator, dtype: str, spread: float
+) -> None:
     """mean >> spread: z s - t cancels all of float32's digits in the scan."""
     Z = (1e4 + spread * rng.normal(size=(600, 33))).astype(dtype)
     mean, scale = Z.astype(float).mean(axis=0), Z.astype(float).std(axis=0)
-    E, pool = reference.standardize(Z, mean, scale), _core.Pool(Z, mean, scale)
+    E, pool = reference.standardize(Z, mean, scale), make_pool(device, Z, mean, scale)
     for x in (E[5], np.zeros(33), rng.normal(size=33)):
         assert_exact(pool, E, x)
-    assert_exact(raw(Z), Z.astype(float), Z[17].astype(float) + 2.0**-12)  # exact in float64
+    assert_exact(make_pool(device, Z), Z.astype(float), Z[17].astype(float) + 2.0**-12)  # exact in float64
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "unit", [1e-35, 1e-30, 1e-24, 5e-23, 1e-22, 1e-21, 1e-20, 1e-15, 1e15, 1e18, 1e25, 1e35]
 )
-def test_any_unit_of_the_embeddings(rng: np.random.Generator, dtype: str, unit: float) -> None:
+def test_any_unit_of_the_embeddings(device: str, rng: np.random.Generator, dtype: str, unit: float) -> None:
     """Squares of these leave float32's range; the order does not depend on the unit."""
     Z = (unit * rng.normal(size=(2000, 16))).astype(dtype)
-    pool, E = raw(Z), Z.astype(float)
+    pool, E = make_pool(device, Z), Z.astype(float)
     for _ in range(100):
         x = unit * rng.normal(size=16)
         assert pool.nearest(x) == reference.k_nearest(E, x, 1)[0]
@@ -134,14 +132,14 @@ def test_any_unit_of_the_embeddings(rng: np.random.Generator, dtype: str, unit: 
 
 
 @pytest.mark.parametrize("unit", [2.0**-24, 2.0**-14, 6e4])
-def test_float16_at_both_ends_of_its_range(rng: np.random.Generator, unit: float) -> None:
+def test_float16_at_both_ends_of_its_range(device: str, rng: np.random.Generator, unit: float) -> None:
     Z = np.clip(unit * rng.integers(-3, 4, size=(300, 12)), -65504, 65504).astype(np.float16)
     assert Z.any()
-    assert_exact(raw(Z), Z.astype(float), unit * rng.normal(size=12))
+    assert_exact(make_pool(device, Z), Z.astype(float), unit * rng.normal(size=12))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_far_query(rng: np.random.Generator, dtype: str) -> None:
+def test_far_query(device: str, rng: np.random.Generator, dtype: str) -> None:
     Z = rng.normal(size=(300, 24)).astype(dtype)
     for far in (1e3, 1e6, 1e12):
         direction = rng.normal(size=24)
@@ -150,14 +148,14 @@ def test_far_query(rng: np.random.Generator, dtype: str) -> None:
         order = np.lexsort((np.arange(300), distance))
         gap = distance[order[1]] / distance[order[0]] - 1
         if gap > 1e-14:
-            assert raw(Z).nearest(x) == order[0]
-        assert abs(distance[raw(Z).nearest(x)] / distance[order[0]] - 1) < 1e-13
+            assert make_pool(device, Z).nearest(x) == order[0]
+        assert abs(distance[make_pool(device, Z).nearest(x)] / distance[order[0]] - 1) < 1e-13
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_take_and_release(rng: np.random.Generator, dtype: str) -> None:
+def test_take_and_release(device: str, rng: np.random.Generator, dtype: str) -> None:
     Z = rng.normal(size=(130, 9)).astype(dtype)
-    E, pool, free, x = Z.astype(float), raw(Z), np.ones(130, dtype=bool), rng.normal(size=9)
+    E, pool, free, x = Z.astype(float), make_pool(device, Z), np.ones(130, dtype=bool), rng.normal(size=9)
     for i in rng.permutation(130).tolist():
         pool.take(i)
         pool.take(i)  # once more changes nothing
@@ -178,9 +176,9 @@ def test_take_and_release(rng: np.random.Generator, dtype: str) -> None:
     assert pool.available == 4
 
 
-def test_always_the_nearest_until_none_is_left(rng: np.random.Generator) -> None:
+def test_always_the_nearest_until_none_is_left(device: str, rng: np.random.Generator) -> None:
     Z = rng.normal(size=(80, 5)).astype(np.float32)
-    pool, x, order = raw(Z), rng.normal(size=5), []
+    pool, x, order = make_pool(device, Z), rng.normal(size=5), []
     while (i := pool.nearest(x)) >= 0:
         order.append(i)
         pool.take(i)
@@ -188,36 +186,39 @@ def test_always_the_nearest_until_none_is_left(rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_smallest_pools(dtype: str) -> None:
+def test_smallest_pools(device: str, dtype: str) -> None:
     for Z in (np.array([[2.0]]), np.array([[2.0, 3.0]]), np.array([[2.0], [-1.0], [2.0]])):
-        pool, d = raw(Z.astype(dtype)), Z.shape[1]
+        pool, d = make_pool(device, Z.astype(dtype)), Z.shape[1]
         assert_exact(pool, Z, np.zeros(d))
         assert pool.k_nearest(np.zeros(d), 0).tolist() == []
-    pool = raw(np.array([[2.0]], dtype=dtype))
+    pool = make_pool(device, np.array([[2.0]], dtype=dtype))
     pool.take(0)
     assert pool.nearest(np.zeros(1)) == -1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_constant_columns(rng: np.random.Generator, dtype: str) -> None:
+def test_constant_columns(device: str, rng: np.random.Generator, dtype: str) -> None:
     Z = rng.normal(size=(200, 10)).astype(dtype)
     Z[:, [0, 4, 9]] = np.array([0.1, -7.3, 1e3]).astype(dtype)
     mean, deviation = _core.column_moments(Z)
     assert (deviation[[0, 4, 9]] <= 1e-12 * np.abs(Z[0, [0, 4, 9]].astype(float))).all()
     scale = np.where(deviation < 1e-9, 1.0, deviation)
     E = reference.standardize(Z, mean, scale)
-    assert_exact(_core.Pool(Z, mean, scale), E, E[3] + 0.1)
+    assert_exact(make_pool(device, Z, mean, scale), E, E[3] + 0.1)
     everything_equal = np.full((50, 3), 0.1).astype(dtype)
-    assert_exact(raw(everything_equal), everything_equal.astype(float), np.zeros(3), ks=(1, 9, 50))
+    assert_exact(
+        make_pool(device, everything_equal), everything_equal.astype(float), np.zeros(3), ks=(1, 9, 50)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_large_pool_on_all_threads(dtype: str) -> None:
+def test_large_pool_on_all_threads(device: str, dtype: str) -> None:
     rng = np.random.default_rng(7)
     Z = rng.normal(size=(20_000, 64)).astype(dtype)
     Z[15_000:] = Z[:5_000]  # every fourth has a twin, in another thread's range
     mean, scale = _core.column_moments(Z)
-    E, pool, free = reference.standardize(Z, mean, scale), _core.Pool(Z, mean, scale), np.ones(20_000, bool)
+    E, pool = reference.standardize(Z, mean, scale), make_pool(device, Z, mean, scale)
+    free = np.ones(20_000, bool)
     for i in rng.integers(20_000, size=3_000).tolist():
         pool.take(i)
         free[i] = False
@@ -229,7 +230,7 @@ def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
     """Exactness must not cost the float32 scan: most candidates are settled by their error bound."""
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(40_000, 128)).astype(np.float32)
-    pool, x = raw(Z), rng.normal(size=128)
+    pool, x = make_pool("cpu", Z), rng.normal(size=128)
 
     def best_of(f: Any) -> float:
         times = []
@@ -242,15 +243,17 @@ def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
     assert best_of(pool.nearest) < 0.9 * best_of(pool.distances)  # the latter is all of it in float64
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the device: always the same
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from(DTYPES),
     st.sampled_from([1, 4, 64, 1e4]), st.integers(1, 12),
 )  # fmt: skip
-def test_any_small_pool(seed: int, m: int, d: int, dtype: str, resolution: float, k: int) -> None:
+def test_any_small_pool(
+    device: str, seed: int, m: int, d: int, dtype: str, resolution: float, k: int
+) -> None:
     rng = np.random.default_rng(seed)
     Z = (np.round(rng.normal(size=(m, d)) * resolution) / resolution).astype(dtype)
-    pool, free = raw(Z), rng.random(m) < 0.7
+    pool, free = make_pool(device, Z), rng.random(m) < 0.7
     for i in np.flatnonzero(~free).tolist():
         pool.take(i)
     x = np.round(rng.normal(size=d) * 4) / 4  # sums of exact squares: ties are ties in any order
@@ -261,9 +264,11 @@ def test_any_small_pool(seed: int, m: int, d: int, dtype: str, resolution: float
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_radius_is_the_distance_to_the_kth_nearest_other(rng: np.random.Generator, dtype: str) -> None:
+def test_radius_is_the_distance_to_the_kth_nearest_other(
+    device: str, rng: np.random.Generator, dtype: str
+) -> None:
     Z = rng.normal(size=(60, 7)).astype(dtype)
-    pool = _core.Pool(Z, *_core.column_moments(Z))
+    pool = make_pool(device, Z, *_core.column_moments(Z))
     E = pool.rows(np.arange(60))
     for i in (0, 31, 59):
         others = np.sort(np.linalg.norm(E - E[i], axis=1))  # itself first, at 0

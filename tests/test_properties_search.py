@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pool_tools import make_pool
 from property_tools import (
     EPS,
     SHAPES,
@@ -106,13 +107,14 @@ def scans(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return Z, mean, scale, x, draw(st.integers(0, m + 1), label="k")
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the device: always the same
 @given(scans(), st.integers(0, 2**32 - 1))
 def test_scan_is_brute_force(
-    scan: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], seed: int
+    device: str, scan: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], seed: int
 ) -> None:
     """Distances are float64's; the order is that of the distances, then of the indices, to the bit."""
     Z, mean, scale, x, k = scan
-    pool, E = _core.Pool(Z, mean, scale), reference.standardize(Z, mean, scale)
+    pool, E = make_pool(device, Z, mean, scale), reference.standardize(Z, mean, scale)
     free = np.random.default_rng(seed).random(len(Z)) < 0.7
     for i in np.flatnonzero(~free).tolist():
         pool.take(i)

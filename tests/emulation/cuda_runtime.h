@@ -286,6 +286,9 @@ inline double __longlong_as_double(long long x) { double f; std::memcpy(&f, &x, 
 inline long long __double_as_longlong(double f) { long long x; std::memcpy(&x, &f, 8); return x; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 using std::max;
 using std::min;
