@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gp.hpp"
+#include "gp_cpu.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
 
@@ -188,9 +188,7 @@ double Block::uncertainty(PointsView x, const double* gamma) {
 
 }  // namespace
 
-template <>
-void posterior_points<Cpu>(const Fit& fit, const double* X, std::size_t q,
-                           const PosteriorOut& out) {
+void posterior_points(const Fit& fit, const double* X, std::size_t q, const PosteriorOut& out) {
   const std::size_t n = fit.points.n, d = fit.net.dim();
   const Observed seen(fit);
   const std::size_t blocks = (q + kBlock - 1) / kBlock;
@@ -206,8 +204,7 @@ void posterior_points<Cpu>(const Fit& fit, const double* X, std::size_t q,
   });
 }
 
-template <>
-Explained explain<Cpu>(const Network& net, PointsView points, const double* C, std::size_t ldc) {
+Explained explain(const Network& net, PointsView points, const double* C, std::size_t ldc) {
   const auto& isa = simd();
   const std::size_t n = points.n, d = net.dim(), w = net.width(1);
   Explained out;
