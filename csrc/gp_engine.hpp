@@ -14,6 +14,8 @@ struct PosteriorOut {
   double* variance;     // (q,) latent, clamped at 0
   double* gradient;     // (q, d)
   double* uncertainty;  // (q,) trace of the gradient covariance, clamped at 0
+  // (q, d): dk(x, x)/dx - 2 G^T A^-1 k_x, of the variance before it is clamped.
+  double* variance_gradient = nullptr;
 };
 
 // A copy of what was observed: X (n, d), y and noise (n,).
