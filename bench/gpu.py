@@ -71,7 +71,7 @@ def report(out: Path) -> str:
         )
         lines += ["", f"{part}: {result.question}", runner.table(result)]
         goals += _goals(kept["figures"])
-    lines += ["", _aligned([("goal", "at least or at most", "seen", ""), *goals])]
+    lines += ["", _aligned([("goal", "", "seen", ""), *goals])]
     return "\n".join(lines)
 
 
@@ -82,6 +82,7 @@ def _machine(kept: dict[str, Any]) -> list[str]:
         f"{gpu.get('name', gpu['engine'])}, driver {gpu['driver']}, torch {gpu['torch']}, {about['cpu']}, "
         f"{about['cores']} cores, commit {about['commit']}",
         f"ceilings: {numbers}",
+        *(["tiny inputs: these figures say nothing"] if kept["settings"]["quick"] else []),
     ]
 
 
@@ -97,7 +98,7 @@ def _goals(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             found.append(
                 (
                     f"{what}: {name.replace('_', ' ')}",
-                    "-" if goal is None else f"{goal:,g}",
+                    "-" if goal is None else f"{'<=' if name.startswith('median') else '>='} {goal:,g}",
                     "-" if seen is None else f"{seen:,.4g}",
                     "reached" if reached else MISSED,
                 )

@@ -63,7 +63,11 @@ def _compare(
         [None if b is None else devices.give(b) for b in B],
     )
     cases: dict[str, Callable[[], Any]] = {"zopo_fast": ours}
-    cases |= _torch_cases(result, settings, devices, kernel, A, B, dtype)
+    cases |= _torch_cases(result, settings, devices, kernel, A, B)
+    if precision == "tf32x3":
+        doubles = [x.double() for x in A], [None if y is None else y.double() for y in B]
+        wide = _torch_cases(result, settings, devices, kernel, *doubles)
+        cases[f"{EAGER}, float64"] = wide[EAGER]
     size = 64 if settings.quick else N
     cases[f"matmul {size}, {arithmetic}"] = products(size, devices)[arithmetic]
     what = f"gram({'X' if Y is None else 'X, Y'}), n = {n:,}, d = {dim}, {precision}"
@@ -88,7 +92,11 @@ def _compare(
     if precision in GOAL_OF_MATMUL:
         figures["of_matmul_goal"] = GOAL_OF_MATMUL[precision]
         figures["of_matmul_reached"] = figures["of_matmul"] >= GOAL_OF_MATMUL[precision]
-    for who, name in ((EAGER, "times_faster_than_eager"), (COMPILED, "times_faster_than_compiled")):
+    for who, name in (
+        (EAGER, "times_faster_than_eager"),
+        (COMPILED, "times_faster_than_compiled"),
+        (f"{EAGER}, float64", "times_faster_than_eager_in_float64"),
+    ):
         if who in timings:
             figures[name] = timings[who].median / timings["zopo_fast"].median
     if precision in GOAL_RATIO and EAGER in timings:
@@ -127,13 +135,12 @@ def _torch_cases(
     kernel: zf.NTK,
     A: list[Any],
     B: list[Any],
-    dtype: torch.dtype,
 ) -> dict[str, Callable[[], Any]]:
     from .peers.torch_closed import Network
 
-    net = Network(kernel, devices.torch, dtype)
+    net = Network(kernel, devices.torch, A[0].dtype)
     grams: dict[str, Callable[[Any, Any], Any]] = {EAGER: net.gram}
-    if not settings.quick and B[0] is None:  # compiling takes its time: once a type
+    if not settings.quick and B[0] is None:  # compiling takes its time
         grams[COMPILED] = torch.compile(net.gram, dynamic=False)
     return peers.working({who: _in_turn(gram, A, B) for who, gram in grams.items()}, result.skipped)
 

@@ -182,10 +182,10 @@ def products(n: int, devices: Devices) -> dict[str, Callable[[], object]]:
         C = torch.empty_like(A)
 
         def call() -> None:
-            before = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = tf32
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
             torch.matmul(A, B, out=C)
-            torch.backends.cuda.matmul.allow_tf32 = before
+            torch.set_float32_matmul_precision(before)
 
         return call
 
