@@ -70,7 +70,7 @@ def report(out: Path) -> str:
             kept["question"], [Row(**row) for row in kept["rows"]], kept["skipped"], kept["figures"]
         )
         lines += ["", f"{part}: {result.question}", runner.table(result)]
-        goals += _goals(kept["figures"])
+        goals += _goals(kept["figures"]) or [(part, "-", "-", NOT_RUN)]
     lines += ["", _aligned([("goal", "", "seen", ""), *goals])]
     return "\n".join(lines)
 

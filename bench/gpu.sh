@@ -70,11 +70,12 @@ stage() {
     failed=1
     return 1
   fi
+  last() { tail -n 1 "$out/$name.log" | cut -c 1-120; }
   timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1 || code=$?
   case $code in
-    0) note "$name" "passed in $((SECONDS - begin)) s: $(tail -n 1 "$out/$name.log")" ;;
+    0) note "$name" "passed in $((SECONDS - begin)) s: $(last)" ;;
     124 | 137) note "$name" "FAILED: stopped after $limit s" ;;
-    *) note "$name" "FAILED (exit code $code, $name.log): $(tail -n 1 "$out/$name.log")" ;;
+    *) note "$name" "FAILED (exit code $code, $name.log): $(last)" ;;
   esac
   [ "$code" -eq 0 ] || failed=1
   return "$code"

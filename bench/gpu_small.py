@@ -40,6 +40,8 @@ def check_gram(device: str, rng: np.random.Generator) -> None:
     kernel = zf.NTK.random(DIM)
     X, Y = rng.normal(size=(N, DIM)), rng.normal(size=(M, DIM))
     for precision, tolerance in LOOSE.items():
+        if precision != "float64" and device == "cpu":
+            continue
         for other in (None, Y):
             close(kernel.gram(X, other, precision=precision, device=device), kernel.gram(X, other), tolerance)
 

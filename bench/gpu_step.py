@@ -47,7 +47,9 @@ def run(settings: Settings, devices: Devices) -> Result:
         "median_us_goal": 1e6 * GOAL_SECONDS,
         "median_us_reached": ours <= GOAL_SECONDS,
         "cpu_median_us": 1e6 * timings[CPU].median,
-        "not_slower_than_cpu_reached": ours <= timings[CPU].median,
+        "cpu_time_over_gpu_time": timings[CPU].median / ours,
+        "cpu_time_over_gpu_time_goal": 1.0,
+        "cpu_time_over_gpu_time_reached": ours <= timings[CPU].median,
     }
     if FIT in timings:
         figures["times_faster_than_published_goal"] = GOAL_RATIO

@@ -53,14 +53,15 @@ def test_a_part_runs_and_its_result_is_kept(part: str, tmp_path: Path) -> None:
     assert kept["machine"]["gpu"]["torch"] == torch.__version__
     assert all(math.isfinite(row["median"]) and row["median"] > 0 for row in kept["rows"])
     assert "zopo_fast" in {row.who for row in result.rows}
-    # What only a GPU can do, or takes long to compile, is left out; nothing else is.
-    assert result.skipped == {}
+    # The CPU engine computes in float64 alone; nothing else is left out.
+    low = {who: why for who, why in result.skipped.items() if "float32" in who or "tf32x3" in who}
+    assert result.skipped == ({} if HOST.ours == "cuda" or part != "gram" else low)
     reached = [k for values in kept["figures"].values() for k in values if k.endswith("_reached")]
     assert reached
     if part == "gram":
         for what, figures in result.figures.items():
             assert figures["max_relative_error"] < (1e-12 if "float64" in what else 1e-5)
-        assert len(result.figures) == 6
+        assert len(result.figures) == (6 if HOST.ours == "cuda" else 2)
     if part == "pool":
         assert all(figures["exact"] for figures in result.figures.values())
     if part == "step":
@@ -142,6 +143,7 @@ def test_the_report_lists_every_goal_and_what_was_not_measured(tmp_path: Path) -
         "two": {"rate": 2e6, "rate_goal": 1e6, "rate_reached": True},
     }
     (tmp_path / "gpu_gram.json").write_text(json.dumps(kept(figures)))
+    (tmp_path / "gpu_pool.json").write_text(json.dumps(kept({})))  # a peer alone came through
     text = gpu.report(tmp_path)
     assert "tiny inputs" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
