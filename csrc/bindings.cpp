@@ -96,6 +96,21 @@ Array gradient(const NetworkPtr& net, const py::object& x_, const py::object& X_
   return G;
 }
 
+Array gram_gradient(const NetworkPtr& net, const py::object& X_, const py::object& Y_,
+                    const py::object& weight_) {
+  const auto d = static_cast<py::ssize_t>(net->dim());
+  const Array X = doubles(X_, "X", 2, d), Y = doubles(Y_, "Y", 2, d),
+              weight = doubles(weight_, "weight", 2, Y.shape(0));
+  if (weight.shape(0) != X.shape(0))
+    throw ArrayError("weight: expected a row for each of X's " + std::to_string(X.shape(0)) +
+                     ", got shape " + shape_of(weight));
+  Array out = matrix(rows(X), net->dim());
+  double* p = out.mutable_data();
+  const py::gil_scoped_release nogil;
+  ntk_gram_gradient<Cpu>(*net, X.data(), rows(X), Y.data(), rows(Y), weight.data(), p);
+  return out;
+}
+
 double gradient_prior_trace(const NetworkPtr& net, const py::object& x_) {
   const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(net->dim()));
   Points<Cpu> point;
@@ -180,6 +195,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("gram", &gram, "network"_a, "X"_a, "Y"_a = py::none());
   m.def("diag", &diag, "network"_a, "X"_a);
   m.def("gradient", &gradient, "network"_a, "x"_a, "X"_a);
+  m.def("gram_gradient", &gram_gradient, "network"_a, "X"_a, "Y"_a, "weight"_a);
   m.def("gradient_prior_trace", &gradient_prior_trace, "network"_a, "x"_a);
   bind_gp(m);
   bind_pool(m);
@@ -190,6 +206,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("cuda_status", &cuda_status, "What was found, or why there is none, in one line.");
 #ifdef ZOPO_HAS_CUDA
   bind_ntk_cuda(m);
+  bind_device(m);
   m.attr("built_with_cuda") = true;
 #else
   m.attr("built_with_cuda") = false;

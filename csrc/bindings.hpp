@@ -33,8 +33,8 @@ void bind_gp(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_local_gradient(py::module_& m);
 void bind_studies(py::module_& m);
-#ifdef ZOPO_HAS_CUDA
+// Only in a build with the CUDA engine.
 void bind_ntk_cuda(py::module_& m);
-#endif
+void bind_device(py::module_& m);
 
 }  // namespace zopo

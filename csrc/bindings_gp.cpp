@@ -41,6 +41,18 @@ py::tuple gp_predict(const Gp& gp, const py::object& X_) {
   return py::make_tuple(mean, variance);
 }
 
+// Mean and variance with their gradients.
+py::tuple gp_derivatives(const Gp& gp, const py::object& X_) {
+  const std::size_t d = gp.network().dim();
+  const Array X = doubles(X_, "x", 2, static_cast<py::ssize_t>(d));
+  const std::size_t q = rows(X);
+  Array mean = vector(q), variance = vector(q), slope = matrix(q, d), variance_slope = matrix(q, d);
+  const PosteriorOut out = {mean.mutable_data(), variance.mutable_data(), slope.mutable_data(),
+                            nullptr, variance_slope.mutable_data()};
+  locked(gp, [&] { gp.posterior(X.data(), q, out); });
+  return py::make_tuple(mean, variance, slope, variance_slope);
+}
+
 Array gp_gradient_covariance(const Gp& gp, const py::object& x_) {
   const std::size_t d = gp.network().dim();
   const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(d));
@@ -77,6 +89,7 @@ void bind_gp(py::module_& m) {
           "y"_a)
       .def("posterior", &gp_posterior, "x"_a)
       .def("predict", &gp_predict, "x"_a)
+      .def("derivatives", &gp_derivatives, "x"_a)
       .def("gradient_covariance", &gp_gradient_covariance, "x"_a)
       .def("log_marginal_likelihood",
            [](const Gp& gp) { return locked(gp, [&] { return gp.log_marginal_likelihood(); }); })

@@ -4,61 +4,28 @@
 //   mean k_x^T alpha             variance k(x, x) - |C^-1 k_x|^2
 //   gradient G^T alpha           gradient covariance d2k - (C^-1 G)^T (C^-1 G)
 //
-// K and the noise are raw here: nothing is rescaled.
+// K and the noise are raw here: nothing is rescaled. What is kept of the observations, and how the
+// factor and the posterior are computed, is the engine of the device (gp_engine.hpp).
 #pragma once
 
 #include <cstddef>
 #include <memory>
 #include <mutex>
-#include <vector>
+#include <utility>
 
-#include "cholesky.hpp"
-#include "ntk.hpp"
+#include "gp_cpu.hpp"
 
 namespace zopo {
-
-// Where posterior() writes; a null pointer skips that part. q query points of dimension d.
-struct PosteriorOut {
-  double* mean;         // (q,)
-  double* variance;     // (q,) latent, clamped at 0
-  double* gradient;     // (q, d)
-  double* uncertainty;  // (q,) trace of the gradient covariance, clamped at 0
-};
-
-// A copy of what was observed: X (n, d), y and noise (n,).
-struct GpState {
-  Doubles X, y, noise;
-};
-
-// What tr(G^T A^-1 G) needs of the observations when G = diag(c) X + P W_0 (see ntk_linearize):
-// H = A^-1 o X X^T (n, n) and S = X W_0^T (n, width[1]); it is then
-//   c^T H c + 2 sum(C^-1 P o C^-1 diag(c) S) + sum(C^-1 P o C^-1 P W_0 W_0^T).
-struct Explained {
-  Doubles H, S;
-};
-
-// Everything a posterior is computed from, read-only while threads work on it.
-struct Fit {
-  const Network& net;
-  PointsView points;
-  const double* C;  // (n, n) lower triangular, leading dimension ldc
-  std::size_t ldc;
-  const double* alpha;         // (n,)
-  const Explained* explained;  // null: the derivative's covariance by G itself, O(n^2 d) a point
-};
-
-template <class Device>
-void posterior_points(const Fit& fit, const double* X, std::size_t q, const PosteriorOut& out);
-
-template <class Device>
-Explained explain(const Network& net, PointsView points, const double* C, std::size_t ldc);
 
 template <class Device>
 class GaussianProcess {
  public:
-  GaussianProcess(std::shared_ptr<const Network> net) : net_(std::move(net)) {}
+  // `where`: what else the device's engine is made with (its ordinal).
+  template <class... Where>
+  explicit GaussianProcess(std::shared_ptr<const Network> net, Where... where)
+      : net_(std::move(net)), engine_(net_, where...) {}
 
-  std::size_t size() const { return points_.n; }
+  std::size_t size() const { return engine_.size(); }
   const Network& network() const { return *net_; }
   // What had to be added to the diagonal to factorise; 0 as a rule.
   double jitter() const { return jitter_; }
@@ -75,25 +42,15 @@ class GaussianProcess {
   void gradient_covariance(const double* x, double* out) const;  // (d, d)
   double log_marginal_likelihood() const;
 
-  GpState state() const { return {points_.x, y_, noise_}; }
+  GpState state() const { return engine_.state(); }
   std::mutex& mutex() const { return mutex_; }
 
  private:
-  bool extend(std::size_t from, const double* K, std::size_t ldk);
   void rebuild_with_jitter();
-  void stale() const { alpha_stale_ = explained_stale_ = true; }
-  const double* alpha() const;
-  const Explained& explained() const;
 
   std::shared_ptr<const Network> net_;
-  Points<Device> points_;
-  Doubles y_, noise_;
-  Cholesky<Device> factor_;
+  mutable GpEngine<Device> engine_;  // a question may bring up to date what follows from the data
   double jitter_ = 0.0;
-  mutable Doubles alpha_;
-  mutable bool alpha_stale_ = true;
-  mutable Explained explained_;
-  mutable bool explained_stale_ = true;
   mutable std::mutex mutex_;
 };
 

@@ -138,4 +138,10 @@ void ntk_gradient_rows(const Network& net, const Linearization& at, PointsView X
 template <class Device>
 void ntk_gradient_prior(const Network& net, const Linearization& at, double* out);
 
+// out_i = sum_j weight_ij dk(x_i, y_j)/dx_i, (n, d): the derivative with respect to X of a function
+// of gram(X, Y) whose derivative with respect to that is weight (n, m).
+template <class Device>
+void ntk_gram_gradient(const Network& net, const double* X, std::size_t n, const double* Y,
+                       std::size_t m, const double* weight, double* out);
+
 }  // namespace zopo

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gp.hpp"
+#include "gp_cpu.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
 
@@ -50,6 +50,7 @@ class Block {
   void moments(PointsView x, std::size_t begin);
   void gradients(PointsView x, std::size_t begin);
   double uncertainty(PointsView x, const double* gamma);
+  void variance_gradient(PointsView x, double* out);
 
   const Fit& fit_;
   const Observed& seen_;
@@ -68,6 +69,9 @@ void Block::at(const double* X, std::size_t begin, std::size_t q) {
     return PointsView{1, X + i * net.dim(), h_.data() + i * net.hidden(),
                       D_.data() + i * net.hidden()};
   };
+  if (out_.variance_gradient)
+    for (std::size_t i = 0; i < q; ++i)
+      variance_gradient(row(i), out_.variance_gradient + (begin + i) * net.dim());
   if (q < kAlone) {
     for (std::size_t i = 0; i < q; ++i) one(row(i), begin + i);
     return;
@@ -186,16 +190,34 @@ double Block::uncertainty(PointsView x, const double* gamma) {
   return std::max(0.0, at_.prior_trace - explained);
 }
 
+// dk(x, x)/dx is twice the derivative by the first argument, for k is symmetric; G^T A^-1 k_x is
+// that of the mean with A^-1 k_x for alpha.
+void Block::variance_gradient(PointsView x, double* out) {
+  const auto& net = fit_.net;
+  const std::size_t n = fit_.points.n, d = net.dim();
+  K_.resize(std::max<std::size_t>(n, 1));
+  gamma_.resize((net.layers() + 1) * std::max<std::size_t>(n, 1));
+  work_.resize(std::max(work_.size(), d));
+  ntk_row<Cpu>(net, x, fit_.points, K_.data(), gamma_.data());
+  simd().solve_lower(fit_.C, fit_.ldc, n, K_.data());
+  simd().solve_lower_transposed(fit_.C, fit_.ldc, n, K_.data());
+  ntk_gradient_mean<Cpu>(net, x, fit_.points, gamma_.data(), K_.data(), work_.data());
+  ntk_row<Cpu>(net, x, x, K_.data(), gamma_.data());
+  const double one = 1.0;
+  ntk_gradient_mean<Cpu>(net, x, x, gamma_.data(), &one, out);
+  for (std::size_t j = 0; j < d; ++j) out[j] = 2.0 * (out[j] - work_[j]);
+}
+
 }  // namespace
 
-template <>
-void posterior_points<Cpu>(const Fit& fit, const double* X, std::size_t q,
-                           const PosteriorOut& out) {
+void posterior_points(const Fit& fit, const double* X, std::size_t q, const PosteriorOut& out) {
   const std::size_t n = fit.points.n, d = fit.net.dim();
   const Observed seen(fit);
   const std::size_t blocks = (q + kBlock - 1) / kBlock;
   const double features = static_cast<double>(d + 2 * fit.net.hidden());
-  const double solves = static_cast<double>(out.uncertainty ? 40 * n : n);
+  const double solves = static_cast<double>(out.uncertainty         ? 40 * n
+                                            : out.variance_gradient ? 3 * n
+                                                                    : n);
   const double work = static_cast<double>(q) * static_cast<double>(n) * (features + solves);
   parallel_ranges(blocks, work, [&](std::size_t begin, std::size_t end) {
     Block block(fit, seen, out);
@@ -206,8 +228,7 @@ void posterior_points<Cpu>(const Fit& fit, const double* X, std::size_t q,
   });
 }
 
-template <>
-Explained explain<Cpu>(const Network& net, PointsView points, const double* C, std::size_t ldc) {
+Explained explain(const Network& net, PointsView points, const double* C, std::size_t ldc) {
   const auto& isa = simd();
   const std::size_t n = points.n, d = net.dim(), w = net.width(1);
   Explained out;

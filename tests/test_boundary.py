@@ -252,6 +252,7 @@ def test_every_error_is_a_zopo_error_and_the_standard_one_it_promises() -> None:
         "ConflictingScoreError": ValueError, "EmbeddingMismatchError": ValueError, "TaskError": ValueError,
         "PoolError": ValueError, "NothingToAsk": RuntimeError, "UnknownIndexError": IndexError,
         "NotPositiveDefiniteError": ArithmeticError, "DeviceError": RuntimeError,
+        "DeviceMemoryError": MemoryError, "DeviceLostError": RuntimeError,
         "MissingDependencyError": ImportError, "OutputError": OSError, "MetricError": RuntimeError,
         "LLMError": RuntimeError, "UnreachableError": ConnectionError, "RequestTimeoutError": TimeoutError,
         "AuthenticationError": PermissionError, "ModelNotFoundError": LookupError,

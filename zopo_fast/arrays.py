@@ -7,19 +7,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .device import refuse_cuda
 from .errors import ArrayError
 
 Array = NDArray[np.float64]
 
 
 def as_doubles(value: Any, name: str) -> Array:
-    """Return `value` as a C-contiguous float64 array; ArrayError names the argument if that fails."""
+    """Return `value` as a C-contiguous float64 array on the host.
+
+    Raises:
+        ArrayError: it cannot be read as real numbers; names the argument.
+        DeviceError: it lies on a CUDA device.
+    """
+    refuse_cuda(value, name)
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"dtype {array.dtype}")
         return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # torch: RuntimeError for a tensor that needs grad
         raise ArrayError(f"{name}: cannot be read as an array of real numbers ({error})") from error
 
 

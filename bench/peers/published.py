@@ -26,12 +26,12 @@ from zopo_fast.config import OfficialSettings
 Lookup = Literal["embedding", "index"]
 
 
-def network(kernel: Any, dtype: torch.dtype) -> nn.Sequential:
+def network(kernel: Any, dtype: torch.dtype, device: str = "cpu") -> nn.Sequential:
     """Linear and ReLU layers with these weights."""
     layers: list[nn.Module] = []
     sizes = [kernel.dim, *(len(b) for b in kernel.biases)]
     for (fan_in, fan_out), W, b in zip(pairwise(sizes), kernel.weights, kernel.biases, strict=True):
-        linear = nn.Linear(fan_in, fan_out, dtype=dtype)
+        linear = nn.Linear(fan_in, fan_out, dtype=dtype, device=device)
         linear.load_state_dict({"weight": torch.tensor(W), "bias": torch.tensor(b)})
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
@@ -40,8 +40,8 @@ def network(kernel: Any, dtype: torch.dtype) -> nn.Sequential:
 class EmpiricalNTK:
     """k(x, x') = <df(x)/dtheta, df(x')/dtheta>, from Jacobians over all parameters."""
 
-    def __init__(self, kernel: Any, dtype: torch.dtype) -> None:
-        self.net = network(kernel, dtype)
+    def __init__(self, kernel: Any, dtype: torch.dtype, device: str = "cpu") -> None:
+        self.net = network(kernel, dtype, device)
         self.parameters = {name: p.detach() for name, p in self.net.named_parameters()}
         self._jacobian = vmap(jacrev(self._output), (None, 0))
 
@@ -54,7 +54,7 @@ class EmpiricalNTK:
 
     def contract(self, J: list[Tensor], K: list[Tensor]) -> Tensor:
         """Sum over all parameters of the products of two sets of Jacobians, (n, m)."""
-        return sum((a @ b.T for a, b in zip(J, K, strict=True)), torch.zeros(()))
+        return sum((a @ b.T for a, b in zip(J, K, strict=True)), J[0].new_zeros(()))
 
     def __call__(self, X: Tensor, Y: Tensor) -> Tensor:
         return self.contract(self.jacobian(X), self.jacobian(Y))
@@ -76,7 +76,7 @@ class Surrogate:
         X = self._scaled(X)
         self._jacobian = ntk.jacobian(X)
         K = ntk.contract(self._jacobian, self._jacobian)
-        noise = settings.sigma**2 * torch.eye(len(X), dtype=X.dtype)
+        noise = settings.sigma**2 * torch.eye(len(X), dtype=X.dtype, device=X.device)
         self._inverse = torch.linalg.inv(K + noise)
         self._weights = self._inverse @ y
 
@@ -105,6 +105,7 @@ class PublishedZopo:
         budget: evaluations in all.
         dtype: float32, as it is published; float64 to compare.
         lookup: how a candidate is found among those scored; see above.
+        device: PyTorch's name of the device.
     """
 
     def __init__(
@@ -117,11 +118,12 @@ class PublishedZopo:
         settings: OfficialSettings | None = None,
         dtype: torch.dtype = torch.float32,
         lookup: Lookup = "embedding",
+        device: str = "cpu",
     ) -> None:
         self.settings = settings or OfficialSettings()
-        self._pool = torch.tensor(np.asarray(Z, dtype=np.float64)).to(dtype)
+        self._pool = torch.tensor(np.asarray(Z, dtype=np.float64)).to(device, dtype)
         self._scores, self._budget = np.asarray(scores, dtype=np.float64), budget
-        self._ntk = EmpiricalNTK(kernel, dtype)
+        self._ntk = EmpiricalNTK(kernel, dtype, device)
         self.evaluated: list[int] = []
         self.explored: list[int] = []
         self.asked: list[int] = []
@@ -200,7 +202,7 @@ class PublishedZopo:
 
     def _fit(self, current: Tensor) -> Surrogate:
         X = self._pool[self.evaluated]
-        y = torch.tensor(self._scores[self.evaluated], dtype=X.dtype)
+        y = torch.tensor(self._scores[self.evaluated], dtype=X.dtype, device=X.device)
         return Surrogate(self._ntk, X, y, current, self.settings)
 
     def _note(self, variance: float) -> None:
@@ -232,7 +234,7 @@ class PublishedZopo:
     def _explore(self, current: Tensor) -> bool:
         """Score what is unscored among the neighbours; False when nothing is."""
         k = self.settings.neighbors
-        distance = torch.linalg.vector_norm(self._pool - current, dim=1).numpy()
+        distance = torch.linalg.vector_norm(self._pool - current, dim=1).cpu().numpy()
         near = np.argpartition(distance, k)[:k] if k < len(distance) else np.arange(len(distance))
         free = [int(i) for i in near if int(i) not in self._taken]
         for i in free:

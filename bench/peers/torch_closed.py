@@ -1,4 +1,4 @@
-"""The closed form in PyTorch, float64: the same formulas as ours, eager and compiled."""
+"""The closed form in PyTorch: the same formulas as ours, eager and compiled; float64 unless said."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ compile_too = True
 
 
 class Network:
-    """Weights as float64 tensors; the features of points (DESIGN.md, sec. 2)."""
+    """Weights as tensors; the features of points (DESIGN.md, sec. 2)."""
 
-    def __init__(self, kernel: Any) -> None:
-        self.W = [torch.tensor(w) for w in kernel.weights]
-        self.b = [torch.tensor(b) for b in kernel.biases]
+    def __init__(self, kernel: Any, device: str = "cpu", dtype: torch.dtype = torch.float64) -> None:
+        self.W = [torch.tensor(w, device=device, dtype=dtype) for w in kernel.weights]
+        self.b = [torch.tensor(b, device=device, dtype=dtype) for b in kernel.biases]
 
     def features(self, X: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """h_0..h_L (n, width_l) and D_0..D_L, D_l (n, width_{l+1})."""
@@ -78,11 +78,11 @@ class ClosedProcess:
     def __init__(self, net: Network, X: Tensor, y: Tensor, noise: float, K: Tensor | None = None) -> None:
         self.net, self.X, self.y, self.noise = net, X, y, noise
         self.K = net.gram(X) if K is None else K
-        self.C = torch.linalg.cholesky(self.K + noise * torch.eye(len(X), dtype=X.dtype))
+        self.C = torch.linalg.cholesky(self.K + noise * torch.eye(len(X), dtype=X.dtype, device=X.device))
         self._fit: tuple[Features, Tensor] | None = None
 
     def points(self, X: Any) -> Tensor:
-        return torch.tensor(np.asarray(X, dtype=np.float64))
+        return torch.tensor(np.asarray(X, dtype=np.float64), device=self.X.device)
 
     def _fitted(self) -> tuple[Features, Tensor]:
         """Features of X and A^-1 y."""
@@ -114,7 +114,7 @@ class ClosedProcess:
         return ClosedProcess(self.net, X, targets, self.noise, K)
 
     def removed(self, i: int) -> ClosedProcess:
-        kept = torch.arange(len(self.X)) != i
+        kept = torch.arange(len(self.X), device=self.X.device) != i
         return ClosedProcess(self.net, self.X[kept], self.y[kept], self.noise, self.K[kept][:, kept])
 
 

@@ -52,7 +52,10 @@ constexpr unsigned char kFence = 0xa5;  // behind an allocation, up to its page'
 struct Block {
   std::size_t bytes, mapped;  // without the closed page behind it
   unsigned char* start;       // of the mapping
+  int device;
 };
+
+thread_local int current = 0;  // device
 
 struct Memory {
   std::map<unsigned char*, Block> blocks;  // by the address given out
@@ -81,7 +84,7 @@ struct Memory {
     std::memset(start, kFence, static_cast<std::size_t>(p - start));
     std::memset(p, kFill, bytes);
     std::memset(p + bytes, kFence, padded - bytes);
-    const Block b{bytes, mapped, start};
+    const Block b{bytes, mapped, start, current};
     blocks[p] = b;
     set(b);
     taken += bytes;
@@ -381,7 +384,6 @@ std::map<const void*, int>& shared_limits() {
 }
 
 int devices() { return static_cast<int>(setting("ZOPO_EMULATE_DEVICES", 1)); }
-thread_local int current = 0;
 
 void move(void* to, const void* from, std::size_t bytes) {
   for (const void* p : {const_cast<const void*>(to), from})
@@ -616,8 +618,9 @@ cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t)
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   LOCKED;
-  a->device = 0;
-  a->type = memory().of(p) ? cudaMemoryTypeDevice
+  const Block* block = memory().of(p);
+  a->device = block ? block->device : 0;
+  a->type = block ? cudaMemoryTypeDevice
                            : is_pinned(p) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
   return cudaSuccess;
 }

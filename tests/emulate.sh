@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Builds the extension with its CUDA kernels emulated on the host (tests/emulation), beside the installed
+# one, and runs the tests that use a device against that build: all of them with threads and blocks in
+# their order, a selection in reverse and in a random order, where a missing barrier shows. About four
+# minutes on two cores.
+#
+#   tests/emulate.sh            all of it
+#   tests/emulate.sh reverse    the whole list in that order only: forward, reverse or a seed
+#
+# PYTHON is an interpreter with the test dependencies.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+root=$PWD
+build=$root/build/emulate
+
+# What uses a device; tests/test_cuda_build.py says which files must be named there.
+mapfile -t tests < tests/devices.txt
+# Of these in the other orders, as pytest's -k: not what repeats itself many times or takes long for its size.
+selection="not properties and not two_thousand and not large_pool and not any_unit and not take_and_release"
+
+# An interpreter without the editable install, which would come first; the other packages are shared.
+"$python" -m venv --without-pip "$build/venv"
+packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+rm -rf "$build/package"
+"$python" -m pip install --quiet --no-build-isolation --no-deps --target "$build/package" \
+  -C build-dir="$build/cmake" -C cmake.build-type=RelWithDebInfo \
+  -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO="-O2 -g1" -C install.strip=false \
+  -C cmake.define.ZOPO_WERROR="${WERROR:-OFF}" -C cmake.define.ZOPO_CUDA=EMULATE .
+
+export PYTHONPATH=$build/package:$packages
+run=$build/run
+mkdir -p "$run" && cd "$run"  # not the sources' folder: its zopo_fast has no extension
+status=$("$build/venv/bin/python" -c 'from zopo_fast import _core; print(_core.__file__, _core.cuda_status())')
+case $status in
+  "$build"/*"emulated on the host"*) ;;
+  *) echo "the emulated build was not loaded, but $status" >&2; exit 1 ;;
+esac
+
+tests=("${tests[@]/#/$root/tests/test_}")
+in_order() {
+  echo "threads and blocks in the order $1"
+  ZOPO_EMULATE_ORDER=$1 "$build/venv/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir="$root" \
+    -p no:cacheprovider --hypothesis-profile=few -q -r fE --timeout=300 \
+    -k "(cuda or batch or device_arrays) and not cpu and (${2:-cuda or not cuda})" \
+    "${tests[@]/%/.py}" 2>&1 | sed "s|$root/||g"
+}
+
+if [ $# -gt 0 ]; then
+  in_order "$1"
+  exit
+fi
+# The kernels run on one core: the whole list on one, the other orders on another.
+in_order forward > "$build/forward.log" &
+forward=$!
+failed=0
+in_order reverse "$selection" || failed=1
+in_order 20240305 "$selection" || failed=1
+wait $forward || failed=1
+cat "$build/forward.log"
+exit $failed

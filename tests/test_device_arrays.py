@@ -1,0 +1,377 @@
+"""Arrays on a device: in and out without a copy, and what is refused; without a device, why."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zopo_fast as zf
+from zopo_fast import _core
+from zopo_fast.device import on_device
+
+needs_cuda = pytest.mark.skipif(not zf.cuda_available(), reason=zf.cuda_status())
+EMULATED = "emulated" in zf.cuda_status()
+needs_emulation = pytest.mark.skipif(not EMULATED, reason="sets what the emulated devices have")
+PER_THREAD = 2  # the per-thread default stream: a stream that exists everywhere and is not the default one
+
+A = np.arange(12.0).reshape(3, 4)
+
+
+class Foreign:
+    """Another library's array: what it exports is one of ours; counts the exports and keeps the streams."""
+
+    def __init__(self, array: Any, versioned: bool = True) -> None:
+        self.array, self.versioned = array, versioned
+        self.asked: list[Any] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, *, stream: Any = None, **more: Any) -> Any:
+        if more and not self.versioned:
+            raise TypeError("unexpected keyword argument")
+        self.asked.append(stream)
+        return self.array.__dlpack__(stream=stream, **more)
+
+
+class Interface:
+    """An array known by its __cuda_array_interface__ alone, some entries replaced."""
+
+    def __init__(self, array: Any, **entries: Any) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = array.__cuda_array_interface__ | entries
+
+
+def address(array: Any) -> int:
+    return array.__cuda_array_interface__["data"][0]
+
+
+def run(script: str, **environment: str) -> str:
+    """Run a script in a process of its own, with other emulated devices."""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- with and without a device
+
+
+def test_status_in_words() -> None:
+    assert isinstance(zf.cuda_available(), bool)
+    assert zf.cuda_status() == _core.cuda_status()
+    assert ("CUDA device(s)" in zf.cuda_status()) == zf.cuda_available()
+
+
+@pytest.mark.skipif(zf.cuda_available(), reason="there is a device")
+def test_without_a_device() -> None:
+    with pytest.raises(zf.DeviceError, match=zf.cuda_status().split(":")[0].replace("(", ".")):
+        zf.to_device(A)
+    with pytest.raises(zf.DeviceError, match="use device='cpu'"):
+        zf.GaussianProcess(zf.NTK.random(4), device="cuda")
+
+
+@needs_emulation
+def test_a_driver_without_devices() -> None:
+    script = (
+        "import zopo_fast as zf, numpy as np\n"
+        "assert not zf.cuda_available()\n"
+        "try: zf.to_device(np.ones(3))\n"
+        "except zf.DeviceError as error: print(error)\n"
+        "print(zf.cuda_status())"
+    )
+    lines = run(script, ZOPO_EMULATE_DEVICES="0").splitlines()
+    assert "no CUDA-capable device is detected" in lines[1]
+    assert lines[1] in lines[0]
+    assert "use device='cpu'" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "cuda:99"])
+def test_devices_that_are_none(name: str) -> None:
+    with pytest.raises((zf.ConfigError, zf.DeviceError), match=name):
+        zf.to_device(A, name)
+
+
+# ---- round trips
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 4), (3, 0), (5, 1, 3)])
+def test_there_and_back(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    host = rng.normal(size=shape).astype(dtype)
+    there = zf.to_device(host)
+    assert (there.shape, there.dtype, there.device) == (shape, host.dtype, "cuda:0")
+    for back in (there.numpy(), np.asarray(there), np.array(there, dtype=dtype)):
+        assert back.dtype == host.dtype
+        np.testing.assert_array_equal(back, host)
+    if shape:
+        assert len(there) == shape[0]
+    else:
+        with pytest.raises(TypeError, match="without dimensions"):
+            len(there)
+
+
+@needs_cuda
+def test_what_else_to_device_takes() -> None:
+    for other in ([[0, 1], [2, 3]], np.array([[0, 1], [2, 3]]), np.array([[0, 2], [1, 3]], float).T):
+        there = zf.to_device(other)
+        assert there.dtype == np.float64
+        np.testing.assert_array_equal(there.numpy(), [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(zf.to_device(A.astype(">f4")).numpy(), A)
+    assert zf.to_device(there) is there
+    with pytest.raises(zf.ArrayError, match="array"):
+        zf.to_device(["a"])
+
+
+@needs_cuda
+@pytest.mark.parametrize("versioned", [True, False])
+def test_dlpack_moves_nothing_and_keeps_the_memory(versioned: bool) -> None:
+    made = zf.to_device(A)
+    where = address(made)
+    producer = Foreign(made, versioned)
+    taken = zf.to_device(producer)
+    assert producer.asked == [1]
+    del made, producer
+    gc.collect()
+    other = [zf.to_device(np.zeros(64)) for _ in range(8)]  # would lie where freed memory did
+    assert address(taken) == where
+    np.testing.assert_array_equal(taken.numpy(), A)
+    del other
+
+
+@needs_cuda
+@pytest.mark.parametrize("more", [{}, {"max_version": (1, 0)}, {"max_version": (0, 8)}])
+def test_a_capsule_is_used_once(more: Any) -> None:
+    array = zf.to_device(A)
+    capsule = array.__dlpack__(**more)
+    expected = "dltensor_versioned" if more == {"max_version": (1, 0)} else "dltensor"
+    assert f'"{expected}"' in repr(capsule)
+    first = _core.cuda_from_dlpack(capsule)
+    with pytest.raises(zf.ArrayError, match="used before"):
+        _core.cuda_from_dlpack(capsule)
+    del capsule, array
+    gc.collect()
+    np.testing.assert_array_equal(first.numpy(), A)
+    zf.to_device(A).__dlpack__(**more)  # never used: gives its memory back itself
+    for no_capsule in (None, A):
+        with pytest.raises(zf.ArrayError, match="expected a DLPack capsule"):
+            _core.cuda_from_dlpack(no_capsule)
+
+
+@needs_emulation
+def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of arrays, capsules and interfaces in turn, in the room of a few."""
+    monkeypatch.setenv("ZOPO_EMULATE_MEMORY", str(64 << 20))
+    host = np.zeros(1 << 20)
+    for _ in range(40):
+        array = zf.to_device(host)
+        taken = zf.to_device(Foreign(array))
+        again = zf.to_device(Interface(taken))
+        array.__dlpack__(max_version=(1, 0))
+        del array, taken
+        gc.collect()
+        _core.cuda_synchronize(0)
+        del again
+
+
+@needs_cuda
+def test_interface_moves_nothing_and_keeps_its_owner() -> None:
+    made = zf.to_device(A)
+    where = address(made)
+    assert made.__cuda_array_interface__ == {
+        "shape": (3, 4), "typestr": "<f8", "data": (where, False), "strides": None, "stream": 1, "version": 3,
+    }  # fmt: skip
+    taken = [
+        zf.to_device(Interface(made, **entries))
+        for entries in ({}, {"strides": (32, 8)}, {"stream": None}, {"stream": PER_THREAD}, {"version": 2})
+    ]
+    assert [t.stream for t in taken] == [1, 1, 1, PER_THREAD, 1]
+    del made
+    gc.collect()
+    for array in taken:
+        assert address(array) == where
+        np.testing.assert_array_equal(array.numpy(), A)
+
+
+@needs_cuda
+def test_read_only_stays_so() -> None:
+    array = zf.to_device(A)
+    locked = zf.to_device(Interface(array, data=(address(array), True)))
+    assert locked.__cuda_array_interface__["data"][1]
+    with pytest.raises(BufferError, match="read-only"):
+        locked.__dlpack__()
+    again = _core.cuda_from_dlpack(locked.__dlpack__(max_version=(1, 0)))
+    assert again.__cuda_array_interface__["data"][1]
+
+
+@needs_cuda
+def test_export_as_the_standard_has_it() -> None:
+    array = zf.to_device(A)
+    assert array.__dlpack_device__() == (2, 0)
+    for stream in (None, -1, 1, PER_THREAD):
+        np.testing.assert_array_equal(_core.cuda_from_dlpack(array.__dlpack__(stream=stream)).numpy(), A)
+    for stream in (0, -2):
+        with pytest.raises(BufferError, match="stream"):
+            array.__dlpack__(stream=stream)
+    with pytest.raises(BufferError, match="on cuda:0"):
+        array.__dlpack__(dl_device=(1, 0))
+    copy = _core.cuda_from_dlpack(array.__dlpack__(copy=True, dl_device=(2, 0)))
+    assert address(copy) != address(array)
+    np.testing.assert_array_equal(copy.numpy(), A)
+    assert address(_core.cuda_from_dlpack(array.__dlpack__(copy=False))) == address(array)
+    with pytest.raises(ValueError, match="without a copy"):
+        np.array(array, copy=False)
+
+
+# ---- what is refused
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"strides": (8, 24)}, "not C-contiguous.*contiguous"),
+        ({"strides": (64, 8)}, "not C-contiguous"),
+        ({"strides": (8,)}, "strides"),
+        ({"typestr": "<i8"}, "float16, float32 or float64"),
+        ({"typestr": "<c8"}, "float16, float32 or float64"),
+        ({"typestr": ">f8"}, "float16, float32 or float64"),
+        ({"typestr": "f"}, "float16, float32 or float64"),
+        ({"mask": object()}, "masked"),
+        ({"shape": None}, "specification"),
+        ({"data": None}, "specification"),
+        ({"data": (A.ctypes.data, False)}, "not in device memory"),
+    ],
+)
+def test_interfaces_that_cannot_be_used(entries: dict[str, Any], message: str) -> None:
+    array = zf.to_device(A)
+    with pytest.raises(zf.ArrayError, match=f"(?s)^name: .*{message}"):
+        _core.cuda_from_interface(Interface(array, **entries).__cuda_array_interface__, array, name="name")
+
+
+@needs_cuda
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 33, 1000, 40001])
+def test_the_first_entry_that_is_not_finite(size: int, dtype: Any, value: float) -> None:
+    host = np.full(size, np.finfo(dtype).max)
+    _core.cuda_require_finite(zf.to_device(host.astype(dtype)))
+    for first in {0, size // 2, size - 1}:
+        bad = host.astype(dtype)
+        bad[first] = value
+        bad[size - 1] = np.nan
+        with pytest.raises(zf.ArrayError, match=f"^X: NaN or infinity at flat index {first}$"):
+            _core.cuda_require_finite(zf.to_device(bad), name="X")
+        if first:  # not aligned to 16 bytes
+            array = zf.to_device(bad)
+            entries = {"shape": (size - 1,), "data": (address(array) + bad.itemsize, False)}
+            with pytest.raises(zf.ArrayError, match=f"index {first - 1}$"):
+                _core.cuda_require_finite(zf.to_device(Interface(array, **entries)), name="X")
+
+
+@needs_cuda
+def test_host_and_device_are_not_mixed() -> None:
+    there = zf.to_device(A)
+    assert on_device({"X": A, "Y": [1.0]}) is None
+    with pytest.raises(zf.DeviceError, match=r"mixed devices: X is on cuda:0, y on the host"):
+        on_device({"X": there, "y": A})
+    with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, the process on the host"):
+        on_device({"X": there}, "the process", None)
+    with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, the process on cuda:1"):
+        on_device({"X": there}, "the process", 1)
+    with pytest.raises(zf.DeviceError, match=r"x: the array is on cuda:0, a host array is needed"):
+        zf.NTK.random(4).gradient_prior_trace(there)
+
+
+@needs_emulation
+def test_two_devices() -> None:
+    script = """
+import numpy as np, zopo_fast as zf
+from zopo_fast.device import on_device
+a, b = zf.to_device(np.ones(3), "cuda:0"), zf.to_device(np.full(3, 2.0), "cuda:1")
+assert (a.device, b.device, b.__dlpack_device__()) == ("cuda:0", "cuda:1", (2, 1))
+assert zf.to_device(b, "cuda:1") is b and b.numpy()[0] == 2.0
+class Interface:
+    __cuda_array_interface__ = b.__cuda_array_interface__
+assert zf.to_device(Interface(), "cuda:1").device == "cuda:1"
+for f in (lambda: on_device({"X": a, "Y": b}), lambda: zf.to_device(b), lambda: zf.to_device(a, "cuda:2")):
+    try: f()
+    except zf.DeviceError as error: print(error)
+    else: print("taken")
+"""
+    lines = run(script, ZOPO_EMULATE_DEVICES="2").splitlines()
+    assert lines[0] == "mixed devices: X is on cuda:0, Y on cuda:1"
+    assert "on cuda:1, not on cuda:0" in lines[1]
+    assert "'cuda:2' does not exist" in lines[2]
+
+
+@needs_emulation
+def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = zf.to_device(A)
+    monkeypatch.setenv("ZOPO_EMULATE_MEMORY", "100000")
+    with pytest.raises(zf.DeviceMemoryError, match="too little free memory") as caught:
+        zf.to_device(np.zeros(1 << 16))
+    assert isinstance(caught.value, MemoryError)
+    np.testing.assert_array_equal(small.numpy(), A)
+    with pytest.raises(zf.DeviceMemoryError):
+        zf.to_device(np.zeros((300, 100))).__dlpack__(copy=True)
+    assert zf.to_device(A).shape == A.shape
+
+
+# ---- the caller's library and its stream
+
+
+class FakeTensor(Foreign):
+    """Stands for torch.Tensor."""
+
+
+def fake_torch(stream: int) -> Any:
+    torch = types.ModuleType("torch")
+    torch.Tensor = FakeTensor  # type: ignore[attr-defined]
+    torch.from_dlpack = lambda array: FakeTensor(zf.to_device(Foreign(array)))  # type: ignore[attr-defined]
+    current = types.SimpleNamespace(cuda_stream=stream)
+    torch.cuda = types.SimpleNamespace(current_stream=lambda ordinal: current)  # type: ignore[attr-defined]
+    return torch
+
+
+@needs_cuda
+@pytest.mark.parametrize(("stream", "expected"), [(0, 1), (PER_THREAD, PER_THREAD)])
+def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(stream))
+    tensor = FakeTensor(zf.to_device(A))
+    call = on_device({"X": tensor})
+    assert call is not None
+    assert (call.stream, tensor.asked, call.arrays[0].stream) == (expected, [expected], expected)
+    back = call.finish(call.arrays[0])
+    assert isinstance(back, FakeTensor)
+    assert address(back.array) == address(tensor.array)
+
+
+@needs_cuda
+def test_results_of_other_libraries_are_ours() -> None:
+    for given in (zf.to_device(A), Foreign(zf.to_device(A)), Interface(zf.to_device(A))):
+        call = on_device({"X": given})
+        assert call is not None
+        assert isinstance(call.finish(call.arrays[0]), zf.CudaArray)
+        assert len(call.finish(*call.arrays * 2)) == 2
+
+
+@needs_cuda
+def test_a_library_that_will_not_give_its_memory() -> None:
+    class Stubborn(Foreign):
+        def __dlpack__(self, **_: Any) -> Any:
+            raise BufferError("use tensor.detach()")
+
+    with pytest.raises(zf.ArrayError, match=r"X: cannot be taken without a copy \(use tensor.detach\(\)\)"):
+        on_device({"X": Stubborn(zf.to_device(A))})
