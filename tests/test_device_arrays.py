@@ -375,3 +375,14 @@ def test_a_library_that_will_not_give_its_memory() -> None:
 
     with pytest.raises(zf.ArrayError, match=r"X: cannot be taken without a copy \(use tensor.detach\(\)\)"):
         on_device({"X": Stubborn(zf.to_device(A))})
+
+
+def test_torch_is_asked_for_where_it_is_needed() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np, zopo_fast as zf\n"
+        "zf.NTK.random(4).gram(np.ones((2, 4)))\n"
+        "try: import zopo_fast.torch\n"
+        "except zf.MissingDependencyError as error: print(error)"
+    )
+    assert "pip install torch" in run(script)

@@ -12,6 +12,7 @@ from .arrays import Array, as_doubles, as_points
 from .config import as_integer
 from .errors import ArrayError, DeviceError
 from .kernel import NTK
+from .numbered import number_of
 
 
 class Posterior(NamedTuple):
@@ -49,6 +50,7 @@ class GaussianProcess:
         self.default_noise = float(variance)
         self.device = device
         self._gp = _core.GaussianProcess(kernel._network)
+        self.number = number_of(self)  # by which the torch operators know it
 
     def __len__(self) -> int:
         return len(self._gp)
@@ -106,6 +108,17 @@ class GaussianProcess:
         if single:
             return Posterior(float(mean[0]), float(variance[0]), gradient[0], float(uncertainty[0]))
         return Posterior(mean, variance, gradient, uncertainty)
+
+    def predict(self, x: Any) -> tuple[Any, Any]:
+        """Mean and latent variance at x (q, d) alone: (q,), (q,)."""
+        return self._gp.predict(as_doubles(x, "x"))
+
+    def derivatives(self, x: Any) -> tuple[Any, Any, Any, Any]:
+        """Mean and variance at x (q, d) and the gradients of both: (q,), (q,), (q, d), (q, d).
+
+        The variance's is dk(x, x)/dx - 2 G^T A^-1 k_x, also where rounding has the variance clamped at 0.
+        """
+        return self._gp.derivatives(as_doubles(x, "x"))
 
     def gradient_covariance(self, x: Any) -> Array:
         """Covariance of the derivative at x (d,): d2k - G^T A^-1 G, (d, d)."""

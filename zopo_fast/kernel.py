@@ -12,6 +12,7 @@ from . import _core
 from .arrays import Array, as_doubles
 from .config import as_integer
 from .errors import ConfigError
+from .numbered import number_of
 
 Initialization = Literal["he", "normal"]
 
@@ -38,6 +39,7 @@ class NTK:
         for array in (*self.weights, *self.biases):
             array.flags.writeable = False
         self._network = _core.Network(self.weights, self.biases)
+        self.number = number_of(self)  # by which the torch operators know it
         # How random() made it, so that a saved state need not hold the weights.
         self.recipe: dict[str, Any] | None = None
 
@@ -95,6 +97,15 @@ class NTK:
     def gradient(self, x: Any, X: Any) -> Array:
         """dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i): (d,) and (n, d) in, (n, d) out."""
         return _core.gradient(self._network, as_doubles(x, "x"), as_doubles(X, "X"))
+
+    def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Array:
+        """sum_j weight_ij dk(X_i, Y_j)/dX_i: (n, d), (m, d) and (n, m) in, (n, d) out.
+
+        What the chain rule needs: of a function of gram(X, Y) with derivative `weight`, the gradient in X.
+        """
+        return _core.gram_gradient(
+            self._network, as_doubles(X, "X"), as_doubles(Y, "Y"), as_doubles(weight, "weight")
+        )
 
     def gradient_prior_trace(self, x: Any) -> float:
         """Trace of d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 |J_l|_F^2, for x (d,)."""
