@@ -28,7 +28,7 @@ def as_host_array(value: Any, name: str) -> NDArray[Any]:
 
 
 def as_doubles(value: Any, name: str) -> Array:
-    """Return `value` as a C-contiguous float64 array on the host; errors as as_host_array, and other types."""
+    """Return `value` as a C-contiguous float64 array on the host; raises as as_host_array does."""
     array = as_host_array(value, name)
     if array.dtype.kind not in "fiub":
         raise ArrayError(f"{name}: cannot be read as an array of real numbers (dtype {array.dtype})")
