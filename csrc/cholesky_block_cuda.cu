@@ -17,7 +17,7 @@ constexpr int kPanel = 64;
 constexpr int kStride = kPanel + 1;  // of a panel's block in shared memory
 
 // h and D of points from their rows of S; a block a point.
-__global__ void __launch_bounds__(kThreads) features_kernel(const __grid_constant__ NetworkView net,
+__global__ void __launch_bounds__(kThreads, 1) features_kernel(const __grid_constant__ NetworkView net,
                                                             const double* S, double* h, double* D) {
   double* mine = shared_memory<double>();
   const std::int64_t i = blockIdx.x;
@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) features_kernel(const __grid_constan
 }
 
 // k of the observations [from, from + gridDim.y) with those up to themselves; a warp an entry.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     kernel_rows_kernel(const __grid_constant__ GpView v, int from, double* K, std::int64_t ldk) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int j = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // R (p, b) = K^T - R with K (b, p).
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     residual_kernel(double* R, const double* K, std::int64_t ldk, int p, int b) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (e >= std::int64_t{p} * b) return;
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // C_21 (b, p) from V = C_21^T (p, b).
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     transpose_kernel(const double* V, int p, int b, double* C, std::int64_t ld) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (e >= std::int64_t{p} * b) return;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // C_22 and C_22^-1 of K_22 + noise - G, into the panel's places in C and C^-1; -C_22^-1 also apart.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     panel_kernel(const __grid_constant__ GpView v, int from, int b, const double* K,
                  std::int64_t ldk, const double* G, double jitter, double* negative, int* status) {
   double* C = shared_memory<double>();  // (b, b) lower

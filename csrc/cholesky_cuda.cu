@@ -34,7 +34,7 @@ struct AppendArguments {
   bool with_alpha, with_inverse;
 };
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     append_kernel(const __grid_constant__ AppendArguments a) {
   const GpView& v = a.v;
   const NetworkView& net = v.net;
@@ -172,7 +172,7 @@ __device__ inline void find_rotations(const RotateArguments& a, int from, double
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     rotate_factor_kernel(const __grid_constant__ RotateArguments a) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const int first = static_cast<int>(blockIdx.x) * kThreads + thread;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // The same rotations on the rows of C^-1, a thread to each column.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     rotate_inverse_kernel(const double* from, double* to, std::int64_t ld, int n, int i,
                           const double* cosine, const double* sine) {
   const int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A lower triangle without row and column i; a block a row.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     drop_kernel(const double* from, double* to, std::int64_t ld, int i) {
   const int r = static_cast<int>(blockIdx.x);
   if (r == i) return;
@@ -234,7 +234,7 @@ struct RowArrays {
 };
 
 // Rows after i move up by one, in place: each thread moves one column, of whichever array.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     shift_rows_kernel(const __grid_constant__ RowArrays arrays, int n, int i) {
   int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), which = 0;
   while (which < 6 && k >= arrays.columns[which]) k -= arrays.columns[which++];

@@ -16,7 +16,7 @@ constexpr int kTile = 64;   // entries of A^-1 a block, each way
 constexpr int kDepth = 32;  // rows of C^-1 at a time
 
 // out_i = base_i + sign sum_{j <= i} L_ij b_j, a warp a row; base null: 0.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     lower_times_kernel(const double* L, std::int64_t ld, int n, const double* b, const double* base,
                        double sign, double* out) {
   const int i = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32);
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // alpha_j = sum_i z_i C^-1_ij, a thread a column.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     alpha_kernel(const double* Cinv, std::int64_t ld, int n, const double* z, double* alpha) {
   const int j = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (j >= n) return;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A^-1 += rows [from, n) of C^-1, A^-1 holding those before; a block a tile of the lower triangle.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     inverse_kernel(const double* Cinv, std::int64_t ld, int n, int from, double* A) {
   const TilePosition tile = lower_tile(blockIdx.x);
   double* left = shared_memory<double>();  // (kDepth, kTile): columns of the tile's rows
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // |z|^2, log det A, and the sum of k(x_i, x_i), by one block.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     sums_kernel(const __grid_constant__ GpView v, double* out) {
   double* scratch = shared_memory<double>();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;

@@ -132,7 +132,7 @@ __device__ inline void gradient_group(const PointArguments& a, const PointShared
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     posterior_one_kernel(const __grid_constant__ PointArguments a) {
   const GpView& v = a.v;
   const NetworkView& net = v.net;

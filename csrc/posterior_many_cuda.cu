@@ -36,7 +36,7 @@ struct RelateArguments {
   int widest;
 };
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     relate_kernel(const __grid_constant__ RelateArguments a) {
   const NetworkView& net = a.v.net;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // k(x, x), and tr d^2k with `trace`; a block a query.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     prior_kernel(const __grid_constant__ NetworkView net, const __grid_constant__ Queries queries,
                  int widest, double* prior, double* trace) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Rows of sqrt(|D_l|^2) J_l = R W_0 over the hidden units, R (hidden, width[1]); a block a unit.
 // And |D_0|^2 in slope[0].
-__global__ void __launch_bounds__(32)
+__global__ void __launch_bounds__(32, 1)
     jacobian_kernel(const __grid_constant__ NetworkView net, const double* h, const double* D,
                     int widest, double* R, double* slope) {
   const int lane = static_cast<int>(threadIdx.x), item = static_cast<int>(blockIdx.x);
@@ -135,14 +135,14 @@ __device__ inline double column_sum(const double* A, const double* B, std::int64
   return total;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     mean_kernel(const double* K, std::int64_t ld, int n, int q, const double* alpha, double* out) {
   const double s = column_sum(K, alpha, ld, n, q, true, shared_memory<double>());
   const std::int64_t j = std::int64_t{blockIdx.x} * 32 + threadIdx.x;
   if (threadIdx.x < 32 && j < q) out[j] = s;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     remains_kernel(const double* prior, const double* A, const double* B, std::int64_t ld, int n,
                    int q, const double* extra, double* out) {
   const double s = column_sum(A, B, ld, n, q, false, shared_memory<double>());
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // extra_g = sum over rows i and units u of T_i,g,u Q_i,g,u; a block a query.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     group_sum_kernel(const double* T, const double* Q, int n, int w, std::int64_t ld,
                      double* extra) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // H = A^-1 o X X^T as a lower triangle: c^T H c counts what lies off its diagonal twice.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     hadamard_kernel(const double* A, const double* M, std::int64_t ld, int n, double* H) {
   const std::int64_t i = blockIdx.x;
   for (int j = static_cast<int>(threadIdx.x); j <= i; j += kThreads)
@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // v (q, width) <- `with` (width,) for each row, or v itself, where the units of the queries are on.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     mask_kernel(double* v, const double* with, const double* h, int hidden, int width,
                 std::int64_t size) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -181,21 +181,21 @@ __global__ void __launch_bounds__(kThreads)
   v[e] = h[j * hidden + u] > 0.0 ? (with ? with[u] : v[e]) : 0.0;
 }
 
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     scale_columns_kernel(double* v, const double* by, int columns, std::int64_t size) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (e < size) v[e] *= by[e % columns];
 }
 
 // R = K - R.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     subtract_kernel(double* R, const double* K, std::int64_t size) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (e < size) R[e] = K[e] - R[e];
 }
 
 // G_ij += c_i X_ij.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     add_scaled_rows_kernel(double* G, const double* X, const double* c, int columns,
                            std::int64_t size) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // out = U - V + slope[0] I, (d, d).
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     covariance_kernel(const double* U, const double* V, const double* slope, int d, double* out) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (e >= std::int64_t{d} * d) return;

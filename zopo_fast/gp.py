@@ -46,7 +46,7 @@ class GaussianProcess:
     """
 
     def __init__(self, kernel: NTK, noise: float = 1e-4, device: str = "cpu") -> None:
-        ordinal = None if device == "auto" else parse_device(device)
+        ordinal = None if device == "auto" else parse_device(str(device))
         variance = as_doubles(noise, "noise")
         if variance.ndim != 0 or not (np.isfinite(variance) and variance >= 0):
             raise ArrayError(f"noise: a variance is one number, finite and not negative, got {noise!r}")
