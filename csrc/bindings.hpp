@@ -32,5 +32,8 @@ inline std::size_t checked_index(py::ssize_t i, std::size_t n, const char* what)
 void bind_gp(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_local_gradient(py::module_& m);
+#ifdef ZOPO_HAS_CUDA
+void bind_ntk_cuda(py::module_& m);
+#endif
 
 }  // namespace zopo

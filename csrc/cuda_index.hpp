@@ -26,4 +26,20 @@ ZOPO_HD inline TilePosition lower_tile(std::int64_t t) {
 }
 ZOPO_HD constexpr std::int64_t lower_tiles(std::int64_t rows) { return rows * (rows + 1) / 2; }
 
+// The same with tiles `ratio` times as tall as wide: all that touch the lower triangle, and up to
+// ratio - 1 beyond it in each row of tiles.
+ZOPO_HD inline TilePosition lower_tile_wide(std::int64_t t, int ratio) {
+  const TilePosition square = lower_tile(t / ratio);
+  return {square.row, square.column * ratio + static_cast<int>(t % ratio)};
+}
+
+// The t-th of rows x columns tiles, in bands of `band` rows, each column by column: tiles that are
+// worked on together share their operands.
+ZOPO_HD inline TilePosition banded_tile(std::int64_t t, int rows, int columns, int band) {
+  const auto first = static_cast<int>(t / (static_cast<std::int64_t>(band) * columns)) * band;
+  const int height = rows - first < band ? rows - first : band;
+  const auto within = t - static_cast<std::int64_t>(first) * columns;
+  return {first + static_cast<int>(within % height), static_cast<int>(within / height)};
+}
+
 }  // namespace zopo

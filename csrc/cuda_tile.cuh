@@ -15,7 +15,7 @@ __device__ inline void copy_async_one(float* to, const float* from, bool valid) 
 // Whether 16-byte loads reach every row of a matrix: its start and its leading dimension are
 // multiples of 16 bytes.
 template <class T>
-bool rows_aligned(const T* p, std::int64_t ld) {
+__host__ __device__ inline bool rows_aligned(const T* p, std::int64_t ld) {
   return reinterpret_cast<std::uintptr_t>(p) % 16 == 0 &&
          static_cast<std::size_t>(ld) * sizeof(T) % 16 == 0;
 }

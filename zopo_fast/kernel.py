@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _core
 from .arrays import Array, as_doubles
 from .config import as_integer
+from .device import parse_device
 from .errors import ConfigError
 
 Initialization = Literal["he", "normal"]
+GramPrecision = Literal["float64", "float32", "tf32x3"]
+_PRECISIONS = get_args(GramPrecision)
 
 
 class NTK:
@@ -84,21 +88,53 @@ class NTK:
         """Number L of hidden layers."""
         return self._network.layers
 
-    def gram(self, X: Any, Y: Any | None = None) -> Array:
-        """K_ij = k(X_i, Y_j): (n, d) and (m, d) in, (n, m) float64 out; Y = X when left out."""
-        return _core.gram(self._network, as_doubles(X, "X"), None if Y is None else as_doubles(Y, "Y"))
+    def gram(
+        self, X: Any, Y: Any | None = None, *, device: str | None = None, precision: GramPrecision = "float64"
+    ) -> NDArray[Any]:
+        """K_ij = k(X_i, Y_j): (n, d) and (m, d) in, (n, m) out; Y = X when left out.
 
-    def diag(self, X: Any) -> Array:
-        """k(X_i, X_i): (n, d) in, (n,) out."""
-        return _core.diag(self._network, as_doubles(X, "X"))
+        Args:
+            device: "cpu" (the default), "cuda" or "cuda:N".
+            precision: of the inner products, on a CUDA device. "float64"; "float32": products and sums in
+                float32; "tf32x3": tensor cores on numbers in two parts. The last two give float32 out.
 
-    def gradient(self, x: Any, X: Any) -> Array:
-        """dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i): (d,) and (n, d) in, (n, d) out."""
-        return _core.gradient(self._network, as_doubles(x, "x"), as_doubles(X, "X"))
+        Raises:
+            ConfigError: an unknown precision, or one that the CPU does not have.
+            DeviceError: no such device, or it cannot be used.
+        """
+        if precision not in _PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+        ordinal = parse_device(device)
+        points, others = as_doubles(X, "X"), None if Y is None else as_doubles(Y, "Y")
+        if ordinal is not None:
+            return _core.cuda_gram(self._network, points, others, precision, ordinal)
+        if precision != "float64":
+            raise ConfigError(f"precision {precision!r}: the CPU computes in float64; use device='cuda'")
+        return _core.gram(self._network, points, others)
 
-    def gradient_prior_trace(self, x: Any) -> float:
-        """Trace of d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 |J_l|_F^2, for x (d,)."""
-        return _core.gradient_prior_trace(self._network, as_doubles(x, "x"))
+    def diag(self, X: Any, *, device: str | None = None) -> Array:
+        """k(X_i, X_i): (n, d) in, (n,) out; device as for gram()."""
+        ordinal, points = parse_device(device), as_doubles(X, "X")
+        if ordinal is not None:
+            return _core.cuda_diag(self._network, points, ordinal)
+        return _core.diag(self._network, points)
+
+    def gradient(self, x: Any, X: Any, *, device: str | None = None) -> Array:
+        """dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i): (d,) and (n, d) in, (n, d) out.
+
+        device as for gram().
+        """
+        ordinal, point, points = parse_device(device), as_doubles(x, "x"), as_doubles(X, "X")
+        if ordinal is not None:
+            return _core.cuda_gradient(self._network, point, points, ordinal)
+        return _core.gradient(self._network, point, points)
+
+    def gradient_prior_trace(self, x: Any, *, device: str | None = None) -> float:
+        """Trace of d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 |J_l|_F^2, for x (d,); device as for gram()."""
+        ordinal, point = parse_device(device), as_doubles(x, "x")
+        if ordinal is not None:
+            return _core.cuda_gradient_prior_trace(self._network, point, ordinal)
+        return _core.gradient_prior_trace(self._network, point)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"weights": self.weights, "biases": self.biases, "recipe": self.recipe}
