@@ -10,9 +10,14 @@ import numpy as np
 from . import _core
 from .arrays import Array, as_doubles, as_points
 from .config import as_integer
-from .errors import ArrayError, DeviceError
+from .device import parse_device
+from .errors import ArrayError
 from .kernel import NTK
 from .numbered import number_of
+
+# "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
+# answer take longer than the work on the CPU. An estimate, to be replaced by a measured crossover.
+AUTO_CROSSOVER = 1 << 18
 
 
 class Posterior(NamedTuple):
@@ -33,23 +38,27 @@ class GaussianProcess:
     Args:
         kernel: the kernel, used raw.
         noise: default noise variance of an observation, in K's units.
-        device: "cpu".
+        device: "cpu", "cuda" or "cuda:N"; "auto": the CPU until the observations are many, then a CUDA
+            device where there is one.
 
     Raises:
         ArrayError: noise negative or not finite.
-        DeviceError: a device this build has not.
+        DeviceError: a device that is not there or cannot be used.
     """
 
     def __init__(self, kernel: NTK, noise: float = 1e-4, device: str = "cpu") -> None:
-        if device != "cpu":
-            raise DeviceError(f"device {device!r}: this build has the CPU engine only; use device='cpu'")
+        ordinal = None if device == "auto" else parse_device(str(device))
         variance = as_doubles(noise, "noise")
         if variance.ndim != 0 or not (np.isfinite(variance) and variance >= 0):
             raise ArrayError(f"noise: a variance is one number, finite and not negative, got {noise!r}")
         self.kernel = kernel
         self.default_noise = float(variance)
         self.device = device
-        self._gp = _core.GaussianProcess(kernel._network)
+        self._gp: _core.GaussianProcess | _core.CudaGaussianProcess = (
+            _core.GaussianProcess(kernel._network)
+            if ordinal is None
+            else _core.CudaGaussianProcess(kernel._network, ordinal)
+        )
         self.number = number_of(self)  # by which the torch operators know it
 
     def __len__(self) -> int:
@@ -77,6 +86,8 @@ class GaussianProcess:
         variances = as_doubles(self.default_noise if noise is None else noise, "noise")
         if variances.ndim > 1 or (variances.ndim == 1 and variances.shape != (len(X),)):
             raise ArrayError(f"noise: expected a number or ({len(X)},), got shape {variances.shape}")
+        if self.device == "auto":
+            self._move_when_large(len(self) + len(X))
         before = self.jitter
         self._gp.append(X, targets, np.ascontiguousarray(np.broadcast_to(variances, len(X))))
         if self.jitter > before:
@@ -85,6 +96,16 @@ class GaussianProcess:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    def _move_when_large(self, n: int) -> None:
+        """To a CUDA device, once, when n observations are many and there is one."""
+        on_cpu = isinstance(self._gp, _core.GaussianProcess)
+        if not on_cpu or n * self.kernel.dim < AUTO_CROSSOVER or _core.cuda_device_count() == 0:
+            return
+        moved = _core.CudaGaussianProcess(self.kernel._network, 0)
+        if len(self):
+            moved.append(*self._gp.state())
+        self._gp = moved
 
     def pop(self) -> None:
         """Drop the last observation; free. IndexError when there is none."""
