@@ -35,6 +35,7 @@ void bind_local_gradient(py::module_& m);
 #ifdef ZOPO_HAS_CUDA
 void bind_ntk_cuda(py::module_& m);
 void bind_device(py::module_& m);
+void bind_device_models(py::module_& m);
 #endif
 
 }  // namespace zopo

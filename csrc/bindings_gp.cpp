@@ -11,12 +11,7 @@ namespace {
 template <class Gp>
 void gp_append(Gp& gp, const py::object& X_, const py::object& y_, const py::object& noise_) {
   const Array X = doubles(X_, "X", 2, static_cast<py::ssize_t>(gp.network().dim()));
-  const Array y = doubles_like(y_, "y", X.shape(0)),
-              noise = doubles_like(noise_, "noise", X.shape(0));
-  for (std::size_t i = 0; i < rows(noise); ++i)
-    if (noise.data()[i] < 0.0)
-      throw ArrayError("noise: a variance cannot be negative, got " +
-                       std::to_string(noise.data()[i]));
+  const Array y = doubles_like(y_, "y", X.shape(0)), noise = variances(noise_, X.shape(0));
   locked(gp, [&] { gp.append(X.data(), y.data(), noise.data(), rows(X)); });
 }
 

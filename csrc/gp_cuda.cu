@@ -246,7 +246,8 @@ void GpEngine<Cuda>::posterior(const double* X, std::size_t q, const PosteriorOu
     const auto d = static_cast<std::size_t>(m.v.net.dim);
     if (q == 0) return;
     update_alpha(m);
-    if (out.uncertainty) update_inverse(m);
+    if (out.uncertainty || out.variance_gradient) update_inverse(m);
+    if (out.variance_gradient) variance_gradient(m, X, q, out.variance_gradient);
     if (q >= kAlone) return posterior_many(m, X, q, out);
     m.query.need(d, m.stream);
     const bool device = is_on_device(out.mean ? out.mean : out.gradient);

@@ -88,6 +88,8 @@ void sums(GpModel& m);
 // x (d,) on the device. alpha, and A^-1 for the uncertainty, are up to date.
 void posterior_one(GpModel& m, const double* x, bool gradient, bool uncertainty);
 void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorOut& out);
+// (q, d) of points in host or device memory, complete on return; A^-1 is up to date.
+void variance_gradient(GpModel& m, const double* X, std::size_t q, double* out);
 void covariance_at(GpModel& m, const double* x, double* out);
 
 // Shared memory of a block that works on one point: its features, and room for each warp.

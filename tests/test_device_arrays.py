@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
-import types
 from typing import Any
 
 import numpy as np
 import pytest
+from device_tools import (
+    PER_THREAD,
+    FakeTensor,
+    Foreign,
+    Interface,
+    address,
+    fake_torch,
+    needs_cuda,
+    needs_emulation,
+    run,
+)
 
 import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.device import on_device
 
-needs_cuda = pytest.mark.skipif(not zf.cuda_available(), reason=zf.cuda_status())
-EMULATED = "emulated" in zf.cuda_status()
-needs_emulation = pytest.mark.skipif(not EMULATED, reason="sets what the emulated devices have")
-PER_THREAD = 2  # the per-thread default stream: a stream that exists everywhere and is not the default one
-
 A = np.arange(12.0).reshape(3, 4)
-
-
-class Foreign:
-    """Another library's array: what it exports is one of ours; counts the exports and keeps the streams."""
-
-    def __init__(self, array: Any, versioned: bool = True) -> None:
-        self.array, self.versioned = array, versioned
-        self.asked: list[Any] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, *, stream: Any = None, **more: Any) -> Any:
-        if more and not self.versioned:
-            raise TypeError("unexpected keyword argument")
-        self.asked.append(stream)
-        return self.array.__dlpack__(stream=stream, **more)
-
-
-class Interface:
-    """An array known by its __cuda_array_interface__ alone, some entries replaced."""
-
-    def __init__(self, array: Any, **entries: Any) -> None:
-        self.array = array
-        self.__cuda_array_interface__ = array.__cuda_array_interface__ | entries
-
-
-def address(array: Any) -> int:
-    return array.__cuda_array_interface__["data"][0]
-
-
-def run(script: str, **environment: str) -> str:
-    """Run a script in a process of its own, with other emulated devices."""
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # ---- with and without a device
@@ -330,19 +293,6 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---- the caller's library and its stream
-
-
-class FakeTensor(Foreign):
-    """Stands for torch.Tensor."""
-
-
-def fake_torch(stream: int) -> Any:
-    torch = types.ModuleType("torch")
-    torch.Tensor = FakeTensor  # type: ignore[attr-defined]
-    torch.from_dlpack = lambda array: FakeTensor(zf.to_device(Foreign(array)))  # type: ignore[attr-defined]
-    current = types.SimpleNamespace(cuda_stream=stream)
-    torch.cuda = types.SimpleNamespace(current_stream=lambda ordinal: current)  # type: ignore[attr-defined]
-    return torch
 
 
 @needs_cuda

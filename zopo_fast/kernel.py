@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array, as_doubles
+from .arrays import as_doubles
 from .config import as_integer
-from .device import parse_device
+from .device import ANYWHERE, OnDevice, on_device, parse_device
 from .errors import ConfigError
 from .numbered import number_of
 
@@ -92,20 +91,27 @@ class NTK:
 
     def gram(
         self, X: Any, Y: Any | None = None, *, device: str | None = None, precision: GramPrecision = "float64"
-    ) -> NDArray[Any]:
+    ) -> Any:
         """K_ij = k(X_i, Y_j): (n, d) and (m, d) in, (n, m) out; Y = X when left out.
 
+        CUDA arrays (torch, CuPy, CudaArray, ...; float64, float32 or float16) are taken where they lie, on
+        the caller's stream, and the answer is of their kind, there.
+
         Args:
-            device: "cpu" (the default), "cuda" or "cuda:N".
+            device: "cpu" (the default for host arrays), "cuda" or "cuda:N".
             precision: of the inner products, on a CUDA device. "float64"; "float32": products and sums in
                 float32; "tf32x3": tensor cores on numbers in two parts. The last two give float32 out.
 
         Raises:
+            ArrayError: wrong shape, NaN or infinity; on a device also wrong dtype or not C-contiguous.
             ConfigError: an unknown precision, or one that the CPU does not have.
-            DeviceError: no such device, or it cannot be used.
+            DeviceError: no such device, it cannot be used, or X and Y are not on one device.
         """
         if precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+        if call := self._on_device({"X": X} if Y is None else {"X": X, "Y": Y}, device):
+            left, right = call.arrays[0], None if Y is None else call.arrays[1]
+            return call.finish(_core.cuda_array_gram(self._network, left, right, precision, call.stream))
         ordinal = parse_device(device)
         points, others = as_doubles(X, "X"), None if Y is None else as_doubles(Y, "Y")
         if ordinal is not None:
@@ -114,34 +120,47 @@ class NTK:
             raise ConfigError(f"precision {precision!r}: the CPU computes in float64; use device='cuda'")
         return _core.gram(self._network, points, others)
 
-    def diag(self, X: Any, *, device: str | None = None) -> Array:
-        """k(X_i, X_i): (n, d) in, (n,) out; device as for gram()."""
+    def diag(self, X: Any, *, device: str | None = None) -> Any:
+        """k(X_i, X_i): (n, d) in, (n,) out; device and float64 CUDA arrays as for gram()."""
+        if call := self._on_device({"X": X}, device):
+            return call.finish(_core.cuda_array_diag(self._network, call.arrays[0], call.stream))
         ordinal, points = parse_device(device), as_doubles(X, "X")
         if ordinal is not None:
             return _core.cuda_diag(self._network, points, ordinal)
         return _core.diag(self._network, points)
 
-    def gradient(self, x: Any, X: Any, *, device: str | None = None) -> Array:
+    def gradient(self, x: Any, X: Any, *, device: str | None = None) -> Any:
         """dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i): (d,) and (n, d) in, (n, d) out.
 
-        device as for gram().
+        device and float64 CUDA arrays as for gram().
         """
+        if call := self._on_device({"x": x, "X": X}, device):
+            at, others = call.arrays
+            return call.finish(_core.cuda_array_gradient(self._network, at, others, call.stream))
         ordinal, point, points = parse_device(device), as_doubles(x, "x"), as_doubles(X, "X")
         if ordinal is not None:
             return _core.cuda_gradient(self._network, point, points, ordinal)
         return _core.gradient(self._network, point, points)
 
-    def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Array:
+    def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Any:
         """sum_j weight_ij dk(X_i, Y_j)/dX_i: (n, d), (m, d) and (n, m) in, (n, d) out.
 
         What the chain rule needs: of a function of gram(X, Y) with derivative `weight`, the gradient in X.
+        float64 CUDA arrays as for gram().
         """
+        if call := self._on_device({"X": X, "Y": Y, "weight": weight}, None):
+            left, right, by = call.arrays
+            return call.finish(_core.cuda_array_gram_gradient(self._network, left, right, by, call.stream))
         return _core.gram_gradient(
             self._network, as_doubles(X, "X"), as_doubles(Y, "Y"), as_doubles(weight, "weight")
         )
 
+    def _on_device(self, arguments: dict[str, Any], device: str | None) -> OnDevice | None:
+        where = ANYWHERE if device is None else parse_device(device)
+        return on_device(arguments, f"the call (device={device!r})", where)
+
     def gradient_prior_trace(self, x: Any, *, device: str | None = None) -> float:
-        """Trace of d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 |J_l|_F^2, for x (d,); device as for gram()."""
+        """Trace of d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 |J_l|_F^2, for x (d,) on the host."""
         ordinal, point = parse_device(device), as_doubles(x, "x")
         if ordinal is not None:
             return _core.cuda_gradient_prior_trace(self._network, point, ordinal)
