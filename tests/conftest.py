@@ -88,7 +88,7 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+@pytest.fixture(params=["cpu", "cuda"], scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """Every device; a test that takes it runs once on each that this machine has."""
     name: str = request.param
