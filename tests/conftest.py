@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 import zopo_fast as zf
+from zopo_fast import _core
 
 # The same examples in every run; --hypothesis-profile=few where each takes long (sanitizers).
 settings.register_profile("usual", derandomize=True, deadline=None, database=None, max_examples=60)
@@ -88,7 +89,11 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(params=["cpu", "cuda"])
+# Kernels run thread by thread on the host (tests/emulation): long tests are shortened, and only there.
+EMULATED = "emulated" in _core.cuda_status()
+
+
+@pytest.fixture(params=["cpu", "cuda"], scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """Every device; a test that takes it runs once on each that this machine has."""
     name: str = request.param
