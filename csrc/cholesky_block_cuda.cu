@@ -5,9 +5,10 @@
 //   C_22 C_22^T = K_22 + noise - C_21 C_21^T, by one block in shared memory, with C_22^-1
 //   the panel's rows of C^-1 are (-C_22^-1 C_21 C^-1, C_22^-1)
 // Five products of 64 p^2 multiply-adds at p rows before: 1.7 n^3 in all, half of them skipped in
-// the triangles. The features and X X^T are products too; k follows from them by a warp an entry.
+// the triangles. X X^T is a product too; k follows from it and the features by a warp an entry.
 #include "cuda_gemm.cuh"
 #include "gp_point.cuh"
+#include "ntk_cuda.hpp"
 
 namespace zopo {
 namespace {
@@ -15,18 +16,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPanel = 64;
 constexpr int kStride = kPanel + 1;  // of a panel's block in shared memory
-
-// h and D of points from their rows of S; a block a point.
-__global__ void __launch_bounds__(kThreads, 1) features_kernel(const __grid_constant__ NetworkView net,
-                                                            const double* S, double* h, double* D) {
-  double* mine = shared_memory<double>();
-  const std::int64_t i = blockIdx.x;
-  point_features(net, S + i * net.width[1], mine, mine + net.hidden);
-  for (int u = static_cast<int>(threadIdx.x); u < net.hidden; u += static_cast<int>(blockDim.x)) {
-    h[i * net.hidden + u] = mine[u];
-    D[i * net.hidden + u] = mine[net.hidden + u];
-  }
-}
 
 // k of the observations [from, from + gridDim.y) with those up to themselves; a warp an entry.
 __global__ void __launch_bounds__(kThreads, 1)
@@ -36,7 +25,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const std::int64_t i = from + static_cast<int>(blockIdx.y), width = v.net.hidden;
   if (j > i) return;
   const double k = kernel_value(v.net, v.h + i * width, v.D + i * width, v.h + j * width,
-                                v.D + j * width, v.M[i * v.ld + j], nullptr, lane);
+                                v.D + j * width, v.M[i * v.ld + j], lane);
   if (lane == 0) K[blockIdx.y * ldk + j] = k;
 }
 
@@ -118,27 +107,6 @@ dim3 grid_of(std::int64_t entries) {
 
 }  // namespace
 
-void points_features(GpModel& m, const double* X, int count, double* S, double* h, double* D) {
-  const NetworkView& net = m.v.net;
-  if (count == 0) return;
-  gemm({.m = count,
-        .n = net.width[1],
-        .k = net.dim,
-        .A = X,
-        .lda = net.dim,
-        .B = net.transposed[0],
-        .ldb = net.width[1],
-        .C = S,
-        .ldc = net.width[1]},
-       m.stream);
-  launch("features", features_kernel,
-         {.grid = dim3(static_cast<unsigned>(count)),
-          .block = dim3(static_cast<unsigned>(32 * m.warps)),
-          .shared = 2 * sizeof(double) * static_cast<std::size_t>(net.hidden),
-          .stream = m.stream},
-         net, S, h, D);
-}
-
 void append_rows(GpModel& m, GpView v, double jitter) {
   const NetworkView& net = v.net;
   const int from = v.rows, count = v.n - from;
@@ -150,9 +118,10 @@ void append_rows(GpModel& m, GpView v, double jitter) {
   double* G = R + n * kPanel;  // (b, b)
   double* negative = G + kPanel * kPanel;
 
-  points_features(m, v.x + std::int64_t{from} * net.dim, count,
-                  v.S + std::int64_t{from} * net.width[1], v.h + std::int64_t{from} * net.hidden,
-                  v.D + std::int64_t{from} * net.hidden);
+  const std::int64_t at = std::int64_t{from} * net.hidden;
+  ntk_features(*m.network, v.x + std::int64_t{from} * net.dim, Precision::Double,
+               static_cast<std::size_t>(count), v.h + at, v.D + at, Precision::Double,
+               v.S + std::int64_t{from} * net.width[1], m.stream);
   gemm({.m = count,
         .n = v.n,
         .k = net.dim,

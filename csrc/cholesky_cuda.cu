@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   for (int i = first; i <= n; i += all) {
     const std::int64_t of = std::int64_t{i} * net.hidden;
-    const double k = kernel_value(net, s.h, s.D, i < n ? v.h + of : s.h, i < n ? v.D + of : s.D,
-                                  M[i], nullptr, lane);
+    const double k =
+        kernel_value(net, s.h, s.D, i < n ? v.h + of : s.h, i < n ? v.D + of : s.D, M[i], lane);
     if (lane == 0) a.k[i] = k;
   }
   grid_barrier(a.words);

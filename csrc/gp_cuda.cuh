@@ -75,8 +75,6 @@ void append_row(GpModel& m, GpView v, double jitter, bool with_alpha, bool with_
 // The same for observations [rows, n) at once; z and alpha are not brought up to date.
 void append_rows(GpModel& m, GpView v, double jitter);
 void remove_row(GpModel& m, int i);
-// S = X W_0^T, h and D of `count` points on the device.
-void points_features(GpModel& m, const double* X, int count, double* S, double* h, double* D);
 
 void update_targets(GpModel& m);  // z
 void update_alpha(GpModel& m);    // z and alpha
@@ -91,6 +89,37 @@ void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorO
 // (q, d) of points in host or device memory, complete on return; A^-1 is up to date.
 void variance_gradient(GpModel& m, const double* X, std::size_t q, double* out);
 void covariance_at(GpModel& m, const double* x, double* out);
+
+// Points asked about, on the device.
+struct Queries {
+  double* x;  // (q, d)
+  double* h;  // (q, hidden)
+  double* D;  // (q, hidden)
+  int q;
+};
+
+// c (n, q) = D_0(X).D_0(queries); and for the queries [from, from + count) the rows P and Q of
+// gp_point.cuh, (n, count, width[1]). Q may be null.
+void relate(GpModel& m, const Queries& queries, int from, int count, double* c, double* P,
+            double* Q);
+// k(x, x), (q,), and unless it is null tr d^2k, (q,).
+void priors(GpModel& m, const Queries& queries, double* prior, double* trace);
+
+// Numbers of the workspace, given out one after another, each from a multiple of 16 bytes on.
+class Carver {
+ public:
+  explicit Carver(double* base) : base_(base) {}
+  double* take(std::int64_t size) {
+    double* p = base_ ? base_ + used_ : nullptr;
+    used_ += (size + 1) / 2 * 2;
+    return p;
+  }
+  std::int64_t used() const { return used_; }
+
+ private:
+  double* base_;
+  std::int64_t used_ = 0;
+};
 
 // Shared memory of a block that works on one point: its features, and room for each warp.
 inline std::size_t point_shared(int hidden, int widest, int warps) {

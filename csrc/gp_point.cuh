@@ -94,21 +94,30 @@ __device__ inline void point_features(const NetworkView& net, const double* firs
   }
 }
 
-// k(x, x') by a warp, from both points' features and x.x'; gamma[l] = D_l(x).D_l(x'), l <= layers.
-// It may lie in shared memory of the warp, or be null.
+// k(x, x') by a warp, from both points' features and x.x'.
 __device__ inline double kernel_value(const NetworkView& net, const double* h, const double* D,
                                       const double* other_h, const double* other_D, double inner,
-                                      double* gamma, int lane) {
+                                      int lane) {
   double total = 0.0;
   for (int l = 1; l <= net.layers; ++l) {
     const int at = net.offset[l];
-    const double g = warp_dot(D + at, other_D + at, net.width[l], lane);
-    total = fma(inner + 1.0, g, total);
-    if (gamma && lane == 0) gamma[l - 1] = g;
+    total = fma(inner + 1.0, warp_dot(D + at, other_D + at, net.width[l], lane), total);
     inner = warp_dot(h + at, other_h + at, net.width[l], lane);
   }
-  if (gamma && lane == 0) gamma[net.layers] = 1.0;
   return total + inner + 1.0;
+}
+
+// gamma[l] = D_l(x).D_l(x'), l <= layers, into shared memory of the warp.
+__device__ inline void derivative_products(const NetworkView& net, const double* D,
+                                           const double* other_D, double* gamma, int lane) {
+  __syncwarp();
+  for (int l = 0; l < net.layers; ++l) {
+    const int at = net.offset[l + 1];
+    const double g = warp_dot(D + at, other_D + at, net.width[l + 1], lane);
+    if (lane == 0) gamma[l] = g;
+  }
+  if (lane == 0) gamma[net.layers] = 1.0;
+  __syncwarp();
 }
 
 // r (width[from],) J_from(x) as a row over the first layer's units, those off at x zero: J_l =
@@ -152,7 +161,7 @@ __device__ inline double times_first_gram(const NetworkView& net, const double* 
 }
 
 // P and Q (width[1],) of observation i, where tr(G^T A^-1 G) = sum_ij A^-1_ij (P_j.Q_i + M_ij c_i
-// c_j): Q_i = 2 c_i S_i + P_i W_0 W_0^T. gamma is the observation's, of kernel_value(). By a warp.
+// c_j): Q_i = 2 c_i S_i + P_i W_0 W_0^T. gamma as derivative_products() leaves it. By a warp.
 __device__ inline void remainder_rows(const NetworkView& net, const double* h,
                                       const double* other_h, const double* S, const double* gamma,
                                       double* row, int widest, double* P, double* Q, int lane) {

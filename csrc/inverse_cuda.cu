@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = thread / 32; i < v.n; i += kThreads / 32) {
     const std::int64_t of = std::int64_t{i} * v.net.hidden;
     const double k = kernel_value(v.net, v.h + of, v.D + of, v.h + of, v.D + of,
-                                  v.M[i * std::int64_t{v.ld} + i], nullptr, lane);
+                                  v.M[i * std::int64_t{v.ld} + i], lane);
     if (lane == 0) diagonal += k;
   }
   square = block_sum(square, scratch);

@@ -159,9 +159,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int item = first; item < items; item += all) {
     if (item < n) {
       const std::int64_t of = std::int64_t{item} * net.hidden;
-      const double k =
-          kernel_value(net, s.h, s.D, v.h + of, v.D + of, a.inner[item], s.gamma, lane);
-      __syncwarp();
+      const double k = kernel_value(net, s.h, s.D, v.h + of, v.D + of, a.inner[item], lane);
+      derivative_products(net, s.D, v.D + of, s.gamma, lane);
       if (lane == 0) {
         a.k[item] = k;
         a.c[item] = s.gamma[0];
@@ -224,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   mean = block_sum(mean, s.scratch);
   correction = block_sum(correction, s.scratch);
   if (warp == 0) {
-    const double prior = kernel_value(net, s.h, s.D, s.h, s.D, a.inner[n], nullptr, lane);
+    const double prior = kernel_value(net, s.h, s.D, s.h, s.D, a.inner[n], lane);
     const double slope = derivative_weight(net, s.D, 0, lane) * d;  // J_0 = I
     if (lane == 0) {
       a.results[0] = mean;

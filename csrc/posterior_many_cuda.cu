@@ -1,12 +1,13 @@
 // The posterior at many points, for throughput: products of matrices, in chunks of points whose
-// workspace is bounded; and the covariance of the gradient at one.
+// workspace is bounded.
 //
-//   K (n, q) from X X_q^T and the features, a warp an entry; mean K^T alpha; variance from C^-1 K
+//   K (n, q) by ntk_gram; mean K^T alpha; variance from C^-1 K
 //   gradient: D_l(X_q) D_l(X)^T, times alpha, times h_l(X), then back through the layers by
 //   products uncertainty: P and Q of gp_point.cuh for each point, A^-1 P by one product for a group
 //   of points, n^2 w multiply-adds a point, and c^T (A^-1 o X X^T) c by another
 #include "cuda_gemm.cuh"
 #include "gp_point.cuh"
+#include "ntk_cuda.hpp"
 
 namespace zopo {
 namespace {
@@ -14,106 +15,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr std::int64_t kWorkspace = std::int64_t{256} << 17;  // numbers: 256 MB
 constexpr int kMostPoints = 8192;                             // of a chunk
-
-struct Queries {
-  double* x;  // (q, d)
-  double* h;  // (q, hidden)
-  double* D;  // (q, hidden)
-  int q;
-};
-
-// What relates observation i to query j; a block has a query and a warp an observation at a time.
-struct RelateArguments {
-  GpView v;
-  Queries queries;
-  int from;             // the first query of the blocks
-  const double* inner;  // (n, ldq) X X_q^T
-  std::int64_t ldq;
-  double* K;         // (n, ldq), or null
-  double* c;         // (n, ldq), or null
-  double *P, *Q;     // (n, queries of the grid, width[1]), or null
-  std::int64_t ldp;  // queries of the grid times width[1]
-  int widest;
-};
-
-__global__ void __launch_bounds__(kThreads, 1)
-    relate_kernel(const __grid_constant__ RelateArguments a) {
-  const NetworkView& net = a.v.net;
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int warps = static_cast<int>(blockDim.x) / 32, w = net.width[1];
-  const int group = static_cast<int>(blockIdx.x), query = a.from + group;
-  const PointShared s = point_memory(net.hidden, a.widest);
-  for (int u = thread; u < net.hidden; u += static_cast<int>(blockDim.x)) {
-    s.h[u] = a.queries.h[query * std::int64_t{net.hidden} + u];
-    s.D[u] = a.queries.D[query * std::int64_t{net.hidden} + u];
-  }
-  __syncthreads();
-  for (std::int64_t i = std::int64_t{blockIdx.y} * warps + warp; i < a.v.n;
-       i += std::int64_t{gridDim.y} * warps) {
-    const std::int64_t of = i * net.hidden, at = i * a.ldq + query;
-    const double k =
-        kernel_value(net, s.h, s.D, a.v.h + of, a.v.D + of, a.inner[at], s.gamma, lane);
-    __syncwarp();
-    if (lane == 0 && a.K) a.K[at] = k;
-    if (lane == 0 && a.c) a.c[at] = s.gamma[0];
-    if (a.P) {
-      const std::int64_t to = i * a.ldp + std::int64_t{group} * w;
-      remainder_rows(net, s.h, a.v.h + of, a.v.S + i * w, s.gamma, s.row, a.widest, a.P + to,
-                     a.Q ? a.Q + to : nullptr, lane);
-    }
-    __syncwarp();
-  }
-}
-
-// k(x, x), and tr d^2k with `trace`; a block a query.
-__global__ void __launch_bounds__(kThreads, 1)
-    prior_kernel(const __grid_constant__ NetworkView net, const __grid_constant__ Queries queries,
-                 int widest, double* prior, double* trace) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int warps = static_cast<int>(blockDim.x) / 32, w = net.width[1];
-  const std::int64_t query = blockIdx.x;
-  const PointShared s = point_memory(net.hidden, widest);
-  for (int u = thread; u < net.hidden; u += static_cast<int>(blockDim.x)) {
-    s.h[u] = queries.h[query * net.hidden + u];
-    s.D[u] = queries.D[query * net.hidden + u];
-  }
-  __syncthreads();
-  if (warp == 0) {
-    const double* x = queries.x + query * net.dim;
-    const double k =
-        kernel_value(net, s.h, s.D, s.h, s.D, warp_dot(x, x, net.dim, lane), nullptr, lane);
-    if (lane == 0) prior[query] = k;
-  }
-  if (!trace) return;
-  double sum = 0.0;
-  for (int item = warp; item < net.hidden; item += warps) {
-    int unit = item, layer = 1;
-    while (unit >= net.width[layer]) unit -= net.width[layer++];
-    const double* r = unit_row(net, s.h, layer, unit, s.row, widest, lane);
-    double part = 0.0;
-    for (int u = lane; u < w; u += 32) part = fma(r[u], times_first_gram(net, r, u), part);
-    sum += warp_sum(part) * derivative_weight(net, s.D, layer, lane);
-  }
-  const double slope = derivative_weight(net, s.D, 0, lane) * net.dim;  // J_0 = I
-  sum = block_sum(lane == 0 ? sum : 0.0, s.scratch);
-  if (thread == 0) trace[query] = slope + sum;
-}
-
-// Rows of sqrt(|D_l|^2) J_l = R W_0 over the hidden units, R (hidden, width[1]); a block a unit.
-// And |D_0|^2 in slope[0].
-__global__ void __launch_bounds__(32, 1)
-    jacobian_kernel(const __grid_constant__ NetworkView net, const double* h, const double* D,
-                    int widest, double* R, double* slope) {
-  const int lane = static_cast<int>(threadIdx.x), item = static_cast<int>(blockIdx.x);
-  int unit = item, layer = 1;
-  while (unit >= net.width[layer]) unit -= net.width[layer++];
-  const double* r = unit_row(net, h, layer, unit, shared_memory<double>(), widest, lane);
-  const double scale = sqrt(derivative_weight(net, D, layer, lane));
-  for (int u = lane; u < net.width[1]; u += 32)
-    R[item * std::int64_t{net.width[1]} + u] = scale * r[u];
-  const double first = derivative_weight(net, D, 0, lane);
-  if (item == 0 && lane == 0) slope[0] = first;
-}
 
 // Sums over the rows of (n, q) matrices, by blocks of 32 columns: dot_j = sum_i K_ij weight_i, and
 // out_j = max(0, prior_j - sum_i A_ij B_ij [- extra_j]).
@@ -194,45 +95,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (e < size) R[e] = K[e] - R[e];
 }
 
-// G_ij += c_i X_ij.
-__global__ void __launch_bounds__(kThreads, 1)
-    add_scaled_rows_kernel(double* G, const double* X, const double* c, int columns,
-                           std::int64_t size) {
-  const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (e < size) G[e] = fma(c[e / columns], X[e], G[e]);
-}
-
-// out = U - V + slope[0] I, (d, d).
-__global__ void __launch_bounds__(kThreads, 1)
-    covariance_kernel(const double* U, const double* V, const double* slope, int d, double* out) {
-  const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (e >= std::int64_t{d} * d) return;
-  out[e] = U[e] - (V ? V[e] : 0.0) + (e / d == e % d ? slope[0] : 0.0);
-}
-
 dim3 grid_of(std::int64_t entries, int each = kThreads) {
   return dim3(static_cast<unsigned>(divide_up<std::int64_t>(entries, each)));
 }
 
-// Numbers of the workspace, given out one after another, each from a multiple of 16 bytes on.
-class Carver {
- public:
-  explicit Carver(double* base) : base_(base) {}
-  double* take(std::int64_t size) {
-    double* p = base_ ? base_ + used_ : nullptr;
-    used_ += (size + 1) / 2 * 2;
-    return p;
-  }
-  std::int64_t used() const { return used_; }
-
- private:
-  double* base_;
-  std::int64_t used_ = 0;
-};
-
 struct Workspace {
   Queries queries;
-  double *first, *inner, *K, *V, *R, *c, *prior, *trace, *extra, *mean, *variance, *uncertainty;
+  double *K, *V, *R, *c, *prior, *trace, *extra, *mean, *variance, *uncertainty;
   double *gradient, *gamma, *r, *next;  // of the gradient
   double *P, *Q, *T;                    // of a group of queries
 };
@@ -243,8 +112,6 @@ Workspace carve(const GpView& v, int q, int group, const PosteriorOut& out, Carv
   const int widest = *std::max_element(v.net.width + 1, v.net.width + v.net.layers + 1);
   Workspace s{};
   s.queries = {c.take(points * d), c.take(points * v.net.hidden), c.take(points * v.net.hidden), q};
-  s.first = c.take(points * w);
-  s.inner = c.take(n * points);
   s.K = c.take(n * points);
   s.V = c.take(n * points);
   s.R = c.take(n * points);
@@ -267,33 +134,15 @@ class Many {
  public:
   explicit Many(GpModel& m) : m_(m), v_(m.v), stream_(m.stream) {}
 
-  void relate(const Workspace& s, int from, int count, double* K, double* c, double* P, double* Q) {
-    const RelateArguments a = {
-        v_,       s.queries, from, s.inner, s.queries.q,
-        K,        c,         P,    Q,       std::int64_t{count} * v_.net.width[1],
-        m_.widest};
-    if (v_.n == 0) return;
-    launch("kernel of many points", relate_kernel,
-           {.grid = dim3(static_cast<unsigned>(count),
-                         static_cast<unsigned>(std::min(64, divide_up(v_.n, m_.warps)))),
-            .block = dim3(static_cast<unsigned>(32 * m_.warps)),
-            .shared = shared(),
-            .stream = stream_},
-           a);
+  void features(const Workspace& s) {
+    ntk_features(*m_.network, s.queries.x, Precision::Double, static_cast<std::size_t>(s.queries.q),
+                 s.queries.h, s.queries.D, Precision::Double, nullptr, stream_);
   }
 
-  void inner_products(const Workspace& s) {
-    gemm({.m = v_.n,
-          .n = s.queries.q,
-          .k = v_.net.dim,
-          .A = v_.x,
-          .lda = v_.net.dim,
-          .B = s.queries.x,
-          .ldb = v_.net.dim,
-          .C = s.inner,
-          .ldc = s.queries.q,
-          .transpose_b = true},
-         stream_);
+  void kernel(const Workspace& s) {
+    ntk_gram(*m_.network, v_.x, Precision::Double, static_cast<std::size_t>(v_.n), s.queries.x,
+             Precision::Double, static_cast<std::size_t>(s.queries.q), GramPrecision::Float64, s.K,
+             stream_);
   }
 
   // C^-1 K is refined once: a product with a computed inverse is not backward stable.
@@ -403,7 +252,7 @@ class Many {
     const int n = v_.n, q = s.queries.q, w = v_.net.width[1];
     for (int from = 0; from < q; from += group) {
       const int count = std::min(group, q - from);
-      relate(s, from, count, nullptr, s.c, s.P, s.Q);
+      relate(m_, s.queries, from, count, s.c, s.P, s.Q);
       gemm({.m = n,
             .n = count * w,
             .k = n,
@@ -436,15 +285,6 @@ class Many {
             s.uncertainty);
   }
 
-  void priors(const Workspace& s, bool trace) {
-    launch("prior", prior_kernel,
-           {.grid = dim3(static_cast<unsigned>(s.queries.q)),
-            .block = dim3(static_cast<unsigned>(32 * m_.warps)),
-            .shared = shared(),
-            .stream = stream_},
-           v_.net, s.queries, m_.widest, s.prior, trace ? s.trace : nullptr);
-  }
-
   template <class... P, class... A>
   void columns(const char* name, void (*kernel)(P...), int q, A... arguments) {
     launch(name, kernel,
@@ -456,8 +296,6 @@ class Many {
   }
 
  private:
-  std::size_t shared() const { return point_shared(v_.net.hidden, m_.widest, m_.warps); }
-
   GpModel& m_;
   const GpView& v_;
   cudaStream_t stream_;
@@ -495,10 +333,9 @@ void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorO
     Carver carver(m.work.data());
     const Workspace s = carve(v, size, std::min(group, size), out, carver);
     copy(s.queries.x, X + from * static_cast<std::size_t>(d), bytes(size * d), m.stream);
-    points_features(m, s.queries.x, size, s.first, s.queries.h, s.queries.D);
-    many.inner_products(s);
-    many.priors(s, out.uncertainty);
-    many.relate(s, 0, size, s.K, nullptr, nullptr, nullptr);
+    many.features(s);
+    priors(m, s.queries, s.prior, out.uncertainty ? s.trace : nullptr);
+    many.kernel(s);
     many.moments(s);
     if (out.gradient) many.gradients(s);
     if (out.uncertainty) many.uncertainties(s, std::min(group, size), H);
@@ -512,85 +349,6 @@ void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorO
     give(out.uncertainty, s.uncertainty, 1);
     synchronize(m.stream);  // the workspace is used again
   }
-}
-
-// J_l = B_l W_0: |D_0|^2 I + (R W_0)^T R W_0 - (C^-1 G)^T C^-1 G with G = diag(c) X + P W_0.
-void covariance_at(GpModel& m, const double* x, double* out) {
-  const GpView& v = m.v;
-  const NetworkView& net = v.net;
-  const std::int64_t n = v.n, d = net.dim, w = net.width[1], hidden = net.hidden;
-  m.work.need(static_cast<std::size_t>(2 * hidden + hidden * (w + d) + 2 * n * (d + 1) + n * w +
-                                       3 * d * d + w + 64),
-              m.stream);
-  Carver c(m.work.data());
-  Workspace s{};
-  s.queries = {const_cast<double*>(x), c.take(hidden), c.take(hidden), 1};
-  s.first = c.take(w);
-  s.inner = c.take(n);
-  s.c = c.take(n);
-  s.P = c.take(n * w);
-  double *R = c.take(hidden * w), *RW = c.take(hidden * d), *slope = c.take(2), *G = c.take(n * d),
-         *V = c.take(n * d), *U = c.take(d * d), *VV = c.take(d * d), *all = c.take(d * d);
-  points_features(m, x, 1, s.first, s.queries.h, s.queries.D);
-  launch("jacobian", jacobian_kernel,
-         {.grid = dim3(static_cast<unsigned>(hidden)),
-          .block = dim3(32),
-          .shared = 2 * sizeof(double) * static_cast<std::size_t>(m.widest),
-          .stream = m.stream},
-         net, s.queries.h, s.queries.D, m.widest, R, slope);
-  const auto product = [&](int rows, int columns, int depth, const double* A, const double* B,
-                           double* C) {
-    gemm({.m = rows,
-          .n = columns,
-          .k = depth,
-          .A = A,
-          .lda = depth,
-          .B = B,
-          .ldb = columns,
-          .C = C,
-          .ldc = columns},
-         m.stream);
-  };
-  const auto square = [&](int rows, const double* A, double* C) {  // A^T A
-    gemm({.m = net.dim,
-          .n = net.dim,
-          .k = rows,
-          .A = A,
-          .lda = d,
-          .B = A,
-          .ldb = d,
-          .C = C,
-          .ldc = d,
-          .transpose_a = true},
-         m.stream);
-  };
-  product(net.hidden, net.dim, net.width[1], R, net.weight[0], RW);
-  square(net.hidden, RW, U);
-  if (n) {
-    Many many(m);
-    many.inner_products(s);
-    many.relate(s, 0, 1, nullptr, s.c, s.P, nullptr);
-    product(v.n, net.dim, net.width[1], s.P, net.weight[0], G);
-    launch("gradient rows", add_scaled_rows_kernel,
-           {.grid = grid_of(n * d), .block = dim3(kThreads), .stream = m.stream}, G, v.x, s.c,
-           net.dim, n * d);
-    gemm({.m = v.n,
-          .n = net.dim,
-          .k = v.n,
-          .A = v.Cinv,
-          .lda = v.ld,
-          .B = G,
-          .ldb = d,
-          .C = V,
-          .ldc = d,
-          .lower_a = true},
-         m.stream);
-    square(v.n, V, VV);
-  }
-  launch("covariance", covariance_kernel,
-         {.grid = grid_of(d * d), .block = dim3(kThreads), .stream = m.stream}, U, n ? VV : nullptr,
-         slope, net.dim, all);
-  copy(out, all, bytes(d * d), m.stream);
 }
 
 }  // namespace zopo

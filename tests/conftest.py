@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 import zopo_fast as zf
+from zopo_fast import _core
 
 # The same examples in every run; --hypothesis-profile=few where each takes long (sanitizers).
 settings.register_profile("usual", derandomize=True, deadline=None, database=None, max_examples=60)
@@ -86,6 +87,10 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# Kernels run thread by thread on the host (tests/emulation): long tests are shortened, and only there.
+EMULATED = "emulated" in _core.cuda_status()
 
 
 @pytest.fixture(params=["cpu", "cuda"], scope="session")

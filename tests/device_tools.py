@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import zopo_fast as zf
+from conftest import EMULATED
 
 needs_cuda = pytest.mark.skipif(not zf.cuda_available(), reason=zf.cuda_status())
-EMULATED = "emulated" in zf.cuda_status()
 needs_emulation = pytest.mark.skipif(not EMULATED, reason="sets what the emulated devices have")
 PER_THREAD = 2  # the per-thread default stream: a stream that exists everywhere and is not the default one
 
