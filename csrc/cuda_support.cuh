@@ -24,15 +24,13 @@
 
 namespace zopo {
 
-// ---- errors
-// --------------------------------------------------------------------------------------
+// ---- errors ------------------------------------------------------------------------------------
 
 // Throws for anything but success: DeviceMemoryError, DeviceLostError (the context is gone for
 // good), DeviceError. `what` names the operation.
 void check(cudaError_t status, const char* what);
 
-// ---- devices
-// -------------------------------------------------------------------------------------
+// ---- devices -----------------------------------------------------------------------------------
 
 // Makes a device current for a scope.
 class DeviceGuard {
@@ -61,8 +59,7 @@ struct DeviceLimits {
 // Of the current device; read once for each.
 const DeviceLimits& device_limits();
 
-// ---- memory
-// --------------------------------------------------------------------------------------
+// ---- memory ------------------------------------------------------------------------------------
 
 // Bytes on the current device, taken and given back in the order of a stream.
 void* device_allocate(std::size_t bytes, cudaStream_t stream);
@@ -146,8 +143,7 @@ inline void synchronize(cudaStream_t stream) {
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
-// ---- launches
-// ------------------------------------------------------------------------------------
+// ---- launches ----------------------------------------------------------------------------------
 
 struct Launch {
   dim3 grid, block;
@@ -189,8 +185,7 @@ constexpr I divide_up(I a, I b) {
   return (a + b - 1) / b;
 }
 
-// ---- in kernels
-// ----------------------------------------------------------------------------------
+// ---- in kernels --------------------------------------------------------------------------------
 
 // The block's dynamic shared memory, aligned to 16 bytes.
 template <class T>

@@ -9,9 +9,9 @@ import types
 from typing import Any
 
 import pytest
+from conftest import EMULATED
 
 import zopo_fast as zf
-from conftest import EMULATED
 
 needs_cuda = pytest.mark.skipif(not zf.cuda_available(), reason=zf.cuda_status())
 needs_emulation = pytest.mark.skipif(not EMULATED, reason="sets what the emulated devices have")

@@ -32,6 +32,7 @@ _HOME = {
     "get_num_threads": "threads",
     "Zopo": "optimizer",
     "ZopoConfig": "config",
+    "ZopoBatch": "batch",
     "Task": "task",
     "Example": "task",
     "Pool": "pool",

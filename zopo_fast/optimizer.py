@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import threading
 import warnings
 from typing import Any, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import _core
-from .arrays import Array
 from .config import ZopoConfig, as_integer
 from .errors import (
-    ArrayError,
     ConfigError,
     ConflictingScoreError,
-    EmbeddingMismatchError,
     InputError,
     NothingToAsk,
     UnknownIndexError,
@@ -29,6 +20,7 @@ from .kernel import NTK
 from .local_search import LocalSearch
 from .observations import Observations
 from .official import OfficialSearch
+from .start import StudyStart, kernel_from_state, kernel_state, pool_fingerprint, same_pool
 from .strategy import Strategy
 
 STATE_VERSION = 1
@@ -60,29 +52,13 @@ class Zopo:
     """
 
     def __init__(self, embeddings: Any, config: ZopoConfig | None = None, kernel: NTK | None = None) -> None:
-        Z = _as_embeddings(embeddings)
-        config = config or ZopoConfig()
-        m, d = Z.shape
-        if config.budget > m:
-            warnings.warn(
-                f"budget {config.budget} is larger than the pool of {m}; it is clipped to {m}", stacklevel=2
-            )
-        self.config = config
-        self._budget = min(config.budget, m)
-        self._embeddings = Z
-        self._rng = np.random.default_rng(config.seed)
-        initial = self._initial_indices(m)
-
-        official = config.official_settings
-        if kernel is None:
-            kernel = NTK.random(d, seed=config.seed, initialization="normal" if official else "he")
-        if kernel.dim != d:
-            raise ArrayError(f"kernel: made for dimension {kernel.dim}, the embeddings have {d}")
-        self._kernel = kernel
-
-        mean, deviation = (np.zeros(d), np.ones(d)) if official else _core.column_moments(Z)
-        deviation[deviation == 0.0] = 1.0  # a constant column tells no candidates apart
-        self._pool = _core.Pool(Z, mean, deviation)
+        start = StudyStart(embeddings, config or ZopoConfig(), kernel)
+        self.config = start.config
+        self._budget = start.budget
+        self._embeddings = start.embeddings
+        self._rng = start.rng
+        self._kernel = start.kernel
+        self._pool = start.pool()
         self._seen = Observations()
         self._pending: dict[int, None] = {}  # in order of asking
         self._partial: set[int] = set()  # told, but not finally
@@ -93,21 +69,13 @@ class Zopo:
         # that reads the object during a call must not wait for itself.
         self._turn = threading.RLock()
         self._search: Strategy
+        official = self.config.official_settings
         if official:
-            self._search = OfficialSearch(self._pool, kernel, self._seen, initial, self._budget, official)
+            self._search = OfficialSearch(
+                self._pool, self._kernel, self._seen, start.initial, self._budget, official
+            )
         else:
-            self._search = LocalSearch(self._pool, kernel, self._seen, initial, config)
-
-    def _initial_indices(self, m: int) -> list[int]:
-        initial = self.config.initial
-        if isinstance(initial, int):
-            return [int(i) for i in self._rng.permutation(m)[: min(initial, self._budget)]]
-        outside = [i for i in initial if not 0 <= i < m]
-        if outside:
-            raise ConfigError(f"initial: index {outside[0]} is not in the pool of {m}")
-        if len(initial) > self._budget:
-            raise ConfigError(f"initial names {len(initial)} prompts, the budget is {self._budget}")
-        return list(initial)
+            self._search = LocalSearch(self._pool, self._kernel, self._seen, start.initial, self.config)
 
     # ---- ask ---------------------------------------------------------------------------------------
 
@@ -264,8 +232,8 @@ class Zopo:
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),
-                "kernel": self._kernel.recipe or _weights_state(self._kernel),
-                "embeddings": _fingerprint(self._embeddings),
+                "kernel": kernel_state(self._kernel),
+                "embeddings": pool_fingerprint(self._embeddings),
                 "log": [list(entry) for entry in self._log],
                 "pending": self.pending,
                 "rng": self._rng.bit_generator.state,
@@ -282,12 +250,10 @@ class Zopo:
         try:
             if state["version"] != STATE_VERSION:
                 raise InputError(f"state version {state['version']!r}: this package reads {STATE_VERSION}")
-            Z = _as_embeddings(embeddings)
-            if _fingerprint(Z) != state["embeddings"]:
-                raise EmbeddingMismatchError("the embeddings are not those this state was made with")
+            Z = same_pool(embeddings, state["embeddings"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, when the first object was made
-                optimizer = cls(Z, ZopoConfig.from_dict(state["config"]), _kernel_from(state["kernel"]))
+                optimizer = cls(Z, ZopoConfig.from_dict(state["config"]), kernel_from_state(state["kernel"]))
             for entry in state["log"]:
                 optimizer._replay(entry)
             if optimizer.pending != state["pending"] or optimizer._rng.bit_generator.state != state["rng"]:
@@ -319,20 +285,6 @@ class Zopo:
         self.__dict__ = Zopo.from_state(pickled["embeddings"], pickled["state"]).__dict__
 
 
-def _as_embeddings(embeddings: Any) -> NDArray[Any]:
-    try:
-        Z = np.asarray(embeddings)
-    except ValueError as error:
-        raise ArrayError(f"embeddings: cannot be read as an array ({error})") from error
-    if Z.dtype.kind in "iub":
-        Z = Z.astype(np.float64)
-    if Z.dtype.kind != "f" or Z.dtype.itemsize not in (2, 4, 8):
-        raise ArrayError(f"embeddings: expected float16, float32 or float64, got {Z.dtype}")
-    if Z.ndim != 2 or Z.size == 0:
-        raise ArrayError(f"embeddings: expected a non-empty (m, d) array, got shape {Z.shape}")
-    return np.ascontiguousarray(Z, dtype=Z.dtype.newbyteorder("="))
-
-
 def _finite(name: str, value: Any) -> float:
     if type(value) is float and math.isfinite(value):
         return value
@@ -343,27 +295,3 @@ def _finite(name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise InputError(f"{name}: expected a finite number, got {value!r}")
     return number
-
-
-def _fingerprint(Z: NDArray[Any]) -> dict[str, Any]:
-    digest = hashlib.blake2b(Z.data, digest_size=16).hexdigest()
-    return {"shape": list(Z.shape), "dtype": Z.dtype.name, "blake2b": digest}
-
-
-def _weights_state(kernel: NTK) -> dict[str, Any]:
-    def packed(array: Array) -> dict[str, Any]:
-        data = base64.b64encode(array.astype("<f8").tobytes()).decode()
-        return {"shape": list(array.shape), "float64": data}
-
-    return {"weights": [packed(w) for w in kernel.weights], "biases": [packed(b) for b in kernel.biases]}
-
-
-def _kernel_from(state: dict[str, Any]) -> NTK:
-    def unpacked(packed: dict[str, Any]) -> Array:
-        data = np.frombuffer(base64.b64decode(packed["float64"]), dtype="<f8")
-        array: Array = data.reshape(packed["shape"]).astype(np.float64)
-        return array
-
-    if "weights" not in state:
-        return NTK.random(**state)
-    return NTK([unpacked(w) for w in state["weights"]], [unpacked(b) for b in state["biases"]])

@@ -1,0 +1,244 @@
+"""Many searches side by side: each proposes what a search of its own would, on every device."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zopo_fast as zf
+
+
+def landscape(rng: np.random.Generator, m: int, d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and scores that go with them, some embeddings nearly alike."""
+    Z = rng.normal(size=(m, d))
+    Z[m // 2 :: 7] = Z[: len(Z[m // 2 :: 7])] + 1e-3 * rng.normal(size=(len(Z[m // 2 :: 7]), d))
+    scores = np.tanh(Z @ rng.normal(size=d) / np.sqrt(d)) + 0.05 * rng.normal(size=m)
+    return Z, np.round(scores, 2)
+
+
+def alone(pool: np.ndarray, scores: np.ndarray, config: zf.ZopoConfig, kernel: Any = None) -> list[int]:
+    opt, order = zf.Zopo(pool, config, kernel), []
+    while not opt.done:
+        order.append(opt.ask())
+        opt.tell(order[-1], float(scores[order[-1]]))
+    return order
+
+
+def together(batch: zf.ZopoBatch, scores: list[np.ndarray]) -> list[list[int]]:
+    orders: list[list[int]] = [[] for _ in scores]
+    while not batch.done.all():
+        indices = batch.ask()
+        values = np.zeros(len(scores))
+        for b, i in enumerate(indices):
+            if i >= 0:
+                orders[b].append(int(i))
+                values[b] = scores[b][i]
+        batch.tell(indices, values)
+    return orders
+
+
+CONFIGS = [
+    zf.ZopoConfig(budget=30, initial=8, seed=3),
+    zf.ZopoConfig(budget=25, initial=[4, 2, 9], seed=1, exploration=2, exploration_quantile=0.5),
+    zf.ZopoConfig(budget=40, initial=10, seed=2, noise=0.1),
+    zf.ZopoConfig(budget=12, initial=12, seed=5),
+    zf.ZopoConfig(budget=9, initial=1, seed=6, neighbors=3, step=1.0),
+    zf.ZopoConfig(budget=20, initial=4, seed=7, exploration=0),
+]
+
+
+@pytest.fixture
+def problems(rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    sizes = [(60, 12), (40, 7), (45, 16), (30, 9), (10, 3), (20, 33)]
+    types = [np.float16, np.float32, np.float64, np.float16, np.float64, np.float32]
+    pools, scores = [], []
+    for (m, d), dtype in zip(sizes, types, strict=True):
+        Z, y = landscape(rng, m, d)
+        pools.append(Z.astype(dtype))
+        scores.append(y)
+    return pools, scores
+
+
+def test_index_for_index_as_alone(device: str, problems: Any) -> None:
+    """Studies of different sizes, precisions and settings, done at different times."""
+    pools, scores = problems
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
+    best, value = batch.best
+    for b, y in enumerate(scores):
+        assert value[b] == y[best[b]]
+    assert (batch.ask() == -1).all()
+
+
+@pytest.mark.parametrize("widths", [(5, 1), (8, 3)])
+def test_other_kernels(device: str, problems: Any, widths: tuple[int, int]) -> None:
+    pools, scores = problems
+    kernels = [
+        zf.NTK.random(Z.shape[1], width=widths[0] + b, depth=widths[1], seed=b) for b, Z in enumerate(pools)
+    ]
+    batch = zf.ZopoBatch(pools, CONFIGS, device, kernels)
+    each = zip(pools, scores, CONFIGS, kernels, strict=True)
+    assert together(batch, scores) == [alone(*one) for one in each]
+
+
+def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> None:
+    """Repeated rows: pivots that are rounding noise, distances that tie."""
+    Z = np.repeat(rng.normal(size=(12, 6)), 4, axis=0)
+    scores = [np.repeat(rng.normal(size=12), 4), np.zeros(48), np.full(48, 1e200)]
+    config = zf.ZopoConfig(budget=40, initial=12, seed=4)
+    batch = zf.ZopoBatch([Z] * 3, config, device)
+    assert together(batch, scores) == [alone(Z, y, config) for y in scores]
+
+
+def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More observations than room was made for at first."""
+    pools, scores = problems
+    monkeypatch.setattr("zopo_fast.batch.MAX_CAPACITY", 8)
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
+
+
+def test_gradient_uncertainty(device: str, problems: Any) -> None:
+    """The same share as the model of a single search computes from scratch, step by step."""
+    pools, scores = problems
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    assert np.isnan(batch.gradient_uncertainty).all()
+    models = [zf.Zopo(Z, config) for Z, config in zip(pools, CONFIGS, strict=True)]
+    compared = 0
+    while not batch.done.all():
+        asked = batch.ask()
+        for b, i in enumerate(asked):
+            if i >= 0:
+                assert models[b].ask() == i
+                models[b].tell(int(i), float(scores[b][i]))
+        batch.tell(asked, [y[i] if i >= 0 else 0.0 for y, i in zip(scores, asked, strict=True)])
+        for b, uncertainty in enumerate(batch.gradient_uncertainty):
+            if np.isfinite(uncertainty):
+                model = models[b]._search._surrogate._model  # type: ignore[attr-defined]
+                assert uncertainty == pytest.approx(model.relative_uncertainty([], 0.0), rel=1e-9, abs=1e-12)
+                compared += 1
+    assert compared > 80
+
+
+def test_one_study_may_wait(device: str, problems: Any) -> None:
+    """A score that takes long holds up its own study alone."""
+    pools, scores = problems
+    expected = [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    orders: list[list[int]] = [[] for _ in pools]
+    free = list(range(len(pools)))
+    turn = 0
+    while not batch.done.all():
+        asked = batch.ask(free)
+        turn += 1
+        for b in free:
+            if asked[b] >= 0:
+                orders[b].append(int(asked[b]))
+        waiting = batch.pending
+        told = waiting.copy()
+        if turn % 3:
+            told[turn % len(told)] = -1  # this one is late
+        values = np.array([y[i] if i >= 0 else np.nan for y, i in zip(scores, told, strict=True)])
+        if (told >= 0).any() or (waiting < 0).all():
+            batch.tell(told, np.nan_to_num(values))
+        free = [b for b in range(len(pools)) if batch.pending[b] < 0]
+    assert orders == expected
+
+
+def test_state_continues_identically(device: str, problems: Any) -> None:
+    pools, scores = problems
+    expected = [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    orders: list[list[int]] = [[] for _ in pools]
+
+    def moves(batch: zf.ZopoBatch, asked: Any) -> None:
+        for b, i in enumerate(asked):
+            if i >= 0:
+                orders[b].append(int(i))
+        batch.tell(asked, [y[i] if i >= 0 else 0.0 for y, i in zip(scores, asked, strict=True)])
+
+    for _ in range(11):
+        moves(batch, batch.ask())
+    asked = batch.ask()
+    state = json.loads(json.dumps(batch.state_dict()))
+    again = zf.ZopoBatch.from_state(pools, state, device)
+    assert (again.pending == asked).all()
+    again = pickle.loads(pickle.dumps(again))
+    moves(again, asked)
+    while not again.done.all():
+        moves(again, again.ask())
+    assert orders == expected
+
+    with pytest.raises(zf.EmbeddingMismatchError):
+        zf.ZopoBatch.from_state([*pools[1:], pools[0]], state, device)
+    with pytest.raises(zf.EmbeddingMismatchError, match="6 pools"):
+        zf.ZopoBatch.from_state(pools[1:], state, device)
+    state["studies"][2]["log"][3][0] += 1
+    with pytest.raises(zf.InputError, match="study 2 asked for prompt"):
+        zf.ZopoBatch.from_state(pools, state, device)
+    with pytest.raises(zf.InputError, match="version"):
+        zf.ZopoBatch.from_state(pools, {"version": 9}, device)
+
+
+def test_what_cannot_be_told(device: str, problems: Any) -> None:
+    pools, scores = problems
+    batch = zf.ZopoBatch(pools, CONFIGS, device)
+    asked = batch.ask()
+    values = np.array([y[i] for y, i in zip(scores, asked, strict=True)])
+    with pytest.raises(zf.UnknownIndexError, match="study 0 waits for the score of prompt"):
+        batch.ask()
+    wrong = asked.copy()
+    wrong[3] = (asked[3] + 1) % len(pools[3])
+    with pytest.raises(zf.UnknownIndexError, match="study 3"):
+        batch.tell(wrong, values)
+    bad = values.copy()
+    bad[4] = np.nan
+    with pytest.raises(zf.ArrayError, match="study 4"):
+        batch.tell(asked, bad)
+    with pytest.raises(zf.ArrayError, match="scores"):
+        batch.tell(asked, values[1:])
+    with pytest.raises(zf.ArrayError, match="indices"):
+        batch.tell(asked[1:], values)
+    with pytest.raises(zf.ArrayError, match="indices"):
+        batch.tell(asked.astype(float), values)
+    assert (batch.pending == asked).all(), "nothing was recorded"
+    batch.tell(asked, values)
+    assert (batch.pending == -1).all()
+    with pytest.raises(zf.UnknownIndexError, match="waits for none"):
+        batch.tell(asked, values)
+    for studies, word in (([6], "6"), ([-1], "-1"), ([0, 0], "twice")):
+        with pytest.raises(zf.UnknownIndexError, match=word):
+            batch.ask(studies)
+    assert (batch.ask([]) == -1).all()
+
+
+def test_what_a_batch_cannot_be_made_of(problems: Any) -> None:
+    pools, _ = problems
+    with pytest.raises(zf.ConfigError, match="at least one"):
+        zf.ZopoBatch([])
+    with pytest.raises(zf.ConfigError, match="configs: one for all or one for each of 6"):
+        zf.ZopoBatch(pools, CONFIGS[1:])
+    with pytest.raises(zf.ConfigError, match=r"configs\[2\].*official"):
+        zf.ZopoBatch(pools, [*CONFIGS[:2], zf.ZopoConfig.official(budget=5, initial=2), *CONFIGS[3:]])
+    with pytest.raises(zf.ConfigError, match=r"configs\[1\]: initial"):
+        zf.ZopoBatch(pools, zf.ZopoConfig(budget=10, initial=[45]))
+    with pytest.raises(zf.ArrayError, match=r"pools\[5\]"):
+        zf.ZopoBatch([*pools[:5], np.full((30, 2), np.nan)], CONFIGS)
+    with pytest.raises(zf.ArrayError, match=r"pools\[0\]: kernel"):
+        zf.ZopoBatch(pools, CONFIGS, kernels=zf.NTK.random(99))
+    with pytest.raises(zf.DeviceError):
+        zf.ZopoBatch(pools, CONFIGS, device="tpu")
+
+
+def test_a_budget_beyond_the_pool_is_clipped(device: str, rng: np.random.Generator) -> None:
+    Z, y = landscape(rng, 20, 5)
+    config = zf.ZopoConfig(budget=50, initial=5)
+    with pytest.warns(UserWarning, match="clipped to 20"):
+        batch = zf.ZopoBatch([Z, Z], config, device)
+    with pytest.warns(UserWarning, match="clipped to 20"):
+        expected = alone(Z, y, config)
+    assert together(batch, [y, y]) == [expected] * 2
