@@ -3,6 +3,7 @@
 // derivative -2 A^-1 k_x. So W = -2 K(x, X) A^-1, a matrix product, and the rest is
 // gram_gradient_cuda.cu. No kernels of its own.
 #include <algorithm>
+#include <utility>
 
 #include "cuda_gemm.cuh"
 #include "cuda_gram_gradient.cuh"
@@ -15,12 +16,11 @@ void variance_gradient(GpModel& m, const double* X, std::size_t q, double* out) 
   constexpr std::size_t kWorkspace = std::size_t{1} << 24;  // numbers: 128 MB
   const GpView& v = m.v;
   const auto n = static_cast<std::size_t>(v.n), d = static_cast<std::size_t>(v.net.dim),
-             hidden = static_cast<std::size_t>(v.net.hidden),
-             first = static_cast<std::size_t>(v.net.width[1]);
+             hidden = static_cast<std::size_t>(v.net.hidden);
   const auto even = [](std::size_t size) { return (size + 1) / 2 * 2; };  // 16 bytes
   const auto numbers = [&](std::size_t points) {
-    return 2 * even(points * d) + 2 * even(points * hidden) + even(points * first) +
-           2 * even(points * n) + gram_gradient_work(v.net, points, n);
+    return 2 * even(points * d) + 2 * even(points * hidden) + 2 * even(points * n) +
+           gram_gradient_work(v.net, points, n);
   };
   const std::size_t chunk = std::clamp<std::size_t>(kWorkspace / numbers(1), 1, q);
   m.work.need(numbers(chunk), m.stream);
@@ -29,10 +29,10 @@ void variance_gradient(GpModel& m, const double* X, std::size_t q, double* out) 
     double* next = m.work.data();
     const auto take = [&](std::size_t count) { return std::exchange(next, next + even(count)); };
     double *x = take(size * d), *gradient = take(size * d), *h = take(size * hidden),
-           *D = take(size * hidden), *S = take(size * first), *K = take(size * n),
-           *W = take(size * n);
+           *D = take(size * hidden), *K = take(size * n), *W = take(size * n);
     copy(x, X + from * d, size * d * sizeof(double), m.stream);
-    points_features(m, x, static_cast<int>(size), S, h, D);
+    ntk_features(*m.network, x, Precision::Double, size, h, D, Precision::Double, nullptr,
+                 m.stream);
     if (n) {
       ntk_gram(*m.network, x, Precision::Double, size, v.x, Precision::Double, n,
                GramPrecision::Float64, K, m.stream);
