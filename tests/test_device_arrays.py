@@ -43,6 +43,13 @@ def test_without_a_device() -> None:
     with pytest.raises(zf.DeviceError, match="use device='cpu'"):
         zf.GaussianProcess(zf.NTK.random(4), device="cuda")
 
+    class Tensor:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    with pytest.raises(zf.DeviceError, match="X is on cuda:0, but .*; copy it to the host"):
+        zf.NTK.random(4).gram(Tensor())
+
 
 @needs_emulation
 def test_a_driver_without_devices() -> None:
@@ -51,12 +58,17 @@ def test_a_driver_without_devices() -> None:
         "assert not zf.cuda_available()\n"
         "try: zf.to_device(np.ones(3))\n"
         "except zf.DeviceError as error: print(error)\n"
-        "print(zf.cuda_status())"
+        "print(zf.cuda_status())\n"
+        "class Tensor:\n"
+        "    def __dlpack_device__(self): return 2, 0\n"
+        "try: zf.NTK.random(4).gram(Tensor())\n"
+        "except zf.DeviceError as error: print(error)\n"
     )
     lines = run(script, ZOPO_EMULATE_DEVICES="0").splitlines()
     assert "no CUDA-capable device is detected" in lines[1]
     assert lines[1] in lines[0]
     assert "use device='cpu'" in lines[0]
+    assert lines[2] == f"X is on cuda:0, but {lines[1]}; copy it to the host"
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "cuda:99"])

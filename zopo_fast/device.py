@@ -127,6 +127,8 @@ def on_device(
         raise DeviceError(
             f"{first} is on cuda:{ordinal}, {where} on the host (device='cpu'); copy it to the host"
         )
+    if not cuda_available():
+        raise DeviceError(f"{first} is on cuda:{ordinal}, but {cuda_status()}; copy it to the host")
     if device not in (ANYWHERE, ordinal):
         raise DeviceError(f"{first} is on cuda:{ordinal}, {where} on cuda:{device}; bring them to one device")
     leader = arguments[first]
