@@ -47,7 +47,7 @@ def test_without_a_device() -> None:
         def __dlpack_device__(self) -> tuple[int, int]:
             return 2, 0
 
-    with pytest.raises(zf.DeviceError, match="X is on cuda:0, but .*; copy it to the host"):
+    with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, but .*; copy it to the host"):
         zf.NTK.random(4).gram(Tensor())
 
 
