@@ -205,8 +205,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("cuda_device_count", &cuda_device_count, "CUDA devices that this build can use.");
   m.def("cuda_status", &cuda_status, "What was found, or why there is none, in one line.");
 #ifdef ZOPO_HAS_CUDA
-  bind_ntk_cuda(m);
   bind_device(m);
+  bind_device_models(m);
+  bind_ntk_cuda(m);
   m.attr("built_with_cuda") = true;
 #else
   m.attr("built_with_cuda") = false;

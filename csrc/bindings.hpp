@@ -32,9 +32,11 @@ inline std::size_t checked_index(py::ssize_t i, std::size_t n, const char* what)
 void bind_gp(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_local_gradient(py::module_& m);
-void bind_studies(py::module_& m);
-// Only in a build with the CUDA engine.
+#ifdef ZOPO_HAS_CUDA
 void bind_ntk_cuda(py::module_& m);
 void bind_device(py::module_& m);
+void bind_device_models(py::module_& m);
+#endif
+void bind_studies(py::module_& m);
 
 }  // namespace zopo

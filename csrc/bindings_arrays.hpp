@@ -63,6 +63,15 @@ inline Array doubles_like(const py::handle& object, const char* name, py::ssize_
   return a;
 }
 
+// Noise variances, one for each row of X.
+inline Array variances(const py::handle& object, py::ssize_t rows) {
+  Array a = doubles_like(object, "noise", rows);
+  for (py::ssize_t i = 0; i < rows; ++i)
+    if (a.data()[i] < 0.0)
+      throw ArrayError("noise: a variance cannot be negative, got " + std::to_string(a.data()[i]));
+  return a;
+}
+
 inline Precision precision_of(const py::array& a, const char* name) {
   if (a.dtype().kind() == 'f' && a.dtype().byteorder() != '>') switch (a.itemsize()) {
       case 2:

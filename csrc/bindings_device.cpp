@@ -311,6 +311,15 @@ py::array to_numpy(const CudaArray& self) {
   return out;
 }
 
+CudaArray reshape(const CudaArray& self, std::vector<std::size_t> shape) {
+  auto array = std::make_shared<DeviceArray>(*self);
+  array->shape = std::move(shape);
+  if (array->size() != self->size())
+    throw ArrayError("an array of shape " + shape_of(self->shape) + " has no shape " +
+                     shape_of(array->shape));
+  return array;
+}
+
 py::object to_array(const CudaArray& self, const py::object& dtype, const py::object& copy) {
   if (!copy.is_none() && !copy.cast<bool>())
     throw py::value_error("an array on " + self->device() +
@@ -345,6 +354,12 @@ void require_doubles(const DeviceArgument& argument, std::size_t ndim, std::ptrd
     throw ArrayError(std::string(argument.name) + ": expected float64 on the device, got " +
                      (argument.array->precision == Precision::Half ? "float16" : "float32"));
   require_shape(argument, ndim, columns);
+}
+
+void require_rows(const DeviceArgument& argument, std::size_t rows) {
+  if (argument.array->shape[0] != rows)
+    throw ArrayError(std::string(argument.name) + ": expected " + std::to_string(rows) +
+                     " rows, one for each of X, got shape " + shape_of(argument.array->shape));
 }
 
 void on_device(std::initializer_list<DeviceArgument> arguments, int ordinal, StreamHandle stream) {
@@ -382,6 +397,7 @@ void bind_device(py::module_& m) {
            "max_version"_a = py::none(), "dl_device"_a = py::none(), "copy"_a = py::none())
       .def("__dlpack_device__",
            [](const CudaArray& a) { return py::make_tuple(int{dlpack::kCuda}, a->ordinal); })
+      .def("reshape", &reshape, "shape"_a, "The same memory under another shape.")
       .def("numpy", &to_numpy, "A copy on the host; waits for the device.")
       .def("__array__", &to_array, "dtype"_a = py::none(), "copy"_a = py::none())
       .def("__len__",

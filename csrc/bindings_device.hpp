@@ -27,6 +27,7 @@ std::uintptr_t stream_number(StreamHandle stream);
 // float64.
 void require_doubles(const DeviceArgument& argument, std::size_t ndim, std::ptrdiff_t columns = -1);
 void require_shape(const DeviceArgument& argument, std::size_t ndim, std::ptrdiff_t columns = -1);
+void require_rows(const DeviceArgument& argument, std::size_t rows);
 // Makes `stream` wait for the arrays. DeviceError unless all lie on device `ordinal`; ArrayError
 // when one holds NaN or infinity. To be called without the GIL.
 void on_device(std::initializer_list<DeviceArgument> arguments, int ordinal, StreamHandle stream);

@@ -8,19 +8,14 @@
 namespace zopo {
 namespace {
 
-using Gp = GaussianProcess<Cpu>;
-
+template <class Gp>
 void gp_append(Gp& gp, const py::object& X_, const py::object& y_, const py::object& noise_) {
   const Array X = doubles(X_, "X", 2, static_cast<py::ssize_t>(gp.network().dim()));
-  const Array y = doubles_like(y_, "y", X.shape(0)),
-              noise = doubles_like(noise_, "noise", X.shape(0));
-  for (std::size_t i = 0; i < rows(noise); ++i)
-    if (noise.data()[i] < 0.0)
-      throw ArrayError("noise: a variance cannot be negative, got " +
-                       std::to_string(noise.data()[i]));
+  const Array y = doubles_like(y_, "y", X.shape(0)), noise = variances(noise_, X.shape(0));
   locked(gp, [&] { gp.append(X.data(), y.data(), noise.data(), rows(X)); });
 }
 
+template <class Gp>
 py::tuple gp_posterior(const Gp& gp, const py::object& X_) {
   const std::size_t d = gp.network().dim();
   const Array X = doubles(X_, "x", 2, static_cast<py::ssize_t>(d));
@@ -33,6 +28,7 @@ py::tuple gp_posterior(const Gp& gp, const py::object& X_) {
 }
 
 // The same without the gradient and its uncertainty, for scoring many candidates.
+template <class Gp>
 py::tuple gp_predict(const Gp& gp, const py::object& X_) {
   const Array X = doubles(X_, "x", 2, static_cast<py::ssize_t>(gp.network().dim()));
   Array mean = vector(rows(X)), variance = vector(rows(X));
@@ -42,6 +38,7 @@ py::tuple gp_predict(const Gp& gp, const py::object& X_) {
 }
 
 // Mean and variance with their gradients.
+template <class Gp>
 py::tuple gp_derivatives(const Gp& gp, const py::object& X_) {
   const std::size_t d = gp.network().dim();
   const Array X = doubles(X_, "x", 2, static_cast<py::ssize_t>(d));
@@ -53,6 +50,7 @@ py::tuple gp_derivatives(const Gp& gp, const py::object& X_) {
   return py::make_tuple(mean, variance, slope, variance_slope);
 }
 
+template <class Gp>
 Array gp_gradient_covariance(const Gp& gp, const py::object& x_) {
   const std::size_t d = gp.network().dim();
   const Array x = doubles(x_, "x", 1, static_cast<py::ssize_t>(d));
@@ -62,16 +60,15 @@ Array gp_gradient_covariance(const Gp& gp, const py::object& x_) {
   return out;
 }
 
-}  // namespace
-
-void bind_gp(py::module_& m) {
-  py::class_<Gp>(m, "GaussianProcess", "Incremental Gaussian process on that kernel.")
-      .def(py::init([](NetworkPtr net) { return std::make_unique<Gp>(std::move(net)); }),
-           "network"_a)
+template <class Gp, class Make, class... Extra>
+void bind_process(py::module_& m, const char* name, const char* doc, Make make,
+                  const Extra&... extra) {
+  py::class_<Gp>(m, name, doc)
+      .def(py::init(make), "network"_a, extra...)
       .def("__len__", [](const Gp& gp) { return locked(gp, [&] { return gp.size(); }); })
       .def_property_readonly("jitter",
                              [](const Gp& gp) { return locked(gp, [&] { return gp.jitter(); }); })
-      .def("append", &gp_append, "X"_a, "y"_a, "noise"_a)
+      .def("append", &gp_append<Gp>, "X"_a, "y"_a, "noise"_a)
       .def("pop", [](Gp& gp) { locked(gp, [&] { gp.pop(); }); })
       .def(
           "remove",
@@ -87,10 +84,10 @@ void bind_gp(py::module_& m) {
             locked(gp, [&] { gp.set_targets(y.data(), rows(y)); });
           },
           "y"_a)
-      .def("posterior", &gp_posterior, "x"_a)
-      .def("predict", &gp_predict, "x"_a)
-      .def("derivatives", &gp_derivatives, "x"_a)
-      .def("gradient_covariance", &gp_gradient_covariance, "x"_a)
+      .def("posterior", &gp_posterior<Gp>, "x"_a)
+      .def("predict", &gp_predict<Gp>, "x"_a)
+      .def("derivatives", &gp_derivatives<Gp>, "x"_a)
+      .def("gradient_covariance", &gp_gradient_covariance<Gp>, "x"_a)
       .def("log_marginal_likelihood",
            [](const Gp& gp) { return locked(gp, [&] { return gp.log_marginal_likelihood(); }); })
       .def("state", [](const Gp& gp) {
@@ -100,6 +97,22 @@ void bind_gp(py::module_& m) {
         std::copy(state.X.begin(), state.X.end(), X.mutable_data());
         return py::make_tuple(X, Array(n, state.y.data()), Array(n, state.noise.data()));
       });
+}
+
+}  // namespace
+
+void bind_gp(py::module_& m) {
+  bind_process<GaussianProcess<Cpu>>(
+      m, "GaussianProcess", "Incremental Gaussian process on that kernel.",
+      [](NetworkPtr net) { return std::make_unique<GaussianProcess<Cpu>>(std::move(net)); });
+#ifdef ZOPO_HAS_CUDA
+  bind_process<GaussianProcess<Cuda>>(
+      m, "CudaGaussianProcess", "The same on a CUDA device.",
+      [](NetworkPtr net, int ordinal) {
+        return std::make_unique<GaussianProcess<Cuda>>(std::move(net), ordinal);
+      },
+      "ordinal"_a);
+#endif
 }
 
 }  // namespace zopo

@@ -1,10 +1,9 @@
 // The kernel on a CUDA device, from NumPy arrays to NumPy arrays.
+#include "bindings_ntk_cuda.hpp"
 #include "bindings.hpp"
 #include "cuda_device.hpp"
-#include "ntk_cuda.hpp"
 
 namespace zopo {
-namespace {
 
 GramPrecision gram_precision(const std::string& name) {
   if (name == "float64") return GramPrecision::Float64;
@@ -12,6 +11,8 @@ GramPrecision gram_precision(const std::string& name) {
   if (name == "tf32x3") return GramPrecision::Tf32x3;
   throw ConfigError("precision '" + name + "': expected 'float64', 'float32' or 'tf32x3'");
 }
+
+namespace {
 
 Array points(const Network& net, const py::object& X, const char* name) {
   return doubles(X, name, 2, static_cast<py::ssize_t>(net.dim()));

@@ -81,5 +81,8 @@ double GaussianProcess<Device>::log_marginal_likelihood() const {
 }
 
 template class GaussianProcess<Cpu>;
+#ifdef ZOPO_HAS_CUDA
+template class GaussianProcess<Cuda>;
+#endif
 
 }  // namespace zopo

@@ -14,6 +14,9 @@
 #include <utility>
 
 #include "gp_cpu.hpp"
+#ifdef ZOPO_HAS_CUDA
+#include "gp_cuda.hpp"
+#endif
 
 namespace zopo {
 

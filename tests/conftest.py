@@ -92,6 +92,10 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+# Kernels run thread by thread on the host (tests/emulation): long tests are shortened, and only there.
+EMULATED = "emulated" in _core.cuda_status()
+
+
 @pytest.fixture(params=["cpu", "cuda"], scope="session")
 def device(request: pytest.FixtureRequest) -> str:
     """Every device; a test that takes it runs once on each that this machine has.

@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
-import types
 from typing import Any
 
 import numpy as np
 import pytest
+from device_tools import (
+    PER_THREAD,
+    FakeTensor,
+    Foreign,
+    Interface,
+    address,
+    fake_torch,
+    needs_cuda,
+    needs_emulation,
+    run,
+)
 
 import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.device import on_device
 
-needs_cuda = pytest.mark.skipif(not zf.cuda_available(), reason=zf.cuda_status())
-EMULATED = "emulated" in zf.cuda_status()
-needs_emulation = pytest.mark.skipif(not EMULATED, reason="sets what the emulated devices have")
-PER_THREAD = 2  # the per-thread default stream: a stream that exists everywhere and is not the default one
-
 A = np.arange(12.0).reshape(3, 4)
-
-
-class Foreign:
-    """Another library's array: what it exports is one of ours; counts the exports and keeps the streams."""
-
-    def __init__(self, array: Any, versioned: bool = True) -> None:
-        self.array, self.versioned = array, versioned
-        self.asked: list[Any] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, *, stream: Any = None, **more: Any) -> Any:
-        if more and not self.versioned:
-            raise TypeError("unexpected keyword argument")
-        self.asked.append(stream)
-        return self.array.__dlpack__(stream=stream, **more)
-
-
-class Interface:
-    """An array known by its __cuda_array_interface__ alone, some entries replaced."""
-
-    def __init__(self, array: Any, **entries: Any) -> None:
-        self.array = array
-        self.__cuda_array_interface__ = array.__cuda_array_interface__ | entries
-
-
-def address(array: Any) -> int:
-    return array.__cuda_array_interface__["data"][0]
-
-
-def run(script: str, **environment: str) -> str:
-    """Run a script in a process of its own, with other emulated devices."""
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # ---- with and without a device
@@ -80,6 +43,13 @@ def test_without_a_device() -> None:
     with pytest.raises(zf.DeviceError, match="use device='cpu'"):
         zf.GaussianProcess(zf.NTK.random(4), device="cuda")
 
+    class Tensor:
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, but .*; copy it to the host"):
+        zf.NTK.random(4).gram(Tensor())
+
 
 @needs_emulation
 def test_a_driver_without_devices() -> None:
@@ -88,12 +58,17 @@ def test_a_driver_without_devices() -> None:
         "assert not zf.cuda_available()\n"
         "try: zf.to_device(np.ones(3))\n"
         "except zf.DeviceError as error: print(error)\n"
-        "print(zf.cuda_status())"
+        "print(zf.cuda_status())\n"
+        "class Tensor:\n"
+        "    def __dlpack_device__(self): return 2, 0\n"
+        "try: zf.NTK.random(4).gram(Tensor())\n"
+        "except zf.DeviceError as error: print(error)\n"
     )
     lines = run(script, ZOPO_EMULATE_DEVICES="0").splitlines()
     assert "no CUDA-capable device is detected" in lines[1]
     assert lines[1] in lines[0]
     assert "use device='cpu'" in lines[0]
+    assert lines[2] == f"X is on cuda:0, but {lines[1]}; copy it to the host"
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "cuda:99"])
@@ -332,19 +307,6 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the caller's library and its stream
 
 
-class FakeTensor(Foreign):
-    """Stands for torch.Tensor."""
-
-
-def fake_torch(stream: int) -> Any:
-    torch = types.ModuleType("torch")
-    torch.Tensor = FakeTensor  # type: ignore[attr-defined]
-    torch.from_dlpack = lambda array: FakeTensor(zf.to_device(Foreign(array)))  # type: ignore[attr-defined]
-    current = types.SimpleNamespace(cuda_stream=stream)
-    torch.cuda = types.SimpleNamespace(current_stream=lambda ordinal: current)  # type: ignore[attr-defined]
-    return torch
-
-
 @needs_cuda
 @pytest.mark.parametrize(("stream", "expected"), [(0, 1), (PER_THREAD, PER_THREAD)])
 def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,3 +337,14 @@ def test_a_library_that_will_not_give_its_memory() -> None:
 
     with pytest.raises(zf.ArrayError, match=r"X: cannot be taken without a copy \(use tensor.detach\(\)\)"):
         on_device({"X": Stubborn(zf.to_device(A))})
+
+
+def test_torch_is_asked_for_where_it_is_needed() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import numpy as np, zopo_fast as zf\n"
+        "zf.NTK.random(4).gram(np.ones((2, 4)))\n"
+        "try: import zopo_fast.torch\n"
+        "except zf.MissingDependencyError as error: print(error)"
+    )
+    assert "pip install torch" in run(script)

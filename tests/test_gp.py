@@ -178,8 +178,11 @@ OPERATION = st.tuples(
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(st.lists(OPERATION, max_size=25))
-def test_any_sequence_equals_a_fresh_factor(operations: list[tuple[str, int]]) -> None:
-    gp, Q = zf.GaussianProcess(make_kernel(), noise=0.05), np.random.default_rng(1).normal(size=(2, D))
+def test_any_sequence_equals_a_fresh_factor(device: str, operations: list[tuple[str, int]]) -> None:
+    gp, Q = (
+        zf.GaussianProcess(make_kernel(), noise=0.05, device=device),
+        np.random.default_rng(1).normal(size=(2, D)),
+    )
     rows: list[tuple[np.ndarray, float, float]] = []
     for kind, seed in operations:
         rng = np.random.default_rng(seed)

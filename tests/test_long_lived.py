@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import EMULATED, assert_close
 
 import zopo_fast as zf
 from zopo_fast import _core
@@ -28,15 +28,16 @@ def assert_fresh(gp: zf.GaussianProcess, Q: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0], ids=lambda share: f"noise {share:g}")
-def test_process_after_ten_thousand_changes(noise: float) -> None:
+def test_process_after_ten_thousand_changes(device: str, noise: float) -> None:
     """Appends of one and of many, pops and removals; some points come back as exact duplicates."""
     rng = np.random.default_rng(5)
     kernel = zf.NTK.random(16, width=24, depth=2, seed=2)
     points, Q = rng.normal(size=(300, 16)), rng.normal(size=(3, 16))
     unit = kernel.diag(points).mean()
-    gp = zf.GaussianProcess(kernel, noise=noise * unit)
+    gp = zf.GaussianProcess(kernel, noise=noise * unit, device=device)
+    operations = OPERATIONS if device == "cpu" or not EMULATED else 1000  # a launch takes 10 ms there
     sizes, growing, removed = [], True, 0
-    for operation in range(1, OPERATIONS + 1):
+    for operation in range(1, operations + 1):
         if len(gp) == 0 or len(gp) >= MOST:
             growing = len(gp) == 0
         if rng.random() < (0.75 if growing else 0.25):
@@ -54,7 +55,7 @@ def test_process_after_ten_thousand_changes(noise: float) -> None:
     assert gp.jitter == 0.0
     assert min(sizes) == 0
     assert max(sizes) == MOST
-    assert removed > 3000
+    assert removed > 0.3 * operations
 
 
 @pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0], ids=lambda share: f"noise {share:g}")

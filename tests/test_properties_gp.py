@@ -33,28 +33,28 @@ def assert_agrees(gp: zf.GaussianProcess, p: Problem, updates: int = 1) -> None:
     assert_within(gp.log_marginal_likelihood(), likelihood, allowed.likelihood, "likelihood")
 
 
-def filled(p: Problem) -> zf.GaussianProcess:
-    gp = zf.GaussianProcess(zf.NTK(p.W, p.b))
+def filled(p: Problem, device: str) -> zf.GaussianProcess:
+    gp = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device)
     gp.append(p.X, p.y, p.noise)
     return gp
 
 
 @given(problems())
-def test_all_at_once(p: Problem) -> None:
-    assert_agrees(filled(p), p)
+def test_all_at_once(device: str, p: Problem) -> None:
+    assert_agrees(filled(p, device), p)
 
 
 @given(problems())
-def test_one_by_one(p: Problem) -> None:
-    gp = zf.GaussianProcess(zf.NTK(p.W, p.b))
+def test_one_by_one(device: str, p: Problem) -> None:
+    gp = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device)
     for x, y, noise in zip(p.X, p.y, p.noise, strict=True):
         gp.append(x, float(y), float(noise))
     assert_agrees(gp, p)
 
 
 @given(problems(), st.data())
-def test_in_blocks(p: Problem, data: st.DataObject) -> None:
-    gp, start = zf.GaussianProcess(zf.NTK(p.W, p.b)), 0
+def test_in_blocks(device: str, p: Problem, data: st.DataObject) -> None:
+    gp, start = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device), 0
     while start < len(p.X):
         end = data.draw(st.integers(start + 1, len(p.X)), label="end of the block")
         gp.append(p.X[start:end], p.y[start:end], p.noise[start:end])
@@ -63,10 +63,10 @@ def test_in_blocks(p: Problem, data: st.DataObject) -> None:
 
 
 @given(problems(), st.data())
-def test_what_is_popped_leaves_no_trace(p: Problem, data: st.DataObject) -> None:
+def test_what_is_popped_leaves_no_trace(device: str, p: Problem, data: st.DataObject) -> None:
     """A pop is no arithmetic: not a bit differs from never having appended."""
     keep = data.draw(st.integers(0, len(p.X)), label="keep")
-    popped, never = (zf.GaussianProcess(zf.NTK(p.W, p.b)) for _ in range(2))
+    popped, never = (zf.GaussianProcess(zf.NTK(p.W, p.b), device=device) for _ in range(2))
     for i in range(len(p.X)):
         for gp in (popped, never) if i < keep else (popped,):
             gp.append(p.X[i], float(p.y[i]), float(p.noise[i]))
@@ -78,9 +78,9 @@ def test_what_is_popped_leaves_no_trace(p: Problem, data: st.DataObject) -> None
 
 
 @given(problems(), st.data())
-def test_what_is_removed_leaves_the_rest(p: Problem, data: st.DataObject) -> None:
+def test_what_is_removed_leaves_the_rest(device: str, p: Problem, data: st.DataObject) -> None:
     """A removal is a positive rank-one update, backward stable like an append."""
-    gp, rest = filled(p), list(range(len(p.X)))
+    gp, rest = filled(p, device), list(range(len(p.X)))
     removals = data.draw(st.integers(0, len(p.X) - 1), label="removals")
     for _ in range(removals):
         i = data.draw(st.integers(0, len(rest) - 1), label="removed")
@@ -91,17 +91,17 @@ def test_what_is_removed_leaves_the_rest(p: Problem, data: st.DataObject) -> Non
 
 
 @given(problems())
-def test_other_scores_for_the_same_points(p: Problem) -> None:
-    gp = zf.GaussianProcess(zf.NTK(p.W, p.b))
+def test_other_scores_for_the_same_points(device: str, p: Problem) -> None:
+    gp = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device)
     gp.append(p.X, np.zeros(len(p.X)), p.noise)
     gp._gp.set_targets(p.y)
     assert_agrees(gp, p)
 
 
 @given(problems(), st.permutations(range(24)))
-def test_the_order_of_the_observations_does_not_matter(p: Problem, order: list[int]) -> None:
+def test_the_order_of_the_observations_does_not_matter(device: str, p: Problem, order: list[int]) -> None:
     at = [i for i in order if i < len(p.X)]
-    shuffled = zf.GaussianProcess(zf.NTK(p.W, p.b))
+    shuffled = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device)
     shuffled.append(p.X[at], p.y[at], p.noise[at])
     assert_agrees(shuffled, p)
 
@@ -120,13 +120,14 @@ def test_the_tolerances_are_no_excuse(p: Problem) -> None:
 
 @pytest.mark.parametrize("change", [lambda v: v * (1 + 1e-5), lambda v: v + 1e-5 * np.abs(v).max()])
 def test_the_comparison_sees_an_error_of_a_hundred_thousandth(
+    device: str,
     change: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     rng = np.random.default_rng(0)
     W, b = [rng.normal(size=(6, 4)), rng.normal(size=(1, 6))], [rng.normal(size=6), rng.normal(size=1)]
     X, y = rng.normal(size=(9, 4)), rng.normal(size=9)
     p = Problem(W, b, X, y, np.full(9, 0.1), rng.normal(size=(2, 4)))
-    assert_agrees(filled(p), p)
+    assert_agrees(filled(p, device), p)
     for wrong in (p._replace(X=change(X)), p._replace(y=change(y))):
         with pytest.raises(AssertionError, match="allowed"):
-            assert_agrees(filled(wrong), p)
+            assert_agrees(filled(wrong, device), p)

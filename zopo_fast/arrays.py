@@ -13,21 +13,26 @@ from .errors import ArrayError
 Array = NDArray[np.float64]
 
 
-def as_doubles(value: Any, name: str) -> Array:
-    """Return `value` as a C-contiguous float64 array on the host.
+def as_host_array(value: Any, name: str) -> NDArray[Any]:
+    """Return `value` as a NumPy array of its own dtype; a CPU torch tensor or other host array is not copied.
 
     Raises:
-        ArrayError: it cannot be read as real numbers; names the argument.
+        ArrayError: it cannot be read as an array; names the argument.
         DeviceError: it lies on a CUDA device.
     """
     refuse_cuda(value, name)
     try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"dtype {array.dtype}")
-        return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
+        return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch: RuntimeError for a tensor that needs grad
         raise ArrayError(f"{name}: cannot be read as an array of real numbers ({error})") from error
+
+
+def as_doubles(value: Any, name: str) -> Array:
+    """Return `value` as a C-contiguous float64 array on the host; raises as as_host_array does."""
+    array = as_host_array(value, name)
+    if array.dtype.kind not in "fiub":
+        raise ArrayError(f"{name}: cannot be read as an array of real numbers (dtype {array.dtype})")
+    return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
 
 
 def as_floats(value: Any, name: str) -> NDArray[Any]:

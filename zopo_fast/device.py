@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LEGACY_STREAM = 1  # the default stream, as DLPack and the CUDA Array Interface number it
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
+ANYWHERE = -1  # for on_device(): wherever the arrays are
 
 
 def __getattr__(name: str) -> Any:
@@ -103,7 +104,7 @@ def on_device(
 ) -> OnDevice | None:
     """The CUDA arrays among the arguments (by name), ready for a native call; None when all are the host's.
 
-    `device` is where the object is that takes them, called `where` (None: the host; -1: wherever they are).
+    `device` is where the object is that takes them, called `where` (None: the host).
 
     Raises:
         DeviceError: on different devices, or some on the host and some not, or not where the object is.
@@ -126,7 +127,9 @@ def on_device(
         raise DeviceError(
             f"{first} is on cuda:{ordinal}, {where} on the host (device='cpu'); copy it to the host"
         )
-    if device not in (-1, ordinal):
+    if not cuda_available():
+        raise DeviceError(f"{first} is on cuda:{ordinal}, but {cuda_status()}; copy it to the host")
+    if device not in (ANYWHERE, ordinal):
         raise DeviceError(f"{first} is on cuda:{ordinal}, {where} on cuda:{device}; bring them to one device")
     leader = arguments[first]
     stream = _stream_of(leader, ordinal)

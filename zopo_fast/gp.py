@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from . import _core
 from .arrays import Array, as_doubles, as_points
 from .config import as_integer
-from .errors import ArrayError, DeviceError
+from .device import ANYWHERE, OnDevice, on_device, parse_device
+from .errors import ArrayError
 from .kernel import NTK
+from .numbered import number_of
+
+# "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
+# answer take longer than the work on the CPU. An estimate, to be replaced by a measured crossover.
+AUTO_CROSSOVER = 1 << 18
+
+if TYPE_CHECKING:
+    from ._core import CudaArray
 
 
 class Posterior(NamedTuple):
@@ -23,6 +32,15 @@ class Posterior(NamedTuple):
     gradient_uncertainty: Any
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.generic)) or (isinstance(value, np.ndarray) and value.ndim == 0)
+
+
+def _rows(points: CudaArray) -> CudaArray:
+    """A single point (d,) as (1, d)."""
+    return points.reshape((1, *points.shape)) if len(points.shape) == 1 else points
+
+
 class GaussianProcess:
     """Exact GP regression with incremental Cholesky updates, in float64.
 
@@ -32,23 +50,29 @@ class GaussianProcess:
     Args:
         kernel: the kernel, used raw.
         noise: default noise variance of an observation, in K's units.
-        device: "cpu".
+        device: "cpu", "cuda" or "cuda:N"; "auto": the CPU until the observations are many, then a CUDA
+            device where there is one.
 
     Raises:
         ArrayError: noise negative or not finite.
-        DeviceError: a device this build has not.
+        DeviceError: a device that is not there or cannot be used.
     """
 
     def __init__(self, kernel: NTK, noise: float = 1e-4, device: str = "cpu") -> None:
-        if device != "cpu":
-            raise DeviceError(f"device {device!r}: this build has the CPU engine only; use device='cpu'")
+        ordinal = None if device == "auto" else parse_device(str(device))
         variance = as_doubles(noise, "noise")
         if variance.ndim != 0 or not (np.isfinite(variance) and variance >= 0):
             raise ArrayError(f"noise: a variance is one number, finite and not negative, got {noise!r}")
         self.kernel = kernel
         self.default_noise = float(variance)
         self.device = device
-        self._gp = _core.GaussianProcess(kernel._network)
+        self._ordinal = ordinal
+        self._gp: _core.GaussianProcess | _core.CudaGaussianProcess = (
+            _core.GaussianProcess(kernel._network)
+            if ordinal is None
+            else _core.CudaGaussianProcess(kernel._network, ordinal)
+        )
+        self.number = number_of(self)  # by which the torch operators know it
 
     def __len__(self) -> int:
         return len(self._gp)
@@ -61,6 +85,8 @@ class GaussianProcess:
     def append(self, x: Any, y: Any, noise: Any | None = None) -> None:
         """Add one observation (x (d,), y a number) or many (X (q, d), y (q,)).
 
+        A process on a CUDA device also takes float64 CUDA arrays, all of them or none.
+
         Args:
             x: point or points.
             y: score or scores.
@@ -68,21 +94,71 @@ class GaussianProcess:
 
         Raises:
             ArrayError: wrong shape, NaN or infinity, negative noise.
+            DeviceError: arrays on different devices, or on another one than the process.
             NotPositiveDefiniteError: A cannot be factorised even with jitter; nothing was added.
         """
-        X, _ = as_points(x, "X", self.kernel.dim)
-        targets = np.atleast_1d(as_doubles(y, "y"))
-        variances = as_doubles(self.default_noise if noise is None else noise, "noise")
-        if variances.ndim > 1 or (variances.ndim == 1 and variances.shape != (len(X),)):
-            raise ArrayError(f"noise: expected a number or ({len(X)},), got shape {variances.shape}")
         before = self.jitter
-        self._gp.append(X, targets, np.ascontiguousarray(np.broadcast_to(variances, len(X))))
+        if not self._append_on_device(x, y, noise):
+            self._append_from_host(x, y, noise)
         if self.jitter > before:
             warnings.warn(
                 f"the kernel matrix was not positive definite; {self.jitter:.3g} was added to its diagonal",
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    def _append_from_host(self, x: Any, y: Any, noise: Any | None) -> None:
+        X, _ = as_points(x, "X", self.kernel.dim)
+        targets = np.atleast_1d(as_doubles(y, "y"))
+        variances = as_doubles(self.default_noise if noise is None else noise, "noise")
+        if variances.ndim > 1 or (variances.ndim == 1 and variances.shape != (len(X),)):
+            raise ArrayError(f"noise: expected a number or ({len(X)},), got shape {variances.shape}")
+        if self.device == "auto":
+            self._move_when_large(len(self) + len(X))
+        self._gp.append(X, targets, np.ascontiguousarray(np.broadcast_to(variances, len(X))))
+
+    def _append_on_device(self, x: Any, y: Any, noise: Any | None) -> bool:
+        """Whether these were CUDA arrays; they have been appended then."""
+        given = {"X": x, "y": y, "noise": self.default_noise if noise is None else noise}
+        arrays = {name: value for name, value in given.items() if not _is_number(value)}
+        call = self._on_device(arrays)
+        if call is None:
+            return False
+        taken = dict(zip(arrays, call.arrays, strict=True))
+        X = _rows(taken["X"])
+        if "y" in taken:
+            targets = taken["y"]
+        else:
+            targets = _core.cuda_from_numpy(as_doubles(y, "y"), call.ordinal, call.stream, "y")
+        if targets.shape == ():
+            targets = targets.reshape((1,))
+        # A few numbers, to be looked at one by one.
+        variances = as_doubles(taken["noise"].numpy() if "noise" in taken else given["noise"], "noise")
+        if variances.ndim == 0:
+            variances = np.full(len(X), variances)
+        process = cast("_core.CudaGaussianProcess", self._gp)  # _on_device() saw to it
+        _core.cuda_array_append(process, X, targets, variances, call.stream)
+        return True
+
+    def _on_device(self, arguments: dict[str, Any]) -> OnDevice | None:
+        """CUDA arrays among the arguments, where this process is; "auto" goes to theirs."""
+        auto = self.device == "auto" and self._ordinal is None
+        call = on_device(arguments, "the process", ANYWHERE if auto else self._ordinal)
+        if call is not None and auto:
+            self._move(call.ordinal)
+        return call
+
+    def _move_when_large(self, n: int) -> None:
+        """To a CUDA device, once, when n observations are many and there is one."""
+        large = n * self.kernel.dim >= AUTO_CROSSOVER
+        if self._ordinal is None and large and _core.cuda_device_count() > 0:
+            self._move(0)
+
+    def _move(self, ordinal: int) -> None:
+        moved = _core.CudaGaussianProcess(self.kernel._network, ordinal)
+        if len(self):
+            moved.append(*self._gp.state())
+        self._gp, self._ordinal = moved, ordinal
 
     def pop(self) -> None:
         """Drop the last observation; free. IndexError when there is none."""
@@ -97,15 +173,40 @@ class GaussianProcess:
         """Mean, latent variance, gradient of the mean, and trace of the gradient's covariance.
 
         Args:
-            x: (d,) gives floats and a (d,) gradient; (q, d) gives (q,), (q,), (q, d), (q,).
+            x: (d,) gives floats and a (d,) gradient; (q, d) gives (q,), (q,), (q, d), (q,). A float64 CUDA
+                array, on the process's device, gives arrays of its kind there; (d,) then gives arrays of
+                no dimensions for numbers.
 
         With no observation this is the prior. Variance and uncertainty are clamped at 0.
         """
+        if (parts := self._ask_device("posterior", x)) is not None:
+            return Posterior(*parts)
         X, single = as_points(x, "x", self.kernel.dim)
         mean, variance, gradient, uncertainty = self._gp.posterior(X)
         if single:
             return Posterior(float(mean[0]), float(variance[0]), gradient[0], float(uncertainty[0]))
         return Posterior(mean, variance, gradient, uncertainty)
+
+    def predict(self, x: Any) -> tuple[Any, Any]:
+        """Mean and latent variance at x (q, d) alone: (q,), (q,)."""
+        return self._ask_device("predict", x) or self._gp.predict(as_doubles(x, "x"))
+
+    def derivatives(self, x: Any) -> tuple[Any, Any, Any, Any]:
+        """Mean and variance at x (q, d) and the gradients of both: (q,), (q,), (q, d), (q, d).
+
+        The variance's is dk(x, x)/dx - 2 G^T A^-1 k_x, also where rounding has the variance clamped at 0.
+        """
+        return self._ask_device("derivatives", x) or self._gp.derivatives(as_doubles(x, "x"))
+
+    def _ask_device(self, what: str, x: Any) -> Any:
+        """That part of the posterior at points on a device, answered there; None for a host array."""
+        call = self._on_device({"x": x})
+        if call is None:
+            return None
+        points = call.arrays[0]
+        single = len(points.shape) == 1
+        parts = getattr(_core, f"cuda_array_{what}")(self._gp, _rows(points), call.stream)
+        return call.finish(*(part.reshape(part.shape[1:]) for part in parts) if single else parts)
 
     def gradient_covariance(self, x: Any) -> Array:
         """Covariance of the derivative at x (d,): d2k - G^T A^-1 G, (d, d)."""

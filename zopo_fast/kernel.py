@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array, as_doubles, as_floats
+from .arrays import as_doubles, as_floats
 from .config import as_integer
-from .device import parse_device
+from .device import ANYWHERE, OnDevice, on_device, parse_device
 from .errors import ConfigError
+from .numbered import number_of
 
 Initialization = Literal["he", "normal"]
 GramPrecision = Literal["float64", "float32", "tf32x3"]
@@ -42,6 +42,7 @@ class NTK:
         for array in (*self.weights, *self.biases):
             array.flags.writeable = False
         self._network = _core.Network(self.weights, self.biases)
+        self.number = number_of(self)  # by which the torch operators know it
         # How random() made it, so that a saved state need not hold the weights.
         self.recipe: dict[str, Any] | None = None
 
@@ -90,22 +91,29 @@ class NTK:
 
     def gram(
         self, X: Any, Y: Any | None = None, *, device: str | None = None, precision: GramPrecision = "float64"
-    ) -> NDArray[Any]:
+    ) -> Any:
         """K_ij = k(X_i, Y_j): (n, d) and (m, d) in, (n, m) out; Y = X when left out.
 
+        CUDA arrays (torch, CuPy, CudaArray, ...; float64, float32 or float16) are taken where they lie, on
+        the caller's stream, and the answer is of their kind, there.
+
         Args:
-            device: "cpu" (the default), "cuda" or "cuda:N".
+            device: "cpu" (the default for host arrays), "cuda" or "cuda:N".
             precision: of the inner products. "float64"; on a CUDA device also "float32", products and sums
                 in float32, off by about 5e-7 of K's largest entry at d = 768, and "tf32x3", tensor cores on
                 numbers in two parts, off by about 8e-7 (measured with sums rounded to nearest; the tensor
                 cores' own are cut off). These two give float32 out.
 
         Raises:
+            ArrayError: wrong shape, NaN or infinity; on a device also wrong dtype or not C-contiguous.
             ConfigError: an unknown precision, or one that the CPU does not have.
-            DeviceError: no such device, or it cannot be used.
+            DeviceError: no such device, it cannot be used, or X and Y are not on one device.
         """
         if precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+        if call := self._on_device({"X": X} if Y is None else {"X": X, "Y": Y}, device):
+            left, right = call.arrays[0], None if Y is None else call.arrays[1]
+            return call.finish(_core.cuda_array_gram(self._network, left, right, precision, call.stream))
         ordinal = parse_device(device)
         if ordinal is not None:
             others = None if Y is None else as_floats(Y, "Y")
@@ -114,22 +122,44 @@ class NTK:
             raise ConfigError(f"precision {precision!r}: the CPU computes in float64; use device='cuda'")
         return _core.gram(self._network, as_doubles(X, "X"), None if Y is None else as_doubles(Y, "Y"))
 
-    def diag(self, X: Any, *, device: str | None = None) -> Array:
-        """k(X_i, X_i): (n, d) in, (n,) out; device as for gram()."""
+    def diag(self, X: Any, *, device: str | None = None) -> Any:
+        """k(X_i, X_i): (n, d) in, (n,) out; device and float64 CUDA arrays as for gram()."""
+        if call := self._on_device({"X": X}, device):
+            return call.finish(_core.cuda_array_diag(self._network, call.arrays[0], call.stream))
         ordinal, points = parse_device(device), as_doubles(X, "X")
         if ordinal is not None:
             return _core.cuda_diag(self._network, points, ordinal)
         return _core.diag(self._network, points)
 
-    def gradient(self, x: Any, X: Any, *, device: str | None = None) -> Array:
+    def gradient(self, x: Any, X: Any, *, device: str | None = None) -> Any:
         """dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i): (d,) and (n, d) in, (n, d) out.
 
-        device as for gram().
+        device and float64 CUDA arrays as for gram().
         """
+        if call := self._on_device({"x": x, "X": X}, device):
+            at, others = call.arrays
+            return call.finish(_core.cuda_array_gradient(self._network, at, others, call.stream))
         ordinal, point, points = parse_device(device), as_doubles(x, "x"), as_doubles(X, "X")
         if ordinal is not None:
             return _core.cuda_gradient(self._network, point, points, ordinal)
         return _core.gradient(self._network, point, points)
+
+    def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Any:
+        """sum_j weight_ij dk(X_i, Y_j)/dX_i: (n, d), (m, d) and (n, m) in, (n, d) out.
+
+        What the chain rule needs: of a function of gram(X, Y) with derivative `weight`, the gradient in X.
+        float64 CUDA arrays as for gram().
+        """
+        if call := self._on_device({"X": X, "Y": Y, "weight": weight}, None):
+            left, right, by = call.arrays
+            return call.finish(_core.cuda_array_gram_gradient(self._network, left, right, by, call.stream))
+        return _core.gram_gradient(
+            self._network, as_doubles(X, "X"), as_doubles(Y, "Y"), as_doubles(weight, "weight")
+        )
+
+    def _on_device(self, arguments: dict[str, Any], device: str | None) -> OnDevice | None:
+        where = ANYWHERE if device is None else parse_device(device)
+        return on_device(arguments, f"the call (device={device!r})", where)
 
     def gradient_prior_trace(self, x: Any, *, device: str | None = None) -> float:
         """Trace of d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 |J_l|_F^2, for x (d,).

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array
+from .arrays import Array, as_host_array
 from .config import ZopoConfig
 from .errors import ArrayError, ConfigError, EmbeddingMismatchError
 from .kernel import NTK
@@ -71,11 +71,9 @@ class StudyStart:
 
 
 def as_embeddings(embeddings: Any) -> NDArray[Any]:
-    """Return embeddings as a C-contiguous array of their own precision; ArrayError says what is wrong."""
-    try:
-        Z = np.asarray(embeddings)
-    except ValueError as error:
-        raise ArrayError(f"embeddings: cannot be read as an array ({error})") from error
+    """Return embeddings as a C-contiguous array of their own precision; ArrayError says what is wrong,
+    DeviceError that they lie on a CUDA device."""
+    Z = as_host_array(embeddings, "embeddings")
     if Z.dtype.kind in "iub":
         Z = Z.astype(np.float64)
     if Z.dtype.kind != "f" or Z.dtype.itemsize not in (2, 4, 8):
