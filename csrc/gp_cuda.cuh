@@ -55,6 +55,8 @@ struct GpEngine<Cuda>::Model {
   Buffer<double> query;                   // the points asked about
   Buffer<unsigned> words;                 // grid_barrier(), and the count of blocks that are done
   Mailbox<double> results;                // of one point, or a few sums
+  Mailbox<double> inbox;                  // one point from the host, with its y and noise: (d + 2,)
+  bool waiting = false;                   // the last observation lies there, not yet in its row
   Mailbox<int> status;                    // not 0: a pivot was not positive
 
   bool z_fresh = true, alpha_fresh = true;
@@ -70,8 +72,10 @@ struct GpEngine<Cuda>::Model {
 using GpModel = GpEngine<Cuda>::Model;
 
 // Appends factor row `rows` for the observation of that number, with its features and its row of M;
-// sets the status when its pivot is not positive beyond rounding.
-void append_row(GpModel& m, GpView v, double jitter, bool with_alpha, bool with_inverse);
+// sets the status when its pivot is not positive beyond rounding. `from`: the point, its y and its
+// noise, where the host left them; null: they are in their places.
+void append_row(GpModel& m, GpView v, const double* from, double jitter, bool with_alpha,
+                bool with_inverse);
 // The same for observations [rows, n) at once; z and alpha are not brought up to date.
 void append_rows(GpModel& m, GpView v, double jitter);
 void remove_row(GpModel& m, int i);
@@ -79,11 +83,13 @@ void remove_row(GpModel& m, int i);
 void update_targets(GpModel& m);  // z
 void update_alpha(GpModel& m);    // z and alpha
 void update_inverse(GpModel& m);  // A^-1
-// |z|^2, log det A, and the sum of k(x_i, x_i): three numbers in `results`, complete on return.
-void sums(GpModel& m);
+// |z|^2, log det A, and with `diagonal` the sum of k(x_i, x_i): three numbers in `results`,
+// complete on return.
+void sums(GpModel& m, bool diagonal);
 
 // Into `results`: mean, variance, uncertainty, one left out, and with `gradient` the gradient (d,).
-// x (d,) on the device. alpha, and A^-1 for the uncertainty, are up to date.
+// x (d,) on the device, or in page-locked memory of the host. alpha, and A^-1 for the uncertainty,
+// are up to date.
 void posterior_one(GpModel& m, const double* x, bool gradient, bool uncertainty);
 void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorOut& out);
 void covariance_at(GpModel& m, const double* x, double* out);

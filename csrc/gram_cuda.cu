@@ -30,8 +30,12 @@
 // 0.51 GB written and 57 MB of rows read: the float64 kernel has arithmetic for 0.87 ms at 67
 // Tflop/s, the memory 0.12 ms.
 //
-// Error of an entry, against float64, on standard normal points, d = 768, width 32, depth 2, of the
-// largest entry: TO BE MEASURED
+// Error of an entry against float64, of the largest entry of K and of sqrt(k(x, x) k(y, y)), the
+// largest seen for 200 standard normal points, d from 384 to 768, two layers of 32 to 256, sums in
+// float32 in the order of k:
+//   Float32  4.5e-7 and 1.4e-6;  Tf32x3  7.8e-7 and 2.9e-6 (tf32 alone: about 1e-3)
+// The tensor cores' own float32 sums are cut off rather than rounded: there Tf32x3 can be off by a
+// few times that.
 #include <algorithm>
 
 #include "cuda_features.cuh"

@@ -43,16 +43,26 @@ void ntk_gram(const Network& net, const void* X, Precision precision_x, std::siz
               void* stream);
 
 // The same from host memory to host memory on the device of that number, done when they return:
-// X (n, d), Y (m, d) or null, x (d,), all float64.
+// X (n, d), Y (m, d) or null, x (d,), float64 where no precision is given.
 struct NtkOnHost {
   const Network& net;
   int ordinal;
 
-  void gram(const double* X, std::size_t n, const double* Y, std::size_t m, GramPrecision precision,
-            void* K) const;
+  void gram(const void* X, Precision precision_x, std::size_t n, const void* Y,
+            Precision precision_y, std::size_t m, GramPrecision precision, void* K) const;
   void diag(const double* X, std::size_t n, double* out) const;
   void gradient(const double* x, const double* X, std::size_t n, double* G) const;
   double gradient_prior_trace(const double* x) const;
 };
+
+// The product that the engine is built on (cuda_gemm.cuh), from host memory to host memory, for
+// tests and benchmarks: `batch` matrices each, one after another, rows of lda, ldb and n numbers; C
+// is read with `add` only.
+struct ProductOnHost {
+  std::size_t m, n, k, lda, ldb, batch;
+  bool transpose_a, transpose_b, add, lower_a, lower_c;
+};
+void gemm_on_host(int ordinal, const ProductOnHost& shape, const double* A, const double* B,
+                  double* C);
 
 }  // namespace zopo

@@ -1,6 +1,7 @@
 // The kernel on a device from host memory to host memory: copies in, the operations of
 // ntk_cuda.hpp, copies out. Bound by the copies: over PCIe at 50 GB/s, K of 8192 points takes 10 ms
 // and its computation 1.
+#include "cuda_gemm.cuh"
 #include "cuda_network.cuh"
 #include "ntk_cuda.hpp"
 
@@ -30,18 +31,23 @@ struct Featured {
 
 }  // namespace
 
-void NtkOnHost::gram(const double* X, std::size_t n, const double* Y, std::size_t m,
-                     GramPrecision precision, void* K) const {
+void NtkOnHost::gram(const void* X, Precision precision_x, std::size_t n, const void* Y,
+                     Precision precision_y, std::size_t m, GramPrecision precision, void* K) const {
   const DeviceGuard guard(ordinal);
   const std::size_t number = precision == GramPrecision::Float64 ? sizeof(double) : sizeof(float);
   const std::size_t bytes = n * (Y ? m : n) * number;
-  const Buffer<double> left = to_device(X, n * net.dim());
-  const Buffer<double> right = to_device(Y, Y ? m * net.dim() : 0);
+  const auto points = [&](const void* from, Precision of, std::size_t count) {
+    const std::size_t size = of == Precision::Half ? 2 : of == Precision::Single ? 4 : 8;
+    Buffer<unsigned char> to(count * net.dim() * size, kStream);
+    copy(to.data(), from, to.size(), kStream);
+    return to;
+  };
+  const auto left = points(X, precision_x, n), right = points(Y, precision_y, Y ? m : 0);
   const Buffer<unsigned char> out(bytes, kStream);
   // An empty Y lies nowhere on the device, and is no missing Y.
   if (bytes)
-    ntk_gram(net, left.data(), Precision::Double, n, right.data(), Precision::Double, m, precision,
-             out.data(), kStream);
+    ntk_gram(net, left.data(), precision_x, n, right.data(), precision_y, m, precision, out.data(),
+             kStream);
   copy(K, out.data(), bytes, kStream);
   synchronize(kStream);
 }
@@ -74,6 +80,38 @@ double NtkOnHost::gradient_prior_trace(const double* x) const {
   copy(&trace, result.data(), sizeof trace, kStream);
   synchronize(kStream);
   return trace;
+}
+
+void gemm_on_host(int ordinal, const ProductOnHost& p, const double* A, const double* B,
+                  double* C) {
+  const DeviceGuard guard(ordinal);
+  const std::size_t of_a = (p.transpose_a ? p.k : p.m) * p.lda,
+                    of_b = (p.transpose_b ? p.n : p.k) * p.ldb, of_c = p.m * p.n;
+  const Buffer<double> a = to_device(A, p.batch * of_a), b = to_device(B, p.batch * of_b),
+                       c = to_device(C, p.batch * of_c);
+  const auto number = [](std::size_t size) { return static_cast<int>(size); };
+  const auto stride = [](std::size_t size) { return static_cast<std::int64_t>(size); };
+  gemm({.m = number(p.m),
+        .n = number(p.n),
+        .k = number(p.k),
+        .A = a.data(),
+        .lda = stride(p.lda),
+        .B = b.data(),
+        .ldb = stride(p.ldb),
+        .C = c.data(),
+        .ldc = stride(p.n),
+        .transpose_a = p.transpose_a,
+        .transpose_b = p.transpose_b,
+        .add = p.add,
+        .lower_a = p.lower_a,
+        .lower_c = p.lower_c,
+        .batch = number(p.batch),
+        .stride_a = stride(of_a),
+        .stride_b = stride(of_b),
+        .stride_c = stride(of_c)},
+       kStream);
+  copy(C, c.data(), p.batch * of_c * sizeof(double), kStream);
+  synchronize(kStream);
 }
 
 }  // namespace zopo

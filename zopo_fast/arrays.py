@@ -23,6 +23,13 @@ def as_doubles(value: Any, name: str) -> Array:
         raise ArrayError(f"{name}: cannot be read as an array of real numbers ({error})") from error
 
 
+def as_floats(value: Any, name: str) -> NDArray[Any]:
+    """As as_doubles, but float16 and float32 stay what they are."""
+    if isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float32):
+        return np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+    return as_doubles(value, name)
+
+
 def as_points(value: Any, name: str, dim: int) -> tuple[Array, bool]:
     """Return (q, dim) points and whether a single (dim,) point was given."""
     array = as_doubles(value, name)
