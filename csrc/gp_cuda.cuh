@@ -1,6 +1,7 @@
-// What the Gaussian process keeps on a device, and the operations on it, a file each:
-// cholesky_cuda.cu (append, remove), inverse_cuda.cu (A^-1, z, alpha), posterior_cuda.cu (one
-// point), posterior_many_cuda.cu (many points, and the gradient's covariance).
+// What the Gaussian process keeps on a device, and the operations on it: cholesky_cuda.cu (append a
+// row, remove one), cholesky_block_cuda.cu (append many), inverse_cuda.cu (z, alpha, A^-1),
+// posterior_cuda.cu (one point), posterior_many_cuda.cu (many), derivative_cuda.cu (the gradient's
+// covariance). The engine itself, its memory and the order of these, is gp_cuda.cu.
 //
 // The factor C is kept together with C^-1: a triangular solve, n steps that wait for each other,
 // becomes a product, and products are what a device is made for.
