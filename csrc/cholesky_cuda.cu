@@ -5,10 +5,11 @@
 //  and
 //          that of C^-1 is (-C^-T c, 1) / sqrt(pivot). A product with a computed inverse is not
 //          backward stable, so c is refined once, c += C^-1 (k - C c), after which |k - C c| is at
-//          the level of rounding of |C| |c|, as after a substitution (Higham 2002, sec. 12). Reads
-//          d (n + w) numbers for the features and x.X_i, 2 n hidden for k, and 2.5 n^2 of the
-//          triangles; six barriers of the grid. Bytes at n = 256, d = 768, w = 32: 1.8 MB + 1.3 MB,
-//          out of L2; time goes into the barriers.
+//          the level of rounding of |C| |c|, as after a substitution (Higham 2002, sec. 12). The
+//          point comes out of page-locked memory of the host, which saves a copy that the launch
+//          would wait for. Reads d (n + w) numbers for the features and x.X_i, 2 n hidden for k,
+//          and 2.5 n^2 of the triangles; seven barriers of the grid. Bytes at n = 256, d = 768, w =
+//          32: 1.8 MB + 1.3 MB, out of L2; time goes into the barriers.
 //  remove  Givens rotations fold the old column i of C into the later ones: C Q = [C' 0] in the
 //  rows
 //          that stay, so that Q^T C^-1 without row and column i is the inverse of C'. The same
@@ -26,6 +27,7 @@ constexpr int kTile = 32;  // rotations found between two barriers
 
 struct AppendArguments {
   GpView v;
+  const double* from;  // (d + 2): x, y, noise; or null
   double jitter;
   double *k, *c, *r;  // (n) each
   unsigned* words;
@@ -47,6 +49,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   const PointShared s = point_memory(net.hidden, a.widest);
   const double* x = v.x + at * d;
   double *S = v.S + at * w, *M = v.M + at * ld, *row = v.C + at * ld, *inverse = v.Cinv + at * ld;
+
+  // The host's memory is read once, not by every warp.
+  if (a.from) {
+    for (int e = static_cast<int>(blockIdx.x * blockDim.x) + thread; e < d + 2;
+         e += static_cast<int>(gridDim.x * blockDim.x))
+      *(e < d ? v.x + at * d + e : e == d ? v.y + at : v.noise + at) = a.from[e];
+    grid_barrier(a.words);
+  }
 
   // W_0 x and x.X_i.
   for (int item = first; item < w + n + 1; item += all) {
@@ -258,12 +268,14 @@ int at_most_resident(int blocks) {
 
 }  // namespace
 
-void append_row(GpModel& m, GpView v, double jitter, bool with_alpha, bool with_inverse) {
+void append_row(GpModel& m, GpView v, const double* from, double jitter, bool with_alpha,
+                bool with_inverse) {
   const int n = v.rows;
   const auto room = static_cast<std::size_t>(v.ld);
   m.work.need(3 * room, m.stream);
   double* work = m.work.data();
   const AppendArguments a = {v,
+                             from,
                              jitter,
                              work,
                              work + room,

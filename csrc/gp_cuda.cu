@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "cuda_device.hpp"
 #include "error.hpp"
@@ -14,6 +15,12 @@ namespace {
 // Fewer new observations than this are appended row by row: one launch each, no wait in between.
 constexpr int kRowByRow = 32;
 constexpr std::size_t kLeastRoom = 64;
+
+bool is_on_device(const void* p) {
+  cudaPointerAttributes attributes{};
+  return cudaPointerGetAttributes(&attributes, p) == cudaSuccess &&
+         attributes.type == cudaMemoryTypeDevice;
+}
 
 }  // namespace
 
@@ -58,6 +65,7 @@ GpEngine<Cuda>::GpEngine(std::shared_ptr<const Network> net, int ordinal, void* 
     m.words = Buffer<unsigned>(4, m.stream);
     check(cudaMemsetAsync(m.words.data(), 0, 4 * sizeof(unsigned), m.stream), "cudaMemsetAsync");
     m.status = Mailbox<int>(1);
+    m.inbox = Mailbox<double>(static_cast<std::size_t>(m.v.net.dim) + 2);
     m.results = Mailbox<double>(4 + static_cast<std::size_t>(m.v.net.dim));
   });
 }
@@ -138,24 +146,19 @@ void reserve(GpModel& m, std::size_t n) {
 // Rows [v.rows, v.n) of the factor; whether every pivot was positive.
 bool factorise(GpModel& m, GpView v, double jitter) {
   m.status[0] = 0;
+  const double* from = std::exchange(m.waiting, false) ? m.inbox.data() : nullptr;
   if (v.n - v.rows > kRowByRow) {
     append_rows(m, v, jitter);
     m.z_fresh = m.alpha_fresh = false;
   } else {
     for (; v.rows < v.n; ++v.rows) {
       const bool inverse = m.summed == v.rows;
-      append_row(m, v, jitter, m.alpha_fresh, inverse);
+      append_row(m, v, from, jitter, m.alpha_fresh, inverse);
       if (inverse) m.summed = v.rows + 1;
     }
   }
   synchronize(m.stream);
   return m.status[0] == 0;
-}
-
-bool is_on_device(const void* p) {
-  cudaPointerAttributes attributes{};
-  return cudaPointerGetAttributes(&attributes, p) == cudaSuccess &&
-         attributes.type == cudaMemoryTypeDevice;
 }
 
 }  // namespace
@@ -165,9 +168,16 @@ void GpEngine<Cuda>::add(const double* X, const double* y, const double* noise, 
     const auto n = size();
     reserve(m, n + count);
     const auto d = static_cast<std::size_t>(m.v.net.dim);
-    copy(m.v.x + n * d, X, count * d * sizeof(double), m.stream);
-    copy(m.v.y + n, y, count * sizeof(double), m.stream);
-    copy(m.v.noise + n, noise, count * sizeof(double), m.stream);
+    m.waiting = count == 1 && !is_on_device(X);
+    if (m.waiting) {
+      std::copy_n(X, d, m.inbox.data());
+      m.inbox[d] = *y;
+      m.inbox[d + 1] = *noise;
+    } else {
+      copy(m.v.x + n * d, X, count * d * sizeof(double), m.stream);
+      copy(m.v.y + n, y, count * sizeof(double), m.stream);
+      copy(m.v.noise + n, noise, count * sizeof(double), m.stream);
+    }
     m.v.n += static_cast<int>(count);
   });
 }
@@ -187,7 +197,7 @@ bool GpEngine<Cuda>::extend(std::size_t from, double jitter) {
 
 double GpEngine<Cuda>::mean_diagonal(const Gram&) {
   return on_device([&](Model& m) {
-    sums(m);
+    sums(m, true);
     return m.results[2] / static_cast<double>(m.v.n);
   });
 }
@@ -219,6 +229,7 @@ void GpEngine<Cuda>::truncate(std::size_t n) noexcept {
   Model& m = *model_;
   m.v.n = static_cast<int>(n);
   m.v.rows = std::min(m.v.rows, m.v.n);
+  m.waiting = false;
   m.stale();
 }
 
@@ -249,8 +260,7 @@ void GpEngine<Cuda>::posterior(const double* X, std::size_t q, const PosteriorOu
     if (out.uncertainty || out.variance_gradient) update_inverse(m);
     if (out.variance_gradient) variance_gradient(m, X, q, out.variance_gradient);
     if (q >= kAlone) return posterior_many(m, X, q, out);
-    m.query.need(d, m.stream);
-    const bool device = is_on_device(out.mean ? out.mean : out.gradient);
+    const bool there = is_on_device(X), device = is_on_device(out.mean ? out.mean : out.gradient);
     const auto give = [&](double* to, std::size_t from, std::size_t count) {
       if (!to) return;
       if (device)
@@ -259,8 +269,8 @@ void GpEngine<Cuda>::posterior(const double* X, std::size_t q, const PosteriorOu
         std::copy_n(m.results.data() + from, count, to);
     };
     for (std::size_t i = 0; i < q; ++i) {
-      copy(m.query.data(), X + i * d, d * sizeof(double), m.stream);
-      posterior_one(m, m.query.data(), out.gradient, out.uncertainty);
+      if (!there) std::copy_n(X + i * d, d, m.inbox.data());
+      posterior_one(m, there ? X + i * d : m.inbox.data(), out.gradient, out.uncertainty);
       synchronize(m.stream);
       give(out.mean ? out.mean + i : nullptr, 0, 1);
       give(out.variance ? out.variance + i : nullptr, 1, 1);
@@ -285,14 +295,14 @@ void GpEngine<Cuda>::gradient_covariance(const double* x, double* out) {
 double GpEngine<Cuda>::fit() {
   return on_device([&](Model& m) {
     update_targets(m);
-    sums(m);
+    sums(m, false);
     return m.results[0];
   });
 }
 
 double GpEngine<Cuda>::log_determinant() {
   return on_device([&](Model& m) {
-    sums(m);
+    sums(m, false);
     return m.results[1];
   });
 }

@@ -1,6 +1,7 @@
-// What the Gaussian process keeps on a device, and the operations on it, a file each:
-// cholesky_cuda.cu (append, remove), inverse_cuda.cu (A^-1, z, alpha), posterior_cuda.cu (one
-// point), posterior_many_cuda.cu (many points, and the gradient's covariance).
+// What the Gaussian process keeps on a device, and the operations on it: cholesky_cuda.cu (append a
+// row, remove one), cholesky_block_cuda.cu (append many), inverse_cuda.cu (z, alpha, A^-1),
+// posterior_cuda.cu (one point), posterior_many_cuda.cu (many), derivative_cuda.cu (the gradient's
+// covariance). The engine itself, its memory and the order of these, is gp_cuda.cu.
 //
 // The factor C is kept together with C^-1: a triangular solve, n steps that wait for each other,
 // becomes a product, and products are what a device is made for.
@@ -55,6 +56,8 @@ struct GpEngine<Cuda>::Model {
   Buffer<double> query;                   // the points asked about
   Buffer<unsigned> words;                 // grid_barrier(), and the count of blocks that are done
   Mailbox<double> results;                // of one point, or a few sums
+  Mailbox<double> inbox;                  // one point from the host, with its y and noise: (d + 2,)
+  bool waiting = false;                   // the last observation lies there, not yet in its row
   Mailbox<int> status;                    // not 0: a pivot was not positive
 
   bool z_fresh = true, alpha_fresh = true;
@@ -70,8 +73,10 @@ struct GpEngine<Cuda>::Model {
 using GpModel = GpEngine<Cuda>::Model;
 
 // Appends factor row `rows` for the observation of that number, with its features and its row of M;
-// sets the status when its pivot is not positive beyond rounding.
-void append_row(GpModel& m, GpView v, double jitter, bool with_alpha, bool with_inverse);
+// sets the status when its pivot is not positive beyond rounding. `from`: the point, its y and its
+// noise, where the host left them; null: they are in their places.
+void append_row(GpModel& m, GpView v, const double* from, double jitter, bool with_alpha,
+                bool with_inverse);
 // The same for observations [rows, n) at once; z and alpha are not brought up to date.
 void append_rows(GpModel& m, GpView v, double jitter);
 void remove_row(GpModel& m, int i);
@@ -79,11 +84,13 @@ void remove_row(GpModel& m, int i);
 void update_targets(GpModel& m);  // z
 void update_alpha(GpModel& m);    // z and alpha
 void update_inverse(GpModel& m);  // A^-1
-// |z|^2, log det A, and the sum of k(x_i, x_i): three numbers in `results`, complete on return.
-void sums(GpModel& m);
+// |z|^2, log det A, and with `diagonal` the sum of k(x_i, x_i): three numbers in `results`,
+// complete on return.
+void sums(GpModel& m, bool diagonal);
 
 // Into `results`: mean, variance, uncertainty, one left out, and with `gradient` the gradient (d,).
-// x (d,) on the device. alpha, and A^-1 for the uncertainty, are up to date.
+// x (d,) on the device, or in page-locked memory of the host. alpha, and A^-1 for the uncertainty,
+// are up to date.
 void posterior_one(GpModel& m, const double* x, bool gradient, bool uncertainty);
 void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorOut& out);
 // (q, d) of points in host or device memory, complete on return; A^-1 is up to date.

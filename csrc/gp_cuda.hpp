@@ -10,8 +10,8 @@
 
 namespace zopo {
 
-// Arguments of all members may be in host or in device memory; what lies on a device must be
-// complete when the call is made, and results are complete when it returns.
+// Arguments of a call may be in host or in device memory, all on one side; what lies on a device
+// must be complete when the call is made, and results are complete when it returns.
 template <>
 class GpEngine<Cuda> {
  public:

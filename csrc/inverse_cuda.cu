@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // |z|^2, log det A, and the sum of k(x_i, x_i), by one block.
 __global__ void __launch_bounds__(kThreads, 1)
-    sums_kernel(const __grid_constant__ GpView v, double* out) {
+    sums_kernel(const __grid_constant__ GpView v, bool with_diagonal, double* out) {
   double* scratch = shared_memory<double>();
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   double square = 0.0, log_det = 0.0, diagonal = 0.0;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     square = fma(v.z[i], v.z[i], square);
     log_det += log(v.C[i * std::int64_t{v.ld} + i]);
   }
-  for (int i = thread / 32; i < v.n; i += kThreads / 32) {
+  for (int i = thread / 32; with_diagonal && i < v.n; i += kThreads / 32) {
     const std::int64_t of = std::int64_t{i} * v.net.hidden;
     const double k = kernel_value(v.net, v.h + of, v.D + of, v.h + of, v.D + of,
                                   v.M[i * std::int64_t{v.ld} + i], lane);
@@ -158,12 +158,12 @@ void update_inverse(GpModel& m) {
   m.summed = m.v.n;
 }
 
-void sums(GpModel& m) {
+void sums(GpModel& m, bool diagonal) {
   m.results.need(3);
   launch(
       "sums", sums_kernel,
       {.grid = dim3(1), .block = dim3(kThreads), .shared = 40 * sizeof(double), .stream = m.stream},
-      m.v, m.results.data());
+      m.v, diagonal, m.results.data());
   synchronize(m.stream);
 }
 

@@ -1,6 +1,7 @@
 // The posterior at one point, for latency: one cooperative launch with two barriers of the grid,
 // its results written to page-locked memory of the host.
 //
+//   0  the point, out of page-locked memory of the host: read once, and no copy to wait for
 //   1  W_0 x and x.X_i: warps over units and observations, d (n + w) numbers read
 //   2  each block: the point's features. Warps over observations: k_i, c_i = D_0(x).D_0(X_i), and
 //   the
@@ -14,7 +15,7 @@
 //   5  the last block to end adds up what the others have left, in their order: the same bits each
 //   time
 //
-// Three barriers. At n = 256, d = 768, w = 32: 5 MB, all out of L2, and 7 million multiply-adds.
+// Four barriers. At n = 256, d = 768, w = 32: 5 MB, all out of L2, and 7 million multiply-adds.
 #include "gp_point.cuh"
 
 namespace zopo {
@@ -26,17 +27,18 @@ constexpr int kSums = 3;  // a block's: |C^-1 k|^2, tr(G^T A^-1 G), the prior's 
 
 struct PointArguments {
   GpView v;
-  const double* x;
-  double* first;   // (width[1]) W_0 x
-  double* inner;   // (n + 1) x.X_i, and x.x
-  double* k;       // (n)
-  double* c;       // (n)
-  double* solved;  // (n) C^-1 k
-  double* r;       // (n) k - C C^-1 k, as computed
-  double* u;       // (n) C^-T C^-1 k
-  double* P;       // (n, width[1])
-  double* Q;       // (n, width[1])
-  double* left;    // (blocks, kSums)
+  const double* from;  // (d) the point
+  double* x;           // (d) its place on the device
+  double* first;       // (width[1]) W_0 x
+  double* inner;       // (n + 1) x.X_i, and x.x
+  double* k;           // (n)
+  double* c;           // (n)
+  double* solved;      // (n) C^-1 k
+  double* r;           // (n) k - C C^-1 k, as computed
+  double* u;           // (n) C^-T C^-1 k
+  double* P;           // (n, width[1])
+  double* Q;           // (n, width[1])
+  double* left;        // (blocks, kSums)
   unsigned* words;
   double* results;
   int widest;
@@ -143,6 +145,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int first = static_cast<int>(blockIdx.x) * warps + warp, all = blocks * warps;
   const PointShared s = point_memory(net.hidden, a.widest);
 
+  for (int e = static_cast<int>(blockIdx.x * blockDim.x) + thread; e < d;
+       e += static_cast<int>(gridDim.x * blockDim.x))
+    a.x[e] = a.from[e];
+  grid_barrier(a.words);
+
   for (int item = first; item < w + n + 1; item += all) {
     const int i = item - w;
     const double* other = i < 0    ? net.weight[0] + static_cast<std::int64_t>(item) * d
@@ -245,11 +252,13 @@ void posterior_one(GpModel& m, const double* x, bool gradient, bool uncertainty)
                                gradient ? divide_up(v.net.dim, 32) : 0});
   const int blocks = std::min(useful, device_limits().multiprocessors);
   const auto rows = static_cast<std::size_t>(n), width = static_cast<std::size_t>(w);
+  m.query.need(static_cast<std::size_t>(v.net.dim), m.stream);
   m.work.need(width * (2 * rows + 1) + 6 * rows + 1 + static_cast<std::size_t>(blocks) * kSums,
               m.stream);
   PointArguments a{};
   a.v = v;
-  a.x = x;
+  a.from = x;
+  a.x = m.query.data();
   a.P = m.work.data();
   a.Q = a.P + rows * width;
   a.first = a.Q + rows * width;

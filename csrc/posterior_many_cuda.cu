@@ -13,8 +13,8 @@ namespace zopo {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr std::int64_t kWorkspace = std::int64_t{256} << 17;  // numbers: 256 MB
-constexpr int kMostPoints = 8192;                             // of a chunk
+constexpr std::int64_t kWorkspace = std::int64_t{1} << 24;  // numbers: 128 MB
+constexpr int kMostPoints = 8192;                           // of a chunk
 
 // Sums over the rows of (n, q) matrices, by blocks of 32 columns: dot_j = sum_i K_ij weight_i, and
 // out_j = max(0, prior_j - sum_i A_ij B_ij [- extra_j]).
