@@ -26,7 +26,9 @@ try:
     from torch import Tensor
     from torch.autograd.function import once_differentiable
 except ImportError as error:
-    raise MissingDependencyError("zopo_fast.torch needs torch 2.4 or later: pip install torch") from error
+    raise MissingDependencyError(
+        "zopo_fast.torch needs torch 2.4 or later: pip install 'zopo-fast[torch]'"
+    ) from error
 
 # They wait for the device to look for NaN, which a CUDA graph cannot record.
 _TAGS: dict[str, Any] = (
