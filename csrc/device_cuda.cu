@@ -23,11 +23,24 @@ struct Found {
 const Found& found() {
   static const Found result = [] {
     Found f;
+    const auto version = [](int v) {
+      return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10);
+    };
+    int driver = 0, runtime = 0;  // 0: there is no driver
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
     const cudaError_t status = cudaGetDeviceCount(&f.count);
     if (status != cudaSuccess) {
       (void)cudaGetLastError();  // not to be met again by another call
       f.count = 0;
-      f.status = std::string("no CUDA device can be used: ") + cudaGetErrorString(status);
+      f.status = "no CUDA device can be used: ";
+      if (driver == 0)
+        f.status += "no NVIDIA driver is installed";
+      else if (status == cudaErrorInsufficientDriver)
+        f.status += "the driver is for CUDA " + version(driver) + ", this build needs " +
+                    version(runtime) + ": update it, or build with an older CUDA toolkit";
+      else
+        f.status += cudaGetErrorString(status);
       return f;
     }
     if (f.count == 0) {
@@ -35,12 +48,6 @@ const Found& found() {
       return f;
     }
     if (f.count > kMostDevices) f.count = kMostDevices;
-    int driver = 0, runtime = 0;
-    (void)cudaDriverGetVersion(&driver);
-    (void)cudaRuntimeGetVersion(&runtime);
-    const auto version = [](int v) {
-      return std::to_string(v / 1000) + "." + std::to_string(v % 1000 / 10);
-    };
     const CudaDevice first = cuda_device(0);
     f.status = std::to_string(f.count) + " CUDA device(s); 0: " + first.name +
                ", compute capability " + std::to_string(first.major) + "." +

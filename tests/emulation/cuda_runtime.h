@@ -78,6 +78,7 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoDevice = 100,
+  cudaErrorInsufficientDriver = 35,
   cudaErrorDeviceUninitialized = 201,
   cudaErrorECCUncorrectable = 214,
   cudaErrorIllegalAddress = 700,
