@@ -21,9 +21,17 @@ struct NetworkView {
   const double* first_gram;                   // W_0 W_0^T (width[1], width[1])
 };
 
+// May be let go of while calls on arrays of a device, which do not wait, still read it on streams
+// of their own: its memory is given back when the device is done.
 struct CudaNetwork {
   Buffer<double> data;
   NetworkView view;
+  int ordinal = 0;
+
+  CudaNetwork() = default;
+  CudaNetwork(const CudaNetwork&) = delete;
+  CudaNetwork& operator=(const CudaNetwork&) = delete;
+  ~CudaNetwork();
 };
 
 // The copy on the current device, made at first use and kept with the network. ConfigError for a

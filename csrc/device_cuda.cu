@@ -155,6 +155,16 @@ void allow_shared(const void* kernel, std::size_t bytes) {
         "cudaFuncSetAttribute");
 }
 
+CudaNetwork::~CudaNetwork() {
+  if (!data.data()) return;
+  try {
+    const DeviceGuard guard(ordinal);
+    (void)cudaDeviceSynchronize();
+    Buffer<double>().swap(data);
+  } catch (const DeviceError&) {  // the context is gone, and the memory with it
+  }
+}
+
 std::shared_ptr<const CudaNetwork> cuda_network(const Network& net) {
   const std::size_t layers = net.layers();
   if (layers > kMostLayers)
@@ -168,6 +178,7 @@ std::shared_ptr<const CudaNetwork> cuda_network(const Network& net) {
   auto& kept = copies.on_device[ordinal];
   if (!kept) {
     auto made = std::make_shared<CudaNetwork>();
+    made->ordinal = ordinal;
     NetworkView& v = made->view;
     v = {};
     v.layers = static_cast<int>(layers);

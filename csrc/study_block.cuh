@@ -104,6 +104,7 @@ __device__ inline double widened(float z) { return static_cast<double>(z); }
 __device__ inline double widened(double z) { return z; }
 
 // V consecutive numbers, by one load where V of them are 16 bytes.
+// The array it goes to is aligned to 16.
 template <class T, int V>
 __device__ inline void load_group(const T* from, T (&to)[V]) {
   if constexpr (V == 1) {
@@ -130,7 +131,7 @@ __device__ void over_rows(const StudyView& s, const Shared& b, std::int64_t coun
 #pragma unroll
     for (int r = 0; r < kRows; ++r) z[r] = Z + row(first + r < count ? first + r : count - 1) * s.d;
     for (int g = lane; g < groups; g += 32) {
-      T group[kRows][V];
+      alignas(16) T group[kRows][V];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) load_group<T, V>(z[r] + g * V, group[r]);
 #pragma unroll
@@ -175,7 +176,7 @@ __device__ void combine_rows(const StudyView& s, const Shared& b, int count, Row
       for (int e = 0; e < V; ++e) mean[e] = s.mean[g * V + e];
 #pragma unroll 4
       for (int i = warp; i < count; i += warps) {
-        T group[V];
+        alignas(16) T group[V];
         load_group<T, V>(Z + row(i) * s.d + g * V, group);
         const double factor = a[i];
 #pragma unroll

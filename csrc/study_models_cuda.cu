@@ -54,6 +54,7 @@ struct StudyModels<Cuda>::State {
       for (auto* buffer : {&work, &scores}) *buffer = {};
       views = {};
       states = {};
+      device_items = {};
       pools.clear();
       (void)cudaStreamDestroy(stream);
     } catch (...) {  // the context is gone, and all of this with it
@@ -63,7 +64,8 @@ struct StudyModels<Cuda>::State {
   int ordinal;
   cudaStream_t stream = nullptr;
   std::vector<One> studies;
-  std::map<const void*, Buffer<unsigned char>> pools;  // by the host's address
+  // By the host's address and the size: of one array, studies may have been given parts.
+  std::map<std::pair<const void*, std::size_t>, Buffer<unsigned char>> pools;
   Buffer<StudyView> views;
   Buffer<StudyState> states;
   Buffer<double> work, scores;
@@ -136,8 +138,8 @@ void StudyModels<Cuda>::State::add(StudyModel& model) {
   v.m = static_cast<std::int64_t>(model.m);
   v.d = static_cast<int>(model.d);
   const std::size_t bytes = model.m * model.d * bytes_of(model.precision);
-  auto [pool, fresh] = pools.try_emplace(model.data);
-  if (fresh || pool->second.size() < bytes) {
+  auto [pool, fresh] = pools.try_emplace({model.data, bytes});
+  if (fresh) {
     pool->second = Buffer<unsigned char>(bytes, stream);
     copy(pool->second.data(), model.data, bytes, stream);
   }

@@ -94,6 +94,15 @@ def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> N
     assert together(batch, scores) == [alone(Z, y, config) for y in scores]
 
 
+def test_parts_of_one_array(device: str, rng: np.random.Generator) -> None:
+    """Pools that start at the same place in memory, and end at another."""
+    Z, y = landscape(rng, 60, 12)
+    config = zf.ZopoConfig(budget=16, initial=5, seed=2)
+    pools = [Z[:20], Z, Z[:40], Z]
+    expected = [alone(pool, y, config) for pool in pools]
+    assert together(zf.ZopoBatch(pools, config, device), [y] * 4) == expected
+
+
 def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """More observations than room was made for at first."""
     pools, scores = problems

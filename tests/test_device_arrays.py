@@ -330,6 +330,25 @@ def test_results_of_other_libraries_are_ours() -> None:
 
 
 @needs_cuda
+def test_who_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another library than the stream's gave may be used again by it as soon as we let go."""
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(0))
+    waited: list[Any] = []
+    monkeypatch.setattr(_core, "cuda_synchronize", lambda *stream: waited.append(stream))
+    ours, foreign = zf.to_device(A), Foreign(zf.to_device(A))
+    tensor = FakeTensor(zf.to_device(A))
+    for X, Y, waits in (
+        (ours, ours, False), (ours, tensor, True), (ours, foreign, True), (foreign, ours, True),
+        (tensor, tensor, False), (tensor, ours, False), (tensor, foreign, True), (foreign, foreign, True),
+    ):  # fmt: skip
+        waited.clear()
+        call = on_device({"X": X, "Y": Y})
+        assert call is not None
+        call.finish(call.arrays[0])
+        assert waited == [(0, 1)] * waits
+
+
+@needs_cuda
 def test_a_library_that_will_not_give_its_memory() -> None:
     class Stubborn(Foreign):
         def __dlpack__(self, **_: Any) -> Any:

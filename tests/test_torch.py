@@ -49,6 +49,34 @@ def test_gram_is_the_kernel_s(kernel: zf.NTK) -> None:
         assert zt.ntk_gram(kernel, points(n), points(m)).shape == (n, m)
 
 
+def test_narrow_points_are_widened(
+    kernel: zf.NTK, process: zf.GaussianProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but gram() takes float64 alone on a device."""
+    asked: list[Any] = []
+
+    def watch(kind: Any, name: str) -> None:
+        original = getattr(kind, name)
+
+        def asking(self: Any, *given: Any) -> Any:
+            asked.extend(each.dtype for each in given)
+            return original(self, *given)
+
+        monkeypatch.setattr(kind, name, asking)
+
+    watch(zf.NTK, "gram_gradient")
+    watch(zf.GaussianProcess, "derivatives")
+    watch(zf.GaussianProcess, "predict")
+    for dtype in (torch.float32, torch.float16):
+        x = points(3, dtype=dtype)
+        zt.ntk_gram(kernel, x, points(2, 1, dtype=dtype)).sum().backward()
+        zt.posterior(process, x)[0].sum().backward()
+        zt.posterior(process, x.detach())
+        assert x.grad.dtype == dtype
+    assert len(asked) == 16
+    assert set(asked) == {torch.float64}
+
+
 def test_posterior_is_the_process_s(process: zf.GaussianProcess) -> None:
     x = points(6)
     expected = process.posterior(x.detach())

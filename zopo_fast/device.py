@@ -134,7 +134,7 @@ def on_device(
     leader = arguments[first]
     stream = _stream_of(leader, ordinal)
     taken = [_take(name, value, stream) for name, value in arguments.items()]
-    return OnDevice(taken, ordinal, stream, _finisher(leader, ordinal, stream))
+    return OnDevice(taken, ordinal, stream, _finisher(list(arguments.values()), ordinal, stream))
 
 
 def refuse_cuda(value: Any, name: str) -> None:
@@ -206,13 +206,22 @@ def _take_interface(name: str, value: Any, stream: int) -> CudaArray:
     return _core.cuda_from_interface(interface, value, stream, name)
 
 
-def _finisher(leader: Any, ordinal: int, stream: int) -> Callable[..., Any]:
-    """How results are handed back to the caller of an array like `leader`."""
-    library = _loaded("torch", "Tensor", leader) or _loaded("cupy", "ndarray", leader)
+def _library(value: Any) -> Any:
+    return _loaded("torch", "Tensor", value) or _loaded("cupy", "ndarray", value)
+
+
+def _finisher(values: list[Any], ordinal: int, stream: int) -> Callable[..., Any]:
+    """How results are handed back to the caller of arrays whose first one says what kind is wanted."""
+    library = _library(values[0])
+    # The stream is that library's. The memory of any other may be given back, in an order we do not know, as
+    # soon as we let go of it.
+    wait = any(
+        not isinstance(value, _core.CudaArray) and (library is None or _library(value) is not library)
+        for value in values
+    )
 
     def finish(*results: CudaArray) -> Any:
-        if library is None and not isinstance(leader, _core.CudaArray):
-            # Its memory may be given back, in an order we do not know, as soon as we let go of it.
+        if wait:
             _core.cuda_synchronize(ordinal, stream)
         given = results if library is None else tuple(map(library.from_dlpack, results))
         return given if len(given) > 1 else given[0]

@@ -42,6 +42,11 @@ def _plain(x: Tensor) -> Tensor:
     return x.detach().to(x.dtype if kept else torch.float64).contiguous()
 
 
+def _doubles(x: Tensor) -> Tensor:
+    """The same as float64, which all but gram() want on a device."""
+    return _plain(x.to(torch.float64))
+
+
 def _tensor(result: Any, like: Tensor) -> Tensor:
     """A result of the native layer, NumPy's for host tensors, where `like` is."""
     made = result if isinstance(result, Tensor) else torch.from_numpy(result)
@@ -62,7 +67,7 @@ def _fake_gram(X: Tensor, Y: Tensor | None, kernel: int) -> Tensor:
 
 def _gram_gradient(weight: Tensor, X: Tensor, Y: Tensor, kernel: int) -> Tensor:
     """sum_j weight_ij dk(x_i, y_j)/dx_i: (n, m), (n, d), (m, d) -> (n, d)."""
-    return _tensor(numbered(kernel, NTK).gram_gradient(_plain(X), _plain(Y), _plain(weight)), X)
+    return _tensor(numbered(kernel, NTK).gram_gradient(_doubles(X), _doubles(Y), _doubles(weight)), X)
 
 
 def _fake_gram_gradient(weight: Tensor, X: Tensor, Y: Tensor, kernel: int) -> Tensor:
@@ -108,7 +113,7 @@ _Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def _posterior(x: Tensor, process: int, gradients: bool) -> _Four:
     """Mean and variance of that process as it is now, and their gradients, empty unless asked for."""
-    gp, points = numbered(process, GaussianProcess), _plain(x)
+    gp, points = numbered(process, GaussianProcess), _doubles(x)
     if gradients:
         mean, variance, of_mean, of_variance = gp.derivatives(points)
     else:
