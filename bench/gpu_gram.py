@@ -66,8 +66,7 @@ def _compare(
     cases |= _torch_cases(result, settings, devices, kernel, A, B)
     if precision == "tf32x3":
         doubles = [x.double() for x in A], [None if y is None else y.double() for y in B]
-        wide = _torch_cases(result, settings, devices, kernel, *doubles)
-        cases[f"{EAGER}, float64"] = wide[EAGER]
+        cases[f"{EAGER}, float64"] = _eager(kernel, devices, *doubles)
     size = 64 if settings.quick else N
     cases[f"matmul {size}, {arithmetic}"] = products(size, devices)[arithmetic]
     what = f"gram({'X' if Y is None else 'X, Y'}), n = {n:,}, d = {dim}, {precision}"
@@ -138,11 +137,17 @@ def _torch_cases(
 ) -> dict[str, Callable[[], Any]]:
     from .peers.torch_closed import Network
 
-    net = Network(kernel, devices.torch, A[0].dtype)
-    grams: dict[str, Callable[[Any, Any], Any]] = {EAGER: net.gram}
+    cases = {EAGER: _eager(kernel, devices, A, B)}
     if not settings.quick and B[0] is None:  # compiling takes its time
-        grams[COMPILED] = torch.compile(net.gram, dynamic=False)
-    return peers.working({who: _in_turn(gram, A, B) for who, gram in grams.items()}, result.skipped)
+        net = Network(kernel, devices.torch, A[0].dtype)
+        cases[COMPILED] = _in_turn(torch.compile(net.gram, dynamic=False), A, B)
+    return peers.working(cases, result.skipped)
+
+
+def _eager(kernel: zf.NTK, devices: Devices, A: list[Any], B: list[Any]) -> Callable[[], Any]:
+    from .peers.torch_closed import Network
+
+    return _in_turn(Network(kernel, devices.torch, A[0].dtype).gram, A, B)
 
 
 def _error(kernel: zf.NTK, K: Any, x: Any, y: Any | None, devices: Devices) -> float:

@@ -42,7 +42,9 @@ __global__ __launch_bounds__(kScanThreads,
   Neighbor best = none();
   scan_ranks<R>(p, taken, w,
                 [&](std::int64_t row, float rank, bool owned, bool free, std::int64_t) {
-                  unsigned least = *static_cast<volatile unsigned*>(&shared.best);
+                  // Read as the others write it, by an atomic operation.
+                  unsigned least = lane == 0 ? atomicMin(&shared.best, kUnknown) : 0u;
+                  least = __shfl_sync(kFullWarp, least, 0);
                   const bool counts = owned && free, known = is_finite(rank);
                   if (!__any_sync(kFullWarp, counts && !(known && rank > cut_at(least, margin))))
                     return;

@@ -32,7 +32,9 @@ def test_there_are_sources() -> None:
 
 
 # The bindings need that machine's Python headers.
-@pytest.mark.parametrize("source", [s for s in SOURCES if not s.stem.startswith("bindings")], ids=lambda s: s.stem)
+@pytest.mark.parametrize(
+    "source", [s for s in SOURCES if not s.stem.startswith("bindings")], ids=lambda s: s.stem
+)
 def test_compiles_for_aarch64(source: Path, tmp_path: Path) -> None:
     text = assemble(source, tmp_path / "out.s")
     assert ".arch armv8-a" in text
