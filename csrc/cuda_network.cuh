@@ -21,9 +21,17 @@ struct NetworkView {
   const double* first_gram;                   // W_0 W_0^T (width[1], width[1])
 };
 
+// Kernels on any stream may still read the weights when the network goes: they are given back once
+// the device has done all it holds.
 struct CudaNetwork {
+  int ordinal;
   Buffer<double> data;
   NetworkView view;
+
+  CudaNetwork() = default;
+  CudaNetwork(const CudaNetwork&) = delete;
+  CudaNetwork& operator=(const CudaNetwork&) = delete;
+  ~CudaNetwork();
 };
 
 // The copy on the current device, made at first use and kept with the network. ConfigError for a

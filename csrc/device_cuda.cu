@@ -1,4 +1,5 @@
 // Devices, memory and errors of the CUDA engine.
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <vector>
@@ -143,9 +144,20 @@ void* device_allocate(std::size_t bytes, cudaStream_t stream) {
 void device_free(void* p, cudaStream_t stream) noexcept { (void)cudaFreeAsync(p, stream); }
 
 void allow_shared(const void* kernel, std::size_t bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
+  // Always to the same value: another thread may be about to launch the kernel with more.
+  const int most = std::max(device_limits().shared_per_block, static_cast<int>(bytes));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
         "cudaFuncSetAttribute");
+}
+
+CudaNetwork::~CudaNetwork() {
+  if (!data.data()) return;
+  try {
+    const DeviceGuard guard(ordinal);
+    (void)cudaDeviceSynchronize();
+    Buffer<double>().swap(data);
+  } catch (const DeviceError&) {  // the context is gone, and the memory with it
+  }
 }
 
 std::shared_ptr<const CudaNetwork> cuda_network(const Network& net) {
@@ -161,6 +173,7 @@ std::shared_ptr<const CudaNetwork> cuda_network(const Network& net) {
   auto& kept = copies.on_device[ordinal];
   if (!kept) {
     auto made = std::make_shared<CudaNetwork>();
+    made->ordinal = ordinal;
     NetworkView& v = made->view;
     v = {};
     v.layers = static_cast<int>(layers);
