@@ -12,8 +12,11 @@ namespace zopo {
 namespace {
 
 constexpr int kMostDevices = 64;
-// Freed memory that a device keeps for the next allocation, rather than give it back.
-constexpr std::uint64_t kKeptBytes = std::uint64_t{256} << 20;
+// Up to this part of a device's memory, what is freed is kept for the next allocation rather than
+// given back at the next wait for a stream. What is in use counts too (the pool's release
+// threshold is of all it holds), so that a fixed small number would keep nothing where it matters:
+// a few large matrices are beyond it, and every temporary array then a trip to the driver.
+constexpr std::uint64_t kKeptPart = 4;
 
 struct Found {
   int count = 0;
@@ -70,7 +73,7 @@ cudaMemPool_t memory_pool(int ordinal) {
     properties.location.type = cudaMemLocationTypeDevice;
     properties.location.id = ordinal;
     check(cudaMemPoolCreate(&pool, &properties), "cudaMemPoolCreate");
-    std::uint64_t kept = kKeptBytes;
+    std::uint64_t kept = cuda_device(ordinal).memory / kKeptPart;
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept),
           "cudaMemPoolSetAttribute");
   }
