@@ -62,9 +62,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       diagonal[i] = value;
     }
     C[i * kStride + j] = G ? value - G[e] : value;
+    X[i * kStride + j] = 0.0;
   }
   __syncthreads();
   constexpr double kEpsilon = 2.220446049250313e-16;
+  // Column k of C and row k of X, then what they take from the rows below: the sums over k of the
+  // substitution for X have no chain of their own, in which one thread would wait for itself.
   for (int k = 0; k < b; ++k) {
     const double pivot = C[k * kStride + k];
     if (!(pivot > 4.0 * static_cast<double>(from + k + 1) * kEpsilon * diagonal[k])) {
@@ -73,24 +76,23 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
     const double root = sqrt(pivot);
     __syncthreads();
-    for (int i = k + thread; i < b; i += threads)
-      C[i * kStride + k] = i == k ? root : C[i * kStride + k] / root;
+    for (int e = thread; e <= b; e += threads) {
+      if (e < k)
+        X[k * kStride + e] /= root;
+      else if (e == k)
+        X[k * kStride + k] = 1.0 / root;
+      else
+        C[(e - 1) * kStride + k] = e - 1 == k ? root : C[(e - 1) * kStride + k] / root;
+    }
     __syncthreads();
-    const int left = b - k - 1;
-    for (int e = thread; e < left * left; e += threads) {
-      const int i = k + 1 + e / left, j = k + 1 + e % left;
-      if (j <= i)
-        C[i * kStride + j] = fma(-C[i * kStride + k], C[j * kStride + k], C[i * kStride + j]);
+    for (int e = thread; e < (b - k - 1) * b; e += threads) {
+      const int i = k + 1 + e / b, j = e % b;
+      if (j > i) continue;
+      double& entry = j <= k ? X[i * kStride + j] : C[i * kStride + j];
+      entry = fma(-C[i * kStride + k], j <= k ? X[k * kStride + j] : C[j * kStride + k], entry);
     }
     __syncthreads();
   }
-  for (int j = thread; j < b; j += threads)  // a column of the inverse a thread
-    for (int i = j; i < b; ++i) {
-      double s = i == j ? 1.0 : 0.0;
-      for (int k = j; k < i; ++k) s = fma(-C[i * kStride + k], X[k * kStride + j], s);
-      X[i * kStride + j] = s / C[i * kStride + i];
-    }
-  __syncthreads();
   for (int e = thread; e < b * b; e += threads) {
     const int i = e / b, j = e % b;
     if (j > i) continue;

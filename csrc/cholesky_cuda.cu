@@ -24,6 +24,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 32;  // rotations found between two barriers
+// Numbers loaded before the first store, which no load could pass: the compiler does not know that
+// they lie apart.
+constexpr int kAhead = 8;
 
 struct AppendArguments {
   GpView v;
@@ -130,9 +133,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (!a.with_inverse) return;
   grid_barrier(a.words);
   for (int i = first; i <= n; i += all)
-    for (int j = lane; j <= n; j += 32) {
-      double* entry = v.A + i * ld + j;
-      *entry = fma(inverse[max(i, j)], inverse[min(i, j)], i < n && j < n ? *entry : 0.0);
+    for (int from = lane; from <= n; from += 32 * kAhead) {
+      double* entry = v.A + i * ld + from;
+      double before[kAhead], product[kAhead];
+#pragma unroll
+      for (int p = 0; p < kAhead; ++p) {
+        const int j = from + 32 * p;
+        before[p] = i < n && j < n ? entry[32 * p] : 0.0;
+        product[p] = j <= n ? inverse[j] : 0.0;
+      }
+      const double own = inverse[i];
+#pragma unroll
+      for (int p = 0; p < kAhead; ++p)
+        if (from + 32 * p <= n) entry[32 * p] = fma(own, product[p], before[p]);
     }
 }
 
@@ -151,11 +164,19 @@ struct RotateArguments {
 __device__ inline double rotate_row(const RotateArguments& a, int r, int from, double x) {
   const double* row = a.C + r * a.ld;
   double* to = a.to + (r - 1) * a.ld;
-#pragma unroll 8
-  for (int j = from; j < from + kTile; ++j) {
-    const double c = row[j], cosine = a.cosine[j], sine = a.sine[j];
-    to[j - 1] = cosine * c + sine * x;
-    x = cosine * x - sine * c;
+  for (int j = from; j < from + kTile; j += kAhead) {
+    double c[kAhead], cosine[kAhead], sine[kAhead];
+#pragma unroll
+    for (int e = 0; e < kAhead; ++e) {
+      c[e] = row[j + e];
+      cosine[e] = a.cosine[j + e];
+      sine[e] = a.sine[j + e];
+    }
+#pragma unroll
+    for (int e = 0; e < kAhead; ++e) {
+      to[j + e - 1] = cosine[e] * c[e] + sine[e] * x;
+      x = cosine[e] * x - sine[e] * c[e];
+    }
   }
   return x;
 }
@@ -165,19 +186,27 @@ __device__ inline void find_rotations(const RotateArguments& a, int from, double
   const int r = from + lane;
   const double* row = a.C + r * a.ld;
   double* to = a.to + (r - 1) * a.ld;
-  for (int k = 0; k < kTile && from + k < a.n; ++k) {
-    const int j = from + k;
-    const double c = r < a.n && lane >= k ? row[j] : 0.0;
-    const double diagonal = __shfl_sync(kFullWarp, c, k), other = __shfl_sync(kFullWarp, x, k);
-    const double root = hypot(diagonal, other);
-    const double cosine = diagonal / root, sine = other / root;
-    if (lane == k) {
-      to[j - 1] = root;
-      a.cosine[j] = cosine;
-      a.sine[j] = sine;
-    } else if (lane > k && r < a.n) {
-      to[j - 1] = cosine * c + sine * x;
-      x = cosine * x - sine * c;
+  for (int begin = 0; begin < kTile && from + begin < a.n; begin += kAhead) {
+    double entry[kAhead];
+#pragma unroll
+    for (int e = 0; e < kAhead; ++e)
+      entry[e] = r < a.n && lane >= begin + e ? row[from + begin + e] : 0.0;
+#pragma unroll
+    for (int e = 0; e < kAhead; ++e) {
+      const int k = begin + e, j = from + k;
+      if (j >= a.n) break;  // the whole warp
+      const double c = entry[e];
+      const double diagonal = __shfl_sync(kFullWarp, c, k), other = __shfl_sync(kFullWarp, x, k);
+      const double root = hypot(diagonal, other);
+      const double cosine = diagonal / root, sine = other / root;
+      if (lane == k) {
+        to[j - 1] = root;
+        a.cosine[j] = cosine;
+        a.sine[j] = sine;
+      } else if (lane > k && r < a.n) {
+        to[j - 1] = cosine * c + sine * x;
+        x = cosine * x - sine * c;
+      }
     }
   }
 }
@@ -214,10 +243,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // The same rotations on the rows of C^-1, a thread to each column.
 __global__ void __launch_bounds__(kThreads, 1)
-    rotate_inverse_kernel(const double* from, double* to, std::int64_t ld, int n, int i,
-                          const double* cosine, const double* sine) {
+    rotate_inverse_kernel(const double* __restrict__ from, double* __restrict__ to, std::int64_t ld,
+                          int n, int i, const double* __restrict__ cosine,
+                          const double* __restrict__ sine) {
   const int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
   if (k >= n || k == i) return;
+#pragma unroll 8
   for (int r = k; r < i; ++r) to[r * ld + k] = from[r * ld + k];
   double x = k < i ? from[i * ld + k] : 0.0;
   const int column = k - (k > i);

@@ -21,12 +21,12 @@ struct NetworkView {
   const double* first_gram;                   // W_0 W_0^T (width[1], width[1])
 };
 
-// May be let go of while calls on arrays of a device, which do not wait, still read it on streams
-// of their own: its memory is given back when the device is done.
+// Kernels on any stream may still read the weights when the network goes: they are given back once
+// the device has done all it holds.
 struct CudaNetwork {
+  int ordinal;
   Buffer<double> data;
   NetworkView view;
-  int ordinal = 0;
 
   CudaNetwork() = default;
   CudaNetwork(const CudaNetwork&) = delete;

@@ -1,4 +1,5 @@
 // Devices, memory and errors of the CUDA engine.
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <vector>
@@ -11,8 +12,11 @@ namespace zopo {
 namespace {
 
 constexpr int kMostDevices = 64;
-// Freed memory that a device keeps for the next allocation, rather than give it back.
-constexpr std::uint64_t kKeptBytes = std::uint64_t{256} << 20;
+// Up to this part of a device's memory, what is freed is kept for the next allocation rather than
+// given back at the next wait for a stream. What is in use counts too (the pool's release
+// threshold is of all it holds), so that a fixed small number would keep nothing where it matters:
+// a few large matrices are beyond it, and every temporary array then a trip to the driver.
+constexpr std::uint64_t kKeptPart = 4;
 
 struct Found {
   int count = 0;
@@ -76,7 +80,7 @@ cudaMemPool_t memory_pool(int ordinal) {
     properties.location.type = cudaMemLocationTypeDevice;
     properties.location.id = ordinal;
     check(cudaMemPoolCreate(&pool, &properties), "cudaMemPoolCreate");
-    std::uint64_t kept = kKeptBytes;
+    std::uint64_t kept = cuda_device(ordinal).memory / kKeptPart;
     check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept),
           "cudaMemPoolSetAttribute");
   }
@@ -150,8 +154,9 @@ void* device_allocate(std::size_t bytes, cudaStream_t stream) {
 void device_free(void* p, cudaStream_t stream) noexcept { (void)cudaFreeAsync(p, stream); }
 
 void allow_shared(const void* kernel, std::size_t bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
+  // Always to the same value: another thread may be about to launch the kernel with more.
+  const int most = std::max(device_limits().shared_per_block, static_cast<int>(bytes));
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
         "cudaFuncSetAttribute");
 }
 

@@ -70,11 +70,13 @@ GpEngine<Cuda>::GpEngine(std::shared_ptr<const Network> net, int ordinal, void* 
   });
 }
 
-// Buffers are given back on the device they were taken from.
+// Buffers are given back on the device they were taken from, page-locked memory when no kernel
+// reads or writes it any more.
 GpEngine<Cuda>::~GpEngine() {
   int before = 0;
   const bool other = cudaGetDevice(&before) == cudaSuccess && before != model_->ordinal &&
                      cudaSetDevice(model_->ordinal) == cudaSuccess;
+  (void)cudaStreamSynchronize(model_->stream);
   model_.reset();
   if (other) (void)cudaSetDevice(before);
 }

@@ -366,4 +366,4 @@ def test_torch_is_asked_for_where_it_is_needed() -> None:
         "try: import zopo_fast.torch\n"
         "except zf.MissingDependencyError as error: print(error)"
     )
-    assert "pip install torch" in run(script)
+    assert "zopo-fast[torch]" in run(script)
