@@ -110,7 +110,7 @@ if has pytest; then
   fi
   # The options of pyproject.toml name plugins that need not be here.
   stage tests 120 "$python" -m pytest -c /dev/null --rootdir="$root/tests" -p no:cacheprovider -q -ra \
-    -k "(cuda or batch or device_arrays) and not cpu" "${tests[@]}"
+    -k "(cuda or batch or device_arrays or device_models) and not cpu" "${tests[@]}"
 else
   note tests "left out: pytest is not installed; bench/gpu_small.py compares every operation with the CPU's"
 fi
