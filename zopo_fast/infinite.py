@@ -121,7 +121,9 @@ class InfiniteNTK:
         x and is left out there too; at x = 0 the derivative is then taken to be 0, as relu'(0) is.
         """
         point = _vector(x, "x")
-        return self._gradient(point, _matrix(X, "X", len(point)))
+        others = _matrix(X, "X", len(point))
+        at, directions = self._directions(point[None], "x"), self._directions(others, "X")
+        return self._gradient(point, at.unit[0], float(at.norm[0]), others, directions)
 
     def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Array:
         """sum_j weight_ij dk(X_i, Y_j)/dX_i: (n, d), (m, d) and (n, m) in, (n, d) out."""
@@ -130,9 +132,10 @@ class InfiniteNTK:
         by = as_doubles(weight, "weight")
         if by.shape != (len(A), len(B)) or not np.isfinite(by).all():
             raise ArrayError(f"weight: expected {(len(A), len(B))}, finite, got shape {by.shape}")
-        out = np.zeros_like(A)
-        for i, row in enumerate(A):
-            out[i] = by[i] @ self._gradient(row, B)
+        left, right = self._directions(A, "X"), self._directions(B, "Y")
+        out = np.empty_like(A)
+        for i, (x, unit, norm) in enumerate(zip(A, left.unit, left.norm, strict=True)):
+            out[i] = by[i] @ self._gradient(x, unit, float(norm), B, right)
         return out
 
     def gradient_prior_trace(self, x: Any) -> float:
@@ -148,9 +151,9 @@ class InfiniteNTK:
         """The rows (sqrt(w/d) x, sqrt(b)), whose inner products are S_1, as directions and norms."""
         n, d = X.shape
         rows = np.empty((n, d + 1))
-        rows[:, :d] = X * math.sqrt(self.weight_variance / d)
         rows[:, d] = math.sqrt(self.bias_variance)
         with np.errstate(over="ignore"):
+            np.multiply(X, math.sqrt(self.weight_variance / d), out=rows[:, :d])
             norm = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         if not np.isfinite(norm).all():
             raise ArrayError(f"{name}: the square of row {int(np.argmin(np.isfinite(norm)))} is not finite")
@@ -208,29 +211,33 @@ class InfiniteNTK:
             half * difference * (r + q) / (r_next + q_next),
         )
 
-    def _gradient(self, x: Array, X: Array) -> Array:
-        """The chain rule forward through the layers, by r = sqrt(S_1(x, x)) and by t_1."""
+    def _gradient(self, x: Array, unit: Array, norm: float, X: Array, others: _Directions) -> Array:
+        """The chain rule forward through the layers, by r = sqrt(S_1(x, x)), the norm, and by t_1."""
         half, b, d = self.weight_variance / 2, self.bias_variance, len(x)
         factor = math.sqrt(self.weight_variance / d)
-        at = self._directions(x[None], "x")
-        others = self._directions(X, "X")
-        r = float(at.norm[0])
-        if r == 0:
+        if norm == 0:
             return np.zeros_like(X)
-        q = np.where(others.norm > 0, others.norm, 1.0)  # such rows are set to 0 at the end
+        r = norm
+        nothing = others.norm == 0  # rows of zeros without biases: k is 0 whatever x
+        q = np.where(nothing, 1.0, others.norm)
         # v/|v| - u/|u| of u = (sqrt(w/d) x, sqrt(b)) and v likewise, from the difference v - u
         step = factor * (X - x)
         difference = -np.einsum("ij,ij->i", step, factor * (X + x)) / (r + q)
         apart = np.empty_like(others.unit)
         apart[:, :d] = step / q[:, None]
         apart[:, d] = 0.0
-        apart += (difference / q)[:, None] * at.unit
-        sum_ = apart + 2 * at.unit
+        apart += (difference / q)[:, None] * unit
+        sum_ = apart + 2 * unit
         versine = np.minimum(np.einsum("ij,ij->i", apart, apart) / 2, 2.0)
         opposite = np.minimum(np.einsum("ij,ij->i", sum_, sum_) / 2, 2.0)
+        # On one line through 0 an angle of 0 or pi is left with what was rounded off: it has no direction.
+        rounding = 8 * np.finfo(float).eps
+        versine[2 * versine <= rounding**2 * np.einsum("ij,ij->i", step, step) / q**2] = 0.0
+        versine[nothing] = 0.0
+        opposite[2 * opposite <= rounding**2] = 0.0
         # dt_1/dx = -factor tangent / r, a unit vector's x-part; 0 where there is none
         sine = np.sqrt(versine * opposite)
-        tangent = _ratio(apart[:, :d] + versine[:, None] * at.unit[:, :d], sine[:, None])
+        tangent = _ratio(apart[:, :d] + versine[:, None] * unit[:d], sine[:, None])
 
         angle_r, angle_t, norm_r = np.zeros_like(q), np.ones_like(q), 1.0  # by r and by t_1
         if self._ntk:
@@ -250,14 +257,14 @@ class InfiniteNTK:
             opposite = 2 - versine
             sine = np.sqrt(versine * opposite)
             by_angle = _ratio(-half * r * q * slope, r_next * q_next * sine)
-            by_norm = _ratio(half * b * (difference + q * angle.lost), r_next**3 * q_next * sine)
+            by_norm = half * b / r_next**2 * _ratio(difference + q * angle.lost, r_next * q_next * sine)
             angle_r = by_angle * angle_r + by_norm * norm_r
             angle_t = by_angle * angle_t
             norm_r *= half * r / r_next
             r, q, difference = r_next, q_next, difference_next
 
-        out = factor * (T_r[:, None] * at.unit[:, :d] - (T_t / at.norm[0])[:, None] * tangent)
-        out[others.norm == 0] = 0.0
+        out = factor * (T_r[:, None] * unit[:d] - (T_t / norm)[:, None] * tangent)
+        out[nothing] = 0.0
         return np.asarray(out)
 
 
