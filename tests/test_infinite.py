@@ -170,6 +170,20 @@ def test_near_duplicates_keep_their_digits(
     np.testing.assert_allclose(kernel.gradient(x, Y)[1:, 1], slopes, rtol=1e-10)
 
 
+def test_points_that_all_lie_one_way_are_told_apart_by_products(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """Their angles are 1e-4, and each pair's own difference, which is slow, is not needed for them."""
+    kernel, X = zf.InfiniteNTK(), rng.normal(size=(40, 6)) + 1e4
+    K = kernel.gram(X)
+    monkeypatch.setattr(zf.infinite, "_NEAR", 10.0)  # every pair by its difference
+    np.testing.assert_allclose(K, kernel.gram(X), rtol=3e-15)
+    monkeypatch.setattr(zf.infinite, "_NEAR", 0.0)  # none but a point with itself
+    K_products = kernel.gram(X)
+    off = ~np.eye(len(X), dtype=bool)
+    np.testing.assert_allclose(K_products[off], K[off], rtol=3e-15)
+
+
 @every_kernel
 def test_gradient_by_central_differences(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
     x, X = rng.normal(size=6), 1 + 2 * rng.normal(size=(9, 6))
