@@ -95,12 +95,13 @@ class InfiniteNTK:
         n, m = len(left.norm), len(right.norm)
         middle = (left.unit.sum(axis=0) + right.unit.sum(axis=0)) / max(1, n + m)
         rows, columns = _about(middle, left, right)
-        K = np.empty((n, m))
+        K: Array = rows.offset @ columns.offset.T  # in one product; then each tile becomes K's in its place
         wide = _TILE * max(1, _TILE // max(1, n))
         for i in range(0, n, _TILE):
             some = rows.part(i, _TILE)
             for j in range(0, m, wide):
-                K[i : i + _TILE, j : j + wide] = self._tile(some, columns.part(j, wide))
+                at = np.s_[i : i + _TILE, j : j + wide]
+                K[at] = self._tile(K[at], some, columns.part(j, wide))
         return K
 
     def diag(self, X: Any) -> Array:
@@ -162,21 +163,21 @@ class InfiniteNTK:
 
     def _symmetric(self, points: _Centred) -> Array:
         n = len(points.norm)
-        K = np.empty((n, n))
+        K: Array = points.offset @ points.offset.T
         for i in range(0, n, _TILE):
             rows = points.part(i, _TILE)
             for j in range(i, n, _TILE):
-                tile = self._tile(rows, points.part(j, _TILE))
+                tile = self._tile(K[i : i + _TILE, j : j + _TILE], rows, points.part(j, _TILE))
                 if i == j:
                     tile = np.triu(tile) + np.triu(tile, 1).T
                 K[i : i + _TILE, j : j + _TILE] = tile
                 K[j : j + _TILE, i : i + _TILE] = tile.T
         return K
 
-    def _tile(self, left: _Centred, right: _Centred) -> Array:
-        """K between two sets of points."""
+    def _tile(self, products: Array, left: _Centred, right: _Centred) -> Array:
+        """K between two sets of points, from their offsets' inner products."""
         half, b = self.weight_variance / 2, self.bias_variance
-        versine, opposite = _versines(left, right)
+        versine, opposite = _versines(products, left, right)
         r, q = left.norm[:, None], right.norm[None, :]
         angle, product = _Angle.of(versine, opposite), r * q
         Q = 0.5 * product * (1 - angle.lost)
@@ -316,14 +317,14 @@ class _Angle(NamedTuple):
         return cls(sine, versine - cubic / np.pi, 1 - t / np.pi)
 
 
-def _versines(left: _Centred, right: _Centred) -> tuple[Array, Array]:
+def _versines(products: Array, left: _Centred, right: _Centred) -> tuple[Array, Array]:
     """1 - cos and 1 + cos of the angles between the vectors of two sets, each (n, m).
 
-    As half of |u - v|^2 by inner products about their middle, which keeps the digits of vectors that
+    As half of |u - v|^2 by the inner products about their middle, which keeps the digits of vectors that
     all point one way; where those of u - v or of u + v would be lost, from that vector itself.
     """
     spread = left.half_square[:, None] + right.half_square[None, :]
-    versine = np.clip(spread - left.offset @ right.offset.T, 0.0, 2.0)
+    versine = np.clip(spread - products, 0.0, 2.0)
     opposite = 2 - versine
     for values, sign, near in (
         (versine, -1.0, versine <= _NEAR * spread),
