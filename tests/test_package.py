@@ -16,7 +16,7 @@ PACKAGE = Path(zf.__file__).parent
 HEAVY = ("torch", "aiohttp", "tiktoken", "tenacity", "click", "tqdm", "xllamacpp", "matplotlib", "asyncio")
 CORE = [
     "optimizer", "official", "local_search", "surrogate", "observations", "strategy", "config", "kernel",
-    "gp", "reference",
+    "gp", "infinite", "reference",
 ]  # fmt: skip
 FORBIDDEN = {"asyncio", "aiohttp", "tenacity", "click", "torch", "tiktoken"}
 UPPER = {"llm", "store", "run", "cli", "evaluate", "task", "generate", "embed", "endpoint", "retry", "local"}

@@ -22,6 +22,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "NTK": "kernel",
+    "InfiniteNTK": "infinite",
     "GaussianProcess": "gp",
     "Posterior": "gp",
     "cuda_available": "device",
