@@ -273,3 +273,18 @@ def test_a_file_that_is_no_journal(tmp_path: Path, line: str) -> None:
     path.write_text(line + "\n")
     with pytest.raises(InputError, match=rf"{path.name}:1: not a line of a journal"):
         Journal(path, {"a": 1}, 2, 2)
+
+
+def test_the_journal_goes_on_where_a_crash_left_it(tmp_path: Path) -> None:
+    """Also where the line that was cut short is longer than all that comes after it."""
+    path = tmp_path / "x.jsonl"
+    for row in ([1.0, None], [1.0, 0.5]):
+        journal = Journal(path, {"a": 1}, 2, 2)
+        journal.add(0, list(row))
+        journal.close()
+        with path.open("ab") as file:
+            file.write(b'{"index": 0, "scores": [' + b"9" * 500)
+    journal = Journal(path, {"a": 1}, 2, 2)
+    assert journal.rows == [[1.0, 0.5], [None, None]]
+    journal.close()
+    assert len(path.read_bytes().splitlines()) == 3
