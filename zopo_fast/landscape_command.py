@@ -195,7 +195,8 @@ class _Command:
     def _model_name(self, llm: Any) -> str:
         """The model as the landscape names it."""
         name = llm.path.name if self.model.is_local else llm.config.model
-        return f"{name}, temperature {self.model.full_body()['temperature']:g}"
+        temperature = str(self.model.full_body()["temperature"]).removesuffix(".0")
+        return f"{name}, temperature {temperature}"
 
     def _warn(self, progress: Progress, trial: Trial) -> None:
         from .report import printable
