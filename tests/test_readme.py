@@ -65,7 +65,7 @@ def test_names_of_the_python_blocks_exist() -> None:
             thing = getattr(thing, part)
 
 
-@pytest.mark.parametrize("subcommand", ["optimize", "generate"])
+@pytest.mark.parametrize("subcommand", ["optimize", "generate", "landscape"])
 def test_options_exist(subcommand: str) -> None:
     shown = [option for words in commands(subcommand) for option in options_in(words)]
     assert len(shown) >= 2
@@ -73,7 +73,7 @@ def test_options_exist(subcommand: str) -> None:
 
 
 def test_options_in_the_text_exist() -> None:
-    known = options_of("optimize") | options_of("generate")
+    known = options_of("optimize") | options_of("generate") | options_of("landscape")
     quoted = [
         word for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README) for word in options_in(code.split())
     ]
@@ -94,7 +94,7 @@ def test_commands_shown_can_be_run(tmp_path: Path) -> None:
     for words in commands("generate"):
         done = bench.run(*words, "--how", "compose")
         assert done.code == 0, done
-    for words in commands("optimize"):
+    for words in [*commands("optimize"), *commands("landscape")]:
         done = bench.run(*words, *([] if "--dry-run" in words else ["--dry-run"]))
         assert done.code == 0, done
         assert "No call was made." in done.out

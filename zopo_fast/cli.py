@@ -14,6 +14,7 @@ import click
 from . import __version__
 from .bench_command import bench
 from .errors import ConfigError, OutputError, ZopoError
+from .landscape_command import landscape
 from .optimize_command import EXIT_INPUT, EXIT_INTERRUPTED, optimize
 from .options import (
     FILE,
@@ -57,6 +58,7 @@ def cli() -> None:
 
 
 cli.add_command(optimize)
+cli.add_command(landscape)
 cli.add_command(bench)
 
 

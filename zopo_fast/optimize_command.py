@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import ConfigError, MissingDependencyError, PoolError, ZopoError
+from .errors import ConfigError, PoolError, ZopoError
 from .options import (
     FILE,
     JudgeSettings,
     ModelSettings,
     PoolSettings,
+    check_names,
+    dry_run_options,
+    embedder_name,
+    embedder_option,
     generate_options,
     judge_options,
     load_task,
     model_options,
+    open_embedder,
+    prices_of,
     settings_of,
     task_options,
     text_or_file,
@@ -62,12 +68,10 @@ _NAMES_ONLY = ("headers", "body")
 @click.option("--compare-random", is_flag=True, help="Also score an equally large random sample of the pool.")
 @click.option("--no-comparison", is_flag=True, help="Skip the comparison on held-out examples.")
 @click.option("--official", is_flag=True, help="Search as the published implementation does.")
-@click.option("--embedder", help="local, local:mean, endpoint:MODEL, st:NAME or minilm.  [default: local]")
+@embedder_option
 @model_options
 @judge_options
-@click.option("--price-in", type=click.FloatRange(0), help="Price of a million tokens in, for --dry-run.")
-@click.option("--price-out", type=click.FloatRange(0), help="Price of a million tokens out, for --dry-run.")
-@click.option("--dry-run", is_flag=True, help="Print what the run would take, and make no call.")
+@dry_run_options
 @click.option("--out", type=FILE, help="Folder for best_prompt.txt, result.json, trials.jsonl and curve.png.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def optimize(task: Path, **options: Any) -> int:
@@ -103,15 +107,6 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
         rubric=text_or_file(options["rubric"], "--rubric"),
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
-
-
-def _check_names(task: Task) -> None:
-    """Refuse an unknown template or metric before any call is paid for."""
-    from . import metrics, template
-
-    template.resolve(task.template)
-    if task.metric != "judge":
-        metrics.resolve(task.metric)
 
 
 def _given_pool(options: dict[str, Any], task: Task, local: bool, settings: PoolSettings) -> Pool | None:
@@ -156,13 +151,12 @@ class _Command:
 
     @property
     def embedder(self) -> str:
-        """The embedder's name; that of a GGUF model answers for its pool too."""
-        local_file = f"local:last:{self.model.model}" if self.model.is_local and self.model.model else "local"
-        return self.options["embedder"] or local_file
+        """The embedder's name."""
+        return embedder_name(self.options["embedder"], self.model)
 
     def check(self) -> None:
         """Refuse what cannot work before any call is paid for."""
-        _check_names(self.task)
+        check_names(self.task)
         self.pool_settings.check(self.model.is_local)
         self._check_budget()
         if self.config.initial >= self.config.budget:
@@ -192,9 +186,6 @@ class _Command:
         """Print what the run would take."""
         from .estimate import estimate
 
-        given = (self.options["price_in"], self.options["price_out"])
-        if (given[0] is None) != (given[1] is None):
-            raise ConfigError("--price-in and --price-out go together")
         pool, task = self.pool, self.task
         generated = self.options["generate"] or 0
         bound = estimate(
@@ -202,21 +193,15 @@ class _Command:
             [] if pool is None else pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self._max_tokens(),
+            max_tokens=self.model.longest_answer(),
             generate=0 if pool is not None else 4 * generated,  # generate's own limit
             embed=(self._most_prompts() if self.embedder.startswith("endpoint:") else 0),
-            prices=None if given[0] is None else given,
+            prices=prices_of(self.options),
         )
         click.echo(
             f"{self.config.budget} prompts on {len(task.train)} examples, {len(task.heldout)} held out."
         )
         click.echo(f"This would take {bound}. No call was made.")
-
-    def _max_tokens(self) -> int:
-        """Longest answer, --body included."""
-        body = self.model.full_body()
-        stated = body.get("max_tokens") or body.get("max_completion_tokens")
-        return stated if isinstance(stated, int) else 64
 
     async def run(self) -> int:
         """Make the run; return the exit code."""
@@ -246,7 +231,7 @@ class _Command:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model))
-            embedder = _embedder(self.embedder, self.model)
+            embedder = open_embedder(self.embedder, self.model)
             stack.push_async_callback(embedder.aclose)
             pool = self.pool
             if pool is None:
@@ -304,17 +289,6 @@ class _Command:
             if name in kept:  # without a password or a key in its query
                 kept[name] = show_url(parse_base_url(name, kept[name]))
         return {"task": self.task.name, "metric": self.task.metric, **kept}
-
-
-def _embedder(spec: str, model: ModelSettings) -> Any:
-    from .embed import resolve
-
-    try:
-        return resolve(spec, config=None if model.is_local else model.client_config())
-    except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"{error}; or embed the pool with something else: --embedder endpoint:MODEL, st:NAME or minilm"
-        ) from None
 
 
 @contextlib.contextmanager

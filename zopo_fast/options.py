@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .errors import ConfigError, InputError
+from .errors import ConfigError, InputError, MissingDependencyError
 from .judge import JUDGE_MAX_TOKENS
 
 if TYPE_CHECKING:
@@ -178,6 +178,17 @@ judge_options = _options(
     ),
 )
 
+embedder_option = click.option(
+    "--embedder", help="local, local:mean, endpoint:MODEL, st:NAME or minilm.  [default: local]"
+)
+dry_run_options = _options(
+    click.option("--price-in", type=click.FloatRange(0), help="Price of a million tokens in, for --dry-run."),
+    click.option(
+        "--price-out", type=click.FloatRange(0), help="Price of a million tokens out, for --dry-run."
+    ),
+    click.option("--dry-run", is_flag=True, help="Print what the run would take, and make no call."),
+)
+
 
 # ---- what they stand for -----------------------------------------------------------------------------
 
@@ -210,6 +221,12 @@ class ModelSettings:
         typed = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         given = {k: v for k, v in typed.items() if v is not None}
         return {"temperature": temperature, "max_tokens": max_tokens, **given, **self.body}
+
+    def longest_answer(self) -> int:
+        """Most tokens of an answer, --body included."""
+        body = self.full_body()
+        stated = body.get("max_tokens") or body.get("max_completion_tokens")
+        return stated if isinstance(stated, int) else 64
 
     def client_config(self, writing: bool = False) -> ClientConfig:
         """Settings of the endpoint's client."""
@@ -326,6 +343,40 @@ def load_task(path: Path, options: dict[str, Any]) -> Task:
         if there > DEFAULT_EXAMPLES and given["heldout"] is not None:
             examples = min(DEFAULT_EXAMPLES, max(1, there - given["heldout"]))
     return Task.load(path, examples=examples, **given)
+
+
+def check_names(task: Task) -> None:
+    """Refuse an unknown template or metric before any call is paid for."""
+    from . import metrics, template
+
+    template.resolve(task.template)
+    if task.metric != "judge":
+        metrics.resolve(task.metric)
+
+
+def embedder_name(given: str | None, model: ModelSettings) -> str:
+    """The embedder's name; a GGUF model that answers for the pool embeds it too."""
+    return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
+
+
+def open_embedder(spec: str, model: ModelSettings) -> Any:
+    """The embedder of that name, at the model's endpoint where it has one."""
+    from .embed import resolve
+
+    try:
+        return resolve(spec, config=None if model.is_local else model.client_config())
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{error}; or embed the pool with something else: --embedder endpoint:MODEL, st:NAME or minilm"
+        ) from None
+
+
+def prices_of(options: dict[str, Any]) -> tuple[float, float] | None:
+    """Prices of a million tokens in and out, both or neither."""
+    price_in, price_out = options["price_in"], options["price_out"]
+    if (price_in is None) != (price_out is None):
+        raise ConfigError("--price-in and --price-out go together")
+    return None if price_in is None else (price_in, price_out)
 
 
 def settings_of(kind: type[S], options: dict[str, Any]) -> S:

@@ -11,13 +11,13 @@ import json
 import math
 import os
 import re
-import secrets
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import ConflictingScoreError, OutputError, PoolError
+from .errors import ConflictingScoreError, PoolError
+from .files import write_whole
 
 _NEWLINE = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _BLANKS = re.compile(r"(?<=\S)[^\S\n]+(?=\S)")
@@ -108,21 +108,10 @@ class Pool:
 
     def save(self, path: str | Path) -> None:
         """Write a `.jsonl` file (`PoolError` for others), whole or not at all; raises `OutputError`."""
-        target = Path(os.path.realpath(path))
-        if target.suffix.lower() != ".jsonl":
+        if Path(os.path.realpath(path)).suffix.lower() != ".jsonl":
             raise PoolError("a pool is saved as a .jsonl file", path=path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-        try:
-            try:
-                with partial.open("x", encoding="utf-8", newline="\n") as file:
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows())
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows())
+        write_whole(path, "".join(lines).encode())
 
     def require(self, least: int = 2) -> Pool:
         """Return the pool itself; raises `PoolError` with fewer than `least` prompts."""

@@ -22,6 +22,7 @@ class Progress:
 
     def __init__(self, budget: int, quiet: bool) -> None:
         self._budget, self._quiet = budget, quiet
+        self.done = 0  # of the budget, before the bar begins
         self._bar: Any = None
 
     def phase(self, name: str) -> None:
@@ -29,7 +30,13 @@ class Progress:
         if name == "search":
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self._budget, unit="prompt", disable=self._quiet, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self._budget,
+                initial=self.done,
+                unit="prompt",
+                disable=self._quiet,
+                dynamic_ncols=True,
+            )
             return
         self.close()
         if not self._quiet:
@@ -41,6 +48,12 @@ class Progress:
         total = trial.total
         self._bar.set_postfix(best=best, calls=total.calls, tokens=total.total_tokens, refresh=False)
         self._bar.update()
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar."""
+        self._bar.clear()
+        click.echo(text, err=True)
+        self._bar.refresh()
 
     def close(self) -> None:
         """End the bar's line."""

@@ -16,7 +16,7 @@ from .errors import ConfigError
 from .optimizer import Zopo
 from .pool import Pool, normalise
 from .result import Result, Trial
-from .scoring import scorer_for
+from .scoring import prompts_at_once, scorer_for
 from .task import Task
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ async def optimize(
     optimizer = Zopo(Z, search)
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
-    in_flight = config.prompts_in_flight or max(2, math.ceil(slots / scorer.parts) + 1)
+    in_flight = config.prompts_in_flight or prompts_at_once(slots, scorer.parts)
     driver = Driver(optimizer, pool, scorer, config, in_flight, on_trial, phase, stop or asyncio.Event())
     return await driver.run(0 if first is None else first)
 

@@ -143,6 +143,17 @@ async def _called(function: Callable[[Any], Any], argument: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+def calls_at_once(llm: Any) -> int | None:
+    """How many calls the model runs at once, where it says so."""
+    own: int | None = getattr(getattr(llm, "config", None), "concurrency", None)
+    return own or getattr(llm, "slots", None)
+
+
+def prompts_at_once(calls: int, parts: int) -> int:
+    """Prompts of `parts` calls each that keep so many calls busy while one of them ends."""
+    return max(2, math.ceil(calls / parts) + 1)
+
+
 def scorer_for(
     task: Task | Callable[[str], Any],
     llm: Any,
@@ -160,8 +171,7 @@ def scorer_for(
             raise ConfigError(f"task: expected a Task or a function prompt -> score, got {kind}")
         return FunctionScorer(task), 1
     if hasattr(llm, "chat"):
-        own = getattr(getattr(llm, "config", None), "concurrency", None) or getattr(llm, "slots", None)
-        return TaskScorer(task, llm, judge, rubric), own or slots
+        return TaskScorer(task, llm, judge, rubric), calls_at_once(llm) or slots
     if callable(llm):
         return TaskScorer(task, FunctionModel(llm, slots), judge, rubric), slots
     raise ConfigError("llm: expected a client with chat(), or a function messages -> text")
