@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from zopo_fast.bench_command import default_folder
 from zopo_fast.errors import ConfigError, ZopoError
 
 from . import machine, runner
 from .harness import absent
 from .search_methods import methods
-from .search_metrics import Outcome, overall, prompts_to, summary
+from .search_metrics import Outcome, error, overall, prompts_to, summary
 from .search_replay import Landscape, Method, expected_random, halves, load_folder, normalised, replay
 
 HERE = Path(__file__).resolve().parent
@@ -93,7 +95,8 @@ def compare(landscapes: Sequence[Landscape], names: Sequence[str], plan: Plan, w
             os.environ.setdefault(variable, "1")
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            done = list(pool.map(_task, *zip(*tasks, strict=True)))
+            running = pool.map(_task, *zip(*tasks, strict=True))
+            done = list(tqdm(running, total=len(tasks), unit="block", disable=None))
     known, found = methods(), Outcomes({board: {} for board in BOARDS})
     for (name, landscape), blocks in itertools.groupby(
         zip(tasks, done, strict=True), key=lambda pair: (pair[0][0], pair[0][1].name)
@@ -138,13 +141,16 @@ def rows(outcomes: Outcomes, landscapes: Sequence[Landscape], plan: Plan) -> lis
             examples = len(halves(landscape.scores.shape[1], 0)[0])
             examples = examples if board in ("seen", "unseen") else landscape.scores.shape[1]
             place = {"board": board, "landscape": landscape.name}
-            reference = by_method.get(REFERENCE)
+            reference, ours = by_method.get(REFERENCE), by_method.get(OURS)
             for name, outcome in by_method.items():
                 row = {**place, "method": name, **summary(outcome, plan.initial)}
                 curve = outcome.curves.mean(axis=0)
                 if reference is not None:
                     prompts = prompts_to(curve, float(reference.finals.mean()))
                     row[f"calls_to_{REFERENCE}_final"] = None if prompts is None else prompts * examples
+                if ours is not None and len(ours.finals) == len(outcome.finals):
+                    less = outcome.finals - ours.finals  # paired by seed
+                    row["less_ours"], row["less_ours_error"] = float(less.mean()), error(less)
                 found.append({**row, "budget_calls": len(curve) * examples, "curve": curve.round(4).tolist()})
             if board in ("prompts", "calls"):
                 curve = expected_random(normalised(landscape.scores), outcome.curves.shape[1])
@@ -159,8 +165,19 @@ def table(found: Sequence[Mapping[str, Any]], over_all: Mapping[str, Any]) -> st
     for board, group in itertools.groupby(found, key=lambda row: row["board"]):
         text.append(f"\n{board}: {BOARDS[board]}")
         for landscape, lines in itertools.groupby(group, key=lambda row: row["landscape"]):
-            head = ("final", "+-", "mean", "+-", "best", "95 %", "calls to it", f"to {REFERENCE}'s")
-            text.append(f"{landscape:22}" + "".join(f"{cell:>13}" for cell in head))
+            head = (
+                "final",
+                "+-",
+                "mean",
+                "+-",
+                "best",
+                "95 %",
+                "calls to",
+                f"{REFERENCE}'s",
+                "less ours",
+                "+-",
+            )
+            text.append(f"{landscape:22}" + "".join(f"{cell:>11}" for cell in head))
             text += [_line(row) for row in lines]
         text.append(
             f"{'over all, 95 % interval':22} {'rank':>21}{'rank of mean':>21}{'final':>21}{'mean':>21}"
@@ -180,7 +197,8 @@ def _line(row: Mapping[str, Any]) -> str:
     cells = [number(key, "{:.3f}") for key in ("final", "final_error", "mean", "mean_error")]
     cells += [number(key, "{:.0%}") for key in ("found_best", "reached_95")]
     cells += [number(key, "{:.0f}") for key in ("calls_to_95", f"calls_to_{REFERENCE}_final")]
-    return f"  {row['method']:20}" + "".join(f"{cell:>13}" for cell in cells)
+    cells += [number("less_ours", "{:+.3f}"), number("less_ours_error", "{:.3f}")]
+    return f"  {row['method']:20}" + "".join(f"{cell:>11}" for cell in cells)
 
 
 def _interval(figures: Sequence[float]) -> str:
@@ -233,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=min(2, machine.cores()), help="processes")
     parser.add_argument("--quick", action="store_true", help="few seeds")
     options = parser.parse_args(arguments)
-    out = options.out or HERE / "results" / ("quick" if options.quick else "")
+    out = options.out or default_folder(options.quick)
     try:
         plan = Plan(options.seeds or (4 if options.quick else Plan.seeds), options.budget, options.initial)
         names, skipped = chosen(options.methods)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,9 +110,9 @@ class Method:
     """
 
     name: str
-    partial: ClassVar[bool] = False
-    replays: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ()
+    partial: bool = False
+    replays: bool = False
+    needs: tuple[str, ...] = ()
 
     def search(self, problem: Problem) -> Search:
         """Yield what to score until the budget is spent or nothing is left."""

@@ -282,7 +282,8 @@ def test_methods_of_a_seed_are_paired(planted: Landscape) -> None:
     assert not np.array_equal(found["random"].curves, found["zopo_fast"].curves)
 
 
-def test_rows_and_table_name_every_method(planted: Landscape) -> None:
+def test_rows_and_table_name_every_method(planted: Landscape, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_quality, "OURS", "official")
     names = ["random", "official", "APE, best of init"]
     outcomes = compare([planted], names, PLAN)
     found = rows(outcomes, [planted], PLAN)
@@ -293,6 +294,10 @@ def test_rows_and_table_name_every_method(planted: Landscape) -> None:
     reached = at["calls", "official"]["calls_to_official_final"]
     assert reached % EXAMPLES == 0
     assert INITIAL * EXAMPLES <= reached <= BUDGET * EXAMPLES
+    ours = at["calls", "official"]
+    assert (ours["less_ours"], ours["less_ours_error"]) == (0.0, 0.0)
+    less = at["calls", "random"]["final"] - ours["final"]
+    assert at["calls", "random"]["less_ours"] == pytest.approx(less)
     assert at["calls", "random, exact"]["final"] == expected_random(normalised(planted.scores), BUDGET)[-1]
     text = table(found, {board: overall(by, INITIAL) for board, by in outcomes.items()})
     for name in [*names, "random, exact", "planted", "judged on the other"]:
