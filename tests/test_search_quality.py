@@ -126,6 +126,15 @@ def test_rounds_of_halving() -> None:
     assert SequentialHalving.cost(189, 2, 20) <= 1000 < SequentialHalving.cost(190, 2, 20)
 
 
+def test_halving_doubles_the_examples_of_the_better_half(planted: Landscape) -> None:
+    """160 calls carry 36 candidates to the end: 36 x 2 + 18 x 2 + 9 x 4 + 5 x 2; 37 would take 162."""
+    run = run_of(methods()["TRIPLE, halving"], planted)
+    calls = np.diff([0, *run.calls])
+    np.testing.assert_array_equal(calls, [2] * 36 + [2] * 18 + [4] * 9 + [2] * 5)
+    right = planted.scores[run.asked, :2].sum(axis=1)
+    assert right[run.asked.index(run.incumbents[-1])] >= np.sort(right)[::-1][17]
+
+
 def test_the_infinite_kernel_is_the_expectation_over_networks() -> None:
     """Depth 1: E relu(a) relu(a') scaled by 2, and k S' with E 1[a > 0] 1[a' > 0] scaled by 2."""
     rng = np.random.default_rng(0)
