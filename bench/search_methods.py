@@ -1,0 +1,164 @@
+"""The methods that are compared: random search, published ZOPO, APE, TRIPLE, and this package's search."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import zopo_fast as zf
+
+from . import peers
+from .search_replay import Method, Problem, Search, in_full
+
+
+class RandomSearch(Method):
+    """The initial points, then others in random order."""
+
+    name = "random"
+
+    def search(self, problem: Problem) -> Search:
+        for index in order(problem):
+            yield from in_full(problem, index)
+
+
+class Zopo(Method):
+    """This package's search; keywords are those of ZopoConfig, so that an ablation is a line."""
+
+    def __init__(self, name: str = "zopo_fast", **settings: Any) -> None:
+        self.name, self.settings = name, settings
+
+    def config(self, problem: Problem) -> zf.ZopoConfig:
+        """Settings of one run."""
+        return zf.ZopoConfig(
+            budget=problem.prompts, initial=problem.initial, seed=problem.seed, **self.settings
+        )
+
+    def search(self, problem: Problem) -> Search:
+        optimizer = zf.Zopo(problem.Z, self.config(problem))
+        while not optimizer.done:
+            index = optimizer.ask()
+            optimizer.tell(index, (yield from in_full(problem, index)))
+
+
+class Official(Zopo):
+    """The published loop in float64: the `official` preset."""
+
+    def config(self, problem: Problem) -> zf.ZopoConfig:
+        return zf.ZopoConfig.official(problem.prompts, problem.initial, problem.seed, **self.settings)
+
+
+class OfficialFloat32(Method):
+    """The published loop in float32, where its exploration follows rounding noise; the preset's network."""
+
+    name = "official, float32"
+    replays = True
+    needs = ("torch",)
+
+    def search(self, problem: Problem) -> Search:
+        published = peers.load(["published"], {})["published"]
+        kernel = zf.NTK.random(problem.Z.shape[1], seed=problem.seed, initialization="normal")
+        run = published.PublishedZopo(
+            problem.Z, kernel, problem.recorded, problem.initial, problem.prompts, lookup="index"
+        )
+        told = 0
+        while True:
+            for index in run.evaluated[told:]:
+                yield from in_full(problem, index)
+            told = len(run.evaluated)
+            if run.done or run.step() < 0:
+                return
+
+
+class BestOfInit(Method):
+    """APE (arXiv 2211.01910) without resampling, on a pool that is there already.
+
+    The whole budget goes into the initial candidates: random ones are scored on a quarter of the examples
+    for half of the calls, then the best of them on the rest until the calls are spent. Scored in full only,
+    it would be random search.
+    """
+
+    name = "APE, best of init"
+    partial = True
+
+    def search(self, problem: Problem) -> Search:
+        count = max(1, problem.examples // 4)
+        candidates = order(problem)[: max(1, problem.calls // 2 // count)]
+        means: dict[int, float] = {}
+        for index in candidates:
+            means[index] = float((yield index, count).mean())
+        for index in sorted(candidates, key=lambda i: -means[i]):
+            if problem.examples > count:
+                yield index, problem.examples - count
+
+
+class SequentialHalving(Method):
+    """TRIPLE-SH (arXiv 2402.09723): candidates are halved round by round, their examples doubled.
+
+    Rounds cost about the same. The first gives `first` examples to as many candidates (the initial points,
+    then random ones) as the budget can carry to the end; where that is the whole pool, it gives more.
+    Unlike the others' initial points, its own are not scored in full unless they survive.
+    """
+
+    name = "TRIPLE, halving"
+    partial = True
+    first = 2
+
+    def search(self, problem: Problem) -> Search:
+        first = min(self.first, problem.examples)
+        while (
+            first < problem.examples
+            and self.cost(len(problem.Z), first + 1, problem.examples) <= problem.calls
+        ):
+            first += 1
+        n = max(
+            k for k in range(1, len(problem.Z) + 1)
+            if k == 1 or self.cost(k, first, problem.examples) <= problem.calls
+        )  # fmt: skip
+        alive, had = order(problem)[:n], 0
+        for size, upto in self.rounds(n, first, problem.examples):
+            alive = alive[:size]
+            means: dict[int, float] = {}
+            for index in alive:
+                means[index] = float((yield index, upto - had).mean())
+            alive, had = sorted(alive, key=lambda i: -means[i]), upto
+
+    @staticmethod
+    def rounds(n: int, first: int, examples: int) -> list[tuple[int, int]]:
+        """(candidates, examples of each so far), round by round until all examples are used."""
+        found = [(n, first)]
+        while found[-1][1] < examples:
+            size, upto = found[-1]
+            found.append(((size + 1) // 2, min(2 * upto, examples)))
+        return found
+
+    @classmethod
+    def cost(cls, n: int, first: int, examples: int) -> int:
+        """Calls of all rounds."""
+        rounds = cls.rounds(n, first, examples)
+        return n * first + sum(size * (upto - had) for (_, had), (size, upto) in itertools.pairwise(rounds))
+
+
+def order(problem: Problem) -> list[int]:
+    """All prompts: the initial points, then the others in random order."""
+    taken = set(problem.initial)
+    shuffled = problem.rng.permutation(len(problem.Z))
+    return problem.initial + [int(i) for i in shuffled if int(i) not in taken]
+
+
+def methods() -> dict[str, Method]:
+    """Every method by its name."""
+    from . import search_processes as processes
+
+    listed: list[Method] = [
+        RandomSearch(),
+        Official("official"),
+        OfficialFloat32(),
+        BestOfInit(),
+        SequentialHalving(),
+        processes.RbfProcess("GP-EI, RBF", processes.expected_improvement),
+        processes.RbfProcess("GP-TS, RBF", processes.thompson),
+        processes.NeuralUCB(),
+        processes.InfiniteNTK(),
+        Zopo(),
+    ]
+    return {method.name: method for method in listed}
