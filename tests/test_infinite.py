@@ -343,3 +343,17 @@ def test_arrays_that_do_not_fit() -> None:
         kernel.gradient_prior_trace(GOOD)
     with pytest.raises(zf.ArrayError, match=r"^weight: expected \(3, 3\)"):
         kernel.gram_gradient(GOOD, GOOD, np.ones((3, 2)))
+
+
+def test_what_needs_a_network_refuses_it_and_says_what_to_give() -> None:
+    kernel: Any = zf.InfiniteNTK(2)
+    Z = np.eye(4)
+    for make in (
+        lambda: zf.GaussianProcess(kernel),
+        lambda: zf.Zopo(Z, zf.ZopoConfig(budget=3, initial=2), kernel=kernel),
+        lambda: zf.Zopo(Z, zf.ZopoConfig.official(budget=3, initial=2), kernel=kernel),
+        lambda: zf.ZopoBatch([Z], zf.ZopoConfig(budget=3, initial=2), kernels=[kernel]),
+        lambda: zf.ZopoBatch([Z], zf.ZopoConfig(budget=3, initial=2), kernels=kernel),
+    ):
+        with pytest.raises(zf.ConfigError, match=r"kernels?.*expected an? NTK.*InfiniteNTK"):
+            make()

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,20 +87,16 @@ def test_a_whole_run(bench: Bench) -> None:
     assert (again.code, "mine.json: exists already" in again.err) == (2, True), again
 
 
-def test_the_benchmark_reads_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zopo_fast.bench import landscapes
+def test_the_benchmark_reads_it(bench: Bench) -> None:
+    from zopo_fast.bench import search_quality
 
     with serving() as server:
         assert bench.run(*arguments(server)).code == 0
-    (bench.folder / "land").rename(bench.folder / "landscapes")
-    monkeypatch.setattr(landscapes, "HERE", bench.folder)
-    monkeypatch.setattr(landscapes, "BUDGET", 6)
-    monkeypatch.setattr(landscapes, "INITIAL", 3)
-    monkeypatch.setattr(landscapes.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="commit\n"))
-    monkeypatch.setattr("sys.argv", ["landscapes.py", "--seeds", "2"])
-    landscapes.main()
-    rows = json.loads((bench.folder / "results" / "landscapes.json").read_text())["rows"]
-    assert {(row["landscape"], row["method"]) for row in rows} >= {("mine", "random"), ("mine", "default")}
+    size = ["--seeds", "2", "--budget", "6", "--initial", "3", "--workers", "1"]
+    folders = ["--landscapes", str(bench.folder / "land"), "--out", str(bench.folder / "results")]
+    search_quality.main(["--methods", "random", "zopo_fast", *folders, *size])
+    rows = json.loads((bench.folder / "results" / "search_quality.json").read_text())["rows"]
+    assert {(row["landscape"], row["method"]) for row in rows} >= {("mine", "random"), ("mine", "zopo_fast")}
     assert all(0.0 <= row["final"] <= 1.0 for row in rows)
 
 

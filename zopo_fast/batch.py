@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -237,7 +237,8 @@ class ZopoBatch:
 
 
 def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
-    many = [value] * count if isinstance(value, kind) else list(value)
+    single = isinstance(value, kind) or not isinstance(value, Iterable)
+    many = [value] * count if single else list(value)
     if len(many) != count:
         raise ConfigError(f"{name}: one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):

@@ -12,7 +12,7 @@ from .arrays import Array, as_doubles, as_points
 from .config import as_integer
 from .device import ANYWHERE, OnDevice, on_device, parse_device
 from .errors import ArrayError
-from .kernel import NTK
+from .kernel import NTK, as_network_kernel
 from .numbered import number_of
 
 # "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
@@ -55,6 +55,7 @@ class GaussianProcess:
 
     Raises:
         ArrayError: noise negative or not finite.
+        ConfigError: a kernel without a network, such as InfiniteNTK.
         DeviceError: a device that is not there or cannot be used.
     """
 
@@ -63,7 +64,7 @@ class GaussianProcess:
         variance = as_doubles(noise, "noise")
         if variance.ndim != 0 or not (np.isfinite(variance) and variance >= 0):
             raise ArrayError(f"noise: a variance is one number, finite and not negative, got {noise!r}")
-        self.kernel = kernel
+        self.kernel = as_network_kernel(kernel)
         self.default_noise = float(variance)
         self.device = device
         self._ordinal = ordinal

@@ -177,3 +177,13 @@ class NTK:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["weights"], state["biases"])  # type: ignore[misc]
         self.recipe = state["recipe"]
+
+
+def as_network_kernel(kernel: Any) -> NTK:
+    """Return a kernel that has a network behind it; ConfigError says what to give in place of another."""
+    if isinstance(kernel, NTK):
+        return kernel
+    raise ConfigError(
+        f"kernel: expected an NTK, whose network the native code computes with, got {type(kernel).__name__}; "
+        "give NTK.random(dim), or for a kernel near InfiniteNTK's NTK.random(dim, width=512)"
+    )

@@ -14,7 +14,7 @@ from . import _core
 from .arrays import Array, as_host_array
 from .config import ZopoConfig
 from .errors import ArrayError, ConfigError, EmbeddingMismatchError
-from .kernel import NTK
+from .kernel import NTK, as_network_kernel
 
 
 class StudyStart:
@@ -30,7 +30,8 @@ class StudyStart:
     Raises:
         ArrayError: embeddings empty, not two-dimensional, not real, with NaN or infinity; a kernel of
             another dimension.
-        ConfigError: initial indices outside the pool, or more than the budget.
+        ConfigError: initial indices outside the pool, or more than the budget; a kernel without a network,
+            such as InfiniteNTK.
     """
 
     def __init__(self, embeddings: Any, config: ZopoConfig, kernel: NTK | None) -> None:
@@ -48,6 +49,7 @@ class StudyStart:
         official = config.official_settings
         if kernel is None:
             kernel = NTK.random(d, seed=config.seed, initialization="normal" if official else "he")
+        kernel = as_network_kernel(kernel)
         if kernel.dim != d:
             raise ArrayError(f"kernel: made for dimension {kernel.dim}, the embeddings have {d}")
         self.kernel = kernel
