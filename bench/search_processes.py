@@ -166,20 +166,8 @@ class InfiniteNTK(GramProcess):
         X = problem.Z.astype(np.float64)
         deviation = X.std(axis=0)
         X = (X - X.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-        return infinite_ntk(X, depth=2)
-
-
-def infinite_ntk(X: Array, depth: int) -> Array:
-    """Arc-cosine recursion (Cho & Saul 2009; Jacot et al. 2018), weights ~ N(0, 2 / fan_in), no biases."""
-    S = X @ X.T / X.shape[1]
-    K = S.copy()
-    norm = np.sqrt(np.outer(np.diag(S), np.diag(S)))
-    for _ in range(depth):
-        cosine = np.clip(S / np.where(norm > 0, norm, 1.0), -1.0, 1.0)
-        angle = np.arccos(cosine)
-        S = norm * (np.sin(angle) + (np.pi - angle) * cosine) / np.pi
-        K = S + K * (np.pi - angle) / np.pi
-    return K
+        kernel = zf.InfiniteNTK(2, weight_variance=2.0, bias_variance=0.0, parametrization="ntk")
+        return kernel.gram(X)
 
 
 def unit_norm(Z: Any) -> Array:

@@ -13,7 +13,6 @@ from zopo_fast.bench import search_quality
 from zopo_fast.bench.harness import absent
 from zopo_fast.bench.search_methods import SequentialHalving, methods
 from zopo_fast.bench.search_metrics import Outcome, interval, overall, prompts_to, ranks, summary
-from zopo_fast.bench.search_processes import infinite_ntk
 from zopo_fast.bench.search_quality import Plan, block, chosen, compare, main, rows, table
 from zopo_fast.bench.search_replay import (
     Landscape,
@@ -133,17 +132,6 @@ def test_halving_doubles_the_examples_of_the_better_half(planted: Landscape) -> 
     np.testing.assert_array_equal(calls, [2] * 36 + [2] * 18 + [4] * 9 + [2] * 5)
     right = planted.scores[run.asked, :2].sum(axis=1)
     assert right[run.asked.index(run.incumbents[-1])] >= np.sort(right)[::-1][17]
-
-
-def test_the_infinite_kernel_is_the_expectation_over_networks() -> None:
-    """Depth 1: E relu(a) relu(a') scaled by 2, and k S' with E 1[a > 0] 1[a' > 0] scaled by 2."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(3, 4))
-    a = X @ rng.normal(size=(4, 400_000)) / 2.0
-    relu, on = np.maximum(a, 0.0), (a > 0).astype(float)
-    sampled = 2.0 / a.shape[1] * (relu @ relu.T + (X @ X.T / 4.0) * (on @ on.T))
-    np.testing.assert_allclose(infinite_ntk(X, depth=1), sampled, atol=0.02)
-    np.testing.assert_allclose(np.diag(infinite_ntk(X, depth=3)), (X * X).sum(axis=1), rtol=1e-6)
 
 
 # ---- runs --------------------------------------------------------------------------------------------
