@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,26 @@ def test_methods_are_compared_over_all_landscapes_by_seeds_they_share() -> None:
     assert set(found) == {"a", "b"}
     assert found["a"]["rank"][0] == pytest.approx((1 + 1.5 + 2 + 1) / 4)
     assert found["b"]["final"][0] == pytest.approx((0.5 + 0.8 + 0.6 + 0.2) / 4)
+
+
+def test_the_figures_of_the_landscapes_are_those_of_their_files() -> None:
+    folder = Path(search_quality.__file__).parent / "landscapes"
+    told = re.findall(r"^\| (\w+) \| (\d+ x .*?) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    assert {name for name, _ in told} == {landscape.name for landscape in load_folder(folder)}
+    for name, figures in told:
+        document = json.loads((folder / f"{name}.json").read_text())
+        scores = np.array(document["scores"], dtype=float)
+        assert len(set(document["prompts"])) == len(scores)
+        means, rng = scores.mean(axis=1), np.random.default_rng(0)
+        orders = [np.array_split(rng.permutation(scores.shape[1]), 2) for _ in range(200)]
+        split = [np.corrcoef(scores[:, a].mean(axis=1), scores[:, b].mean(axis=1))[0, 1] for a, b in orders]
+        assert [cell.strip() for cell in figures.split("|")] == [
+            f"{scores.shape[0]} x {scores.shape[1]}",
+            f"{means.min():.2f} to {means.max():.2f}, {np.median(means):.2f}",
+            f"{100 * (means == 0).mean():.0f} %",
+            f"{np.mean(split):.2f}",
+            document["metric"].replace("_", " "),
+        ]
 
 
 # ---- the whole ---------------------------------------------------------------------------------------
