@@ -26,5 +26,6 @@ struct CacheLineAllocator {
 };
 
 using Doubles = std::vector<double, CacheLineAllocator<double>>;
+using Floats = std::vector<float, CacheLineAllocator<float>>;
 
 }  // namespace zopo

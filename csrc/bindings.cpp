@@ -200,6 +200,7 @@ PYBIND11_MODULE(_core, m) {
   bind_gp(m);
   bind_pool(m);
   bind_local_gradient(m);
+  bind_region(m);
   bind_studies(m);
 
   m.def("cuda_device_count", &cuda_device_count, "CUDA devices that this build can use.");

@@ -37,6 +37,7 @@ void bind_ntk_cuda(py::module_& m);
 void bind_device(py::module_& m);
 void bind_device_models(py::module_& m);
 #endif
+void bind_region(py::module_& m);
 void bind_studies(py::module_& m);
 
 }  // namespace zopo

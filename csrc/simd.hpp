@@ -106,6 +106,27 @@ struct Simd {
   void (*narrow_f16)(const double* from, std::size_t n, std::uint16_t* to);
   // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.
   std::uint64_t (*read)(const void* from, std::size_t n);
+
+  // Candidates of a region (region.hpp); n and columns are multiples of 64.
+  // out_j += sum_i a_i M_ij, M (rows, columns); x *= a.
+  void (*combine_f32)(const float* M, std::size_t ld, std::size_t rows, const float* a,
+                      std::size_t columns, float* out);
+  void (*scale_f32)(std::size_t n, float a, float* x);
+  // variance -= row^2, mean_y += z_y row, mean_1 += z_1 row.
+  void (*accumulate_row)(std::size_t n, const float* row, double z_y, double z_1, float* variance,
+                         double* mean_y, double* mean_1);
+  // The closed form of the infinite-width kernel, layer by layer (zopo_fast/infinite.py): inner
+  // products in S become S_1, and T T_1; then S_l and T_l the next ones, `at` and `square` being
+  // S_l(x, x) of the one point and of the others.
+  void (*arc_cosine_first)(std::size_t n, float factor, float bias, bool ntk, float* S, float* T);
+  void (*arc_cosine_layer)(std::size_t n, float w, float bias, bool ntk, float at,
+                           const float* square, float* S, float* T);
+  // out += weight E max(0, f - incumbent)^power for power 1 or 2, f normal with mean (mean_y - mean
+  // mean_1) inverse and variance amplitude x variance; power 0: weight times the standardised
+  // distance of the mean from the incumbent.
+  void (*improvement)(std::size_t n, const double* mean_y, const double* mean_1,
+                      const float* variance, double mean, double inverse, double incumbent,
+                      double amplitude, double weight, int power, double* out);
 };
 
 // Instruction sets by name, best last; nullptr where this build or this processor has it not.

@@ -12,6 +12,7 @@
 #include "simd_dense.inl"
 #include "simd_gram.inl"
 #include "simd_pool.inl"
+#include "simd_region.inl"
 
 namespace zopo {
 namespace {
@@ -48,7 +49,13 @@ constexpr Simd table(const char* name) {
           squares_pass,
           widen_f16,
           narrow_f16,
-          read_all};
+          read_all,
+          combine_f32,
+          scale_f32,
+          accumulate_row,
+          arc_cosine_first,
+          arc_cosine_layer,
+          improvement};
 }
 
 }  // namespace

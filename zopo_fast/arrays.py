@@ -11,6 +11,7 @@ from .device import refuse_cuda
 from .errors import ArrayError
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 def as_host_array(value: Any, name: str) -> NDArray[Any]:

@@ -10,18 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array, as_doubles
+from .arrays import Array, Indices, as_doubles
 from .config import ZopoConfig
 from .device import parse_device
 from .errors import ArrayError, ConfigError, EmbeddingMismatchError, InputError
-from .kernel import NTK
+from .kernel import NTK, as_network_kernel
 from .local_search import HISTORY, MIN_HISTORY
-from .start import StudyStart, kernel_from_state, kernel_state, pool_fingerprint, same_pool
+from .start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
 from .surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
 
 STATE_VERSION = 1
-
-Indices = NDArray[np.int64]
 
 _RULES: dict[str, Any] = {
     "noise_grid": NOISE_GRID,
@@ -71,13 +69,14 @@ class ZopoBatch:
         if not pools:
             raise ConfigError("pools: a batch has at least one study")
         self.device = device
-        many = _one_each("configs", configs or ZopoConfig(), ZopoConfig, len(pools))
+        many = _one_each("configs", configs or ZopoConfig(search="gradient"), ZopoConfig, len(pools))
         given = [None] * len(pools) if kernels is None else _one_each("kernels", kernels, NTK, len(pools))
         self._starts: list[StudyStart] = []
         for b, (pool, config, kernel) in enumerate(zip(pools, many, given, strict=True)):
-            if config.official_settings:
+            if config.official_settings or config.search != "gradient":
                 raise ConfigError(
-                    f"configs[{b}]: a batch runs this package's own search, not the official one"
+                    f"configs[{b}]: a batch runs the search along the gradient: give "
+                    "ZopoConfig(search='gradient', ...)"
                 )
             try:
                 self._starts.append(StudyStart(pool, config, kernel))
@@ -175,7 +174,7 @@ class ZopoBatch:
             "studies": [
                 {
                     "config": start.config.to_dict(),
-                    "kernel": kernel_state(start.kernel),
+                    "kernel": kernel_state(start.kernels),
                     "embeddings": pool_fingerprint(start.embeddings),
                     "log": [[int(i), float(y)] for i, y in zip(*self._studies.log(b), strict=True)],
                     "pending": int(pending),
@@ -205,7 +204,7 @@ class ZopoBatch:
                     known,
                     [ZopoConfig.from_dict(study["config"]) for study in saved],
                     device,
-                    [kernel_from_state(study["kernel"]) for study in saved],
+                    [as_network_kernel(kernels_from_state(study["kernel"])[0]) for study in saved],
                 )
             batch._replay([study["log"] for study in saved], [study["pending"] for study in saved])
         except (LookupError, TypeError, AttributeError) as error:

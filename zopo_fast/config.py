@@ -6,9 +6,11 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError
+
+Search = Literal["improvement", "thompson", "gradient"]
 
 
 def as_integer(name: str, value: Any) -> int:
@@ -68,12 +70,22 @@ class ZopoConfig:
         budget: prompts scored in all, the initial ones included.
         initial: a number of random first prompts, or the list of their indices.
         seed: of every random choice.
-        neighbors: how many candidates make up the neighbourhood whose radius is the unit of a step.
-        step: length of a gradient step, in such radii; the nearest unscored candidate is its end.
-        exploration: candidates scored around the current one when the gradient there is uncertain; 0
-            turns this off.
+        search: "improvement" proposes the candidate of largest expected improvement, "thompson" the best
+            one in a sample of the posterior, "gradient" one step along the posterior mean's gradient.
+        region: candidates that these two consider at a time; a larger pool is searched by a trust region.
+        power: of the improvement that is expected, 1 or 2; 2 takes more risk.
+        emphasis: how much more differences among good scores count than among bad ones: the model sees
+            exp(emphasis u), u in standard deviations; 0: as they are.
+        zscore: whether every embedding column is scaled to unit variance, instead of all by one factor.
+        neighbors: of "gradient": how many candidates make up the neighbourhood whose radius is the unit of
+            a step.
+        step: of "gradient": length of a step, in such radii; the nearest unscored candidate is its end. In
+            a trust region: how far half of it is shifted along the gradient, in its radii; 0: not at all.
+        exploration: of "gradient": candidates scored around the current one when the gradient there is
+            uncertain; 0 turns this off.
         exploration_quantile: uncertain means above this running quantile of the run so far.
-        noise: noise variance of a score as a share of the signal's; None: by marginal likelihood.
+        noise: noise variance of a score as a share of the signal's; None: averaged over ("gradient":
+            chosen) by marginal likelihood.
         official_settings: of the published loop; None runs this package's own.
 
     Raises:
@@ -83,15 +95,20 @@ class ZopoConfig:
     budget: int = 165
     initial: int | Sequence[int] = 40
     seed: int = 0
+    search: Search = "improvement"
+    region: int = 1024
+    power: int = 2
+    emphasis: float = 0.3
+    zscore: bool = False
     neighbors: int = 10
-    step: float = 3.0
+    step: float = None  # type: ignore[assignment]  # by the search, see __post_init__
     exploration: int = 3
     exploration_quantile: float = 0.9
     noise: float | None = None
     official_settings: OfficialSettings | None = field(default=None)
 
     def __post_init__(self) -> None:
-        for name in ("budget", "seed", "neighbors", "exploration"):
+        for name in ("budget", "seed", "region", "power", "neighbors", "exploration"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         _require(self.budget >= 1, f"budget must be at least 1, got {self.budget}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
@@ -105,10 +122,23 @@ class ZopoConfig:
             _require(len(set(indices)) == len(indices), "initial names a prompt twice")
             object.__setattr__(self, "initial", indices)
         _require(self.neighbors >= 1, f"neighbors must be at least 1, got {self.neighbors}")
-        for name in ("step", "exploration_quantile"):
+        _require(
+            self.search in get_args(Search),
+            f"search must be one of {', '.join(get_args(Search))}, got {self.search!r}",
+        )
+        _require(self.region >= 1, f"region must be at least 1, got {self.region}")
+        _require(self.power in (1, 2), f"power must be 1 or 2, got {self.power}")
+        _require(isinstance(self.zscore, bool), f"zscore must be True or False, got {self.zscore!r}")
+        if self.step is None:
+            object.__setattr__(self, "step", 3.0 if self.search == "gradient" else 0.5)
+        for name in ("step", "emphasis", "exploration_quantile"):
             object.__setattr__(self, name, as_number(name, getattr(self, name)))
         _require(
             math.isfinite(self.step) and self.step >= 0, f"step must be finite and >= 0, got {self.step}"
+        )
+        _require(
+            math.isfinite(self.emphasis) and self.emphasis >= 0,
+            f"emphasis must be finite and >= 0, got {self.emphasis}",
         )
         _require(self.exploration >= 0, f"exploration must not be negative, got {self.exploration}")
         q = self.exploration_quantile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import Any, overload
 
 from .config import ZopoConfig, as_integer
@@ -16,11 +17,11 @@ from .errors import (
     UnknownIndexError,
     ZopoError,
 )
-from .kernel import NTK
 from .local_search import LocalSearch
 from .observations import Observations
 from .official import OfficialSearch
-from .start import StudyStart, kernel_from_state, kernel_state, pool_fingerprint, same_pool
+from .region_search import Coordinates, RegionSearch
+from .start import Kernel, StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
 from .strategy import Strategy
 
 STATE_VERSION = 1
@@ -43,21 +44,28 @@ class Zopo:
         embeddings: (m, d) float16, float32 or float64, one row a prompt. Kept, not copied, when
             C-contiguous: do not change it afterwards.
         config: settings; the defaults when left out.
-        kernel: the kernel on the (standardised) embeddings; a random one by the seed when left out.
+        kernel: the kernel on the centered and scaled embeddings, or several, whose mean is taken: InfiniteNTK
+            of depth 2 when left out. A search along a gradient needs one NTK; a random one by the seed.
 
     Raises:
         ArrayError: embeddings empty, not two-dimensional, not real, with NaN or infinity; a kernel of
             another dimension.
-        ConfigError: initial indices outside the pool, or more than the budget.
+        ConfigError: initial indices outside the pool, or more than the budget; a kernel that the search
+            cannot use.
     """
 
-    def __init__(self, embeddings: Any, config: ZopoConfig | None = None, kernel: NTK | None = None) -> None:
+    def __init__(
+        self,
+        embeddings: Any,
+        config: ZopoConfig | None = None,
+        kernel: Kernel | Sequence[Kernel] | None = None,
+    ) -> None:
         start = StudyStart(embeddings, config or ZopoConfig(), kernel)
         self.config = start.config
         self._budget = start.budget
         self._embeddings = start.embeddings
         self._rng = start.rng
-        self._kernel = start.kernel
+        self._kernels = start.kernels
         self._pool = start.pool()
         self._seen = Observations()
         self._pending: dict[int, None] = {}  # in order of asking
@@ -72,10 +80,21 @@ class Zopo:
         official = self.config.official_settings
         if official:
             self._search = OfficialSearch(
-                self._pool, self._kernel, self._seen, start.initial, self._budget, official
+                self._pool, start.kernel, self._seen, start.initial, self._budget, official
             )
+        elif self.config.search == "gradient":
+            self._search = LocalSearch(self._pool, start.kernel, self._seen, start.initial, self.config)
         else:
-            self._search = LocalSearch(self._pool, self._kernel, self._seen, start.initial, self.config)
+            coordinates = Coordinates(self._pool, start.deviation, start.spread, self.config.zscore)
+            self._search = RegionSearch(
+                self._pool,
+                coordinates,
+                self._kernels,
+                self._seen,
+                start.initial,
+                self.config,
+                self._rng,
+            )
 
     # ---- ask ---------------------------------------------------------------------------------------
 
@@ -232,7 +251,7 @@ class Zopo:
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),
-                "kernel": kernel_state(self._kernel),
+                "kernel": kernel_state(self._kernels),
                 "embeddings": pool_fingerprint(self._embeddings),
                 "log": [list(entry) for entry in self._log],
                 "pending": self.pending,
@@ -253,7 +272,7 @@ class Zopo:
             Z = same_pool(embeddings, state["embeddings"])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, when the first object was made
-                optimizer = cls(Z, ZopoConfig.from_dict(state["config"]), kernel_from_state(state["kernel"]))
+                optimizer = cls(Z, ZopoConfig.from_dict(state["config"]), kernels_from_state(state["kernel"]))
             for entry in state["log"]:
                 optimizer._replay(entry)
             if optimizer.pending != state["pending"] or optimizer._rng.bit_generator.state != state["rng"]:

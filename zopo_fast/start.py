@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,13 @@ from . import _core
 from .arrays import Array, as_host_array
 from .config import ZopoConfig
 from .errors import ArrayError, ConfigError, EmbeddingMismatchError
+from .infinite import InfiniteNTK
 from .kernel import NTK, as_network_kernel
+
+Kernel = NTK | InfiniteNTK
+
+# Of the default search; on coordinates of mean square d. Chosen over seven landscapes (bench/README.md).
+DEFAULT_KERNEL = InfiniteNTK(depth=2, weight_variance=2.0, bias_variance=0.2, parametrization="ntk")
 
 
 class StudyStart:
@@ -25,16 +33,18 @@ class StudyStart:
         budget: at most m.
         rng: of the search, after the initial indices were drawn.
         initial: indices asked first.
+        kernels: of the model; one of them, with a network, for the searches along a gradient.
         mean, deviation: (d,), the standardisation of the embeddings; 0 and 1 for the official preset.
+        spread: root mean square distance of the embeddings from their mean.
 
     Raises:
         ArrayError: embeddings empty, not two-dimensional, not real, with NaN or infinity; a kernel of
             another dimension.
-        ConfigError: initial indices outside the pool, or more than the budget; a kernel without a network,
-            such as InfiniteNTK.
+        ConfigError: initial indices outside the pool, or more than the budget; for a search along a
+            gradient a kernel without a network, such as InfiniteNTK, or several.
     """
 
-    def __init__(self, embeddings: Any, config: ZopoConfig, kernel: NTK | None) -> None:
+    def __init__(self, embeddings: Any, config: ZopoConfig, kernel: Kernel | Sequence[Kernel] | None) -> None:
         Z = as_embeddings(embeddings)
         m, d = Z.shape
         if config.budget > m:
@@ -47,14 +57,33 @@ class StudyStart:
         self.rng = np.random.default_rng(config.seed)
         self.initial = self._initial_indices(m)
         official = config.official_settings
-        if kernel is None:
-            kernel = NTK.random(d, seed=config.seed, initialization="normal" if official else "he")
-        kernel = as_network_kernel(kernel)
-        if kernel.dim != d:
-            raise ArrayError(f"kernel: made for dimension {kernel.dim}, the embeddings have {d}")
-        self.kernel = kernel
+        self.kernels = self._kernels_of(kernel, d)
         self.mean, self.deviation = (np.zeros(d), np.ones(d)) if official else _core.column_moments(Z)
+        self.spread = float(np.linalg.norm(self.deviation))
         self.deviation[self.deviation == 0.0] = 1.0  # a constant column tells no candidates apart
+
+    @property
+    def kernel(self) -> NTK:
+        """The network's kernel of a search along a gradient."""
+        return as_network_kernel(self.kernels[0])
+
+    def _kernels_of(self, kernel: Kernel | Sequence[Kernel] | None, d: int) -> list[Kernel]:
+        config = self.config
+        official = config.official_settings is not None
+        along_gradient = official or config.search == "gradient"
+        if kernel is None and along_gradient:
+            kernel = NTK.random(d, seed=config.seed, initialization="normal" if official else "he")
+        several = kernel if isinstance(kernel, Sequence) else [DEFAULT_KERNEL if kernel is None else kernel]
+        if not several or (along_gradient and len(several) > 1):
+            raise ConfigError(
+                f"kernel: expected one{'' if along_gradient else ' or more'}, got {len(several)}"
+            )
+        for one in several:
+            if isinstance(one, InfiniteNTK) and not along_gradient:
+                continue
+            if (dim := as_network_kernel(one).dim) != d:
+                raise ArrayError(f"kernel: made for dimension {dim}, the embeddings have {d}")
+        return list(several)
 
     def pool(self) -> _core.Pool:
         """The candidates in standardised coordinates, none taken."""
@@ -99,26 +128,35 @@ def same_pool(embeddings: Any, fingerprint: dict[str, Any]) -> NDArray[Any]:
     return Z
 
 
-def kernel_state(kernel: NTK) -> dict[str, Any]:
-    """The kernel as JSON values: how it was drawn, or its weights."""
+def kernel_state(kernels: Sequence[Kernel]) -> dict[str, Any]:
+    """The kernels as JSON values: how they were drawn, or their weights."""
 
     def packed(array: Array) -> dict[str, Any]:
         data = base64.b64encode(array.astype("<f8").tobytes()).decode()
         return {"shape": list(array.shape), "float64": data}
 
+    if len(kernels) > 1:
+        return {"several": [kernel_state([kernel]) for kernel in kernels]}
+    (kernel,) = kernels
+    if isinstance(kernel, InfiniteNTK):
+        return {"infinite": asdict(kernel)}
     if kernel.recipe:
         return kernel.recipe
     return {"weights": [packed(w) for w in kernel.weights], "biases": [packed(b) for b in kernel.biases]}
 
 
-def kernel_from_state(state: dict[str, Any]) -> NTK:
-    """The kernel that kernel_state() wrote down."""
+def kernels_from_state(state: dict[str, Any]) -> list[Kernel]:
+    """The kernels that kernel_state() wrote down."""
 
     def unpacked(packed: dict[str, Any]) -> Array:
         data = np.frombuffer(base64.b64decode(packed["float64"]), dtype="<f8")
         array: Array = data.reshape(packed["shape"]).astype(np.float64)
         return array
 
+    if "several" in state:
+        return [kernel for one in state["several"] for kernel in kernels_from_state(one)]
+    if "infinite" in state:
+        return [InfiniteNTK(**state["infinite"])]
     if "weights" not in state:
-        return NTK.random(**state)
-    return NTK([unpacked(w) for w in state["weights"]], [unpacked(b) for b in state["biases"]])
+        return [NTK.random(**state)]
+    return [NTK([unpacked(w) for w in state["weights"]], [unpacked(b) for b in state["biases"]])]

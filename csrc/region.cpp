@@ -1,0 +1,326 @@
+#include "region.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <string>
+
+#include "error.hpp"
+#include "simd.hpp"
+
+namespace zopo {
+namespace {
+
+constexpr std::size_t kGroup = 64;   // columns are padded to whole groups
+constexpr double kSmallest = 1e-12;  // variance of a candidate, of the kernel's scale
+constexpr double kSmallestAmplitude = 1e-6;
+constexpr double kNegligible = 1e-4;  // share of a level that is left out
+
+}  // namespace
+
+RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size_t d,
+                                 const ArcCosine& kernel, Doubles nuggets)
+    : columns_(columns),
+      stride_((columns + kGroup - 1) / kGroup * kGroup),
+      dim_(d),
+      kernel_(kernel) {
+  X_.resize(columns * d);
+  across_.assign(d * stride_, 0.0f);
+  square_.assign(kernel.depth + 1, Floats(stride_, 1.0f));
+  diagonal_.assign(stride_, 0.0f);
+  const double w = kernel.weight_variance, b = kernel.bias_variance;
+  for (std::size_t i = 0; i < columns; ++i) {
+    double square = 0.0;
+    for (std::size_t j = 0; j < d; ++j) {
+      const auto x = static_cast<float>(X[i * d + j]);
+      X_[i * d + j] = across_[j * stride_ + i] = x;
+      square += static_cast<double>(x) * x;
+    }
+    double S = w / static_cast<double>(d) * square + b;
+    double T = kernel.ntk ? S : 0.0;
+    square_[0][i] = static_cast<float>(S);
+    for (std::size_t l = 1; l <= kernel.depth; ++l) {
+      const double after = w / 2 * S + b;
+      T = (kernel.ntk ? after : S / 2) + w / 2 * T;
+      square_[l][i] = static_cast<float>(S = after);
+    }
+    diagonal_[i] = static_cast<float>(T / kernel.scale);
+  }
+  prepare(std::move(nuggets));
+}
+
+RegionPosterior::RegionPosterior(const double* K, std::size_t columns, Doubles nuggets)
+    : columns_(columns), stride_((columns + kGroup - 1) / kGroup * kGroup) {
+  gram_.assign(columns * stride_, 0.0f);
+  diagonal_.assign(stride_, 0.0f);
+  for (std::size_t i = 0; i < columns; ++i) {
+    for (std::size_t j = 0; j < columns; ++j)
+      gram_[i * stride_ + j] = static_cast<float>(K[i * columns + j]);
+    diagonal_[i] = gram_[i * stride_ + i];
+  }
+  prepare(std::move(nuggets));
+}
+
+void RegionPosterior::prepare(Doubles nuggets) {
+  row_.resize(stride_);
+  dots_.resize(stride_);
+  criterion_.resize(stride_);
+  excluded_.assign(columns_, false);
+  level_.resize(nuggets.size());
+  for (std::size_t g = 0; g < nuggets.size(); ++g) {
+    Level& level = level_[g];
+    level.nugget = nuggets[g];
+    level.variance = level.fantasised = diagonal_;
+    level.mean_y.assign(stride_, 0.0);
+    level.mean_1.assign(stride_, 0.0);
+  }
+}
+
+void RegionPosterior::kernel_row(std::size_t column) {
+  if (!gram_.empty()) {
+    std::copy_n(gram_.data() + column * stride_, stride_, row_.data());
+    return;
+  }
+  const Simd& loops = simd();
+  std::fill(dots_.begin(), dots_.end(), 0.0f);
+  loops.combine_f32(across_.data(), stride_, dim_, X_.data() + column * dim_, stride_,
+                    dots_.data());
+  const auto w = static_cast<float>(kernel_.weight_variance);
+  const auto b = static_cast<float>(kernel_.bias_variance);
+  loops.arc_cosine_first(stride_, w / static_cast<float>(dim_), b, kernel_.ntk, dots_.data(),
+                         row_.data());
+  for (std::size_t l = 0; l < kernel_.depth; ++l)
+    loops.arc_cosine_layer(stride_, w, b, kernel_.ntk, square_[l][column], square_[l].data(),
+                           dots_.data(), row_.data());
+  const auto inverse = static_cast<float>(1.0 / kernel_.scale);
+  for (float& k : row_) k *= inverse;
+  row_[column] = diagonal_[column];  // exactly, where the angle's rounding would show
+}
+
+// Writes the next row of V, kernel_row(column) having been called; returns its pivot.
+double RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double variance,
+                               double noise) {
+  const double pivot = std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
+  if (!(pivot > 0.0))
+    throw NotPositiveDefiniteError("observation " + std::to_string(rows) +
+                                   ": no noise, and no variance left at candidate " +
+                                   std::to_string(column));
+  if (level.V.size() < (rows + 1) * stride_)
+    level.V.resize(std::max<std::size_t>(2 * rows, 16) * stride_);
+  negative_.resize(rows);
+  for (std::size_t i = 0; i < rows; ++i) negative_[i] = -level.V[i * stride_ + column];
+  float* next = level.V.data() + rows * stride_;
+  std::copy(row_.begin(), row_.end(), next);
+  simd().combine_f32(level.V.data(), stride_, rows, negative_.data(), stride_, next);
+  simd().scale_f32(stride_, static_cast<float>(1.0 / pivot), next);
+  return pivot;
+}
+
+void RegionPosterior::accumulate(Level& level, std::size_t row) {
+  simd().accumulate_row(stride_, level.V.data() + row * stride_, level.z_y[row], level.z_1[row],
+                        level.variance.data(), level.mean_y.data(), level.mean_1.data());
+}
+
+void RegionPosterior::append(std::size_t column, double y, double noise) {
+  const std::size_t n = size();
+  kernel_row(column);
+  std::vector<double> pivots;
+  for (Level& level : level_)
+    pivots.push_back(extend(level, column, n, level.variance[column], noise));
+  for (std::size_t g = 0; g < level_.size(); ++g) {
+    Level& level = level_[g];
+    double z_y = y, z_1 = 1.0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const double l = level.V[i * stride_ + column];
+      level.L.push_back(l);
+      z_y -= l * level.z_y[i];
+      z_1 -= l * level.z_1[i];
+    }
+    level.pivot.push_back(pivots[g]);
+    level.z_y.push_back(z_y / pivots[g]);
+    level.z_1.push_back(z_1 / pivots[g]);
+    accumulate(level, n);
+  }
+  column_.push_back(column);
+  y_.push_back(y);
+  pending_.clear();
+}
+
+void RegionPosterior::truncate(std::size_t n) {
+  if (n > size())
+    throw ArrayError("truncate: " + std::to_string(n) + " observations asked for, there are " +
+                     std::to_string(size()));
+  if (n == size()) return;
+  column_.resize(n);
+  y_.resize(n);
+  pending_.clear();
+  for (Level& level : level_) {
+    level.L.resize(n * (n - (n > 0)) / 2);
+    level.pivot.resize(n);
+    level.z_y.resize(n);
+    level.z_1.resize(n);
+    level.variance = diagonal_;
+    std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
+    std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
+    for (std::size_t i = 0; i < n; ++i) accumulate(level, i);
+  }
+}
+
+void RegionPosterior::rescore(const double* y, std::size_t n) {
+  if (n != size())
+    throw ArrayError("y: expected " + std::to_string(size()) + " scores, got " + std::to_string(n));
+  y_.assign(y, y + n);
+  for (Level& level : level_) {
+    level.variance = diagonal_;
+    std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
+    std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
+    const double* l = level.L.data();
+    for (std::size_t i = 0; i < n; ++i) {
+      double z = y[i];
+      for (std::size_t j = 0; j < i; ++j) z -= *l++ * level.z_y[j];
+      level.z_y[i] = z / level.pivot[i];
+      accumulate(level, i);
+    }
+  }
+}
+
+void RegionPosterior::exclude(std::size_t column) { excluded_[column] = true; }
+
+void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
+  std::size_t same = 0;
+  while (same < std::min(n, pending_.size()) && pending[same] == pending_[same]) ++same;
+  if (same < pending_.size() || pending_.empty()) {
+    same = 0;
+    for (Level& level : level_) level.fantasised = level.variance;
+  }
+  pending_.resize(same);
+  for (; same < n; ++same) {
+    const auto column = static_cast<std::size_t>(pending[same]);
+    kernel_row(column);
+    for (Level& level : level_) {
+      const std::size_t rows = size() + same;
+      extend(level, column, rows, level.fantasised[column], kSmallest);
+      const float* row = level.V.data() + rows * stride_;
+      for (std::size_t j = 0; j < stride_; ++j) level.fantasised[j] -= row[j] * row[j];
+    }
+    pending_.push_back(pending[same]);
+  }
+}
+
+RegionPosterior::Moments RegionPosterior::moments() const {
+  const std::size_t n = size();
+  const auto count = static_cast<double>(n);
+  Moments found{0.0, 1.0, std::vector<double>(levels(), 1.0 / static_cast<double>(levels())),
+                std::vector<double>(levels(), 1.0)};
+  if (n == 0) return found;
+  double sum = 0.0, squares = 0.0;
+  for (const double y : y_) sum += y;
+  found.mean = sum / count;
+  for (const double y : y_) squares += (y - found.mean) * (y - found.mean);
+  const double deviation = std::sqrt(squares / count);
+  const bool varied = deviation > 1e-12 * std::abs(found.mean) && deviation > 0.0;
+  if (varied) found.deviation = deviation;
+  double best = -std::numeric_limits<double>::infinity();
+  for (std::size_t g = 0; g < levels(); ++g) {
+    const Level& level = level_[g];
+    double quadratic = 0.0, log_determinant = 0.0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const double z = level.z_y[i] - found.mean * level.z_1[i];
+      quadratic += z * z;
+      log_determinant += std::log(level.pivot[i]);
+    }
+    if (varied)
+      found.amplitude[g] =
+          std::max(quadratic / (count * found.deviation * found.deviation), kSmallestAmplitude);
+    found.weight[g] = -0.5 * count * std::log(found.amplitude[g]) - log_determinant;
+    best = std::max(best, found.weight[g]);
+  }
+  double total = 0.0;
+  for (double& w : found.weight) total += w = std::exp(w - best);
+  for (double& w : found.weight) w /= total;
+  return found;
+}
+
+std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n, double incumbent,
+                                      int power) {
+  fantasise(pending, n);
+  const Moments now = moments();
+  std::fill(criterion_.begin(), criterion_.end(), 0.0);
+  std::size_t heaviest = 0;
+  const auto add = [&](std::size_t g, int p) {
+    const Level& level = level_[g];
+    simd().improvement(stride_, level.mean_y.data(), level.mean_1.data(), level.fantasised.data(),
+                       now.mean, 1.0 / now.deviation, (incumbent - now.mean) / now.deviation,
+                       now.amplitude[g], now.weight[g], p, criterion_.data());
+  };
+  for (std::size_t g = 0; g < levels(); ++g) {
+    if (now.weight[g] > now.weight[heaviest]) heaviest = g;
+    if (now.weight[g] > kNegligible) add(g, power);
+  }
+  for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
+  const auto best = [&] {
+    std::int64_t at = -1;
+    for (std::size_t j = 0; j < columns_; ++j)
+      if (!excluded_[j] && criterion_[j] >= 0.0 &&
+          (at < 0 || criterion_[j] > criterion_[static_cast<std::size_t>(at)]))
+        at = static_cast<std::int64_t>(j);
+    return at;
+  };
+  std::int64_t found = best();
+  if (found >= 0 && criterion_[static_cast<std::size_t>(found)] == 0.0) {
+    // No improvement that a number could hold: the least hopeless one, by standard deviations.
+    std::fill(criterion_.begin(), criterion_.end(), 0.0);
+    add(heaviest, 0);
+    const double least = *std::min_element(
+        criterion_.begin(), criterion_.begin() + static_cast<std::ptrdiff_t>(columns_));
+    for (double& c : criterion_) c -= least;
+    for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
+    found = best();
+  }
+  return found;
+}
+
+void RegionPosterior::posterior(double* mean, double* variance) const {
+  const Moments now = moments();
+  std::fill_n(mean, columns_, 0.0);
+  std::fill_n(variance, columns_, 0.0);
+  for (std::size_t g = 0; g < levels(); ++g) {
+    const Level& level = level_[g];
+    for (std::size_t j = 0; j < columns_; ++j) {
+      const double mu = now.mean + level.mean_y[j] - now.mean * level.mean_1[j];
+      const double v = std::max(static_cast<double>(level.variance[j]), 0.0) * now.amplitude[g] *
+                       now.deviation * now.deviation;
+      mean[j] += now.weight[g] * mu;
+      variance[j] += now.weight[g] * (v + mu * mu);
+    }
+  }
+  for (std::size_t j = 0; j < columns_; ++j)
+    variance[j] = std::max(variance[j] - mean[j] * mean[j], 0.0);
+}
+
+void RegionPosterior::shares(double* weight, double* amplitude) const {
+  const Moments now = moments();
+  std::copy(now.weight.begin(), now.weight.end(), weight);
+  std::copy(now.amplitude.begin(), now.amplitude.end(), amplitude);
+}
+
+void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t n,
+                                double* out) const {
+  if (n != size())
+    throw ArrayError("r: expected " + std::to_string(size()) + " residuals, got " +
+                     std::to_string(n));
+  const Level& at = level_[level];
+  Doubles z(n);
+  const double* l = at.L.data();
+  std::fill_n(out, columns_, 0.0);
+  for (std::size_t i = 0; i < n; ++i) {
+    z[i] = r[i];
+    for (std::size_t j = 0; j < i; ++j) z[i] -= *l++ * z[j];
+    z[i] /= at.pivot[i];
+    const float* row = at.V.data() + i * stride_;
+    for (std::size_t j = 0; j < columns_; ++j) out[j] += z[i] * row[j];
+  }
+}
+
+}  // namespace zopo
