@@ -63,7 +63,9 @@ def _growing(Z: NDArray[Any], sizes: list[int], steps: int, series: str, seed: i
     The noise is given and nothing is explored: every step is one of the gradient. A first step, which
     takes in all the prior data at once, is not counted.
     """
-    config = zf.ZopoConfig(budget=len(Z), initial=[0], seed=seed, noise=0.01, exploration=0)
+    config = zf.ZopoConfig(
+        search="gradient", budget=len(Z), initial=[0], seed=seed, noise=0.01, exploration=0
+    )
     opt = zf.Zopo(Z, config)
     rng = np.random.default_rng(seed)
     told, best = 0, 10.0

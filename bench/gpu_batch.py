@@ -77,7 +77,9 @@ def _batch(
     Args:
         native: the native object's calls alone, without the log that makes a state of them.
     """
-    configs = [zf.ZopoConfig(budget=budget, initial=first, seed=b) for b in range(len(pools))]
+    configs = [
+        zf.ZopoConfig(search="gradient", budget=budget, initial=first, seed=b) for b in range(len(pools))
+    ]
     batch = zf.ZopoBatch(list(pools), configs, device=device)
     every = np.arange(len(pools))
     for _ in range(first):
@@ -101,7 +103,7 @@ def _singles(pools: Any, scores: Any, first: int, budget: int, steps: int) -> li
     """Seconds of a step of all studies, one after another, each a Zopo of its own."""
     studies = []
     for b, pool in enumerate(pools):
-        study = zf.Zopo(pool, zf.ZopoConfig(budget=budget, initial=first, seed=b))
+        study = zf.Zopo(pool, zf.ZopoConfig(search="gradient", budget=budget, initial=first, seed=b))
         for _ in range(first):
             i = study.ask()
             study.tell(i, float(scores[b, i]))

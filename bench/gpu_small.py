@@ -88,7 +88,7 @@ def check_pool(device: str, rng: np.random.Generator) -> None:
 def check_batch(device: str, rng: np.random.Generator) -> None:
     """Studies of different sizes, index for index as on the CPU."""
     pools = [rng.normal(size=(m, DIM)).astype(np.float16) for m in (30, 47, 64)]
-    configs = [zf.ZopoConfig(budget=16 + 2 * b, initial=6 + b, seed=b) for b in range(3)]
+    configs = [zf.ZopoConfig(search="gradient", budget=16 + 2 * b, initial=6 + b, seed=b) for b in range(3)]
     scores = rng.normal(size=(3, 64))
     batches = [zf.ZopoBatch(pools, configs, device=d) for d in (device, "cpu")]
     while not batches[1].done.all():

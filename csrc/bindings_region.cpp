@@ -30,7 +30,7 @@ double positive(double value, const char* name) {
 
 std::unique_ptr<RegionPosterior> of_points(const py::object& X_, std::size_t depth, double weight,
                                            double bias, bool ntk, double scale,
-                                           const py::object& nuggets_) {
+                                           const py::object& nuggets_, std::size_t capacity) {
   const Array X = doubles(X_, "X", 2);
   if (rows(X) == 0 || X.shape(1) == 0) throw ArrayError("X: expected points, got " + shape_of(X));
   if (depth < 1) throw ArrayError("depth: must be at least 1");
@@ -38,19 +38,20 @@ std::unique_ptr<RegionPosterior> of_points(const py::object& X_, std::size_t dep
     throw ArrayError("bias_variance: must be finite and >= 0");
   const ArcCosine kernel{depth, positive(weight, "weight_variance"), bias, ntk,
                          positive(scale, "scale")};
-  Doubles nuggets = nuggets_of(nuggets_);
+  const Doubles nuggets = nuggets_of(nuggets_);
   const py::gil_scoped_release nogil;
   return std::make_unique<RegionPosterior>(X.data(), rows(X), static_cast<std::size_t>(X.shape(1)),
-                                           kernel, std::move(nuggets));
+                                           kernel, nuggets, capacity);
 }
 
-std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object& nuggets_) {
+std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object& nuggets_,
+                                         std::size_t capacity) {
   const Array K = doubles(K_, "K", 2);
   if (rows(K) == 0 || K.shape(1) != K.shape(0))
     throw ArrayError("K: expected a square matrix, got " + shape_of(K));
-  Doubles nuggets = nuggets_of(nuggets_);
+  const Doubles nuggets = nuggets_of(nuggets_);
   const py::gil_scoped_release nogil;
-  return std::make_unique<RegionPosterior>(K.data(), rows(K), std::move(nuggets));
+  return std::make_unique<RegionPosterior>(K.data(), rows(K), nuggets, capacity);
 }
 
 void append(RegionPosterior& region, py::ssize_t column, double y, double noise) {
@@ -83,8 +84,8 @@ void bind_region(py::module_& m) {
   py::class_<RegionPosterior>(m, "RegionPosterior",
                               "The posterior at every candidate of a region, over noise levels.")
       .def(py::init(&of_points), "X"_a, "depth"_a, "weight_variance"_a, "bias_variance"_a, "ntk"_a,
-           "scale"_a, "nuggets"_a)
-      .def_static("of_gram", &of_gram, "K"_a, "nuggets"_a)
+           "scale"_a, "nuggets"_a, "capacity"_a = 0)
+      .def_static("of_gram", &of_gram, "K"_a, "nuggets"_a, "capacity"_a = 0)
       .def("__len__", [](const RegionPosterior& r) { return locked(r, [&] { return r.size(); }); })
       .def_property_readonly("columns", &RegionPosterior::columns)
       .def("append", &append, "column"_a, "y"_a, "noise"_a = 0.0)

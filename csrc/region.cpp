@@ -20,7 +20,8 @@ constexpr double kNegligible = 1e-4;  // share of a level that is left out
 }  // namespace
 
 RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size_t d,
-                                 const ArcCosine& kernel, Doubles nuggets)
+                                 const ArcCosine& kernel, const Doubles& nuggets,
+                                 std::size_t capacity)
     : columns_(columns),
       stride_((columns + kGroup - 1) / kGroup * kGroup),
       dim_(d),
@@ -47,10 +48,11 @@ RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size
     }
     diagonal_[i] = static_cast<float>(T / kernel.scale);
   }
-  prepare(std::move(nuggets));
+  prepare(nuggets, capacity);
 }
 
-RegionPosterior::RegionPosterior(const double* K, std::size_t columns, Doubles nuggets)
+RegionPosterior::RegionPosterior(const double* K, std::size_t columns, const Doubles& nuggets,
+                                 std::size_t capacity)
     : columns_(columns), stride_((columns + kGroup - 1) / kGroup * kGroup) {
   gram_.assign(columns * stride_, 0.0f);
   diagonal_.assign(stride_, 0.0f);
@@ -59,22 +61,28 @@ RegionPosterior::RegionPosterior(const double* K, std::size_t columns, Doubles n
       gram_[i * stride_ + j] = static_cast<float>(K[i * columns + j]);
     diagonal_[i] = gram_[i * stride_ + i];
   }
-  prepare(std::move(nuggets));
+  prepare(nuggets, capacity);
 }
 
-void RegionPosterior::prepare(Doubles nuggets) {
+void RegionPosterior::prepare(const Doubles& nuggets, std::size_t capacity) {
   row_.resize(stride_);
   dots_.resize(stride_);
   criterion_.resize(stride_);
+  negative_.reserve(capacity);
+  y_.reserve(capacity);
+  column_.reserve(capacity);
   excluded_.assign(columns_, false);
   level_.resize(nuggets.size());
   for (std::size_t g = 0; g < nuggets.size(); ++g) {
     Level& level = level_[g];
     level.nugget = nuggets[g];
+    level.V.reserve(capacity * stride_);
+    level.L.reserve(capacity * capacity / 2);
+    for (Doubles* of : {&level.pivot, &level.z_y, &level.z_1}) of->reserve(capacity);
     level.variance = level.fantasised = diagonal_;
-    level.mean_y.assign(stride_, 0.0);
-    level.mean_1.assign(stride_, 0.0);
+    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->assign(stride_, 0.0);
   }
+  weigh();
 }
 
 void RegionPosterior::kernel_row(std::size_t column) {
@@ -98,23 +106,21 @@ void RegionPosterior::kernel_row(std::size_t column) {
   row_[column] = diagonal_[column];  // exactly, where the angle's rounding would show
 }
 
-// Writes the next row of V, kernel_row(column) having been called; returns its pivot.
-double RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double variance,
-                               double noise) {
-  const double pivot = std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
-  if (!(pivot > 0.0))
+// Writes the next row of V and its pivot, kernel_row(column) having been called.
+void RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double variance,
+                             double noise) {
+  level.next_pivot = std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
+  if (!(level.next_pivot > 0.0))
     throw NotPositiveDefiniteError("observation " + std::to_string(rows) +
                                    ": no noise, and no variance left at candidate " +
                                    std::to_string(column));
-  if (level.V.size() < (rows + 1) * stride_)
-    level.V.resize(std::max<std::size_t>(2 * rows, 16) * stride_);
+  level.V.resize((rows + 1) * stride_);
   negative_.resize(rows);
   for (std::size_t i = 0; i < rows; ++i) negative_[i] = -level.V[i * stride_ + column];
   float* next = level.V.data() + rows * stride_;
   std::copy(row_.begin(), row_.end(), next);
   simd().combine_f32(level.V.data(), stride_, rows, negative_.data(), stride_, next);
-  simd().scale_f32(stride_, static_cast<float>(1.0 / pivot), next);
-  return pivot;
+  simd().scale_f32(stride_, static_cast<float>(1.0 / level.next_pivot), next);
 }
 
 void RegionPosterior::accumulate(Level& level, std::size_t row) {
@@ -125,11 +131,8 @@ void RegionPosterior::accumulate(Level& level, std::size_t row) {
 void RegionPosterior::append(std::size_t column, double y, double noise) {
   const std::size_t n = size();
   kernel_row(column);
-  std::vector<double> pivots;
-  for (Level& level : level_)
-    pivots.push_back(extend(level, column, n, level.variance[column], noise));
-  for (std::size_t g = 0; g < level_.size(); ++g) {
-    Level& level = level_[g];
+  for (Level& level : level_) extend(level, column, n, level.variance[column], noise);
+  for (Level& level : level_) {
     double z_y = y, z_1 = 1.0;
     for (std::size_t i = 0; i < n; ++i) {
       const double l = level.V[i * stride_ + column];
@@ -137,14 +140,15 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
       z_y -= l * level.z_y[i];
       z_1 -= l * level.z_1[i];
     }
-    level.pivot.push_back(pivots[g]);
-    level.z_y.push_back(z_y / pivots[g]);
-    level.z_1.push_back(z_1 / pivots[g]);
+    level.pivot.push_back(level.next_pivot);
+    level.z_y.push_back(z_y / level.next_pivot);
+    level.z_1.push_back(z_1 / level.next_pivot);
     accumulate(level, n);
   }
   column_.push_back(column);
   y_.push_back(y);
   pending_.clear();
+  weigh();
 }
 
 void RegionPosterior::truncate(std::size_t n) {
@@ -165,6 +169,7 @@ void RegionPosterior::truncate(std::size_t n) {
     std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
     for (std::size_t i = 0; i < n; ++i) accumulate(level, i);
   }
+  weigh();
 }
 
 void RegionPosterior::rescore(const double* y, std::size_t n) {
@@ -183,6 +188,8 @@ void RegionPosterior::rescore(const double* y, std::size_t n) {
       accumulate(level, i);
     }
   }
+  pending_.clear();
+  weigh();
 }
 
 void RegionPosterior::exclude(std::size_t column) { excluded_[column] = true; }
@@ -200,7 +207,8 @@ void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
     kernel_row(column);
     for (Level& level : level_) {
       const std::size_t rows = size() + same;
-      extend(level, column, rows, level.fantasised[column], kSmallest);
+      const double variance = std::max(level.fantasised[column], 0.0f);
+      extend(level, column, rows, variance, kSmallest);
       const float* row = level.V.data() + rows * stride_;
       for (std::size_t j = 0; j < stride_; ++j) level.fantasised[j] -= row[j] * row[j];
     }
@@ -208,91 +216,83 @@ void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
   }
 }
 
-RegionPosterior::Moments RegionPosterior::moments() const {
+void RegionPosterior::weigh() {
   const std::size_t n = size();
   const auto count = static_cast<double>(n);
-  Moments found{0.0, 1.0, std::vector<double>(levels(), 1.0 / static_cast<double>(levels())),
-                std::vector<double>(levels(), 1.0)};
-  if (n == 0) return found;
-  double sum = 0.0, squares = 0.0;
-  for (const double y : y_) sum += y;
-  found.mean = sum / count;
-  for (const double y : y_) squares += (y - found.mean) * (y - found.mean);
-  const double deviation = std::sqrt(squares / count);
-  const bool varied = deviation > 1e-12 * std::abs(found.mean) && deviation > 0.0;
-  if (varied) found.deviation = deviation;
+  score_mean_ = 0.0;
+  score_deviation_ = 1.0;
+  if (n > 0) {
+    for (const double y : y_) score_mean_ += y;
+    score_mean_ /= count;
+  }
+  double squares = 0.0;
+  for (const double y : y_) squares += (y - score_mean_) * (y - score_mean_);
+  const double deviation = n > 0 ? std::sqrt(squares / count) : 0.0;
+  const bool varied = deviation > 1e-12 * std::abs(score_mean_);
+  if (varied) score_deviation_ = deviation;
   double best = -std::numeric_limits<double>::infinity();
-  for (std::size_t g = 0; g < levels(); ++g) {
-    const Level& level = level_[g];
+  for (Level& level : level_) {
     double quadratic = 0.0, log_determinant = 0.0;
     for (std::size_t i = 0; i < n; ++i) {
-      const double z = level.z_y[i] - found.mean * level.z_1[i];
+      const double z = level.z_y[i] - score_mean_ * level.z_1[i];
       quadratic += z * z;
       log_determinant += std::log(level.pivot[i]);
     }
-    if (varied)
-      found.amplitude[g] =
-          std::max(quadratic / (count * found.deviation * found.deviation), kSmallestAmplitude);
-    found.weight[g] = -0.5 * count * std::log(found.amplitude[g]) - log_determinant;
-    best = std::max(best, found.weight[g]);
+    level.amplitude =
+        varied ? std::max(quadratic / (count * deviation * deviation), kSmallestAmplitude) : 1.0;
+    level.weight = -0.5 * count * std::log(level.amplitude) - log_determinant;
+    best = std::max(best, level.weight);
   }
   double total = 0.0;
-  for (double& w : found.weight) total += w = std::exp(w - best);
-  for (double& w : found.weight) w /= total;
-  return found;
+  for (Level& level : level_) total += level.weight = std::exp(level.weight - best);
+  for (Level& level : level_) level.weight /= total;
+}
+
+std::int64_t RegionPosterior::most_promising() const {
+  std::int64_t at = -1;
+  for (std::size_t j = 0; j < columns_; ++j)
+    if (!excluded_[j] && criterion_[j] >= 0.0 &&
+        (at < 0 || criterion_[j] > criterion_[static_cast<std::size_t>(at)]))
+      at = static_cast<std::int64_t>(j);
+  return at;
 }
 
 std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n, double incumbent,
                                       int power) {
   fantasise(pending, n);
-  const Moments now = moments();
-  std::fill(criterion_.begin(), criterion_.end(), 0.0);
-  std::size_t heaviest = 0;
-  const auto add = [&](std::size_t g, int p) {
-    const Level& level = level_[g];
+  const double standardised = (incumbent - score_mean_) / score_deviation_;
+  const auto add = [&](const Level& level, int p) {
     simd().improvement(stride_, level.mean_y.data(), level.mean_1.data(), level.fantasised.data(),
-                       now.mean, 1.0 / now.deviation, (incumbent - now.mean) / now.deviation,
-                       now.amplitude[g], now.weight[g], p, criterion_.data());
+                       score_mean_, 1.0 / score_deviation_, standardised, level.amplitude,
+                       level.weight, p, criterion_.data());
   };
-  for (std::size_t g = 0; g < levels(); ++g) {
-    if (now.weight[g] > now.weight[heaviest]) heaviest = g;
-    if (now.weight[g] > kNegligible) add(g, power);
-  }
+  std::fill(criterion_.begin(), criterion_.end(), 0.0);
+  for (const Level& level : level_)
+    if (level.weight > kNegligible) add(level, power);
   for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
-  const auto best = [&] {
-    std::int64_t at = -1;
-    for (std::size_t j = 0; j < columns_; ++j)
-      if (!excluded_[j] && criterion_[j] >= 0.0 &&
-          (at < 0 || criterion_[j] > criterion_[static_cast<std::size_t>(at)]))
-        at = static_cast<std::int64_t>(j);
-    return at;
-  };
-  std::int64_t found = best();
-  if (found >= 0 && criterion_[static_cast<std::size_t>(found)] == 0.0) {
-    // No improvement that a number could hold: the least hopeless one, by standard deviations.
-    std::fill(criterion_.begin(), criterion_.end(), 0.0);
-    add(heaviest, 0);
-    const double least = *std::min_element(
-        criterion_.begin(), criterion_.begin() + static_cast<std::ptrdiff_t>(columns_));
-    for (double& c : criterion_) c -= least;
-    for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
-    found = best();
-  }
-  return found;
+  const std::int64_t found = most_promising();
+  if (found < 0 || criterion_[static_cast<std::size_t>(found)] > 0.0) return found;
+  // No improvement that a number could hold: the least hopeless one, by standard deviations.
+  std::fill(criterion_.begin(), criterion_.end(), 0.0);
+  add(*std::max_element(level_.begin(), level_.end(),
+                        [](const Level& a, const Level& b) { return a.weight < b.weight; }),
+      0);
+  const double least = *std::min_element(criterion_.begin(), criterion_.end());
+  for (double& c : criterion_) c -= least;
+  for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
+  return most_promising();
 }
 
 void RegionPosterior::posterior(double* mean, double* variance) const {
-  const Moments now = moments();
   std::fill_n(mean, columns_, 0.0);
   std::fill_n(variance, columns_, 0.0);
-  for (std::size_t g = 0; g < levels(); ++g) {
-    const Level& level = level_[g];
+  for (const Level& level : level_) {
+    const double scale = level.amplitude * score_deviation_ * score_deviation_;
     for (std::size_t j = 0; j < columns_; ++j) {
-      const double mu = now.mean + level.mean_y[j] - now.mean * level.mean_1[j];
-      const double v = std::max(static_cast<double>(level.variance[j]), 0.0) * now.amplitude[g] *
-                       now.deviation * now.deviation;
-      mean[j] += now.weight[g] * mu;
-      variance[j] += now.weight[g] * (v + mu * mu);
+      const double mu = score_mean_ + level.mean_y[j] - score_mean_ * level.mean_1[j];
+      const double v = std::max(static_cast<double>(level.variance[j]), 0.0) * scale;
+      mean[j] += level.weight * mu;
+      variance[j] += level.weight * (v + mu * mu);
     }
   }
   for (std::size_t j = 0; j < columns_; ++j)
@@ -300,9 +300,10 @@ void RegionPosterior::posterior(double* mean, double* variance) const {
 }
 
 void RegionPosterior::shares(double* weight, double* amplitude) const {
-  const Moments now = moments();
-  std::copy(now.weight.begin(), now.weight.end(), weight);
-  std::copy(now.amplitude.begin(), now.amplitude.end(), amplitude);
+  for (std::size_t g = 0; g < levels(); ++g) {
+    weight[g] = level_[g].weight;
+    amplitude[g] = level_[g].amplitude;
+  }
 }
 
 void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t n,

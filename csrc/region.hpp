@@ -36,10 +36,12 @@ struct ArcCosine {
 class RegionPosterior {
  public:
   // Coordinates X (columns, d).
+  // Room for `capacity` observations is made now, so that none is made in the middle of a run.
   RegionPosterior(const double* X, std::size_t columns, std::size_t d, const ArcCosine& kernel,
-                  Doubles nuggets);
+                  const Doubles& nuggets, std::size_t capacity);
   // Their Gram matrix K (columns, columns) instead, of any kernel.
-  RegionPosterior(const double* K, std::size_t columns, Doubles nuggets);
+  RegionPosterior(const double* K, std::size_t columns, const Doubles& nuggets,
+                  std::size_t capacity);
 
   std::size_t columns() const { return columns_; }
   std::size_t size() const { return column_.size(); }
@@ -71,24 +73,21 @@ class RegionPosterior {
 
  private:
   struct Level {
-    double nugget;
+    double nugget, weight, amplitude, next_pivot;
     Floats V;                     // (size + pending, stride)
     Doubles L;                    // rows of C without the diagonal: triangle of size
     Doubles pivot, z_y, z_1;      // (size,)
-    Floats variance, fantasised;  // (stride,)
+    Floats variance, fantasised;  // (stride,); without and with the pending ones
     Doubles mean_y, mean_1;       // V^T C^-1 y, V^T C^-1 1 (stride,)
   };
-  struct Moments {
-    double mean, deviation;
-    std::vector<double> weight, amplitude;  // by level
-  };
 
-  void prepare(Doubles nuggets);
+  void prepare(const Doubles& nuggets, std::size_t capacity);
   void kernel_row(std::size_t column);
-  double extend(Level& level, std::size_t column, std::size_t rows, double variance, double noise);
+  void extend(Level& level, std::size_t column, std::size_t rows, double variance, double noise);
   void accumulate(Level& level, std::size_t row);
   void fantasise(const std::int64_t* pending, std::size_t n);
-  Moments moments() const;
+  void weigh();
+  std::int64_t most_promising() const;
 
   std::size_t columns_, stride_, dim_ = 0;
   ArcCosine kernel_{};
@@ -97,6 +96,8 @@ class RegionPosterior {
   Floats gram_;                 // (columns, stride) where that is given
   Floats diagonal_;             // (stride,)
   std::vector<Level> level_;
+  // Of the scores; the levels' weights and amplitudes are of the same observations.
+  double score_mean_ = 0.0, score_deviation_ = 1.0;
   std::vector<std::size_t> column_;  // of each observation
   Doubles y_;
   std::vector<std::int64_t> pending_;

@@ -122,8 +122,8 @@ struct Simd {
   void (*arc_cosine_layer)(std::size_t n, float w, float bias, bool ntk, float at,
                            const float* square, float* S, float* T);
   // out += weight E max(0, f - incumbent)^power for power 1 or 2, f normal with mean (mean_y - mean
-  // mean_1) inverse and variance amplitude x variance; power 0: weight times the standardised
-  // distance of the mean from the incumbent.
+  // mean_1) inverse and variance amplitude x variance; power 0: weight times the
+  // standardised distance of the mean from the incumbent.
   void (*improvement)(std::size_t n, const double* mean_y, const double* mean_1,
                       const float* variance, double mean, double inverse, double incumbent,
                       double amplitude, double weight, int power, double* out);

@@ -41,7 +41,7 @@ import zopo_fast as zf
 count = ctypes.CDLL(None).allocations
 count.restype = ctypes.c_long
 Z = np.random.default_rng(0).normal(size=(500, 384)).astype(np.float16)
-opt = zf.Zopo(Z, zf.ZopoConfig(budget=120, initial=40, exploration=0))
+opt = zf.Zopo(Z, zf.ZopoConfig(budget=120, initial=40, exploration=0, search=sys.argv[1]))
 def step(score):
     i = opt.ask()
     opt.tell(i, score)
@@ -62,7 +62,8 @@ print(stays, moves, count() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts by LD_PRELOAD")
-def test_a_warm_step_allocates_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("search", ["improvement", "gradient"])
+def test_a_warm_step_allocates_nothing(tmp_path: Path, search: str) -> None:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler to build the counter with")
@@ -73,7 +74,7 @@ def test_a_warm_step_allocates_nothing(tmp_path: Path) -> None:
     subprocess.run([compiler, "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
     environment = {**os.environ, "LD_PRELOAD": str(library)}
     done = subprocess.run(
-        [sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", RUN, search], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     stays, moves, elsewhere = map(int, done.stdout.split())

@@ -42,12 +42,14 @@ def together(batch: zf.ZopoBatch, scores: list[np.ndarray]) -> list[list[int]]:
 
 
 CONFIGS = [
-    zf.ZopoConfig(budget=30, initial=8, seed=3),
-    zf.ZopoConfig(budget=25, initial=[4, 2, 9], seed=1, exploration=2, exploration_quantile=0.5),
-    zf.ZopoConfig(budget=40, initial=10, seed=2, noise=0.1),
-    zf.ZopoConfig(budget=12, initial=12, seed=5),
-    zf.ZopoConfig(budget=9, initial=1, seed=6, neighbors=3, step=1.0),
-    zf.ZopoConfig(budget=20, initial=4, seed=7, exploration=0),
+    zf.ZopoConfig(search="gradient", budget=30, initial=8, seed=3),
+    zf.ZopoConfig(
+        search="gradient", budget=25, initial=[4, 2, 9], seed=1, exploration=2, exploration_quantile=0.5
+    ),
+    zf.ZopoConfig(search="gradient", budget=40, initial=10, seed=2, noise=0.1),
+    zf.ZopoConfig(search="gradient", budget=12, initial=12, seed=5),
+    zf.ZopoConfig(search="gradient", budget=9, initial=1, seed=6, neighbors=3, step=1.0),
+    zf.ZopoConfig(search="gradient", budget=20, initial=4, seed=7, exploration=0),
 ]
 
 
@@ -89,7 +91,7 @@ def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> N
     """Repeated rows: pivots that are rounding noise, distances that tie."""
     Z = np.repeat(rng.normal(size=(12, 6)), 4, axis=0)
     scores = [np.repeat(rng.normal(size=12), 4), np.zeros(48), np.full(48, 1e200)]
-    config = zf.ZopoConfig(budget=40, initial=12, seed=4)
+    config = zf.ZopoConfig(search="gradient", budget=40, initial=12, seed=4)
     batch = zf.ZopoBatch([Z] * 3, config, device)
     assert together(batch, scores) == [alone(Z, y, config) for y in scores]
 
@@ -97,7 +99,7 @@ def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> N
 def test_parts_of_one_array(device: str, rng: np.random.Generator) -> None:
     """Pools that start at the same place in memory, and end at another."""
     Z, y = landscape(rng, 60, 12)
-    config = zf.ZopoConfig(budget=16, initial=5, seed=2)
+    config = zf.ZopoConfig(search="gradient", budget=16, initial=5, seed=2)
     pools = [Z[:20], Z, Z[:40], Z]
     expected = [alone(pool, y, config) for pool in pools]
     assert together(zf.ZopoBatch(pools, config, device), [y] * 4) == expected
@@ -231,10 +233,10 @@ def test_what_a_batch_cannot_be_made_of(problems: Any) -> None:
         zf.ZopoBatch([])
     with pytest.raises(zf.ConfigError, match="configs: one for all or one for each of 6"):
         zf.ZopoBatch(pools, CONFIGS[1:])
-    with pytest.raises(zf.ConfigError, match=r"configs\[2\].*official"):
+    with pytest.raises(zf.ConfigError, match=r"configs\[2\].*search='gradient'"):
         zf.ZopoBatch(pools, [*CONFIGS[:2], zf.ZopoConfig.official(budget=5, initial=2), *CONFIGS[3:]])
     with pytest.raises(zf.ConfigError, match=r"configs\[1\]: initial"):
-        zf.ZopoBatch(pools, zf.ZopoConfig(budget=10, initial=[45]))
+        zf.ZopoBatch(pools, zf.ZopoConfig(search="gradient", budget=10, initial=[45]))
     with pytest.raises(zf.ArrayError, match=r"pools\[5\]"):
         zf.ZopoBatch([*pools[:5], np.full((30, 2), np.nan)], CONFIGS)
     with pytest.raises(zf.ArrayError, match=r"pools\[0\]: kernel"):
@@ -245,7 +247,7 @@ def test_what_a_batch_cannot_be_made_of(problems: Any) -> None:
 
 def test_a_budget_beyond_the_pool_is_clipped(device: str, rng: np.random.Generator) -> None:
     Z, y = landscape(rng, 20, 5)
-    config = zf.ZopoConfig(budget=50, initial=5)
+    config = zf.ZopoConfig(search="gradient", budget=50, initial=5)
     with pytest.warns(UserWarning, match="clipped to 20"):
         batch = zf.ZopoBatch([Z, Z], config, device)
     with pytest.warns(UserWarning, match="clipped to 20"):

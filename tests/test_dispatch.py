@@ -63,12 +63,14 @@ for dtype in ("float16", "float32", "float64"):
     pool = _core.Pool(Z.astype(dtype), np.zeros(21), np.ones(21))
     for k in (1, 40, 500):
         out[f"near grid {dtype} {k}"] = pool.k_nearest(np.zeros(21), k)
-opt = zf.Zopo(rng.normal(size=(150, 24)).astype(np.float32), zf.ZopoConfig(budget=60, initial=15, seed=3))
-asked = []
-while not opt.done:
-    asked.append(opt.ask())
-    opt.tell(asked[-1], float(np.cos(asked[-1])))
-out["near whole run"] = np.array(asked)
+Z = rng.normal(size=(150, 24)).astype(np.float32)
+for search in ("gradient", "improvement"):
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=60, initial=15, seed=3, search=search))
+    asked = []
+    while not opt.done:
+        asked.append(opt.ask())
+        opt.tell(asked[-1], float(np.cos(asked[-1])))
+    out["near whole run " + search] = np.array(asked)
 np.savez(sys.argv[1], **out)
 """
 

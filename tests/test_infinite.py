@@ -350,10 +350,10 @@ def test_what_needs_a_network_refuses_it_and_says_what_to_give() -> None:
     Z = np.eye(4)
     for make in (
         lambda: zf.GaussianProcess(kernel),
-        lambda: zf.Zopo(Z, zf.ZopoConfig(budget=3, initial=2), kernel=kernel),
+        lambda: zf.Zopo(Z, zf.ZopoConfig(budget=3, initial=2, search="gradient"), kernel=kernel),
         lambda: zf.Zopo(Z, zf.ZopoConfig.official(budget=3, initial=2), kernel=kernel),
-        lambda: zf.ZopoBatch([Z], zf.ZopoConfig(budget=3, initial=2), kernels=[kernel]),
-        lambda: zf.ZopoBatch([Z], zf.ZopoConfig(budget=3, initial=2), kernels=kernel),
+        lambda: zf.ZopoBatch([Z], zf.ZopoConfig(budget=3, initial=2, search="gradient"), kernels=[kernel]),
+        lambda: zf.ZopoBatch([Z], zf.ZopoConfig(budget=3, initial=2, search="gradient"), kernels=kernel),
     ):
         with pytest.raises(zf.ConfigError, match=r"kernels?.*expected an? NTK.*InfiniteNTK"):
             make()

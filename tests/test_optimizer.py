@@ -1,7 +1,8 @@
-"""Ask and tell: budget, pending, partial scores, discards, errors; the same for both searches."""
+"""Ask and tell: budget, pending, partial scores, discards, errors; the same for every search."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from typing import Any
@@ -13,12 +14,18 @@ from conftest import time_limit
 import zopo_fast as zf
 
 M, D = 60, 6
-CONFIGS = {"default": zf.ZopoConfig, "official": zf.ZopoConfig.official}
+CONFIGS: dict[str, Any] = {
+    "default": zf.ZopoConfig,
+    "trust region": functools.partial(zf.ZopoConfig, region=16),
+    "thompson": functools.partial(zf.ZopoConfig, search="thompson"),
+    "gradient": functools.partial(zf.ZopoConfig, search="gradient"),
+    "official": zf.ZopoConfig.official,
+}
 
 
 @pytest.fixture(params=CONFIGS)
 def config(request: pytest.FixtureRequest) -> Any:
-    """The constructor of either search's configuration."""
+    """The constructor of a search's configuration."""
     return CONFIGS[request.param]
 
 

@@ -103,13 +103,19 @@ def test_a_constant_column_tells_nothing_whatever_its_value(constant: float, dty
     assert runs[0] == runs[1]
 
 
-def test_the_default_is_invariant_to_units() -> None:
-    """Standardised embeddings, the kernel scaled by its mean diagonal, scores standardised: powers of 2."""
+@pytest.mark.parametrize("search", ["improvement", "thompson", "gradient"])
+def test_a_search_is_invariant_to_units(search: Any) -> None:
+    """Embeddings centered and scaled, the kernel by its mean diagonal, scores standardised: powers of 2.
+
+    Columns may have units of their own where each is scaled by itself.
+    """
     Z, f = pool(), score
-    config = zf.ZopoConfig(budget=50, initial=8, seed=1)
-    plain = play(zf.Zopo(Z, config), f)
-    assert play(zf.Zopo(Z * 2.0 ** np.array([0, 3, -5, 10, -2, 1]), config), f) == plain
-    kernel = zf.NTK.random(Z.shape[1], seed=1)
+    for by_column in (False, True):
+        config = zf.ZopoConfig(budget=50, initial=8, seed=1, search=search, zscore=by_column)
+        plain = play(zf.Zopo(Z, config), f)
+        units = 2.0 ** np.array([0, 3, -5, 10, -2, 1]) if by_column or search == "gradient" else 2.0**9
+        assert play(zf.Zopo(Z * units, config), f) == plain
+    kernel = zf.NTK.random(Z.shape[1], seed=1) if search == "gradient" else None
     assert play(zf.Zopo(Z, config, kernel), f) == plain
     assert play(zf.Zopo(Z, config), lambda i: 1024.0 * f(i)) == plain
 

@@ -21,9 +21,24 @@ EXPLORES = {"uncertainty_threshold": 1e-6, "uncertainty_count": 2, "neighbors": 
 CASES: dict[str, Callable[[], zf.Zopo]] = {
     "default": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=6, seed=4)),
     "default, listed": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=[3, 1, 4])),
-    "default, fixed noise": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, noise=0.1, exploration=5)),
+    "default, fixed noise": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, noise=0.1)),
     "default, own kernel": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5), own_kernel()),
     "default, recipe": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5), zf.NTK.random(D, 7, 3, 9)),
+    "several kernels": lambda: zf.Zopo(
+        Z, zf.ZopoConfig(budget=30, initial=5), [own_kernel(), zf.InfiniteNTK(3), zf.NTK.random(D)]
+    ),
+    "trust region": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, region=8)),
+    "thompson": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, search="thompson")),
+    "thompson, trust region": lambda: zf.Zopo(
+        Z, zf.ZopoConfig(budget=30, initial=5, search="thompson", region=8, zscore=True)
+    ),
+    "gradient": lambda: zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=6, seed=4, search="gradient")),
+    "gradient, fixed noise": lambda: zf.Zopo(
+        Z, zf.ZopoConfig(budget=30, initial=5, noise=0.1, exploration=5, search="gradient")
+    ),
+    "gradient, own kernel": lambda: zf.Zopo(
+        Z, zf.ZopoConfig(budget=30, initial=5, search="gradient"), own_kernel()
+    ),
     "float16": lambda: zf.Zopo(Z.astype(np.float16), zf.ZopoConfig(budget=30, initial=6)),
     "official": lambda: zf.Zopo(Z, zf.ZopoConfig.official(budget=30, initial=6, seed=4)),
     "official, explores": lambda: zf.Zopo(Z, zf.ZopoConfig.official(budget=30, initial=6, **EXPLORES)),

@@ -157,7 +157,7 @@ def test_searches_ask_what_zopo_asks(name: str, rng: np.random.Generator) -> Non
     module = load(name)
     Z = rng.normal(size=(250, 12))
     scores = np.sin(Z @ rng.normal(size=12))
-    opt, order = zf.Zopo(Z, zf.ZopoConfig(budget=120, initial=20)), []
+    opt, order = zf.Zopo(Z, zf.ZopoConfig(search="gradient", budget=120, initial=20)), []
     while not opt.done:
         order.append(i := opt.ask())
         opt.tell(i, float(scores[i]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import threading
@@ -133,7 +134,11 @@ def test_gradient_at_a_center_is_never_torn() -> None:
     np.testing.assert_allclose(local.gradient(), alone.gradient(), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("config", [zf.ZopoConfig, zf.ZopoConfig.official], ids=["default", "official"])
+@pytest.mark.parametrize(
+    "config",
+    [zf.ZopoConfig, functools.partial(zf.ZopoConfig, search="gradient"), zf.ZopoConfig.official],
+    ids=["default", "gradient", "official"],
+)
 def test_one_optimizer_is_shared_by_threads(config: Callable[..., zf.ZopoConfig]) -> None:
     """Workers that ask, score and tell: every prompt once, the budget kept, the log a valid history."""
     Z, stop = np.random.default_rng(0).normal(size=(200, 12)), time.monotonic() + 30

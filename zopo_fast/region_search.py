@@ -23,6 +23,7 @@ from .observations import Observations
 SAMPLE = 4096  # candidates that the kernel's mean diagonal is taken over, in a pool beyond that
 # Model misfit as shares of the signal's variance: averaged over, so that none has to be chosen.
 NUGGETS = np.logspace(-2, 0.5, 4)
+MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 JITTER = 1e-6  # of the prior's covariance, so that near-duplicates leave it a factor
 STEEPEST = 50.0  # exponent of a score's emphasis at most
 FAILURES = 5  # asks in a row without a better prompt after which a trust region shrinks
@@ -234,7 +235,7 @@ class RegionSearch:
             self._radius = self._distance(near).max() if near else 0.0
         self._column = {int(i): c for c, i in enumerate(self._members)}
         X = self._coordinates.rows(self._members)
-        kernel = self._kernels[0]
+        kernel, capacity = self._kernels[0], min(self._config.budget, MAX_CAPACITY)
         if len(self._kernels) == 1 and isinstance(kernel, InfiniteNTK):
             self._model = _core.RegionPosterior(
                 X,
@@ -244,9 +245,10 @@ class RegionSearch:
                 kernel.parametrization == "ntk",
                 self._scale,
                 self._nuggets,
+                capacity,
             )
         else:
-            self._model = _core.RegionPosterior.of_gram(self._gram(X), self._nuggets)
+            self._model = _core.RegionPosterior.of_gram(self._gram(X), self._nuggets, capacity)
         for column, i in enumerate(self._members):
             if self._pool.taken(int(i)):
                 self._model.exclude(column)

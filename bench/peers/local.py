@@ -40,7 +40,10 @@ class LocalSearchPeer:
         deviation = E.std(axis=0)
         deviation[deviation == 0.0] = 1.0
         self._engine = engine((E - E.mean(axis=0)) / deviation, kernel)
-        self._scores, self._config = np.asarray(scores, dtype=np.float64), config or ZopoConfig()
+        self._scores, self._config = (
+            np.asarray(scores, dtype=np.float64),
+            config or ZopoConfig(search="gradient"),
+        )
         self.evaluated: list[int] = []
         self._queue: list[int] = []
         self._history: deque[float] = deque()
