@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -63,12 +64,15 @@ void append(RegionPosterior& region, py::ssize_t column, double y, double noise)
 }
 
 std::int64_t propose(RegionPosterior& region, const std::vector<std::int64_t>& pending,
-                     double incumbent, int power) {
+                     double incumbent, int power, py::ssize_t center, std::size_t nearest) {
   for (const auto i : pending) checked_index(i, region.columns(), "pending");
   if (!std::isfinite(incumbent)) throw ArrayError("incumbent: NaN or infinity");
   if (power != 1 && power != 2) throw ArrayError("power: must be 1 or 2");
-  return locked(region,
-                [&] { return region.propose(pending.data(), pending.size(), incumbent, power); });
+  if (nearest == 0) throw ArrayError("nearest: must be at least 1");
+  const std::size_t around = checked_index(center, region.columns(), "center");
+  return locked(region, [&] {
+    return region.propose(pending.data(), pending.size(), incumbent, power, around, nearest);
+  });
 }
 
 py::tuple posterior(const RegionPosterior& region) {
@@ -106,7 +110,8 @@ void bind_region(py::module_& m) {
             locked(r, [&] { r.exclude(at); });
           },
           "column"_a)
-      .def("propose", &propose, "pending"_a, "incumbent"_a, "power"_a = 1)
+      .def("propose", &propose, "pending"_a, "incumbent"_a, "power"_a = 1, "center"_a = 0,
+           "nearest"_a = std::numeric_limits<py::ssize_t>::max())
       .def("posterior", &posterior)
       .def("shares",
            [](const RegionPosterior& r) {

@@ -17,6 +17,9 @@ constexpr double kSmallest = 1e-12;  // variance of a candidate, of the kernel's
 constexpr double kSmallestAmplitude = 1e-6;
 constexpr double kNegligible = 1e-4;  // share of a level that is left out
 
+// The scores are mostly noise where more than this share of the evidence is for nuggets above that.
+constexpr double kMuchNoise = 0.3, kMostly = 0.4;
+
 }  // namespace
 
 RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size_t d,
@@ -71,6 +74,7 @@ void RegionPosterior::prepare(const Doubles& nuggets, std::size_t capacity) {
   negative_.reserve(capacity);
   y_.reserve(capacity);
   column_.reserve(capacity);
+  distance_.reserve(columns_);
   excluded_.assign(columns_, false);
   level_.resize(nuggets.size());
   for (std::size_t g = 0; g < nuggets.size(); ++g) {
@@ -257,8 +261,28 @@ std::int64_t RegionPosterior::most_promising() const {
   return at;
 }
 
+bool RegionPosterior::mostly_noise() const {
+  double share = 0.0;
+  for (const Level& level : level_)
+    if (level.nugget > kMuchNoise) share += level.weight;
+  return share > kMostly;
+}
+
+// Leaves out of the criterion all but the nearest free candidates.
+void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
+  kernel_row(center);
+  distance_.clear();
+  for (std::size_t j = 0; j < columns_; ++j)
+    if (!excluded_[j] && criterion_[j] >= 0.0)
+      distance_.emplace_back(diagonal_[j] - 2.0f * row_[j], j);
+  if (distance_.size() <= nearest) return;
+  const auto last = distance_.begin() + static_cast<std::ptrdiff_t>(nearest);
+  std::nth_element(distance_.begin(), last, distance_.end());
+  for (auto far = last; far != distance_.end(); ++far) criterion_[far->second] = -1.0;
+}
+
 std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n, double incumbent,
-                                      int power) {
+                                      int power, std::size_t center, std::size_t nearest) {
   fantasise(pending, n);
   const double standardised = (incumbent - score_mean_) / score_deviation_;
   const auto add = [&](const Level& level, int p) {
@@ -269,7 +293,11 @@ std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n
   std::fill(criterion_.begin(), criterion_.end(), 0.0);
   for (const Level& level : level_)
     if (level.weight > kNegligible) add(level, power);
-  for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
+  const auto leave_out = [&] {
+    for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
+    if (nearest < columns_ && mostly_noise()) keep_near(center, nearest);
+  };
+  leave_out();
   const std::int64_t found = most_promising();
   if (found < 0 || criterion_[static_cast<std::size_t>(found)] > 0.0) return found;
   // No improvement that a number could hold: the least hopeless one, by standard deviations.
@@ -279,7 +307,7 @@ std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n
       0);
   const double least = *std::min_element(criterion_.begin(), criterion_.end());
   for (double& c : criterion_) c -= least;
-  for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
+  leave_out();
   return most_promising();
 }
 

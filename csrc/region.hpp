@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "aligned.hpp"
@@ -59,7 +60,10 @@ class RegionPosterior {
 
   // The candidate of largest expected improvement on `incumbent` to the power 1 or 2, as if the
   // pending ones had scored what is expected of them; -1 when all are excluded or pending.
-  std::int64_t propose(const std::int64_t* pending, std::size_t n, double incumbent, int power);
+  // Where the scores are mostly noise to the model, only among the `nearest` free candidates to
+  // `center` by the kernel's own distance: what it says of the rest is not worth much.
+  std::int64_t propose(const std::int64_t* pending, std::size_t n, double incumbent, int power,
+                       std::size_t center, std::size_t nearest);
   // Mean and variance (columns,) averaged over the levels, in units of the scores; with none the
   // prior's of amplitude 1.
   void posterior(double* mean, double* variance) const;
@@ -87,6 +91,8 @@ class RegionPosterior {
   void accumulate(Level& level, std::size_t row);
   void fantasise(const std::int64_t* pending, std::size_t n);
   void weigh();
+  bool mostly_noise() const;
+  void keep_near(std::size_t center, std::size_t nearest);
   std::int64_t most_promising() const;
 
   std::size_t columns_, stride_, dim_ = 0;
@@ -103,6 +109,7 @@ class RegionPosterior {
   std::vector<std::int64_t> pending_;
   std::vector<bool> excluded_;
   Floats row_, negative_, dots_;  // scratch
+  std::vector<std::pair<float, std::size_t>> distance_;
   Doubles criterion_;
   mutable std::mutex mutex_;
 };

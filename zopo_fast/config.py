@@ -73,6 +73,7 @@ class ZopoConfig:
         search: "improvement" proposes the candidate of largest expected improvement, "thompson" the best
             one in a sample of the posterior, "gradient" one step along the posterior mean's gradient.
         region: candidates that these two consider at a time; a larger pool is searched by a trust region.
+        patience: scores in a row without a better prompt after which the trust region is halved; 0: never.
         power: of the improvement that is expected, 1 or 2; 2 takes more risk.
         emphasis: how much more differences among good scores count than among bad ones: the model sees
             exp(emphasis u), u in standard deviations; 0: as they are.
@@ -97,6 +98,7 @@ class ZopoConfig:
     seed: int = 0
     search: Search = "improvement"
     region: int = 1024
+    patience: int = 10
     power: int = 2
     emphasis: float = 0.3
     zscore: bool = False
@@ -108,7 +110,7 @@ class ZopoConfig:
     official_settings: OfficialSettings | None = field(default=None)
 
     def __post_init__(self) -> None:
-        for name in ("budget", "seed", "region", "power", "neighbors", "exploration"):
+        for name in ("budget", "seed", "region", "patience", "power", "neighbors", "exploration"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
         _require(self.budget >= 1, f"budget must be at least 1, got {self.budget}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
@@ -127,6 +129,7 @@ class ZopoConfig:
             f"search must be one of {', '.join(get_args(Search))}, got {self.search!r}",
         )
         _require(self.region >= 1, f"region must be at least 1, got {self.region}")
+        _require(self.patience >= 0, f"patience must not be negative, got {self.patience}")
         _require(self.power in (1, 2), f"power must be 1 or 2, got {self.power}")
         _require(isinstance(self.zscore, bool), f"zscore must be True or False, got {self.zscore!r}")
         if self.step is None:

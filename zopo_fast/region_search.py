@@ -1,9 +1,11 @@
 """The default search: expected improvement over a region of the pool, under an infinite-width kernel.
 
-A pool of at most `region` candidates is one region. In a larger one the region is a trust region: the
-nearest candidates of the best prompt, half of them shifted along the gradient of the posterior mean (the
-paper's derivative step); it grows when a better prompt is found in it, shrinks when none is, and is
-abandoned for another local optimum once it is small.
+A pool of at most `region` candidates is one region. Of a larger one it is the nearest candidates of the
+best prompt, half of them shifted along the gradient of the posterior mean (the paper's derivative step).
+
+Within it, where the scores are mostly noise to the model, only a trust region around the best prompt is
+considered: it grows when a better prompt is found, shrinks when none is, and is abandoned for another
+local optimum once it is small.
 """
 
 from __future__ import annotations
@@ -26,8 +28,7 @@ NUGGETS = np.logspace(-2, 0.5, 4)
 MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 JITTER = 1e-6  # of the prior's covariance, so that near-duplicates leave it a factor
 STEEPEST = 50.0  # exponent of a score's emphasis at most
-FAILURES = 5  # asks in a row without a better prompt after which a trust region shrinks
-SHRINKS = 3  # halvings after which it is abandoned
+SMALLEST = 8  # candidates of a trust region; one that would be smaller is abandoned
 
 
 class Coordinates:
@@ -56,35 +57,38 @@ class Coordinates:
 
 
 class TrustRegion:
-    """How many of the best prompt's neighbours are considered, and which prompt that is."""
+    """How many of the best prompt's neighbours are considered, and which prompt that is.
 
-    def __init__(self, largest: int) -> None:
+    Twice as many after a better prompt was found, half after `patience` scores without one; below the
+    smallest the region is abandoned for the best prompt that lies in none abandoned before.
+    """
+
+    def __init__(self, largest: int, patience: int) -> None:
         self.size = self._largest = largest
-        self._smallest = max(1, largest >> SHRINKS)
-        self._failures = 0
+        self._patience, self._failures = patience, 0
         self.center = -1
         self._closed: set[int] = set()  # observations that lie in regions given up
 
     def told(self, seen: Observations, index: int, inside: Callable[[], list[int]]) -> bool:
-        """Take a score in; True when the region changes. `inside`: the observations that lie in it."""
+        """Take a score in; True when the center moves. `inside`: the observations that lie in the region."""
         if self.center < 0 or seen.score_of(index) > seen.score_of(self.center):
             self.center, self._failures = index, 0
             self.size = min(2 * self.size, self._largest)
             return True
         self._failures += 1
-        if self._failures < FAILURES:
+        if self._patience == 0 or self._failures < self._patience:
             return False
         self._failures = 0
-        if self.size > self._smallest:
-            self.size = max(self.size // 2, self._smallest)
-            return True
+        self.size //= 2
+        if self.size >= min(SMALLEST, self._largest):
+            return False
+        self.size = self._largest
         self._closed.update(inside())
         elsewhere = [i for i in seen.indices if i not in self._closed]
         if not elsewhere:  # every local optimum was searched: once more, from the best
             self._closed.clear()
-        self.center = max(elsewhere or seen.indices, key=seen.score_of)
-        self.size = self._largest
-        return True
+        center, self.center = self.center, max(elsewhere or seen.indices, key=seen.score_of)
+        return self.center != center
 
 
 class RegionSearch:
@@ -117,7 +121,7 @@ class RegionSearch:
         self._scale = float(np.mean([k.diag(X).mean() for k in self._kernels])) or 1.0
         self._nuggets = NUGGETS if config.noise is None else np.array([config.noise])
         self._whole = len(pool) <= config.region
-        self._trust = TrustRegion(min(config.region, len(pool)))
+        self._trust = TrustRegion(min(config.region, len(pool)), config.patience)
         self._designing = True  # until all initial scores are in, or a step is asked for before
         self._queue = list(initial)
         self._pending: dict[int, None] = {}
@@ -163,8 +167,9 @@ class RegionSearch:
                 self._stale = True
         if self._designing and not self._queue and not self._pending:
             self._designing = False
-        elif final and not self._whole and self._model is not None:
-            self._stale |= self._trust.told(self._seen, index, self._inside)
+        elif final and self._model is not None:
+            moved = self._trust.told(self._seen, index, self._inside)
+            self._stale |= moved and not self._whole
         if not self._designing and not self._stale:
             self._sync()
 
@@ -189,7 +194,8 @@ class RegionSearch:
         if self._config.search == "thompson":
             column = self._sampled(pending)
         else:
-            column = model.propose(pending, self._incumbent(), self._config.power)
+            center = self._column.get(self._trust.center, 0)
+            column = model.propose(pending, self._incumbent(), self._config.power, center, self._trust.size)
         if column < 0:  # every member is taken: the nearest free candidates make up another region
             self._build()
             return self._next()
@@ -226,6 +232,8 @@ class RegionSearch:
     def _build(self) -> None:
         """Make the model of the region anew."""
         self._stale, self._size, self._refresh_at, self._prior = False, 0, 0, None
+        if self._trust.center < 0:
+            self._trust.center = self._seen.indices[self._seen.best_position()]
         if self._whole:
             self._members = np.arange(len(self._pool))
         else:
@@ -259,10 +267,8 @@ class RegionSearch:
 
     def _neighbors(self) -> list[int]:
         """Free candidates nearest to the center, and to the center moved along the gradient."""
-        if self._trust.center < 0:
-            self._trust.center = self._seen.indices[self._seen.best_position()]
-        center = self._trust.center
-        at, size = self._pool.row(center), self._trust.size
+        center, size = self._trust.center, self._config.region
+        at = self._pool.row(center)
         direction = self._direction(center) if self._config.step > 0.0 else None
         if direction is None:
             return [int(i) for i in self._pool.k_nearest(at, size, available_only=True)]
@@ -285,7 +291,9 @@ class RegionSearch:
         return distance
 
     def _inside(self) -> list[int]:
-        """Observations within the region."""
+        """Observations within the region; none of a whole pool, which is searched on from its best."""
+        if self._whole:
+            return []
         seen = self._seen.indices
         return [i for i, r in zip(seen, self._distance(seen), strict=True) if r <= self._radius]
 
