@@ -238,3 +238,54 @@ def test_every_key_of_the_state_is_needed() -> None:
     for nonsense in (None, [], "state", 5, {}):
         with pytest.raises(zf.InputError):
             zf.Zopo.from_state(Z, nonsense)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prompts_are_added_in_the_middle_of_a_run(case: str) -> None:
+    """They are found when they are the best, the state holds them, and the old ones are offered once."""
+    opt = CASES[case]()
+    dtype = opt._embeddings.dtype
+    told = {}
+    for _ in range(12):
+        i = opt.ask()
+        told[i] = score(i)
+        opt.tell(i, told[i])
+    waiting = opt.ask()
+    more = np.random.default_rng(5).normal(size=(6, D))
+    assert opt.add(more) == list(range(M, M + 6))
+    assert opt.pending == [waiting]
+    with pytest.raises(zf.ArrayError, match="dimension"):
+        opt.add(np.ones((2, D + 1)))
+    with pytest.raises(zf.ArrayError, match="embeddings"):
+        opt.add(np.full((2, D), math.inf))
+    opt.tell(M + 2, 7.0)  # prior data on one of them
+    again = zf.Zopo.from_state(
+        np.concatenate([Z.astype(dtype), more.astype(dtype)]), json.loads(json.dumps(opt.state_dict()))
+    )
+    orders = []
+    for one in (opt, again):
+        one.tell(waiting, score(waiting))
+        order = []
+        while not one.done:
+            order.append(i := one.ask())
+            one.tell(i, score(i))
+        orders.append(order)
+    assert orders[0] == orders[1]
+    assert not {*told, waiting, M + 2} & set(orders[0])
+    assert len(set(orders[0])) == len(orders[0]) == 30 - 13
+    assert opt.best == (M + 2, 7.0)
+    with pytest.raises(zf.EmbeddingMismatchError):
+        zf.Zopo.from_state(Z.astype(dtype), opt.state_dict())
+
+
+@pytest.mark.parametrize("search", ["improvement", "thompson", "gradient"])
+def test_added_prompts_are_asked_for(search: Any) -> None:
+    with pytest.warns(UserWarning, match="clipped to 10"):
+        opt = zf.Zopo(Z[:10], zf.ZopoConfig(budget=30, initial=3, search=search))
+    opt.add(Z[10:])
+    asked = set()
+    while not opt.done:
+        asked.add(i := opt.ask())
+        opt.tell(i, score(i))
+    assert len(asked) == 30
+    assert max(asked) >= 10

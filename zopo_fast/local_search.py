@@ -79,6 +79,11 @@ class LocalSearch:
         """Forget a pending candidate."""
         self._pending.pop(index, None)
 
+    def grown(self, pool: _core.Pool, budget: int) -> None:
+        """Search on in a pool with more candidates."""
+        self._pool, self._radii = pool, {}
+        self._surrogate.grown(pool, budget)
+
     def _from_queue(self) -> int | None:
         while self._queue:
             index = self._queue.pop(0)

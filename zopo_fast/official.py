@@ -70,6 +70,10 @@ class OfficialSearch:
         self._queue: list[int] = []  # of the current batch, not yet proposed
         self._awaited: set[int] = set()  # of the current batch, not yet scored or discarded
 
+    def grown(self, pool: _core.Pool, budget: int) -> None:
+        """Search on in a pool with more candidates."""
+        self._pool, self._budget = pool, budget
+
     def propose(self) -> int:
         """Return the loop's next evaluation, or while it waits for scores the nearest to its target."""
         if not self._queue and not self._awaited:

@@ -8,8 +8,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, overload
 
+import numpy as np
+
+from . import _core
 from .config import ZopoConfig, as_integer
 from .errors import (
+    ArrayError,
     ConfigError,
     ConflictingScoreError,
     InputError,
@@ -21,7 +25,15 @@ from .local_search import LocalSearch
 from .observations import Observations
 from .official import OfficialSearch
 from .region_search import Coordinates, RegionSearch
-from .start import Kernel, StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
+from .start import (
+    Kernel,
+    StudyStart,
+    as_embeddings,
+    kernel_state,
+    kernels_from_state,
+    pool_fingerprint,
+    same_pool,
+)
 from .strategy import Strategy
 
 STATE_VERSION = 1
@@ -61,6 +73,7 @@ class Zopo:
         kernel: Kernel | Sequence[Kernel] | None = None,
     ) -> None:
         start = StudyStart(embeddings, config or ZopoConfig(), kernel)
+        self._start = start
         self.config = start.config
         self._budget = start.budget
         self._embeddings = start.embeddings
@@ -228,6 +241,37 @@ class Zopo:
                 self._set_aside[index] = None
             self._search.discarded(index)
 
+    def add(self, embeddings: Any) -> list[int]:
+        """Add candidates to the pool in the middle of a run; return their indices, those after the last.
+
+        They are standardised by the statistics of the first pool, which stand for the run, so that nothing
+        the model knows changes. A budget that was clipped to the pool grows with it. To restore a saved
+        state later, give from_state() all embeddings, these below the first.
+
+        Args:
+            embeddings: (k, d), converted to the pool's precision.
+
+        Raises:
+            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d.
+        """
+        more, d = as_embeddings(embeddings), self._embeddings.shape[1]
+        if more.shape[1] != d:
+            raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as that
+            more = more.astype(self._embeddings.dtype)
+        with self._turn:
+            m = len(self._embeddings)
+            grown = np.concatenate([self._embeddings, more])
+            pool = _core.Pool(grown, self._start.mean, self._start.deviation)
+            for i in range(m):
+                if self._pool.taken(i):
+                    pool.take(i)
+            self._embeddings, self._pool = grown, pool
+            self._budget = min(self.config.budget, len(grown))
+            self._search.grown(pool, self._budget)
+            self._log.append(["add", len(more)])
+            return list(range(m, len(grown)))
+
     def _checked(self, index: int) -> int:
         m = len(self._embeddings)
         if type(index) is int and 0 <= index < m:  # the usual case, first: this is the hot path
@@ -270,11 +314,16 @@ class Zopo:
             if state["version"] != STATE_VERSION:
                 raise InputError(f"state version {state['version']!r}: this package reads {STATE_VERSION}")
             Z = same_pool(embeddings, state["embeddings"])
+            added = sum(entry[1] for entry in state["log"] if entry[0] == "add")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, when the first object was made
-                optimizer = cls(Z, ZopoConfig.from_dict(state["config"]), kernels_from_state(state["kernel"]))
+                optimizer = cls(
+                    Z[: len(Z) - added],
+                    ZopoConfig.from_dict(state["config"]),
+                    kernels_from_state(state["kernel"]),
+                )
             for entry in state["log"]:
-                optimizer._replay(entry)
+                optimizer._replay(entry, Z)
             if optimizer.pending != state["pending"] or optimizer._rng.bit_generator.state != state["rng"]:
                 raise InputError("state: the log does not lead to the pending prompts it names")
         except InputError:
@@ -283,12 +332,15 @@ class Zopo:
             raise InputError(f"state: damaged or not a state of this package ({error!r})") from error
         return optimizer
 
-    def _replay(self, entry: list[Any]) -> None:
+    def _replay(self, entry: list[Any], Z: Any) -> None:
         kind, *arguments = entry
         if kind == "tell":
             self.tell(*arguments)
         elif kind == "discard":
             self.discard(*arguments)
+        elif kind == "add":
+            m = len(self._embeddings)
+            self.add(Z[m : m + arguments[0]])
         elif kind == "ask":
             n, asked = arguments
             again = self.ask(n)

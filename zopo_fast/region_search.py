@@ -45,6 +45,10 @@ class Coordinates:
         # The pool's own coordinates have unit variance; a constant column is zero in them.
         self._factor = ones if zscore or spread == 0.0 else deviation * (math.sqrt(self.dim) / spread)
 
+    def grown(self, pool: _core.Pool) -> None:
+        """Read a pool with more candidates, in the same coordinates."""
+        self._pool = pool
+
     def rows(self, indices: Sequence[int] | Indices) -> Array:
         """Coordinates of candidates, (n, d)."""
         X: Array = self._pool.rows(np.asarray(indices, dtype=np.int64)) * self._factor
@@ -68,6 +72,10 @@ class TrustRegion:
         self._patience, self._failures = patience, 0
         self.center = -1
         self._closed: set[int] = set()  # observations that lie in regions given up
+
+    def grown(self, largest: int) -> None:
+        """Consider more candidates at most, and now."""
+        self.size = self._largest = largest
 
     def told(self, seen: Observations, index: int, inside: Callable[[], list[int]]) -> bool:
         """Take a score in; True when the center moves. `inside`: the observations that lie in the region."""
@@ -176,6 +184,15 @@ class RegionSearch:
     def discarded(self, index: int) -> None:
         """Forget a pending candidate."""
         self._pending.pop(index, None)
+
+    def grown(self, pool: _core.Pool, budget: int) -> None:
+        """Search on in a pool with more candidates, in the same coordinates and units."""
+        del budget  # the configured one makes room
+        self._pool = pool
+        self._coordinates.grown(pool)
+        self._whole = len(pool) <= self._config.region
+        self._trust.grown(min(self._config.region, len(pool)))
+        self._stale = self._model is not None
 
     # ---- proposing ---------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from . import _core
+
 
 class Strategy(Protocol):
     """Decides what to score next. Deterministic in the order of these calls."""
@@ -16,3 +18,6 @@ class Strategy(Protocol):
 
     def discarded(self, index: int) -> None:
         """Take in that `index` was given back without a final score."""
+
+    def grown(self, pool: _core.Pool, budget: int) -> None:
+        """Take in a pool with more candidates after those known, and the budget it allows."""

@@ -45,16 +45,22 @@ class Surrogate:
     def __init__(
         self, pool: _core.Pool, kernel: NTK, seen: Observations, noise: float | None, budget: int
     ) -> None:
-        self._seen, self._fixed, self._budget = seen, noise, budget
+        self._seen, self._fixed = seen, noise
         self._scale = kernel_scale(kernel, pool)
-        self._model = _core.LocalGradient(kernel._network, pool, min(budget, MAX_CAPACITY))
-        self._size = 0  # observations in the model
-        self._center = -1  # of the model; -1: none
+        self._network = kernel._network
+        self.grown(pool, budget)
         self._choice: int | None = None  # position in the grid
         self._noise = (noise or 1e-2) * self._scale  # in K's units
         self._score_variance = 1.0
         self._refresh_at = 1
         self._retold = False
+
+    def grown(self, pool: _core.Pool, budget: int) -> None:
+        """Begin the model anew on a pool, the first or one with more candidates, in the same units."""
+        self._budget = budget
+        self._model = _core.LocalGradient(self._network, pool, min(budget, MAX_CAPACITY))
+        self._size = 0  # observations in the model
+        self._center = -1  # of the model; -1: none
 
     def retold(self) -> None:
         """Take in that an observation has changed: the model follows at the next step."""
