@@ -19,7 +19,7 @@ from .local_search import HISTORY, MIN_HISTORY
 from .start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
 from .surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 _RULES: dict[str, Any] = {
     "noise_grid": NOISE_GRID,

@@ -36,7 +36,7 @@ from .start import (
 )
 from .strategy import Strategy
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class Zopo:
