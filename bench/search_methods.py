@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import zopo_fast as zf
+from zopo_fast import racing
 
 from . import peers
 from .search_replay import Method, Problem, Search, in_full
@@ -38,6 +39,29 @@ class Zopo(Method):
         while not optimizer.done:
             index = optimizer.ask()
             optimizer.tell(index, (yield from in_full(problem, index)))
+
+
+class Racing(Zopo):
+    """This package's search as its driver races it: mini-batches, and an end for what is unlikely to win."""
+
+    partial = True
+
+    def __init__(self, name: str = "zopo_fast, racing", race: dict[str, Any] | None = None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.race = race or {}
+
+    def search(self, problem: Problem) -> Search:
+        optimizer = zf.Zopo(problem.Z, self.config(problem))
+        race = racing.Race(problem.examples, problem.calls, initial=len(problem.initial), **self.race)
+        while (index := race.choose(not optimizer.done)) is not None:
+            index = optimizer.ask() if index == racing.NEW else index
+            had, count = len(race.scores(index)), len(race.start(index))
+            scores = yield index, count
+            self.stopped(problem, race, index, given_up := race.finish(index, scores[had:].tolist()))
+            racing.tell(optimizer, race, index, given_up)
+
+    def stopped(self, problem: Problem, race: racing.Race, index: int, given_up: list[int]) -> None:
+        """Called after every mini-batch, for who wants to count."""
 
 
 class Official(Zopo):
@@ -160,5 +184,6 @@ def methods() -> dict[str, Method]:
         processes.NeuralUCB(),
         processes.InfiniteNTK(),
         Zopo(),
+        Racing(),
     ]
     return {method.name: method for method in listed}
