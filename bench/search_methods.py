@@ -46,7 +46,9 @@ class Racing(Zopo):
 
     partial = True
 
-    def __init__(self, name: str = "zopo_fast, racing", race: dict[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, name: str = "zopo_fast, racing", race: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
         super().__init__(name, **settings)
         self.race = race or {}
 

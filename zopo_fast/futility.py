@@ -21,7 +21,9 @@ SPENDING = 0.5  # error spent after a share t of the examples: t to this power
 
 
 @functools.lru_cache(maxsize=65536)
-def binary_limit(examples: int, needed: int, looks: tuple[int, ...], limits: tuple[int, ...], error: float) -> int:
+def binary_limit(
+    examples: int, needed: int, looks: tuple[int, ...], limits: tuple[int, ...], error: float
+) -> int:
     """Most successes with which a candidate is given up at the last of these looks; -1: with none.
 
     Exact for 0/1 scores: of all orders of the examples, at most a share `error` take a candidate with
@@ -42,7 +44,7 @@ def binary_limit(examples: int, needed: int, looks: tuple[int, ...], limits: tup
     alive = np.zeros(needed + 1)  # probability of k successes so far and of not having been given up
     alive[0] = 1.0
     had, spent = 0, 0.0
-    for look, limit in zip(looks, limits):  # the last look has none yet
+    for look, limit in zip(looks, limits, strict=False):  # the last look has none yet
         alive = _drawn(alive, examples - had, look - had)
         had = look
         spent += float(alive[: limit + 1].sum())

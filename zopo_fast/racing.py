@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NEW = -1  # choose(): a candidate that has not begun yet
 MOST_LOOKS = 16  # of a candidate: with more examples the mini-batches grow
-ERROR, FIRST, BATCH = 0.1, 4, 2
+ERROR, FIRST, BATCH = 0.2, 4, 2
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Race:
         binary: bool = True,
         seed: int = 0,
     ) -> None:
-        check(error, first, batch)
+        check_settings(error, first, batch)
         low, high = (as_number("race: bounds", bound) for bound in bounds)
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ConfigError(f"race: scores need a finite least and greatest value, got {bounds}")
@@ -87,7 +87,7 @@ class Race:
         self.examples, self.calls, self.error = examples, calls, error
         self._low, self._range, self._binary = low, high - low, binary
         self.order = tuple(int(i) for i in np.random.default_rng([seed, 5]).permutation(examples))
-        batch = max(batch, math.ceil((examples - first) / MOST_LOOKS))
+        self.batch = batch = max(batch, math.ceil((examples - first) / MOST_LOOKS))
         self.looks = (*range(min(first, examples), examples, batch), examples)
         self._initial, self._begun = initial, 0
         self._racers: dict[int, Racer] = {}
@@ -101,6 +101,11 @@ class Race:
         """A candidate's scores so far, in the race's order of examples; empty if it has none."""
         racer = self._racers.get(index)
         return () if racer is None else tuple(racer.scores)
+
+    def in_order(self, index: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Places of the examples it was scored on, ascending, and its scores there."""
+        pairs = sorted(zip(self.order, self.scores(index), strict=False))
+        return tuple(place for place, _ in pairs), tuple(score for _, score in pairs)
 
     def mean(self, index: int) -> float:
         """Mean of its scores so far."""
@@ -143,7 +148,11 @@ class Race:
         """
         left = self.calls - self.spent
         owed = sum(self._missing(i) for i in self._open)
-        if fresh and self._begun < self._initial and left >= self.looks[0] + self.examples * bool(self._begun):
+        if (
+            fresh
+            and self._begun < self._initial
+            and left >= self.looks[0] + self.examples * bool(self._begun)
+        ):
             return NEW
         waiting = [i for i in self._open if not self._racers[i].running and self._missing(i) <= left]
         if waiting:
@@ -250,7 +259,7 @@ class Race:
         return out
 
 
-def check(error: float, first: int, batch: int) -> None:
+def check_settings(error: float, first: int, batch: int) -> None:
     """Refuse settings of a race that are out of range; ConfigError names the one."""
     if not 0.0 <= as_number("race error", error) < 1.0:
         raise ConfigError(f"race error has to be a probability from 0 to below 1, got {error}")
