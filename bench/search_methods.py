@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import zopo_fast as zf
@@ -44,7 +45,7 @@ class Zopo(Method):
 class Racing(Zopo):
     """This package's search as its driver races it: mini-batches, and an end for what is unlikely to win."""
 
-    partial = True
+    partial = shuffles = True
 
     def __init__(
         self, name: str = "zopo_fast, racing", race: dict[str, Any] | None = None, **settings: Any
@@ -59,11 +60,12 @@ class Racing(Zopo):
             index = optimizer.ask() if index == racing.NEW else index
             had, count = len(race.scores(index)), len(race.start(index))
             scores = yield index, count
-            self.stopped(problem, race, index, given_up := race.finish(index, scores[had:].tolist()))
+            given_up = race.finish(index, scores[had:].tolist())
+            self.decided(race, index, given_up)
             racing.tell(optimizer, race, index, given_up)
 
-    def stopped(self, problem: Problem, race: racing.Race, index: int, given_up: list[int]) -> None:
-        """Called after every mini-batch, for who wants to count."""
+    def decided(self, race: racing.Race, index: int, given_up: Sequence[int]) -> None:
+        """Called after every mini-batch of `index`, for who wants to judge the race."""
 
 
 class Official(Zopo):

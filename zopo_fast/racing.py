@@ -27,7 +27,7 @@ ERROR, FIRST, BATCH = 0.2, 4, 2
 
 @dataclass
 class Racer:
-    """One candidate: its scores in the race's order, and how it stands."""
+    """One candidate: its scores in its order of examples, and how it stands."""
 
     scores: list[float] = field(default_factory=list)
     total: float = 0.0
@@ -40,13 +40,17 @@ class Racer:
 class Race:
     """Which candidate to score on which examples next, until the calls are spent.
 
-    Every candidate sees the examples in the same order, drawn once. After each mini-batch it is given up
-    when its mean over all examples is unlikely to exceed the incumbent's: that of the best candidate scored
-    in full. `error` bounds the probability, for each single candidate and over the draw of the order, that
-    it is given up although its full mean exceeds that of the incumbent it was measured against. For 0/1
-    scores the bound is exact (binary_limit), for others within `bounds` it is that of a betting test
-    (evidence_below). What was given up is not lost: it keeps its scores, and is taken up again when calls
-    are left that nothing else can use.
+    Every candidate sees the examples in an order of its own, drawn by the seed. After each mini-batch it is
+    given up when its mean over all examples is unlikely to exceed the incumbent's: that of the best candidate
+    scored in full. `error` bounds the probability, for each single candidate, over the draw of its order and
+    whatever was seen of others before, that it is given up although its full mean exceeds that of the
+    incumbent it was measured against. For 0/1 scores the bound is exact (binary_limit), for others within
+    `bounds` it is that of a betting test (evidence_below). What was given up is not lost: it keeps its
+    scores, and is taken up again when calls are left that nothing else can use.
+
+    One order for all would allow paired tests, but these gain nothing on measured landscapes, and whole
+    families of like prompts would be given up together where it begins with their failures: decisions
+    would err together, and more often than stated, as the incumbents are those that it favours.
 
     The incumbent is scored in full before it counts as one, so that the best is never a lucky partial mean.
 
@@ -59,7 +63,7 @@ class Race:
         batch: of each one after it.
         bounds: least and greatest score of an example.
         binary: scores are one or the other of the bounds.
-        seed: of the order of the examples.
+        seed: of the orders of the examples.
 
     Raises:
         ConfigError: a value out of range; names the setting.
@@ -86,7 +90,7 @@ class Race:
             raise ConfigError(f"race: {calls} calls do not score one prompt on {examples} examples")
         self.examples, self.calls, self.error = examples, calls, error
         self._low, self._range, self._binary = low, high - low, binary
-        self.order = tuple(int(i) for i in np.random.default_rng([seed, 5]).permutation(examples))
+        self._seed = seed
         self.batch = batch = max(batch, math.ceil((examples - first) / MOST_LOOKS))
         self.looks = (*range(min(first, examples), examples, batch), examples)
         self._initial, self._begun = initial, 0
@@ -97,14 +101,18 @@ class Race:
 
     # ---- what is known -----------------------------------------------------------------------------
 
+    def order(self, index: int) -> tuple[int, ...]:
+        """Places of all examples in the order in which a candidate sees them."""
+        return tuple(np.random.default_rng([self._seed, 5, index]).permutation(self.examples).tolist())
+
     def scores(self, index: int) -> tuple[float, ...]:
-        """A candidate's scores so far, in the race's order of examples; empty if it has none."""
+        """A candidate's scores so far, in its order of examples; empty if it has none."""
         racer = self._racers.get(index)
         return () if racer is None else tuple(racer.scores)
 
     def in_order(self, index: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Places of the examples it was scored on, ascending, and its scores there."""
-        pairs = sorted(zip(self.order, self.scores(index), strict=False))
+        pairs = sorted(zip(self.order(index), self.scores(index), strict=False))
         return tuple(place for place, _ in pairs), tuple(score for _, score in pairs)
 
     def mean(self, index: int) -> float:
@@ -178,7 +186,7 @@ class Race:
         upto = self.examples if racer.revived else next(look for look in self.looks if look > had)
         racer.running = upto - had
         self.spent += racer.running
-        return self.order[had:upto]
+        return self.order(index)[had:upto]
 
     def finish(self, index: int, scores: Sequence[float]) -> list[int]:
         """Take the scores of a mini-batch in; return the candidates that are given up by it.
