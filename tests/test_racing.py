@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,7 +254,7 @@ def test_search_hears_partial_means_and_gets_its_budget_back() -> None:
 
 
 @pytest.mark.parametrize("landscape", load_folder(LANDSCAPES), ids=lambda landscape: landscape.name)
-@pytest.mark.parametrize("stated", [0.1, racing.ERROR])
+@pytest.mark.parametrize("stated", [racing.ERROR])
 def test_fewer_are_given_up_wrongly_than_stated(landscape, stated: float) -> None:  # type: ignore[no-untyped-def]
     """In whole runs, where candidates and incumbents are chosen by what was seen of others."""
     found = search_racing.decisions(landscape, stated, search_quality.Plan(), range(12))
@@ -266,3 +267,16 @@ def test_the_measurement_sees_wrong_decisions(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(racing, "binary_limit", lambda examples, needed, looks, limits, error: looks[-1] // 2)
     found = search_racing.decisions(load_folder(LANDSCAPES)[0], 0.1, search_quality.Plan(), range(12))
     assert found.wrong > 0.1 * found.winners
+
+
+def test_the_measurement_is_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("rhymes.json", "rhymes.npy"):
+        (tmp_path / name).write_bytes((LANDSCAPES / name).read_bytes())
+    arguments = ["--landscapes", str(tmp_path), "--seeds", "2", "--errors", "0.2", "--workers", "1"]
+    search_racing.main([*arguments, "--out", str(tmp_path / "out")])
+    kept = json.loads((tmp_path / "out" / "search_racing.json").read_text())
+    assert [row["landscape"] for row in kept["decisions"]] == ["rhymes"]
+    assert {row["method"] for row in kept["curves"]} == {"official", "racing"}
+    assert "rhymes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        search_racing.main([*arguments[:-4], "--errors", "1.5"])

@@ -221,12 +221,10 @@ class Driver:
         self._failures_in_a_row = 0
         for one in {index, *given_up}:
             self._scores[one] = Score(race.mean(one), race.in_order(one)[1], Usage())
-        for one in given_up:
+        complete = race.complete(index)
+        for one in [index, *given_up] if complete else given_up:
             await self._report_raced(one)
-        if not race.complete(index):
-            return None
-        await self._report_raced(index)
-        return self._reached(race.mean(index))
+        return self._reached(race.mean(index)) if complete else None
 
     def _add(self, index: int, usage: Usage, seconds: float) -> None:
         spent = self._unreported.setdefault(index, _Spent(Usage(), 0.0))

@@ -209,8 +209,10 @@ async def optimize(
     optimizer = Zopo(Z, search)
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
-    parts = scorer.parts if race is None else race.batch
-    in_flight = config.prompts_in_flight or prompts_at_once(slots, parts)
+    in_flight = config.prompts_in_flight or (
+        # The calls of a mini-batch end one by one: half as many again as are under way at once.
+        prompts_at_once(slots, scorer.parts) if race is None else prompts_at_once(3 * slots, 2 * race.batch)
+    )
     stop = stop or asyncio.Event()
     driver = Driver(optimizer, pool, scorer, config, in_flight, on_trial, phase, stop, race)
     return await driver.run(0 if first is None else first)
