@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -288,3 +291,27 @@ def test_curve_of_a_race(tmp_path: Any) -> None:
     pytest.importorskip("matplotlib")
     plot_curve(run().trials, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "at most 240 calls"),
+        (("--calls", "100"), "at most 100 calls"),
+        (("--calls", "100", "--no-racing"), "at most 240 calls"),
+        (("--score-range", "0-1"), "LOW:HIGH"),
+        (("--racing", "--official"), "official preset scores every prompt in full"),
+        (("--racing", "--metric", "math:dist"), "score_range"),
+        (("--racing", "--metric", "math:dist", "--score-range", "0:5"), "at most 240 calls"),
+    ],
+)
+def test_options(more: tuple[str, ...], said: str, tmp_path: Any) -> None:
+    task, pool = tmp_path / "task.jsonl", tmp_path / "pool.txt"
+    rows = [{"input": f"q{i}", "output": "yes"} for i in range(12)]
+    task.write_text("\n".join(json.dumps(row) for row in rows))
+    pool.write_text("\n".join(PROMPTS))
+    arguments = ["optimize", str(task), "--pool", str(pool), "--budget", "20", "--examples", "12"]
+    arguments += ["--heldout", "0", "--no-comparison", "--dry-run", *more]
+    command = [sys.executable, "-c", "from zopo_fast.cli import main; main()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert said in done.stdout + done.stderr
