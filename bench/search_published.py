@@ -7,7 +7,6 @@ threads the two then agree bit for bit. Of a run only the time differs.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from .peers.published import EmpiricalNTK, PublishedZopo, Surrogate
 
 
 class ClosedFormNTK(EmpiricalNTK):
-    """df(x)/dW_l = D_l h_l^T and df(x)/db_l = D_l, without bringing the sum over parameters into closed form."""
+    """df(x)/dW_l = D_l h_l^T and df(x)/db_l = D_l; the sum over parameters is not brought into closed form."""
 
     def __init__(self, kernel: Any, dtype: torch.dtype, device: str = "cpu") -> None:
         super().__init__(kernel, dtype, device)
@@ -71,7 +70,8 @@ class ClosedFormZopo(PublishedZopo):
     """The whole loop; candidates looked up by index, all distances at once."""
 
     def __init__(self, Z: Any, kernel: Any, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(Z, kernel, *arguments, lookup="index", **keywords)
+        keywords["lookup"] = "index"
+        super().__init__(Z, kernel, *arguments, **keywords)
         self._ntk: ClosedFormNTK = ClosedFormNTK(kernel, self._pool.dtype, str(self._pool.device))
 
     @torch.no_grad()
