@@ -315,3 +315,10 @@ def test_options(more: tuple[str, ...], said: str, tmp_path: Any) -> None:
     command = [sys.executable, "-c", "from zopo_fast.cli import main; main()", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert said in done.stdout + done.stderr
+
+
+def test_a_budget_of_prompts_is_not_raced() -> None:
+    """A ZopoConfig counts prompts scored in full: as many trials, all complete."""
+    config = zf.ZopoConfig(budget=6, initial=3)
+    result = zf.optimize_sync(make_task(), PROMPTS, Model(), config, embeddings=EMBEDDINGS)
+    assert [len(trial.scores) for trial in result.trials] == [EXAMPLES] * 6

@@ -169,7 +169,7 @@ async def optimize(
         pool: candidate prompts; scores that a Pool brings along are taken as prior data.
         llm: what answers: an OpenAIClient, a LocalModel, anything with `chat(messages)`, or a function
             `messages -> text`, sync or async. Not used with a task function.
-        config: settings; a ZopoConfig stands for its budget, initial points, seed and search.
+        config: settings; a ZopoConfig stands for its budget, initial points, seed and search, without racing.
         embeddings: (m, d), one row a prompt of the pool; None: made by `embedder`.
         embedder: None: the embedded model, with a cache on disk.
         judge: the model that grades for the metric "judge"; None: `llm` itself.
@@ -221,7 +221,8 @@ async def optimize(
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
     if isinstance(config, ZopoConfig):
         initial = config.initial if isinstance(config.initial, int) else len(config.initial)
-        return RunConfig(budget=config.budget, initial=initial, seed=config.seed, search=config)
+        # Its budget is prompts, each scored once and in full: not a race's, which is calls.
+        return RunConfig(budget=config.budget, initial=initial, seed=config.seed, search=config, racing=False)
     return config or RunConfig()
 
 
