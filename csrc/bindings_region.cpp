@@ -23,6 +23,13 @@ Doubles nuggets_of(const py::object& nuggets_) {
   return {nuggets.data(), nuggets.data() + nuggets.size()};
 }
 
+constexpr double kLargest = 1e150;  // of a score, whose square is taken
+
+void checked_score(double y, const char* name) {
+  if (!(std::abs(y) <= kLargest))
+    throw ArrayError(std::string(name) + ": NaN, infinity, or a number beyond 1e150");
+}
+
 double positive(double value, const char* name) {
   if (!(value > 0.0) || std::isinf(value))
     throw ArrayError(std::string(name) + ": must be positive and finite");
@@ -57,7 +64,7 @@ std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object&
 
 void append(RegionPosterior& region, py::ssize_t column, double y, double noise) {
   const std::size_t at = checked_index(column, region.columns(), "column");
-  if (!std::isfinite(y)) throw ArrayError("y: NaN or infinity");
+  checked_score(y, "y");
   if (!(noise >= 0.0) || std::isinf(noise))
     throw ArrayError("noise: a variance is finite and not negative");
   locked(region, [&] { region.append(at, y, noise); });
@@ -66,7 +73,7 @@ void append(RegionPosterior& region, py::ssize_t column, double y, double noise)
 std::int64_t propose(RegionPosterior& region, const std::vector<std::int64_t>& pending,
                      double incumbent, int power, py::ssize_t center, std::size_t nearest) {
   for (const auto i : pending) checked_index(i, region.columns(), "pending");
-  if (!std::isfinite(incumbent)) throw ArrayError("incumbent: NaN or infinity");
+  checked_score(incumbent, "incumbent");
   if (power != 1 && power != 2) throw ArrayError("power: must be 1 or 2");
   if (nearest == 0) throw ArrayError("nearest: must be at least 1");
   const std::size_t around = checked_index(center, region.columns(), "center");
@@ -100,6 +107,7 @@ void bind_region(py::module_& m) {
           "rescore",
           [](RegionPosterior& r, const py::object& y_) {
             const Array y = doubles(y_, "y", 1);
+            for (std::size_t i = 0; i < rows(y); ++i) checked_score(y.data()[i], "y");
             locked(r, [&] { r.rescore(y.data(), rows(y)); });
           },
           "y"_a)

@@ -50,6 +50,8 @@ RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size
       square_[l][i] = static_cast<float>(S = after);
     }
     diagonal_[i] = static_cast<float>(T / kernel.scale);
+    if (!std::isfinite(square) || !std::isfinite(diagonal_[i]) || !std::isfinite(square_.back()[i]))
+      throw ArrayError("X: row " + std::to_string(i) + " is too large for single precision");
   }
   prepare(nuggets, capacity);
 }
@@ -60,8 +62,11 @@ RegionPosterior::RegionPosterior(const double* K, std::size_t columns, const Dou
   gram_.assign(columns * stride_, 0.0f);
   diagonal_.assign(stride_, 0.0f);
   for (std::size_t i = 0; i < columns; ++i) {
-    for (std::size_t j = 0; j < columns; ++j)
+    for (std::size_t j = 0; j < columns; ++j) {
       gram_[i * stride_ + j] = static_cast<float>(K[i * columns + j]);
+      if (!std::isfinite(gram_[i * stride_ + j]))
+        throw ArrayError("K: row " + std::to_string(i) + " is too large for single precision");
+    }
     diagonal_[i] = gram_[i * stride_ + i];
   }
   prepare(nuggets, capacity);
@@ -134,6 +139,7 @@ void RegionPosterior::accumulate(Level& level, std::size_t row) {
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
   const std::size_t n = size();
+  pending_.clear();  // their rows are written over, also where this throws
   kernel_row(column);
   for (Level& level : level_) extend(level, column, n, level.variance[column], noise);
   for (Level& level : level_) {
@@ -151,7 +157,6 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
   }
   column_.push_back(column);
   y_.push_back(y);
-  pending_.clear();
   weigh();
 }
 
@@ -317,14 +322,16 @@ void RegionPosterior::posterior(double* mean, double* variance) const {
   for (const Level& level : level_) {
     const double scale = level.amplitude * score_deviation_ * score_deviation_;
     for (std::size_t j = 0; j < columns_; ++j) {
-      const double mu = score_mean_ + level.mean_y[j] - score_mean_ * level.mean_1[j];
+      const double mu = level.mean_y[j] - score_mean_ * level.mean_1[j];
       const double v = std::max(static_cast<double>(level.variance[j]), 0.0) * scale;
       mean[j] += level.weight * mu;
       variance[j] += level.weight * (v + mu * mu);
     }
   }
-  for (std::size_t j = 0; j < columns_; ++j)
+  for (std::size_t j = 0; j < columns_; ++j) {
     variance[j] = std::max(variance[j] - mean[j] * mean[j], 0.0);
+    mean[j] += score_mean_;
+  }
 }
 
 void RegionPosterior::shares(double* weight, double* amplitude) const {

@@ -86,7 +86,7 @@ class ZopoConfig:
             uncertain; 0 turns this off.
         exploration_quantile: uncertain means above this running quantile of the run so far.
         noise: noise variance of a score as a share of the signal's; None: averaged over ("gradient":
-            chosen) by marginal likelihood.
+            chosen) by marginal likelihood. Less than 1e-4 counts as that, except for "gradient".
         official_settings: of the published loop; None runs this package's own.
 
     Raises:

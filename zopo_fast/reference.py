@@ -6,6 +6,7 @@ W[l] (width_{l+1}, width_l) with the last one (1, width_L), b[l] (width_{l+1},).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -131,3 +132,83 @@ def profile_log_likelihood(K: Array, y: Array, noise: float) -> float:
     eigenvalues, U = np.linalg.eigh(K + noise * np.eye(len(y)))
     amplitude = np.mean((U.T @ y) ** 2 / eigenvalues)
     return float(-0.5 * (len(y) * np.log(amplitude) + np.log(eigenvalues).sum()))
+
+
+class RegionLevel(NamedTuple):
+    """The posterior at all candidates under one noise level: (m,) each, in units of the scores."""
+
+    weight: float  # share of this level, by marginal likelihood
+    amplitude: float  # signal variance over that of the scores
+    mean: Array
+    variance: Array
+    fantasised: Array  # the variance, the pending candidates scored as expected
+
+
+def region_levels(
+    K: Array,
+    observed: Sequence[int],
+    y: Array,
+    noise: Array,
+    nuggets: Sequence[float],
+    pending: Sequence[int] = (),
+) -> list[RegionLevel]:
+    """Gaussian processes with A_g = a_g (K + diag(nugget_g + noise)), each at its best amplitude a_g.
+
+    K (m, m) over the candidates; observed, y and noise (n,), noise in K's units. Scores are centred.
+    """
+    n, at, waiting = len(observed), list(observed), list(pending)
+    mean = y.mean() if n else 0.0
+    spread = y.std() if n and y.std() > 1e-12 * abs(mean) else 0.0
+    levels, log_likelihoods = [], []
+    for nugget in nuggets:
+        A = K[np.ix_(at, at)] + np.diag(nugget + noise)
+        k = K[at]
+        solved = np.linalg.solve(A, y - mean)
+        a = max(float((y - mean) @ solved) / (n * spread**2), 1e-6) if spread else 1.0
+        log_likelihoods.append(-0.5 * (n * np.log(a) + np.linalg.slogdet(A)[1]))
+        # A pending candidate is one more observation, of no noise but the nugget; it changes no mean.
+        both = at + waiting
+        B = K[np.ix_(both, both)] + np.diag(nugget + np.concatenate([noise, np.full(len(waiting), 1e-12)]))
+        left = [np.diag(K) - np.einsum("ij,ij->j", k, np.linalg.solve(A, k))]
+        left += [np.diag(K) - np.einsum("ij,ij->j", K[both], np.linalg.solve(B, K[both]))]
+        variance, fantasised = (a * (spread or 1.0) ** 2 * np.maximum(v, 1e-12) for v in left)
+        levels.append(RegionLevel(0.0, a, mean + k.T @ solved, variance, fantasised))
+    weights = np.exp(np.array(log_likelihoods) - max(log_likelihoods))
+    return [level._replace(weight=float(w)) for level, w in zip(levels, weights / weights.sum(), strict=True)]
+
+
+def region_posterior(levels: Sequence[RegionLevel]) -> tuple[Array, Array]:
+    """Mean and variance of the mixture of levels: E m and E (v + (m - E m)^2), (m,) each."""
+    mean = sum((level.weight * level.mean for level in levels), np.zeros(1))
+    spread = (level.weight * (level.variance + (level.mean - mean) ** 2) for level in levels)
+    return mean, sum(spread, np.zeros(1))
+
+
+def expected_improvement(mean: Array, variance: Array, incumbent: float, power: int) -> Array:
+    """E max(0, f - incumbent)^p, f ~ N(mean, variance), for p = 1 or 2 (Schonlau, Welch & Jones 1998).
+
+    With u = (mean - incumbent) / s: s (u Phi(u) + phi(u)), and s^2 ((u^2 + 1) Phi(u) + u phi(u)).
+    """
+    s = np.sqrt(variance)
+    u = (mean - incumbent) / s
+    density = np.exp(-0.5 * u**2) / np.sqrt(2 * np.pi)
+    share = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in u.tolist()])
+    if power == 1:
+        return np.asarray(s * (u * share + density))
+    return np.asarray(variance * ((u**2 + 1) * share + u * density))
+
+
+def region_criterion(levels: Sequence[RegionLevel], incumbent: float, power: int) -> Array:
+    """What the next candidate has the most of: the mixture's expected improvement, (m,).
+
+    Levels of a share below 1e-4 are left out. Where no candidate has any, standard deviations from the
+    incumbent under the likeliest level.
+    """
+    total = np.zeros(len(levels[0].mean))
+    for level in levels:
+        if level.weight > 1e-4:
+            total += level.weight * expected_improvement(level.mean, level.fantasised, incumbent, power)
+    if total.max() > 0:
+        return total
+    likeliest = max(levels, key=lambda level: level.weight)
+    return np.asarray((likeliest.mean - incumbent) / np.sqrt(likeliest.fantasised))

@@ -28,6 +28,9 @@ NUGGETS = np.logspace(-2, 0.5, 4)
 MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 JITTER = 1e-6  # of the prior's covariance, so that near-duplicates leave it a factor
 STEEPEST = 50.0  # exponent of a score's emphasis at most
+FARTHEST = 1e100  # standard deviations of a score from the best one at most
+LOUDEST = 1e12  # noise variance at most, as a share of the signal's: such a score tells nothing
+LEAST_NOISE = 1e-4  # of the signal's variance: what the model's single precision makes of coincident points
 SMALLEST = 8  # candidates of a trust region; one that would be smaller is abandoned
 
 
@@ -127,7 +130,7 @@ class RegionSearch:
         sample = np.arange(0, len(pool), max(1, len(pool) // SAMPLE))
         X = coordinates.rows(sample)
         self._scale = float(np.mean([k.diag(X).mean() for k in self._kernels])) or 1.0
-        self._nuggets = NUGGETS if config.noise is None else np.array([config.noise])
+        self._nuggets = NUGGETS if config.noise is None else np.array([max(config.noise, LEAST_NOISE)])
         self._whole = len(pool) <= config.region
         self._trust = TrustRegion(min(config.region, len(pool)), config.patience)
         self._designing = True  # until all initial scores are in, or a step is asked for before
@@ -255,7 +258,7 @@ class RegionSearch:
             self._members = np.arange(len(self._pool))
         else:
             known = [*self._seen.indices, *(i for i in self._pending if i not in self._seen)]
-            near = [i for i in self._neighbors() if i not in set(known)]
+            near = self._neighbors()
             self._members = np.array(known + near, dtype=np.int64)
             self._radius = self._distance(near).max() if near else 0.0
         self._column = {int(i): c for c, i in enumerate(self._members)}
@@ -318,7 +321,8 @@ class RegionSearch:
         """Unit vector along the gradient of the posterior mean at a candidate; None where it is zero."""
         X = self._coordinates.rows(self._seen.indices)
         y = self._seen.score_array()
-        y = y - y.mean()
+        y = y / _power_of_two(y)
+        y -= y.mean()
         K = self._gram(X)
         nugget = float(self._nuggets[0])
         alpha = np.linalg.solve(K + nugget * np.eye(len(K)), y)
@@ -348,9 +352,8 @@ class RegionSearch:
         n = len(self._seen)
         self._refresh_at = n + max(1, n // 8)
         scores = self._seen.score_array()
-        with np.errstate(over="ignore"):  # scores beyond what a square can hold count as equal
-            deviation = float(scores.std())
-        self._deviation = deviation if math.isfinite(deviation) and deviation > 0.0 else 1.0
+        unit = _power_of_two(scores)  # so that no square overflows or vanishes
+        self._deviation = unit * float((scores / unit).std()) or 1.0
         self._reference = float(scores.max())
         y = self._model_scores()
         self._noise_unit = float(y.var()) or 1.0
@@ -369,7 +372,7 @@ class RegionSearch:
         Differences among good prompts count more than among bad ones, which need no good fit.
         """
         u, e = (score - self._reference) / self._deviation, self._config.emphasis
-        return math.exp(min(e * u, STEEPEST)) if e > 0.0 else u
+        return math.exp(min(e * u, STEEPEST)) if e > 0.0 else min(max(u, -FARTHEST), FARTHEST)
 
     def _noise(self, k: int) -> float:
         """Noise variance of observation k beside the nugget, as a share of the signal's."""
@@ -378,4 +381,11 @@ class RegionSearch:
             return 0.0
         e = self._config.emphasis
         slope = e * self._emphasised(self._seen.scores[k]) if e > 0.0 else 1.0
-        return variance * (slope / self._deviation) ** 2 / self._noise_unit
+        share = slope / self._deviation
+        return min(variance * (share * share) / self._noise_unit, LOUDEST)
+
+
+def _power_of_two(values: Array) -> float:
+    """The unit, a power of two, in which the largest of some numbers is at most 1; 1 where all are 0."""
+    exponent = math.frexp(float(np.abs(values).max()))[1]
+    return math.ldexp(1.0, max(min(exponent, 1023), -1022))

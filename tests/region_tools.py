@@ -1,0 +1,106 @@
+"""A region's posterior beside its twin in reference.py, for the tests of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+import zopo_fast as zf
+from zopo_fast import _core, reference
+
+NUGGETS = np.logspace(-2, 0.5, 4)
+
+
+def of_points(
+    X: np.ndarray, kernel: zf.InfiniteNTK, nuggets: np.ndarray = NUGGETS, capacity: int = 0
+) -> tuple[_core.RegionPosterior, np.ndarray]:
+    """The region of coordinates (m, d), and the Gram matrix that it should have, of mean diagonal 1."""
+    scale = float(kernel.diag(X).mean())
+    region = _core.RegionPosterior(
+        X,
+        kernel.depth,
+        kernel.weight_variance,
+        kernel.bias_variance,
+        kernel.parametrization == "ntk",
+        scale,
+        nuggets,
+        capacity,
+    )
+    return region, kernel.gram(X) / scale
+
+
+class Twin:
+    """The observations of a region, whose posterior reference.py computes anew each time."""
+
+    def __init__(self, K: np.ndarray, nuggets: np.ndarray = NUGGETS) -> None:
+        self.K, self.nuggets = K, nuggets
+        self.columns: list[int] = []
+        self.y: list[float] = []
+        self.noise: list[float] = []
+
+    def append(self, column: int, y: float, noise: float = 0.0) -> None:
+        self.columns.append(column)
+        self.y.append(y)
+        self.noise.append(noise)
+
+    def truncate(self, n: int) -> None:
+        del self.columns[n:], self.y[n:], self.noise[n:]
+
+    def levels(self, pending: Sequence[int] = ()) -> list[reference.RegionLevel]:
+        y, noise = np.array(self.y, dtype=float), np.array(self.noise, dtype=float)
+        return reference.region_levels(self.K, self.columns, y, noise, self.nuggets, pending)
+
+    @property
+    def unit(self) -> float:
+        """What errors of a score are measured in: the prior's standard deviation at its amplitude."""
+        y = np.array(self.y)
+        spread = float(y.std()) if len(y) and y.std() > 1e-12 * abs(y.mean()) else 1.0
+        return spread * max(1.0, *(level.amplitude**0.5 for level in self.levels()))
+
+
+def assert_same_posterior(region: _core.RegionPosterior, twin: Twin, off: float) -> None:
+    """Means, variances and shares are off by at most `off` of the prior's units."""
+    levels, unit = twin.levels(), twin.unit
+    assert len(region) == len(twin.columns)
+    mean, variance = region.posterior()
+    expected_mean, expected_variance = reference.region_posterior(levels)
+    assert np.abs(mean - expected_mean).max() <= off * unit
+    assert np.abs(variance - expected_variance).max() <= off * unit**2
+    assert (variance >= 0).all()
+    weight, amplitude = region.shares()
+    assert np.abs(weight - [level.weight for level in levels]).max() <= 10 * off
+    np.testing.assert_allclose(amplitude, [level.amplitude for level in levels], rtol=100 * off)
+
+
+def assert_promising(
+    proposed: int,
+    twin: Twin,
+    free: Sequence[int],
+    pending: Sequence[int],
+    incumbent: float,
+    power: int,
+    off: float,
+) -> None:
+    """No free candidate is more promising than the proposed one, beyond what an error of `off` can do.
+
+    The criterion rises with mean and variance: as many errors for the proposed one, and against the rest.
+    """
+    unit, levels = twin.unit, twin.levels(pending)
+    if not free:
+        assert proposed == -1
+        return
+    assert proposed in free
+
+    def shifted(by: float) -> np.ndarray:
+        moved = [
+            level._replace(
+                mean=level.mean + by * unit,
+                fantasised=np.maximum(level.fantasised + by * unit**2, 1e-12 * unit**2),
+            )
+            for level in levels
+        ]
+        return reference.region_criterion(moved, incumbent, power)
+
+    high, low = shifted(off), shifted(-off)
+    assert high[proposed] * (1 + 1e-6) >= low[free].max(), (high[proposed], low[free].max())
