@@ -16,7 +16,7 @@ from .peers.published import EmpiricalNTK, PublishedZopo, Surrogate
 
 
 class ClosedFormNTK(EmpiricalNTK):
-    """df(x)/dW_l = D_l h_l^T and df(x)/db_l = D_l; the sum over parameters is not brought into closed form."""
+    """df(x)/dW_l = D_l h_l^T and df(x)/db_l = D_l, parameter by parameter, which the sum goes over."""
 
     def __init__(self, kernel: Any, dtype: torch.dtype, device: str = "cpu") -> None:
         super().__init__(kernel, dtype, device)
