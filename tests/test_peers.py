@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from conftest import assert_close, golden_names, load_golden
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
+from zopo_fast.bench import peers, search_quality
+from zopo_fast.bench.search_replay import Landscape, initial_points
 from zopo_fast.config import OfficialSettings
 
 NEEDS = {
@@ -43,6 +45,14 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def closed_form() -> ModuleType:
+    """The published loop without functorch and autograd."""
+    load("published")
+    from zopo_fast.bench import search_published
+
+    return search_published
+
+
 @pytest.fixture
 def problem(rng: np.random.Generator) -> dict[str, Any]:
     d, n = 12, 30
@@ -52,7 +62,7 @@ def problem(rng: np.random.Generator) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "lookup"),
-    [(name, "index") for name in golden_names("trace")]
+    [(name, lookup) for name in golden_names("trace") for lookup in ("index", "closed form")]
     + [(name, "embedding") for name in golden_names("trace") if "m60" in name or "small" in name],
 )
 def test_published_reproduces_recorded_runs_in_float64(name: str, lookup: str) -> None:
@@ -61,7 +71,7 @@ def test_published_reproduces_recorded_runs_in_float64(name: str, lookup: str) -
 
     g = load_golden(name)
     stored = json.loads(str(g.data["settings"]))
-    run = published.PublishedZopo(
+    inputs = (
         g.data["Z"],
         zf.NTK(g.weights, g.biases),
         g.data["f"],
@@ -69,8 +79,11 @@ def test_published_reproduces_recorded_runs_in_float64(name: str, lookup: str) -
         int(g.data["budget"]),
         OfficialSettings(**{field.name: stored[field.name] for field in fields(OfficialSettings)}),
         torch.float64,
-        lookup,
     )
+    if lookup == "closed form":
+        run = closed_form().ClosedFormZopo(*inputs)
+    else:
+        run = published.PublishedZopo(*inputs, lookup)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # many small calls
     try:
@@ -90,10 +103,77 @@ def test_published_goes_on_where_the_published_loop_never_returns() -> None:
     Z = np.random.default_rng(0).normal(size=(30, 4))
     kernel = zf.NTK.random(4, initialization="normal")
     settings = OfficialSettings(neighbors=3)
-    run = published.PublishedZopo(Z, kernel, np.zeros(30), [0, 1, 2], 30, settings)
-    while not run.done:
-        run.step()
-    assert sorted(run.evaluated) == list(range(30))
+    for loop in (published.PublishedZopo, closed_form().ClosedFormZopo):
+        run = loop(Z, kernel, np.zeros(30), [0, 1, 2], 30, settings)
+        while not run.done:
+            run.step()
+        assert sorted(run.evaluated) == list(range(30))
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float64", 1e-11), ("float32", 1e-5)])
+def test_closed_form_has_the_published_jacobian_and_gradient(kind: str, tolerance: float) -> None:
+    published, closed = load("published"), closed_form()
+    import torch
+
+    dtype, settings = getattr(torch, kind), OfficialSettings(sigma=10.0)  # the inverse is well conditioned
+    rng = np.random.default_rng(5)
+    X, y = (torch.tensor(a, dtype=dtype) for a in (rng.normal(size=(30, 12)), rng.normal(size=30)))
+    X[:, 3] = 0.5  # constant: not scaled
+    kernel = zf.NTK.random(12, width=16, depth=3, initialization="normal")
+    theirs, ours = published.EmpiricalNTK(kernel, dtype), closed.ClosedFormNTK(kernel, dtype)
+    for actual, expected in zip(ours.jacobian(X), theirs.jacobian(X), strict=True):
+        assert_close(actual, expected, tolerance)
+    for x in X[:4]:
+        expected = published.Surrogate(theirs, X, y, X[0], settings).descent(x)
+        actual = closed.ClosedFormSurrogate(ours, X, y, X[0], settings).descent(x)
+        assert actual[0].dtype == dtype
+        for a, b in zip(actual, expected, strict=True):
+            assert_close(a, b, 100 * tolerance)
+
+
+def test_closed_form_adam_is_the_published_one() -> None:
+    closed = closed_form()
+    import torch
+
+    ours, theirs = torch.nn.Parameter(torch.zeros(50)), torch.nn.Parameter(torch.zeros(50))
+    mine, reference = closed.Adam(ours, 0.01), torch.optim.Adam([theirs], lr=0.01)
+    for k in range(30):
+        ours.grad = theirs.grad = torch.randn(50, generator=torch.Generator().manual_seed(k)) * 10.0**-k
+        with torch.no_grad():
+            mine.step()
+        reference.step()
+        assert_close(ours.detach(), theirs.detach(), 1e-6)
+
+
+def test_closed_form_rounds_as_the_published_loop_does() -> None:
+    """In float32 the variance at observed points is noise of one size, far above the exact 1e-4."""
+    published, closed = load("published"), closed_form()
+    import torch
+
+    landscape = Landscape.load(Path(search_quality.HERE) / "landscapes" / "rhymes.json")
+    scores, noise, rounds = landscape.scores.mean(axis=1), {}, {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for loop in (published.PublishedZopo, closed.ClosedFormZopo):
+            runs = []
+            for seed in range(3):
+                kernel = zf.NTK.random(landscape.Z.shape[1], seed=seed, initialization="normal")
+                run = loop(landscape.Z, kernel, scores, initial_points(len(scores), 10, seed), 50)
+                while not run.done:
+                    run.step()
+                runs.append(run)
+            noise[loop] = np.concatenate([run.uncertainty for run in runs])
+            rounds[loop] = [len(run.uncertainty) - len(run.asked) for run in runs]
+    finally:
+        torch.set_num_threads(threads)
+    theirs, ours = noise.values()
+    for part in (0.25, 0.5, 0.75):
+        assert 0.5 < np.quantile(ours, part) / np.quantile(theirs, part) < 2.0
+    assert np.median(ours) > 100 * 1e-4
+    theirs, ours = rounds.values()
+    assert sum(ours) == pytest.approx(sum(theirs), abs=3)
+    assert min(ours) > 0
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ class PublishedZopo:
         device: PyTorch's name of the device.
     """
 
+    kernel_type: type[EmpiricalNTK] = EmpiricalNTK
+    surrogate_type: type[Surrogate] = Surrogate
+
     def __init__(
         self,
         Z: Any,
@@ -123,7 +126,7 @@ class PublishedZopo:
         self.settings = settings or OfficialSettings()
         self._pool = torch.tensor(np.asarray(Z, dtype=np.float64)).to(device, dtype)
         self._scores, self._budget = np.asarray(scores, dtype=np.float64), budget
-        self._ntk = EmpiricalNTK(kernel, dtype, device)
+        self._ntk = self.kernel_type(kernel, dtype, device)
         self.evaluated: list[int] = []
         self.explored: list[int] = []
         self.asked: list[int] = []
@@ -203,7 +206,7 @@ class PublishedZopo:
     def _fit(self, current: Tensor) -> Surrogate:
         X = self._pool[self.evaluated]
         y = torch.tensor(self._scores[self.evaluated], dtype=X.dtype, device=X.device)
-        return Surrogate(self._ntk, X, y, current, self.settings)
+        return self.surrogate_type(self._ntk, X, y, current, self.settings)
 
     def _note(self, variance: float) -> None:
         if variance > self.settings.uncertainty_threshold:
