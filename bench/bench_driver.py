@@ -81,6 +81,7 @@ def optimise(plan: Plan, budget: int, seed: int, prompts_in_flight: int | None =
         seed=seed,
         concurrency=plan.slots,
         prompts_in_flight=prompts_in_flight,
+        racing=False,  # so that every run makes the same calls
         stop_at_perfect=False,
     )
     stub = Stub(plan.latency)

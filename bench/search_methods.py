@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import zopo_fast as zf
+from zopo_fast import racing
 
 from . import peers
 from .search_replay import Method, Problem, Search, in_full
@@ -38,6 +40,32 @@ class Zopo(Method):
         while not optimizer.done:
             index = optimizer.ask()
             optimizer.tell(index, (yield from in_full(problem, index)))
+
+
+class Racing(Zopo):
+    """This package's search as its driver races it: mini-batches, and an end for what is unlikely to win."""
+
+    partial = shuffles = True
+
+    def __init__(
+        self, name: str = "zopo_fast, racing", race: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(name, **settings)
+        self.race = race or {}
+
+    def search(self, problem: Problem) -> Search:
+        optimizer = zf.Zopo(problem.Z, self.config(problem))
+        race = racing.Race(problem.examples, problem.calls, initial=len(problem.initial), **self.race)
+        while (index := race.choose(not optimizer.done)) is not None:
+            index = optimizer.ask() if index == racing.NEW else index
+            had, count = len(race.scores(index)), len(race.start(index))
+            scores = yield index, count
+            given_up = race.finish(index, scores[had:].tolist())
+            self.decided(race, index, given_up)
+            racing.tell(optimizer, race, index, given_up)
+
+    def decided(self, race: racing.Race, index: int, given_up: Sequence[int]) -> None:
+        """Called after every mini-batch of `index`, for who wants to judge the race."""
 
 
 class Official(Zopo):
@@ -160,5 +188,6 @@ def methods() -> dict[str, Method]:
         processes.NeuralUCB(),
         processes.InfiniteNTK(),
         Zopo(),
+        Racing(),
     ]
     return {method.name: method for method in listed}

@@ -9,9 +9,11 @@ worst prompt 0, best 1. Writes <out>/search_quality.json and .png; bench/README.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import multiprocessing
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -79,14 +81,43 @@ def block(method: Method, landscape: Landscape, plan: Plan, seeds: Sequence[int]
     return {judge: Outcome(np.array(curves[judge]), np.array(calls[judge])) for judge in curves}
 
 
-def _task(name: str, landscape: Landscape, plan: Plan, seeds: Sequence[int]) -> dict[str, Outcome]:
-    return block(methods()[name], landscape, plan, seeds)
+def _task(
+    name: str, landscape: Landscape, plan: Plan, seeds: Sequence[int], keep: Path | None
+) -> dict[str, Outcome]:
+    path = None if keep is None else keep / _key(name, landscape, plan, seeds)
+    if path is not None and path.exists():
+        with np.load(path) as kept:
+            judges = [field.removesuffix("/calls") for field in kept if field.endswith("/calls")]
+            return {judge: Outcome(kept[f"{judge}/curves"], kept[f"{judge}/calls"]) for judge in judges}
+    done = block(methods()[name], landscape, plan, seeds)
+    if path is not None:
+        arrays: dict[str, Any] = {f"{judge}/curves": outcome.curves for judge, outcome in done.items()}
+        arrays |= {f"{judge}/calls": outcome.calls for judge, outcome in done.items()}
+        unfinished = path.with_name(f"{os.getpid()}.unfinished.npz")
+        np.savez_compressed(unfinished, **arrays)
+        unfinished.replace(path)
+    return done
 
 
-def compare(landscapes: Sequence[Landscape], names: Sequence[str], plan: Plan, workers: int = 1) -> Outcomes:
+def _key(name: str, landscape: Landscape, plan: Plan, seeds: Sequence[int]) -> str:
+    """File of a block: what it was run with, all of it."""
+    data = hashlib.blake2b(landscape.Z.tobytes() + landscape.scores.tobytes(), digest_size=6).hexdigest()
+    method = re.sub(r"[^a-z0-9]+", "_", name.lower())
+    return f"{method}-{landscape.name}-{data}-{plan.budget}-{plan.initial}-{seeds[0]}-{len(seeds)}.npz"
+
+
+def compare(
+    landscapes: Sequence[Landscape],
+    names: Sequence[str],
+    plan: Plan,
+    workers: int = 1,
+    keep: Path | None = None,
+) -> Outcomes:
     """Every method on every landscape; the answer does not depend on the number of workers."""
     seeds = [range(plan.seeds)[k : k + BLOCK] for k in range(0, plan.seeds, BLOCK)]
-    tasks = list(itertools.product(names, landscapes, [plan], seeds))
+    tasks = list(itertools.product(names, landscapes, [plan], seeds, [keep]))
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
     if workers == 1:
         done = list(itertools.starmap(_task, tasks))
     else:
@@ -248,6 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=int, default=Plan.budget, help="in prompts scored in full")
     parser.add_argument("--initial", type=int, default=Plan.initial)
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="bench/results[/quick]")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="keep blocks of seeds there and run none twice; empty it when a method has changed",
+    )
     parser.add_argument("--workers", type=int, default=min(2, machine.cores()), help="processes")
     parser.add_argument("--quick", action="store_true", help="few seeds")
     options = parser.parse_args(arguments)
@@ -260,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ZopoError as error:
         parser.error(str(error))
     about = machine.describe()
-    outcomes = compare(landscapes, names, plan, max(1, options.workers))
+    outcomes = compare(landscapes, names, plan, max(1, options.workers), options.keep)
     found = rows(outcomes, landscapes, plan)
     over_all = {board: overall(by, plan.initial) for board, by in outcomes.items()}
     print(table(found, over_all))

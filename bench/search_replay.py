@@ -101,16 +101,18 @@ class Method:
     """A way to search.
 
     `search` yields (prompt, examples): "score this prompt on its next so many examples"; it is sent all the
-    prompt's scores so far, in the run's order of examples. It is stopped when the budget is spent.
+    prompt's scores so far, in the order of their examples. It is stopped when the budget is spent.
 
     Attributes:
         partial: scores prompts on a part of the examples, so that only a budget in calls is fair to it.
+        shuffles: every prompt sees the examples in an order of its own, not of the run's.
         replays: a finished program that looks its scores up by itself.
         needs: modules that must be installed.
     """
 
     name: str
     partial: bool = False
+    shuffles: bool = False
     replays: bool = False
     needs: tuple[str, ...] = ()
 
@@ -164,6 +166,8 @@ def replay(
         first: how many initial points are drawn, by the seed alone.
     """
     scores = landscape.scores[:, examples]
+    if method.shuffles:
+        scores = np.random.default_rng([seed, 4]).permuted(scores, axis=1)
     problem = Problem(
         landscape.Z,
         len(examples),

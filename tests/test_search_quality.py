@@ -362,3 +362,22 @@ def test_what_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.Mo
     names, skipped = chosen([])
     assert "zopo_fast" in names
     assert set(skipped) == {"official, float32", "GP-EI, RBF", "GP-TS, RBF"}
+
+
+def test_blocks_that_are_kept_are_not_run_again(
+    planted: Landscape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compare([planted], ["random"], PLAN, keep=tmp_path)
+    ran = []
+    run = search_quality.block
+    monkeypatch.setattr(search_quality, "block", lambda *args: ran.append(args[0].name) or run(*args))
+    again = compare([planted], ["random", "zopo_fast"], PLAN, keep=tmp_path)
+    assert ran == ["zopo_fast"]
+    for board, by_landscape in first.items():
+        for name, outcome in by_landscape["planted"].items():
+            np.testing.assert_array_equal(outcome.curves, again[board]["planted"][name].curves)
+            np.testing.assert_array_equal(outcome.calls, again[board]["planted"][name].calls)
+    other = Landscape("planted", planted.Z, 1.0 - planted.scores)
+    compare([other], ["random"], PLAN, keep=tmp_path)
+    compare([planted], ["random"], Plan(seeds=2, budget=BUDGET, initial=INITIAL + 1), keep=tmp_path)
+    assert ran == ["zopo_fast", "random", "random"]  # other scores, other settings: other blocks

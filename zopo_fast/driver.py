@@ -2,28 +2,33 @@
 
 Scheduling: all calls of a prompt are begun at once, and enough prompts are in flight that the model's
 slots stay full while one of them ends; the search hears of a score as soon as its prompt is done.
+In a race the same holds of a prompt's mini-batches: it waits for its own, and for nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import racing
 from .concurrency import all_or_none, end
-from .errors import LLMError, MalformedAnswerError, NothingToAsk, RequestRejectedError, ZopoError
+from .errors import InputError, LLMError, MalformedAnswerError, NothingToAsk, RequestRejectedError, ZopoError
 from .result import HeldOut, Interval, Result, Trial, paired_interval
+from .scoring import Score
 from .usage import Usage
 
 if TYPE_CHECKING:
     from .optimizer import Zopo
     from .pool import Pool
     from .run import RunConfig
-    from .scoring import Score, Scorer
+    from .scoring import Scorer
 
 # What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
 OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)
@@ -32,8 +37,25 @@ OnTrial = Callable[[Trial], Any]
 OnPhase = Callable[[str], Any]
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A prompt being scored, on all examples or in a race on those of a mini-batch."""
+
+    index: int
+    examples: tuple[int, ...] | None
+    begun: float
+
+
+@dataclass
+class _Spent:
+    """What a prompt of a race has taken since it was last reported."""
+
+    usage: Usage
+    seconds: float
+
+
 class Driver:
-    """One run: search, then compare."""
+    """One run: search, then compare. With a `race`, prompts are scored as it says."""
 
     def __init__(
         self,
@@ -45,11 +67,14 @@ class Driver:
         on_trial: OnTrial | None,
         phase: OnPhase,
         stop: asyncio.Event,
+        race: racing.Race | None = None,
     ) -> None:
         self._optimizer, self._pool, self._scorer, self._config = optimizer, pool, scorer, config
         self._in_flight, self._on_trial, self._phase, self._stop = in_flight, on_trial, phase, stop
+        self._race = race
+        self._unreported: dict[int, _Spent] = {}  # of the race, by prompt
         self._trials: list[Trial] = []
-        self._scores: dict[int, Score] = {}  # of every prompt scored in this run
+        self._scores: dict[int, Score] = {}  # of every prompt scored in this run, in a race also in part
         self._failed: set[int] = set()
         self._failures_in_a_row = 0
         self._error: Exception | None = None
@@ -59,15 +84,21 @@ class Driver:
         """Search, then compare."""
         self._phase("search")
         stopped_by = await self._search()
+        for index in list(self._unreported):  # a race's open ones: cut off, but paid for
+            await self._report_raced(index)
         if not self._scores and self._error is not None:
             raise self._error
         heldout: list[HeldOut] = []
-        if self._scores and not self._stop.is_set() and self._error is None and self._config.heldout:
+        if self._best() and not self._stop.is_set() and self._error is None and self._config.heldout:
             heldout = await self._until_stopped(self._compare(seed_prompt)) or []
-        try:
-            index, score = self._optimizer.best
-        except NothingToAsk:
-            raise ZopoError("the run was stopped before any prompt was scored") from None
+        best = self._best()
+        if best is None:
+            if self._error is not None:
+                raise self._error
+            raise ZopoError(
+                "the run was stopped before any prompt was scored" + " in full" * (self._race is not None)
+            )
+        index, score = best
         return Result(
             best_prompt=self._pool.prompts[index],
             best_score=score,
@@ -80,57 +111,93 @@ class Driver:
             error=self._error,
         )
 
+    def _best(self) -> tuple[int, float] | None:
+        """Index and score of the best prompt, never a partial one; None before there is one."""
+        race = self._race
+        if race is not None and race.best is None and not self._pool.scores:
+            return None
+        try:
+            return self._optimizer.best  # final scores before partial ones
+        except NothingToAsk:
+            return None
+
     # ---- search ------------------------------------------------------------------------------------
 
     async def _search(self) -> str:
         """Keep prompts in flight until something ends the run; return what did."""
-        running: dict[asyncio.Future[Any], tuple[int, float]] = {}
+        running: dict[asyncio.Future[Any], _Work] = {}
         stopping = asyncio.ensure_future(self._stop.wait())
         reason: str | None = None
         try:
             while reason is None and not stopping.done():
                 self._start(running)
                 if not running:  # done, or nothing is left but what has failed before
-                    spent = self._optimizer.done and len(self._pool) > self._config.budget
-                    return "budget" if spent else "pool"
+                    return "budget" if self._spent() else "pool"
                 await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
                 for future in [f for f in running if f.done()]:  # in the order of asking
-                    index, begun = running.pop(future)
-                    ended = await self._finish(future, index, begun)
+                    ended = await self._finish(future, running.pop(future))
                     reason = reason or ended
             return reason or "interrupted"
         finally:
             await end([*running, stopping])
 
-    def _start(self, running: dict[asyncio.Future[Any], tuple[int, float]]) -> None:
-        while len(running) < self._in_flight and not self._optimizer.done:
-            try:
-                index = self._optimizer.ask()
-            except NothingToAsk:
-                return
-            if index in self._failed:  # discarded before, and nothing else is left: do not try for ever
-                self._optimizer.discard(index)
-                return
-            future = asyncio.ensure_future(self._scorer.train(self._pool.prompts[index]))
-            running[future] = (index, time.monotonic())
+    def _spent(self) -> bool:
+        """Whether it was the budget, not the pool, that came to its end."""
+        if self._race is not None:
+            return self._race.calls - self._race.spent < self._race.examples
+        return self._optimizer.done and len(self._pool) > self._config.budget
 
-    async def _finish(self, future: asyncio.Future[Score], index: int, begun: float) -> str | None:
+    def _start(self, running: dict[asyncio.Future[Any], _Work]) -> None:
+        while len(running) < self._in_flight:
+            chosen = self._asked() if self._race is None else self._raced(self._race)
+            if chosen is None:
+                return
+            index, examples = chosen
+            future = asyncio.ensure_future(self._scorer.train(self._pool.prompts[index], examples))
+            running[future] = _Work(index, examples, time.monotonic())
+
+    def _asked(self) -> tuple[int, None] | None:
+        """The prompt that the search asks for; None: none now."""
+        if self._optimizer.done:
+            return None
+        try:
+            index = self._optimizer.ask()
+        except NothingToAsk:
+            return None
+        if index in self._failed:  # discarded before, and nothing else is left: do not try for ever
+            self._optimizer.discard(index)
+            return None
+        return index, None
+
+    def _raced(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
+        """The prompt that is to go on, or that the search asks for, and its next examples; None: none now."""
+        index = race.choose()
+        if index == racing.NEW:
+            asked = self._asked()
+            index = race.choose(fresh=False) if asked is None else asked[0]
+        return None if index is None else (index, race.start(index))
+
+    async def _finish(self, future: asyncio.Future[Score], work: _Work) -> str | None:
         """Tell the score, or note the failure; return why the run has to end, if it has to."""
-        error = future.exception()
-        seconds = time.monotonic() - begun
+        error, index = future.exception(), work.index
+        seconds = time.monotonic() - work.begun
         if error is None:
-            score = future.result()
-            self._optimizer.tell(index, score.mean)
-            self._scores[index] = score
-            self._failures_in_a_row = 0
-            await self._report(index, score, seconds, None)
-            return self._reached(score.mean)
+            try:
+                return await self._told(index, future.result(), seconds)
+            except InputError as refused:  # a race: a score outside the range it was promised
+                error = refused
         if not isinstance(error, ZopoError):
             raise error
-        self._optimizer.discard(index)
         self._failed.add(index)
         self._failures_in_a_row += 1
-        await self._report(index, None, seconds, str(error))
+        if index in self._optimizer.pending:  # not where a race had given it up before
+            self._optimizer.discard(index)
+        if self._race is None:
+            await self._report(index, None, seconds, str(error))
+        else:
+            self._race.abandon(index)
+            self._add(index, Usage(), seconds)
+            await self._report_raced(index, str(error))
         if isinstance(error, LLMError) and not isinstance(error, OF_THE_PROMPT):
             self._error = error
             return "error"
@@ -138,6 +205,40 @@ class Driver:
             self._error = error
             return "failures"
         return None
+
+    async def _told(self, index: int, score: Score, seconds: float) -> str | None:
+        """Take a score in, in a race that of a mini-batch."""
+        race = self._race
+        if race is None:
+            self._optimizer.tell(index, score.mean)
+            self._scores[index] = score
+            self._failures_in_a_row = 0
+            await self._report(index, score, seconds, None)
+            return self._reached(score.mean)
+        self._add(index, score.usage, seconds)
+        given_up = race.finish(index, score.scores)
+        racing.tell(self._optimizer, race, index, given_up)
+        self._failures_in_a_row = 0
+        for one in {index, *given_up}:
+            self._scores[one] = Score(race.mean(one), race.in_order(one)[1], Usage())
+        complete = race.complete(index)
+        for one in [index, *given_up] if complete else given_up:
+            await self._report_raced(one)
+        return self._reached(race.mean(index)) if complete else None
+
+    def _add(self, index: int, usage: Usage, seconds: float) -> None:
+        spent = self._unreported.setdefault(index, _Spent(Usage(), 0.0))
+        spent.usage += usage
+        spent.seconds += seconds
+
+    async def _report_raced(self, index: int, error: str | None = None) -> None:
+        """Report a prompt of a race: complete, given up, failed, or cut off by the end of the run."""
+        race = self._race
+        assert race is not None
+        spent = self._unreported.pop(index)
+        places, scores = race.in_order(index)
+        score = Score(race.mean(index) if scores else math.nan, scores, spent.usage)
+        await self._report(index, score, spent.seconds, error, () if race.complete(index) else places)
 
     def _reached(self, score: float) -> str | None:
         perfect = self._scorer.perfect
@@ -147,18 +248,27 @@ class Driver:
             return "target"
         return None
 
-    async def _report(self, index: int, score: Score | None, seconds: float, error: str | None) -> None:
+    async def _report(
+        self,
+        index: int,
+        score: Score | None,
+        seconds: float,
+        error: str | None,
+        examples: tuple[int, ...] = (),
+    ) -> None:
+        best = self._best() if self._scores or self._pool.scores else None
         trial = Trial(
             number=len(self._trials) + 1,
             index=index,
             prompt=self._pool.prompts[index],
-            score=None if score is None else score.mean,
+            score=None if score is None or error is not None else score.mean,
             scores=() if score is None else score.scores,
             usage=Usage() if score is None else score.usage,
             seconds=seconds,
-            best_score=self._optimizer.best[1] if self._scores or self._pool.scores else None,
+            best_score=None if best is None else best[1],
             total=self._scorer.spent,
             error=error,
+            examples=examples,
         )
         self._trials.append(trial)
         if self._on_trial is not None and inspect.isawaitable(called := self._on_trial(trial)):
@@ -210,9 +320,13 @@ class Driver:
         return compared
 
     def _row(self, role: str, index: int, score: Score, ahead: Interval | None) -> HeldOut:
-        known = self._scores.get(index)
-        train = self._pool.scores.get(index) if known is None else known.mean
+        train = self._pool.scores.get(index)
+        if self._in_full(index):
+            train = self._scores[index].mean
         return HeldOut(role, self._pool.prompts[index], train, score.mean, score.scores, ahead)
+
+    def _in_full(self, index: int) -> bool:
+        return index in self._scores and len(self._scores[index].scores) == self._scorer.parts
 
     async def _heldout(self, index: int) -> Score | None:
         """Held-out score; None where there are no such examples, or the model refuses this prompt."""
@@ -228,12 +342,13 @@ class Driver:
             return None
 
     async def _random_sample(self) -> list[int]:
-        """As many random prompts as the run scored; those it has scored already are not scored again."""
+        """Random prompts for as many calls as the run made; those scored in full are not scored again."""
         rng = np.random.default_rng([self._config.seed, 1])
-        sample = [int(i) for i in rng.permutation(len(self._pool))[: len(self._scores)]]
-        missing = [i for i in sample if i not in self._scores]
+        count = len(self._scores) if self._race is None else self._race.spent // self._race.examples
+        sample = [int(i) for i in rng.permutation(len(self._pool))[:count]]
+        missing = [i for i in sample if not self._in_full(i)]
         for start in range(0, len(missing), self._in_flight):
             some = missing[start : start + self._in_flight]
             scores = await all_or_none([self._train(i) for i in some])
             self._scores.update({i: s for i, s in zip(some, scores, strict=True) if s is not None})
-        return [i for i in sample if i in self._scores]
+        return [i for i in sample if self._in_full(i)]

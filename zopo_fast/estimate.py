@@ -67,9 +67,11 @@ def estimate(
     ]
     per_call = sum(c.tokens for c in counted) / len(counted) + (0 if prompts else UNKNOWN_PROMPT_TOKENS)
 
-    scored = config.budget * (2 if config.compare_random else 1)
+    scored = config.budget * len(task.train)
+    if config.races(task):
+        scored = config.calls_of_race(task)
     compared = (4 if config.compare_random else 3) if config.heldout else 0
-    calls = scored * len(task.train) + compared * len(task.heldout)
+    calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
     shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
     tokens_in = round(calls * per_call) + generate * shown
     tokens_out = calls * max_tokens + generate * GENERATE_MAX_TOKENS

@@ -124,6 +124,7 @@ METRICS: dict[str, Callable[[str, str], float]] = {
     "multiple_choice": multiple_choice,
 }
 NAMES = (*METRICS, "judge")
+BINARY = ("exact_match", "exact_set", "contains", "multiple_choice")  # 0 or 1, nothing between
 
 
 def resolve(

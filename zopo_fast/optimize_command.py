@@ -33,6 +33,7 @@ from .options import (
     text_or_file,
 )
 from .progress import Progress
+from .racing import ERROR, FIRST
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ if TYPE_CHECKING:
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 # Values that may be secrets: only their names are kept.
 _NAMES_ONLY = ("headers", "body")
+
+
+def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        low, high = (float(end) for end in value.split(":"))
+    except ValueError:
+        raise click.BadParameter("expected LOW:HIGH, as in 0:1", param=parameter) from None
+    return low, high
 
 
 @click.command()
@@ -62,6 +73,41 @@ _NAMES_ONLY = ("headers", "body")
 )
 @click.option(
     "--initial", type=click.IntRange(1), default=10, show_default=True, help="Of them, random first ones."
+)
+@click.option(
+    "--racing/--no-racing",
+    default=None,
+    help="Give up on prompts unlikely to beat the best one after some examples.  [default: where it can be]",
+)
+@click.option(
+    "--calls",
+    type=click.IntRange(1),
+    help="Examples scored in all while racing.  [default: budget x examples]",
+)
+@click.option(
+    "--race-error",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=ERROR,
+    show_default=True,
+    help="Probability that a prompt is given up although it would beat the best one.",
+)
+@click.option(
+    "--race-first",
+    type=click.IntRange(1),
+    default=FIRST,
+    show_default=True,
+    help="Examples of a prompt's first mini-batch.",
+)
+@click.option(
+    "--race-batch",
+    type=click.IntRange(1),
+    help="Examples of each one after it.  [default: 2, more with over 16 calls at once]",
+)
+@click.option(
+    "--score-range",
+    metavar="LOW:HIGH",
+    callback=_range,
+    help="Least and greatest score of a metric of your own, without which it cannot race.",
 )
 @click.option("--target", type=float, help="End when a score reaches this.")
 @click.option("--past-perfect", is_flag=True, help="Go on after a perfect score.")
@@ -104,6 +150,12 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
         target=options["target"],
         heldout=not options["no_comparison"],
         compare_random=options["compare_random"],
+        racing=options["racing"],
+        calls=options["calls"],
+        race_error=options["race_error"],
+        race_first=options["race_first"],
+        race_batch=options["race_batch"],
+        score_range=options["score_range"],
         rubric=text_or_file(options["rubric"], "--rubric"),
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
@@ -157,6 +209,7 @@ class _Command:
     def check(self) -> None:
         """Refuse what cannot work before any call is paid for."""
         check_names(self.task)
+        self.config.races(self.task)
         self.pool_settings.check(self.model.is_local)
         self._check_budget()
         if self.config.initial >= self.config.budget:
@@ -209,7 +262,9 @@ class _Command:
 
         folder = None if self.options["out"] is None else RunFolder(self.options["out"])
         stop = asyncio.Event()
-        progress = Progress(self.config.budget, self.options["quiet"])
+        racing = self.config.races(self.task)
+        total = self.config.calls_of_race(self.task) if racing else self.config.budget
+        progress = Progress(total, self.options["quiet"], racing)
         try:
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.spent)

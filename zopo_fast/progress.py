@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A bar over the budget with best score, calls and tokens; the library adds the time left."""
+    """A bar over the budget with best score, calls and tokens; the library adds the time left.
+
+    The budget is in prompts, or in a race in examples scored.
+    """
 
     _WORDS: ClassVar = {
         "generating": "Generating prompts ...",
@@ -20,8 +23,9 @@ class Progress:
         "comparison": "Scoring the held-out examples ...",
     }
 
-    def __init__(self, budget: int, quiet: bool) -> None:
+    def __init__(self, budget: int, quiet: bool, racing: bool = False) -> None:
         self._budget, self._quiet = budget, quiet
+        self._counted: dict[int, int] | None = {} if racing else None  # examples, by prompt
         self.done = 0  # of the budget, before the bar begins
         self._bar: Any = None
 
@@ -33,7 +37,7 @@ class Progress:
             self._bar = tqdm(
                 total=self._budget,
                 initial=self.done,
-                unit="prompt",
+                unit="prompt" if self._counted is None else "example",
                 disable=self._quiet,
                 dynamic_ncols=True,
             )
@@ -47,7 +51,12 @@ class Progress:
         best = "-" if trial.best_score is None else f"{trial.best_score:.3f}"
         total = trial.total
         self._bar.set_postfix(best=best, calls=total.calls, tokens=total.total_tokens, refresh=False)
-        self._bar.update()
+        if self._counted is None:
+            self._bar.update()
+            return
+        before, now = self._counted.get(trial.index, 0), len(trial.scores)
+        self._counted[trial.index] = max(before, now)
+        self._bar.update(max(0, now - before))
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""

@@ -7,9 +7,10 @@ import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from .errors import MissingDependencyError, OutputError
 from .pool import Pool
@@ -105,13 +106,18 @@ def plot_curve(trials: Sequence[Trial], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError('needs matplotlib: pip install "zopo-fast[plot]"') from None
-    scores = [t.score for t in trials if t.score is not None]
-    numbers = list(range(1, len(scores) + 1))
+    scored = [t for t in trials if t.score is not None]
+    means = np.array([t.score for t in scored], dtype=np.float64)
+    partial = np.array([t.partial for t in scored], dtype=bool)
+    best = np.maximum.accumulate(np.where(partial, -np.inf, means))
+    numbers = list(range(1, len(scored) + 1))
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)  # no window system, no global state
     axes = figure.add_subplot()
-    axes.plot(numbers, scores, ".", color="0.6", label="score of the prompt")
-    axes.step(numbers, list(accumulate(scores, max)), where="post", color="C0", label="best so far")
+    axes.plot(numbers, np.where(partial, np.nan, means), ".", color="0.6", label="score of the prompt")
+    if partial.any():
+        axes.plot(numbers, np.where(partial, means, np.nan), "x", color="0.8", label="given up: score so far")
+    axes.step(numbers, np.where(np.isinf(best), np.nan, best), where="post", color="C0", label="best so far")
     axes.set_xlabel("prompts scored")
     axes.set_ylabel("train score")
     axes.legend(loc="lower right")
@@ -132,12 +138,14 @@ STOPPED = {
 
 def summary(result: Result) -> str:
     """Return the end of a run in words, for a terminal."""
-    scored = sum(t.score is not None for t in result.trials)
-    failed = len(result.trials) - scored
+    scored, full = len(result.prompts_scored()), len(result.prompts_scored(in_full=True))
+    failed = sum(t.score is None for t in result.trials)
     usage = result.usage
     lines = [
         f"Stopped: {STOPPED[result.stopped_by]}.",
-        f"Prompts scored: {scored}" + (f", failed: {failed}" if failed else ""),
+        f"Prompts scored: {scored}"
+        + (f", {full} of them on all examples" if full < scored else "")
+        + (f", failed: {failed}" if failed else ""),
         f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
         + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else ""),
         f"Time: {result.seconds:.1f} s",

@@ -19,12 +19,18 @@ class Trial:
     index: int  # in the pool
     prompt: str
     score: float | None  # None: failed
-    scores: tuple[float, ...]  # one an example, in the order of the task's train examples
+    scores: tuple[float, ...]  # one an example scored, in the order of the task's train examples
     usage: Usage
     seconds: float
-    best_score: float | None  # of the run, this trial included
+    best_score: float | None  # of the run, this trial included; never a partial one
     total: Usage  # of the run so far
     error: str | None = None
+    examples: tuple[int, ...] = ()  # places of those scored, where a race gave the prompt up; else empty
+
+    @property
+    def partial(self) -> bool:
+        """Whether `score` is a mean over a part of the examples only."""
+        return bool(self.examples)
 
 
 class Interval(NamedTuple):
@@ -81,6 +87,10 @@ class Result:
     heldout: list[HeldOut] = field(default_factory=list)
     error: Exception | None = None
 
+    def prompts_scored(self, in_full: bool = False) -> set[int]:
+        """Indices of the prompts with a score, or of those scored on all examples."""
+        return {t.index for t in self.trials if t.score is not None and not (in_full and t.partial)}
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, without the trials: those are lines of their own."""
         return {
@@ -89,7 +99,8 @@ class Result:
             "best_index": self.best_index,
             "stopped_by": self.stopped_by,
             "error": None if self.error is None else str(self.error),
-            "prompts_scored": sum(t.score is not None for t in self.trials),
+            "prompts_scored": len(self.prompts_scored()),
+            "prompts_in_full": len(self.prompts_scored(in_full=True)),
             "prompts_failed": sum(t.score is None for t in self.trials),
             "usage": {**asdict(self.usage), "total_tokens": self.usage.total_tokens},
             "seconds": round(self.seconds, 3),

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from . import metrics
 from .config import ZopoConfig, as_integer
 from .driver import Driver
 from .errors import ConfigError
 from .optimizer import Zopo
 from .pool import Pool, normalise
+from .racing import BATCH, ERROR, FIRST, Race, check_settings
 from .result import Result, Trial
 from .scoring import prompts_at_once, scorer_for
 from .task import Task
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from .usage import ChatModel
 
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
+
+
+LEAST_EXAMPLES = 10  # below, mini-batches leave little to save
 
 
 class _Embeds(Protocol):
@@ -45,6 +50,16 @@ class RunConfig:
         target: end when a score reaches this.
         heldout: score winner, seed prompt and pool median on the held-out examples.
         compare_random: also score an equally large random sample of the pool.
+        racing: score prompts in mini-batches of examples and give up those unlikely to beat the best one
+            scored in full, so that the same calls look at more prompts; `best_score` is a full one all
+            the same. None: wherever it can be done, which takes a Task with at least 10 train examples
+            and a metric with known bounds, and a search that is not the `official` one.
+        calls: examples scored in all while racing; None: budget x train examples.
+        race_error: probability, for each prompt and over the order of the examples, that it is given up
+            although its full score exceeds that of the best one it was measured against.
+        race_first: examples of a prompt's first mini-batch.
+        race_batch: examples of each one after it; None: 2, or more where the model has more than 16 slots.
+        score_range: least and greatest value of a metric of your own, without which it cannot be raced.
         rubric: message to the judge, with {input}, {references} and {answer}; None: the default one.
         max_failures: end after this many prompts in a row could not be scored.
         search: settings of the search; its budget and seed give way to those here, and its number of
@@ -64,14 +79,20 @@ class RunConfig:
     target: float | None = None
     heldout: bool = True
     compare_random: bool = False
+    racing: bool | None = None
+    calls: int | None = None
+    race_error: float = ERROR
+    race_first: int = FIRST
+    race_batch: int | None = None
+    score_range: tuple[float, float] | None = None
     rubric: str | None = None
     max_failures: int = 5
     search: ZopoConfig = field(default_factory=ZopoConfig)
 
     def __post_init__(self) -> None:
         least = {"budget": 1, "initial": 1, "seed": 0, "concurrency": 1, "max_failures": 1}
-        if self.prompts_in_flight is not None:
-            least["prompts_in_flight"] = 1
+        optional = ("prompts_in_flight", "calls", "race_batch")
+        least.update({name: 1 for name in optional if getattr(self, name) is not None})
         for name, low in least.items():
             value = as_integer(name, getattr(self, name))
             object.__setattr__(self, name, value)
@@ -79,6 +100,48 @@ class RunConfig:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
         if self.target is not None and not math.isfinite(self.target):
             raise ConfigError(f"target must be finite, got {self.target}")
+        check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
+
+    def races(self, task: Task | Callable[[str], Any]) -> bool:
+        """Whether prompts race on this task.
+
+        Raises:
+            ConfigError: asked to and it cannot be done; says why.
+        """
+        if self.racing is False:
+            return False
+        why = None
+        if not isinstance(task, Task):
+            why = "a function prompt -> score has no examples to stop after"
+        elif self._bounds(task) is None:
+            why = f"the metric {task.metric!r} has no known bounds: give them as score_range"
+        elif self.search.official_settings is not None:
+            why = "the official preset scores every prompt in full"
+        if self.racing and why is not None:
+            raise ConfigError(f"racing: {why}, or turn racing off")
+        return why is None and (self.racing is True or len(task.train) >= LEAST_EXAMPLES)  # type: ignore[union-attr]
+
+    def calls_of_race(self, task: Task) -> int:
+        """Examples scored in all, where prompts race."""
+        return self.calls or self.budget * len(task.train)
+
+    def _bounds(self, task: Task) -> tuple[float, float] | None:
+        return (0.0, 1.0) if task.metric in metrics.NAMES else self.score_range
+
+    def race(self, task: Task, slots: int, initial: int) -> Race:
+        """The race on a task with a model that runs so many calls at once."""
+        batch = self.race_batch or max(BATCH, -(-slots // 8))
+        return Race(
+            len(task.train),
+            self.calls_of_race(task),
+            initial=initial,
+            error=self.race_error,
+            first=max(self.race_first, batch) if self.race_batch is None else self.race_first,
+            batch=batch,
+            bounds=self._bounds(task) or (0.0, 1.0),
+            binary=task.metric in metrics.BINARY,
+            seed=self.seed,
+        )
 
 
 def optimize_sync(*args: Any, **kwargs: Any) -> Result:
@@ -106,7 +169,7 @@ async def optimize(
         pool: candidate prompts; scores that a Pool brings along are taken as prior data.
         llm: what answers: an OpenAIClient, a LocalModel, anything with `chat(messages)`, or a function
             `messages -> text`, sync or async. Not used with a task function.
-        config: settings; a ZopoConfig stands for its budget, initial points, seed and search.
+        config: settings; a ZopoConfig stands for its budget, initial points, seed and search, without racing.
         embeddings: (m, d), one row a prompt of the pool; None: made by `embedder`.
         embedder: None: the embedded model, with a cache on disk.
         judge: the model that grades for the metric "judge"; None: `llm` itself.
@@ -124,6 +187,8 @@ async def optimize(
     config = _run_config(config)
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
+    if config.racing:
+        config.races(task)  # says at once where it cannot be done
     scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric)
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
@@ -137,19 +202,27 @@ async def optimize(
             "the pool's is put last)"
         )
     initial = _initial(pool, first, config)
-    search = replace(config.search, budget=config.budget, initial=initial, seed=config.seed)
+    race = config.race(task, slots, len(initial)) if isinstance(task, Task) and config.races(task) else None
+    # What a race gives up is refunded: of the search's budget, only what is scored in full is used up.
+    budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
+    search = replace(config.search, budget=budget, initial=initial, seed=config.seed)
     optimizer = Zopo(Z, search)
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
-    in_flight = config.prompts_in_flight or prompts_at_once(slots, scorer.parts)
-    driver = Driver(optimizer, pool, scorer, config, in_flight, on_trial, phase, stop or asyncio.Event())
+    in_flight = config.prompts_in_flight or (
+        # The calls of a mini-batch end one by one: half as many again as are under way at once.
+        prompts_at_once(slots, scorer.parts) if race is None else prompts_at_once(3 * slots, 2 * race.batch)
+    )
+    stop = stop or asyncio.Event()
+    driver = Driver(optimizer, pool, scorer, config, in_flight, on_trial, phase, stop, race)
     return await driver.run(0 if first is None else first)
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
     if isinstance(config, ZopoConfig):
         initial = config.initial if isinstance(config.initial, int) else len(config.initial)
-        return RunConfig(budget=config.budget, initial=initial, seed=config.seed, search=config)
+        # Its budget is prompts, each scored once and in full: not a race's, which is calls.
+        return RunConfig(budget=config.budget, initial=initial, seed=config.seed, search=config, racing=False)
     return config or RunConfig()
 
 

@@ -35,8 +35,8 @@ class Scorer(Protocol):
     perfect: float | None
     parts: int
 
-    async def train(self, prompt: str) -> Score:
-        """Score that the search goes by."""
+    async def train(self, prompt: str, examples: Sequence[int] | None = None) -> Score:
+        """Score that the search goes by; on all train examples, or on those at these places."""
 
     async def heldout(self, prompt: str) -> Score | None:
         """Score on examples that the search never sees; None where there are none."""
@@ -66,16 +66,18 @@ class TaskScorer:
     def _count(self, scored: Scored) -> None:
         self.spent += scored.usage
 
-    async def train(self, prompt: str) -> Score:
-        """Mean over the train examples."""
-        return await self._mean(prompt, self._task.train)
+    async def train(self, prompt: str, examples: Sequence[int] | None = None) -> Score:
+        """Mean over the train examples, or those at `examples`."""
+        return await self._mean(prompt, self._task.train, examples)
 
     async def heldout(self, prompt: str) -> Score | None:
         """Mean over the held-out examples."""
         return await self._mean(prompt, self._task.heldout) if self._task.heldout else None
 
-    async def _mean(self, prompt: str, examples: Sequence[Example]) -> Score:
-        evaluation = await self._evaluator.evaluate(prompt, examples)
+    async def _mean(
+        self, prompt: str, examples: Sequence[Example], indices: Sequence[int] | None = None
+    ) -> Score:
+        evaluation = await self._evaluator.evaluate(prompt, examples, indices=indices)
         return Score(evaluation.mean, evaluation.scores, evaluation.usage)
 
 
@@ -89,8 +91,12 @@ class FunctionScorer:
         self._function = function
         self.spent = Usage()
 
-    async def train(self, prompt: str) -> Score:
-        """Call the function; MetricError when it raises or returns anything but a finite number."""
+    async def train(self, prompt: str, examples: Sequence[int] | None = None) -> Score:
+        """Call the function, which has no examples to choose from.
+
+        Raises:
+            MetricError: it raised, or returned anything but a finite number.
+        """
         label = getattr(self._function, "__name__", type(self._function).__name__)
         try:
             value = await _called(self._function, prompt)

@@ -1,0 +1,324 @@
+"""Whole runs that race: what is paid, what is reported, what is best, and what cannot race."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zopo_fast as zf
+from zopo_fast.racing import Race
+from zopo_fast.report import plot_curve, summary
+from zopo_fast.usage import Answer, Usage
+
+EXAMPLES = 20
+PROMPTS = [f"Do it in way number {i}." for i in range(60)]
+EMBEDDINGS = np.random.default_rng(7).normal(size=(len(PROMPTS), 6))
+RIGHT = np.random.default_rng(3).random((len(PROMPTS), EXAMPLES)) < np.linspace(0.0, 0.9, 60)[:, None]
+FULL = RIGHT.mean(axis=1)
+
+
+def make_task(examples: int = EXAMPLES, heldout: int = 0, metric: Any = "exact_match") -> zf.Task:
+    made = [zf.Example(f"question {i}", ("yes",)) for i in range(examples + heldout)]
+    return zf.Task("toy", tuple(made[:examples]), tuple(made[examples:]), metric=metric)
+
+
+def asked(messages: Any) -> tuple[int, int]:
+    """Which prompt, and which example."""
+    content = messages[-1]["content"]
+    prompt = int(content.split("way number ")[1].split(".")[0])
+    return prompt, int(content.split("question ")[1].split("\n")[0])
+
+
+class Model:
+    """Answers as RIGHT says, after a while; keeps what it was asked."""
+
+    slots = 6
+    slow = 1.0
+
+    def __init__(self, slots: int = 6) -> None:
+        self.slots = slots
+        self.calls: Counter[tuple[int, int]] = Counter()
+        self.now = 0
+        self.busy: list[int] = []  # calls under way as each one ends
+        self.limit = asyncio.Semaphore(slots)
+        self.rng = random.Random(0)
+
+    async def chat(self, messages: Any) -> Answer:
+        prompt, example = asked(messages)
+        self.calls[prompt, example] += 1
+        async with self.limit:
+            self.now += 1
+            await asyncio.sleep(self.rng.uniform(0.001, 0.003) * self.slow)
+            self.busy.append(self.now)
+            self.now -= 1
+        text = "yes" if RIGHT[prompt, example % EXAMPLES] else "no"
+        return Answer(text, Usage(calls=1))
+
+
+def run(model: Any = None, task: Any = None, trials: Any = None, **settings: Any) -> zf.Result:
+    config = zf.RunConfig(**{"budget": 15, "initial": 5, "racing": True, **settings})
+    return zf.optimize_sync(
+        task or make_task(), PROMPTS, model or Model(), config, embeddings=EMBEDDINGS, on_trial=trials
+    )
+
+
+def check_trials(result: zf.Result) -> None:
+    """Scores are those of the examples named, and usage adds up to what was spent."""
+    for trial in result.trials:
+        places = trial.examples or tuple(range(EXAMPLES if trial.score is not None else 0))
+        assert list(places) == sorted(set(places))
+        assert list(trial.scores) == RIGHT[trial.index, list(places)].astype(float).tolist()
+        if trial.score is not None:
+            assert trial.partial == (len(trial.scores) < EXAMPLES)
+            assert trial.score == pytest.approx(np.mean(trial.scores))
+
+
+def test_a_race_looks_at_more_prompts_for_the_same_calls() -> None:
+    model = Model()
+    result = run(model)
+    assert result.stopped_by == "budget"
+    assert set(model.calls.values()) == {1}  # nothing is billed twice
+    assert 15 * EXAMPLES - EXAMPLES < sum(model.calls.values()) <= 15 * EXAMPLES
+    assert result.usage.calls == sum(model.calls.values()) == sum(t.usage.calls for t in result.trials)
+    assert len(result.prompts_scored()) > 20
+    check_trials(result)
+    for number, trial in enumerate(result.trials, 1):
+        assert trial.number == number
+    complete = [t for t in result.trials if not t.partial]
+    assert 1 < len(complete) < 15
+    assert result.best_score == max(t.score for t in complete) == FULL[result.best_index]
+    for trial in result.trials:
+        before = [t.score for t in complete if t.number <= trial.number]
+        assert trial.best_score == (max(before) if before else None)
+    text = summary(result)
+    assert f"Prompts scored: {len(result.prompts_scored())}, {len(complete)} of them on all examples" in text
+    assert result.to_dict()["prompts_in_full"] == len(complete)
+
+
+def test_racing_finds_a_better_prompt_for_the_same_calls() -> None:
+    ahead = [run(seed=s).best_score - run(seed=s, racing=False).best_score for s in range(12)]
+    assert np.mean(ahead) > 0.0
+
+
+def test_calls_are_the_budget() -> None:
+    model = Model()
+    assert run(model, calls=90).stopped_by == "budget"
+    assert 70 < sum(model.calls.values()) <= 90
+    with pytest.raises(zf.errors.ConfigError, match="19 calls"):
+        run(calls=19)
+
+
+def test_the_slots_stay_full() -> None:
+    """A prompt waits for its own mini-batch, never for another's."""
+    model = Model(slots=6)
+    model.slow = 5.0
+    run(model, budget=25)
+    middle = model.busy[20:-100]  # at the very end nothing begins that could not be completed
+    assert np.mean(middle) > 4.7
+
+
+@pytest.mark.parametrize("after", [3, 15, 40])
+def test_a_stop_loses_no_mini_batch_and_calls_nothing_partial_best(after: int) -> None:
+    async def work() -> tuple[zf.Result, Model]:
+        stop, model = asyncio.Event(), Model(slots=2)
+        heard: list[zf.Trial] = []
+
+        def on_trial(trial: zf.Trial) -> None:
+            heard.append(trial)
+            if len(heard) == after:
+                stop.set()
+
+        config = zf.RunConfig(budget=40, initial=5, racing=True)
+        result = await zf.optimize(
+            make_task(), PROMPTS, model, config, embeddings=EMBEDDINGS, on_trial=on_trial, stop=stop
+        )
+        assert heard == result.trials
+        return result, model
+
+    result, model = asyncio.run(work())
+    assert result.stopped_by == "interrupted"
+    assert len(result.trials) > after or after == 40
+    check_trials(result)
+    kept = sum(len(t.scores) for t in result.trials)
+    in_flight = 2 * 2 + 2 * 4
+    assert sum(model.calls.values()) - in_flight <= kept <= sum(model.calls.values())
+    assert set(model.calls.values()) == {1}
+    assert result.best_score == FULL[result.best_index]
+
+
+def test_a_stop_before_anything_is_complete_says_so() -> None:
+    async def work() -> zf.Result:
+        stop = asyncio.Event()
+
+        class Stopping(Model):
+            async def chat(self, messages: Any) -> Answer:
+                if sum(self.calls.values()) == 12:
+                    stop.set()
+                return await super().chat(messages)
+
+        config = zf.RunConfig(budget=15, initial=5, racing=True)
+        return await zf.optimize(
+            make_task(), PROMPTS, Stopping(2), config, embeddings=EMBEDDINGS, on_trial=heard.append, stop=stop
+        )
+
+    heard: list[zf.Trial] = []
+    with pytest.raises(zf.ZopoError, match="scored in full"):
+        asyncio.run(work())
+    assert heard
+    assert all(t.partial and t.best_score is None for t in heard)
+
+
+def test_a_prompt_that_fails_in_mid_race_keeps_what_was_paid() -> None:
+    class Refusing(Model):
+        async def chat(self, messages: Any) -> Answer:
+            prompt, _ = asked(messages)
+            if prompt == 58 and sum(n for (p, _), n in self.calls.items() if p == 58) >= 4:
+                raise zf.errors.RequestRejectedError("too long")
+            return await super().chat(messages)
+
+    result = run(Refusing(), incumbent=PROMPTS[58], budget=15)
+    failed = [t for t in result.trials if t.error is not None]
+    assert [t.index for t in failed] == [58]
+    assert failed[0].score is None
+    assert len(failed[0].scores) == failed[0].usage.calls == 4
+    check_trials(result)
+    assert result.best_index != 58
+    assert result.stopped_by == "budget"
+
+
+def test_the_end_of_the_model_keeps_the_results() -> None:
+    class Ending(Model):
+        async def chat(self, messages: Any) -> Answer:
+            if sum(self.calls.values()) >= 150:
+                raise zf.errors.LLMError("gone")
+            return await super().chat(messages)
+
+    result = run(Ending(), budget=30)
+    assert result.stopped_by == "error"
+    assert result.best_score == FULL[result.best_index]
+    check_trials(result)
+
+
+def test_a_pool_that_is_spent_is_scored_out() -> None:
+    """With calls to spare, what was given up is taken up again: the end is the pool's best."""
+    result = run(budget=60, race_error=0.5)
+    assert result.best_score == FULL.max()
+    assert result.stopped_by in ("pool", "budget")
+    full = [t.index for t in result.trials if not t.partial]
+    assert len(full) == len(set(full))
+
+
+def test_a_race_is_repeatable_in_sequence() -> None:
+    one, two = (run(Model(1), prompts_in_flight=1, seed=4) for _ in range(2))
+    assert [(t.index, t.scores) for t in one.trials] == [(t.index, t.scores) for t in two.trials]
+    other = run(Model(1), prompts_in_flight=1, seed=5)
+    assert [t.index for t in one.trials] != [t.index for t in other.trials]
+
+
+def test_comparisons_use_full_scores() -> None:
+    result = run(task=make_task(heldout=10), compare_random=True)
+    rows = {row.role: row for row in result.heldout}
+    assert {"winner", "random sample"} <= set(rows)
+    for row in result.heldout:
+        if row.train_score is not None:
+            assert row.train_score == FULL[PROMPTS.index(row.prompt)]
+
+
+# ---- what races --------------------------------------------------------------------------------------
+
+
+def test_where_it_cannot_race_it_does_not_unless_asked_to() -> None:
+    own = make_task(metric=lambda answer, references: 3.0)
+    official = zf.ZopoConfig.official()
+    config = zf.RunConfig()
+    assert config.races(make_task())
+    assert not config.races(make_task(9))  # little to save
+    assert not config.races(own)
+    assert not config.races(len)
+    assert not zf.RunConfig(search=official).races(make_task())
+    assert not zf.RunConfig(racing=False).races(make_task())
+    insists = zf.RunConfig(racing=True)
+    assert insists.races(make_task(9))
+    with pytest.raises(zf.errors.ConfigError, match="score_range"):
+        insists.races(own)
+    with pytest.raises(zf.errors.ConfigError, match="official"):
+        zf.RunConfig(racing=True, search=official).races(make_task())
+    with pytest.raises(zf.errors.ConfigError, match="no examples to stop after"):
+        zf.optimize_sync(len, PROMPTS, config=insists, embeddings=EMBEDDINGS)
+
+
+def test_a_metric_of_ones_own_races_within_its_range() -> None:
+    def shade(answer: str, references: list[str]) -> float:
+        return 5.0 if answer == "yes" else 0.5
+
+    result = run(task=make_task(metric=shade), score_range=(0.0, 5.0))
+    assert any(t.partial for t in result.trials)
+    assert result.best_score == pytest.approx(0.5 + 4.5 * FULL[result.best_index])
+    with pytest.raises(zf.errors.InputError, match="0 to 1, got 5"):
+        run(task=make_task(metric=shade), score_range=(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"race_error": 1.0}, {"race_first": 0}, {"race_batch": 0}, {"calls": 0}, {"race_error": -0.1}],
+)
+def test_settings_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(zf.errors.ConfigError):
+        zf.RunConfig(**settings)
+
+
+def test_mini_batches_grow_with_the_slots() -> None:
+    config = zf.RunConfig()
+    assert [config.race(make_task(), slots, 5).looks[:2] for slots in (1, 16, 32, 64)] == [
+        (4, 6),
+        (4, 6),
+        (4, 8),
+        (8, 16),
+    ]
+    assert zf.RunConfig(race_batch=5).race(make_task(), 64, 5).looks == (4, 9, 14, 19, 20)
+    assert len(Race(1000, 10_000).looks) < 20
+
+
+def test_curve_of_a_race(tmp_path: Any) -> None:
+    pytest.importorskip("matplotlib")
+    plot_curve(run().trials, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "at most 240 calls"),
+        (("--calls", "100"), "at most 100 calls"),
+        (("--calls", "100", "--no-racing"), "at most 240 calls"),
+        (("--score-range", "0-1"), "LOW:HIGH"),
+        (("--racing", "--official"), "official preset scores every prompt in full"),
+        (("--racing", "--metric", "math:dist"), "score_range"),
+        (("--racing", "--metric", "math:dist", "--score-range", "0:5"), "at most 240 calls"),
+    ],
+)
+def test_options(more: tuple[str, ...], said: str, tmp_path: Any) -> None:
+    task, pool = tmp_path / "task.jsonl", tmp_path / "pool.txt"
+    rows = [{"input": f"q{i}", "output": "yes"} for i in range(12)]
+    task.write_text("\n".join(json.dumps(row) for row in rows))
+    pool.write_text("\n".join(PROMPTS))
+    arguments = ["optimize", str(task), "--pool", str(pool), "--budget", "20", "--examples", "12"]
+    arguments += ["--heldout", "0", "--no-comparison", "--dry-run", *more]
+    command = [sys.executable, "-c", "from zopo_fast.cli import main; main()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert said in done.stdout + done.stderr
+
+
+def test_a_budget_of_prompts_is_not_raced() -> None:
+    """A ZopoConfig counts prompts scored in full: as many trials, all complete."""
+    config = zf.ZopoConfig(budget=6, initial=3)
+    result = zf.optimize_sync(make_task(), PROMPTS, Model(), config, embeddings=EMBEDDINGS)
+    assert [len(trial.scores) for trial in result.trials] == [EXAMPLES] * 6
