@@ -77,7 +77,7 @@ def test_exponential(loops: ctypes.CDLL) -> None:
 
 
 def by_quadrature(u: float, power: int) -> float:
-    """phi(u) times the integral of t^p exp(u t - t^2 / 2) over t > 0; for u > 0 from t = -u on, as 0 before."""
+    """phi(u) times the integral of t^p exp(u t - t^2 / 2) over t > 0."""
     nodes, weights = np.polynomial.legendre.leggauss(40)
     scale = 1.0 / max(1.0, -u)  # on which the integrand changes
     edges = np.linspace(0.0, 45.0 * scale + max(u, 0.0), 60)
@@ -101,7 +101,7 @@ def test_reference_of_the_expected_improvement(power: int) -> None:
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_expected_improvement(loops: ctypes.CDLL, power: int) -> None:
-    """Relative to the value itself, down to where its exponential leaves the doubles: 10^-307 of a deviation."""
+    """Relative to the value itself, down to where its exponential leaves the doubles: 10^-307."""
     u = np.concatenate([np.linspace(-37.6, 38, 1501), [-1e-300, 0.0, 1e-300, -1e-8, 1e-8]])
     found = call(loops, "expected", u, power)
     exact = np.array([by_quadrature(v, power) for v in u.tolist()])
@@ -117,7 +117,7 @@ def test_expected_improvement(loops: ctypes.CDLL, power: int) -> None:
 
 @pytest.mark.parametrize("power", [1, 2])
 def test_expected_improvement_rises_with_the_mean(loops: ctypes.CDLL, power: int) -> None:
-    """Or a better candidate could be passed over for a worse one. Steps larger than the approximation's error."""
+    """Or a better candidate could be passed over for a worse one; in steps larger than the error."""
     u = np.concatenate([np.linspace(-37.6, -5, 5000), np.linspace(-5, 5, 5000), np.linspace(5, 38, 5000)])
     values = call(loops, "expected", np.unique(u), power)
     assert (np.diff(values) > 0).all()

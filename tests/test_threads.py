@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from region_tools import Twin, assert_same_posterior, of_points
 
 import zopo_fast as zf
 from zopo_fast import _core
@@ -132,6 +133,30 @@ def test_gradient_at_a_center_is_never_torn() -> None:
         alone.append(n, float(n % 7), 1.0)
     alone.center(59)
     np.testing.assert_allclose(local.gradient(), alone.gradient(), rtol=1e-10, atol=1e-12)
+
+
+def test_posterior_of_a_region_is_never_torn() -> None:
+    """Appends, proposals and reads take turns: nothing torn, and the end is that of one thread."""
+    region, K = of_points(np.random.default_rng(0).normal(size=(130, 5)), zf.InfiniteNTK(2))
+
+    def grow() -> None:
+        for n in range(40):
+            region.append(n, float(n % 7))
+
+    def look() -> None:
+        for n in range(120):
+            assert 0 <= region.propose([50 + n % 10, 60], 3.0, 1 + n % 2) < 130
+            mean, variance = region.posterior()
+            assert np.isfinite(mean).all()
+            assert (variance >= 0).all()
+            assert region.shares()[0].sum() == pytest.approx(1.0)
+            assert len(region) <= 40
+
+    at_once(grow, look, look)
+    twin = Twin(K)
+    for n in range(40):
+        twin.append(n, float(n % 7))
+    assert_same_posterior(region, twin, 1e-3)
 
 
 @pytest.mark.parametrize(
