@@ -1,5 +1,7 @@
 """A whole run of ask and tell, step by step, beside other libraries' steps on the same pool.
 
+Ours is the default search; the gradient search, which the peers implement too, is a row beside it.
+
 All on one thread: the products of a step are too small to gain from more, and several OpenMP threads
 cost tens of milliseconds a product as soon as anything else runs. The published step is also timed on
 all cores.
@@ -19,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zopo_fast as zf
+from zopo_fast.config import Search
+from zopo_fast.region_search import NUGGETS, RegionSearch
 from zopo_fast.surrogate import Surrogate
 
 from . import limits, machine, peers
@@ -28,7 +32,14 @@ from .threads import threads
 QUESTION = "What do ask and tell cost over a whole run of the default configuration, n from 40 to 165?"
 DIM = 384
 GOAL_SECONDS = {500: 32e-6, 2000: 80e-6}
-GOAL_TAIL, GOAL_RATIO = 3.0, 2000.0
+GOAL_TAIL, GOAL_RATIO, GOAL_OVER_GRADIENT = 3.0, 2000.0, 2.0
+OURS, GRADIENT = "zopo_fast", "zopo_fast, gradient"
+SEARCHES: dict[str, Search] = {OURS: "improvement", GRADIENT: "gradient"}
+# What makes a step slow now and then, and its name in the figures.
+SELDOM: dict[str, tuple[type, str, str]] = {
+    OURS: (RegionSearch, "_build", "building_the_region"),
+    GRADIENT: (Surrogate, "_refresh", "choosing_the_noise"),
+}
 PEERS = ("published", "torch_closed", "numpy_closed", "gpytorch_peer")
 STARTS = (40, 80, 120, 160)  # where a slow peer's few steps begin, in turn
 REST = 0.03  # seconds for the last library's spinning threads to go to sleep
@@ -43,20 +54,31 @@ def run(settings: Settings) -> Result:
     found = peers.load(PEERS, result.skipped)
     for m in (500, 2000) if settings.quick else (500, 2000, 10_000):
         with threads(1):
-            timings, refreshes = _measure(result, settings, found, m)
+            timings, seldom = _measure(result, settings, found, m)
         what = f"step, m = {m:,}"
         for row in rows(what, timings):
             row.extra["mean_us"] = 1e6 * float(np.mean(timings[row.who].samples))
-            if row.who == "zopo_fast":  # at the n of the median step, float32 rows
-                size = limits.step_bytes(102, m, DIM, 32, 2, 4)
+            if row.who in SEARCHES:
+                size, flops = _counted(row.who, m)
                 row.extra.update(limits.traffic(size, row.median, settings.quick))
-                row.extra["mflop"] = limits.step_flops(102, m, DIM, 32, 2) / 1e6
+                row.extra["mflop"] = flops / 1e6
             result.rows.append(row)
-        result.figures[what] = _figures(m, timings, refreshes)
+        result.figures[what] = _figures(m, timings, seldom)
     if "published" in found:
         result.figures["published step on all cores, m = 500"] = _on_all_cores(settings, found)
     result.figures["counts a run, m = 500"] = _counts(settings)
     return result
+
+
+def _counted(who: str, m: int) -> tuple[float, float]:
+    """Bytes and flops of one of our steps at the n of the median one, float32 rows."""
+    n = 102
+    if who == GRADIENT:
+        return limits.step_bytes(n, m, DIM, 32, 2, 4), limits.step_flops(n, m, DIM, 32, 2)
+    region = zf.ZopoConfig().region  # beyond it the observations are members too
+    columns = m if m <= region else region + n
+    size = limits.region_bytes(n, columns, DIM, len(NUGGETS))
+    return size, limits.region_flops(n, columns, DIM, len(NUGGETS))
 
 
 def problem(m: int, seed: int) -> Problem:
@@ -72,23 +94,24 @@ def problem(m: int, seed: int) -> Problem:
 
 def _measure(
     result: Result, settings: Settings, found: dict[str, Any], m: int
-) -> tuple[dict[str, Timing], list[float]]:
+) -> tuple[dict[str, Timing], dict[str, list[float]]]:
     """Runs of ours and steps of each peer in turn until the time is up.
 
     Returns:
-        Samples of all; those of our steps that chose the noise.
+        Samples of all; those of our steps in which the seldom happened.
     """
-    samples: dict[str, list[float]] = {"zopo_fast": []}
-    refreshes: list[float] = []
+    samples: dict[str, list[float]] = {who: [] for who in SEARCHES}
+    seldom: dict[str, list[float]] = {who: [] for who in SEARCHES}
     least, end = (2 if settings.quick else 8), time.monotonic() + 2 * settings.seconds
     turn = 0
     while turn < least or time.monotonic() < end:
         Z, scores, order = problem(m, settings.seed + turn % 4)
-        with _quiet():
-            run_samples, run_refreshes = _our_run(Z, scores, settings.seed + turn)
-        if turn > 0:  # the first run warms up
-            samples["zopo_fast"] += run_samples
-            refreshes += run_refreshes
+        for who in _rotated(list(SEARCHES), turn):
+            with _quiet():
+                run_samples, run_seldom = _our_run(who, Z, scores, settings.seed + turn)
+            if turn > 0:  # the first run warms up
+                samples[who] += run_samples
+                seldom[who] += run_seldom
         start = [int(i) for i in order[: STARTS[turn % len(STARTS)]]]
         kernel = _standard_kernel(turn)
         searches = peers.collect(found, "searches", result.skipped, Z, kernel, scores, start)
@@ -96,32 +119,33 @@ def _measure(
             with _quiet():
                 samples.setdefault(who, []).extend(_peer_steps(searches[who], 2 if settings.quick else 5))
         turn += 1
-    return {who: Timing(tuple(found)) for who, found in samples.items()}, refreshes
+    return {who: Timing(tuple(found)) for who, found in samples.items()}, seldom
 
 
 def _standard_kernel(seed: int) -> zf.NTK:
-    """The kernel of our run of this seed."""
+    """The kernel of the gradient search of this seed."""
     return zf.NTK.random(DIM, seed=seed)
 
 
-def _our_run(Z: Any, scores: Any, seed: int) -> tuple[list[float], list[float]]:
-    """Seconds of every ask + tell after the initial ones; and again of those that chose the noise."""
-    opt = zf.Zopo(Z, zf.ZopoConfig(seed=seed))
+def _our_run(who: str, Z: Any, scores: Any, seed: int) -> tuple[list[float], list[float]]:
+    """Seconds of every ask + tell after the initial ones; and again of those with the seldom in them."""
+    opt = zf.Zopo(Z, zf.ZopoConfig(seed=seed, search=SEARCHES[who]))
     values = [float(s) for s in scores]
     for _ in range(40):
         i = opt.ask()
         opt.tell(i, values[i])
-    samples, refreshes = [], []
-    with counting(Surrogate, "_refresh") as refreshed:
+    samples, seldom = [], []
+    owner, name, _ = SELDOM[who]
+    with counting(owner, name) as happened:
         while not opt.done:
-            before = refreshed[0]
+            before = happened[0]
             start = time.perf_counter()
             i = opt.ask()
             opt.tell(i, values[i])
             samples.append(time.perf_counter() - start)
-            if refreshed[0] > before:
-                refreshes.append(samples[-1])
-    return samples, refreshes
+            if happened[0] > before:
+                seldom.append(samples[-1])
+    return samples, seldom
 
 
 def _peer_steps(search: Any, count: int) -> list[float]:
@@ -169,26 +193,36 @@ def _rotated(names: list[str], by: int) -> list[str]:
 # ---- what was found ----------------------------------------------------------------------------------
 
 
-def _figures(m: int, timings: dict[str, Timing], refreshes: list[float]) -> dict[str, Any]:
-    ours = timings["zopo_fast"]
-    steady = Timing(tuple(set(ours.samples) - set(refreshes)))
-    figures: dict[str, Any] = {
-        "median_us": 1e6 * ours.median,
-        "p99_over_median": ours.p99 / ours.median,
-        "p99_over_median_goal": GOAL_TAIL,
-        "p99_over_median_without_choosing_the_noise": steady.p99 / ours.median,
-        "steps_choosing_the_noise": len(refreshes) / len(ours.samples),
-    }
-    if refreshes:
-        figures["choosing_the_noise_ms"] = 1e3 * float(np.median(refreshes))
+def _figures(m: int, timings: dict[str, Timing], seldom: dict[str, list[float]]) -> dict[str, Any]:
+    ours, gradient = timings[OURS], timings[GRADIENT]
+    figures: dict[str, Any] = {who: _search_figures(who, timings[who], seldom[who]) for who in SEARCHES}
+    figures["median over the gradient search's"] = ours.median / gradient.median
+    figures["mean over the gradient search's"] = float(np.mean(ours.samples) / np.mean(gradient.samples))
+    figures["median over the gradient search's, goal"] = GOAL_OVER_GRADIENT
+    figures["within the goal of the gradient search"] = ours.median <= GOAL_OVER_GRADIENT * gradient.median
     if m in GOAL_SECONDS:
         figures["median_us_goal"] = 1e6 * GOAL_SECONDS[m]
-        figures["reached"] = ours.median <= GOAL_SECONDS[m]
+        figures["reached"] = {who: timings[who].median <= GOAL_SECONDS[m] for who in SEARCHES}
     for who in ("published", "published, lookup by index"):
         if who in timings:
             figures[f"times faster than {who}"] = timings[who].median / ours.median
     if "published" in timings:
         figures["times faster than published, goal"] = GOAL_RATIO
+    return figures
+
+
+def _search_figures(who: str, timing: Timing, seldom: list[float]) -> dict[str, Any]:
+    steady = Timing(tuple(set(timing.samples) - set(seldom)) or timing.samples)
+    what = SELDOM[who][2]
+    figures = {
+        "median_us": 1e6 * timing.median,
+        "p99_over_median": timing.p99 / timing.median,
+        "p99_over_median_goal": GOAL_TAIL,
+        f"p99_over_median_without_{what}": steady.p99 / timing.median,
+        f"steps_{what}": len(seldom) / len(timing.samples),
+    }
+    if seldom:
+        figures[f"{what}_ms"] = 1e3 * float(np.median(seldom))
     return figures
 
 
@@ -210,36 +244,45 @@ def counting(owner: type, name: str, note: Callable[..., None] | None = None) ->
         setattr(owner, name, original)
 
 
-def _counts(settings: Settings) -> dict[str, float]:
-    """How often one run, off the clock, evaluates the gradient's uncertainty, moves, chooses the noise."""
+def _counts(settings: Settings) -> dict[str, dict[str, float]]:
+    """How often one run of each search, off the clock, does what costs."""
     Z, scores, _ = problem(500, settings.seed)
-    opt = zf.Zopo(Z, zf.ZopoConfig(seed=settings.seed))
+
+    def asks(who: str, each: Callable[[], None] = lambda: None) -> int:
+        opt = zf.Zopo(Z, zf.ZopoConfig(seed=settings.seed, search=SEARCHES[who]))
+        count = 0
+        while not opt.done:
+            i = opt.ask()
+            opt.tell(i, float(scores[i]))
+            each()
+            count += 1
+        return count
+
+    with counting(RegionSearch, "_build") as builds, counting(RegionSearch, "_refresh") as units:
+        found: dict[str, dict[str, float]] = {OURS: {"asks": asks(OURS)}}
+    found[OURS] |= {"regions_built": builds[0], "score_units_taken_anew": units[0]}
+
     centers: list[int] = []
 
     def note(_: object, center: int, pending: list[int]) -> None:
         centers.append(center)
 
-    asks = most = queued = 0
+    total: list[int] = [0]
     with (
         counting(Surrogate, "uncertainty_at", note) as evaluations,
         counting(Surrogate, "_refresh") as refreshes,
     ):
-        while not opt.done:
-            before = evaluations[0]
-            i = opt.ask()
-            opt.tell(i, float(scores[i]))
-            asks += 1
-            most = max(most, evaluations[0] - before)
-            queued += evaluations[0] == before
-    moves = sum(a != b for a, b in pairwise(centers)) + bool(centers)
-    return {
-        "asks": asks,
-        "asks_from_a_queue": queued,  # initial points and rounds of exploration
+        count = asks(GRADIENT, lambda: total.append(evaluations[0]))
+    of_each = [after - before for before, after in pairwise(total)]
+    found[GRADIENT] = {
+        "asks": count,
+        "asks_from_a_queue": of_each.count(0),  # initial points and rounds of exploration
         "gradient_uncertainty_evaluations": evaluations[0],
-        "gradient_uncertainty_evaluations_an_ask_at_most": most,
-        "new_centers": moves,
+        "gradient_uncertainty_evaluations_an_ask_at_most": max(of_each),
+        "new_centers": sum(a != b for a, b in pairwise(centers)) + bool(centers),
         "noise_choices": refreshes[0],
     }
+    return found
 
 
 # ---- the published step's profile --------------------------------------------------------------------

@@ -32,7 +32,7 @@ def append_bytes(n: int, d: int, w: int, depth: int) -> float:
 
 
 def step_bytes(n: int, m: int, d: int, w: int, depth: int, itemsize: int) -> float:
-    """ask + tell at an unchanged center.
+    """ask + tell of the gradient search at an unchanged center.
 
     The pool in half precision; the observed rows twice, as they lie in the pool; C^-1, X X^T and the new
     A^-1 (read and written); features, P and S; the first layer's weights once, and those of half its units.
@@ -44,6 +44,18 @@ def step_bytes(n: int, m: int, d: int, w: int, depth: int, itemsize: int) -> flo
 def step_flops(n: int, m: int, d: int, w: int, depth: int) -> float:
     """The same: scan, two passes over the rows, features and their products, the triangles."""
     return 2.0 * (m * d + 2 * n * d + 2 * d * w + n * w * (2 * depth + 1) + 4 * n * n / 2)
+
+
+def region_bytes(n: int, columns: int, d: int, levels: int) -> float:
+    """ask + tell of the default search in an unchanged region: its members' coordinates for a kernel row,
+    and for each noise level V, its new row, two means and a variance; float32, the means float64.
+    """
+    return columns * (4.0 * d + levels * (4.0 * n + 4 + 2 * 8 + 4))
+
+
+def region_flops(n: int, columns: int, d: int, levels: int) -> float:
+    """The same: inner products, and for each level V^T l and what a row adds; no expected improvement."""
+    return 2.0 * columns * (d + levels * (n + 3))
 
 
 def compute(flops: float, seconds: float, threads: int, quick: bool) -> dict[str, Any]:

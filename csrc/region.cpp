@@ -38,7 +38,7 @@ RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size
     double square = 0.0;
     for (std::size_t j = 0; j < d; ++j) {
       const auto x = static_cast<float>(X[i * d + j]);
-      X_[i * d + j] = across_[j * stride_ + i] = x;
+      X_[i * d + j] = x;
       square += static_cast<double>(x) * x;
     }
     double S = w / static_cast<double>(d) * square + b;
@@ -53,6 +53,10 @@ RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size
     if (!std::isfinite(square) || !std::isfinite(diagonal_[i]) || !std::isfinite(square_.back()[i]))
       throw ArrayError("X: row " + std::to_string(i) + " is too large for single precision");
   }
+  for (std::size_t begin = 0; begin < columns; begin += kGroup)  // whole cache lines at a time
+    for (std::size_t j = 0; j < d; ++j)
+      for (std::size_t i = begin; i < std::min(begin + kGroup, columns); ++i)
+        across_[j * stride_ + i] = X_[i * d + j];
   prepare(nuggets, capacity);
 }
 
@@ -76,6 +80,7 @@ void RegionPosterior::prepare(const Doubles& nuggets, std::size_t capacity) {
   row_.resize(stride_);
   dots_.resize(stride_);
   criterion_.resize(stride_);
+  near_.reserve(stride_);
   negative_.reserve(capacity);
   y_.reserve(capacity);
   column_.reserve(capacity);
@@ -115,21 +120,19 @@ void RegionPosterior::kernel_row(std::size_t column) {
   row_[column] = diagonal_[column];  // exactly, where the angle's rounding would show
 }
 
-// Writes the next row of V and its pivot, kernel_row(column) having been called.
-void RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double variance,
-                             double noise) {
-  level.next_pivot = std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
-  if (!(level.next_pivot > 0.0))
-    throw NotPositiveDefiniteError("observation " + std::to_string(rows) +
-                                   ": no noise, and no variance left at candidate " +
-                                   std::to_string(column));
+double RegionPosterior::pivot_of(const Level& level, double variance, double noise) {
+  return std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
+}
+
+// Writes the next row of V, kernel_row(column) having been called; leaves -l in negative_.
+void RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double pivot) {
   level.V.resize((rows + 1) * stride_);
   negative_.resize(rows);
   for (std::size_t i = 0; i < rows; ++i) negative_[i] = -level.V[i * stride_ + column];
   float* next = level.V.data() + rows * stride_;
   std::copy(row_.begin(), row_.end(), next);
   simd().combine_f32(level.V.data(), stride_, rows, negative_.data(), stride_, next);
-  simd().scale_f32(stride_, static_cast<float>(1.0 / level.next_pivot), next);
+  simd().scale_f32(stride_, static_cast<float>(1.0 / pivot), next);
 }
 
 void RegionPosterior::accumulate(Level& level, std::size_t row) {
@@ -139,18 +142,26 @@ void RegionPosterior::accumulate(Level& level, std::size_t row) {
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
   const std::size_t n = size();
-  pending_.clear();  // their rows are written over, also where this throws
-  kernel_row(column);
-  for (Level& level : level_) extend(level, column, n, level.variance[column], noise);
   for (Level& level : level_) {
+    level.next_pivot = pivot_of(level, level.variance[column], noise);
+    if (!(level.next_pivot > 0.0))
+      throw NotPositiveDefiniteError("observation " + std::to_string(n) +
+                                     ": no noise, and no variance left at candidate " +
+                                     std::to_string(column));
+  }
+  pending_.clear();  // their rows are written over
+  kernel_row(column);
+  for (Level& level : level_) {
+    extend(level, column, n, level.next_pivot);
     double z_y = y, z_1 = 1.0;
     for (std::size_t i = 0; i < n; ++i) {
-      const double l = level.V[i * stride_ + column];
+      const double l = -negative_[i];
       level.L.push_back(l);
       z_y -= l * level.z_y[i];
       z_1 -= l * level.z_1[i];
     }
     level.pivot.push_back(level.next_pivot);
+    level.log_determinant += std::log(level.next_pivot);
     level.z_y.push_back(z_y / level.next_pivot);
     level.z_1.push_back(z_1 / level.next_pivot);
     accumulate(level, n);
@@ -173,6 +184,8 @@ void RegionPosterior::truncate(std::size_t n) {
     level.pivot.resize(n);
     level.z_y.resize(n);
     level.z_1.resize(n);
+    level.log_determinant = 0.0;
+    for (const double p : level.pivot) level.log_determinant += std::log(p);
     level.variance = diagonal_;
     std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
     std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
@@ -217,7 +230,7 @@ void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
     for (Level& level : level_) {
       const std::size_t rows = size() + same;
       const double variance = std::max(level.fantasised[column], 0.0f);
-      extend(level, column, rows, variance, kSmallest);
+      extend(level, column, rows, pivot_of(level, variance, kSmallest));
       const float* row = level.V.data() + rows * stride_;
       for (std::size_t j = 0; j < stride_; ++j) level.fantasised[j] -= row[j] * row[j];
     }
@@ -241,15 +254,14 @@ void RegionPosterior::weigh() {
   if (varied) score_deviation_ = deviation;
   double best = -std::numeric_limits<double>::infinity();
   for (Level& level : level_) {
-    double quadratic = 0.0, log_determinant = 0.0;
+    double quadratic = 0.0;
     for (std::size_t i = 0; i < n; ++i) {
       const double z = level.z_y[i] - score_mean_ * level.z_1[i];
       quadratic += z * z;
-      log_determinant += std::log(level.pivot[i]);
     }
     level.amplitude =
         varied ? std::max(quadratic / (count * deviation * deviation), kSmallestAmplitude) : 1.0;
-    level.weight = -0.5 * count * std::log(level.amplitude) - log_determinant;
+    level.weight = -0.5 * count * std::log(level.amplitude) - level.log_determinant;
     best = std::max(best, level.weight);
   }
   double total = 0.0;
@@ -275,11 +287,15 @@ bool RegionPosterior::mostly_noise() const {
 
 // Leaves out of the criterion all but the nearest free candidates.
 void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
-  kernel_row(center);
+  if (near_.empty() || near_of_ != center) {
+    kernel_row(center);
+    near_ = row_;
+    near_of_ = center;
+  }
   distance_.clear();
   for (std::size_t j = 0; j < columns_; ++j)
     if (!excluded_[j] && criterion_[j] >= 0.0)
-      distance_.emplace_back(diagonal_[j] - 2.0f * row_[j], j);
+      distance_.emplace_back(diagonal_[j] - 2.0f * near_[j], j);
   if (distance_.size() <= nearest) return;
   const auto last = distance_.begin() + static_cast<std::ptrdiff_t>(nearest);
   std::nth_element(distance_.begin(), last, distance_.end());

@@ -77,7 +77,7 @@ class RegionPosterior {
 
  private:
   struct Level {
-    double nugget, weight, amplitude, next_pivot;
+    double nugget, weight, amplitude, next_pivot, log_determinant = 0.0;
     Floats V;                     // (size + pending, stride)
     Doubles L;                    // rows of C without the diagonal: triangle of size
     Doubles pivot, z_y, z_1;      // (size,)
@@ -87,7 +87,8 @@ class RegionPosterior {
 
   void prepare(const Doubles& nuggets, std::size_t capacity);
   void kernel_row(std::size_t column);
-  void extend(Level& level, std::size_t column, std::size_t rows, double variance, double noise);
+  static double pivot_of(const Level& level, double variance, double noise);
+  void extend(Level& level, std::size_t column, std::size_t rows, double pivot);
   void accumulate(Level& level, std::size_t row);
   void fantasise(const std::int64_t* pending, std::size_t n);
   void weigh();
@@ -109,6 +110,8 @@ class RegionPosterior {
   std::vector<std::int64_t> pending_;
   std::vector<bool> excluded_;
   Floats row_, negative_, dots_;  // scratch
+  Floats near_;                   // kernel row of the last center, near_of_
+  std::size_t near_of_ = 0;
   std::vector<std::pair<float, std::size_t>> distance_;
   Doubles criterion_;
   mutable std::mutex mutex_;
