@@ -110,9 +110,36 @@ def limits(results: Path = RESULTS) -> str:
     return "\n".join(["| limit | reached |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
+# Methods of the search table, as the README calls them, and the board each is on.
+SEARCHES = (
+    ("random, exact", "random search (exact expectation)", "prompts"),
+    ("official", "the published loop, in float64", "prompts"),
+    ("official, float32", "the published loop, in float32", "prompts"),
+    ("NeuralUCB, INSTINCT", "NeuralUCB, as INSTINCT has it", "prompts"),
+    ("GP-EI, RBF", "GP, RBF kernel, expected improvement", "prompts"),
+    ("TRIPLE, halving", "sequential halving, as TRIPLE has it, same calls", "calls"),
+    ("zopo_fast, gradient", 'zopo_fast, `search="gradient"`', "prompts"),
+    ("zopo_fast", "zopo_fast", "prompts"),
+    ("zopo_fast, racing", "zopo_fast, racing, same calls", "calls"),
+)
+
+
+def searches(results: Path = RESULTS) -> str:
+    """Return where searches end, by landscape, as Markdown."""
+    rows = _load(results, "search_quality")["rows"]
+    final = {(row["board"], row["method"], row["landscape"]): row["final"] for row in rows}
+    places = list(dict.fromkeys(row["landscape"] for row in rows))
+    lines = [f"| ends at | {' | '.join(places)} |", "|---" * (len(places) + 1) + "|"]
+    for method, title, board in SEARCHES:
+        cells = " | ".join(f"{final[board, method, place]:.3f}" for place in places)
+        lines.append(f"| {title} | {cells} |")
+    return "\n".join(lines)
+
+
 def filled(readme: str, results: Path = RESULTS) -> str:
     """Return the README's text with its figures replaced by those of the result files."""
-    for name, text in (("table", table(results)), ("limits", limits(results))):
+    parts = {"searches": searches(results), "table": table(results), "limits": limits(results)}
+    for name, text in parts.items():
         before, start, rest = readme.partition(f"<!-- bench: {name} -->")
         _, end, after = rest.partition("<!-- end -->")
         if not (start and end):
