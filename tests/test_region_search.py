@@ -105,6 +105,32 @@ def test_a_final_score_counts_as_if_there_had_been_no_partial_one() -> None:
     assert_same_model(*models)
 
 
+def test_a_score_that_is_replaced_is_replaced_at_once() -> None:
+    """Not only when the scores' unit is next taken anew, at which the model is filled again anyway."""
+    opt = made(initial=30)
+    out = opt.ask(30)
+    for i in out[2:]:
+        opt.tell(i, score(i))
+    for i in out[:2]:
+        opt.tell(i, 1.0, final=False)
+    out.append(opt.ask())
+    search = search_of(opt)
+    search._refresh_at = 1000
+    models = []
+    for told_before in (False, True):
+        if told_before:
+            search._build()
+            search._refresh_at = 1000
+        else:
+            opt.tell(out[0], -1.0, final=False)
+            opt.tell(out[1], 0.5)
+        search._sync()
+        assert search._model is not None
+        models.append(search._model.posterior())
+    for kept, fresh in zip(*models, strict=True):
+        np.testing.assert_allclose(kept, fresh, atol=1e-5)
+
+
 def clusters() -> tuple[np.ndarray, np.ndarray]:
     """Two tight groups of prompts, 100 each, and which one each belongs to."""
     rng = np.random.default_rng(0)
@@ -351,21 +377,29 @@ def landscape(m: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return Z.astype(np.float16), (f - f.mean()) / f.std()
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-def test_a_pool_of_a_hundred_thousand(search: str) -> None:
+def test_a_pool_of_a_hundred_thousand() -> None:
     """A far better prompt than by chance, within seconds."""
-    m = 100_000
-    Z, f = landscape(m, 32, 0)
+    Z, f = landscape(100_000, 32, 0)
     found, start = [], time.perf_counter()
-    for seed in range(2):
-        opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=20, seed=seed, region=1024, search=search))
+    for seed in range(3):
+        opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=20, seed=seed))
         order = play(opt, lambda i: float(f[i]))
         assert len(set(order)) == 100
         found.append(int((f > opt.best[1]).sum()))
-    seconds = time.perf_counter() - start
-    # The best of 100 at random: m / 101 better ones are left on average, 30 or fewer in 1 run of 33.
+    # Of 100 random prompts the best has a thousand better ones on average, 30 or fewer in 1 run of 33.
     assert max(found) <= 30, found
-    assert seconds < 60, seconds
+    assert time.perf_counter() - start < 60  # 3 s on two cores
+
+
+def test_thompson_in_a_pool_of_a_hundred_thousand() -> None:
+    """A move of the region takes a factor of its prior."""
+    Z, f = landscape(100_000, 32, 0)
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=20, region=256, search="thompson"))
+    with time_limit(100):
+        while not opt.done:
+            i = opt.ask()
+            opt.tell(i, float(f[i]))
+    assert int((f > opt.best[1]).sum()) <= 30
 
 
 # ---- switches --------------------------------------------------------------------------------------
