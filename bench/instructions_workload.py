@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 STEP = "ask + tell, m = 500, d = 384, n = 100"
+GRADIENT_STEP = "ask + tell of the gradient search, m = 500, d = 384, n = 100"
 NEW_CENTER = "the same, the told prompt the new center"
+REGION_APPEND = "region: append, 500 candidates, d = 384, n = 100"
+REGION_PROPOSE = "region: propose, 500 candidates, n = 100"
 GRAM = "gram, 200 x 200, d = 384"
 APPEND = "append, n = 165, d = 384"
 POSTERIOR = "posterior of one point, n = 165, d = 384"
@@ -36,12 +39,25 @@ def prepared() -> dict[str, Operation]:
         gp.pop()
         gp.posterior(X[171])
     kernel.gram(X)
+    grown_region, region = (
+        _core.RegionPosterior(
+            rng.normal(size=(500, 384)), 2, 2.0, 0.1, True, 1.0, np.logspace(-2, 0.5, 4), 200
+        )
+        for _ in range(2)
+    )
+    for of in (grown_region, region):
+        for k in range(100):
+            of.append(k, float(rng.normal()))
+        of.propose([], 2.0, 2)
     Z = rng.normal(size=(2000, 384)).astype(np.float16)
     pool, x = _core.Pool(Z, *_core.column_moments(Z)), rng.normal(size=384)
     pool.nearest(x)
     return {
-        STEP: searching(better=False),
-        NEW_CENTER: searching(better=True),
+        STEP: searching("improvement", better=False),
+        GRADIENT_STEP: searching("gradient", better=False),
+        NEW_CENTER: searching("gradient", better=True),
+        REGION_APPEND: lambda: grown_region.append(450, 1.0),
+        REGION_PROPOSE: lambda: region.propose([], 2.0, 2),
         GRAM: lambda: kernel.gram(X),
         APPEND: lambda: grown.append(X[170], 1.0),
         POSTERIOR: lambda: fitted.posterior(X[172]),
@@ -49,7 +65,7 @@ def prepared() -> dict[str, Operation]:
     }
 
 
-def searching(better: bool) -> Operation:
+def searching(search: Any, better: bool) -> Operation:
     """One ask and tell at n = 100 of a search whose center stays, or moves at every tell."""
     import numpy as np
 
@@ -58,7 +74,8 @@ def searching(better: bool) -> Operation:
     rng = np.random.default_rng(1)
     Z = rng.normal(size=(500, 384)).astype(np.float32)
     # The default settings but for rounds of exploration: which step has one is decided by the last digits.
-    opt: Any = zf.Zopo(Z, zf.ZopoConfig(budget=200, initial=40, seed=0, exploration=0))
+    config = zf.ZopoConfig(budget=200, initial=40, seed=0, search=search, exploration=0)
+    opt: Any = zf.Zopo(Z, config)
     scores = iter(np.arange(200.0) if better else -np.arange(200.0))
 
     def step() -> None:

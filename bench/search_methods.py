@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 import zopo_fast as zf
 from zopo_fast import racing
+from zopo_fast.errors import NothingToAsk
 
 from .search_replay import Method, Problem, Search, in_full
 
@@ -23,10 +27,18 @@ class RandomSearch(Method):
 
 
 class Zopo(Method):
-    """This package's search; keywords are those of ZopoConfig, so that an ablation is a line."""
+    """This package's search; keywords are those of ZopoConfig, so that an ablation is a line.
 
-    def __init__(self, name: str = "zopo_fast", **settings: Any) -> None:
-        self.name, self.settings = name, settings
+    Args:
+        in_flight: prompts that are asked for before the first of them is told, as by a driver that scores so
+            many at a time; told in the order of asking.
+        networks: so many random finite networks, their kernels averaged, in place of the default kernel.
+    """
+
+    def __init__(
+        self, name: str = "zopo_fast", in_flight: int = 1, networks: int = 0, **settings: Any
+    ) -> None:
+        self.name, self.in_flight, self.networks, self.settings = name, in_flight, networks, settings
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
         """Settings of one run."""
@@ -34,10 +46,21 @@ class Zopo(Method):
             budget=problem.prompts, initial=problem.initial, seed=problem.seed, **self.settings
         )
 
+    def kernels(self, problem: Problem) -> list[zf.NTK] | None:
+        """Random networks of one run; None for the default kernel."""
+        drawn = np.random.default_rng([problem.seed, 4]).integers(2**31, size=self.networks)
+        return [zf.NTK.random(problem.Z.shape[1], seed=int(seed)) for seed in drawn] or None
+
     def search(self, problem: Problem) -> Search:
-        optimizer = zf.Zopo(problem.Z, self.config(problem))
+        optimizer = zf.Zopo(problem.Z, self.config(problem), self.kernels(problem))
+        waiting: deque[int] = deque()
         while not optimizer.done:
-            index = optimizer.ask()
+            try:
+                while len(waiting) < self.in_flight:
+                    waiting.append(optimizer.ask())
+            except NothingToAsk:
+                pass  # the last ones are in flight
+            index = waiting.popleft()
             optimizer.tell(index, (yield from in_full(problem, index)))
 
 
@@ -186,6 +209,34 @@ def methods() -> dict[str, Method]:
         processes.NeuralUCB(),
         processes.InfiniteNTK(),
         Zopo(),
+        Zopo("zopo_fast, gradient", search="gradient"),
         Racing(),
     ]
     return {method.name: method for method in listed}
+
+
+def ablations() -> dict[str, Method]:
+    """Our search with one ingredient changed, or left out."""
+    listed = [
+        Zopo("zopo_fast, power 1", power=1),
+        Zopo("zopo_fast, no emphasis", emphasis=0.0),
+        Zopo("zopo_fast, z-scores", zscore=True),
+        Zopo("zopo_fast, one noise level", noise=0.1),
+        Zopo("zopo_fast, Thompson", search="thompson"),
+        Zopo("zopo_fast, never shrinking", patience=0),
+        Zopo("zopo_fast, region 64", region=64),
+        Zopo("zopo_fast, region 64, no step", region=64, step=0.0),
+        Zopo("zopo_fast, 1 finite network", networks=1),
+        Zopo("zopo_fast, 5 finite networks", networks=5),
+    ]
+    return {method.name: method for method in listed}
+
+
+def parallel() -> dict[str, Method]:
+    """Our search with several prompts in flight."""
+    return {method.name: method for method in (Zopo(f"zopo_fast, {n} in flight", n) for n in (4, 16))}
+
+
+def every() -> dict[str, Method]:
+    """All of them by name."""
+    return methods() | ablations() | parallel()

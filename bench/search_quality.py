@@ -1,6 +1,7 @@
 """Which search finds the better prompt in fewer LLM calls? Replays every method on the measured landscapes.
 
     python -m zopo_fast.bench.search_quality [--seeds 200] [--methods random zopo_fast] [--quick]
+    python -m zopo_fast.bench.search_quality --methods zopo_fast --ablations --parallel
 
 50 prompts' worth of calls, the first 10 prompts drawn at random and the same for every method of a seed;
 worst prompt 0, best 1. Writes <out>/search_quality.json and .png; bench/README.md says how to read them.
@@ -28,7 +29,7 @@ from zopo_fast.errors import ConfigError, ZopoError
 
 from . import machine, runner
 from .harness import absent
-from .search_methods import methods
+from .search_methods import ablations, every, methods, parallel
 from .search_metrics import Outcome, error, overall, prompts_to, summary
 from .search_replay import Landscape, Method, expected_random, halves, load_folder, normalised, replay
 
@@ -89,7 +90,7 @@ def _task(
         with np.load(path) as kept:
             judges = [field.removesuffix("/calls") for field in kept if field.endswith("/calls")]
             return {judge: Outcome(kept[f"{judge}/curves"], kept[f"{judge}/calls"]) for judge in judges}
-    done = block(methods()[name], landscape, plan, seeds)
+    done = block(every()[name], landscape, plan, seeds)
     if path is not None:
         arrays: dict[str, Any] = {f"{judge}/curves": outcome.curves for judge, outcome in done.items()}
         arrays |= {f"{judge}/calls": outcome.calls for judge, outcome in done.items()}
@@ -128,7 +129,7 @@ def compare(
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             running = pool.map(_task, *zip(*tasks, strict=True))
             done = list(tqdm(running, total=len(tasks), unit="block", disable=None))
-    known, found = methods(), Outcomes({board: {} for board in BOARDS})
+    known, found = every(), Outcomes({board: {} for board in BOARDS})
     for (name, landscape), blocks in itertools.groupby(
         zip(tasks, done, strict=True), key=lambda pair: (pair[0][0], pair[0][1].name)
     ):
@@ -145,17 +146,17 @@ def compare(
     return {board: by for board, by in found.items() if by}
 
 
-def chosen(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Methods to run, all where none is named, and those that cannot with the reason.
+def chosen(wanted: Sequence[str], more: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """Methods to run, those of methods() where none is named, and `more`; those that cannot with the reason.
 
     Raises:
         ConfigError: a name that is none of them; lists those there are.
     """
-    known = methods()
+    known = every()
     for name in wanted:
         if name not in known:
             raise ConfigError(f"no method is named {name!r}; there are {', '.join(map(repr, known))}")
-    names = list(dict.fromkeys(wanted)) or list(known)
+    names = list(dict.fromkeys([*(wanted or methods()), *more]))
     skipped = {name: why for name in names if (why := absent(*known[name].needs))}
     return [name for name in names if name not in skipped], skipped
 
@@ -208,15 +209,15 @@ def table(found: Sequence[Mapping[str, Any]], over_all: Mapping[str, Any]) -> st
                 "less ours",
                 "+-",
             )
-            text.append(f"{landscape:22}" + "".join(f"{cell:>11}" for cell in head))
+            text.append(f"{landscape:32}" + "".join(f"{cell:>11}" for cell in head))
             text += [_line(row) for row in lines]
         text.append(
-            f"{'over all, 95 % interval':22} {'rank':>21}{'rank of mean':>21}{'final':>21}{'mean':>21}"
+            f"{'over all, 95 % interval':32} {'rank':>21}{'rank of mean':>21}{'final':>21}{'mean':>21}"
         )
         ranked = sorted(over_all[board].items(), key=lambda pair: pair[1]["rank"][0])
         for name, figures in ranked:
             cells = "".join(f"{_interval(figures[k]):>21}" for k in ("rank", "rank_mean", "final", "mean"))
-            text.append(f"  {name:21}{cells}")
+            text.append(f"  {name:31}{cells}")
     return "\n".join(text)
 
 
@@ -229,7 +230,7 @@ def _line(row: Mapping[str, Any]) -> str:
     cells += [number(key, "{:.0%}") for key in ("found_best", "reached_95")]
     cells += [number(key, "{:.0f}") for key in ("calls_to_95", f"calls_to_{REFERENCE}_final")]
     cells += [number("less_ours", "{:+.3f}"), number("less_ours_error", "{:.3f}")]
-    return f"  {row['method']:20}" + "".join(f"{cell:>11}" for cell in cells)
+    return f"  {row['method']:30}" + "".join(f"{cell:>11}" for cell in cells)
 
 
 def _interval(figures: Sequence[float]) -> str:
@@ -245,7 +246,8 @@ def plot(found: Sequence[Mapping[str, Any]], initial: int, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names = list(dict.fromkeys(row["landscape"] for row in found))
-    styles = {m: f"C{k}" for k, m in enumerate(dict.fromkeys(r["method"] for r in found if "seeds" in r))}
+    methods_shown = dict.fromkeys(r["method"] for r in found if "seeds" in r)
+    styles = {m: (f"C{k % 10}", ("-", "--", ":")[k // 10 % 3]) for k, m in enumerate(methods_shown)}
     shown = [board for board in ("calls", "unseen") if any(row["board"] == board for row in found)]
     size = (4.2 * len(names), 3.6 * len(shown))
     figure, axes = plt.subplots(len(shown), len(names), figsize=size, squeeze=False)
@@ -256,7 +258,8 @@ def plot(found: Sequence[Mapping[str, Any]], initial: int, path: Path) -> None:
             curve, width = row["curve"], 2.5 if row["method"] == OURS else 1.0
             start = min(initial, len(curve)) - 1
             x = range(start + 1, len(curve) + 1)
-            axis.plot(x, curve[start:], color=styles[row["method"]], lw=width, label=row["method"])
+            color, dashes = styles[row["method"]]
+            axis.plot(x, curve[start:], color=color, ls=dashes, lw=width, label=row["method"])
         axis.set_title(f"{name}, {'all examples' if board == 'calls' else 'judged on the unseen half'}")
         axis.set_ylim(bottom=max(axis.get_ylim()[0], 0.5))
         axis.grid(alpha=0.3)
@@ -273,7 +276,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help=", ".join(methods()))
+    parser.add_argument("--methods", nargs="+", default=[], metavar="NAME", help=", ".join(every()))
+    parser.add_argument("--ablations", action="store_true", help="add ours with one ingredient changed")
+    parser.add_argument("--parallel", action="store_true", help="add ours with 4 and 16 prompts in flight")
     parser.add_argument("--landscapes", type=Path, default=HERE / "landscapes", metavar="FOLDER")
     parser.add_argument("--seeds", type=int, default=None, help="200; with --quick 4")
     parser.add_argument("--budget", type=int, default=Plan.budget, help="in prompts scored in full")
@@ -292,7 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or default_folder(options.quick)
     try:
         plan = Plan(options.seeds or (4 if options.quick else Plan.seeds), options.budget, options.initial)
-        names, skipped = chosen(options.methods)
+        more = [*(ablations() if options.ablations else ()), *(parallel() if options.parallel else ())]
+        names, skipped = chosen(options.methods, more)
         landscapes = load_folder(options.landscapes)
         runner.prepare(out)
     except ZopoError as error:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import zopo_fast as zf
 from zopo_fast.bench import search_quality
 from zopo_fast.bench.harness import absent
-from zopo_fast.bench.search_methods import SequentialHalving, methods
+from zopo_fast.bench.search_methods import SequentialHalving, ablations, every, methods, parallel
 from zopo_fast.bench.search_metrics import Outcome, interval, overall, prompts_to, ranks, summary
 from zopo_fast.bench.search_quality import Plan, block, chosen, compare, main, rows, table
 from zopo_fast.bench.search_replay import (
@@ -48,7 +49,7 @@ def planted() -> Landscape:
 
 
 def installed(name: str) -> Method:
-    method = methods()[name]
+    method = every()[name]
     if reason := absent(*method.needs):
         pytest.skip(reason)
     return method
@@ -61,7 +62,7 @@ def run_of(method: Method, landscape: Landscape, seed: int = 0) -> Run:
 # ---- methods -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", every())
 def test_a_method_keeps_to_its_budget_starts_where_all_do_and_repeats(name: str, planted: Landscape) -> None:
     method = installed(name)
     run = run_of(method, planted, seed=3)
@@ -81,6 +82,8 @@ def test_a_method_keeps_to_its_budget_starts_where_all_do_and_repeats(name: str,
     ("name", "least"),
     [
         ("zopo_fast", 14),
+        ("zopo_fast, 4 in flight", 14),
+        ("zopo_fast, 5 finite networks", 14),
         ("GP-EI, RBF", 14),
         ("GP-EI, infinite NTK", 14),
         ("NeuralUCB, INSTINCT", 14),
@@ -95,6 +98,42 @@ def test_good_methods_find_a_planted_optimum(name: str, least: int, planted: Lan
 
     assert found(methods()["random"]) < 8
     assert found(installed(name)) >= least
+
+
+def test_prompts_in_flight_are_asked_before_any_is_told(
+    planted: Landscape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most, told = 0, []
+    tell = zf.Zopo.tell
+
+    def watched(optimizer: zf.Zopo, index: int, score: float) -> None:
+        nonlocal most
+        most = max(most, len(optimizer.pending))
+        assert index == optimizer.pending[0]
+        told.append(index)
+        tell(optimizer, index, score)
+
+    monkeypatch.setattr(zf.Zopo, "tell", watched)
+    for name, in_flight in (("zopo_fast", 1), ("zopo_fast, 4 in flight", 4), ("zopo_fast, 16 in flight", 16)):
+        most, told = 0, []
+        run = run_of(every()[name], planted)
+        assert most == in_flight
+        assert run.asked == told
+
+
+def test_every_variant_is_another_search() -> None:
+    """On scores that are noise, in a pool larger than the small regions."""
+    rng = np.random.default_rng(0)
+    noise = Landscape("noise", rng.normal(size=(150, 6)), rng.integers(2, size=(150, EXAMPLES)).astype(float))
+
+    def asked(name: str) -> list[list[int]]:
+        runs = [replay(every()[name], noise, np.arange(EXAMPLES), 40, INITIAL, seed) for seed in range(3)]
+        return [run.asked for run in runs]
+
+    variants = ["zopo_fast", "zopo_fast, gradient", *ablations(), *parallel()]
+    found = [asked(name) for name in variants]
+    for (one, first), (other, second) in itertools.combinations(zip(variants, found, strict=True), 2):
+        assert first != second, (one, other)
 
 
 def test_only_methods_that_replay_are_given_the_scores(planted: Landscape) -> None:
