@@ -137,7 +137,7 @@ class RegionSearch:
         self._queue = list(initial)
         self._pending: dict[int, None] = {}
         self._exact: float | None = None  # the best score that is known without noise
-        self._radius = math.inf  # of the region
+        self._near: list[int] = []  # members but those scored or pending when the region was made
         self._model: _core.RegionPosterior | None = None
         self._members: Indices = np.empty(0, dtype=np.int64)
         self._column: dict[int, int] = {}
@@ -260,7 +260,7 @@ class RegionSearch:
             known = [*self._seen.indices, *(i for i in self._pending if i not in self._seen)]
             near = self._neighbors()
             self._members = np.array(known + near, dtype=np.int64)
-            self._radius = self._distance(near).max() if near else 0.0
+            self._near = near
         self._column = {int(i): c for c, i in enumerate(self._members)}
         X = self._coordinates.rows(self._members)
         kernel, capacity = self._kernels[0], min(self._config.budget, MAX_CAPACITY)
@@ -315,7 +315,8 @@ class RegionSearch:
         if self._whole:
             return []
         seen = self._seen.indices
-        return [i for i, r in zip(seen, self._distance(seen), strict=True) if r <= self._radius]
+        radius = self._distance(self._near).max(initial=0.0)
+        return [i for i, r in zip(seen, self._distance(seen), strict=True) if r <= radius]
 
     def _direction(self, center: int) -> Array | None:
         """Unit vector along the gradient of the posterior mean at a candidate; None where it is zero."""
