@@ -126,10 +126,11 @@ SEARCHES = (
 
 def searches(results: Path = RESULTS) -> str:
     """Return where searches end, by landscape, as Markdown."""
-    rows = _load(results, "search_quality")["rows"]
+    kept = _load(results, "search_quality")
+    rows, seeds = kept["rows"], kept["settings"]["seeds"]
     final = {(row["board"], row["method"], row["landscape"]): row["final"] for row in rows}
     places = list(dict.fromkeys(row["landscape"] for row in rows))
-    lines = [f"| ends at | {' | '.join(places)} |", "|---" * (len(places) + 1) + "|"]
+    lines = [f"| ends at, mean of {seeds} runs | {' | '.join(places)} |", "|---" * (len(places) + 1) + "|"]
     for method, title, board in SEARCHES:
         cells = " | ".join(f"{final[board, method, place]:.3f}" for place in places)
         lines.append(f"| {title} | {cells} |")
