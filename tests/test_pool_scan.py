@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
 
 import numpy as np
 import pytest
@@ -305,15 +305,16 @@ def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
     Z = rng.normal(size=(40_000, 128)).astype(np.float32)
     pool, x = make_pool("cpu", Z), rng.normal(size=128)
 
-    def best_of(f: Any) -> float:
-        times = []
-        for _ in range(7):
+    # The best of each, in turn, until it shows: what else runs on the machine only makes it take longer.
+    best = {"scan": math.inf, "everything": math.inf}  # the latter is all of it in float64
+    for _ in range(200):
+        for name, f in (("scan", pool.nearest), ("everything", pool.distances)):
             start = time.perf_counter()
             f(x)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best_of(pool.nearest) < 0.9 * best_of(pool.distances)  # the latter is all of it in float64
+            best[name] = min(best[name], time.perf_counter() - start)
+        if best["scan"] < 0.9 * best["everything"]:
+            return
+    pytest.fail(f"the scan takes {best['scan']:.4f} s, everything {best['everything']:.4f} s")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the device: always the same
