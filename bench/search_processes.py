@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -60,9 +61,9 @@ class Process(Method):
     def __init__(self, name: str, acquire: Acquisition) -> None:
         self.name, self.acquire = name, acquire
 
+    @abstractmethod
     def posterior(self, problem: Problem) -> Posterior:
         """Return a function of (scored, standardised scores, free) that gives mean and covariance."""
-        raise NotImplementedError
 
     def search(self, problem: Problem) -> Search:
         posterior = self.posterior(problem)
@@ -117,9 +118,9 @@ class RbfProcess(Process):
 class GramProcess(Process):
     """A process whose kernel over the pool is computed once; its noise by marginal likelihood on a grid."""
 
+    @abstractmethod
     def gram(self, problem: Problem) -> Array:
         """K over the pool, (m, m)."""
-        raise NotImplementedError
 
     def posterior(self, problem: Problem) -> Posterior:
         K = self.gram(problem)

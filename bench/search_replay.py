@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ class Problem:
         return self.prompts * self.examples
 
 
-class Method:
+class Method(ABC):
     """A way to search.
 
     `search` yields (prompt, examples): "score this prompt on its next so many examples"; it is sent all the
@@ -116,9 +117,9 @@ class Method:
     replays: bool = False
     needs: tuple[str, ...] = ()
 
+    @abstractmethod
     def search(self, problem: Problem) -> Search:
         """Yield what to score until the budget is spent or nothing is left."""
-        raise NotImplementedError
 
 
 def in_full(problem: Problem, index: int) -> Generator[tuple[int, int], Array, float]:

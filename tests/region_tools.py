@@ -1,13 +1,16 @@
-"""A region's posterior beside its twin in reference.py, for the tests of both."""
+"""A region's posterior beside its twin in reference.py, and searches of regions, for the tests of both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from test_optimizer import pool
 
 import zopo_fast as zf
 from zopo_fast import _core, reference
+from zopo_fast.region_search import RegionSearch
 
 NUGGETS = np.logspace(-2, 0.5, 4)
 
@@ -104,3 +107,26 @@ def assert_promising(
 
     high, low = shifted(off), shifted(-off)
     assert high[proposed] * (1 + 1e-6) >= low[free].max(), (high[proposed], low[free].max())
+
+
+def made(m: int = 120, kernel: Any = None, **settings: Any) -> zf.Zopo:
+    return zf.Zopo(pool(m), zf.ZopoConfig(**{"budget": 60, "initial": 8, "seed": 2, **settings}), kernel)
+
+
+def search_of(opt: zf.Zopo) -> RegionSearch:
+    assert isinstance(opt._search, RegionSearch)
+    return opt._search
+
+
+def landscape(m: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth function of float16 embeddings, standardised."""
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(m, d)).astype(np.float32) @ (
+        rng.normal(size=(d, d)) * np.linspace(2, 0.2, d)
+    ).astype(np.float32)
+    Z /= Z.std()
+    peaks = Z[rng.integers(m, size=5)]
+    height = np.linspace(0.5, 1.0, 5)
+    square = ((Z**2).sum(1)[:, None] - 2 * Z @ peaks.T + (peaks**2).sum(1)).astype(np.float64)
+    f = (height * np.exp(-square / (1.5 * d))).max(axis=1)
+    return Z.astype(np.float16), (f - f.mean()) / f.std()

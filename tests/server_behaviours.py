@@ -168,3 +168,15 @@ def hashed_vector(text: str, dimension: int = 8) -> list[float]:
     """Return a vector in [-1, 1] that depends on nothing but the text."""
     rng = random.Random(hashlib.sha256(text.encode("utf-8", "replace")).digest())
     return [rng.uniform(-1.0, 1.0) for _ in range(dimension)]
+
+
+def only_first(chat_calls: int, otherwise: Any) -> Any:
+    """A plan: embeddings and so many chat calls are answered."""
+    seen = 0
+
+    def plan(request: Request) -> Any:
+        nonlocal seen
+        seen += request.path.endswith("/chat/completions")
+        return ok() if seen <= chat_calls else otherwise
+
+    return plan

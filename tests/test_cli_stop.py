@@ -6,11 +6,11 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli_tools import EXAMPLES, FILES, KEY, Bench, chats, ended, read_lines, serving, until
-from fake_server import Request, ok, slow, status
+from fake_server import ok, slow, status
+from server_behaviours import only_first
 
 
 @pytest.fixture
@@ -30,18 +30,6 @@ def test_perfect_score_ends_the_run_unless_told_otherwise(bench: Bench) -> None:
     assert "Prompts scored: 1\n" in ended_early.out
     assert "Prompts scored: 6\n" in on.out
     assert "Train score: 1.000" in on.out
-
-
-def only_first(chat_calls: int, otherwise: Any) -> Any:
-    """A plan: embeddings and so many chat calls are answered."""
-    seen = 0
-
-    def plan(request: Request) -> Any:
-        nonlocal seen
-        seen += request.path.endswith("/chat/completions")
-        return ok() if seen <= chat_calls else otherwise
-
-    return plan
 
 
 def test_trials_are_on_disk_as_they_end_and_ctrl_c_keeps_them(bench: Bench) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, read_lines, serving, until
 from fake_server import FakeServer, Request, ok, slow, status
+from server_behaviours import only_first
 
 from zopo_fast.errors import InputError
 from zopo_fast.landscape import Journal
@@ -54,18 +55,6 @@ def assert_right(bench: Bench, prompts: list[str] = PROMPTS) -> dict[str, Any]:
     return document
 
 
-def first(calls: int, otherwise: Any) -> Any:
-    """A plan: embeddings and so many chat calls are answered."""
-    seen = 0
-
-    def plan(request: Request) -> Any:
-        nonlocal seen
-        seen += request.path.endswith("/chat/completions")
-        return ok() if seen <= calls else otherwise
-
-    return plan
-
-
 def test_a_whole_run(bench: Bench) -> None:
     with serving() as server:
         done = bench.run(*arguments(server))
@@ -103,7 +92,7 @@ def test_the_benchmark_reads_it(bench: Bench) -> None:
 def test_ctrl_c_and_going_on_ask_for_nothing_twice(bench: Bench) -> None:
     """The run is cut in the midst of a prompt; what that prompt was answered is not asked again either."""
     calls = 2 * EXAMPLES + 3
-    with serving(plan=first(calls, slow())) as server:
+    with serving(plan=only_first(calls, slow())) as server:
         process = bench.start(*arguments(server, "--concurrency", "1"))
         try:
             until(lambda: len(chats(server)) == calls + 1)
@@ -128,7 +117,7 @@ def test_ctrl_c_and_going_on_ask_for_nothing_twice(bench: Bench) -> None:
 
 
 def test_a_lost_endpoint_keeps_what_was_answered(bench: Bench) -> None:
-    with serving(plan=first(EXAMPLES + 2, status(401))) as server:
+    with serving(plan=only_first(EXAMPLES + 2, status(401))) as server:
         lost = bench.run(*arguments(server, "--concurrency", "1"))
         assert (lost.code, "HTTP 401" in lost.err) == (2, True), lost
         assert "the same command goes on from there" in " ".join(lost.err.split())
@@ -140,7 +129,7 @@ def test_a_lost_endpoint_keeps_what_was_answered(bench: Bench) -> None:
 
 
 def test_nothing_answered_leaves_nothing(bench: Bench) -> None:
-    with serving(plan=first(0, status(401))) as server:
+    with serving(plan=only_first(0, status(401))) as server:
         done = bench.run(*arguments(server))
     assert done.code == 2, done
     assert "goes on from there" not in done.err
@@ -149,7 +138,7 @@ def test_nothing_answered_leaves_nothing(bench: Bench) -> None:
 
 def begun(bench: Bench, server: FakeServer) -> None:
     """Leave a journal of one prompt and some answers."""
-    server._plan = first(EXAMPLES + 2, status(401))
+    server._plan = only_first(EXAMPLES + 2, status(401))
     assert bench.run(*arguments(server, "--concurrency", "1")).code == 2
     server._plan = None
     assert files(bench) == ["mine.journal.jsonl"]

@@ -21,11 +21,10 @@ from .config import ZopoConfig
 from .infinite import InfiniteNTK
 from .kernel import NTK
 from .observations import Observations
+from .surrogate import MAX_CAPACITY, SCALE_SAMPLE
 
-SAMPLE = 4096  # candidates that the kernel's mean diagonal is taken over, in a pool beyond that
 # Model misfit as shares of the signal's variance: averaged over, so that none has to be chosen.
 NUGGETS = np.logspace(-2, 0.5, 4)
-MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
 JITTER = 1e-6  # of the prior's covariance, so that near-duplicates leave it a factor
 STEEPEST = 50.0  # exponent of a score's emphasis at most
 FARTHEST = 1e100  # standard deviations of a score from the best one at most
@@ -127,7 +126,7 @@ class RegionSearch:
         self._pool, self._coordinates, self._seen, self._config = pool, coordinates, seen, config
         self._kernels = kernel
         self._rng = rng
-        sample = np.arange(0, len(pool), max(1, len(pool) // SAMPLE))
+        sample = np.arange(0, len(pool), max(1, len(pool) // SCALE_SAMPLE))
         X = coordinates.rows(sample)
         self._scale = float(np.mean([k.diag(X).mean() for k in self._kernels])) or 1.0
         self._nuggets = NUGGETS if config.noise is None else np.array([max(config.noise, LEAST_NOISE)])
@@ -210,10 +209,10 @@ class RegionSearch:
         self._sync()
         model = self._model
         assert model is not None
-        pending = [self._column[i] for i in self._pending if i not in self._seen and i in self._column]
         if self._config.search == "thompson":
-            column = self._sampled(pending)
+            column = self._sampled()
         else:
+            pending = [self._column[i] for i in self._pending if i not in self._seen and i in self._column]
             center = self._column.get(self._trust.center, 0)
             column = model.propose(pending, self._incumbent(), self._config.power, center, self._trust.size)
         if column < 0:  # every member is taken: the nearest free candidates make up another region
@@ -226,7 +225,7 @@ class RegionSearch:
         known = max(self._seen.scores) if self._exact is None else self._exact
         return self._emphasised(known)
 
-    def _sampled(self, pending: list[int]) -> int:
+    def _sampled(self) -> int:
         """The free member that is best in a sample of the posterior (Thompson 1933)."""
         model = self._model
         assert model is not None
