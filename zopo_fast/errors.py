@@ -6,6 +6,7 @@ ZopoError
 │   ├── ConfigError                   a setting out of range or contradicting another
 │   ├── ConflictingScoreError         one prompt, two different scores
 │   ├── EmbeddingMismatchError        a saved state does not belong to these embeddings
+│   ├── StudyMismatchError            a study file was begun with other settings
 │   ├── TaskError                     a task file; carries path and line
 │   └── PoolError                     a pool file; carries path and line
 ├── NothingToAsk (RuntimeError)       all that is left is pending, or the run is done
@@ -16,9 +17,17 @@ ZopoError
 │   └── DeviceLostError                          its context is gone, and every object on it
 ├── MissingDependencyError (ImportError)
 ├── OutputError (OSError)             the output folder cannot be written, or holds a run
+├── StoreError (OSError)              a study file cannot be used
+│   ├── StoreBusyError (BlockingIOError)         another process has it open
+│   ├── StoreVersionError                        made by a newer version of this package
+│   ├── StoreDamagedError                        not readable as a whole; says what could be saved
+│   └── StoreFullError                           no room left; what was acknowledged is intact
+├── ConcurrentUseError (RuntimeError) an object is used by two threads at a time
+├── LimitReachedError (RuntimeError)  a hard limit leaves no room for the next call; carries which
 ├── MetricError (RuntimeError)        a user's metric or score function failed
 └── LLMError (RuntimeError)           a call to a model failed; retries are already spent
     ├── UnreachableError (ConnectionError)
+    │   └── EndpointDownError                    so many calls failed in a row that no more are made
     ├── RequestTimeoutError (TimeoutError)
     ├── AuthenticationError (PermissionError)    401, 403
     ├── ModelNotFoundError (LookupError)         404
@@ -55,6 +64,10 @@ class ConflictingScoreError(InputError):
 
 class EmbeddingMismatchError(InputError):
     """A saved state was made with other embeddings than those given."""
+
+
+class StudyMismatchError(InputError):
+    """A study file was begun with other settings than those given."""
 
 
 class _FileError(InputError):
@@ -107,6 +120,45 @@ class OutputError(ZopoError, OSError):
     """The output folder cannot be written, or already holds a run."""
 
 
+class StoreError(ZopoError, OSError):
+    """A study file cannot be used."""
+
+
+class StoreBusyError(StoreError, BlockingIOError):
+    """Another process, or another object of this one, has the study open."""
+
+
+class StoreVersionError(StoreError):
+    """The study was written by a newer version of this package."""
+
+
+class StoreDamagedError(StoreError):
+    """The study file is damaged, or no study file; the message says what could be saved, and where to."""
+
+
+class StoreFullError(StoreError):
+    """There is no room left to write; everything that was acknowledged before is intact."""
+
+
+class ConcurrentUseError(ZopoError, RuntimeError):
+    """An object that serves one thread at a time is used by two."""
+
+
+class LimitReachedError(ZopoError, RuntimeError):
+    """A hard limit of the run leaves no room for the next call.
+
+    Attributes:
+        limit: which: "calls", "tokens", "cost" or "time".
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, str]]:
+        return type(self), (str(self), self.limit)
+
+
 class MetricError(ZopoError, RuntimeError):
     """A user's metric or score function raised, or returned something that is not a finite number."""
 
@@ -117,6 +169,10 @@ class LLMError(ZopoError, RuntimeError):
 
 class UnreachableError(LLMError, ConnectionError):
     """The endpoint does not answer: refused, dropped, or no such host."""
+
+
+class EndpointDownError(UnreachableError):
+    """So many calls in a row have failed at the endpoint that no more are made for a while."""
 
 
 class RequestTimeoutError(LLMError, TimeoutError):
