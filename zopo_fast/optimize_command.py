@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import ConfigError, PoolError, ZopoError
+from .errors import ConfigError, PoolError, StoreError, ZopoError
 from .options import (
     FILE,
     JudgeSettings,
@@ -29,11 +29,12 @@ from .options import (
     open_embedder,
     prices_of,
     settings_of,
-    task_options,
+    task_argument,
     text_or_file,
 )
 from .progress import Progress
 from .racing import ERROR, FIRST
+from .recording import Kept, Recorded
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .report import RunFolder
     from .result import Result
     from .run import RunConfig
+    from .store import Store
     from .task import Task
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -59,7 +61,13 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 
 
 @click.command()
-@task_options
+@task_argument(required=False)
+@click.option(
+    "--resume",
+    type=FILE,
+    metavar="DIR",
+    help="Go on with the run in this folder: with its task, pool and options, and nothing asked twice.",
+)
 @click.option("--pool", "pool_file", type=FILE, help="Candidate prompts, .txt or .jsonl.")
 @click.option(
     "--generate", type=click.IntRange(2), metavar="N", help="Generate N candidate prompts instead, or on top."
@@ -120,14 +128,30 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 @dry_run_options
 @click.option("--out", type=FILE, help="Folder for best_prompt.txt, result.json, trials.jsonl and curve.png.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def optimize(task: Path, **options: Any) -> int:
+def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK (JSONL, CSV, TSV, or instruction-induction JSON)."""
+    if options["resume"] is not None:
+        return _resumed(options)
+    if task is None:
+        raise click.MissingParameter(param_hint="TASK", param_type="argument")
     command = _Command(options, load_task(task, options))
     command.check()
     if options["dry_run"]:
         command.dry_run()
         return 0
     return asyncio.run(command.run())
+
+
+def _resumed(options: dict[str, Any]) -> int:
+    from .continued import taken_up
+    from .store import STUDY, Store
+
+    if options["dry_run"]:
+        raise ConfigError("--dry-run says what a run would take before it has begun: not with --resume")
+    with Store.open(options["resume"] / STUDY) as store:
+        used, task = taken_up(store, options)
+        command = _Command(used, task, store.pool(), store)
+        return asyncio.run(command.run())
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
@@ -187,11 +211,12 @@ class _Command:
 
     options: dict[str, Any]
     task: Task
+    pool: Pool | None = None  # of a study that goes on
+    store: Store | None = None  # the same
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
     config: RunConfig = field(init=False)
-    pool: Pool | None = field(init=False)
     spent: Usage = field(default_factory=Usage)  # on writing and embedding the pool
 
     def __post_init__(self) -> None:
@@ -199,7 +224,8 @@ class _Command:
         self.judge = settings_of(JudgeSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
         self.config = _run_config(self.options)
-        self.pool = _given_pool(self.options, self.task, self.model.is_local, self.pool_settings)
+        if self.pool is None:
+            self.pool = _given_pool(self.options, self.task, self.model.is_local, self.pool_settings)
 
     @property
     def embedder(self) -> str:
@@ -260,12 +286,15 @@ class _Command:
         """Make the run; return the exit code."""
         from .report import RunFolder, printable
 
-        folder = None if self.options["out"] is None else RunFolder(self.options["out"])
+        out = self.options["out"]
+        folder = None if out is None else RunFolder(out, resume=self.store is not None)
         stop = asyncio.Event()
         racing = self.config.races(self.task)
         total = self.config.calls_of_race(self.task) if racing else self.config.budget
         progress = Progress(total, self.options["quiet"], racing)
         try:
+            if folder is not None:
+                self._keep(folder)
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.spent)
             progress.close()
@@ -278,7 +307,30 @@ class _Command:
         finally:
             progress.close()
             if folder is not None:
-                folder.close()
+                self._let_go(folder)
+
+    def _keep(self, folder: RunFolder) -> None:
+        """Open the study of the folder; in a new one, with the settings and the pool of this run."""
+        from .continued import to_keep
+        from .store import STUDY, Store
+
+        if self.store is None:
+            self.store = Store.create(folder.path / STUDY, to_keep(self.options, self.task))
+            if self.pool is not None:
+                self.store.keep_pool(self.pool)
+        self.spent = Usage(**(self.store.get("writing") or {}))
+
+    def _let_go(self, folder: RunFolder) -> None:
+        """Close study and folder; remove both where nothing was answered."""
+        empty = True
+        if self.store is not None:
+            try:
+                empty = self.store.is_empty
+            except StoreError:  # it could not be written any more: what was before is kept
+                empty = False
+            with contextlib.suppress(StoreError):  # raised before, where it was met first
+                self.store.close()
+        folder.close(empty)
 
     async def _result(self, folder: RunFolder | None, progress: Progress, stop: asyncio.Event) -> Result:
         from .run import optimize as run
@@ -297,6 +349,11 @@ class _Command:
                     stack.enter_context(_interruptible(stop))
                 progress.phase(name)
 
+            def on_resume(trials: list[Any]) -> None:
+                if folder is not None:
+                    folder.again(trials)
+                progress.resume(trials)
+
             def on_trial(trial: Any) -> None:
                 if folder is not None:
                     folder.add(trial)
@@ -310,8 +367,10 @@ class _Command:
                 embedder=embedder,
                 judge=judge,
                 on_trial=on_trial,
+                on_resume=on_resume,
                 on_phase=on_phase,
                 stop=stop,
+                store=self.store,
             )
             self.spent += embedder.usage
             return result
@@ -322,11 +381,15 @@ class _Command:
 
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
-        async with self.model.opened(writing=True) as writer:
+        async with self.model.opened(writing=True) as model:
+            writer = model if self.store is None else Recorded(model, Kept(self.store), "writer")
             written, self.spent = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )
         pool = _joined(given, written)
+        if self.store is not None:
+            self.store.put("writing", asdict(self.spent))
+            self.store.keep_pool(pool)
         if folder is not None:
             folder.keep_pool(pool)
         self.pool = pool

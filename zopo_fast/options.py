@@ -86,8 +86,7 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 FILE = click.Path(path_type=Path)
-task_options = _options(
-    click.argument("task", type=FILE),
+_about_task = _options(
     click.option(
         "--config",
         type=FILE,
@@ -123,6 +122,14 @@ task_options = _options(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
     ),
 )
+
+
+def task_argument(*, required: bool) -> Callable[[F], F]:
+    """Decorate with the argument TASK and what says how to read it."""
+    return _options(click.argument("task", type=FILE, required=required), _about_task)
+
+
+task_options = task_argument(required=True)
 model_options = _options(
     click.option(
         "--local", is_flag=True, help="Use the embedded model (the default without --model or --base-url)."

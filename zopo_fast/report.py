@@ -15,6 +15,7 @@ import numpy as np
 from .errors import MissingDependencyError, OutputError
 from .pool import Pool
 from .result import HeldOut, Result, Trial
+from .store import STUDY
 
 TRIALS, RESULT, BEST, CURVE = "trials.jsonl", "result.json", "best_prompt.txt", "curve.png"
 POOL = "pool.jsonl"
@@ -30,20 +31,27 @@ def printable(text: str) -> str:
 class RunFolder:
     """The folder of one run, made before the first call so that nothing is paid for and then lost.
 
+    Args:
+        path: of the folder.
+        resume: the run in it goes on; its trials are written anew by `again`.
+
     Raises:
         OutputError: it cannot be written, or already holds a run.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
+        self._finished = False
         try:
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            held = [name for name in (TRIALS, RESULT, BEST, CURVE, POOL) if (self.path / name).exists()]
-            if held:
-                raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder")
-            self._trials: IO[str] = (self.path / TRIALS).open("x", encoding="utf-8")
-            self._scored = False
+            held = [
+                name for name in (STUDY, TRIALS, RESULT, BEST, CURVE, POOL) if (self.path / name).exists()
+            ]
+            if held and not resume:
+                more = f", or go on with it: --resume {self.path}" if held[0] == STUDY else ""
+                raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder{more}")
+            self._trials: IO[str] = (self.path / TRIALS).open("a" if resume else "x", encoding="utf-8")
         except OutputError:
             raise
         except OSError as error:
@@ -55,7 +63,12 @@ class RunFolder:
         for redundant in ("best_score", "total"):
             del row[redundant]
         self._write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._scored |= trial.score is not None
+
+    def again(self, trials: Sequence[Trial]) -> None:
+        """Write the trials of a run that goes on, in place of those of its cut-off end."""
+        self._trials.truncate(0)
+        for trial in trials:
+            self.add(trial)
 
     def _write(self, line: str) -> None:
         try:
@@ -66,6 +79,7 @@ class RunFolder:
 
     def finish(self, result: Result, settings: dict[str, Any]) -> list[str]:
         """Write best_prompt.txt, result.json and curve.png; return what had to be left out, and why."""
+        self._finished = True
         self._trials.close()
         document = {**result.to_dict(), "settings": settings}
         try:
@@ -84,17 +98,16 @@ class RunFolder:
         """Write pool.jsonl: prompts that a model wrote are paid for, whatever comes after."""
         pool.save(self.path / POOL)
 
-    def close(self) -> None:
-        """Close the trials file; remove it, and the folder made for it, when no prompt was scored.
+    def close(self, remove: bool = False) -> None:
+        """Close the trials file; with `remove`, also it, the study and the folder made for them.
 
-        Nothing is lost by that, and the folder does not stand in the way of another try.
+        Not after `finish`. Where nothing was answered nothing is lost by that, and the folder is not in the way of another try.
         """
-        if self._trials.closed:
-            return
         self._trials.close()
-        if not self._scored:
+        if remove and not self._finished:
             with suppress(OSError):
-                (self.path / TRIALS).unlink(missing_ok=True)
+                for name in (TRIALS, STUDY, STUDY + "-wal"):
+                    (self.path / name).unlink(missing_ok=True)
                 if self._made:
                     self.path.rmdir()
 

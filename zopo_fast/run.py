@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import metrics
+from . import metrics, resume
 from .config import ZopoConfig, as_integer
 from .driver import Driver
 from .errors import ConfigError
 from .optimizer import Zopo
 from .pool import Pool, normalise
 from .racing import BATCH, ERROR, FIRST, Race, check_settings
+from .recording import Kept, Recorded
 from .result import Result, Trial
-from .scoring import prompts_at_once, scorer_for
+from .scoring import Wrap, prompts_at_once, scorer_for
+from .study import Study
 from .task import Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .store import Store
     from .usage import ChatModel
 
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
@@ -159,8 +164,10 @@ async def optimize(
     embedder: _Embeds | None = None,
     judge: ChatModel | None = None,
     on_trial: Callable[[Trial], Any] | None = None,
+    on_resume: Callable[[list[Trial]], Any] | None = None,
     on_phase: Callable[[str], Any] | None = None,
     stop: asyncio.Event | None = None,
+    store: str | Path | Store | None = None,
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
@@ -174,8 +181,12 @@ async def optimize(
         embedder: None: the embedded model, with a cache on disk.
         judge: the model that grades for the metric "judge"; None: `llm` itself.
         on_trial: called with each Trial as it ends, sync or async. What it raises ends the run.
+        on_resume: called before the search goes on from a study, with the trials that it holds.
         on_phase: called with "embedding", "search", "random sample" and "comparison" as each begins.
         stop: set it to end the run early, with the results so far.
+        store: a study file, or its path; made where it is missing. Whatever is answered is kept there, and
+            where it holds a beginning of this run (same task, pool, settings and model), the run goes on from
+            it: nothing that was answered is asked again. `seconds` and `usage` are the whole study's.
 
     Returns:
         The result. When the model fails for good in mid-run, the result so far with `stopped_by="error"`.
@@ -183,15 +194,70 @@ async def optimize(
     Raises:
         PoolError: fewer than two prompts. ConfigError, ArrayError: as the name says.
         LLMError, MetricError: scoring failed before any prompt was scored.
+        StoreError: the study cannot be used (see errors.py), or could not be written any more; what was
+            told of by `on_trial` is in it.
+        StudyMismatchError: it was begun with something else; says what.
     """
     config = _run_config(config)
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
     if config.racing:
         config.races(task)  # says at once where it cannot be done
-    scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric)
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
+    with resume.opened(store) as opened:
+        wrap = _around(None if opened is None else Kept(opened))
+        scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
+        if opened is not None:
+            resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
+            slots = resume.kept(opened, "slots", slots)
+        Z = await _vectors(pool, embeddings, embedder, phase, opened)
+        initial = _initial(pool, first, config)
+        races = isinstance(task, Task) and config.races(task)
+        race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
+        # What a race gives up is refunded: of the search's budget, only what is scored in full is used up.
+        budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
+        search = replace(config.search, budget=budget, initial=initial, seed=config.seed)
+        optimizer = Zopo(Z, search)
+        for index, score in pool.scores.items():
+            optimizer.tell(index, score)
+        in_flight = config.prompts_in_flight or (
+            # The calls of a mini-batch end one by one: half as many again as are under way at once.
+            prompts_at_once(slots, scorer.parts)
+            if race is None
+            else prompts_at_once(3 * slots, 2 * race.batch)
+        )
+        in_flight = resume.kept(opened, "in_flight", in_flight)
+        study = Study(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        driver = Driver(
+            study,
+            scorer,
+            config,
+            on_trial=on_trial,
+            on_resume=on_resume,
+            phase=phase,
+            stop=stop or asyncio.Event(),
+            store=opened,
+        )
+        return await driver.run(0 if first is None else first)
+
+
+def _around(kept: Kept | None) -> Wrap:
+    """What is put around the models of a run."""
+
+    def wrap(model: ChatModel, role: str) -> ChatModel:
+        return model if kept is None else Recorded(model, kept, role)
+
+    return wrap
+
+
+async def _vectors(
+    pool: Pool, embeddings: Any, embedder: _Embeds | None, phase: Callable[[str], Any], store: Store | None
+) -> Any:
+    """Embeddings as given, as the study holds them, or made and kept there."""
+    there = None if store is None else resume.same_embeddings(store, embeddings)
+    if there is not None:
+        return there
     if embeddings is None:
         phase("embedding")
         embeddings = await _embed(pool, embedder)
@@ -201,21 +267,11 @@ async def optimize(
             f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not one of "
             "the pool's is put last)"
         )
-    initial = _initial(pool, first, config)
-    race = config.race(task, slots, len(initial)) if isinstance(task, Task) and config.races(task) else None
-    # What a race gives up is refunded: of the search's budget, only what is scored in full is used up.
-    budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
-    search = replace(config.search, budget=budget, initial=initial, seed=config.seed)
-    optimizer = Zopo(Z, search)
-    for index, score in pool.scores.items():
-        optimizer.tell(index, score)
-    in_flight = config.prompts_in_flight or (
-        # The calls of a mini-batch end one by one: half as many again as are under way at once.
-        prompts_at_once(slots, scorer.parts) if race is None else prompts_at_once(3 * slots, 2 * race.batch)
-    )
-    stop = stop or asyncio.Event()
-    driver = Driver(optimizer, pool, scorer, config, in_flight, on_trial, phase, stop, race)
-    return await driver.run(0 if first is None else first)
+    if store is not None:
+        store.keep_pool(pool)
+        store.keep_array("embeddings", Z)
+        await store.flush(durable=True)
+    return Z
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
