@@ -145,11 +145,11 @@ def test_nobody_listens() -> None:
 def test_a_server_that_fails_now_and_then_is_not_down() -> None:
     async def scenario() -> None:
         kinds = (status(500), dropped())
-        async with FakeServer(plan=random_faults(seed=3, share=0.3, kinds=kinds)) as server:
-            async with make(server) as client:
-                for number in range(200):
-                    await client.chat([{"role": "user", "content": str(number)}])
-                assert not client._breaker.open
+        server = FakeServer(plan=random_faults(seed=3, share=0.3, kinds=kinds))
+        async with server, make(server) as client:
+            for number in range(200):
+                await client.chat([{"role": "user", "content": str(number)}])
+            assert not client._breaker.open
 
     run(scenario())
 
