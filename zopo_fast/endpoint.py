@@ -198,6 +198,11 @@ def show_url(url: URL) -> str:
     return str(url.with_user(None).with_query(None).with_fragment(None))
 
 
+def visible_query(url: URL) -> list[list[str]]:
+    """Return the parameters of a URL's query that hold no secret, by their names."""
+    return sorted([name, value] for name, value in url.query.items() if not _SENSITIVE.search(name))
+
+
 def parse_key(source: str, value: str) -> str:
     """Return a key without surrounding blanks; raises `ConfigError` where it cannot be sent in a header."""
     key = value.strip()

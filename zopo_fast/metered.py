@@ -42,27 +42,27 @@ class Metered:
     """
 
     def __init__(self, model: Any, account: Account) -> None:
-        self._model = model
+        self.model = model
         self._account = account
         self._body: Mapping[str, Any] = _body_of(model)
         chat_bound((), self._body, required=account.bounded)  # so that it is said before any call
         self._itself = "account" in inspect.signature(model.chat).parameters
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or name == "model":
             raise AttributeError(name)
-        return getattr(self._model, name)
+        return getattr(self.model, name)
 
     async def chat(self, messages: Sequence[Message]) -> Answer:
         """Answer `messages`; raises `LimitReachedError` where the account has no room for the call."""
         answer: Answer
         if self._itself:
-            answer = await self._model.chat(messages, account=self._account)
+            answer = await self.model.chat(messages, account=self._account)
             return answer
         bound = chat_bound(messages, self._body, required=self._account.bounded)
         hold = await self._account.reserve(bound)
         try:
-            answer = await self._model.chat(messages)
+            answer = await self.model.chat(messages)
         except UNBILLED:
             self._account.release(hold)
             raise
