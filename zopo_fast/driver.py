@@ -172,7 +172,7 @@ class Driver:
             while self._goes_on() and not stopping.done():
                 if not self._running:  # done, or nothing is left but what has failed before
                     break
-                left = None if self._account is None else self._account.seconds_left()
+                left = None if self._account is None else self._account.left().seconds
                 wait = [*self._running, stopping]
                 await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 self._settle()
@@ -183,7 +183,7 @@ class Driver:
             await end([*self._running, stopping])
 
     def _goes_on(self) -> bool:
-        if self._account is not None and (left := self._account.seconds_left()) is not None and left <= 0:
+        if self._account is not None and self._account.left().seconds == 0:
             self._limit = self._limit or LimitReachedError("the run's time is up", "time")
         over_time = self._limit is not None and self._limit.limit == "time"
         return self._study.reason is None and self._error is None and not over_time
@@ -279,7 +279,7 @@ class Driver:
         """Run `work` unless stopped; an error of the model is kept, not raised: the search is done."""
         future = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stop.wait())
-        left = None if self._account is None else self._account.seconds_left()
+        left = None if self._account is None else self._account.left().seconds
         try:
             wait = [future, stopping]
             await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)

@@ -29,6 +29,7 @@ from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
 from .usage import Usage
 
 if TYPE_CHECKING:
+    from .budget import Account
     from .llm import ClientConfig
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -115,6 +116,7 @@ class EndpointEmbedder:
 
         config = replace(config or ClientConfig(model), embedding_model=model)
         self.client = OpenAIClient(config)
+        self.account: Account | None = None  # pays for the calls, where there are limits
         self.name = f"endpoint:{show_url(Endpoint(config).url(''))}:{model}"
         if config.embedding_body:  # e.g. `dimensions`
             body = repr(sorted(config.embedding_body.items()))
@@ -127,7 +129,7 @@ class EndpointEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one row a text: (n, d) float32; raises an `LLMError`."""
-        return checked(await self.client.embed(texts), len(texts), self.name)
+        return checked(await self.client.embed(texts, account=self.account), len(texts), self.name)
 
     async def aclose(self) -> None:
         await self.client.aclose()

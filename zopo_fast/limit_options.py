@@ -1,10 +1,10 @@
-"""Options of a run's limits, its pace and its cache, and what they stand for."""
+"""Options of a run's limits and its cache, and what they stand for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,7 +13,6 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from .answer_cache import AnswerCache
-    from .endpoint import ClientConfig
     from .limits import Limits, Prices
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,16 +50,6 @@ LIMIT_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="End the run after so many seconds.",
     ),
     click.option(
-        "--requests-per-minute",
-        type=click.FloatRange(0, min_open=True),
-        help="Pace of the calls.  [default: as fast as the endpoint lets]",
-    ),
-    click.option(
-        "--tokens-per-minute",
-        type=click.FloatRange(0, min_open=True),
-        help="Pace of the calls by the tokens they may take.",
-    ),
-    click.option(
         "--cache/--no-cache",
         default=True,
         show_default=True,
@@ -87,8 +76,6 @@ class LimitSettings:
     limit_tokens: int | None = None
     limit_cost: float | None = None
     limit_seconds: float | None = None
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
     cache: bool = True
     cache_size: int | None = None
 
@@ -118,11 +105,3 @@ class LimitSettings:
         from .answer_cache import MAX_BYTES, AnswerCache
 
         return AnswerCache(max_bytes=self.cache_size or MAX_BYTES)
-
-    def paced(self, config: ClientConfig) -> ClientConfig:
-        """Settings of a client at this pace."""
-        return replace(
-            config,
-            requests_per_minute=self.requests_per_minute,
-            tokens_per_minute=self.tokens_per_minute,
-        )

@@ -33,6 +33,11 @@ class Limits:
                 raise ConfigError(f"limit {name} must be finite and above 0, got {value}")
             object.__setattr__(self, name, value)
 
+    @property
+    def others(self) -> bool:
+        """Whether anything but the time is limited."""
+        return (self.calls, self.tokens, self.cost) != (None, None, None)
+
 
 @dataclass(frozen=True)
 class Prices:

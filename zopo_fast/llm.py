@@ -35,7 +35,7 @@ from .endpoint import ClientConfig, Endpoint, show_url
 from .errors import ConfigError, InputError, MalformedAnswerError
 from .pacing import Pacer
 from .retry import Clock, Failure, Sleep, Time
-from .token_bound import chat_bound, completion_bound
+from .token_bound import chat_bound, completion_bound, texts_bound
 from .transport import Transport
 from .usage import Answer, ChatModel, EmbeddingModel, Message, Usage
 
@@ -138,9 +138,10 @@ class OpenAIClient(Closing):
         self._usage += usage
         return Answer(reading.text, usage + call.extra, reading.finish_reason)
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def embed(self, texts: Sequence[str], *, account: Account | None = None) -> Vectors:
         """Return one row a text, (n, d) float32, asked for in concurrent batches of `embedding_batch`.
 
+        Every attempt is paid for from `account`, where there is one.
         Raises `ConfigError` without an `embedding_model`, an `LLMError` where any batch fails.
         """
         if self.config.embedding_model is None:
@@ -149,12 +150,12 @@ class OpenAIClient(Closing):
             raise InputError("texts must be a sequence of strings")
         size = self.config.embedding_batch
         batches = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-        parts = await all_or_none([self._embed_batch(batch) for batch in batches])
+        parts = await all_or_none([self._embed_batch(batch, account) for batch in batches])
         if len({part.shape[1] for part in parts}) > 1:
             raise MalformedAnswerError(f"{self._where('embeddings')}: batches differ in dimension")
         return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
 
-    async def _embed_batch(self, texts: list[str]) -> Vectors:
+    async def _embed_batch(self, texts: list[str], account: Account | None) -> Vectors:
         model = self.config.embedding_model
         payload = {"model": model, "input": texts, **self.config.embedding_body}
         transport, admission = self._home()
@@ -163,6 +164,8 @@ class OpenAIClient(Closing):
             self._sending(transport, "embeddings", payload),
             lambda document: read_embeddings(document, len(texts)),
             expected=sum(map(tokens.estimate, texts)) if self._pacer.counts_tokens else 0,
+            account=account,
+            bound=Usage(texts_bound(texts), calls=1),
         )
         try:
             reading = await self._made(call)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import ConfigError, PoolError, StoreError, ZopoError
+from .limit_options import LimitSettings, limit_options
+from .metered import Metered
 from .options import (
     FILE,
     JudgeSettings,
@@ -38,6 +40,7 @@ from .recording import Kept, Recorded
 from .usage import Usage
 
 if TYPE_CHECKING:
+    from .budget import Account
     from .pool import Pool
     from .report import RunFolder
     from .result import Result
@@ -125,6 +128,7 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 @embedder_option
 @model_options
 @judge_options
+@limit_options
 @dry_run_options
 @click.option("--out", type=FILE, help="Folder for best_prompt.txt, result.json, trials.jsonl and curve.png.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -216,6 +220,8 @@ class _Command:
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
+    limits: LimitSettings = field(init=False)
+    account: Account | None = None  # pays for all calls, those that write and embed the pool too
     config: RunConfig = field(init=False)
     spent: Usage = field(default_factory=Usage)  # on writing and embedding the pool
 
@@ -223,7 +229,12 @@ class _Command:
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
-        self.config = _run_config(self.options)
+        self.limits = settings_of(LimitSettings, self.options)
+        self.config = replace(
+            _run_config(self.options),
+            limits=self.limits.limits(),
+            prices=self.limits.prices(prices_of(self.options)),
+        )
         if self.pool is None:
             self.pool = _given_pool(self.options, self.task, self.model.is_local, self.pool_settings)
 
@@ -295,6 +306,7 @@ class _Command:
         try:
             if folder is not None:
                 self._keep(folder)
+            self._open_account()
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.spent)
             progress.close()
@@ -320,6 +332,11 @@ class _Command:
                 self.store.keep_pool(self.pool)
         self.spent = Usage(**(self.store.get("writing") or {}))
 
+    def _open_account(self) -> None:
+        from .run import account_of
+
+        self.account = account_of(self.config, self.store)
+
     def _let_go(self, folder: RunFolder) -> None:
         """Close study and folder; remove both where nothing was answered."""
         empty = True
@@ -340,6 +357,10 @@ class _Command:
             judge = await stack.enter_async_context(self.judge.opened(self.model))
             embedder = open_embedder(self.embedder, self.model)
             stack.push_async_callback(embedder.aclose)
+            if hasattr(inner := getattr(embedder, "embedder", embedder), "account"):
+                inner.account = self.account
+            if (cache := self.limits.open_cache()) is not None:
+                stack.callback(cache.close)
             pool = self.pool
             if pool is None:
                 pool = await self._write_pool(folder, progress)
@@ -371,6 +392,8 @@ class _Command:
                 on_phase=on_phase,
                 stop=stop,
                 store=self.store,
+                cache=cache,
+                account=self.account,
             )
             self.spent += embedder.usage
             return result
@@ -382,7 +405,9 @@ class _Command:
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
         async with self.model.opened(writing=True) as model:
-            writer = model if self.store is None else Recorded(model, Kept(self.store), "writer")
+            writer = model if self.account is None else Metered(model, self.account)
+            if self.store is not None:
+                writer = Recorded(writer, Kept(self.store), "writer")
             written, self.spent = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )

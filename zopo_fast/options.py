@@ -158,6 +158,16 @@ model_options = _options(
         type=click.FloatRange(0, min_open=True),
         help="Seconds for one attempt of a call.  [default: 60]",
     ),
+    click.option(
+        "--requests-per-minute",
+        type=click.FloatRange(0, min_open=True),
+        help="Pace of the calls.  [default: as fast as the endpoint lets]",
+    ),
+    click.option(
+        "--tokens-per-minute",
+        type=click.FloatRange(0, min_open=True),
+        help="Pace of the calls by the tokens they may take.",
+    ),
     click.option("--body", callback=_json_object, help="More body parameters of a call, a JSON object."),
     click.option("--headers", callback=_json_object, help="More headers of a call, a JSON object."),
 )
@@ -189,10 +199,10 @@ embedder_option = click.option(
     "--embedder", help="local, local:mean, endpoint:MODEL, st:NAME or minilm.  [default: local]"
 )
 dry_run_options = _options(
-    click.option("--price-in", type=click.FloatRange(0), help="Price of a million tokens in, for --dry-run."),
     click.option(
-        "--price-out", type=click.FloatRange(0), help="Price of a million tokens out, for --dry-run."
+        "--price-in", type=click.FloatRange(0), help="Price of a million tokens in, for limits and --dry-run."
     ),
+    click.option("--price-out", type=click.FloatRange(0), help="Price of a million tokens out."),
     click.option("--dry-run", is_flag=True, help="Print what the run would take, and make no call."),
 )
 
@@ -211,6 +221,8 @@ class ModelSettings:
     temperature: float | None
     max_tokens: int | None
     timeout: float | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
     body: dict[str, Any]
     headers: dict[str, Any]
 
@@ -240,7 +252,14 @@ class ModelSettings:
         from .llm import ClientConfig
 
         body = self.full_body(writing)
-        config = ClientConfig(self.model or "", base_url=self.base_url, body=body, headers=self.headers)
+        config = ClientConfig(
+            self.model or "",
+            base_url=self.base_url,
+            body=body,
+            headers=self.headers,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+        )
         if self.concurrency is not None:
             config = replace(config, concurrency=self.concurrency)
         return config if self.timeout is None else replace(config, timeout=self.timeout)

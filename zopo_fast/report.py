@@ -101,7 +101,8 @@ class RunFolder:
     def close(self, remove: bool = False) -> None:
         """Close the trials file; with `remove`, also it, the study and the folder made for them.
 
-        Not after `finish`. Where nothing was answered nothing is lost by that, and the folder is not in the way of another try.
+        Not after `finish`. Where nothing was answered nothing is lost by that, and the folder is not in the
+        way of another try.
         """
         self._trials.close()
         if remove and not self._finished:
@@ -145,6 +146,10 @@ STOPPED = {
     "target": "the target is reached",
     "interrupted": "interrupted; these are the results so far",
     "failures": "too many prompts could not be scored",
+    "calls": "the limit of calls is reached",
+    "tokens": "the limit of tokens is reached",
+    "cost": "the limit of cost is reached",
+    "time": "the time is up",
     "error": "the model could not be reached any more; these are the results so far",
 }
 
@@ -160,7 +165,9 @@ def summary(result: Result) -> str:
         + (f", {full} of them on all examples" if full < scored else "")
         + (f", failed: {failed}" if failed else ""),
         f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
-        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else ""),
+        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
+        + (f"; from the cache: {usage.cached}" if usage.cached else "")
+        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else ""),
         f"Time: {result.seconds:.1f} s",
         "",
         "Best prompt:",

@@ -74,7 +74,8 @@ class Result:
 
     `stopped_by`: "budget", "pool" (every prompt scored), "perfect" (a score that cannot be beaten),
     "target", "interrupted", "failures" (too many prompts could not be scored) or "error" (the model
-    could not be reached any more; `error` says why).
+    could not be reached any more; `error` says why), or the limit that left no room for the next call:
+    "calls", "tokens", "cost" or "time".
     """
 
     best_prompt: str

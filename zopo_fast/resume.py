@@ -99,6 +99,13 @@ def same_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
     return there
 
 
+def spent(store: Store) -> dict[str, float]:
+    """What the study has spent, as an Account takes it; a call cut off by a kill with all it may cost."""
+    calls, tokens, cost = store.charged()
+    seconds = max((float(event.data.get("at", 0.0)) for event in store.events()), default=0.0)
+    return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": seconds}
+
+
 def _task(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
         return _digest(asdict(task))

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import metrics, resume
+from .answer_cache import Cached, identity_of
+from .budget import Account
 from .config import ZopoConfig, as_integer
 from .driver import Driver
 from .errors import ConfigError
+from .limits import Limits, Prices
+from .metered import Metered
 from .optimizer import Zopo
 from .pool import Pool, normalise
 from .racing import BATCH, ERROR, FIRST, Race, check_settings
@@ -26,6 +30,7 @@ from .task import Task
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .answer_cache import AnswerCache
     from .store import Store
     from .usage import ChatModel
 
@@ -67,6 +72,10 @@ class RunConfig:
         score_range: least and greatest value of a metric of your own, without which it cannot be raced.
         rubric: message to the judge, with {input}, {references} and {answer}; None: the default one.
         max_failures: end after this many prompts in a row could not be scored.
+        limits: what the whole run may take in calls, tokens, money and time, judge, comparison and earlier
+            runs that it goes on from included; never exceeded, however many calls are in flight. Of a task
+            function the time alone can be limited.
+        prices: of a million tokens, for the limit of money.
         search: settings of the search; its budget and seed give way to those here, and its number of
             initial prompts too (a list of indices stands).
 
@@ -92,6 +101,8 @@ class RunConfig:
     score_range: tuple[float, float] | None = None
     rubric: str | None = None
     max_failures: int = 5
+    limits: Limits | None = None
+    prices: Prices | None = None
     search: ZopoConfig = field(default_factory=ZopoConfig)
 
     def __post_init__(self) -> None:
@@ -106,6 +117,8 @@ class RunConfig:
         if self.target is not None and not math.isfinite(self.target):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
+        if self.limits is not None and self.limits.cost is not None and self.prices is None:
+            raise ConfigError("a limit of cost needs the prices of a million tokens in and out")
 
     def races(self, task: Task | Callable[[str], Any]) -> bool:
         """Whether prompts race on this task.
@@ -168,6 +181,8 @@ async def optimize(
     on_phase: Callable[[str], Any] | None = None,
     stop: asyncio.Event | None = None,
     store: str | Path | Store | None = None,
+    cache: AnswerCache | None = None,
+    account: Account | None = None,
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
@@ -187,6 +202,8 @@ async def optimize(
         store: a study file, or its path; made where it is missing. Whatever is answered is kept there, and
             where it holds a beginning of this run (same task, pool, settings and model), the run goes on from
             it: nothing that was answered is asked again. `seconds` and `usage` are the whole study's.
+        cache: answers shared with other runs: what it holds is not asked for, and costs nothing.
+        account: what pays for the calls, where it pays for others too; None: one by `config.limits`.
 
     Returns:
         The result. When the model fails for good in mid-run, the result so far with `stopped_by="error"`.
@@ -197,6 +214,7 @@ async def optimize(
         StoreError: the study cannot be used (see errors.py), or could not be written any more; what was
             told of by `on_trial` is in it.
         StudyMismatchError: it was begun with something else; says what.
+        LimitReachedError: a limit was reached before any prompt was scored.
     """
     config = _run_config(config)
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
@@ -206,7 +224,12 @@ async def optimize(
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
     with resume.opened(store) as opened:
-        wrap = _around(None if opened is None else Kept(opened))
+        account = account or account_of(config, opened)
+        if account is not None and not isinstance(task, Task) and account.limits.others:
+            raise ConfigError(
+                "limits: the calls of a task function cannot be seen; only seconds can be limited"
+            )
+        wrap = _around(None if opened is None else Kept(opened), cache, account)
         scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
         if opened is not None:
             resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
@@ -238,15 +261,29 @@ async def optimize(
             phase=phase,
             stop=stop or asyncio.Event(),
             store=opened,
+            account=account,
         )
         return await driver.run(0 if first is None else first)
 
 
-def _around(kept: Kept | None) -> Wrap:
-    """What is put around the models of a run."""
+def account_of(config: RunConfig, store: Store | None) -> Account | None:
+    """What pays for the calls of a run with limits, with what a study has already spent."""
+    if config.limits is None:
+        return None
+    account = Account(config.limits, config.prices, ledger=store)
+    if store is not None:
+        account.restore(resume.spent(store))
+    return account
+
+
+def _around(kept: Kept | None, cache: AnswerCache | None, account: Account | None) -> Wrap:
+    """What is put around the models of a run: it is looked up first in the study, then in the cache."""
 
     def wrap(model: ChatModel, role: str) -> ChatModel:
-        return model if kept is None else Recorded(model, kept, role)
+        wrapped = model if account is None else Metered(model, account)
+        if cache is not None and (known_as := identity_of(model)) is not None:
+            wrapped = Cached(wrapped, cache, known_as)
+        return wrapped if kept is None else Recorded(wrapped, kept, role)
 
     return wrap
 

@@ -57,7 +57,6 @@ class Store:
         self._connection = connection
         self._writer = Writer(connection, str(path))
         self._seq = self._highest("seq", "events")
-        self._charge = self._highest("id", "charges")
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any]) -> Store:
@@ -194,17 +193,16 @@ class Store:
         """The trials as JSON values, by number."""
         return [self._parsed(data) for (data,) in self._all("SELECT data FROM trials ORDER BY number")]
 
-    async def reserved(self, hold: int, calls: int, tokens: int, cost: float) -> None:
+    async def reserved(self, hold_id: str, calls: int, tokens: int, cost: float) -> None:
         """Write down what the next call may cost, before it is made: it counts if the process is killed."""
-        self._charge = max(self._charge, hold)
-        row = (hold, calls, tokens, cost)
+        row = (hold_id, calls, tokens, cost)
         await asyncio.wrap_future(
             self._writer.flush(("INSERT OR REPLACE INTO charges VALUES (?, ?, ?, ?, 0)", row))
         )
 
-    def settled(self, hold: int, calls: int, tokens: int, cost: float) -> None:
+    def settled(self, hold_id: str, calls: int, tokens: int, cost: float) -> None:
         """Write down what that call has cost."""
-        row = (hold, calls, tokens, cost)
+        row = (hold_id, calls, tokens, cost)
         self._writer.submit(("INSERT OR REPLACE INTO charges VALUES (?, ?, ?, ?, 1)", row))
 
     def charged(self) -> tuple[int, int, float]:

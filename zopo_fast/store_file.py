@@ -26,7 +26,7 @@ MIGRATIONS: list[str] = [
       id INTEGER PRIMARY KEY, key BLOB NOT NULL, role TEXT NOT NULL, data TEXT NOT NULL);
     CREATE TABLE trials (number INTEGER PRIMARY KEY, data TEXT NOT NULL);
     CREATE TABLE charges (
-      id INTEGER PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL,
+      id TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL,
       settled INTEGER NOT NULL);
     """,
 ]

@@ -55,6 +55,11 @@ def prompt_bound(messages: Sequence[Message], body: Mapping[str, Any]) -> int:
     return texts + extra + PER_MESSAGE * len(messages) + PER_CALL
 
 
+def texts_bound(texts: Sequence[str]) -> int:
+    """Return the most tokens a batch of texts to embed can have."""
+    return sum(text_bound(text) + PER_MESSAGE for text in texts)
+
+
 def text_bound(text: str) -> int:
     """Return the most tokens a text can have."""
     if text.isascii():
