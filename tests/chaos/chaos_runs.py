@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,17 +21,22 @@ from zopo_fast.budget import Account, Limits, Metered
 from zopo_fast.errors import LimitReachedError, LLMError, ZopoError
 from zopo_fast.llm import ClientConfig, OpenAIClient
 
-EXAMPLES = 8
 PROMPTS = 40
-BUDGET = 12
 SLOTS = 64
-TIMEOUT = 0.4
+TIMEOUT = 0.4  # where answers are slow; else long enough for a machine that is busy with other things
 PAUSE = 0.001  # what a pause of any length takes here; the client's clocks count its length
 MOST_SECONDS = 60.0  # of one run
 
-TASK = zf.Task("chaos", tuple(zf.Example(f"question {i}", ("yes",)) for i in range(EXAMPLES)))
 POOL = [f"Answer in way {i}." for i in range(PROMPTS)]
 EMBEDDINGS = np.random.default_rng(5).normal(size=(PROMPTS, 6))
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is: prompts scored, and examples each is scored on."""
+
+    budget: int = 8
+    examples: int = 5
 
 
 @dataclass
@@ -93,17 +98,17 @@ async def short_sleep(seconds: float) -> None:
 
 
 async def runs(
-    fault: str, count: int, *, share: float = 0.3, seed: int = 0, server: ChaosServer | None = None
+    fault: str, count: int, *, share: float = 0.3, seed: int = 0, step: int = 1, size: Size | None = None
 ) -> Row:
-    """Make `count` runs with that fault, "none" or "all mixed", on a server of their own or a given one."""
-    if server is None:
-        async with ChaosServer() as own:
-            return await runs(fault, count, share=share, seed=seed, server=own)
+    """Make `count` runs, one after another, with that fault, "none" or "all mixed".
+
+    Their seeds are `seed`, `seed + step` and so on; those that are multiples of 3 meet no limit.
+    """
     row = Row(fault)
     began = time.monotonic()
-    async with watched() as watch:
+    async with watched() as watch, ChaosServer() as server:
         for number in range(count):
-            await _one_run(row, server, fault, share, seed + number)
+            await _one_run(row, server, share, seed + step * number, size or Size())
     row.seconds = time.monotonic() - began
     row.problems += watch.problems
     return row
@@ -114,11 +119,10 @@ def faults_of(name: str) -> tuple[str, ...]:
     return {"none": (), "all mixed": FAULTS}.get(name, (name,))
 
 
-async def _one_run(row: Row, server: ChaosServer, fault: str, share: float, seed: int) -> None:
+async def _one_run(row: Row, server: ChaosServer, share: float, seed: int, size: Size) -> None:
     rng = random.Random(seed)
-    books = server.begin(faults_of(fault), share, seed)
-    # Two runs of three meet a limit on their way.
-    whole = BUDGET * EXAMPLES
+    books = server.begin(faults_of(row.fault), share, seed)
+    whole = size.budget * size.examples
     limits = [
         Limits(calls=100 * whole, tokens=10**8),
         Limits(calls=rng.randint(whole // 4, whole)),
@@ -131,7 +135,7 @@ async def _one_run(row: Row, server: ChaosServer, fault: str, share: float, seed
         base_url=server.url,
         api_key="sk-chaos-0123456789",
         concurrency=SLOTS,
-        timeout=TIMEOUT,
+        timeout=TIMEOUT if "slow" in faults_of(row.fault) else 30.0,
         body={"max_tokens": 8},
         max_response_bytes=2**16,
     )
@@ -140,7 +144,15 @@ async def _one_run(row: Row, server: ChaosServer, fault: str, share: float, seed
         result: zf.Result | ZopoError
         try:
             result = await asyncio.wait_for(
-                zf.optimize(TASK, POOL, Metered(client, account), _run_config(seed), embeddings=EMBEDDINGS),
+                zf.optimize(
+                    zf.Task(
+                        "chaos", tuple(zf.Example(f"question {i}", ("yes",)) for i in range(size.examples))
+                    ),
+                    POOL,
+                    Metered(client, account),
+                    _run_config(seed, size.budget),
+                    embeddings=EMBEDDINGS,
+                ),
                 MOST_SECONDS,
             )
         except (ZopoError, asyncio.TimeoutError) as error:
@@ -150,7 +162,7 @@ async def _one_run(row: Row, server: ChaosServer, fault: str, share: float, seed
         usage = client.usage
     seconds = time.monotonic() - began
     _add(row, books, usage, result, seconds)
-    row.problems += [f"seed {seed}: {problem}" for problem in _wrong(books, usage, result, account)]
+    row.problems += [f"seed {seed}: {problem}" for problem in _wrong(books, usage, result, account, size)]
     if account.spent.calls + account.spent.tokens and _at_limit(result):
         row.limits_reached += 1
     for _ in range(100):  # connections that were closed a moment ago
@@ -165,9 +177,9 @@ async def _one_run(row: Row, server: ChaosServer, fault: str, share: float, seed
         row.problems.append(f"seed {seed}: tasks left: {left}")
 
 
-def _run_config(seed: int) -> zf.RunConfig:
+def _run_config(seed: int, budget: int) -> zf.RunConfig:
     return zf.RunConfig(
-        budget=BUDGET,
+        budget=budget,
         initial=5,
         seed=seed,
         stop_at_perfect=False,
@@ -201,7 +213,9 @@ def _add(row: Row, books: Books, usage: Any, result: zf.Result | ZopoError, seco
         row.failed += sum(trial.score is None for trial in result.trials)
 
 
-def _wrong(books: Books, usage: Any, result: zf.Result | ZopoError, account: Account) -> list[str]:
+def _wrong(
+    books: Books, usage: Any, result: zf.Result | ZopoError, account: Account, size: Size
+) -> list[str]:
     """What should hold of a run and does not."""
     found = []
     limits, spent = account.limits, account.spent
@@ -222,12 +236,15 @@ def _wrong(books: Books, usage: Any, result: zf.Result | ZopoError, account: Acc
         if len(set(indices)) != len(indices):
             found.append("a prompt was reported twice")
         for trial in result.trials:
-            found += _wrong_trial(trial.index, trial.score, trial.scores, trial.error)
+            found += _wrong_trial(trial, size)
     return found
 
 
-def _wrong_trial(index: int, score: float | None, scores: Sequence[float], error: str | None) -> list[str]:
-    if error is not None:
-        return [] if score is None else [f"prompt {index} failed and has a score"]
-    expected = [float(right_answer(index, example) == "yes") for example in range(EXAMPLES)]
-    return [] if list(scores) == expected else [f"prompt {index}: scores {scores}, not {expected}"]
+def _wrong_trial(trial: zf.Trial, size: Size) -> list[str]:
+    """Every example scored exactly once, or the prompt reported as failed."""
+    if trial.error is not None:
+        return [] if trial.score is None else [f"prompt {trial.index} failed and has a score"]
+    expected = [float(right_answer(trial.index, example) == "yes") for example in range(size.examples)]
+    if list(trial.scores) == expected:
+        return []
+    return [f"prompt {trial.index}: scores {trial.scores}, not {expected}"]
