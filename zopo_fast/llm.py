@@ -27,7 +27,7 @@ import numpy as np
 
 from . import tokens
 from .admission import Admission
-from .answers import Document, Reply, Vectors, judge, read_chat, read_embeddings
+from .answers import ChatReading, Document, Reply, Vectors, judge, read_chat, read_embeddings
 from .breaker import Breaker
 from .call import Call, R, Send
 from .concurrency import Closing, all_or_none
@@ -126,17 +126,30 @@ class OpenAIClient(Closing):
             reading = await self._made(call)
         finally:
             self._usage += call.extra
-        prompt, completion = reading.prompt_tokens, reading.completion_tokens
-        estimated = prompt is None or completion is None
-        # In a thread: the first estimate loads a vocabulary, which would hold up every other call.
-        if prompt is None:
-            prompt = (await asyncio.to_thread(tokens.count_messages, messages, self.config.model)).tokens
-        if completion is None:
-            counted = await asyncio.to_thread(tokens.count_tokens, reading.text, self.config.model)
-            completion = counted.tokens
-        usage = Usage(prompt, completion, calls=1, estimated_calls=int(estimated))
-        self._usage += usage
+        usage = await self._counted(reading, messages)
         return Answer(reading.text, usage + call.extra, reading.finish_reason)
+
+    async def _counted(self, reading: ChatReading, messages: Sequence[Message]) -> Usage:
+        """Return, and add to the client's, what an answer took; what it does not state is an estimate."""
+        prompt, completion = reading.prompt_tokens, reading.completion_tokens
+        if prompt is not None and completion is not None:
+            usage = Usage(prompt, completion, calls=1)
+            self._usage += usage
+            return usage
+        model = self.config.model
+        # A rough one first: the answer has been paid for, also where the caller goes away now.
+        rough = sum(tokens.estimate(message["content"]) for message in messages)
+        usage = Usage(prompt or rough, completion or tokens.estimate(reading.text), 1, estimated_calls=1)
+        try:
+            # In a thread: the first estimate loads a vocabulary, which would hold up every other call.
+            if prompt is None:
+                prompt = (await asyncio.to_thread(tokens.count_messages, messages, model)).tokens
+            if completion is None:
+                completion = (await asyncio.to_thread(tokens.count_tokens, reading.text, model)).tokens
+            usage = Usage(prompt, completion, calls=1, estimated_calls=1)
+        finally:
+            self._usage += usage
+        return usage
 
     async def embed(self, texts: Sequence[str], *, account: Account | None = None) -> Vectors:
         """Return one row a text, (n, d) float32, asked for in concurrent batches of `embedding_batch`.

@@ -3,11 +3,13 @@
 Requests follow each other at even distances, so that in no minute more are sent than the limit says; tokens
 alike, by what a request may take until it is known what it took. `Retry-After` stops everything for so long.
 
-429s slow the requests down, once a second at most, to between 95 % and 50 % of their rate by the share of
-429s among the answers since the last time. Good answers speed them up again, by a twentieth of that rate each
-second and faster the longer no 429 comes, until nothing holds them back any more. A limit of L a second is so
-kept within some 10 %. Where 429s come whatever the rate, requests become slow too: a client cannot know.
-A few calls alone never come this far; theirs is the backoff of `retry`.
+429s slow the requests down, once a second at most, to between 90 % and 50 % of their rate by the share of
+429s among the answers since the last time. Good answers speed them up again, by a fortieth of that rate each
+second and faster the longer no 429 comes, until nothing holds them back any more. At a limit nobody told, of
+5 requests a second or more, all of it is used and 5 to 10 % of the requests are refused; of 1 a second, 80 %
+and 20 %. A slowdown that costs good answers in proportion is undone: then 429s come whatever the rate (which
+shows only where there are some 10 answers a second). A few calls alone never come this far; theirs is the
+backoff of `retry`.
 """
 
 from __future__ import annotations
@@ -20,17 +22,23 @@ from .retry import Clock
 
 ROUND = 1.0
 """Seconds between two slowdowns: what was sent before one says nothing about it."""
-LEAST_CUT = 0.05
-RECOVERY = 20.0
+LEAST_CUT = 0.1
+RECOVERY = 40.0
 """Seconds in which the rate grows by what it was after the last slowdown, ..."""
 ACCELERATION = 10.0
 """... and after which it grows twice as fast, three times, and so on."""
 LEAST_SEEN = 8
+ENOUGH_GOOD = 6.0
+"""Good answers to be expected before their number says anything."""
+TOLERANCE = 5.0
+"""Seconds without a slowdown after one was undone."""
 MEMORY = 10.0
-"""So many answers, within so many seconds, before the first slowdown."""
+"""LEAST_SEEN answers within so many seconds before the first slowdown."""
 LEAST_RATE = 0.1
 """Requests a second: below that a 429 slows down no further."""
 _RECENT = 64
+_TOLD = 0.6  # of a rate: slower than that, the number of good answers tells whether it helped
+_COST = 0.8  # of the good answers
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class Pacer:
         self._pause = -math.inf
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._first_rate = self._base = 0.0
+        self._mark = (0.0, 0.0)  # a rate, and the good answers a second that came at it
+        self._tolerant_until = -math.inf
         self._slowed = -math.inf
         self._grown = -math.inf
         self._good = self._bad = 0
@@ -139,7 +149,8 @@ class Pacer:
         if retry_after is not None:
             self._pause = max(self._pause, now + min(retry_after, self._patience))
         enough = self._guess is not None or self._good + self._bad >= LEAST_SEEN
-        if enough and ticket.sent > self._slowed and now - self._slowed >= ROUND:
+        settled = now - self._slowed >= ROUND and now >= self._tolerant_until
+        if enough and ticket.sent > self._slowed and settled:
             self._slow_down(now)
 
     def _forget(self, now: float) -> None:
@@ -151,11 +162,22 @@ class Pacer:
     def _slow_down(self, now: float) -> None:
         share = self._bad / (self._good + self._bad)
         cut = 1.0 - max(LEAST_CUT, share / 2.0)
+        seconds = max(ROUND, now - max(self._slowed, self._counting_since))
+        good = self._good / seconds
         if self._guess is None:
             # Of the last seconds; those sent at once at the beginning are no rate.
-            seconds = max(1.0, now - self._recent[0]) if self._recent else 1.0
-            self._first_rate = max(LEAST_RATE, len(self._recent) / seconds)
+            recent = max(1.0, now - self._recent[0]) if self._recent else 1.0
+            self._first_rate = max(LEAST_RATE, len(self._recent) / recent)
             self._guess = _Spacing(self._first_rate)
+            self._mark = (self._first_rate, good)
+        rate, before = self._mark
+        slowed_to = self._guess.per_second
+        if slowed_to <= _TOLD * rate:
+            self._mark = (slowed_to, good)
+            if before * seconds >= ENOUGH_GOOD and good < _COST * before:
+                # The server answered more when it was asked more.
+                self._guess.per_second, self._tolerant_until, cut = rate, now + TOLERANCE, 1.0
+                self._mark = (math.inf, 0.0)  # counted anew at the next
         self._guess.per_second = self._base = max(LEAST_RATE, self._guess.per_second * cut)
         self._slowed = self._grown = self._counting_since = now
         self._good = self._bad = 0
