@@ -99,6 +99,9 @@ class Driver:
             comparison = Comparison(study, self._scorer, self._config, self._phase)
             heldout = await self._until_stopped(comparison.rows(seed_prompt)) or []
         best = study.best
+        in_part = best is None and self._limit is not None
+        if in_part:  # a limit ends a run with the best so far, whatever that is
+            best = study.best_in_part
         if best is None:
             raise (
                 self._error
@@ -120,6 +123,7 @@ class Driver:
             seconds=self._now(),
             heldout=heldout,
             error=self._error,
+            in_part=in_part,
         )
 
     # ---- the log -----------------------------------------------------------------------------------

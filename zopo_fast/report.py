@@ -172,7 +172,7 @@ def summary(result: Result) -> str:
         "",
         "Best prompt:",
         *("  " + line for line in printable(result.best_prompt).split("\n")),
-        f"Train score: {result.best_score:.3f}",
+        f"Train score: {result.best_score:.3f}" + " (of some examples only)" * result.in_part,
     ]
     if result.heldout:
         lines += ["", *_table(result.heldout)]

@@ -173,6 +173,21 @@ class Study:
             return None
 
     @property
+    def best_in_part(self) -> tuple[int, float] | None:
+        """Index and mean so far of the most promising prompt that is not scored in full; None without one.
+
+        By the mean drawn towards 1/2, as a race chooses which to go on with: few scores promise little.
+        """
+        means: dict[int, tuple[float, ...]] = {i: score.scores for i, score in self.scores.items()}
+        for index, work in self.running.items():
+            means[index] = (*means.get(index, ()), *work.scores.values())
+        found = {index: scores for index, scores in means.items() if scores}
+        if not found:
+            return None
+        index = max(found, key=lambda i: (math.fsum(found[i]) + 1.0) / (len(found[i]) + 2.0))
+        return index, math.fsum(found[index]) / len(found[index])
+
+    @property
     def exhausted(self) -> str:
         """Whether it is the budget or the pool that came to its end, where nothing can be asked."""
         if self.race is not None:
