@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError, StudyMismatchError
+from . import template
+from .errors import InputError, StoreError, StudyMismatchError
 from .store import Store
+from .store_file import is_nothing
 from .task import Task
 
 if TYPE_CHECKING:
@@ -28,16 +30,32 @@ _FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limit
 
 @contextmanager
 def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
-    """Yield the study of a path, made where it is missing and closed in the end; a Store is left open."""
-    if store is None or isinstance(store, Store):
-        yield store
+    """Yield the study of a path, made where it is missing and closed in the end; a Store is left open.
+
+    Raises:
+        StoreBusyError: another run uses it.
+    """
+    if store is None:
+        yield None
+        return
+    if isinstance(store, Store):
+        with store.alone():
+            yield store
         return
     if not isinstance(store, (str, Path)):
         raise InputError(f"store: expected a path or a Store, got {type(store).__name__}")
-    path = Path(store)
-    there = path.exists() and path.stat().st_size > 0
-    with Store.open(path) if there else Store.create(path, {}) as made:
+    with _made(Path(store)) as made, made.alone():
         yield made
+
+
+def _made(path: Path) -> Store:
+    if is_nothing(path):
+        try:
+            return Store.create(path, {})
+        except StoreError:
+            if is_nothing(path):
+                raise  # else another run was faster
+    return Store.open(path)
 
 
 def identity(
@@ -101,7 +119,7 @@ def same_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
 
 def _task(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
-        return _digest(asdict(task))
+        return _digest([asdict(task), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
 
 
