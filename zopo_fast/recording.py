@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .usage import Answer, ChatModel, Message
 
 OCCASION: ContextVar[tuple[Any, ...]] = ContextVar("zopo_fast_occasion", default=())
-"""What the present call is for, such as ("train", prompt, example): it tells calls with equal messages apart."""
+"""What the present call is for, such as (part of the task, prompt, example): calls with equal messages are
+told apart by it."""
 
 
 class Kept:

@@ -17,6 +17,7 @@ from .errors import InputError, StoreError, StudyMismatchError
 from .store import Store
 from .store_file import is_nothing
 from .task import Task
+from .usage import Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,6 +116,12 @@ def same_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
     if there is not None and given is not None and not np.array_equal(there, np.asarray(given)):
         raise StudyMismatchError(f"{store.path} was begun with other embeddings")
     return there
+
+
+def usage_of(embedder: Any) -> dict[str, int] | None:
+    """What an embedder has cost so far, where it says so."""
+    usage = getattr(embedder, "usage", None)
+    return asdict(usage) if isinstance(usage, Usage) else None
 
 
 def _task(task: Task | Callable[[str], Any]) -> str:

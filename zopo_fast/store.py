@@ -127,10 +127,10 @@ class Store:
     def keep_array(self, name: str, array: NDArray[Any]) -> None:
         """Keep an array under a name."""
         array = np.ascontiguousarray(array)
-        data, shape = memoryview(array).cast("B") if array.size else memoryview(b""), as_json(array.shape)
+        data, shape = array.reshape(-1).view(np.uint8), as_json(array.shape)
         parts = range(0, max(1, len(data)), _PART)
         rows = (
-            insert("arrays", name, i, array.dtype.str, shape, bytes(data[start : start + _PART]))
+            insert("arrays", name, i, array.dtype.str, shape, data[start : start + _PART].tobytes())
             for i, start in enumerate(parts)
         )
         self._writer.submit(("DELETE FROM arrays WHERE name = ?", (name,)), *rows)
@@ -221,7 +221,7 @@ class Store:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was answered or scored."""
-        scored = "SELECT count(*) FROM events WHERE kind NOT IN ('ask', 'again')"
+        scored = "SELECT count(*) FROM events WHERE kind = 'score'"
         return not self._one(f"SELECT (SELECT count(*) FROM answers) + ({scored})")[0]
 
     # ---- durability --------------------------------------------------------------------------------
@@ -293,6 +293,8 @@ def _close(writer: Writer) -> None:
 
 def _pool_rows(pool: Pool) -> list[Statement]:
     return [
-        insert("pool", i, as_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i]))
+        insert(
+            "pool", i, as_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
+        )
         for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True))
     ]

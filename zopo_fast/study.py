@@ -1,8 +1,9 @@
 """A run's search as a state machine: what to score next, and what a score changes.
 
 No clock, no I/O, no event loop. It moves by its entries alone: a prompt is asked, an example is scored, a
-prompt fails, another run goes on after too many failures, a call that nobody needs any more is paid for. The same entries in the same order lead to the same
-state, bit for bit, so that a log of them is all there is to keep of a run.
+prompt fails, another run goes on after too many failures, an answer comes that nobody needs any more. The
+same entries in the same order lead to the same state, bit for bit, so that a log of them is all there is to
+keep of a run.
 """
 
 from __future__ import annotations
