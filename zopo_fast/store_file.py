@@ -55,15 +55,13 @@ def make(path: Path, statements: Sequence[Statement]) -> None:
     partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not is_nothing(target):  # of a race of two, below, one is told by link()
+        if not is_nothing(target):  # where two come here at once, link() tells one
             raise StoreError(f"{path}: is there already")
         with closing(sqlite3.connect(partial, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = MEMORY")
             connection.execute("PRAGMA page_size = 4096")  # salvage() relies on it
             migrate(connection, path, statements)
-        _put_in_place(partial, target)
-    except FileExistsError:
-        raise StoreError(f"{path}: is there already") from None
+        _put_in_place(partial, target, path)
     except sqlite3.Error as error:
         raise typed(error, path) from error
     except StoreError:
@@ -75,7 +73,7 @@ def make(path: Path, statements: Sequence[Statement]) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
+def _put_in_place(partial: Path, target: Path, path: Path) -> None:
     """Give a file its name, unless another one has it by now; on the disk when this returns."""
     if target.exists():  # empty, as a temporary file that was made for us
         partial.replace(target)
@@ -83,7 +81,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
         try:
             os.link(partial, target)
         except FileExistsError:
-            raise
+            raise StoreError(f"{path}: is there already") from None
         except OSError:  # a file system without links
             partial.replace(target)
     if os.name == "posix":
