@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .errors import ConfigError, StoreDamagedError
+from .errors import ConfigError, StoreError
 from .store import Store
 from .task import Example, Task
 
@@ -50,13 +51,13 @@ def taken_up(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
     Raises:
         ConfigError: something was typed that cannot change, or is to be typed again.
-        StoreDamagedError: the study is not one of this command's.
+        StoreError: the study is not one of this command's.
     """
     config = store.config
     try:
         kept, again, task = dict(config["options"]), list(config["again"]), _task(config["task"])
     except (LookupError, TypeError, ValueError) as error:
-        raise StoreDamagedError(f"{store.path}: not begun by `zopo-fast optimize` ({error!r})") from error
+        raise StoreError(f"{store.path}: not begun by `zopo-fast optimize` ({error!r})") from error
     typed = _typed()
     if "task" in typed:
         raise ConfigError("--resume goes on with the study's own task: give no TASK")
@@ -66,10 +67,10 @@ def taken_up(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
                 f"--{name.replace('_', '-')} cannot change in a study that has begun: it was "
                 f"{kept.get(name)!r}, leave it out"
             )
-    missing = [name for name in again if name not in typed]
-    if missing:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise ConfigError(f"{flags}: given then, and not kept since it may hold a secret; give it again")
+    if missing := [name for name in again if name not in typed]:
+        raise ConfigError(
+            f"{_flags(missing)}: given then, and not kept since it may hold a secret; give it again"
+        )
     used = {name: kept.get(name, value) for name, value in options.items()}
     used |= {name: options[name] for name in typed}
     for name in ("pool_file", "lists", "source"):
@@ -79,6 +80,17 @@ def taken_up(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
     for name in ("headers", "body"):
         used[name] = used[name] or {}
     return {**used, "out": options["resume"]}, task
+
+
+def how_to_go_on(store: Store, folder: Path) -> str:
+    """The command that goes on with the run in this folder."""
+    again = store.config.get("again")
+    more = f", and {_flags(again)} as before" if again else ""
+    return f"zopo-fast optimize --resume {shlex.quote(str(folder))}{more}"
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _typed() -> set[str]:
@@ -114,5 +126,5 @@ def _task(values: Mapping[str, Any]) -> Task:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
-        return str(value)
+        return str(value.absolute())  # the same one from another folder
     return list(value) if isinstance(value, tuple) else value

@@ -28,7 +28,7 @@ from .errors import (
     ZopoError,
 )
 from .result import HeldOut, Result, Trial
-from .study import AGAIN, ASK, FAILED, SCORE
+from .study import AGAIN, ASK, FAILED, LATE, SCORE
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ class Driver:
                 ) from error
         self._reported = len(self._study.trials)
         self._earlier = self._study.spent
+        self._error = self._study.refusal  # which ends this run as it has ended that one
         if self._study.reason == "failures" and self._study.refusal is None:
             self._write(AGAIN, {"at": self._now()})
             self._study.again()
@@ -170,7 +171,8 @@ class Driver:
         """Keep prompts in flight until something ends the search; return what did."""
         study, stopping = self._study, asyncio.ensure_future(self._stop.wait())
         try:
-            for work in list(study.running.values()):  # under way when the run before was cut off
+            # What was under way when the run before was cut off; at its end it is of no use any more.
+            for work in list(study.running.values()) if self._goes_on() else ():
                 self._send(work)
             self._start()
             while self._goes_on() and not stopping.done():
@@ -224,9 +226,12 @@ class Driver:
 
     def _scored(self, work: Work, example: int, score: float, usage: Usage) -> None:
         """Write a score down and act upon it; at once, so that the log is in the order of the acts."""
-        if self._study.reason is not None:
-            return  # after the end
         at = self._now()
+        if self._study.reason is not None:  # after the end, and paid for
+            if self._study.reason != "failures":  # where a run that goes on takes it from the answers
+                self._write(LATE, {"usage": asdict(usage), "at": at})
+                self._study.late(usage)
+            return
         entry = {"prompt": work.index, "example": example, "score": score, "usage": asdict(usage), "at": at}
         self._write(SCORE, entry)
         if self._study.scored(work.index, example, score, usage, at):

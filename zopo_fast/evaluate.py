@@ -82,10 +82,12 @@ class Evaluator:
         *,
         indices: Sequence[int] | None = None,
         on_answer: Callable[[Scored], object] | None = None,
+        part: str = "",
     ) -> Evaluation:
         """Score `prompt` on all `examples`, or on those at `indices` (no two alike).
 
-        `on_answer` is called for this prompt besides the evaluator's own.
+        `on_answer` is called for this prompt besides the evaluator's own. `part` says which examples they are
+        where a study keeps the answers.
 
         When one call fails for good, the others are cancelled and awaited, and its error is raised with the
         example it was about (also as `error.example_index`). Raises InputError for nothing to score on.
@@ -96,7 +98,7 @@ class Evaluator:
         if len(set(chosen)) != len(chosen) or not all(0 <= i < len(examples) for i in chosen):
             raise InputError(f"indices have to be different numbers from 0 to {len(examples) - 1}")
         heard = [one for one in (self._on_answer, on_answer) if one is not None]
-        scored = await _all({i: self._score(prompt, i, examples[i], heard) for i in chosen}, examples)
+        scored = await _all({i: self._score((part, prompt, i), examples[i], heard) for i in chosen}, examples)
         return Evaluation(
             prompt=prompt,
             scores=tuple(one.score for one in scored),
@@ -106,9 +108,10 @@ class Evaluator:
         )
 
     async def _score(
-        self, prompt: str, index: int, example: Example, heard: Sequence[Callable[[Scored], object]]
+        self, occasion: tuple[str, str, int], example: Example, heard: Sequence[Callable[[Scored], object]]
     ) -> Scored:
-        OCCASION.set((prompt, index))  # of this call's own task
+        OCCASION.set(occasion)  # of this call's own task
+        _, prompt, index = occasion
         answer = await self._model.chat(self._template.render(prompt, example.input, self._demonstrations))
         usage = answer.usage
         measure = getattr(self._metric, "measure", None)  # a metric that costs calls says what it took

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+_AT_ITS_END = ("budget", "pool", "perfect", "target")  # what leaves nothing to go on with
 # Values that may be secrets: only their names are kept.
 _NAMES_ONLY = ("headers", "body")
 
@@ -134,6 +135,8 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK (JSONL, CSV, TSV, or instruction-induction JSON)."""
+    for name in ("incumbent", "rubric"):  # what a file holds, not where it lies: a run may go on without it
+        options[name] = text_or_file(options[name], f"--{name}")
     if options["resume"] is not None:
         return _resumed(options)
     if task is None:
@@ -163,7 +166,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
     from .pool import Pool
     from .run import RunConfig
 
-    incumbent = text_or_file(options["incumbent"], "--incumbent")
+    incumbent = options["incumbent"]
     if incumbent is not None:
         try:
             incumbent = Pool.from_texts([incumbent]).prompts[0]  # normalised, as the pool's are
@@ -184,7 +187,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
         race_first=options["race_first"],
         race_batch=options["race_batch"],
         score_range=options["score_range"],
-        rubric=text_or_file(options["rubric"], "--rubric"),
+        rubric=options["rubric"],
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
 
@@ -224,8 +227,11 @@ class _Command:
     account: Account | None = None  # pays for all calls, those that write and embed the pool too
     config: RunConfig = field(init=False)
     spent: Usage = field(default_factory=Usage)  # on writing and embedding the pool
+    resumed: bool = field(init=False)
+    said: bool = field(init=False, default=False)  # how to go on
 
     def __post_init__(self) -> None:
+        self.resumed = self.store is not None
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
@@ -298,7 +304,7 @@ class _Command:
         from .report import RunFolder, printable
 
         out = self.options["out"]
-        folder = None if out is None else RunFolder(out, resume=self.store is not None)
+        folder = None if out is None else RunFolder(out, resume=self.resumed)
         stop = asyncio.Event()
         racing = self.config.races(self.task)
         total = self.config.calls_of_race(self.task) if racing else self.config.budget
@@ -310,7 +316,8 @@ class _Command:
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.spent)
             progress.close()
-            return _report(result, folder, self._settings())
+            _report(result, folder, self._settings())
+            return self._ended(result)
         except ZopoError as error:
             if not stop.is_set():
                 raise
@@ -327,9 +334,8 @@ class _Command:
         from .store import STUDY, Store
 
         if self.store is None:
-            self.store = Store.create(folder.path / STUDY, to_keep(self.options, self.task))
-            if self.pool is not None:
-                self.store.keep_pool(self.pool)
+            kept = to_keep(self.options, self.task)
+            self.store = Store.create(folder.path / STUDY, kept, self.pool)
         self.spent = Usage(**(self.store.get("writing") or {}))
 
     def _open_account(self) -> None:
@@ -337,14 +343,38 @@ class _Command:
 
         self.account = account_of(self.config, self.store)
 
+    def _ended(self, result: Result) -> int:
+        """Say what is to be said of how the run has ended; return the exit code."""
+        from .report import printable
+
+        if result.stopped_by not in _AT_ITS_END or result.error is not None:
+            self._say_how_to_go_on()
+        if result.error is not None:
+            click.echo(f"Error: {printable(str(result.error))}", err=True)
+            return EXIT_INPUT
+        return EXIT_INTERRUPTED if result.stopped_by == "interrupted" else 0
+
+    def _say_how_to_go_on(self) -> None:
+        """Once, where a run that is not at its end has left a study."""
+        from .continued import how_to_go_on
+        from .report import printable
+
+        if self.store is not None and not self.said:
+            self.said = True
+            with contextlib.suppress(StoreError):
+                how = how_to_go_on(self.store, self.store.path.parent)
+                click.echo(f"To go on, with nothing asked twice: {printable(how)}", err=True)
+
     def _let_go(self, folder: RunFolder) -> None:
-        """Close study and folder; remove both where nothing was answered."""
-        empty = True
+        """Close study and folder; remove both where nothing was answered and nothing was there before."""
+        empty = not self.resumed
         if self.store is not None:
             try:
-                empty = self.store.is_empty
+                empty = empty and self.store.is_empty
             except StoreError:  # it could not be written any more: what was before is kept
                 empty = False
+            if not empty and not folder.finished:
+                self._say_how_to_go_on()
             with contextlib.suppress(StoreError):  # raised before, where it was met first
                 self.store.close()
         folder.close(empty)
@@ -395,7 +425,9 @@ class _Command:
                 cache=cache,
                 account=self.account,
             )
-            self.spent += embedder.usage
+            # Of the embeddings that this run, or the one before it, has made.
+            kept = None if self.store is None else self.store.get("embedding")
+            self.spent += Usage(**kept) if kept else embedder.usage
             return result
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
@@ -453,7 +485,7 @@ def _interruptible(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> int:
+def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
     from .report import printable, summary
 
     try:  # the files first: a terminal may be gone by now
@@ -464,7 +496,3 @@ def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) 
         click.echo(f"Left out: {printable(note)}", err=True)
     if folder is not None:
         click.echo(f"\nWritten to {printable(str(folder.path))}")
-    if result.error is not None:
-        click.echo(f"Error: {printable(str(result.error))}", err=True)
-        return EXIT_INPUT
-    return EXIT_INTERRUPTED if result.stopped_by == "interrupted" else 0

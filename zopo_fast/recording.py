@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .usage import Answer, ChatModel, Message
 
 OCCASION: ContextVar[tuple[Any, ...]] = ContextVar("zopo_fast_occasion", default=())
-"""What the present call is for, such as (prompt, example): it tells calls with equal messages apart."""
+"""What the present call is for, such as (part of the task, prompt, example): calls with equal messages are
+told apart by it."""
 
 
 class Kept:
@@ -21,12 +22,12 @@ class Kept:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._left = store.answers()
+        self._left = store.answers()  # their numbers: they may be large, and most are never asked for
 
     def take(self, key: bytes) -> Answer | None:
         """The first answer under a key; each is given out once."""
         left = self._left.get(key)
-        return left.pop(0) if left else None
+        return self.store.answer(left.pop(0)) if left else None
 
 
 class Recorded:

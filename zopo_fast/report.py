@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import MissingDependencyError, OutputError
+from .files import write_whole
 from .pool import Pool
 from .result import HeldOut, Result, Trial
 from .store import STUDY
@@ -41,13 +42,15 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
-        self._finished = False
+        self.finished = False
         try:
             self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            held = [
-                name for name in (STUDY, TRIALS, RESULT, BEST, CURVE, POOL) if (self.path / name).exists()
-            ]
+            names = (STUDY, TRIALS, RESULT, BEST, CURVE, POOL)
+            held = [name for name in names if (self.path / name).exists()]
+            if held == [TRIALS] and not (self.path / TRIALS).stat().st_size:
+                (self.path / TRIALS).unlink()  # of a run killed before it had begun
+                held = []
             if held and not resume:
                 more = f", or go on with it: --resume {self.path}" if held[0] == STUDY else ""
                 raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder{more}")
@@ -59,16 +62,24 @@ class RunFolder:
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
+        self._write(self._line(trial))
+
+    def again(self, trials: Sequence[Trial]) -> None:
+        """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
+        self._trials.close()
+        lines = "".join(self._line(trial) for trial in trials)
+        write_whole(self.path / TRIALS, lines.encode(errors="replace"))
+        try:
+            self._trials = (self.path / TRIALS).open("a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{self.path / TRIALS}: cannot be written: {error}") from error
+
+    @staticmethod
+    def _line(trial: Trial) -> str:
         row = asdict(trial)
         for redundant in ("best_score", "total"):
             del row[redundant]
-        self._write(json.dumps(row, ensure_ascii=False) + "\n")
-
-    def again(self, trials: Sequence[Trial]) -> None:
-        """Write the trials of a run that goes on, in place of those of its cut-off end."""
-        self._trials.truncate(0)
-        for trial in trials:
-            self.add(trial)
+        return json.dumps(row, ensure_ascii=False) + "\n"
 
     def _write(self, line: str) -> None:
         try:
@@ -79,7 +90,7 @@ class RunFolder:
 
     def finish(self, result: Result, settings: dict[str, Any]) -> list[str]:
         """Write best_prompt.txt, result.json and curve.png; return what had to be left out, and why."""
-        self._finished = True
+        self.finished = True
         self._trials.close()
         document = {**result.to_dict(), "settings": settings}
         try:
@@ -105,7 +116,7 @@ class RunFolder:
         way of another try.
         """
         self._trials.close()
-        if remove and not self._finished:
+        if remove and not self.finished:
             with suppress(OSError):
                 for name in (TRIALS, STUDY, STUDY + "-wal"):
                     (self.path / name).unlink(missing_ok=True)

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError, StudyMismatchError
+from . import template
+from .errors import InputError, StoreError, StudyMismatchError
 from .store import Store
+from .store_file import is_nothing
 from .task import Task
+from .usage import Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,16 +31,32 @@ _FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limit
 
 @contextmanager
 def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
-    """Yield the study of a path, made where it is missing and closed in the end; a Store is left open."""
-    if store is None or isinstance(store, Store):
-        yield store
+    """Yield the study of a path, made where it is missing and closed in the end; a Store is left open.
+
+    Raises:
+        StoreBusyError: another run uses it.
+    """
+    if store is None:
+        yield None
+        return
+    if isinstance(store, Store):
+        with store.alone():
+            yield store
         return
     if not isinstance(store, (str, Path)):
         raise InputError(f"store: expected a path or a Store, got {type(store).__name__}")
-    path = Path(store)
-    there = path.exists() and path.stat().st_size > 0
-    with Store.open(path) if there else Store.create(path, {}) as made:
+    with _made(Path(store)) as made, made.alone():
         yield made
+
+
+def _made(path: Path) -> Store:
+    if is_nothing(path):
+        try:
+            return Store.create(path, {})
+        except StoreError:
+            if is_nothing(path):
+                raise  # else another run was faster
+    return Store.open(path)
 
 
 def identity(
@@ -106,9 +125,15 @@ def spent(store: Store) -> dict[str, float]:
     return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": seconds}
 
 
+def usage_of(embedder: Any) -> dict[str, int] | None:
+    """What an embedder has cost so far, where it says so."""
+    usage = getattr(embedder, "usage", None)
+    return asdict(usage) if isinstance(usage, Usage) else None
+
+
 def _task(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
-        return _digest(asdict(task))
+        return _digest([asdict(task), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
 
 

@@ -307,6 +307,7 @@ async def _vectors(
     if store is not None:
         store.keep_pool(pool)
         store.keep_array("embeddings", Z)
+        store.put("embedding", resume.usage_of(embedder))
         await store.flush(durable=True)
     return Z
 

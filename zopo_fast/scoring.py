@@ -82,6 +82,7 @@ class TaskScorer:
                 self._task.train,
                 indices=examples,
                 on_answer=lambda one: on_score(one.index, one.score, one.usage),
+                part="train",
             )
         )
 
@@ -89,7 +90,7 @@ class TaskScorer:
         """Mean over the held-out examples."""
         if not self._task.heldout:
             return None
-        return self._mean(await self._evaluator.evaluate(prompt, self._task.heldout))
+        return self._mean(await self._evaluator.evaluate(prompt, self._task.heldout, part="heldout"))
 
     @staticmethod
     def _mean(evaluation: Evaluation) -> Score:

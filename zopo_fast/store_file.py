@@ -1,44 +1,106 @@
-"""The file of a study: its schema and migrations, opening it alone, and what to save of a damaged one."""
+"""The file of a study: its schema and migrations, making it whole or not at all, and opening it alone."""
 
 from __future__ import annotations
 
+import os
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
 from .errors import StoreDamagedError, StoreError, StoreVersionError
+from .store_rows import is_whole
 from .store_writer import Statement, typed
 
 APPLICATION = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
-_MAGIC = b"SQLite format 3\0"
 
+# The last column of each table is the checksum of the others (store_rows.py). No semicolon but at the ends.
 MIGRATIONS: list[str] = [
     """
-    CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE pool (
-      idx INTEGER PRIMARY KEY, prompt TEXT NOT NULL, count INTEGER NOT NULL, score REAL);
+      idx INTEGER PRIMARY KEY, prompt TEXT NOT NULL, count INTEGER NOT NULL, score REAL,
+      crc INTEGER NOT NULL);
     CREATE TABLE arrays (
-      name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
-      digest BLOB NOT NULL);
-    CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL);
+      name TEXT, part INTEGER, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
+      crc INTEGER NOT NULL, PRIMARY KEY (name, part));
+    CREATE TABLE events (
+      seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL, crc INTEGER NOT NULL);
     CREATE TABLE answers (
-      id INTEGER PRIMARY KEY, key BLOB NOT NULL, role TEXT NOT NULL, data TEXT NOT NULL);
-    CREATE TABLE trials (number INTEGER PRIMARY KEY, data TEXT NOT NULL);
+      id INTEGER PRIMARY KEY, key BLOB NOT NULL, role TEXT NOT NULL, data TEXT NOT NULL,
+      crc INTEGER NOT NULL);
+    CREATE TABLE trials (number INTEGER PRIMARY KEY, data TEXT NOT NULL, crc INTEGER NOT NULL);
     CREATE TABLE charges (
       id TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL,
-      settled INTEGER NOT NULL);
+      settled INTEGER NOT NULL, crc INTEGER NOT NULL);
     """,
 ]
 """What leads from each version of the schema to the next; the first from an empty file to version 1."""
 
-TABLES = ("study", "pool", "arrays", "events", "answers", "trials", "charges")
+KEYS = {
+    "study": "name", "pool": "idx", "arrays": "rowid", "events": "seq", "answers": "id", "trials": "number",
+    "charges": "id",
+}  # fmt: skip
+"""The tables, and what their rows are in the order of."""
 
 
-def connect(path: Path, *, create: Sequence[Statement] | None = None) -> sqlite3.Connection:
+def make(path: Path, statements: Sequence[Statement]) -> None:
+    """Make a study file that holds what these statements insert: as a whole, or not at all.
+
+    Raises:
+        StoreError: it is there already, or cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not is_nothing(target):  # where two come here at once, link() tells one
+            raise StoreError(f"{path}: is there already")
+        with closing(sqlite3.connect(partial, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("PRAGMA page_size = 4096")  # salvage() relies on it
+            migrate(connection, path, statements)
+        _put_in_place(partial, target, path)
+    except sqlite3.Error as error:
+        raise typed(error, path) from error
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be made: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _put_in_place(partial: Path, target: Path, path: Path) -> None:
+    """Give a file its name, unless another one has it by now; on the disk when this returns."""
+    if target.exists():  # empty, as a temporary file that was made for us
+        partial.replace(target)
+    else:
+        try:
+            os.link(partial, target)
+        except FileExistsError:
+            raise StoreError(f"{path}: is there already") from None
+        except OSError:  # a file system without links
+            partial.replace(target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # not all file systems can
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def is_nothing(path: Path) -> bool:
+    """Whether no study was ever there: no file, or an empty one without a log of writes beside it."""
+    log = path.with_name(path.name + "-wal")
+    return not path.exists() or (path.is_file() and not path.stat().st_size and not log.exists())
+
+
+def connect(path: Path) -> sqlite3.Connection:
     """Open a study file for this process alone, in autocommit mode, migrated to the present schema.
-
-    With `create` a new one, which is there as a whole, with what these statements insert, or not at all.
 
     The lock is SQLite's own, on the file: it ends with the process, however that ends.
 
@@ -46,146 +108,102 @@ def connect(path: Path, *, create: Sequence[Statement] | None = None) -> sqlite3
         StoreBusyError: another process, or another connection, has it open.
         StoreVersionError: a newer schema.
         StoreDamagedError: not readable as a whole; names the file with what could be saved.
-        StoreError: missing, no permission, or (with `create`) already there.
+        StoreError: missing, no permission, another program's.
     """
-    if create is None:
-        _recognise(path)
-    elif path.exists() and path.stat().st_size:
-        raise StoreError(f"{path}: is there already")
+    connection = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # SQLite's locks go with *any* closing of the file in this process: look at its size, do not open it.
+        if not path.is_file():
+            raise StoreError(f"{path}: no study there")
+        if not path.stat().st_size:
+            raise StoreError(f"{path}: an empty file, no study; delete it to begin anew")
         connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"{path}: cannot be opened: {error}") from error
-    try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")  # takes the lock, which the mode then keeps
         connection.execute("COMMIT")
-        _check(connection, path, empty=create is not None)
-        migrate(connection, path, create or ())
+        _check(connection, path)
+        migrate(connection, path)
+    except StoreDamagedError as error:
+        _close(connection)
+        raise _with_what_could_be_saved(error, path) from None
     except sqlite3.Error as error:
-        connection.close()
+        _close(connection)
         problem = typed(error, path)
         if isinstance(problem, StoreDamagedError):
-            raise StoreDamagedError(f"{problem}. {salvage(path)}") from error
+            raise _with_what_could_be_saved(problem, path) from error
         raise problem from error
-    except StoreDamagedError as error:
-        connection.close()
-        raise StoreDamagedError(f"{error}. {salvage(path)}") from None
+    except OSError as error:
+        _close(connection)
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     except BaseException:
-        connection.close()
+        _close(connection)
         raise
     return connection
 
 
-def _recognise(path: Path) -> None:
-    try:
-        if not path.is_file():
-            raise StoreError(f"{path}: no study there")
-        with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if magic and magic != _MAGIC:
-        raise StoreDamagedError(
-            f"{path}: damaged at its beginning, or no study file; nothing in it can be read. What "
-            "trials.jsonl beside it holds is not lost"
-        )
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        with suppress(sqlite3.Error):
+            connection.close()
 
 
-def _check(connection: sqlite3.Connection, path: Path, *, empty: bool) -> None:
+def _with_what_could_be_saved(error: StoreDamagedError, path: Path) -> StoreDamagedError:
+    from .store_salvage import salvage
+
+    return StoreDamagedError(f"{error}. {salvage(path)}")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != APPLICATION and tables:
-        raise StoreError(f"{path}: a database of another program")
-    if not tables and not empty:
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables:
         raise StoreError(f"{path}: holds no study; delete it to begin anew")
+    if application != APPLICATION:
+        raise StoreError(f"{path}: a database of another program")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
         raise StoreVersionError(
             f"{path}: written by a newer version of zopo_fast (schema {version}, this one reads up to "
             f"{len(MIGRATIONS)}); upgrade the package"
         )
-    problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
+    problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
-        raise StoreDamagedError(f"{path}: the file is damaged ({'; '.join(problems)[:200]})")
+        found = " ".join("; ".join(problems).split())
+        raise StoreDamagedError(f"{path}: the file is damaged ({found[:200]})")
+    connection.text_factory = bytes
+    for table in KEYS:
+        broken = sum(not is_whole(row) for row in connection.execute(f"SELECT * FROM {table}"))
+        if broken:
+            raise StoreDamagedError(
+                f"{path}: the file is damaged ({broken} rows of its {table} are not as they were written)"
+            )
+    connection.text_factory = str
 
 
-def migrate(connection: sqlite3.Connection, path: Path, more: Sequence[Statement] = ()) -> None:
-    """Lead the schema to the present version, each step whole or not at all, `more` with the last one."""
+def migrate(
+    connection: sqlite3.Connection, path: Path, more: Sequence[Statement] = (), upto: int | None = None
+) -> None:
+    """Lead the schema to the present version (or to `upto`) and insert `more`: all of it, or nothing."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+    last = len(MIGRATIONS) if upto is None else upto
+    if version == last and not more:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in MIGRATIONS[version:last]:
             for statement in script.split(";"):
                 connection.execute(statement)
-            for sql, values in more if number == len(MIGRATIONS) else ():
-                connection.execute(sql, values)
-            connection.execute(f"PRAGMA application_id = {APPLICATION}")
-            connection.execute(f"PRAGMA user_version = {number}")
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        for sql, values in more:
+            connection.execute(sql, values)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {last}")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        with suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise typed(error, path) from error
-
-
-def salvage(path: Path) -> str:
-    """Copy the readable rows of a damaged study beside it; say what was saved, and where to.
-
-    The log is kept up to its first gap only, since what follows one cannot be replayed; answers are kept from
-    both sides of it, and are not asked for again.
-    """
-    target = path.with_name(f"{path.stem}.salvaged{path.suffix}")
-    if target.exists():
-        return f"{target} holds what was saved of it before"
-    try:
-        with (
-            closing(sqlite3.connect(path, timeout=0.0, isolation_level=None)) as damaged,
-            closing(sqlite3.connect(target, isolation_level=None)) as saved,
-        ):
-            migrate(saved, target)
-            saved.execute("BEGIN")
-            counts = {table: _copy(damaged, saved, table) for table in TABLES}
-            saved.execute("COMMIT")
-            usable = saved.execute("SELECT 1 FROM study WHERE name = 'config'").fetchone() is not None
-    except (sqlite3.Error, StoreError, OSError) as error:
-        with suppress(OSError):
-            target.unlink(missing_ok=True)
-        return f"Nothing could be saved ({error})"
-    if not any(counts.values()):
-        target.unlink(missing_ok=True)
-        return "Nothing could be saved"
-    found = ", ".join(f"{counts[name]} {what}" for name, what in _WORDS.items())
-    how = (
-        "put it in this one's place to go on from there"
-        if usable
-        else "its settings are lost, so that it cannot be gone on from"
-    )
-    return f"Saved to {target}: {found}; {how}"
-
-
-_WORDS = {"trials": "trials", "answers": "answers", "events": "entries of the log", "pool": "prompts"}
-
-
-def _copy(damaged: sqlite3.Connection, saved: sqlite3.Connection, table: str) -> int:
-    """Copy the rows that can be read, ascending to the first that cannot and from the end down to it."""
-    key = {"study": "name", "arrays": "rowid", "pool": "idx", "events": "seq", "trials": "number"}.get(
-        table, "id"
-    )
-    count, last = 0, None
-    directions = ("ASC",) if table == "events" else ("ASC", "DESC")
-    for direction in directions:
-        try:
-            for row in damaged.execute(f"SELECT {key}, * FROM {table} ORDER BY {key} {direction}"):
-                if table == "events" and last is not None and row[0] != last + 1:
-                    return count
-                last = row[0]
-                marks = ", ".join("?" * (len(row) - 1))
-                count += saved.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row[1:]).rowcount
-            break  # read to the end
-        except sqlite3.DatabaseError:
-            continue
-    return count
+        raise typed(error, path) from error

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
@@ -31,26 +32,29 @@ class Writer:
     """Commits statements in the order of `submit`, in groups, in a thread of its own.
 
     After a failed commit nothing more is written, so that what is in the file is always a prefix of what was
-    submitted; every later call raises the same error.
+    submitted; every later call raises the same error. In a process forked from this one it is of no use.
 
     Args:
-        connection: in autocommit mode (`isolation_level=None`); nothing else writes through it.
+        connection: in autocommit mode (`isolation_level=None`); nothing else writes through it. Closed in
+            the end.
         path: of the file, for messages.
+        touch: what an empty commit writes, so that it reaches the disk.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
-        self._connection, self._path = connection, path
+    def __init__(self, connection: sqlite3.Connection, path: str, touch: Statement) -> None:
+        self._connection, self._path, self._touch = connection, path, touch
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._turn = threading.Lock()  # nothing may come into the queue after its end
         self._error: StoreError | None = None
         self._closed = False
+        self._unsynced = True  # commits, perhaps of the process before, that a loss of power may undo
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="zopo-fast-store", daemon=True)
         self._thread.start()
 
     def submit(self, *statements: Statement) -> None:
         """Have statements written; does not wait. Raises the StoreError of an earlier failure."""
-        self._check()
-        self._queue.put(_Entry(statements, False, None))
+        self._put(_Entry(statements, False, None))
 
     def flush(self, *statements: Statement, durable: bool = False) -> Future[None]:
         """Return a future that is done when these and all earlier statements are committed.
@@ -59,40 +63,49 @@ class Writer:
             durable: wait until they are on the disk, so that they outlast a loss of power; else until they
                 outlast the end of the process.
         """
-        self._check()
         done: Future[None] = Future()
-        self._queue.put(_Entry(statements, durable, done))
+        self._put(_Entry(statements, durable, done))
         return done
 
     def close(self) -> None:
-        """Write what is left and end the thread; raises the StoreError of a failed commit, once."""
-        if self._closed or self._process != os.getpid():
+        """Write what is left, close the connection and end; raises the StoreError of a failed commit, once.
+
+        Nothing in a forked process: its copy of the connection, once closed, would take the log of writes
+        away from under the other one.
+        """
+        if self._process != os.getpid():
             return
-        self._closed = True
-        self._queue.put(None)
-        self._thread.join()
+        with self._turn:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        if threading.current_thread() is not self._thread:  # which may collect a store nobody has closed
+            self._thread.join()
         if self._error is not None:
             raise self._error
 
-    def _check(self) -> None:
+    def _put(self, entry: _Entry) -> None:
         if self._process != os.getpid():
             raise StoreError(f"{self._path}: was opened by the process that this one was forked from")
-        if self._error is not None:
-            raise self._error
-        if self._closed:
-            raise StoreError(f"{self._path}: is closed")
+        with self._turn:
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise StoreError(f"{self._path}: is closed")
+            self._queue.put(entry)
 
     def _run(self) -> None:
         last = False
         while not last:
             entries, last = self._next()
-            if not entries:
-                continue
             if self._error is None:
                 try:
                     self._commit(entries)
                 except sqlite3.Error as error:
                     self._error = typed(error, self._path)
+                except Exception as error:  # such as a number of more than 64 bits: whoever waits has to hear
+                    self._error = StoreError(f"{self._path}: could not be written: {error!r}")
             for entry in entries:
                 if entry.done is None or not entry.done.set_running_or_notify_cancel():
                     continue
@@ -100,9 +113,11 @@ class Writer:
                     entry.done.set_result(None)
                 else:
                     entry.done.set_exception(self._error)
+        with suppress(sqlite3.Error):  # what could not be written any more was raised before
+            self._connection.close()
 
     def _next(self) -> tuple[list[_Entry], bool]:
-        """All entries that wait, at least one, and whether the thread is to end after them."""
+        """All entries that wait, and whether the thread is to end after them."""
         entries: list[_Entry] = []
         entry = self._queue.get()
         while entry is not None:
@@ -118,10 +133,10 @@ class Writer:
     def _commit(self, entries: Iterable[_Entry]) -> None:
         statements = [statement for entry in entries for statement in entry.statements]
         durable = any(entry.durable for entry in entries)
-        if durable and not statements:  # an empty commit would not reach the disk
-            statements = [("INSERT OR REPLACE INTO study VALUES ('flushed', '1')", ())]
         if not statements:
-            return
+            if not durable or not self._unsynced:
+                return
+            statements = [self._touch]
         run = self._connection.execute
         # FULL: the commit ends with an fdatasync of the log, and with it of all earlier commits.
         run(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -131,9 +146,11 @@ class Writer:
                 run(sql, values)
             run("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:
-                run("ROLLBACK")
+            with suppress(sqlite3.Error):  # the cause is the first error
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
             raise
+        self._unsynced = not durable
 
 
 def typed(error: sqlite3.Error, path: object) -> StoreError:

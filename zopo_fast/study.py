@@ -1,8 +1,9 @@
 """A run's search as a state machine: what to score next, and what a score changes.
 
 No clock, no I/O, no event loop. It moves by its entries alone: a prompt is asked, an example is scored, a
-prompt fails, another run goes on after too many failures. The same entries in the same order lead to the same
-state, bit for bit, so that a log of them is all there is to keep of a run.
+prompt fails, another run goes on after too many failures, an answer comes that nobody needs any more. The
+same entries in the same order lead to the same state, bit for bit, so that a log of them is all there is to
+keep of a run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .run import RunConfig
 
-ASK, SCORE, FAILED, AGAIN = "ask", "score", "failed", "again"
+ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of entries."""
 
 
@@ -82,7 +83,7 @@ class Study:
         self.refusal: InputError | None = None  # a score that no race takes: why "failures" ended the search
         self._config, self._parts, self._perfect = config, parts, perfect
         self._unreported: dict[int, tuple[Usage, float]] = {}  # of a race: usage and seconds since the last
-        self._failed: set[int] = set()
+        self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
         self._failures_in_a_row = 0
 
     # ---- entries -----------------------------------------------------------------------------------
@@ -133,17 +134,23 @@ class Study:
         if self.reason == "failures":
             self.reason = None
 
+    def late(self, usage: Usage) -> None:
+        """Count a call that was answered when the search had ended."""
+        self.spent += usage
+
     def replay(self, kind: str, entry: Mapping[str, Any]) -> None:
         """Take in an entry of a log.
 
         Raises:
             InputError: the entry does not follow from those before it.
         """
-        if self.reason is not None and kind != AGAIN:  # what was under way when the search had ended
-            return
         try:
             if kind == AGAIN:
                 self.again()
+            elif kind == LATE:
+                self.late(Usage(**entry["usage"]))
+            elif self.reason is not None:
+                raise InputError(f"{kind!r} after the end of the search ({self.reason})")
             elif kind == ASK:
                 work = self.begin(entry["at"])
                 asked = (entry["prompt"], tuple(entry["examples"]))
@@ -214,16 +221,17 @@ class Study:
     # ---- within ------------------------------------------------------------------------------------
 
     def _asked(self) -> tuple[int, tuple[int, ...]] | None:
-        """The prompt that the search asks for; None: none now."""
-        if self.optimizer.done:
+        """The prompt that the search asks for; None: none now, and then nothing has changed by asking.
+
+        What has failed would be offered again where nothing else is left: do not try for ever.
+        """
+        if self.optimizer.done or not self._fresh:
             return None
         try:
             index = self.optimizer.ask()
         except NothingToAsk:
             return None
-        if index in self._failed:  # discarded before, and nothing else is left: do not try for ever
-            self.optimizer.discard(index)
-            return None
+        self._fresh.discard(index)
         return index, tuple(range(self._parts))
 
     def _raced(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
@@ -260,7 +268,6 @@ class Study:
     def _drop(self, work: Work, error: str, at: float) -> None:
         """Give a prompt up whose scoring came to nothing."""
         index, seconds = work.index, at - work.begun
-        self._failed.add(index)
         if index in self.optimizer.pending:  # not where a race had given it up before
             self.optimizer.discard(index)
         if self.race is None:
