@@ -33,6 +33,7 @@ from .errors import (
     RequestTimeoutError,
     UnreachableError,
 )
+from .forks import abandon, enlist
 from .retry import Clock, Failure, Retry, Sleep
 from .usage import Answer, ChatModel, EmbeddingModel, Message, Usage, stated_tokens
 
@@ -54,7 +55,8 @@ class OpenAIClient(Closing):
     """Chat and embeddings of an OpenAI-compatible server; an async context manager.
 
     A session is opened at the first call in each event loop and closed by `aclose()`, at the end of the
-    `async with` block, or with `asyncio.run`. A session given by the caller is used and never closed.
+    `async with` block, or with `asyncio.run`. A session given by the caller is used and never closed. In a
+    forked process the client opens connections of its own; with the caller's session it cannot be used there.
     `sleep`, `clock` and `rng` drive the pauses between attempts. Raises `ConfigError` for settings that
     cannot be used and `AuthenticationError` where OpenAI's own endpoint has no key.
     """
@@ -77,6 +79,14 @@ class OpenAIClient(Closing):
         self._usage = Usage()
         self._homes: dict[asyncio.AbstractEventLoop, _Home] = {}
         self._prefix = ""
+        self._forked = False
+        enlist(self)
+
+    def in_child(self) -> None:
+        """Leave the connections of the process that was forked to that process."""
+        self._forked = True
+        abandon(self._homes)  # closing them here would take the event loop's files away from it
+        self._homes = {}
 
     @property
     def usage(self) -> Usage:
@@ -206,6 +216,8 @@ class OpenAIClient(Closing):
         """Return what belongs to the running event loop."""
         loop = asyncio.get_running_loop()
         if loop not in self._homes:
+            if self._forked and self._session is not None:
+                raise ConfigError("session: it belongs to the process that was forked; make a client here")
             # `asyncio.run` closed the sessions of the loops that ended.
             self._homes = {known: home for known, home in self._homes.items() if not known.is_closed()}
             proxies = not self._endpoint.loopback
