@@ -26,6 +26,7 @@ import numpy as np
 
 from .cache_file import CacheFile
 from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
+from .forks import enlist
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -145,6 +146,11 @@ class SentenceTransformerEmbedder:
         self._source = str(model)
         self._device = device
         self._model: Any = None
+        self.in_child()
+        enlist(self)
+
+    def in_child(self) -> None:
+        """A lock of this process: the former may have been held when it was forked."""
         self._lock = threading.Lock()
 
     @property

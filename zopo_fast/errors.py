@@ -155,8 +155,8 @@ class LimitReachedError(ZopoError, RuntimeError):
         super().__init__(message)
         self.limit = limit
 
-    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, str]]:
-        return type(self), (str(self), self.limit)
+    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, str], dict[str, object]]:
+        return type(self), (str(self), self.limit), vars(self)
 
 
 class MetricError(ZopoError, RuntimeError):

@@ -33,6 +33,7 @@ from .call import Call, R, Send
 from .concurrency import Closing, all_or_none
 from .endpoint import ClientConfig, Endpoint, show_url
 from .errors import ConfigError, InputError, MalformedAnswerError
+from .forks import abandon, enlist
 from .pacing import Pacer
 from .retry import Clock, Failure, Sleep, Time
 from .token_bound import chat_bound, completion_bound, texts_bound
@@ -57,7 +58,8 @@ class OpenAIClient(Closing):
     """Chat and embeddings of an OpenAI-compatible server; an async context manager.
 
     A session is opened at the first call in each event loop and closed by `aclose()`, at the end of the
-    `async with` block, or with `asyncio.run`. A session given by the caller is used and never closed.
+    `async with` block, or with `asyncio.run`. A session given by the caller is used and never closed. In a
+    forked process the client opens connections of its own; with the caller's session it cannot be used there.
     `sleep`, `clock` and `rng` drive the pauses between attempts. Raises `ConfigError` for settings that
     cannot be used and `AuthenticationError` where OpenAI's own endpoint has no key.
     """
@@ -87,6 +89,14 @@ class OpenAIClient(Closing):
         self._breaker = Breaker(self.config.breaker_failures, self.config.breaker_seconds, now=self._time.now)
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
         self._prefix = ""
+        self._forked = False
+        enlist(self)
+
+    def in_child(self) -> None:
+        """Leave the connections of the process that was forked to that process."""
+        self._forked = True
+        abandon(self._homes)  # closing them here would take the event loop's files away from it
+        self._homes = {}
 
     @property
     def usage(self) -> Usage:
@@ -221,6 +231,8 @@ class OpenAIClient(Closing):
         """Return what belongs to the running event loop: its session, and its queue for a slot."""
         loop = asyncio.get_running_loop()
         if loop not in self._homes:
+            if self._forked and self._session is not None:
+                raise ConfigError("session: it belongs to the process that was forked; make a client here")
             # `asyncio.run` closed the sessions of the loops that ended.
             self._homes = {known: home for known, home in self._homes.items() if not known.is_closed()}
             transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)

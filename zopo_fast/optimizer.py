@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, overload
@@ -35,6 +34,7 @@ from .start import (
     same_pool,
 )
 from .strategy import Strategy
+from .turn import Turn
 
 STATE_VERSION = 2
 
@@ -50,7 +50,12 @@ class Zopo:
     Asks may run ahead of tells, and tells may come in any order: what was asked and not told is
     pending, and is neither offered again nor forgotten. Each prompt is offered once, unless it is
     discarded. Given the same calls in the same order the answers are the same, bit for bit; see
-    state_dict. Calls from several threads take turns.
+    state_dict.
+
+    It serves one thread at a time, any thread: a call that comes in from another one meanwhile raises
+    ConcurrentUseError, and changes nothing. Share one among threads by a lock of your own around each
+    call, or around several that belong together. A signal handler may look at done, pending and best at any
+    time. It can be pickled and copied, and goes on in a forked process.
 
     Args:
         embeddings: (m, d) float16, float32 or float64, one row a prompt. Kept, not copied, when
@@ -86,9 +91,7 @@ class Zopo:
         self._set_aside: dict[int, None] = {}  # discarded: offered again when nothing else is left
         self._counted = 0  # asked and not discarded
         self._log: list[list[Any]] = []
-        # One call at a time, or two threads would be given the same prompt. Reentrant: a signal handler
-        # that reads the object during a call must not wait for itself.
-        self._turn = threading.RLock()
+        self._turn = Turn("Zopo")  # one call at a time, or two threads would be given the same prompt
         self._search: Strategy
         official = self.config.official_settings
         if official:
@@ -114,13 +117,13 @@ class Zopo:
     @property
     def done(self) -> bool:
         """Nothing pending, and the budget or the pool is spent."""
-        with self._turn:
+        with self._turn.reading:
             return not self._pending and not self._can_offer()
 
     @property
     def pending(self) -> list[int]:
         """Indices asked and neither told nor discarded, in order of asking."""
-        with self._turn:
+        with self._turn.reading:
             return list(self._pending)
 
     @property
@@ -130,7 +133,7 @@ class Zopo:
         Raises:
             NothingToAsk: nothing was told yet.
         """
-        with self._turn:
+        with self._turn.reading:
             final = [i for i in self._seen.indices if i not in self._partial]
             candidates = final or self._seen.indices
             if not candidates:
@@ -290,8 +293,13 @@ class Zopo:
         """Return everything needed to continue identically, as JSON values.
 
         It holds the ordered log of calls, from which from_state() rebuilds the object bit for bit.
+
+        Raises:
+            ConcurrentUseError: another thread is inside a call, or this one is: there is nothing whole to
+                save in a signal handler that interrupts ask() or tell().
         """
-        with self._turn:
+        with self._turn.reading:
+            self._turn.check_whole()
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),

@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -101,12 +101,20 @@ class Retry(Generic[T]):
             retry=retry_if_result(lambda outcome: isinstance(outcome, Failure)),
             retry_error_callback=_last_outcome,
         )
-        outcome: T | Failure = await retrying(self._once, attempt)
+        # tenacity's objects refer to each other: what they were given would live, with the client behind it,
+        # until the next collection of garbage.
+        given = [attempt]
+        try:
+            outcome: T | Failure = await retrying(self._once, given)
+        finally:
+            given.clear()
+            del self._turn
         if isinstance(outcome, Failure):
             raise outcome.error(f"{outcome.message} ({self._verdict})")
         return outcome
 
-    async def _once(self, attempt: Callable[[float], Awaitable[T | Failure]]) -> T | Failure:
+    async def _once(self, given: Sequence[Callable[[float], Awaitable[T | Failure]]]) -> T | Failure:
+        (attempt,) = given
         outcome: T | Failure
         async with self._turn() as refused:
             if refused is not None:
