@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
+from .files import expanded
+from .text import shown
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -78,8 +80,8 @@ def resolve(
         embedder = SentenceTransformerEmbedder(find_minilm(), name="minilm")
     else:
         raise ConfigError(
-            f"unknown embedder {spec!r}: there are local, local:mean, local:last:PATH.gguf, endpoint:MODEL, "
-            "st:NAME and minilm"
+            f"unknown embedder {shown(spec)}: there are local, local:mean, local:last:PATH.gguf, "
+            "endpoint:MODEL, st:NAME and minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
 
@@ -192,7 +194,7 @@ class CachedEmbedder:
     def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
         self.embedder = embedder
         self.name = embedder.name
-        folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        folder = default_cache_dir() if cache_dir is None else expanded(cache_dir)
         self._store = _Store(folder / _CACHE_FILE)
 
     @property
@@ -270,7 +272,7 @@ class _Store:
                 _log.warning("embedding cache %s is broken and begun anew: %s", self.path, error)
                 self.path.replace(self.path.with_suffix(".broken"))
                 return self._transaction(work)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:  # ValueError: a path with NUL
             _log.warning("embedding cache %s cannot be used: %s", self.path, error)
             return None
 
@@ -308,13 +310,18 @@ def checked(vectors: object, rows: int, name: str) -> Vectors:
 def default_cache_dir() -> Path:
     """Return `$ZOPO_CACHE_DIR`, else `zopo_fast` in the platform's folder for a user's caches."""
     if given := os.environ.get("ZOPO_CACHE_DIR", "").strip():
-        return Path(given).expanduser()
+        return expanded(given)
     usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}.get(sys.platform, "~/.cache")
     variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    return Path(os.environ.get(variable) or usual).expanduser() / "zopo_fast"
+    return expanded(os.environ.get(variable) or usual) / "zopo_fast"
 
 
 def _listed(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError("texts must be a sequence of strings")
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"a text holds half a character (a lone surrogate): {shown(text)}") from None
     return list(texts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,18 +12,15 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import MissingDependencyError, OutputError
+from .files import exists, reason
 from .pool import Pool
 from .result import HeldOut, Result, Trial
+from .text import json_line, printable
+
+__all__ = ["RunFolder", "plot_curve", "printable", "summary"]
 
 TRIALS, RESULT, BEST, CURVE = "trials.jsonl", "result.json", "best_prompt.txt", "curve.png"
 POOL = "pool.jsonl"
-
-
-def printable(text: str) -> str:
-    """Return text that cannot command a terminal: control and format characters are shown escaped."""
-    return "".join(
-        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else repr(c)[1:-1] for c in text
-    )
 
 
 class RunFolder:
@@ -37,24 +33,24 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            self._made = not self.path.exists()
+            self._made = not exists(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            held = [name for name in (TRIALS, RESULT, BEST, CURVE, POOL) if (self.path / name).exists()]
+            held = [name for name in (TRIALS, RESULT, BEST, CURVE, POOL) if exists(self.path / name)]
             if held:
                 raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder")
             self._trials: IO[str] = (self.path / TRIALS).open("x", encoding="utf-8")
             self._scored = False
         except OutputError:
             raise
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
         row = asdict(trial)
         for redundant in ("best_score", "total"):
             del row[redundant]
-        self._write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._write(json_line(row))
         self._scored |= trial.score is not None
 
     def _write(self, line: str) -> None:
@@ -69,14 +65,14 @@ class RunFolder:
         self._trials.close()
         document = {**result.to_dict(), "settings": settings}
         try:
-            (self.path / BEST).write_text(result.best_prompt + "\n", encoding="utf-8")
+            (self.path / BEST).write_text(result.best_prompt + "\n", encoding="utf-8", errors="replace")
             text = json.dumps(document, ensure_ascii=False, indent=2, default=str)
             (self.path / RESULT).write_text(text + "\n", encoding="utf-8", errors="replace")
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         try:
             plot_curve(result.trials, self.path / CURVE)
-        except (MissingDependencyError, OSError) as error:
+        except Exception as error:  # a picture must not cost a run that is paid for its summary
             return [f"{CURVE}: {error}"]
         return []
 

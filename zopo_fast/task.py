@@ -5,7 +5,8 @@
 - `.json`: the instruction-induction benchmark's `{"metadata": {...}, "examples": {"1": {...}, ...}}` with its
   fields for rhymes, translations, common concepts, and causes with effects; or a list of objects.
 
-A column or key `split` ("train", "heldout" or "test") pins an example to its side.
+A column or key `split` ("train", "heldout" or "test") pins an example to its side. A file may have 1 GiB.
+It is data: a metric of the user's own, `module:function`, is run only where the caller names it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import task_files
+from .config import as_integer
 from .errors import ConfigError, InputError, TaskError
+from .text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +36,10 @@ class Example:
         # Example("2 + 2", "4") would otherwise accept each character of the text.
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         if not outputs:
-            raise InputError(f"an example needs an accepted output: {self.input!r}")
+            raise InputError(f"an example needs an accepted output: {shown(self.input)}")
+        for text in (self.input, *outputs):
+            if not isinstance(text, str):
+                raise InputError(f"an example is made of texts, not of {shown(text)}")
         object.__setattr__(self, "outputs", outputs)
 
 
@@ -74,10 +80,17 @@ class Task:
             ("heldout", heldout, 0),
             ("demonstrations", demonstrations, 0),
         ):
-            if number is not None and number < least:
+            if number is not None and as_integer(label, number) < least:
                 raise ConfigError(f"{label} has to be at least {least}, not {number}")
+        seed = as_integer("seed", seed)
         path = Path(path)
         metadata, records = task_files.read(path, input_field, output_field, seed)
+        if metric is None and ":" in metadata.get("metric", ""):  # a file of data must not say what to run
+            raise TaskError(
+                f"'metadata' names a function as its metric, {shown(metadata['metric'])}: only the "
+                "caller can, by metric= or --metric",
+                path=path,
+            )
         found: dict[tuple[str, frozenset[str]], tuple[Example, str]] = {}
         for record in records:
             key = record.input, frozenset(record.outputs)
