@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -45,12 +46,24 @@ def as_count(name: str, value: Any, least: int = 0) -> int:
     return count
 
 
+def real(value: Any) -> float:
+    """Return a float; TypeError, ValueError or OverflowError for what is no real number.
+
+    float() would also take a text for the number it spells, an array of one entry, and a complex number of
+    NumPy's for its real part.
+    """
+    unreal = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    if unreal or isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", None):
+        raise TypeError("not a real number")
+    return float(value)
+
+
 def as_number(name: str, value: Any) -> float:
     """Return a float; ConfigError names the setting otherwise. A text or a bool is no number."""
     try:
-        if isinstance(value, (bool, str, bytes, bytearray)) or getattr(value, "ndim", None):
+        if isinstance(value, bool):
             raise TypeError
-        return float(value)
+        return real(value)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{name}: expected a number, got {shown(value)}") from None
 

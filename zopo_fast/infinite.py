@@ -102,7 +102,8 @@ class InfiniteNTK:
             raise ConfigError(f"weight_variance must be positive and finite, got {w}")
         if not (math.isfinite(b) and b >= 0):
             raise ConfigError(f"bias_variance must be finite and not negative, got {b}")
-        if self.parametrization not in get_args(Parametrization):
+        known = get_args(Parametrization)
+        if not isinstance(self.parametrization, str) or self.parametrization not in known:
             raise ConfigError(
                 f"parametrization must be 'standard' or 'ntk', got {shown(self.parametrization)}"
             )

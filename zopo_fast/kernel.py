@@ -72,7 +72,7 @@ class NTK:
             raise ConfigError(
                 f"dim, width and depth must be at least 1 and seed 0, got {dim}, {width}, {depth}, {seed}"
             )
-        if initialization not in ("he", "normal"):
+        if not isinstance(initialization, str) or initialization not in ("he", "normal"):
             raise ConfigError(f"initialization must be 'he' or 'normal', got {shown(initialization)}")
         if depth > MOST_LAYERS or parameters(dim, width, depth) > MOST_PARAMETERS:
             raise ConfigError(
@@ -122,7 +122,7 @@ class NTK:
             ConfigError: an unknown precision, or one that the CPU does not have.
             DeviceError: no such device, it cannot be used, or X and Y are not on one device.
         """
-        if precision not in _PRECISIONS:
+        if not isinstance(precision, str) or precision not in _PRECISIONS:
             raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {shown(precision)}")
         if call := self._on_device({"X": X} if Y is None else {"X": X, "Y": Y}, device):
             left, right = call.arrays[0], None if Y is None else call.arrays[1]

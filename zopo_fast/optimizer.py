@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from . import _core
-from .config import ZopoConfig, as_integer
+from .config import ZopoConfig, as_integer, real
 from .errors import (
     ArrayError,
     ConfigError,
@@ -252,13 +252,15 @@ class Zopo:
             embeddings: (k, d), converted to the pool's precision.
 
         Raises:
-            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d.
+            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d, or so far from
+                the first pool that no arithmetic in its units can hold them.
         """
         more, d = as_embeddings(embeddings), self._embeddings.shape[1]
         if more.shape[1] != d:
             raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as that
             more = more.astype(self._embeddings.dtype)
+        self._start.require_near(more)
         with self._turn:
             m = len(self._embeddings)
             grown = np.concatenate([self._embeddings, more])
@@ -277,8 +279,7 @@ class Zopo:
         if type(index) is int and 0 <= index < m:  # the usual case, first: this is the hot path
             return index
         try:
-            if getattr(index, "ndim", None):  # NumPy takes an array of one entry for a number
-                raise TypeError
+            real(index)  # no array of one entry, which int() would take too
             checked = int(index)
         except (TypeError, ValueError, OverflowError) as error:
             raise UnknownIndexError(f"{shown(index)} is not a pool index") from error
@@ -368,9 +369,7 @@ def _finite(name: str, value: Any) -> float:
     if type(value) is float and math.isfinite(value):
         return value
     try:
-        if isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", None):
-            raise TypeError
-        number = float(value)
+        number = real(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{name}: expected a finite number, got {shown(value)}") from error
     if not math.isfinite(number):

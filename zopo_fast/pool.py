@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .config import real
 from .errors import ConflictingScoreError, PoolError
 from .files import MOST_DATA, Unreadable, read_bytes, write_whole
 from .text import json_line, nfc, parse_json, shown
@@ -177,11 +178,8 @@ def _finite(score: object) -> float:
 
 
 def _is_finite(score: object) -> bool:
-    # No isinstance with numbers.Real alone: NumPy's scalars count as numbers too, strings and bools do not.
-    if isinstance(score, (bool, str, bytes, bytearray)) or getattr(score, "ndim", None):
-        return False
     try:
-        return math.isfinite(float(score))  # type: ignore[arg-type]
+        return not isinstance(score, bool) and math.isfinite(real(score))
     except (TypeError, ValueError, OverflowError):
         return False
 

@@ -25,6 +25,7 @@ Kernel = NTK | InfiniteNTK
 # Of the default search; on coordinates of mean square d. Chosen over seven landscapes (bench/README.md).
 DEFAULT_KERNEL = InfiniteNTK(depth=2, weight_variance=2.0, bias_variance=0.2, parametrization="ntk")
 MOST_KERNELS = 10_000  # of a state
+FARTHEST = 1e9  # standard deviations of an embedding that is added
 LARGEST_RAW = 1e100  # entry of embeddings that are not standardised
 
 
@@ -96,6 +97,20 @@ class StudyStart:
     def pool(self) -> _core.Pool:
         """The candidates in standardised coordinates, none taken."""
         return _core.Pool(self.embeddings, self.mean, self.deviation)
+
+    def require_near(self, more: NDArray[Any]) -> None:
+        """ArrayError for rows (k, d) that are beyond arithmetic in the units of this pool."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            offset = np.abs(more.astype(np.float64) - self.mean)
+            far = (offset / self.deviation).max(axis=1)
+            if self.spread > 0.0 and not self.config.official_settings:
+                far = np.maximum(far, offset.max(axis=1) / self.spread)
+        most = LARGEST_RAW if self.config.official_settings else FARTHEST
+        if (far > most).any():
+            raise ArrayError(
+                f"embeddings: row {int(np.argmax(far))} lies {far.max():.3g} times as far off as the spread "
+                "of the first pool, whose units stand"
+            )
 
     def _initial_indices(self, m: int) -> list[int]:
         initial = self.config.initial

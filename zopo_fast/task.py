@@ -75,13 +75,9 @@ class Task:
         `examples` is None). `demonstrations`: few-shot examples, in neither of the two. Exact duplicates
         are dropped. Raises TaskError (with the line) for the file, ConfigError for a number out of range.
         """
-        for label, number, least in (
-            ("examples", examples, 1),
-            ("heldout", heldout, 0),
-            ("demonstrations", demonstrations, 0),
-        ):
-            if number is not None and as_integer(label, number) < least:
-                raise ConfigError(f"{label} has to be at least {least}, not {number}")
+        examples = None if examples is None else _at_least(1, "examples", examples)
+        heldout = None if heldout is None else _at_least(0, "heldout", heldout)
+        demonstrations = _at_least(0, "demonstrations", demonstrations)
         seed = as_integer("seed", seed)
         path = Path(path)
         metadata, records = task_files.read(path, input_field, output_field, seed)
@@ -111,6 +107,13 @@ class Task:
             template=template or metadata.get("template", "instruction"),
             demonstrations=shots,
         )
+
+
+def _at_least(least: int, label: str, value: object) -> int:
+    number = as_integer(label, value)
+    if number < least:
+        raise ConfigError(f"{label} has to be at least {least}, not {number}")
+    return number
 
 
 def _split(
