@@ -26,7 +26,9 @@ import numpy as np
 
 from .cache_file import CacheFile
 from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
+from .files import expanded
 from .forks import enlist
+from .text import shown
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -80,8 +82,8 @@ def resolve(
         embedder = SentenceTransformerEmbedder(find_minilm(), name="minilm")
     else:
         raise ConfigError(
-            f"unknown embedder {spec!r}: there are local, local:mean, local:last:PATH.gguf, endpoint:MODEL, "
-            "st:NAME and minilm"
+            f"unknown embedder {shown(spec)}: there are local, local:mean, local:last:PATH.gguf, "
+            "endpoint:MODEL, st:NAME and minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
 
@@ -200,7 +202,7 @@ class CachedEmbedder:
     def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
         self.embedder = embedder
         self.name = embedder.name
-        folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        folder = default_cache_dir() if cache_dir is None else expanded(cache_dir)
         self._store = _Store(folder / _CACHE_FILE)
 
     @property
@@ -292,13 +294,18 @@ def checked(vectors: object, rows: int, name: str) -> Vectors:
 def default_cache_dir() -> Path:
     """Return `$ZOPO_CACHE_DIR`, else `zopo_fast` in the platform's folder for a user's caches."""
     if given := os.environ.get("ZOPO_CACHE_DIR", "").strip():
-        return Path(given).expanduser()
+        return expanded(given)
     usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}.get(sys.platform, "~/.cache")
     variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    return Path(os.environ.get(variable) or usual).expanduser() / "zopo_fast"
+    return expanded(os.environ.get(variable) or usual) / "zopo_fast"
 
 
 def _listed(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError("texts must be a sequence of strings")
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"a text holds half a character (a lone surrogate): {shown(text)}") from None
     return list(texts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import ConfigError
+from .option_types import FiniteRange
 
 if TYPE_CHECKING:
     from .answer_cache import AnswerCache
@@ -41,12 +42,12 @@ LIMIT_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--limit-cost",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         help="End the run before it costs more; needs --price-in and --price-out.",
     ),
     click.option(
         "--limit-seconds",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         help="End the run after so many seconds.",
     ),
     click.option(

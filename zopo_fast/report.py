@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,20 +12,16 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import MissingDependencyError, OutputError
-from .files import write_whole
+from .files import exists, reason, write_whole
 from .pool import Pool
 from .result import HeldOut, Result, Trial
 from .store import STUDY
+from .text import json_line, printable
+
+__all__ = ["RunFolder", "plot_curve", "printable", "summary"]
 
 TRIALS, RESULT, BEST, CURVE = "trials.jsonl", "result.json", "best_prompt.txt", "curve.png"
 POOL = "pool.jsonl"
-
-
-def printable(text: str) -> str:
-    """Return text that cannot command a terminal: control and format characters are shown escaped."""
-    return "".join(
-        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else repr(c)[1:-1] for c in text
-    )
 
 
 class RunFolder:
@@ -44,10 +39,10 @@ class RunFolder:
         self.path = Path(path)
         self.finished = False
         try:
-            self._made = not self.path.exists()
+            self._made = not exists(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             names = (STUDY, TRIALS, RESULT, BEST, CURVE, POOL)
-            held = [name for name in names if (self.path / name).exists()]
+            held = [name for name in names if exists(self.path / name)]
             if held == [TRIALS] and not (self.path / TRIALS).stat().st_size:
                 (self.path / TRIALS).unlink()  # of a run killed before it had begun
                 held = []
@@ -57,8 +52,8 @@ class RunFolder:
             self._trials: IO[str] = (self.path / TRIALS).open("a" if resume else "x", encoding="utf-8")
         except OutputError:
             raise
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
@@ -79,7 +74,7 @@ class RunFolder:
         row = asdict(trial)
         for redundant in ("best_score", "total"):
             del row[redundant]
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return json_line(row)
 
     def _write(self, line: str) -> None:
         try:
@@ -94,14 +89,14 @@ class RunFolder:
         self._trials.close()
         document = {**result.to_dict(), "settings": settings}
         try:
-            (self.path / BEST).write_text(result.best_prompt + "\n", encoding="utf-8")
+            (self.path / BEST).write_text(result.best_prompt + "\n", encoding="utf-8", errors="replace")
             text = json.dumps(document, ensure_ascii=False, indent=2, default=str)
             (self.path / RESULT).write_text(text + "\n", encoding="utf-8", errors="replace")
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         try:
             plot_curve(result.trials, self.path / CURVE)
-        except (MissingDependencyError, OSError) as error:
+        except Exception as error:  # a picture must not cost a run that is paid for its summary
             return [f"{CURVE}: {error}"]
         return []
 
