@@ -26,6 +26,7 @@ from .options import (
     settings_of,
     task_options,
 )
+from .serve_command import serve
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -60,6 +61,7 @@ def cli() -> None:
 cli.add_command(optimize)
 cli.add_command(landscape)
 cli.add_command(bench)
+cli.add_command(serve)
 
 
 @cli.command()

@@ -1,0 +1,62 @@
+"""What Prometheus reads: latencies of steps and commits, calls, tokens, retries, budgets left, studies."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from ..usage import Usage
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30)
+_ENTRIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        steps = Histogram(
+            "zopo_step_seconds",
+            "From a request's arrival to its answer, the commit included.",
+            ["step"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.steps = {name: steps.labels(name).observe for name in ("ask", "tell", "discard", "create")}
+        self._commit = Histogram(
+            "zopo_commit_seconds", "One commit of the journal.", buckets=_SECONDS, registry=registry
+        ).observe
+        self._entries = Histogram(
+            "zopo_commit_entries", "Requests that one commit wrote.", buckets=_ENTRIES, registry=registry
+        ).observe
+        self.commit_failures = Counter("zopo_commit_failures", "Commits that failed.", registry=registry)
+        self.problems = Counter(
+            "zopo_problems", "Requests refused, by status.", ["status"], registry=registry
+        )
+        self.studies = Gauge("zopo_studies", "Studies kept.", registry=registry)
+        self.jobs = Gauge("zopo_jobs", "Jobs by state.", ["state"], registry=registry)
+        self.budget_left = Gauge(
+            "zopo_job_budget_left", "Prompts a running job may still score.", ["job"], registry=registry
+        )
+        self._calls = Counter("zopo_calls", "Calls that models answered.", ["model"], registry=registry)
+        self._tokens = Counter("zopo_tokens", "Tokens of them.", ["model", "side"], registry=registry)
+        self._retries = Counter("zopo_retries", "Attempts that were repeated.", ["model"], registry=registry)
+
+    def committed(self, seconds: float, entries: int) -> None:
+        """Count a commit."""
+        self._commit(seconds)
+        self._entries(entries)
+
+    def used(self, model: str, before: Usage, now: Usage) -> None:
+        """Count what a job used between two readings."""
+        self._calls.labels(model).inc(max(0, now.calls - before.calls))
+        self._retries.labels(model).inc(max(0, now.retries - before.retries))
+        self._tokens.labels(model, "prompt").inc(max(0, now.prompt_tokens - before.prompt_tokens))
+        self._tokens.labels(model, "completion").inc(max(0, now.completion_tokens - before.completion_tokens))
+
+    def text(self) -> bytes:
+        """Everything, in the text format."""
+        return generate_latest(self.registry)
