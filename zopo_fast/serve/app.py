@@ -12,6 +12,7 @@ from aiohttp import web
 from .. import __version__
 from ..errors import ConfigError, ZopoError
 from . import bodies, schemas
+from .answers import WholeAnswer
 from .guard import Guard
 from .metrics import CONTENT_TYPE, Metrics
 from .problems import MEDIA_TYPE, Problem, problem_of
@@ -126,6 +127,8 @@ class Server:
             return reply
         if route.status == 204:
             return web.Response(status=204)
+        if route.hot and WholeAnswer.can(request):
+            return WholeAnswer(reply)
         return web.Response(status=route.status, body=reply, headers={"Content-Type": route.media})
 
     # ---- the server's own --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,41 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Event]).decode
 
 
-@dataclass(eq=False)
 class Entry:
     """What is committed together and answered together: events of one study.
 
-    `lines`: the events as JSON, joined by commas. `owner`: whose they are, for the callbacks.
+    Attributes:
+        owner: whose they are, for the callbacks.
+        lines: the events as JSON, joined by commas.
+        done: resolved once they are on disk, for the one request that made them: where that is cancelled, so is
+            this, and nothing else.
+        finished: whether they are on disk or never will be.
     """
 
-    owner: Any
-    events: list[Event]
-    done: asyncio.Future[None]
-    lines: bytes = field(init=False)
+    __slots__ = ("_others", "done", "error", "events", "finished", "lines", "owner")
 
-    def __post_init__(self) -> None:
-        self.lines = b",".join([_encode(event) for event in self.events])
+    def __init__(self, owner: Any, events: list[Event], done: asyncio.Future[None]) -> None:
+        self.owner, self.events, self.done = owner, events, done
+        self.lines = b",".join([_encode(event) for event in events])
+        self.finished = False
+        self.error: StoreError | None = None
+        self._others: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        """Wait for what another request made; raises its StoreError."""
+        if not self.finished:
+            future = self.done.get_loop().create_future()
+            self._others.append(future)
+            await future
+        if self.error is not None:
+            raise type(self.error)(str(self.error))
+
+    def finish(self, error: StoreError | None) -> None:
+        """Resolve whoever waits."""
+        self.finished, self.error = True, error
+        _settle(self.done, None if error is None else type(error)(str(error)))
+        for future in self._others:
+            _settle(future, None)
 
 
 class _Resume:
@@ -108,11 +129,11 @@ class Journal:
 
     # ---- the event loop's side ---------------------------------------------------------------------
 
-    def put(self, owner: Any, events: list[Event]) -> asyncio.Future[None]:
-        """Queue events; the future is resolved once they are on disk, or fails with a StoreError."""
+    def put(self, owner: Any, events: list[Event]) -> Entry:
+        """Queue events; `done` is resolved once they are on disk, or fails with a StoreError."""
         entry = Entry(owner, events, self._loop.create_future())
         self._queue.put(entry)
-        return entry.done
+        return entry
 
     async def forget(self, upto: int) -> None:
         """Drop commits up to a number: their events are in the studies' files. Raises StoreError."""
@@ -204,15 +225,14 @@ class Journal:
     def _after(self, number: int, batch: list[Entry], seconds: float) -> None:
         self._committed(number, batch, seconds)
         for entry in batch:
-            if not entry.done.done():  # its request was cancelled
-                entry.done.set_result(None)
+            entry.finish(None)
 
     def _refuse(self, batch: list[Entry], error: StoreError, first: bool) -> None:
         self._failed(batch, error)
         if first:  # once a failure: another one may follow, and has a mark of its own
             self._queue.put(_Resume())
         for entry in batch:
-            _settle(entry.done, type(error)(str(error)))
+            entry.finish(error)
 
 
 def _settle(future: asyncio.Future[None], problem: Exception | None) -> None:

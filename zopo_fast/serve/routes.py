@@ -45,6 +45,7 @@ class Route:
         keyed: whether Idempotency-Key is understood.
         open: whether it needs no token.
         media: of the answer.
+        hot: whether it is called so often that its 200 is written with as little ado as can be.
     """
 
     method: str
@@ -61,6 +62,7 @@ class Route:
     open: bool = False
     media: str = JSON
     body_optional: bool = False
+    hot: bool = False
     decode: Callable[[bytes], Any] | None = field(init=False)
 
     def __post_init__(self) -> None:

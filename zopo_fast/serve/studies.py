@@ -9,6 +9,7 @@ journal is moved into the files.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -51,15 +52,15 @@ class Record:
     study: Study | None = None
     tail: list[Event] = field(default_factory=list)
     unsaved: int = 0
-    last: asyncio.Future[None] | None = None
+    last: Entry | None = None
     deleted: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     file_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def settled(self) -> None:
         """Wait until all that was done so far is on disk; raises the StoreError of what could not be."""
-        if self.last is not None and not self.last.done():
-            await asyncio.shield(self.last)
+        if self.last is not None and not self.last.finished:
+            await self.last.wait()
 
 
 class Studies:
@@ -238,12 +239,12 @@ class Studies:
         record = self.get(study)
         loaded = record.study
         if loaded is None or loaded.large or record.turn.locked():
-            result, done = await self._whole(self._in_turn(record, work))
+            result, entry = await self._whole(self._in_turn(record, work))
         else:
             result = self._applied(record, loaded, work)
-            done = self._put(record, loaded)
-        if done is not None:
-            await asyncio.shield(done)  # others may wait for it too
+            entry = self._put(record, loaded)
+        if entry is not None:
+            await entry.done
         else:
             await (
                 record.settled()
@@ -258,9 +259,7 @@ class Studies:
                 self._drop(record)
             raise
 
-    async def _in_turn(
-        self, record: Record, work: Callable[[Study], T]
-    ) -> tuple[T, asyncio.Future[None] | None]:
+    async def _in_turn(self, record: Record, work: Callable[[Study], T]) -> tuple[T, Entry | None]:
         async with record.turn:
             self.get(record.id)  # it may have been deleted meanwhile
             study = record.study or await self._load(record)
@@ -277,7 +276,7 @@ class Studies:
                 raise StoreError("the study was set back to what is on disk: try again")
             return result, self._put(record, study)
 
-    def _put(self, record: Record, study: Study) -> asyncio.Future[None] | None:
+    def _put(self, record: Record, study: Study) -> Entry | None:
         events = study.take_events()
         if not events:
             return None
@@ -286,8 +285,9 @@ class Studies:
         return record.last
 
     async def _load(self, record: Record) -> Study:
-        while record.last is not None and not record.last.done():
-            await asyncio.wait([record.last])
+        while record.last is not None and not record.last.finished:
+            with contextlib.suppress(StoreError):  # that is another request's; here it is only to be over
+                await record.last.wait()
         tail = list(record.tail)
 
         def build() -> Study:

@@ -88,15 +88,17 @@ class StudyRoutes:
             Route(
                 "POST", one + "/ask", self.ask, "ask", "Ask for the next prompts to score.",
                 body=schemas.Ask, answer=schemas.Asked, problems=(404, 409, 422, 429, 503, 507),
-                keyed=True, body_optional=True,
+                keyed=True, body_optional=True, hot=True,
             ),
             Route(
                 "POST", one + "/tell", self.tell, "tell", "Tell a score, and ask for the next prompts with it.",
-                body=schemas.Tell, answer=schemas.Asked, problems=(404, 409, 422, 429, 503, 507), keyed=True,
+                body=schemas.Tell, answer=schemas.Asked, problems=(404, 409, 422, 429, 503, 507),
+                keyed=True, hot=True,
             ),
             Route(
                 "POST", one + "/discard", self.discard, "discard", "Give a pending prompt back without a score.",
-                body=schemas.Discard, answer=schemas.Asked, problems=(404, 409, 422, 503, 507), keyed=True,
+                body=schemas.Discard, answer=schemas.Asked, problems=(404, 409, 422, 503, 507),
+                keyed=True, hot=True,
             ),
         ]  # fmt: skip
 
