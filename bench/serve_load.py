@@ -1,4 +1,4 @@
-"""Load on a server from a process of its own: keep-alive connections that ask and tell, each waiting its turn.
+"""Load on a server from a process of its own: connections that ask and tell, each waiting its turn.
 
     python -m zopo_fast.bench.serve_load '{"port": 8321, "studies": [...], ...}'
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -114,9 +115,7 @@ async def _run(settings: dict[str, Any]) -> dict[str, Any]:
     for seed in range(shares):  # studies of its own each, so that no two connections tell one study
         load = Load(deque(settings["studies"][seed::shares]), settings["combined"])
         loads.append(load)
-        await loop.create_connection(
-            lambda load=load, seed=seed: Client(load, seed), "127.0.0.1", settings["port"]
-        )
+        await loop.create_connection(partial(Client, load, seed), "127.0.0.1", settings["port"])
     for load in loads:
         await load.done.wait()
     return {

@@ -118,7 +118,7 @@ def _token(file: Path | None) -> str | None:
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Any:
-    """The first SIGTERM or SIGINT sets `stop`; the second one ends the process: what was answered is on disk."""
+    """The first SIGTERM or SIGINT sets `stop`; a second one ends the process: all answered is on disk."""
     loop = asyncio.get_running_loop()
 
     def first() -> None:

@@ -21,7 +21,7 @@ class WholeAnswer(web.StreamResponse):
 
     @staticmethod
     def can(request: web.BaseRequest) -> bool:
-        """Whether the request may be answered this way; not where the client reads slowly, for one must wait."""
+        """Whether the request may be answered this way; not where its client reads slowly."""
         transport = request.transport
         return (
             transport is not None

@@ -14,7 +14,10 @@ from ..errors import ConfigError, ZopoError
 from . import bodies, schemas
 from .answers import WholeAnswer
 from .guard import Guard
+from .job_routes import JobRoutes
+from .jobs import Jobs
 from .metrics import CONTENT_TYPE, Metrics
+from .models import load as load_models
 from .problems import MEDIA_TYPE, Problem, problem_of
 from .routes import JSON, Call, Route, Table
 from .settings import ServeConfig
@@ -27,14 +30,15 @@ _log = logging.getLogger(__name__)
 class Server:
     """One server; `start` it and `stop` it in the same event loop.
 
-    Raises (from start): ConfigError where it cannot listen there, a StoreError where the data folder cannot be
-    used, StoreBusyError where another server uses it.
+    Raises (from start): ConfigError where it cannot listen there, a StoreError where the data folder cannot
+    be used, StoreBusyError where another server uses it.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
         self.metrics = Metrics()
         self.studies = Studies(config.data, config.limits, self.metrics)
+        self.jobs: Jobs | None = None
         self.url = ""
         self.stopping = False
         self._guard = Guard(config)
@@ -44,12 +48,22 @@ class Server:
     async def start(self) -> None:
         """Take the data folder and listen; `url` says where."""
         config = self.config
+        self._models = load_models(config.models)
         if config.embedder is not None:
             from ..embed import resolve
 
             self._embedder = resolve(config.embedder)
         await self.studies.open()
         try:
+            self.jobs = Jobs(config.data, config.limits, self._models, self._embedder, self.metrics)
+            await self.jobs.open()
+            self.table = Table(
+                [
+                    *StudyRoutes(self.studies, self._embedder).routes(),
+                    *JobRoutes(self.jobs, config.limits).routes(),
+                    *self._own_routes(),
+                ]
+            )
             await self._listen()
         except BaseException:
             await self.stop()
@@ -58,7 +72,6 @@ class Server:
 
     async def _listen(self) -> None:
         config = self.config
-        self.table = Table([*StudyRoutes(self.studies, self._embedder).routes(), *self._own_routes()])
         server = web.Server(
             self._handle,
             access_log=logging.getLogger("aiohttp.access") if config.access_log else None,
@@ -80,8 +93,12 @@ class Server:
     async def stop(self) -> None:
         """Listen no more, let requests in flight finish, write everything down; bounded in time."""
         self.stopping = True
+        if self.jobs is not None:
+            self.jobs.end_streams()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self.jobs is not None:
+            await self.jobs.close()
         await self.studies.close(self.config.limits.stop_timeout)
         if self._embedder is not None:
             await self._embedder.aclose()

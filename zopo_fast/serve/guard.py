@@ -30,8 +30,8 @@ class Guard:
             )
 
     def _from_here(self, request: web.BaseRequest) -> None:
-        # A web page can have the browser call this machine: it says where it is from, or, where it had its own
-        # name point here, calls us by that name.
+        # A web page can have the browser call this machine: it says where it is from, or, where it had its
+        # own name point here, calls us by that name.
         host = request.headers.get("Host", "localhost")
         name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
         if "Origin" in request.headers or not is_loopback(name):

@@ -1,9 +1,9 @@
 """One journal for all studies of a server: what is written in the same moment is committed together.
 
 A commit waits for the disk, some milliseconds, however much is in it. One thread therefore takes everything
-that is queued, writes it as one row in one transaction (SQLite, WAL, synchronous=FULL: the row is on disk when
-the statement returns), and only then are the waiting requests answered. The lock on the file is exclusive, so
-that a second server on the same folder is refused.
+that is queued, writes it as one row in one transaction (SQLite, WAL, synchronous=FULL: the row is on disk
+when the statement returns), and only then are the waiting requests answered. The lock on the file is
+exclusive, so that a second server on the same folder is refused.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Entry:
     Attributes:
         owner: whose they are, for the callbacks.
         lines: the events as JSON, joined by commas.
-        done: resolved once they are on disk, for the one request that made them: where that is cancelled, so is
-            this, and nothing else.
+        done: resolved once they are on disk, for the one request that made them: where that is cancelled,
+            so is this, and nothing else.
         finished: whether they are on disk or never will be.
     """
 
@@ -95,8 +95,8 @@ class Journal:
     """The journal's file, its writing thread and its queue.
 
     `committed(number, entries, seconds)` is called in the event loop after each commit, before its entries'
-    futures are resolved, `failed(entries, error)` before they are failed. Once a commit has failed, everything
-    that is queued by the end of the first call of `failed` fails too: it was applied to what is now to be undone.
+    futures are resolved, `failed(entries, error)` before they are failed. Once a commit has failed, all that
+    is queued by the end of the first call of `failed` fails too: it was applied to what is now to be undone.
 
     Raises:
         StoreBusyError: another server has the folder. StoreVersionError, StoreDamagedError, StoreError: the

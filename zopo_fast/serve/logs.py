@@ -25,13 +25,13 @@ class _Formatter(JsonFormatter):
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
         if self._messages:
-            return super().formatException(ei)
+            return str(super().formatException(ei))
         kind, _, trace = ei
         places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(trace)]
         return f"{getattr(kind, '__name__', kind)} at {', '.join(places)}"
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 - the library's name
-        return super().formatStack(stack_info) if self._messages else ""
+        return str(super().formatStack(stack_info)) if self._messages else ""
 
 
 @contextmanager

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Once(Generic[T]):
-    """Runs work to its end, also where the request that waits for it is cancelled, and once a key at a time."""
+    """Runs work to its end, also where the request that waits is cancelled, and once a key at a time."""
 
     def __init__(self) -> None:
         self._running: dict[str, tuple[str, asyncio.Future[T]]] = {}

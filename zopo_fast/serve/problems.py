@@ -22,6 +22,7 @@ _STATUS: tuple[tuple[type[errors.ZopoError], int], ...] = (
     (errors.LimitReachedError, 429),
     (errors.StoreFullError, 507),
     (errors.StoreError, 503),
+    (errors.OutputError, 507),
     (errors.MissingDependencyError, 503),
     (errors.RequestTimeoutError, 504),
     (errors.LLMError, 502),

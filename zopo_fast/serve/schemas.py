@@ -20,11 +20,11 @@ Text = Annotated[str, Meta(min_length=1)]
 AtOnce = Annotated[int, Meta(ge=1, le=1000, description="How many prompts to ask for, at most.")]
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Request(msgspec.Struct, forbid_unknown_fields=True):
     """A body: fields that are not known are refused, so that a misspelled one is not silently ignored."""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct):
     """An answer's body."""
 
 
@@ -77,7 +77,7 @@ class CreateStudy(Request):
 
     texts: Annotated[list[Text], Meta(min_length=1)] | None = None
     embeddings: Rows | PackedArray | None = None
-    config: SearchConfig = SearchConfig()
+    config: SearchConfig = msgspec.field(default_factory=SearchConfig)
     name: Label | None = None
 
 
@@ -103,7 +103,7 @@ class Discard(Request):
     index: Index
 
 
-class Scored(Answer, omit_defaults=False):
+class Scored(Answer):
     """A prompt and its score."""
 
     index: int
@@ -111,7 +111,7 @@ class Scored(Answer, omit_defaults=False):
     prompt: str | None = None
 
 
-class Asked(Answer, omit_defaults=False):
+class Asked(Answer):
     """Prompts to score next; fewer than asked for where the budget or the pool ends."""
 
     indices: list[int]
@@ -119,7 +119,7 @@ class Asked(Answer, omit_defaults=False):
     prompts: list[str] | None = None
 
 
-class Study(Answer, omit_defaults=False):
+class Study(Answer):
     """A study's state in short."""
 
     id: str
@@ -138,7 +138,7 @@ class Study(Answer, omit_defaults=False):
     best: Scored | None
 
 
-class StudyEntry(Answer, omit_defaults=False):
+class StudyEntry(Answer):
     """A study in the list."""
 
     id: str
@@ -148,21 +148,21 @@ class StudyEntry(Answer, omit_defaults=False):
     dimension: int
 
 
-class StudyList(Answer, omit_defaults=False):
+class StudyList(Answer):
     """Studies in order of their ids; `next` is the `after` of the next page."""
 
     studies: list[StudyEntry]
     next: str | None
 
 
-class StudyState(Answer, omit_defaults=False):
+class StudyState(Answer):
     """Everything but the embeddings: what Zopo.from_state() continues from, and the pool's texts."""
 
     state: dict[str, Any]
     texts: list[str] | None
 
 
-class Health(Answer, omit_defaults=False):
+class Health(Answer):
     """The server answers."""
 
     status: Literal["ok", "stopping"]

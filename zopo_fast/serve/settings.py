@@ -92,7 +92,8 @@ class ServeConfig:
             object.__setattr__(self, "token", token)
         elif not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host}: beyond loopback only with a token: give --token-file FILE or set ZOPO_FAST_TOKEN"
+                f"host {self.host}: beyond loopback only with a token: give --token-file FILE or set "
+                "ZOPO_FAST_TOKEN"
             )
 
 

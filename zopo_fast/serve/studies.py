@@ -1,9 +1,9 @@
 """All studies of a server: made, found, changed and written down.
 
-Order of things, for each request that changes a study: it is applied in memory, its events go to the journal,
-and it is answered when they are on disk. What cannot be written is undone by forgetting what is in memory: the
-next request builds the study again from its file and what the journal holds beyond it. From time to time the
-journal is moved into the files.
+Order of things, for each request that changes a study: it is applied in memory, its events go to the
+journal, and it is answered when they are on disk. What cannot be written is undone by forgetting what is in
+memory: the next request builds the study again from its file and what the journal holds beyond it. From time
+to time the journal is moved into the files.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Studies:
             self._keys[key] = record.meta["digest"], record.id
 
     async def close(self, seconds: float) -> None:
-        """Write everything down: the queue into the journal, the journal into the files while there is time."""
+        """Write everything down: the queue into the journal, that into the files while there is time."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)

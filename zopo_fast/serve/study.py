@@ -27,9 +27,9 @@ _MOST_EVENTS = 4  # more than any request makes
 class Study:
     """A search and the events that its calls make.
 
-    Every change is a call of `ask`, `tell`, `discard` or `remember`, which returns nothing of the journal: what
-    it did is in `events`, to be taken with `take_events` and put into the journal as one entry. Replaying the
-    events on the same pool leads to the same search, bit for bit.
+    Every change is a call of `ask`, `tell`, `step`, `discard` or `remember`; what it did is to be taken with
+    `take_events` and put into the journal as one entry. Replaying the events on the same pool leads to the
+    same search, bit for bit.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """One study's file: what it was created with, and its log as far as the journal was moved into it.
 
-A file is there as a whole or not at all. Events carry numbers, so that moving the same ones twice changes nothing.
+A file is there as a whole or not at all. Events carry numbers, so that moving the same ones twice changes
+nothing.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ _PARTIAL = ".partial"
 _TABLES = (
     "CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE pool (idx INTEGER PRIMARY KEY, prompt TEXT NOT NULL, count INTEGER NOT NULL, score REAL)",
-    "CREATE TABLE arrays (name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL, "
-    "digest BLOB NOT NULL)",
+    "CREATE TABLE arrays (name TEXT PRIMARY KEY, dtype TEXT NOT NULL, shape TEXT NOT NULL, "
+    "data BLOB NOT NULL, digest BLOB NOT NULL)",
     "CREATE TABLE events (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL)",
 )
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a study's file holds: settings, texts (none: a pool of embeddings alone), (m, d) embeddings, log."""
+    """What a study's file holds; no texts: a pool of embeddings alone. Embeddings are (m, d)."""
 
     meta: dict[str, Any]
     prompts: list[str] | None
@@ -64,7 +65,7 @@ class StudyFile:
                 connection.executemany("INSERT INTO study VALUES (?, ?)", rows)
                 texts = ((i, text) for i, text in enumerate(prompts or ()))
                 connection.executemany("INSERT INTO pool VALUES (?, ?, 1, NULL)", texts)
-                data = memoryview(embeddings).cast("B")
+                data = embeddings.data.cast("B")
                 connection.execute(
                     "INSERT INTO arrays VALUES ('embeddings', ?, ?, ?, ?)",
                     (embeddings.dtype.str, json.dumps(embeddings.shape), data, _digest(data)),

@@ -61,8 +61,8 @@ class StudyRoutes:
         return [
             Route(
                 "POST", "/v1/studies", self.create, "createStudy", "Make a study of a pool.",
-                body=CreateStudy, answer=schemas.Study, status=201, problems=(409, 422, 429, 502, 503, 504, 507),
-                keyed=True,
+                body=CreateStudy, answer=schemas.Study, status=201, keyed=True,
+                problems=(409, 422, 429, 502, 503, 504, 507),
             ),
             Route(
                 "GET", "/v1/studies", self.list, "listStudies", "List the studies, by id.",
@@ -91,12 +91,14 @@ class StudyRoutes:
                 keyed=True, body_optional=True, hot=True,
             ),
             Route(
-                "POST", one + "/tell", self.tell, "tell", "Tell a score, and ask for the next prompts with it.",
+                "POST", one + "/tell", self.tell, "tell",
+                "Tell a score, and ask for the next prompts with it.",
                 body=schemas.Tell, answer=schemas.Asked, problems=(404, 409, 422, 429, 503, 507),
                 keyed=True, hot=True,
             ),
             Route(
-                "POST", one + "/discard", self.discard, "discard", "Give a pending prompt back without a score.",
+                "POST", one + "/discard", self.discard, "discard",
+                "Give a pending prompt back without a score.",
                 body=schemas.Discard, answer=schemas.Asked, problems=(404, 409, 422, 503, 507),
                 keyed=True, hot=True,
             ),
