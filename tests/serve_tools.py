@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from zopo_fast.serve.app import Server
+from zopo_fast.serve.routes import Route
 from zopo_fast.serve.settings import Limits, ServeConfig
 
 TOKEN = "a-token-for-the-tests-0123456789"
@@ -189,3 +190,8 @@ class Process:
         """End it in order; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(SECONDS)
+
+
+def table() -> tuple[Route, ...]:
+    """The routes of a server that does not run."""
+    return Server(ServeConfig(data=Path("unused"))).table.routes

@@ -30,40 +30,35 @@ _log = logging.getLogger(__name__)
 class Server:
     """One server; `start` it and `stop` it in the same event loop.
 
-    Raises (from start): ConfigError where it cannot listen there, a StoreError where the data folder cannot
-    be used, StoreBusyError where another server uses it.
+    Raises:
+        ConfigError: no such embedder, a file of models that cannot be used, from start: no place to listen.
+        StoreError: from start: the data folder cannot be used; StoreBusyError: another server uses it.
     """
 
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.studies = Studies(config.data, config.limits, self.metrics)
-        self.jobs: Jobs | None = None
         self.url = ""
         self.stopping = False
+        self._embedder = _embedder(config)
+        self.studies = Studies(config.data, config.limits, self.metrics)
+        models = load_models(config.models)
+        self.jobs = Jobs(config.data, config.limits, models, self._embedder, self.metrics)
+        self.table = Table(
+            [
+                *StudyRoutes(self.studies, self._embedder).routes(),
+                *JobRoutes(self.jobs, config.limits).routes(),
+                *self._own_routes(),
+            ]
+        )
         self._guard = Guard(config)
-        self._embedder: Any = None
         self._runner: web.ServerRunner | None = None
 
     async def start(self) -> None:
         """Take the data folder and listen; `url` says where."""
-        config = self.config
-        self._models = load_models(config.models)
-        if config.embedder is not None:
-            from ..embed import resolve
-
-            self._embedder = resolve(config.embedder)
-        await self.studies.open()
         try:
-            self.jobs = Jobs(config.data, config.limits, self._models, self._embedder, self.metrics)
+            await self.studies.open()
             await self.jobs.open()
-            self.table = Table(
-                [
-                    *StudyRoutes(self.studies, self._embedder).routes(),
-                    *JobRoutes(self.jobs, config.limits).routes(),
-                    *self._own_routes(),
-                ]
-            )
             await self._listen()
         except BaseException:
             await self.stop()
@@ -93,12 +88,10 @@ class Server:
     async def stop(self) -> None:
         """Listen no more, let requests in flight finish, write everything down; bounded in time."""
         self.stopping = True
-        if self.jobs is not None:
-            self.jobs.end_streams()
+        self.jobs.end_streams()
         if self._runner is not None:
             await self._runner.cleanup()
-        if self.jobs is not None:
-            await self.jobs.close()
+        await self.jobs.close()
         await self.studies.close(self.config.limits.stop_timeout)
         if self._embedder is not None:
             await self._embedder.aclose()
@@ -170,6 +163,15 @@ class Server:
         from .openapi import document
 
         return msgspec.json.encode(document(self.table.routes, secured=self.config.token is not None))
+
+
+def _embedder(config: ServeConfig) -> Any:
+    """What turns texts into vectors; None where pools have to bring embeddings."""
+    if config.embedder is None:
+        return None
+    from ..embed import resolve
+
+    return resolve(config.embedder)
 
 
 async def run(config: ServeConfig, stop: asyncio.Event, ready: Any = None) -> None:

@@ -35,6 +35,7 @@ _KEY = {
     "description": "A repeated request with the same key gets the same answer and has no second effect.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
+_ID = {"type": "string", "pattern": "^[0-9a-f]{16}$"}
 _LAST_EVENT = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -87,9 +88,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if "{" in route.path:
         name = route.path.split("{")[1].split("}")[0]
-        found.append(
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        )
+        found.append({"name": name, "in": "path", "required": True, "schema": _ID})
     if route.query is not None:
         _, components = msgspec.json.schema_components([route.query])
         for name, schema in components[route.query.__name__]["properties"].items():

@@ -87,7 +87,9 @@ class Table:
             return route, ""
         general, target = _general(path)
         route = self._found.get((method, general))
-        if route is not None and target and target.isalnum():
+        if route is not None:
+            if not target.isalnum() or not target.isascii():
+                raise not_found("such path")
             return route, target
         allowed = self._methods.get(path if path in self._methods else general)
         if allowed is not None:
