@@ -27,6 +27,7 @@ from .options import (
     settings_of,
     task_options,
 )
+from .serve_command import serve
 from .text import printable
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def cli() -> None:
 cli.add_command(optimize)
 cli.add_command(landscape)
 cli.add_command(bench)
+cli.add_command(serve)
 
 
 @cli.command()
