@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from zopo_fast.errors import ConfigError
 from zopo_fast.limit_options import LimitSettings, limit_options, parse_size
 from zopo_fast.limits import Limits, Prices
-from zopo_fast.llm import ClientConfig
 from zopo_fast.options import settings_of
 
 
@@ -33,20 +32,17 @@ def test_nothing_typed_limits_nothing() -> None:
     assert settings == LimitSettings()
     assert settings.limits() is None
     assert settings.prices(None) is None
-    assert settings.paced(ClientConfig("m")) == ClientConfig("m")
 
 
 def test_what_is_typed_is_what_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOPO_CACHE_DIR", str(tmp_path))
     _, _, settings = typed(
         *("--limit-calls", "10", "--limit-tokens", "20", "--limit-cost", "0.5", "--limit-seconds", "60"),
-        *("--requests-per-minute", "30", "--tokens-per-minute", "1000", "--cache-size", "64M"),
+        *("--cache-size", "64M"),
     )
     assert settings is not None
     assert settings.limits() == Limits(10, 20, 0.5, 60.0)
     assert settings.prices((1.0, 2.0)) == Prices(1.0, 2.0)
-    paced = settings.paced(ClientConfig("m"))
-    assert (paced.requests_per_minute, paced.tokens_per_minute) == (30.0, 1000.0)
     cache = settings.open_cache()
     assert cache is not None
     assert cache.max_bytes == 64 * 2**20
@@ -64,7 +60,7 @@ def test_the_cache_can_be_turned_off() -> None:
     [
         (("--limit-calls", "0"), "--limit-calls"),
         (("--limit-cost", "0"), "--limit-cost"),
-        (("--requests-per-minute", "-1"), "--requests-per-minute"),
+        (("--limit-seconds", "nan"), "--limit-seconds"),
         (("--cache-size", "big"), "256M"),
         (("--cache-size", "0"), "256M"),
     ],

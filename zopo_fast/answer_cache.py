@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .cache_file import CacheFile
 from .concurrency import end
@@ -143,6 +144,7 @@ class Cached:
         self._cache = cache
         self._identity = identity
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "model":
@@ -182,7 +184,9 @@ class Cached:
             del self._flights[place]
 
     async def _answer(self, key: bytes, messages: Sequence[Message]) -> Answer:
-        found = await asyncio.to_thread(self._cache.get, key)
+        # One after another, so that calls reach the model in the order in which they were made.
+        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            found = await asyncio.to_thread(self._cache.get, key)
         if found is not None:
             return found
         answer: Answer = await self.model.chat(messages)
