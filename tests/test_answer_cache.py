@@ -266,3 +266,16 @@ def test_an_endpoint_s_failure_reaches_all_that_wait(tmp_path: Path) -> None:
             assert len(server.requests) == 1
 
     run(scenario())
+
+
+def test_the_identity_of_the_embedded_model() -> None:
+    local = pytest.importorskip("zopo_fast.local")
+    try:
+        model = local.LocalModel(body={"max_tokens": 5})
+    except errors.MissingDependencyError as missing:
+        pytest.skip(str(missing))
+    identity = identity_of(model)
+    assert identity is not None
+    assert identity["local"] == model.name
+    assert identity["body"] == {"temperature": 0, "seed": 0, "max_tokens": 5}
+    assert identity != identity_of(local.LocalModel(body={"max_tokens": 6}))
