@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zopo_fast.budget import Account, Hold, Limits, Metered, Prices
+from zopo_fast.budget import Account, Hold, Limits, Prices
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
-    RateLimitError,
-    RequestTimeoutError,
     StoreFullError,
 )
-from zopo_fast.token_bound import chat_bound, text_bound
-from zopo_fast.tokens import count_messages
-from zopo_fast.usage import Answer, Message, Usage
+from zopo_fast.usage import Usage
 
 PRICES = Prices(prompt=1e6, completion=2e6)  # one and two a token
 
@@ -335,121 +331,6 @@ def test_limits_hold_whatever_becomes_of_64_calls_at_once(seed: int, calls: int,
         assert worst[2] <= spent.cost <= 1.5 * tokens
 
     run(scenario())
-
-
-# --- the bound of a call
-
-
-@given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
-def test_no_tokenizer_makes_more_tokens_than_the_bound(texts: list[str]) -> None:
-    messages = [{"role": "user", "content": text} for text in texts]
-    bound = chat_bound(messages, {"max_tokens": 5}, required=True)
-    assert count_messages(messages, "gpt-4").tokens <= bound.prompt_tokens
-    assert sum(len(text.encode("utf-8", "replace")) for text in texts) <= bound.prompt_tokens
-
-
-def test_normalised_text_is_bounded_too() -> None:
-    assert text_bound("\ufdfa") == 33  # one character, eighteen when taken apart
-    assert text_bound("plain") == 5
-
-
-@pytest.mark.parametrize(
-    ("body", "most"),
-    [
-        ({"max_tokens": 7}, 7),
-        ({"max_completion_tokens": 9}, 9),
-        ({"max_tokens": 7, "max_completion_tokens": 9}, 9),
-        ({"max_tokens": 7, "n": 3}, 21),
-        ({"max_tokens": 7, "n": 1, "best_of": 5}, 35),
-    ],
-)
-def test_answers_are_bounded_by_the_body(body: dict[str, Any], most: int) -> None:
-    assert chat_bound([], body, required=True).completion_tokens == most
-
-
-@pytest.mark.parametrize("body", [{}, {"max_tokens": None}, {"n": 2}])
-def test_a_bound_that_is_needed_and_missing_is_told(body: dict[str, Any]) -> None:
-    assert chat_bound([], body, required=False).completion_tokens == 0
-    with pytest.raises(ConfigError, match="max_tokens"):
-        chat_bound([], body, required=True)
-
-
-def test_tools_count_as_prompt() -> None:
-    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 1000}}]
-    with_tools = chat_bound([], {"tools": tools}, required=False)
-    assert with_tools.prompt_tokens > 1000 + chat_bound([], {}, required=False).prompt_tokens
-
-
-# --- any model
-
-
-class Model:
-    """Answers with what it is given: an answer, or an error."""
-
-    def __init__(self, outcome: Any) -> None:
-        self.body = {"max_tokens": 10}
-        self.slots = 3
-        self.outcome = outcome
-
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        if self.outcome is None:
-            await asyncio.Event().wait()
-        if isinstance(self.outcome, BaseException):
-            raise self.outcome
-        answer: Answer = self.outcome
-        return answer
-
-
-HELLO = [{"role": "user", "content": "hello"}]
-BOUND = chat_bound(HELLO, {"max_tokens": 10}, required=True)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "calls", "tokens"),
-    [
-        (Answer("hi", Usage(5, 2, calls=1)), 1, 7),
-        (Answer("hi", Usage()), 1, 0),
-        (Answer("hi", Usage(cached=1)), 0, 0),
-        (RateLimitError("429"), 0, 0),
-        (RequestTimeoutError("slow"), 1, BOUND.total_tokens),
-        (ZeroDivisionError(), 1, BOUND.total_tokens),
-    ],
-)
-def test_any_model_can_be_metered(outcome: Any, calls: int, tokens: int) -> None:
-    async def scenario() -> None:
-        account = Account(Limits(calls=5, tokens=10_000))
-        model = Metered(Model(outcome), account)
-        assert model.slots == 3
-        assert not hasattr(model, "config")
-        if isinstance(outcome, Exception):
-            with pytest.raises(type(outcome)):
-                await model.chat(HELLO)
-        else:
-            assert await model.chat(HELLO) is outcome
-        assert (account.spent.calls, account.spent.tokens) == (calls, tokens)
-
-    run(scenario())
-
-
-def test_a_cancelled_call_counts_in_full() -> None:
-    async def scenario() -> None:
-        account = Account(Limits(calls=5, tokens=10_000))
-        task = asyncio.ensure_future(Metered(Model(None), account).chat(HELLO))
-        await turns()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert (account.spent.calls, account.spent.tokens) == (1, BOUND.total_tokens)
-
-    run(scenario())
-
-
-def test_a_model_of_unbounded_answers_is_refused_at_once() -> None:
-    model = Model(None)
-    model.body = {}
-    Metered(model, Account(Limits(calls=5)))
-    with pytest.raises(ConfigError, match="max_tokens"):
-        Metered(model, Account(Limits(tokens=5)))
 
 
 def test_a_hold_says_what_it_is() -> None:

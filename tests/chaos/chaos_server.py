@@ -106,6 +106,12 @@ class ChaosServer:
             await self._runner.cleanup()
 
     async def _handle(self, http: web.Request) -> web.StreamResponse:
+        try:
+            return await self._reply(http)
+        except ConnectionError:  # the client went away meanwhile
+            return web.Response()
+
+    async def _reply(self, http: web.Request) -> web.StreamResponse:
         books = self.books
         body = await http.json()
         self._transports.add(http.transport)
