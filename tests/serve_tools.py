@@ -161,6 +161,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            start_new_session=True,  # so that a program that wraps it ends with it
             env={**os.environ, "PYTHONWARNINGS": "default", **environment},
         )
         assert self.process.stdout is not None
@@ -183,12 +184,12 @@ class Process:
 
     def kill(self) -> None:
         """End it with no chance to write anything down."""
-        self.process.kill()
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(SECONDS)
 
     def stop(self) -> int:
         """End it in order; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        os.killpg(self.process.pid, signal.SIGTERM)
         return self.process.wait(SECONDS)
 
 

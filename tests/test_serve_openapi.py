@@ -14,7 +14,8 @@ from serve_tools import TOKEN, Client, InThread, served, table
 
 from zopo_fast.serve.settings import Limits
 
-EXAMPLES = int(os.environ.get("ZOPO_SERVE_EXAMPLES", "10"))  # for each operation with a body; half of it for others
+# For each operation with a body, half as many for others; and so much with wrong ones again.
+EXAMPLES = int(os.environ.get("ZOPO_SERVE_EXAMPLES", "10"))
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 

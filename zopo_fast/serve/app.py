@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import msgspec
@@ -53,6 +54,8 @@ class Server:
         )
         self._guard = Guard(config)
         self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._in_flight = 0
 
     async def start(self) -> None:
         """Take the data folder and listen; `url` says where."""
@@ -73,11 +76,12 @@ class Server:
             auto_decompress=False,  # so that a body is no larger than it says
             lingering_time=2.0,
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=config.limits.stop_timeout)
+        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, config.host, config.port, backlog=512)
         try:
             await site.start()
+            self._site = site
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
@@ -89,6 +93,11 @@ class Server:
         """Listen no more, let requests in flight finish, write everything down; bounded in time."""
         self.stopping = True
         self.jobs.end_streams()
+        if self._site is not None:
+            await self._site.stop()
+            end = time.monotonic() + self.config.limits.stop_timeout
+            while self._in_flight and time.monotonic() < end:
+                await asyncio.sleep(0.01)
         if self._runner is not None:
             await self._runner.cleanup()
         await self.jobs.close()
@@ -100,6 +109,16 @@ class Server:
     # ---- requests ----------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._in_flight += 1
+        try:
+            response = await self._response(request)
+        finally:
+            self._in_flight -= 1
+        if self.stopping and not response.prepared:
+            response.force_close()  # the last one on its connection
+        return response
+
+    async def _response(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await self._answer(request)
         except Problem as error:
@@ -137,7 +156,7 @@ class Server:
             return reply
         if route.status == 204:
             return web.Response(status=204)
-        if route.hot and WholeAnswer.can(request):
+        if route.hot and not self.stopping and WholeAnswer.can(request):
             return WholeAnswer(reply)
         return web.Response(status=route.status, body=reply, headers={"Content-Type": route.media})
 
