@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import metrics
+from .concurrency import require_no_loop, require_own_event
 from .config import ZopoConfig, as_integer
 from .driver import Driver
 from .errors import ConfigError
@@ -145,7 +146,8 @@ class RunConfig:
 
 
 def optimize_sync(*args: Any, **kwargs: Any) -> Result:
-    """Run optimize() to its end in an event loop of its own; not from inside a running one."""
+    """Run optimize() to its end in an event loop of its own; EventLoopError from inside a running one."""
+    require_no_loop("optimize_sync", "await optimize() in it")
     return asyncio.run(optimize(*args, **kwargs))
 
 
@@ -182,9 +184,12 @@ async def optimize(
 
     Raises:
         PoolError: fewer than two prompts. ConfigError, ArrayError: as the name says.
+        EventLoopError: `stop` belongs to another event loop.
         LLMError, MetricError: scoring failed before any prompt was scored.
     """
     config = _run_config(config)
+    if stop is not None:
+        require_own_event(stop, "stop")
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
     if config.racing:
