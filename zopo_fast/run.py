@@ -13,6 +13,7 @@ import numpy as np
 from . import metrics, resume
 from .answer_cache import Cached, identity_of
 from .budget import Account
+from .concurrency import require_no_loop, require_own_event
 from .config import ZopoConfig, as_integer
 from .driver import Driver
 from .errors import ConfigError
@@ -163,7 +164,8 @@ class RunConfig:
 
 
 def optimize_sync(*args: Any, **kwargs: Any) -> Result:
-    """Run optimize() to its end in an event loop of its own; not from inside a running one."""
+    """Run optimize() to its end in an event loop of its own; EventLoopError from inside a running one."""
+    require_no_loop("optimize_sync", "await optimize() in it")
     return asyncio.run(optimize(*args, **kwargs))
 
 
@@ -210,6 +212,7 @@ async def optimize(
 
     Raises:
         PoolError: fewer than two prompts. ConfigError, ArrayError: as the name says.
+        EventLoopError: `stop` belongs to another event loop.
         LLMError, MetricError: scoring failed before any prompt was scored.
         StoreError: the study cannot be used (see errors.py), or could not be written any more; what was
             told of by `on_trial` is in it.
@@ -217,6 +220,8 @@ async def optimize(
         LimitReachedError: a limit was reached before any prompt was scored.
     """
     config = _run_config(config)
+    if stop is not None:
+        require_own_event(stop, "stop")
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
     if config.racing:
