@@ -33,8 +33,10 @@ lint: $(VENV)/installed
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu)
 	$(BIN)/mypy
 
+# Two at a time, but for those that measure time or run a model, which would be measured or slowed down.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not model"
+	$(BIN)/python -m pytest -m "alone or model"
 
 # torch first and by its version: a plain `torch` may bring gigabytes of CUDA along.
 TORCH := torch==2.13.0

@@ -259,8 +259,8 @@ def test_every_error_is_a_zopo_error_and_the_standard_one_it_promises() -> None:
         "RequestRejectedError": ValueError, "RateLimitError": RuntimeError, "ServerError": RuntimeError,
         "MalformedAnswerError": ValueError, "StudyMismatchError": ValueError, "StoreError": OSError,
         "StoreBusyError": BlockingIOError, "StoreVersionError": OSError, "StoreDamagedError": OSError,
-        "StoreFullError": OSError, "ConcurrentUseError": RuntimeError, "EventLoopError": RuntimeError, "LimitReachedError": RuntimeError,
-        "EndpointDownError": ConnectionError,
+        "StoreFullError": OSError, "ConcurrentUseError": RuntimeError, "LimitReachedError": RuntimeError,
+        "EndpointDownError": ConnectionError, "EventLoopError": RuntimeError,
     }  # fmt: skip
     public = {
         name: value
