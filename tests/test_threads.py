@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from region_tools import Twin, assert_same_posterior, of_points
+from thread_tools import at_once, frequent_switches
 
 import zopo_fast as zf
 from zopo_fast import _core
 
-
-@pytest.fixture(autouse=True)
-def frequent_switches() -> Iterator[None]:
-    """Threads change a thousand times as often as usual, so that a missing lock shows."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(usual)
-
-
-def at_once(*works: Callable[[], None]) -> None:
-    """Run each in a thread of its own, together; re-raise the first failure."""
-    failures: list[BaseException] = []
-
-    def guarded(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+__all__ = ["frequent_switches"]
 
 
 def test_pool_is_scanned_while_candidates_are_taken_and_released() -> None:
@@ -157,53 +128,6 @@ def test_posterior_of_a_region_is_never_torn() -> None:
     for n in range(40):
         twin.append(n, float(n % 7))
     assert_same_posterior(region, twin, 1e-3)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [zf.ZopoConfig, functools.partial(zf.ZopoConfig, search="gradient"), zf.ZopoConfig.official],
-    ids=["default", "gradient", "official"],
-)
-def test_one_optimizer_is_shared_by_threads(config: Callable[..., zf.ZopoConfig]) -> None:
-    """Workers that ask, score and tell: every prompt once, the budget kept, the log a valid history."""
-    Z, stop = np.random.default_rng(0).normal(size=(200, 12)), time.monotonic() + 30
-    opt = zf.Zopo(Z, config(budget=150, initial=20, seed=4))
-    asked: list[int] = []
-
-    def work() -> None:
-        while not opt.done:
-            assert time.monotonic() < stop, "the run does not end"
-            try:
-                i = opt.ask()
-            except zf.NothingToAsk:  # what is left is with the other workers
-                continue
-            asked.append(i)
-            if len(asked) % 10 == 0 and i not in opt.state_dict()["pending"]:
-                raise AssertionError(f"{i} was asked and is not pending")
-            if len(asked) % 7 == 0:
-                opt.tell(i, 0.0, final=False)
-            opt.tell(i, float(Z[i, 0]))
-
-    at_once(work, work, work, work)
-    assert len(asked) == len(set(asked)) == 150
-    assert opt.pending == []
-    assert opt.best[1] == max(Z[asked, 0])
-    again = zf.Zopo.from_state(Z, opt.state_dict())
-    assert again.best == opt.best
-
-
-def test_a_signal_handler_may_read_the_optimizer() -> None:
-    """It runs in the thread that holds the turn: waiting for it would never end."""
-    opt = zf.Zopo(np.random.default_rng(0).normal(size=(200, 12)), zf.ZopoConfig(budget=100, initial=90))
-    opt.tell(opt.ask(), 1.0)
-    seen = []
-    with opt._turn:
-        thread = threading.Thread(target=lambda: seen.append(opt.pending), daemon=True)
-        thread.start()
-        assert (opt.best[1], opt.pending, opt.done) == (1.0, [], False)
-        assert seen == []  # another thread waits
-    thread.join(timeout=30)
-    assert seen == [[]]
 
 
 def test_two_optimizers_in_two_threads() -> None:

@@ -10,14 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array, Indices, as_doubles
+from .arrays import Array, Indices, as_doubles, as_host_array
 from .config import ZopoConfig
 from .device import parse_device
-from .errors import ArrayError, ConfigError, EmbeddingMismatchError, InputError
+from .errors import (
+    ArrayError,
+    ConfigError,
+    DeviceError,
+    EmbeddingMismatchError,
+    InputError,
+    UnknownIndexError,
+)
 from .kernel import NTK, as_network_kernel
 from .local_search import HISTORY, MIN_HISTORY
 from .start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
 from .surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
+from .text import shown
+from .turn import Turn
 
 STATE_VERSION = 2
 
@@ -43,6 +52,9 @@ class ZopoBatch:
     score before the next ask. Studies whose score takes longer can be left out of a call: tell() skips
     an index of -1, ask() takes the studies to ask. On "cuda" every operation of all studies is one launch;
     on "cpu" threads split the studies.
+
+    Like `Zopo` it serves one thread at a time (ConcurrentUseError), can be pickled and copied, and goes on
+    in a forked process, though not from a CUDA device (DeviceError).
 
     Args:
         pools: B arrays (m_b, d_b), float16, float32 or float64, one row a prompt; the same array may
@@ -111,6 +123,8 @@ class ZopoBatch:
             )
         kind = _core.Studies if ordinal is None else _core.CudaStudies
         self._studies = kind(models, settings, _RULES, ordinal or 0)
+        self._turn = Turn("ZopoBatch")
+        self._turn.device = None if ordinal is None else device
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -118,17 +132,20 @@ class ZopoBatch:
     @property
     def done(self) -> NDArray[np.bool_]:
         """(B,): whether a study's budget or pool is spent and nothing of it is pending."""
-        return self._studies.done()
+        with self._turn.reading:
+            return self._studies.done()
 
     @property
     def pending(self) -> Indices:
         """(B,): the prompt whose score a study waits for, -1 for none."""
-        return self._studies.pending()
+        with self._turn.reading:
+            return self._studies.pending()
 
     @property
     def best(self) -> tuple[Indices, Array]:
         """Index and score of the best prompt of each study so far, (B,) both; -1 and NaN before a score."""
-        return self._studies.best()
+        with self._turn.reading:
+            return self._studies.best()
 
     @property
     def gradient_uncertainty(self) -> Array:
@@ -136,7 +153,8 @@ class ZopoBatch:
 
         tr Sigma / tr d2k in [0, 1]; NaN while a study's first prompts are being scored.
         """
-        return self._studies.gradient_uncertainty()
+        with self._turn.reading:
+            return self._studies.gradient_uncertainty()
 
     def ask(self, studies: Any | None = None) -> Indices:
         """Return the next prompt of every study, (B,) int64; -1 where a study is done.
@@ -149,7 +167,8 @@ class ZopoBatch:
         """
         which = np.arange(len(self)) if studies is None else _integers("studies", studies)
         out = np.full(len(self), -1, dtype=np.int64)
-        out[which] = self._studies.ask(which)
+        with self._turn:
+            out[which] = self._studies.ask(which)
         return out
 
     def tell(self, indices: Any, scores: Any) -> None:
@@ -163,25 +182,29 @@ class ZopoBatch:
             UnknownIndexError: an index that is not the pending one; nothing was recorded.
             ArrayError: wrong shapes, or a score that is NaN or infinite; nothing was recorded.
         """
-        self._studies.tell(_integers("indices", indices), as_doubles(scores, "scores"))
+        which, values = _integers("indices", indices), as_doubles(scores, "scores")
+        with self._turn:
+            self._studies.tell(which, values)
 
     # ---- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue identically, as JSON values; from_state() reads it."""
-        return {
-            "version": STATE_VERSION,
-            "studies": [
-                {
-                    "config": start.config.to_dict(),
-                    "kernel": kernel_state(start.kernels),
-                    "embeddings": pool_fingerprint(start.embeddings),
-                    "log": [[int(i), float(y)] for i, y in zip(*self._studies.log(b), strict=True)],
-                    "pending": int(pending),
-                }
-                for b, (start, pending) in enumerate(zip(self._starts, self.pending, strict=True))
-            ],
-        }
+        with self._turn.reading:
+            self._turn.check_whole()
+            return {
+                "version": STATE_VERSION,
+                "studies": [
+                    {
+                        "config": start.config.to_dict(),
+                        "kernel": kernel_state(start.kernels),
+                        "embeddings": pool_fingerprint(start.embeddings),
+                        "log": [[int(i), float(y)] for i, y in zip(*self._studies.log(b), strict=True)],
+                        "pending": int(pending),
+                    }
+                    for b, (start, pending) in enumerate(zip(self._starts, self.pending, strict=True))
+                ],
+            }
 
     @classmethod
     def from_state(cls, pools: Sequence[Any], state: dict[str, Any], device: str = "cpu") -> ZopoBatch:
@@ -193,7 +216,9 @@ class ZopoBatch:
         """
         try:
             if state["version"] != STATE_VERSION:
-                raise InputError(f"state version {state['version']!r}: this package reads {STATE_VERSION}")
+                raise InputError(
+                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                )
             saved = state["studies"]
             if len(pools) != len(saved):
                 raise EmbeddingMismatchError(f"the state is of {len(saved)} pools, {len(pools)} were given")
@@ -204,11 +229,20 @@ class ZopoBatch:
                     known,
                     [ZopoConfig.from_dict(study["config"]) for study in saved],
                     device,
-                    [as_network_kernel(kernels_from_state(study["kernel"])[0]) for study in saved],
+                    [
+                        as_network_kernel(kernels_from_state(study["kernel"], Z.shape[1])[0])
+                        for study, Z in zip(saved, known, strict=True)
+                    ],
                 )
             batch._replay([study["log"] for study in saved], [study["pending"] for study in saved])
-        except (LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"state: damaged or not a state of this package ({error!r})") from error
+        except InputError:
+            raise
+        except DeviceError:  # the machine's fault, not the state's
+            raise
+        except Exception as error:  # it is of anyone's making: what it breaks is its own fault
+            raise InputError(
+                f"state: damaged or not a state of this package ({shown(error, 200)})"
+            ) from error
         return batch
 
     def _replay(self, logs: list[list[list[Any]]], pending: list[int]) -> None:
@@ -242,12 +276,14 @@ def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
         raise ConfigError(f"{name}: one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
         if not isinstance(item, kind):
-            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {item!r}")
+            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {shown(item)}")
     return many
 
 
 def _integers(name: str, value: Any) -> Indices:
-    array = np.asarray(value)
+    array = as_host_array(value, name)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {value!r}")
+        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {shown(value)}")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # not what it wraps around to
     return np.ascontiguousarray(array, dtype=np.int64)

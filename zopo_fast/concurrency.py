@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
+from .errors import EventLoopError
+
 T = TypeVar("T")
 C = TypeVar("C", bound="Closing")
 
@@ -27,6 +29,31 @@ class Closing:
     async def aclose(self) -> None:
         """Free what was opened."""
         raise NotImplementedError
+
+
+def require_no_loop(what: str, instead: str) -> None:
+    """EventLoopError where an event loop is running in this thread: `what` would have to block it."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise EventLoopError(f"{what}: an event loop is running in this thread; {instead}")
+
+
+def require_own_event(event: asyncio.Event, name: str) -> None:
+    """EventLoopError where an event belongs to another loop than the running one: it cannot be waited for."""
+    waiting = event.wait()
+    try:
+        waiting.send(None)  # up to where it would wait, which binds it to the loop
+    except StopIteration:  # set already
+        return
+    except RuntimeError:
+        raise EventLoopError(
+            f"{name}: this asyncio.Event belongs to another event loop; make one in this loop, and set it "
+            "from elsewhere by loop.call_soon_threadsafe(event.set)"
+        ) from None
+    finally:
+        waiting.close()
 
 
 async def all_or_none(calls: Sequence[Awaitable[T]]) -> list[T]:

@@ -8,6 +8,7 @@ CudaArray otherwise. Neither torch nor CuPy is imported: an array of theirs mean
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ _LEGACY_STREAM = 1  # the default stream, as DLPack and the CUDA Array Interface
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
 ANYWHERE = -1  # for on_device(): wherever the arrays are
 
+_users: set[int] = set()  # the process that has found a device: those forked from it cannot use one
+
 
 def __getattr__(name: str) -> Any:
     # Missing from a build without the CUDA engine; such a build still has to import.
@@ -35,12 +38,24 @@ def __getattr__(name: str) -> Any:
 
 def cuda_available() -> bool:
     """Whether device="cuda" can be used here; if not, `cuda_status` says why."""
-    return _core.cuda_device_count() > 0
+    return _device_count() > 0
 
 
 def cuda_status() -> str:
     """One line: the CUDA devices that were found, or why none can be used."""
+    if _users - {os.getpid()}:
+        return "CUDA was in use when this process was forked, and cannot be used here; start it with 'spawn'"
     return _core.cuda_status()
+
+
+def _device_count() -> int:
+    """Devices; none in a child of a process that has used them, where the driver only fails."""
+    if _users - {os.getpid()}:
+        return 0
+    count = _core.cuda_device_count()
+    if count:
+        _users.add(os.getpid())
+    return count
 
 
 def parse_device(name: str | None) -> int | None:
@@ -55,11 +70,11 @@ def parse_device(name: str | None) -> int | None:
     if match is None:
         raise DeviceError(f"device {name!r}: expected 'cpu', 'cuda' or 'cuda:N' with N the device's number")
     ordinal = int(match[1] or 0)
-    count = _core.cuda_device_count()
+    count = _device_count()
     if count == 0:
-        raise DeviceError(f"device {name!r}: {_core.cuda_status()}; use device='cpu'")
+        raise DeviceError(f"device {name!r}: {cuda_status()}; use device='cpu'")
     if ordinal >= count:
-        raise DeviceError(f"device {name!r} does not exist; there are {_core.cuda_status()}")
+        raise DeviceError(f"device {name!r} does not exist; there are {cuda_status()}")
     return ordinal
 
 

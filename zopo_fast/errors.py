@@ -23,6 +23,7 @@ ZopoError
 │   ├── StoreDamagedError                        not readable as a whole; says what could be saved
 │   └── StoreFullError                           no room left; what was acknowledged is intact
 ├── ConcurrentUseError (RuntimeError) an object is used by two threads at a time
+├── EventLoopError (RuntimeError)     not possible in this event loop, or in any
 ├── LimitReachedError (RuntimeError)  a hard limit leaves no room for the next call; carries which
 ├── MetricError (RuntimeError)        a user's metric or score function failed
 └── LLMError (RuntimeError)           a call to a model failed; retries are already spent
@@ -144,6 +145,10 @@ class ConcurrentUseError(ZopoError, RuntimeError):
     """An object that serves one thread at a time is used by two."""
 
 
+class EventLoopError(ZopoError, RuntimeError):
+    """A call is not possible in this event loop, or in any; the message says what to do instead."""
+
+
 class LimitReachedError(ZopoError, RuntimeError):
     """A hard limit of the run leaves no room for the next call.
 
@@ -155,8 +160,8 @@ class LimitReachedError(ZopoError, RuntimeError):
         super().__init__(message)
         self.limit = limit
 
-    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, str]]:
-        return type(self), (str(self), self.limit)
+    def __reduce__(self) -> tuple[type[LimitReachedError], tuple[str, str], dict[str, object]]:
+        return type(self), (str(self), self.limit), vars(self)
 
 
 class MetricError(ZopoError, RuntimeError):

@@ -10,10 +10,11 @@ import numpy as np
 from . import _core
 from .arrays import Array, as_doubles, as_points
 from .config import as_integer
-from .device import ANYWHERE, OnDevice, on_device, parse_device
+from .device import ANYWHERE, OnDevice, cuda_available, on_device, parse_device
 from .errors import ArrayError
 from .kernel import NTK, as_network_kernel
 from .numbered import number_of
+from .turn import Turn
 
 # "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
 # answer take longer than the work on the CPU. An estimate, to be replaced by a measured crossover.
@@ -47,6 +48,10 @@ class GaussianProcess:
     A = K + diag(noise) = C C^T; appending costs O(n^2), popping the last observation nothing, removing
     any other a rank-one update (Rasmussen & Williams 2006, sec. 2.2; the derivative is a GP too, sec. 9.4).
 
+    It serves one thread at a time, any thread: a call that comes in from another one meanwhile raises
+    ConcurrentUseError, and changes nothing. It can be pickled and copied, and goes on in a forked process,
+    though not from a CUDA device (DeviceError).
+
     Args:
         kernel: the kernel, used raw.
         noise: default noise variance of an observation, in K's units.
@@ -73,15 +78,19 @@ class GaussianProcess:
             if ordinal is None
             else _core.CudaGaussianProcess(kernel._network, ordinal)
         )
+        self._turn = Turn("GaussianProcess")
+        self._turn.device = None if ordinal is None else device
         self.number = number_of(self)  # by which the torch operators know it
 
     def __len__(self) -> int:
-        return len(self._gp)
+        with self._turn.reading:
+            return len(self._gp)
 
     @property
     def jitter(self) -> float:
         """What had to be added to the diagonal to factorise; 0 as a rule."""
-        return self._gp.jitter
+        with self._turn.reading:
+            return self._gp.jitter
 
     def append(self, x: Any, y: Any, noise: Any | None = None) -> None:
         """Add one observation (x (d,), y a number) or many (X (q, d), y (q,)).
@@ -98,12 +107,14 @@ class GaussianProcess:
             DeviceError: arrays on different devices, or on another one than the process.
             NotPositiveDefiniteError: A cannot be factorised even with jitter; nothing was added.
         """
-        before = self.jitter
-        if not self._append_on_device(x, y, noise):
-            self._append_from_host(x, y, noise)
-        if self.jitter > before:
+        with self._turn:
+            before = self._gp.jitter
+            if not self._append_on_device(x, y, noise):
+                self._append_from_host(x, y, noise)
+            jitter = self._gp.jitter
+        if jitter > before:
             warnings.warn(
-                f"the kernel matrix was not positive definite; {self.jitter:.3g} was added to its diagonal",
+                f"the kernel matrix was not positive definite; {jitter:.3g} was added to its diagonal",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -115,7 +126,7 @@ class GaussianProcess:
         if variances.ndim > 1 or (variances.ndim == 1 and variances.shape != (len(X),)):
             raise ArrayError(f"noise: expected a number or ({len(X)},), got shape {variances.shape}")
         if self.device == "auto":
-            self._move_when_large(len(self) + len(X))
+            self._move_when_large(len(self._gp) + len(X))
         self._gp.append(X, targets, np.ascontiguousarray(np.broadcast_to(variances, len(X))))
 
     def _append_on_device(self, x: Any, y: Any, noise: Any | None) -> bool:
@@ -152,23 +163,26 @@ class GaussianProcess:
     def _move_when_large(self, n: int) -> None:
         """To a CUDA device, once, when n observations are many and there is one."""
         large = n * self.kernel.dim >= AUTO_CROSSOVER
-        if self._ordinal is None and large and _core.cuda_device_count() > 0:
+        if self._ordinal is None and large and cuda_available():
             self._move(0)
 
     def _move(self, ordinal: int) -> None:
         moved = _core.CudaGaussianProcess(self.kernel._network, ordinal)
-        if len(self):
+        if len(self._gp):
             moved.append(*self._gp.state())
         self._gp, self._ordinal = moved, ordinal
+        self._turn.device = f"cuda:{ordinal}"
 
     def pop(self) -> None:
         """Drop the last observation; free. IndexError when there is none."""
-        self._gp.pop()
+        with self._turn:
+            self._gp.pop()
 
     def remove(self, i: int) -> None:
         """Drop observation i by a rank-one update, O((n - i)^2). IndexError out of range."""
         at = as_integer("remove", i)
-        self._gp.remove(at + len(self) if at < 0 else at)
+        with self._turn:
+            self._gp.remove(at + len(self._gp) if at < 0 else at)
 
     def posterior(self, x: Any) -> Posterior:
         """Mean, latent variance, gradient of the mean, and trace of the gradient's covariance.
@@ -180,24 +194,27 @@ class GaussianProcess:
 
         With no observation this is the prior. Variance and uncertainty are clamped at 0.
         """
-        if (parts := self._ask_device("posterior", x)) is not None:
-            return Posterior(*parts)
-        X, single = as_points(x, "x", self.kernel.dim)
-        mean, variance, gradient, uncertainty = self._gp.posterior(X)
+        with self._turn.reading:
+            if (parts := self._ask_device("posterior", x)) is not None:
+                return Posterior(*parts)
+            X, single = as_points(x, "x", self.kernel.dim)
+            mean, variance, gradient, uncertainty = self._gp.posterior(X)
         if single:
             return Posterior(float(mean[0]), float(variance[0]), gradient[0], float(uncertainty[0]))
         return Posterior(mean, variance, gradient, uncertainty)
 
     def predict(self, x: Any) -> tuple[Any, Any]:
         """Mean and latent variance at x (q, d) alone: (q,), (q,)."""
-        return self._ask_device("predict", x) or self._gp.predict(as_doubles(x, "x"))
+        with self._turn.reading:
+            return self._ask_device("predict", x) or self._gp.predict(as_doubles(x, "x"))
 
     def derivatives(self, x: Any) -> tuple[Any, Any, Any, Any]:
         """Mean and variance at x (q, d) and the gradients of both: (q,), (q,), (q, d), (q, d).
 
         The variance's is dk(x, x)/dx - 2 G^T A^-1 k_x, also where rounding has the variance clamped at 0.
         """
-        return self._ask_device("derivatives", x) or self._gp.derivatives(as_doubles(x, "x"))
+        with self._turn.reading:
+            return self._ask_device("derivatives", x) or self._gp.derivatives(as_doubles(x, "x"))
 
     def _ask_device(self, what: str, x: Any) -> Any:
         """That part of the posterior at points on a device, answered there; None for a host array."""
@@ -211,14 +228,18 @@ class GaussianProcess:
 
     def gradient_covariance(self, x: Any) -> Array:
         """Covariance of the derivative at x (d,): d2k - G^T A^-1 G, (d, d)."""
-        return self._gp.gradient_covariance(as_doubles(x, "x"))
+        with self._turn.reading:
+            return self._gp.gradient_covariance(as_doubles(x, "x"))
 
     def log_marginal_likelihood(self) -> float:
         """-1/2 (y^T A^-1 y + log det A + n log 2 pi)  (Rasmussen & Williams 2006, eq. 2.30)."""
-        return self._gp.log_marginal_likelihood()
+        with self._turn.reading:
+            return self._gp.log_marginal_likelihood()
 
     def __getstate__(self) -> dict[str, Any]:
-        X, y, noise = self._gp.state()
+        with self._turn.reading:
+            self._turn.check_whole()
+            X, y, noise = self._gp.state()
         return {
             "kernel": self.kernel,
             "noise": self.default_noise,

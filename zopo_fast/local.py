@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from .concurrency import Closing
 from .errors import ConfigError, MissingDependencyError
+from .files import Unreadable, expanded, reason, require_regular
+from .forks import abandon, enlist
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +72,9 @@ class LocalModel(Closing):
     With one slot and temperature 0 an answer depends on its prompt alone, not on other calls or their order.
     More slots are faster only with many cores or long answers, and the numbers then depend, in their last
     digits, on what is computed together, so that now and then an answer differs.
-    Raises `ConfigError` for a file or a setting that cannot be used, `MissingDependencyError`.
+    Raises `ConfigError` for a file or a setting that cannot be used, `MissingDependencyError`; at a call also
+    in a process that was forked from one that has loaded a model (which is to end by `os._exit`, as those of
+    multiprocessing do: llama.cpp may crash at a usual end).
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class LocalModel(Closing):
         body: Mapping[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
-        self.path = _checked_gguf(find_model() if path is None else Path(path).expanduser())
+        self.path = _checked_gguf(find_model() if path is None else expanded(path))
         self.threads = min(_cores(), 8) if threads is None else threads
         self.slots = slots
         self.context = context
@@ -172,6 +176,15 @@ class _Server:
         self._client: OpenAIClient | None = None
         self._key = secrets.token_urlsafe(24)
         self._closed: list[Usage] = []
+        enlist(self)
+
+    def in_child(self) -> None:
+        """Forget the server of the process that was forked: its threads are not here."""
+        self._lock = threading.Lock()
+        if self._client is not None:
+            self._closed.append(self._client.usage)
+            abandon(self._server)  # its end would wait for those threads
+        self._client = self._server = None
 
     @property
     def usage(self) -> Usage:
@@ -205,6 +218,7 @@ class _Server:
             if self._client is not None:
                 return
             library = _engine()
+            _claim()
             params = self._params(library)
             params.verbosity = 3 if self._verbose else -1
             params.hostnames = ["127.0.0.1"]
@@ -227,6 +241,22 @@ class _Server:
             self._server, self._client = server, OpenAIClient(config)
 
 
+_loaded_by: set[int] = set()  # the process that has run llama.cpp
+
+
+def _claim() -> None:
+    """Note that this process runs llama.cpp; ConfigError where one it was forked from did.
+
+    The library's own threads are not here then: it would answer, and hang or crash when it ends.
+    """
+    if _loaded_by - {os.getpid()}:
+        raise ConfigError(
+            "the embedded model was in use when this process was forked, which llama.cpp does not survive: "
+            "start processes with 'spawn', or use the model in the child only"
+        )
+    _loaded_by.add(os.getpid())
+
+
 def _engine() -> Any:
     try:
         return importlib.import_module("xllamacpp")
@@ -236,10 +266,13 @@ def _engine() -> Any:
 
 def _checked_gguf(path: Path) -> Path:
     try:
+        require_regular(path.stat())
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
-    except OSError as error:
-        raise ConfigError(f"model {path}: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise ConfigError(f"model {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {reason(error)}") from error
     if magic != _MAGIC:
         raise ConfigError(f"model {path}: not a GGUF file (it begins with {magic!r}, not {_MAGIC!r})")
     return path

@@ -30,10 +30,11 @@ class Observations:
         if at is not None:
             self.scores[at], self.noises[at] = score, noise
             return False
-        self.position[index] = len(self.indices)
-        self.indices.append(index)
+        # The index last: a signal handler may look at the best of these in between.
         self.scores.append(score)
         self.noises.append(noise)
+        self.position[index] = len(self.indices)
+        self.indices.append(index)
         return True
 
     def score_of(self, index: int) -> float:

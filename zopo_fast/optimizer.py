@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, overload
@@ -11,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from . import _core
-from .config import ZopoConfig, as_integer
+from .config import ZopoConfig, as_integer, real
 from .errors import (
     ArrayError,
     ConfigError,
@@ -19,7 +18,6 @@ from .errors import (
     InputError,
     NothingToAsk,
     UnknownIndexError,
-    ZopoError,
 )
 from .local_search import LocalSearch
 from .observations import Observations
@@ -35,6 +33,8 @@ from .start import (
     same_pool,
 )
 from .strategy import Strategy
+from .text import shown
+from .turn import Turn
 
 STATE_VERSION = 2
 
@@ -50,7 +50,12 @@ class Zopo:
     Asks may run ahead of tells, and tells may come in any order: what was asked and not told is
     pending, and is neither offered again nor forgotten. Each prompt is offered once, unless it is
     discarded. Given the same calls in the same order the answers are the same, bit for bit; see
-    state_dict. Calls from several threads take turns.
+    state_dict.
+
+    It serves one thread at a time, any thread: a call that comes in from another one meanwhile raises
+    ConcurrentUseError, and changes nothing. Share one among threads by a lock of your own around each
+    call, or around several that belong together. A signal handler may look at done, pending and best at any
+    time. It can be pickled and copied, and goes on in a forked process.
 
     Args:
         embeddings: (m, d) float16, float32 or float64, one row a prompt. Kept, not copied, when
@@ -86,9 +91,7 @@ class Zopo:
         self._set_aside: dict[int, None] = {}  # discarded: offered again when nothing else is left
         self._counted = 0  # asked and not discarded
         self._log: list[list[Any]] = []
-        # One call at a time, or two threads would be given the same prompt. Reentrant: a signal handler
-        # that reads the object during a call must not wait for itself.
-        self._turn = threading.RLock()
+        self._turn = Turn("Zopo")  # one call at a time, or two threads would be given the same prompt
         self._search: Strategy
         official = self.config.official_settings
         if official:
@@ -114,13 +117,13 @@ class Zopo:
     @property
     def done(self) -> bool:
         """Nothing pending, and the budget or the pool is spent."""
-        with self._turn:
+        with self._turn.reading:
             return not self._pending and not self._can_offer()
 
     @property
     def pending(self) -> list[int]:
         """Indices asked and neither told nor discarded, in order of asking."""
-        with self._turn:
+        with self._turn.reading:
             return list(self._pending)
 
     @property
@@ -130,7 +133,7 @@ class Zopo:
         Raises:
             NothingToAsk: nothing was told yet.
         """
-        with self._turn:
+        with self._turn.reading:
             final = [i for i in self._seen.indices if i not in self._partial]
             candidates = final or self._seen.indices
             if not candidates:
@@ -252,13 +255,15 @@ class Zopo:
             embeddings: (k, d), converted to the pool's precision.
 
         Raises:
-            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d.
+            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d, or so far from
+                the first pool that no arithmetic in its units can hold them.
         """
         more, d = as_embeddings(embeddings), self._embeddings.shape[1]
         if more.shape[1] != d:
             raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as that
             more = more.astype(self._embeddings.dtype)
+        self._start.require_near(more)
         with self._turn:
             m = len(self._embeddings)
             grown = np.concatenate([self._embeddings, more])
@@ -277,11 +282,12 @@ class Zopo:
         if type(index) is int and 0 <= index < m:  # the usual case, first: this is the hot path
             return index
         try:
+            real(index)  # no array of one entry, which int() would take too
             checked = int(index)
         except (TypeError, ValueError, OverflowError) as error:
-            raise UnknownIndexError(f"{index!r} is not a pool index") from error
+            raise UnknownIndexError(f"{shown(index)} is not a pool index") from error
         if checked != index or isinstance(index, bool) or not 0 <= checked < m:
-            raise UnknownIndexError(f"prompt {index!r} is not in the pool of {m}")
+            raise UnknownIndexError(f"prompt {shown(index)} is not in the pool of {m}")
         return checked
 
     # ---- state -------------------------------------------------------------------------------------
@@ -290,8 +296,13 @@ class Zopo:
         """Return everything needed to continue identically, as JSON values.
 
         It holds the ordered log of calls, from which from_state() rebuilds the object bit for bit.
+
+        Raises:
+            ConcurrentUseError: another thread is inside a call, or this one is: there is nothing whole to
+                save in a signal handler that interrupts ask() or tell().
         """
-        with self._turn:
+        with self._turn.reading:
+            self._turn.check_whole()
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),
@@ -312,15 +323,19 @@ class Zopo:
         """
         try:
             if state["version"] != STATE_VERSION:
-                raise InputError(f"state version {state['version']!r}: this package reads {STATE_VERSION}")
+                raise InputError(
+                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                )
             Z = same_pool(embeddings, state["embeddings"])
-            added = sum(entry[1] for entry in state["log"] if entry[0] == "add")
+            added = [as_integer("state: add", entry[1]) for entry in state["log"] if entry[0] == "add"]
+            if min(added, default=0) < 0 or sum(added) >= len(Z):
+                raise InputError("state: the log adds more prompts than there are")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, when the first object was made
                 optimizer = cls(
-                    Z[: len(Z) - added],
+                    Z[: len(Z) - sum(added)],
                     ZopoConfig.from_dict(state["config"]),
-                    kernels_from_state(state["kernel"]),
+                    kernels_from_state(state["kernel"], Z.shape[1]),
                 )
             for entry in state["log"]:
                 optimizer._replay(entry, Z)
@@ -328,8 +343,10 @@ class Zopo:
                 raise InputError("state: the log does not lead to the pending prompts it names")
         except InputError:
             raise
-        except (LookupError, TypeError, AttributeError, ValueError, ZopoError) as error:
-            raise InputError(f"state: damaged or not a state of this package ({error!r})") from error
+        except Exception as error:  # it is of anyone's making: what it breaks is its own fault
+            raise InputError(
+                f"state: damaged or not a state of this package ({shown(error, 200)})"
+            ) from error
         return optimizer
 
     def _replay(self, entry: list[Any], Z: Any) -> None:
@@ -345,9 +362,9 @@ class Zopo:
             n, asked = arguments
             again = self.ask(n)
             if (again if n is not None else [again]) != asked:
-                raise InputError(f"state: ask({n}) answered {asked} then and {again} now")
+                raise InputError(f"state: ask({n}) answered {shown(asked)} then and {shown(again)} now")
         else:
-            raise InputError(f"state: unknown entry {kind!r} in the log")
+            raise InputError(f"state: unknown entry {shown(kind)} in the log")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embeddings": self._embeddings, "state": self.state_dict()}
@@ -360,9 +377,9 @@ def _finite(name: str, value: Any) -> float:
     if type(value) is float and math.isfinite(value):
         return value
     try:
-        number = float(value)
+        number = real(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected a finite number, got {value!r}") from error
+        raise InputError(f"{name}: expected a finite number, got {shown(value)}") from error
     if not math.isfinite(number):
-        raise InputError(f"{name}: expected a finite number, got {value!r}")
+        raise InputError(f"{name}: expected a finite number, got {shown(value)}")
     return number

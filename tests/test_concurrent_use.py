@@ -1,0 +1,264 @@
+"""One thread at a time: a second one is refused while a first is inside, and welcome afterwards."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from thread_tools import Gate, at_once, frequent_switches, inside
+
+import zopo_fast as zf
+
+__all__ = ["frequent_switches"]
+
+Z = np.random.default_rng(0).normal(size=(200, 12))
+KERNEL = zf.NTK.random(12, seed=0)
+
+
+def held_in_ask(opt: zf.Zopo, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Its next ask() stops in the middle, until the gate is opened."""
+    gate = Gate(opt._search.propose())
+    monkeypatch.setattr(opt._search, "propose", gate)
+    return gate
+
+
+OF_ZOPO: dict[str, Callable[[zf.Zopo], Any]] = {
+    "ask": lambda opt: opt.ask(),
+    "ask(n)": lambda opt: opt.ask(2),
+    "tell": lambda opt: opt.tell(0, 1.0),
+    "discard": lambda opt: opt.discard(0),
+    "add": lambda opt: opt.add(Z[:1]),
+    "best": lambda opt: opt.best,
+    "pending": lambda opt: opt.pending,
+    "done": lambda opt: opt.done,
+    "state_dict": lambda opt: opt.state_dict(),
+}
+
+
+def test_zopo_refuses_a_second_thread_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=20, initial=5))
+    opt.tell(opt.ask(), 1.0)
+    with monkeypatch.context() as patch:
+        gate = held_in_ask(opt, patch)
+        with inside(opt.ask, gate):
+            for name, call in OF_ZOPO.items():
+                with pytest.raises(zf.ConcurrentUseError, match="Zopo: called from thread 'MainThread'") as e:
+                    call(opt)
+                assert "hold a lock around each call, or give each thread an object" in str(e.value), name
+    # The one that was inside has its answer, the others changed nothing, and now all may again.
+    assert opt.pending == [gate.result]
+    assert [entry[0] for entry in opt.state_dict()["log"]] == ["ask", "tell", "ask"]
+    again = zf.Zopo.from_state(Z, opt.state_dict())
+    answers: list[Any] = []
+    at_once(lambda: answers.append(opt.ask(3)))  # from a thread that is new to it
+    assert answers == [again.ask(3)]
+
+
+OF_PROCESS: dict[str, Callable[[zf.GaussianProcess], Any]] = {
+    "append": lambda gp: gp.append(Z[5], 1.0),
+    "pop": lambda gp: gp.pop(),
+    "remove": lambda gp: gp.remove(0),
+    "len": len,
+    "jitter": lambda gp: gp.jitter,
+    "posterior": lambda gp: gp.posterior(Z[:2]),
+    "predict": lambda gp: gp.predict(Z[:2]),
+    "derivatives": lambda gp: gp.derivatives(Z[:2]),
+    "gradient_covariance": lambda gp: gp.gradient_covariance(Z[0]),
+    "log_marginal_likelihood": lambda gp: gp.log_marginal_likelihood(),
+    "pickle": lambda gp: gp.__getstate__(),
+}
+
+
+@pytest.mark.parametrize("change", [True, False], ids=["in append", "in posterior"])
+def test_process_refuses_a_second_thread(change: bool) -> None:
+    gp = zf.GaussianProcess(KERNEL, noise=1.0)
+    gp.append(Z[:4], np.arange(4.0))
+    gate = Gate(Z[4])
+    with inside(lambda: gp.append(gate, 4.0) if change else gp.posterior(gate), gate):
+        for call in OF_PROCESS.values():
+            with pytest.raises(zf.ConcurrentUseError, match=r"GaussianProcess: .*one thread at a time"):
+                call(gp)
+    assert len(gp) == 4 + change
+    for call in OF_PROCESS.values():
+        at_once(functools.partial(call, gp))
+    assert len(gp) == 3 + change
+
+
+OF_BATCH: dict[str, Callable[[zf.ZopoBatch], Any]] = {
+    "ask": lambda batch: batch.ask(),
+    "tell": lambda batch: batch.tell([0, 0], [1.0, 1.0]),
+    "done": lambda batch: batch.done,
+    "pending": lambda batch: batch.pending,
+    "best": lambda batch: batch.best,
+    "gradient_uncertainty": lambda batch: batch.gradient_uncertainty,
+    "state_dict": lambda batch: batch.state_dict(),
+}
+
+
+def test_batch_refuses_a_second_thread() -> None:
+    batch = zf.ZopoBatch([Z, Z])
+    gate = Gate(None)
+
+    def hold() -> None:
+        with batch._turn:
+            gate()
+
+    with inside(hold, gate):
+        for call in OF_BATCH.values():
+            with pytest.raises(zf.ConcurrentUseError, match=r"ZopoBatch: .*one thread at a time"):
+                call(batch)
+    at_once(batch.ask)
+    assert (batch.pending >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [zf.ZopoConfig, functools.partial(zf.ZopoConfig, search="gradient"), zf.ZopoConfig.official],
+    ids=["default", "gradient", "official"],
+)
+def test_one_optimizer_is_shared_by_threads_with_a_lock(config: Callable[..., zf.ZopoConfig]) -> None:
+    """Workers that ask, score and tell: every prompt once, the budget kept, the log a valid history."""
+    opt, lock, stop = (
+        zf.Zopo(Z, config(budget=150, initial=20, seed=4)),
+        threading.Lock(),
+        time.monotonic() + 30,
+    )
+    asked: list[int] = []
+
+    def work() -> None:
+        while True:
+            assert time.monotonic() < stop, "the run does not end"
+            try:
+                with lock:
+                    if opt.done:
+                        return
+                    i = opt.ask()
+            except zf.NothingToAsk:  # what is left is with the other workers
+                continue
+            asked.append(i)
+            with lock:
+                if len(asked) % 7 == 0:
+                    opt.tell(i, 0.0, final=False)
+                opt.tell(i, float(Z[i, 0]))
+
+    at_once(work, work, work, work)
+    assert len(asked) == len(set(asked)) == 150
+    assert opt.pending == []
+    assert opt.best[1] == max(Z[asked, 0])
+    assert zf.Zopo.from_state(Z, opt.state_dict()).best == opt.best
+
+
+def test_threads_without_a_lock_are_refused_and_tear_nothing() -> None:
+    """However they meet, each call is done as a whole or not at all."""
+    opt, stop = zf.Zopo(Z, zf.ZopoConfig(budget=150, initial=20, seed=4)), time.monotonic() + 30
+    told: dict[int, float] = {}
+    refused = [0]
+
+    def persist(call: Callable[[], Any]) -> Any:
+        while True:
+            assert time.monotonic() < stop, "the run does not end"
+            try:
+                return call()
+            except zf.ConcurrentUseError:
+                refused[0] += 1
+                time.sleep(1e-6)
+
+    def work() -> None:
+        while not persist(lambda: opt.done):
+            try:
+                i = persist(opt.ask)
+            except zf.NothingToAsk:
+                continue
+            assert i not in told
+            told[i] = float(Z[i, 0])
+            persist(lambda i=i: opt.tell(i, told[i]))
+
+    at_once(work, work, work, work)
+    assert refused[0] > 0
+    assert len(told) == 150
+    again = zf.Zopo.from_state(Z, opt.state_dict())
+    assert (again.best, again.done) == (opt.best, True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no signals to send")
+def test_a_signal_handler_may_look_and_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in the thread that is inside: waiting for that would never end."""
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=90))
+    opt.tell(opt.ask(), 1.0)
+    proposal, seen, refused = opt._search.propose(), [], []
+
+    def handler(*_: object) -> None:
+        seen.append((opt.best[1], opt.pending, opt.done))
+        for name in ("ask", "ask(n)", "tell", "discard", "add", "state_dict"):
+            with pytest.raises(zf.ConcurrentUseError, match="in the middle of another call of the same"):
+                OF_ZOPO[name](opt)
+            refused.append(name)
+
+    def interrupted() -> int:
+        os.kill(os.getpid(), signal.SIGALRM)
+        return proposal
+
+    monkeypatch.setattr(opt._search, "propose", interrupted)
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        assert opt.ask() == proposal
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert seen == [(1.0, [], False)]
+    assert len(refused) == 6
+    assert (opt.pending, opt.best[1]) == ([proposal], 1.0)  # the turn was given back, all of it
+    at_once(lambda: opt.tell(proposal, 2.0))
+
+
+def test_what_a_signal_handler_reads_is_whole_at_every_line() -> None:
+    """It may interrupt ask and tell anywhere: here at each line that they run through."""
+    opt, scored = zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, seed=1)), {7: -3.0}
+    opt.tell(7, -3.0)
+    seen: list[float] = []
+
+    def look(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line" and frame.f_code.co_filename.endswith(("optimizer.py", "observations.py")):
+            index, score = opt.best
+            assert scored[index] == score
+            assert len(opt.pending) <= 1
+            seen.append(score)
+        return look
+
+    before = sys.gettrace()
+    while not opt.done:
+        sys.settrace(look)
+        try:
+            i = opt.ask()
+            scored[i] = float(Z[i, 0])
+            opt.tell(i, scored[i])
+        finally:
+            sys.settrace(before)
+    assert len(seen) > 300
+    assert seen == sorted(seen)
+    assert opt.best[1] == max(scored.values())
+
+
+def test_refused_and_failed_calls_give_their_turn_back() -> None:
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=3, initial=3))
+    opt.tell(0, 1.0)
+    failing: list[tuple[type[Exception], Callable[[], Any]]] = [
+        (zf.ConflictingScoreError, lambda: opt.tell(0, 2.0)),
+        (zf.UnknownIndexError, lambda: opt.discard(0)),
+    ]
+    for kind, call in failing:
+        with pytest.raises(kind):
+            call()
+    gp = zf.GaussianProcess(KERNEL)
+    with pytest.raises(zf.UnknownIndexError):
+        gp.pop()
+    with pytest.raises(zf.ArrayError):
+        gp.posterior(Z[:, :3])
+    at_once(opt.ask, lambda: gp.append(Z[0], 1.0))

@@ -1,0 +1,49 @@
+"""What a forked process must not go on with as it was: locks, connections, threads of its parent.
+
+A fork copies the memory and one thread. A lock that another thread held stays locked for ever in the
+child, and a connection would be shared with the parent. Objects that hold such things enlist here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import weakref
+from typing import Any, Protocol
+
+
+class Inherits(Protocol):
+    """What has something to do in a child that was forked."""
+
+    def in_child(self) -> None:
+        """Called in the child, by its only thread, before the fork returns."""
+        ...
+
+
+_enlisted: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def enlist(thing: Inherits) -> None:
+    """Have `thing.in_child()` called in every child forked from now on, for as long as it lives."""
+    _hook()
+    _enlisted.add(thing)
+
+
+def abandon(thing: Any) -> None:
+    """Let a thing of the parent's be, for good: in this process it is never closed, freed or collected.
+
+    Its end would wait for threads that are not here, or take something away from the parent.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+@functools.cache
+def _hook() -> None:
+    if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+        os.register_at_fork(after_in_child=_in_child)
+
+
+def _in_child() -> None:
+    for thing in list(_enlisted):
+        thing.in_child()
