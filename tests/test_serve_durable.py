@@ -115,6 +115,35 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(tmp_path: Path) -> 
             hammer.check(server.url)
 
 
+# ---- a disk that takes no more -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a running process is set as Linux has it")
+def test_what_cannot_be_written_is_refused_until_it_can_be(tmp_path: Path) -> None:
+    import resource
+
+    with Process(tmp_path / "data") as server, Client(server.url) as call:
+        pid = server.process.pid
+        study = call.study(m=M, budget=300)
+        optimizer = zf.Zopo(pool(M), zf.ZopoConfig(budget=300, initial=5, seed=0))
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        for _ in range(3):
+            answer = call.ok("POST", f"/v1/studies/{study}/ask")["indices"]
+            assert answer == [optimizer.ask()]
+            for size in (0, hard):  # no file of the process may grow, then they may again
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+                reply = call("POST", f"/v1/studies/{study}/tell", {"index": answer[0], "score": 0.5})
+                assert reply.status == (200 if size else 503), reply
+                if not size:
+                    assert reply.body["error"] == "StoreError"
+                    assert call("POST", f"/v1/studies/{study}/ask").status == 503
+            optimizer.tell(answer[0], 0.5)
+        shown = call.ok("GET", f"/v1/studies/{study}")
+        assert (shown["asked"], shown["scored"], shown["pending"]) == (3, 3, [])
+        assert call.ok("POST", f"/v1/studies/{study}/ask")["indices"] == [optimizer.ask()]
+        assert server.stop() == 0
+
+
 # ---- the order of the system calls -------------------------------------------------------------------
 
 
@@ -134,7 +163,7 @@ def test_an_acknowledgement_follows_an_fdatasync_that_follows_the_tell(tmp_path:
     index, trace = 7, tmp_path / "trace"
     body = f'{{"index":{index},{rest}'
     wrapped = ("strace", "-f", "-s", "8000", "-o", str(trace), "-e",
-               "trace=read,recvfrom,recvmsg,write,pwrite64,writev,sendto,sendmsg,fdatasync,fsync")  # fmt: skip
+               "trace=read,recvfrom,recvmsg,write,pwrite64,writev,sendto,fdatasync,fsync")  # fmt: skip
     with Process(tmp_path / "data", wrapped=wrapped) as server, Client(server.url) as call:
         study = call.study()
         reply = call("POST", f"/v1/studies/{study}/tell", body.encode())

@@ -392,11 +392,12 @@ def test_a_full_disk_loses_nothing_acknowledged_and_is_recovered_from(server: In
     order = run_to_the_end(call, studies[0], steps=4)
     long = [f"{i}" * 200 for i in range(10)]
     _limit(server, None)
-    full = 0
+    full = asked = 0
     path = f"/v1/studies/{studies[1]}/ask"
     for key in long * 5:  # the last page fills up
         reply = call("POST", path, {}, Idempotency_Key=key)
         full += reply.status == 507
+        asked += reply.status == 200
         if full:
             assert reply.body["error"] == "StoreFullError"
             break
@@ -406,6 +407,7 @@ def test_a_full_disk_loses_nothing_acknowledged_and_is_recovered_from(server: In
     failed = call("POST", f"/v1/studies/{studies[0]}/tell", tell, Idempotency_Key="again")
     assert failed.status in (200, 507)
     _limit(server, 1_000_000)
+    assert call.ok("GET", f"/v1/studies/{studies[1]}")["asked"] == asked
     if failed.status == 507:
         assert call.ok("GET", f"/v1/studies/{studies[0]}")["scored"] == 4  # set back to what is on disk
     order.append(index)

@@ -9,7 +9,6 @@ exclusive, so that a second server on the same folder is refused.
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import sqlite3
 import threading
@@ -24,7 +23,6 @@ import msgspec
 from ..errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreVersionError
 
 VERSION = 1
-_log = logging.getLogger(__name__)
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True):
@@ -109,6 +107,7 @@ class Journal:
         self._thread: threading.Thread | None = None
         self._halted: StoreError | None = None
         self._connection = _connected(path)
+        self._closed = False
         (last,) = self._connection.execute("SELECT coalesce(max(number), 0) FROM journal").fetchone()
         self._last: int = last  # the newest commit; of the writing thread, once that runs
 
@@ -182,12 +181,13 @@ class Journal:
         if first:
             data = b"[" + b",".join([entry.lines for entry in batch]) + b"]"
             try:
+                self._open()
                 # A failed commit may have reached the disk after all; it is written over by the next one.
                 # One statement outside a transaction: the interpreter's lock is given up once for all of it.
                 self._connection.execute(
                     "INSERT OR REPLACE INTO journal VALUES (?, ?)", (self._last + 1, data)
                 )
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, those who wait are told
                 self._halted = self._broken(error)
         if self._halted is None:
             self._last += 1
@@ -198,22 +198,24 @@ class Journal:
     def _forget(self, item: _Forget) -> None:
         problem: StoreError | None = None
         try:
+            self._open()
             self._connection.execute("DELETE FROM journal WHERE number <= ?", (item.upto,))
-        except sqlite3.Error as error:
+        except Exception as error:
             problem = self._broken(error)
         self._call(_settle, item.done, problem)
 
-    def _broken(self, error: sqlite3.Error) -> StoreError:
-        problem = store_error(self.path, error)
+    def _open(self) -> None:
+        if self._closed:
+            self._connection = _connected(self.path)
+            self._closed = False
+
+    def _broken(self, error: Exception) -> StoreError:
+        problem = error if isinstance(error, StoreError) else store_error(self.path, error)
         if not isinstance(
             problem, StoreFullError
         ):  # what the connection believes of the file may be wrong now
             self._connection.close()
-            try:
-                self._connection = _connected(self.path)
-            except (StoreError, sqlite3.Error) as again:
-                # Closed, it fails the next commit too, which tries again.
-                _log.error("the journal cannot be opened again", extra={"error": type(again).__name__})
+            self._closed = True  # and opened again for the next commit
         return problem
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -271,8 +273,8 @@ def _connected(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def store_error(path: Path, error: sqlite3.Error) -> StoreError:
-    """The typed error for what SQLite reports of a file."""
+def store_error(path: Path, error: Exception) -> StoreError:
+    """The typed error for what went wrong with a file, as SQLite reports it."""
     text = str(error)
     if "locked" in text or "busy" in text:
         return StoreBusyError(f"{path}: another server, or another program, has it open")
