@@ -69,6 +69,8 @@ class Prompts:
 
     def feedback(self, index: int, score: float) -> None:
         """Take in what a user says; a prompt that is not on trial has its score already."""
+        if not 0.0 <= score <= 1.0:
+            raise ValueError(f"score: expected a number from 0 to 1, got {score}")
         if index not in self._search.pending:
             return
         scores = [*self._feedback.get(index, ()), score]

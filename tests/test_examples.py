@@ -151,7 +151,15 @@ def test_the_service_learns_from_its_users_and_goes_on_after_a_restart(folder: P
         assert len(tried) >= 6
         assert best["index"] in tried
         assert best["score"] == pytest.approx(best["index"] / 24)
-        for wrong in ({"index": 1}, {"index": "x", "score": 1}, [], 3, b"{", {"index": best["index"] + 0.5}):
+        for wrong in (
+            {"index": 1},
+            {"index": "x", "score": 1},
+            [],
+            3,
+            b"{",
+            b'{"index": 1, "score": NaN}',
+            {"index": best["index"] + 0.5},
+        ):
             assert one.status("/feedback", wrong) == 400
     saved = json.loads((folder / "state.json").read_text())
     final = [entry[1] for entry in saved["search"]["log"] if entry[0] == "tell" and entry[4]]
