@@ -6,7 +6,6 @@ child, and a connection would be shared with the parent. Objects that hold such 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import weakref
@@ -35,6 +34,8 @@ def abandon(thing: Any) -> None:
 
     Its end would wait for threads that are not here, or take something away from the parent.
     """
+    import ctypes
+
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
