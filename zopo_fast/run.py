@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import metrics
-from .config import ZopoConfig, as_integer
+from .config import ZopoConfig, as_integer, as_number
 from .driver import Driver
 from .errors import ConfigError
 from .optimizer import Zopo
@@ -98,7 +98,7 @@ class RunConfig:
             object.__setattr__(self, name, value)
             if value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
-        if self.target is not None and not math.isfinite(self.target):
+        if self.target is not None and not math.isfinite(as_number("target", self.target)):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
 
