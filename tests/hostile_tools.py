@@ -127,6 +127,8 @@ def damaged(draw: st.DrawFn, state: Any) -> Any:
     state = json.loads(json.dumps(state))
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(state))
+        if not places:
+            break
         holder, key = places[draw(st.integers(0, len(places) - 1))]
         what = draw(st.sampled_from(["value", "number", "number", "gone", "twice", "other"]))
         if what == "gone":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import re
-import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,8 @@ from zopo_fast.result import HeldOut, Interval, Result
 from zopo_fast.task import Example
 from zopo_fast.usage import Answer, Usage
 
-MEGABYTES = 10_000_000
+# Characters; of ten megabytes with ZOPO_LONG=1.
+SIZE = 10_000_000 if os.environ.get("ZOPO_LONG") else 300_000
 PLACEHOLDERS = ("{input}", "[INPUT]", "{prompt}", "[PROMPT]", "{demonstrations}", "{references}", "{answer}")
 
 
@@ -42,7 +43,7 @@ def harmless(shown: str) -> bool:
 def test_what_is_printable_commands_no_terminal(given: str) -> None:
     shown = text.printable(given)
     assert harmless(shown)
-    assert shown.encode()  # half surrogate pairs are gone
+    shown.encode()  # half surrogate pairs are gone
     assert text.printable(shown) == shown
     if given.isprintable() and not re.search("[\u0300-\u036f]", given):
         assert shown == given
@@ -188,27 +189,27 @@ def test_an_instruction_is_asked_for_with_texts_as_they_are() -> None:
 
 # What made one of the functions below take minutes, or would if it were written carelessly.
 LONG: dict[str, str] = {
-    "letters": "a" * MEGABYTES,
-    "words": "and " * (MEGABYTES // 4),
-    "blanks": " " * MEGABYTES,
-    "newlines": "\n \n" * (MEGABYTES // 3),
-    "dashes": "- " * (MEGABYTES // 2),
-    "quotes": '"' * MEGABYTES,
-    "stars": "**" * (MEGABYTES // 2),
-    "backquotes": "```\n" * (MEGABYTES // 4),
-    "scores": "score (" * (MEGABYTES // 7),
-    "scores and digits": "score 1 " * (MEGABYTES // 8),
-    "score of digits": "score: " + "9" * MEGABYTES,
-    "answers": "answer: " * (MEGABYTES // 8),
-    "sentences": "sentence 1:" * (MEGABYTES // 11),
-    "points": "1.a." * (MEGABYTES // 4),
-    "brackets": "(a) (" * (MEGABYTES // 5),
-    "sure": "sure " * (MEGABYTES // 5),
-    "marks": "e" + "\u0316\u0301" * 500_000,
-    "surrogates": "\ud800" * 1_000_000,
-    "emoji": "👩‍👩‍👧‍👦" * 200_000,
-    "right to left": "\u202e\u05d0" * 500_000,
-    "placeholders": "{input}[PROMPT]" * 500_000,
+    "letters": "a" * SIZE,
+    "words": "and " * (SIZE // 4),
+    "blanks": " " * SIZE,
+    "newlines": "\n \n" * (SIZE // 3),
+    "dashes": "- " * (SIZE // 2),
+    "quotes": '"' * SIZE,
+    "stars": "**" * (SIZE // 2),
+    "backquotes": "```\n" * (SIZE // 4),
+    "scores": "score (" * (SIZE // 7),
+    "scores and digits": "score 1 " * (SIZE // 8),
+    "score of digits": "score: " + "9" * SIZE,
+    "answers": "answer: " * (SIZE // 8),
+    "sentences": "sentence 1:" * (SIZE // 11),
+    "points": "1.a." * (SIZE // 4),
+    "brackets": "(a) (" * (SIZE // 5),
+    "sure": "sure " * (SIZE // 5),
+    "marks": "e" + "\u0316\u0301" * 200_000,
+    "surrogates": "\ud800" * SIZE,
+    "emoji": "👩‍👩‍👧‍👦" * (SIZE // 10),
+    "right to left": "\u202e\u05d0" * (SIZE // 20),
+    "placeholders": "{input}[PROMPT]" * (SIZE // 20),
 }
 TAKERS: dict[str, Callable[[str], Any]] = {
     **{name: lambda given, name=name: metrics.METRICS[name](given, "a b") for name in metrics.METRICS},
@@ -226,14 +227,15 @@ TAKERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_ten_megabytes_take_seconds(kind: str) -> None:
+def test_megabytes_take_seconds(kind: str) -> None:
     """In time proportional to the size: an answer may be as long as an endpoint likes."""
     given = LONG[kind]
-    for name, taker in TAKERS.items():
-        began = time.monotonic()
+    for taker in TAKERS.values():
         with time_limit(60):
             taker(given)
-        assert time.monotonic() - began < 30, name
+    with time_limit(10):  # these read no more than they may
+        generate.clean(given * 20)
+        judge.parse_score(given * 20)
 
 
 @given(texts)
@@ -281,5 +283,5 @@ def test_an_example_is_made_of_texts(outputs: Any, input: Any) -> None:
 )
 def test_a_metric_that_returns_anything(result: Any) -> None:
     metric = metrics.from_function(lambda answer, references: result)
-    with pytest.raises(zf.MetricError, match="finite number|not a number"):
+    with pytest.raises(zf.MetricError, match=r"finite number|not a number"):
         asyncio.run(metric("a", Example("b", ("c",))))  # type: ignore[arg-type]

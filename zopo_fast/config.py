@@ -17,7 +17,7 @@ Search = Literal["improvement", "thompson", "gradient"]
 
 MOST = 2**53  # of a count: what every reader of JSON keeps, and no native size overflows by
 MOST_STEPS = 1000  # of the published loop in one ask; its own are 2
-MOST_INITIAL = 10**7  # prompts named one by one
+MOST_INITIAL = 10**6  # prompts named one by one
 
 
 def as_integer(name: str, value: Any) -> int:

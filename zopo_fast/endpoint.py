@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,12 +13,15 @@ from urllib.parse import quote, quote_plus
 
 from yarl import URL
 
+from .config import MOST
 from .errors import AuthenticationError, ConfigError
 from .retry import Bounds
+from .text import shown
 
 OPENAI_URL = "https://api.openai.com/v1"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MASK = "***"
+_MOST_SECONDS = 1e9  # three decades
 
 _SENSITIVE = re.compile(
     r"auth|key|token|secret|cookie|pass(w|_?phrase|$)|pwd|credential|bearer|jwt", re.IGNORECASE
@@ -264,14 +266,14 @@ def _text(name: str, value: object) -> None:
 
 
 def _count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ConfigError(f"{name} must be an integer of at least 1 (at most 2**53), not {shown(value)}")
 
 
 def _positive(name: str, value: object, what: str) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
-        raise ConfigError(f"{name} must be a positive {what}, not {value!r}")
+    if not number or not 0 < value <= _MOST_SECONDS:  # type: ignore[operator]
+        raise ConfigError(f"{name} must be a positive {what}, not {shown(value)}")
 
 
 def _headers(headers: object) -> dict[str, str]:
@@ -279,7 +281,7 @@ def _headers(headers: object) -> dict[str, str]:
         raise ConfigError("headers must be a mapping of strings to strings")
     for name, value in headers.items():
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ConfigError(f"headers: {name!r} is not a header's name")
+            raise ConfigError(f"headers: {shown(name)} is not a header's name")
         if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise ConfigError(f"headers: the value of {name!r} must be a string of one line")
     return dict(headers)
@@ -294,7 +296,7 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
         raise ConfigError(f"{name}: 'stream' is not supported, answers are read whole")
     temperature = body.get("temperature")
     if temperature is not None and (not isinstance(temperature, (int, float)) or not temperature >= 0):
-        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, not {temperature!r}")
+        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, not {shown(temperature)}")
     for limit in ("max_tokens", "max_completion_tokens"):
         if body.get(limit) is not None:
             _count(f"{name}: {limit!r}", body[limit])

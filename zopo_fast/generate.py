@@ -59,8 +59,8 @@ _LEAD_IN = re.compile(
     r"\s*(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,80}?[!.,:]\s+"
     r"|\s*here(?: is|'s|’s)\b[^\n:]{0,80}:\s*"
     r"|\s*(?:[-*•]|\(?\d{1,3}[.)])\s+"
-    r"|\s*\**(?:the )?(?:(?:new|rewritten|revised|shorter|variation|modified)\s+)?"
-    r"(?:instruction|prompt|output|answer|task|variation)(?: was| is)?\**\s*:\**\s*"
+    r"|\s*\*{0,4}(?:the )?(?:(?:new|rewritten|revised|shorter|variation|modified)\s+)?"
+    r"(?:instruction|prompt|output|answer|task|variation)(?: was| is)?\*{0,4}\s*:\*{0,4}\s*"
     r"|\s*the instruction was(?: to)?\s+",
     re.IGNORECASE,
 )

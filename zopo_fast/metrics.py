@@ -46,15 +46,22 @@ def normalise(text: str) -> str:
     text = re.split(r"[\r\n]", text, maxsplit=1)[0]
     text = re.split(r"(?<!\d)\.|\.(?!\d)", text, maxsplit=1)[0].lower()
     text = re.sub(r"((?<!\w)-(?=\d))|-", lambda dash: " -" if dash[1] else " ", text)
-    text = "".join(c for i, c in enumerate(text) if not _is_punctuation(text, i))
+    text = text.translate(_NO_PUNCTUATION)
     words = nfc(text).split()
     return " ".join([word for word in words if word != "and"] or words)
 
 
-def _is_punctuation(text: str, i: int) -> bool:
-    if text[i] in "-.":  # what is left of these belongs to a number
-        return False
-    return text[i] in string.punctuation or unicodedata.category(text[i]).startswith("P")
+class _NoPunctuation(dict[int, "int | None"]):
+    """For str.translate: leaves out punctuation, but for "-" and ".": what is left of these is a number's."""
+
+    def __missing__(self, code: int) -> int | None:
+        c = chr(code)
+        leaves_out = c not in "-." and (c in string.punctuation or unicodedata.category(c).startswith("P"))
+        self[code] = None if leaves_out else code
+        return self[code]
+
+
+_NO_PUNCTUATION = _NoPunctuation()
 
 
 def _both(answer: str, reference: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from . import metrics, resume
 from .answer_cache import Cached, identity_of
 from .budget import Account
 from .concurrency import require_no_loop, require_own_event
-from .config import ZopoConfig, as_integer
+from .config import ZopoConfig, as_integer, as_number
 from .driver import Driver
 from .errors import ConfigError
 from .limits import Limits, Prices
@@ -115,7 +115,7 @@ class RunConfig:
             object.__setattr__(self, name, value)
             if value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
-        if self.target is not None and not math.isfinite(self.target):
+        if self.target is not None and not math.isfinite(as_number("target", self.target)):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
         if self.limits is not None and self.limits.cost is not None and self.prices is None:
