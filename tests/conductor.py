@@ -40,8 +40,7 @@ class Conductor:
         self.calls: list[Pair] = []
         self.graded: list[Pair] = []
         self._store, self._reject, self._images = store, frozenset(reject), images
-        entries = list(order)[store.last :]
-        self._order = [pair_of(entry) for entry in entries if entry.kind in ("score", "failed")]
+        self._order = {entry.seq: pair_of(entry) for entry in order if entry.kind in ("score", "failed")}
         self._rng = random.Random(seed)
         self._waiting: dict[Pair, asyncio.Future[None]] = {}
         self._free = False
@@ -112,9 +111,11 @@ class Conductor:
             self._images(self._store.last)
 
     def _next(self) -> Pair | None:
-        if not self._order:
-            return self._rng.choice(list(self._waiting)) if self._waiting else None
-        return self._order.pop(0) if self._order[0] in self._waiting else None
+        ahead = [seq for seq in self._order if seq > self._store.last]  # what was kept comes by itself
+        if ahead:
+            pair = self._order[min(ahead)]
+            return pair if pair in self._waiting else None
+        return self._rng.choice(list(self._waiting)) if self._waiting else None
 
     async def stop(self) -> None:
         """End, and raise what has gone wrong."""
