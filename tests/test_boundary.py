@@ -257,7 +257,10 @@ def test_every_error_is_a_zopo_error_and_the_standard_one_it_promises() -> None:
         "LLMError": RuntimeError, "UnreachableError": ConnectionError, "RequestTimeoutError": TimeoutError,
         "AuthenticationError": PermissionError, "ModelNotFoundError": LookupError,
         "RequestRejectedError": ValueError, "RateLimitError": RuntimeError, "ServerError": RuntimeError,
-        "MalformedAnswerError": ValueError,
+        "MalformedAnswerError": ValueError, "StudyMismatchError": ValueError, "StoreError": OSError,
+        "StoreBusyError": BlockingIOError, "StoreVersionError": OSError, "StoreDamagedError": OSError,
+        "StoreFullError": OSError, "ConcurrentUseError": RuntimeError, "LimitReachedError": RuntimeError,
+        "EndpointDownError": ConnectionError, "EventLoopError": RuntimeError,
     }  # fmt: skip
     public = {
         name: value
@@ -269,4 +272,5 @@ def test_every_error_is_a_zopo_error_and_the_standard_one_it_promises() -> None:
         assert getattr(zf, name) is public[name]
         assert issubclass(public[name], zf.ZopoError)
         assert issubclass(public[name], standard)
-        assert str(public[name]("what went wrong")) == "what went wrong"
+        more = ("calls",) if name == "LimitReachedError" else ()
+        assert str(public[name]("what went wrong", *more)) == "what went wrong"

@@ -203,7 +203,8 @@ def test_endpoint_whose_embeddings_cannot_be_used(bench: Bench, name: str) -> No
     behaviour, says = ANSWERS[name]
     with serving(plan=on("/embeddings", behaviour)) as server:
         done = bench.run(*bench.optimize(server, "--out", "out"))
-        assert len(server.requests) == 1  # not repeated
+        # A web page may be a passing fault of a proxy's; a refusal is not repeated.
+        assert len(server.requests) == (4 if name == "HTML" else 1)
     assert_one_clear_line(done, "/embeddings", *says)
     assert not (bench.folder / "out").exists()  # free for the next attempt
 

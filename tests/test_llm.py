@@ -24,8 +24,8 @@ def test_an_answer_comes_with_its_usage() -> None:
 
 
 def test_usage_adds_up() -> None:
-    total = Usage(1, 2, 3, 4, 5) + Usage(10, 20, 30, 40, 50)
-    assert total == Usage(11, 22, 33, 44, 55)
+    total = Usage(1, 2, 3, 4, 5, 6, 7) + Usage(10, 20, 30, 40, 50, 60, 70)
+    assert total == Usage(11, 22, 33, 44, 55, 66, 77)
     with pytest.raises(TypeError):
         Usage() + 1  # type: ignore[operator]
 
@@ -161,6 +161,10 @@ def test_credentials_in_the_url_are_sent_and_hidden() -> None:
         ("embedding_batch", 0),
         ("embedding_body", {"input": "x"}),
         ("max_response_bytes", 0),
+        ("requests_per_minute", 0),
+        ("tokens_per_minute", float("nan")),
+        ("breaker_failures", 0),
+        ("breaker_seconds", -1.0),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(field: str, value: Any) -> None:

@@ -38,14 +38,7 @@ from zopo_fast.llm import ClientConfig, OpenAIClient, Usage
         (status(404), errors.ModelNotFoundError, "/v1"),
         (status(400), errors.RequestRejectedError, "HTTP 400"),
         (status(422), errors.RequestRejectedError, "HTTP 422"),
-        (html(), errors.MalformedAnswerError, "web page"),
         (html(404), errors.ModelNotFoundError, "HTTP 404"),
-        (broken_json(), errors.MalformedAnswerError, "not JSON"),
-        (Behaviour("empty", raw=b""), errors.MalformedAnswerError, "nothing"),
-        (Behaviour("deep", raw=b"[" * 200_000), errors.MalformedAnswerError, "not JSON"),
-        (edited(lambda answer: [answer]), errors.MalformedAnswerError, "not a JSON object"),
-        (edited(lambda answer: {"error": {"message": "x"}}), errors.MalformedAnswerError, "choices"),
-        (no_choices(), errors.MalformedAnswerError, "choices"),
         (null_content(), errors.MalformedAnswerError, "null, finish_reason 'length'"),
         (redirect("http://elsewhere.test/v1?secret=abcd"), errors.MalformedAnswerError, "elsewhere.test/v1;"),
         (status(429, text="insufficient_quota"), errors.RateLimitError, "quota"),
@@ -61,7 +54,40 @@ def test_a_lasting_failure_is_a_typed_error_at_once(
     assert re.search(r"POST http://127\.0\.0\.1:\d+/v1/chat/completions", message)
     assert requests == 1
     assert pauses == []
-    assert usage == Usage()
+    assert usage == Usage(lost_calls=int(behaviour.name == "null content"))  # an answer, and billed
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "says"),
+    [
+        (html(), "web page"),
+        (broken_json(), "not JSON"),
+        (Behaviour("empty", raw=b""), "nothing"),
+        (Behaviour("deep", raw=b"[" * 200_000), "not JSON"),
+        (edited(lambda answer: [answer]), "not a JSON object"),
+        (edited(lambda answer: {"error": {"message": "x"}}), "choices"),
+        (no_choices(), "choices"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_useless_answer_is_repeated_a_few_times(behaviour: Behaviour, says: str) -> None:
+    pauses = Pauses()
+    message, requests, usage = fail(behaviour, errors.MalformedAnswerError, pauses)
+    assert says in message
+    assert "gave up after 4 attempts)" in message
+    assert requests == 4
+    assert len(pauses) == 3
+    assert usage == Usage(retries=3, lost_calls=4)
+    answer, usage, server = ask([behaviour] * 3)
+    assert answer.text == "say hello"
+    assert len(server.requests) == 4
+    assert answer.usage == usage == Usage(2, 2, calls=1, retries=3, lost_calls=3)
+
+
+def test_the_bound_of_attempts_goes_for_useless_answers_too() -> None:
+    message, requests, _ = fail(broken_json(), errors.MalformedAnswerError, max_attempts=2)
+    assert "2 attempts, max_attempts=2" in message
+    assert requests == 2
 
 
 def test_redirects_are_not_followed() -> None:
@@ -81,7 +107,7 @@ def test_redirects_are_not_followed() -> None:
 def test_the_size_of_an_answer_is_bounded() -> None:
     message, requests, _ = fail(huge(2**21), errors.MalformedAnswerError, max_response_bytes=2**20)
     assert "max_response_bytes=1048576" in message
-    assert requests == 1
+    assert requests == 4
     fail(Behaviour("huge error", status=400, raw=b"x" * 2**21), errors.RequestRejectedError)
 
 

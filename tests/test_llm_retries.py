@@ -7,11 +7,14 @@ import re
 import socket
 
 import pytest
-from fake_server import Behaviour, FakeServer, dropped, html, slow, status, truncated
+from fake_server import Behaviour, FakeServer, Request, dropped, html, slow, status, truncated
 from llm_tools import HELLO, Pauses, ask, fail, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm import ClientConfig, OpenAIClient, Usage
+
+# An answer that says that nothing was done; a gateway's or none at all leaves it open.
+UNBILLED = {"status 429", "status 500", "status 503", "status 529"}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,8 @@ def test_a_passing_failure_is_repeated(fault: Behaviour) -> None:
     pauses = Pauses()
     answer, usage, server = ask([fault, fault], pauses)
     assert answer.text == "say hello"
-    assert answer.usage == usage == Usage(2, 2, calls=1, retries=2)
+    lost = 0 if fault.name in UNBILLED else 2
+    assert answer.usage == usage == Usage(2, 2, calls=1, retries=2, lost_calls=lost)
     assert len(server.requests) == 3
     assert len(pauses) == 2
 
@@ -60,7 +64,7 @@ def test_attempts_are_bounded(plan: Behaviour, error: type[errors.LLMError], say
     assert "gave up after 4 attempts" in message
     assert requests == 4
     assert len(pauses) == 3
-    assert usage == Usage(retries=3)
+    assert usage == Usage(retries=3, lost_calls=0 if plan.name in UNBILLED else 4)
 
 
 def test_timeouts_are_bounded() -> None:
@@ -112,17 +116,17 @@ def test_the_total_time_is_bounded() -> None:
 def test_the_time_of_attempts_counts_too() -> None:
     now = [0.0]
 
-    def clock() -> float:
-        now[0] += 25.0  # read before and after an attempt: each one takes 25 s
-        return now[0]
+    def plan(_: Request) -> Behaviour:
+        now[0] += 50.0
+        return status(500)
 
     async def scenario() -> None:
-        async with FakeServer(plan=status(500)) as server:
+        async with FakeServer(plan=plan) as server:
             config = ClientConfig("m", base_url=server.url, max_elapsed=60.0, max_attempts=99)
-            async with OpenAIClient(config, sleep=Pauses(), clock=clock) as client:
+            async with OpenAIClient(config, sleep=Pauses(), clock=lambda: now[0]) as client:
                 with pytest.raises(errors.ServerError, match="used up"):
                     await client.chat(HELLO)
-            assert len(server.requests) == 2  # 25 + 25 for a pause + 25
+            assert len(server.requests) == 2  # 50, half a second of pause, 50
 
     run(scenario())
 

@@ -47,6 +47,7 @@ def test_the_optimiser_needs_numpy_alone() -> None:
     assert not modules & (set(HEAVY) - {"asyncio"})  # numpy may load asyncio; this package's files may not
 
 
+@pytest.mark.alone
 def test_import_is_quick() -> None:
     def best_of(statement: str) -> float:
         times = []

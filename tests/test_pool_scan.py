@@ -299,6 +299,7 @@ def test_large_pool_on_all_threads(device: str, dtype: str) -> None:
         assert_exact(pool, E, x, ks=(1, 11, 500, 900), available=free)
 
 
+@pytest.mark.alone
 def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
     """Exactness must not cost the float32 scan: most candidates are settled by their error bound."""
     rng = np.random.default_rng(0)

@@ -116,6 +116,7 @@ def test_calls_are_the_budget() -> None:
         run(calls=19)
 
 
+@pytest.mark.alone
 def test_the_slots_stay_full() -> None:
     """A prompt waits for its own mini-batch, never for another's."""
     model = Model(slots=6)

@@ -467,6 +467,7 @@ def test_every_instruction_set(isa: str) -> None:
 # ---- threads ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_the_interpreter_is_free_while_it_computes() -> None:
     """Another thread runs on during a long call."""
     m = 4096

@@ -91,14 +91,14 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_trial_goes_and_another_s_stays(tmp_path: Path) -> None:
-    RunFolder(tmp_path / "new").close()
+    RunFolder(tmp_path / "new").close(remove=True)
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
-    RunFolder(tmp_path / "old").close()
+    RunFolder(tmp_path / "old").close(remove=True)
     assert list((tmp_path / "old").iterdir()) == []
     folder = RunFolder(tmp_path / "none scored")  # known scores alone can end a run
     folder.finish(make_result(trials=[]), {})
-    folder.close()
+    folder.close(remove=True)
     assert (tmp_path / "none scored" / RESULT).exists()
 
 

@@ -89,6 +89,7 @@ def test_more_than_one_prompt_is_in_flight_and_the_slots_stay_full() -> None:
     assert most_calls == 8
 
 
+@pytest.mark.alone
 def test_run_takes_little_more_than_calls_times_latency_over_slots() -> None:
     latency, slots = 0.02, 16
 

@@ -44,6 +44,11 @@ _HOME = {
     "optimize": "run",
     "optimize_sync": "run",
     "RunConfig": "run",
+    "Limits": "limits",
+    "Prices": "limits",
+    "Account": "budget",
+    "AnswerCache": "answer_cache",
+    "Store": "store",
     "Result": "run",
     "Trial": "run",
 }

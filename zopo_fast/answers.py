@@ -22,8 +22,15 @@ from .errors import (
     ServerError,
 )
 from .retry import Failure, retry_after
+from .usage import stated_tokens
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
+
+MALFORMED_ATTEMPTS = 4
+"""Attempts of a call whose answers come whole and are useless: now and then a good endpoint sends one, a
+wrong address or a proxy in front of it sends nothing else."""
+# Of a gateway or a proxy: what the server behind it did, and bills, they do not say.
+_UNKNOWN_BEHIND = frozenset({408, 499, 502, 504, *range(520, 528)})
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,28 @@ class Document:
     where: str
     quoted: str
 
-    def malformed(self, problem: str) -> MalformedAnswerError:
-        """Return the error to raise for what is wrong with this document."""
-        return MalformedAnswerError(f"{self.where}: {problem}. It said: {self.quoted}")
+    def malformed(self, problem: str, *, final: bool = True) -> Failure:
+        """Return the failure of an answer that is this document."""
+        return _useless(f"{self.where}: {problem}. It said: {self.quoted}", final=final)
+
+
+@dataclass(frozen=True)
+class ChatReading:
+    """The first choice of a chat's answer, and the tokens it states; None where they cannot be believed."""
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass(frozen=True)
+class EmbeddingReading:
+    """Vectors in the order of the texts, (count, d) float32, and the tokens of the texts where stated."""
+
+    vectors: Vectors
+    prompt_tokens: int | None
+    completion_tokens: int | None = 0
 
 
 def judge(reply: Reply, endpoint: Endpoint) -> Document | Failure:
@@ -60,10 +86,13 @@ def judge(reply: Reply, endpoint: Endpoint) -> Document | Failure:
     except (ValueError, RecursionError):
         return _not_json(reply, where, quoted)
     if not isinstance(values, dict):
-        return Failure(
-            MalformedAnswerError, f"{where}: the answer is not a JSON object. It said: {quoted}", final=True
-        )
+        return _useless(f"{where}: the answer is not a JSON object. It said: {quoted}")
     return Document(values, where, quoted)
+
+
+def _useless(message: str, *, final: bool = False) -> Failure:
+    """An answer that came whole, is billed and is of no use."""
+    return Failure(MalformedAnswerError, message, final=final, lost=True, most=MALFORMED_ATTEMPTS)
 
 
 def _refusal(reply: Reply, endpoint: Endpoint, where: str, quoted: str) -> Failure:
@@ -76,7 +105,8 @@ def _refusal(reply: Reply, endpoint: Endpoint, where: str, quoted: str) -> Failu
         )
     if status in {408, 429} or status >= 500:
         error, meaning = _REPEATED.get(status, (ServerError, "the server failed; try again later"))
-        return Failure(error, f"{said}, {meaning}. {told}", retry_after(reply.headers))
+        lost = status in _UNKNOWN_BEHIND
+        return Failure(error, f"{said}, {meaning}. {told}", retry_after(reply.headers), lost=lost)
     error, meaning = _REFUSED.get(status, (RequestRejectedError, "the endpoint refuses the request"))
     if status // 100 == 3:
         target = endpoint.redact(_location(reply))
@@ -110,59 +140,73 @@ def _location(reply: Reply) -> str:
 def _not_json(reply: Reply, where: str, quoted: str) -> Failure:
     if reply.body.lstrip()[:1] == b"<":
         problem = "the answer is a web page, not JSON; check that base_url includes /v1"
-        return Failure(MalformedAnswerError, f"{where}: {problem}. It said: {quoted}", final=True)
+        return _useless(f"{where}: {problem}. It said: {quoted}")
     # With neither a length nor chunks a dropped connection looks like the answer's end.
     chunked = "chunked" in reply.headers.get("Transfer-Encoding", "").lower()
-    cut = "Content-Length" not in reply.headers and not chunked
-    problem = "the answer breaks off" if cut else "the answer is not JSON"
-    return Failure(MalformedAnswerError, f"{where}: {problem}. It said: {quoted}", final=not cut)
+    if "Content-Length" in reply.headers or chunked:
+        return _useless(f"{where}: the answer is not JSON. It said: {quoted}")
+    return Failure(MalformedAnswerError, f"{where}: the answer breaks off. It said: {quoted}", lost=True)
 
 
-def read_chat(document: Document) -> tuple[str, str | None]:
-    """Return text and finish reason of the first choice; raises `MalformedAnswerError` without a text."""
+def read_chat(document: Document) -> ChatReading | Failure:
+    """Return the first choice of a chat's answer, or the failure of one that has no text."""
     choices = document.values.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict):
-        raise document.malformed("the answer holds no choices; is this an OpenAI-compatible server?")
+        # An upstream's failure is told like this too, as {"error": ...} with status 200.
+        problem = "the answer holds no choices; is this an OpenAI-compatible server?"
+        return document.malformed(problem, final=False)
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
     message = first.get("message")
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
-        raise document.malformed(
+        # Final: a filter, or too few tokens, and both would be the same again.
+        return document.malformed(
             f"the answer holds no text (content is {'null' if text is None else 'no string'}, finish_reason "
             f"{reason!r}); a larger max_tokens, or no tools in the body, may help"
         )
+    prompt = stated_tokens(document.values, "prompt_tokens", least=1)
+    completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
     # JSON can spell half a surrogate pair, which no file or terminal takes.
-    return text.encode("utf-8", "replace").decode(), reason
+    return ChatReading(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
 
 
-def read_embeddings(document: Document, count: int) -> Vectors:
-    """Return the vectors in the order of the texts, (count, d) float32; raises `MalformedAnswerError`."""
+def read_embeddings(document: Document, count: int) -> EmbeddingReading | Failure:
+    """Return `count` vectors, or the failure of an answer that does not hold them."""
     data = document.values.get("data")
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-        raise document.malformed("the answer holds no embeddings; does this server serve /embeddings?")
-    if len(data) != count:
-        raise document.malformed(f"{len(data)} embeddings came back for {count} texts")
+        return document.malformed("the answer holds no embeddings; does this server serve /embeddings?")
     order = [item.get("index", place) for place, item in enumerate(data)]
-    if any(type(index) is not int for index in order) or sorted(order) != list(range(count)):
-        raise document.malformed(f"the embeddings' indices are not 0 to {count - 1}, each once")
-    rows = [_vector(item.get("embedding"), document) for item in data]
+    if (problem := _disorder(order, count)) is not None:
+        return document.malformed(problem)
+    rows = [row for item in data if (row := _vector(item.get("embedding"))) is not None]
+    if len(rows) < count:
+        return document.malformed("an embedding is missing or not a list of numbers")
     if len({len(row) for row in rows}) > 1:
-        raise document.malformed("the embeddings have different dimensions")
+        return document.malformed("the embeddings have different dimensions")
     vectors: Vectors = np.empty((count, len(rows[0])), dtype=np.float32)
     with np.errstate(over="ignore"):
         vectors[order] = rows
     if not np.isfinite(vectors).all():
-        raise document.malformed("an embedding holds NaN, infinity or a number beyond float32")
-    return vectors
+        return document.malformed("an embedding holds NaN, infinity or a number beyond float32")
+    return EmbeddingReading(vectors, stated_tokens(document.values, "prompt_tokens", least=1))
 
 
-def _vector(values: object, document: Document) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _disorder(order: list[Any], count: int) -> str | None:
+    """Return what is wrong with the indices of `count` embeddings."""
+    if len(order) != count:
+        return f"{len(order)} embeddings came back for {count} texts"
+    if any(type(index) is not int for index in order) or sorted(order) != list(range(count)):
+        return f"the embeddings' indices are not 0 to {count - 1}, each once"
+    return None
+
+
+def _vector(values: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     try:
         row = np.asarray(values)
     except ValueError:  # rows of different lengths inside
-        row = np.empty(0)
+        return None
     if not isinstance(values, Sequence) or row.ndim != 1 or row.size == 0 or row.dtype.kind not in "iuf":
-        raise document.malformed("an embedding is missing or not a list of numbers")
+        return None
     return row.astype(np.float64)

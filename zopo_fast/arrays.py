@@ -22,9 +22,12 @@ def as_host_array(value: Any, name: str) -> NDArray[Any]:
         DeviceError: it lies on a CUDA device.
     """
     refuse_cuda(value, name)
+    if isinstance(value, np.ndarray) and type(value) is not np.ndarray and np.ma.is_masked(value):
+        raise ArrayError(f"{name}: a masked array, some of whose entries are missing")
     try:
         return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # torch: RuntimeError for a tensor that needs grad
+    # RuntimeError: torch, for a tensor that needs grad. MemoryError: a list of too many numbers.
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise ArrayError(f"{name}: cannot be read as an array of real numbers ({error})") from error
 
 
@@ -33,6 +36,9 @@ def as_doubles(value: Any, name: str) -> Array:
     array = as_host_array(value, name)
     if array.dtype.kind not in "fiub":
         raise ArrayError(f"{name}: cannot be read as an array of real numbers (dtype {array.dtype})")
+    if array.dtype.itemsize > 8:  # long double: what overflows is infinite, and refused as that
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float64)
     return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
 
 

@@ -10,14 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from .arrays import Array, Indices, as_doubles
+from .arrays import Array, Indices, as_doubles, as_host_array
 from .config import ZopoConfig
 from .device import parse_device
-from .errors import ArrayError, ConfigError, EmbeddingMismatchError, InputError
+from .errors import (
+    ArrayError,
+    ConfigError,
+    DeviceError,
+    EmbeddingMismatchError,
+    InputError,
+    UnknownIndexError,
+)
 from .kernel import NTK, as_network_kernel
 from .local_search import HISTORY, MIN_HISTORY
 from .start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
 from .surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
+from .text import shown
 from .turn import Turn
 
 STATE_VERSION = 2
@@ -208,7 +216,9 @@ class ZopoBatch:
         """
         try:
             if state["version"] != STATE_VERSION:
-                raise InputError(f"state version {state['version']!r}: this package reads {STATE_VERSION}")
+                raise InputError(
+                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                )
             saved = state["studies"]
             if len(pools) != len(saved):
                 raise EmbeddingMismatchError(f"the state is of {len(saved)} pools, {len(pools)} were given")
@@ -219,11 +229,20 @@ class ZopoBatch:
                     known,
                     [ZopoConfig.from_dict(study["config"]) for study in saved],
                     device,
-                    [as_network_kernel(kernels_from_state(study["kernel"])[0]) for study in saved],
+                    [
+                        as_network_kernel(kernels_from_state(study["kernel"], Z.shape[1])[0])
+                        for study, Z in zip(saved, known, strict=True)
+                    ],
                 )
             batch._replay([study["log"] for study in saved], [study["pending"] for study in saved])
-        except (LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"state: damaged or not a state of this package ({error!r})") from error
+        except InputError:
+            raise
+        except DeviceError:  # the machine's fault, not the state's
+            raise
+        except Exception as error:  # it is of anyone's making: what it breaks is its own fault
+            raise InputError(
+                f"state: damaged or not a state of this package ({shown(error, 200)})"
+            ) from error
         return batch
 
     def _replay(self, logs: list[list[list[Any]]], pending: list[int]) -> None:
@@ -257,12 +276,14 @@ def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
         raise ConfigError(f"{name}: one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
         if not isinstance(item, kind):
-            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {item!r}")
+            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {shown(item)}")
     return many
 
 
 def _integers(name: str, value: Any) -> Indices:
-    array = np.asarray(value)
+    array = as_host_array(value, name)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {value!r}")
+        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {shown(value)}")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # not what it wraps around to
     return np.ascontiguousarray(array, dtype=np.int64)

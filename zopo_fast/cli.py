@@ -14,6 +14,7 @@ import click
 from . import __version__
 from .bench_command import bench
 from .errors import ConfigError, OutputError, ZopoError
+from .files import exists
 from .landscape_command import landscape
 from .optimize_command import EXIT_INPUT, EXIT_INTERRUPTED, optimize
 from .options import (
@@ -26,6 +27,8 @@ from .options import (
     settings_of,
     task_options,
 )
+from .serve_command import serve
+from .text import printable
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -41,11 +44,11 @@ def main() -> None:
         click.echo("Interrupted.", err=True)
         code = EXIT_INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()  # it quotes what was typed, or what a configuration file holds
+        error.show(text)
+        click.echo(printable(text.getvalue()), err=True, nl=False)
         code = error.exit_code
     except ZopoError as error:
-        from .report import printable
-
         click.echo(f"Error: {printable(str(error))}", err=True)
         code = EXIT_INPUT
     sys.exit(code)
@@ -60,6 +63,7 @@ def cli() -> None:
 cli.add_command(optimize)
 cli.add_command(landscape)
 cli.add_command(bench)
+cli.add_command(serve)
 
 
 @cli.command()
@@ -76,7 +80,7 @@ def generate(task: Path, **options: Any) -> int:
     settings.check(model.is_local)
     loaded = load_task(task, options)
     out: Path = options["out"]
-    if out.exists():
+    if exists(out):
         raise OutputError(f"{out}: exists already; give another name")
     if out.suffix != ".jsonl":
         raise ConfigError(f"--out {out}: a pool is a .jsonl file")
@@ -93,5 +97,5 @@ def generate(task: Path, **options: Any) -> int:
 
     pool = asyncio.run(work())
     pool.save(out)
-    click.echo(f"{len(pool)} prompts written to {out}")
+    click.echo(f"{len(pool)} prompts written to {printable(str(out))}")
     return 0

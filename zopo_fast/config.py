@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from .errors import ConfigError
+from .text import shown
 
 Search = Literal["improvement", "thompson", "gradient"]
 
+MOST = 2**53  # of a count: what every reader of JSON keeps, and no native size overflows by
+MOST_STEPS = 1000  # of the published loop in one ask; its own are 2
+MOST_INITIAL = 10**6  # prompts named one by one
+
 
 def as_integer(name: str, value: Any) -> int:
-    """Return a Python integer of any integer type; ConfigError names the setting otherwise."""
+    """Return a Python integer of any integer type; ConfigError names the setting otherwise.
+
+    Of at most 128 bits, enough for a seed: one of some thousand digits can neither be shown nor saved.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        raise ConfigError(f"{name}: expected an integer, got {value!r}") from None
+        raise ConfigError(f"{name}: expected an integer, got {shown(value)}") from None
+    if number.bit_length() > 128:
+        raise ConfigError(
+            f"{name}: expected an integer of at most 128 bits, got one of {number.bit_length()}"
+        )
+    return number
+
+
+def as_count(name: str, value: Any, least: int = 0) -> int:
+    """Return an integer from `least` to `MOST`; ConfigError names the setting otherwise."""
+    count = as_integer(name, value)
+    _require(count >= least, f"{name} must be at least {least}, got {count}")
+    _require(count <= MOST, f"{name} must be at most 2**53, got {count}")
+    return count
+
+
+def real(value: Any) -> float:
+    """Return a float; TypeError, ValueError or OverflowError for what is no real number.
+
+    float() would also take a text for the number it spells, an array of one entry, and a complex number of
+    NumPy's for its real part.
+    """
+    unreal = isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    if unreal or isinstance(value, (str, bytes, bytearray)) or getattr(value, "ndim", None):
+        raise TypeError("not a real number")
+    return float(value)
 
 
 def as_number(name: str, value: Any) -> float:
-    """Return a float; ConfigError names the setting otherwise."""
+    """Return a float; ConfigError names the setting otherwise. A text or a bool is no number."""
     try:
-        return float(value)
+        if isinstance(value, bool):
+            raise TypeError
+        return real(value)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name}: expected a number, got {value!r}") from None
+        raise ConfigError(f"{name}: expected a number, got {shown(value)}") from None
 
 
 def _require(ok: bool, message: str) -> None:
@@ -56,10 +93,14 @@ class OfficialSettings:
             _require(
                 math.isfinite(value) and value >= 0, f"{name} must be finite and not negative, got {value}"
             )
+        _require(
+            self.sigma <= 1e150, f"sigma must be at most 1e150, for its square is used, got {self.sigma}"
+        )
         for name in ("uncertainty_count", "neighbors", "gp_queries", "max_steps", "tolerance"):
-            count, least = as_integer(name, getattr(self, name)), int(name != "tolerance")
-            object.__setattr__(self, name, count)
-            _require(count >= least, f"{name} must be at least {least}, got {count}")
+            object.__setattr__(self, name, as_count(name, getattr(self, name), int(name != "tolerance")))
+        _require(
+            self.max_steps <= MOST_STEPS, f"max_steps must be at most {MOST_STEPS}, got {self.max_steps}"
+        )
 
 
 @dataclass(frozen=True)
@@ -110,28 +151,32 @@ class ZopoConfig:
     official_settings: OfficialSettings | None = field(default=None)
 
     def __post_init__(self) -> None:
-        for name in ("budget", "seed", "region", "patience", "power", "neighbors", "exploration"):
+        for name, least in (
+            ("budget", 1),
+            ("region", 1),
+            ("patience", 0),
+            ("neighbors", 1),
+            ("exploration", 0),
+        ):
+            object.__setattr__(self, name, as_count(name, getattr(self, name), least))
+        for name in ("seed", "power"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name)))
-        _require(self.budget >= 1, f"budget must be at least 1, got {self.budget}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         if not isinstance(self.initial, Iterable):
-            count = as_integer("initial", self.initial)
-            _require(count >= 1, f"initial must be at least 1, got {count}")
-            object.__setattr__(self, "initial", count)
+            object.__setattr__(self, "initial", as_count("initial", self.initial, 1))
         else:
-            indices = tuple(as_integer("initial", i) for i in self.initial)
+            named = itertools.islice(self.initial, MOST_INITIAL + 1)  # an iterator may not end
+            indices = tuple(as_integer("initial", i) for i in named)
+            _require(len(indices) <= MOST_INITIAL, f"initial must name at most {MOST_INITIAL} prompts")
             _require(len(indices) > 0, "initial must name at least one prompt")
             _require(len(set(indices)) == len(indices), "initial names a prompt twice")
             object.__setattr__(self, "initial", indices)
-        _require(self.neighbors >= 1, f"neighbors must be at least 1, got {self.neighbors}")
         _require(
-            self.search in get_args(Search),
-            f"search must be one of {', '.join(get_args(Search))}, got {self.search!r}",
+            isinstance(self.search, str) and self.search in get_args(Search),
+            f"search must be one of {', '.join(get_args(Search))}, got {shown(self.search)}",
         )
-        _require(self.region >= 1, f"region must be at least 1, got {self.region}")
-        _require(self.patience >= 0, f"patience must not be negative, got {self.patience}")
         _require(self.power in (1, 2), f"power must be 1 or 2, got {self.power}")
-        _require(isinstance(self.zscore, bool), f"zscore must be True or False, got {self.zscore!r}")
+        _require(isinstance(self.zscore, bool), f"zscore must be True or False, got {shown(self.zscore)}")
         if self.step is None:
             object.__setattr__(self, "step", 3.0 if self.search == "gradient" else 0.5)
         for name in ("step", "emphasis", "exploration_quantile"):
@@ -143,9 +188,12 @@ class ZopoConfig:
             math.isfinite(self.emphasis) and self.emphasis >= 0,
             f"emphasis must be finite and >= 0, got {self.emphasis}",
         )
-        _require(self.exploration >= 0, f"exploration must not be negative, got {self.exploration}")
         q = self.exploration_quantile
         _require(0.0 <= q <= 1.0, f"exploration_quantile must lie in [0, 1], got {q}")
+        if not isinstance(self.official_settings, (OfficialSettings, type(None))):
+            raise ConfigError(
+                f"official_settings: expected OfficialSettings, got {shown(self.official_settings)}"
+            )
         if self.noise is not None:
             noise = as_number("noise", self.noise)
             _require(math.isfinite(noise) and noise > 0, f"noise must be positive and finite, got {noise}")
@@ -175,7 +223,12 @@ class ZopoConfig:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> ZopoConfig:
-        """Rebuild a configuration from to_dict()."""
-        state = dict(state)
-        official = state.pop("official_settings")
-        return cls(**state, official_settings=None if official is None else OfficialSettings(**official))
+        """Rebuild a configuration from to_dict(); ConfigError where it is none of this package's."""
+        try:
+            state = dict(state)
+            official = state.pop("official_settings")
+            return cls(**state, official_settings=None if official is None else OfficialSettings(**official))
+        except (LookupError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"not the settings of a search ({shown(error, 200)})") from error

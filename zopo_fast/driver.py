@@ -1,278 +1,286 @@
-"""The driver: keeps prompts in flight, tells their scores to the search, and compares the winner.
+"""The driver: keeps prompts in flight, moves the study by their scores, and compares the winner.
 
 Scheduling: all calls of a prompt are begun at once, and enough prompts are in flight that the model's
 slots stay full while one of them ends; the search hears of a score as soon as its prompt is done.
 In a race the same holds of a prompt's mini-batches: it waits for its own, and for nothing else.
+
+What moves the study is its log, entry by entry: a score is taken in, written down and acted upon before the
+next one is. A run that goes on replays the log of the one before it and is where that was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import math
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from . import racing
-from .concurrency import all_or_none, end
-from .errors import InputError, LLMError, MalformedAnswerError, NothingToAsk, RequestRejectedError, ZopoError
-from .result import HeldOut, Interval, Result, Trial, paired_interval
-from .scoring import Score
+from .compare import OF_THE_PROMPT, Comparison
+from .concurrency import end
+from .errors import (
+    InputError,
+    LimitReachedError,
+    LLMError,
+    StoreError,
+    StudyMismatchError,
+    ZopoError,
+)
+from .result import HeldOut, Result, Trial
+from .study import AGAIN, ASK, FAILED, LATE, SCORE
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from .optimizer import Zopo
-    from .pool import Pool
+    from .budget import Account
     from .run import RunConfig
     from .scoring import Scorer
+    from .store import Store
+    from .study import Study, Work
 
-# What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
-OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)
+__all__ = ["OF_THE_PROMPT", "Driver"]
 
 OnTrial = Callable[[Trial], Any]
+OnResume = Callable[[list[Trial]], Any]
 OnPhase = Callable[[str], Any]
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A prompt being scored, on all examples or in a race on those of a mini-batch."""
-
-    index: int
-    examples: tuple[int, ...] | None
-    begun: float
-
-
-@dataclass
-class _Spent:
-    """What a prompt of a race has taken since it was last reported."""
-
-    usage: Usage
-    seconds: float
-
-
 class Driver:
-    """One run: search, then compare. With a `race`, prompts are scored as it says."""
+    """One run: search, then compare.
+
+    Args:
+        study: the search.
+        scorer: asks the model.
+        config: settings of the run.
+        on_trial, on_resume, phase: as in `optimize`.
+        stop: ends the run early.
+        store: where the log is kept, and continued from; None: nowhere.
+        account: hard limits; None: there are none.
+    """
 
     def __init__(
         self,
-        optimizer: Zopo,
-        pool: Pool,
+        study: Study,
         scorer: Scorer,
         config: RunConfig,
-        in_flight: int,
+        *,
         on_trial: OnTrial | None,
+        on_resume: OnResume | None = None,
         phase: OnPhase,
         stop: asyncio.Event,
-        race: racing.Race | None = None,
+        store: Store | None = None,
+        account: Account | None = None,
     ) -> None:
-        self._optimizer, self._pool, self._scorer, self._config = optimizer, pool, scorer, config
-        self._in_flight, self._on_trial, self._phase, self._stop = in_flight, on_trial, phase, stop
-        self._race = race
-        self._unreported: dict[int, _Spent] = {}  # of the race, by prompt
-        self._trials: list[Trial] = []
-        self._scores: dict[int, Score] = {}  # of every prompt scored in this run, in a race also in part
-        self._failed: set[int] = set()
-        self._failures_in_a_row = 0
-        self._error: Exception | None = None
-        self._started = time.monotonic()
+        self._study, self._scorer, self._config = study, scorer, config
+        self._on_trial, self._on_resume, self._phase, self._stop = on_trial, on_resume, phase, stop
+        self._store, self._account = store, account
+        self._running: dict[asyncio.Future[Any], Work] = {}
+        self._reported = 0  # trials
+        self._error: ZopoError | None = None
+        self._limit: LimitReachedError | None = None
+        self._lost: list[Work] = []  # by that error
+        self._closing = False
+        self._earlier = Usage()  # of the runs that this one goes on from
+        self._began = time.monotonic()
+        self._before = 0.0  # seconds of the runs that this one goes on from
 
     async def run(self, seed_prompt: int) -> Result:
         """Search, then compare."""
+        study = self._study
+        await self._replay()
         self._phase("search")
         stopped_by = await self._search()
-        for index in list(self._unreported):  # a race's open ones: cut off, but paid for
-            await self._report_raced(index)
-        if not self._scores and self._error is not None:
+        await self._close()
+        if not study.scores and self._error is not None:
             raise self._error
         heldout: list[HeldOut] = []
-        if self._best() and not self._stop.is_set() and self._error is None and self._config.heldout:
-            heldout = await self._until_stopped(self._compare(seed_prompt)) or []
-        best = self._best()
+        ended = self._stop.is_set() or self._error is not None or self._limit is not None
+        if study.best and not ended and self._config.heldout:
+            comparison = Comparison(study, self._scorer, self._config, self._phase)
+            heldout = await self._until_stopped(comparison.rows(seed_prompt)) or []
+        best = study.best
+        in_part = best is None and self._limit is not None
+        if in_part:  # a limit ends a run with the best so far, whatever that is
+            best = study.best_in_part
         if best is None:
-            if self._error is not None:
-                raise self._error
-            raise ZopoError(
-                "the run was stopped before any prompt was scored" + " in full" * (self._race is not None)
+            raise (
+                self._error
+                or self._limit
+                or ZopoError(
+                    "the run was stopped before any prompt was scored" + " in full" * (study.race is not None)
+                )
             )
+        if self._store is not None:
+            await self._store.flush(durable=True)
         index, score = best
         return Result(
-            best_prompt=self._pool.prompts[index],
+            best_prompt=study.pool.prompts[index],
             best_score=score,
             best_index=index,
-            trials=self._trials,
-            usage=self._scorer.spent,
+            trials=study.trials,
+            usage=self._earlier + self._scorer.spent,
             stopped_by="interrupted" if self._stop.is_set() else stopped_by,
-            seconds=time.monotonic() - self._started,
+            seconds=self._now(),
             heldout=heldout,
             error=self._error,
+            in_part=in_part,
         )
 
-    def _best(self) -> tuple[int, float] | None:
-        """Index and score of the best prompt, never a partial one; None before there is one."""
-        race = self._race
-        if race is not None and race.best is None and not self._pool.scores:
-            return None
-        try:
-            return self._optimizer.best  # final scores before partial ones
-        except NothingToAsk:
-            return None
+    # ---- the log -----------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """Seconds into the run, earlier ones that it goes on from included."""
+        return self._before + time.monotonic() - self._began
+
+    def _write(self, kind: str, entry: dict[str, Any]) -> None:
+        if self._store is not None:
+            self._store.append(kind, entry)
+
+    async def _replay(self) -> None:
+        """Move the study through the log of the run before.
+
+        Raises:
+            StudyMismatchError: it does not lead where it led then.
+        """
+        if self._store is None:
+            return
+        began = False
+        for event in self._store.events():
+            began = True
+            try:
+                self._study.replay(event.kind, event.data)
+                self._before = max(self._before, float(event.data["at"]))
+            except (InputError, LookupError, TypeError, ValueError) as error:
+                where = f"{self._store.path}: entry {event.seq} of its log"
+                raise StudyMismatchError(
+                    f"{where} does not follow from those before it ({error}); was it written by another "
+                    "version of zopo_fast or NumPy, or on another kind of processor?"
+                ) from error
+        self._reported = len(self._study.trials)
+        self._earlier = self._study.spent
+        self._error = self._study.refusal  # which ends this run as it has ended that one
+        if self._study.reason == "failures" and self._study.refusal is None:
+            self._write(AGAIN, {"at": self._now()})
+            self._study.again()
+        if began and self._on_resume is not None:
+            await _called(self._on_resume, list(self._study.trials))
 
     # ---- search ------------------------------------------------------------------------------------
 
     async def _search(self) -> str:
-        """Keep prompts in flight until something ends the run; return what did."""
-        running: dict[asyncio.Future[Any], _Work] = {}
-        stopping = asyncio.ensure_future(self._stop.wait())
-        reason: str | None = None
+        """Keep prompts in flight until something ends the search; return what did."""
+        study, stopping = self._study, asyncio.ensure_future(self._stop.wait())
         try:
-            while reason is None and not stopping.done():
-                self._start(running)
-                if not running:  # done, or nothing is left but what has failed before
-                    return "budget" if self._spent() else "pool"
-                await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
-                for future in [f for f in running if f.done()]:  # in the order of asking
-                    ended = await self._finish(future, running.pop(future))
-                    reason = reason or ended
-            return reason or "interrupted"
+            # What was under way when the run before was cut off; at its end it is of no use any more.
+            for work in list(study.running.values()) if self._goes_on() else ():
+                self._send(work)
+            self._start()
+            while self._goes_on() and not stopping.done():
+                if not self._running:  # done, or nothing is left but what has failed before
+                    break
+                left = None if self._account is None else self._account.left().seconds
+                wait = [*self._running, stopping]
+                await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                self._settle()
+                await self._report()
+            return self._why(stopping.done())
         finally:
-            await end([*running, stopping])
+            self._closing = True
+            await end([*self._running, stopping])
 
-    def _spent(self) -> bool:
-        """Whether it was the budget, not the pool, that came to its end."""
-        if self._race is not None:
-            return self._race.calls - self._race.spent < self._race.examples
-        return self._optimizer.done and len(self._pool) > self._config.budget
+    def _goes_on(self) -> bool:
+        if self._account is not None and self._account.left().seconds == 0:
+            self._limit = self._limit or LimitReachedError("the run's time is up", "time")
+        over_time = self._limit is not None and self._limit.limit == "time"
+        return self._study.reason is None and self._error is None and not over_time
 
-    def _start(self, running: dict[asyncio.Future[Any], _Work]) -> None:
-        while len(running) < self._in_flight:
-            chosen = self._asked() if self._race is None else self._raced(self._race)
-            if chosen is None:
-                return
-            index, examples = chosen
-            future = asyncio.ensure_future(self._scorer.train(self._pool.prompts[index], examples))
-            running[future] = _Work(index, examples, time.monotonic())
+    def _why(self, stopped: bool) -> str:
+        if self._study.reason is not None:
+            return self._study.reason
+        if self._error is not None:
+            return "error" if isinstance(self._error, LLMError) else "failures"
+        if self._limit is not None:
+            return self._limit.limit
+        return "interrupted" if stopped else self._study.exhausted
 
-    def _asked(self) -> tuple[int, None] | None:
-        """The prompt that the search asks for; None: none now."""
-        if self._optimizer.done:
-            return None
-        try:
-            index = self._optimizer.ask()
-        except NothingToAsk:
-            return None
-        if index in self._failed:  # discarded before, and nothing else is left: do not try for ever
-            self._optimizer.discard(index)
-            return None
-        return index, None
+    def _start(self) -> None:
+        """Ask for prompts until enough are in flight.
 
-    def _raced(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
-        """The prompt that is to go on, or that the search asks for, and its next examples; None: none now."""
-        index = race.choose()
-        if index == racing.NEW:
-            asked = self._asked()
-            index = race.choose(fresh=False) if asked is None else asked[0]
-        return None if index is None else (index, race.start(index))
+        Also where they are not sent any more: what the study asks depends on its log alone, not on when a
+        limit or an error has ended a run.
+        """
+        while (work := self._study.begin(self._now())) is not None:
+            entry = {"prompt": work.index, "examples": list(work.examples), "at": work.begun}
+            self._write(ASK, entry)
+            if not self._closing and self._error is None and self._limit is None:
+                self._send(work)
 
-    async def _finish(self, future: asyncio.Future[Score], work: _Work) -> str | None:
-        """Tell the score, or note the failure; return why the run has to end, if it has to."""
-        error, index = future.exception(), work.index
-        seconds = time.monotonic() - work.begun
-        if error is None:
-            try:
-                return await self._told(index, future.result(), seconds)
-            except InputError as refused:  # a race: a score outside the range it was promised
-                error = refused
-        if not isinstance(error, ZopoError):
-            raise error
-        self._failed.add(index)
-        self._failures_in_a_row += 1
-        if index in self._optimizer.pending:  # not where a race had given it up before
-            self._optimizer.discard(index)
-        if self._race is None:
-            await self._report(index, None, seconds, str(error))
-        else:
-            self._race.abandon(index)
-            self._add(index, Usage(), seconds)
-            await self._report_raced(index, str(error))
-        if isinstance(error, LLMError) and not isinstance(error, OF_THE_PROMPT):
-            self._error = error
-            return "error"
-        if self._failures_in_a_row >= self._config.max_failures or not isinstance(error, LLMError):
-            self._error = error
-            return "failures"
-        return None
+    def _send(self, work: Work) -> None:
+        prompt = self._study.pool.prompts[work.index]
 
-    async def _told(self, index: int, score: Score, seconds: float) -> str | None:
-        """Take a score in, in a race that of a mini-batch."""
-        race = self._race
-        if race is None:
-            self._optimizer.tell(index, score.mean)
-            self._scores[index] = score
-            self._failures_in_a_row = 0
-            await self._report(index, score, seconds, None)
-            return self._reached(score.mean)
-        self._add(index, score.usage, seconds)
-        given_up = race.finish(index, score.scores)
-        racing.tell(self._optimizer, race, index, given_up)
-        self._failures_in_a_row = 0
-        for one in {index, *given_up}:
-            self._scores[one] = Score(race.mean(one), race.in_order(one)[1], Usage())
-        complete = race.complete(index)
-        for one in [index, *given_up] if complete else given_up:
-            await self._report_raced(one)
-        return self._reached(race.mean(index)) if complete else None
+        def on_score(example: int, score: float, usage: Usage) -> None:
+            self._scored(work, example, score, usage)
 
-    def _add(self, index: int, usage: Usage, seconds: float) -> None:
-        spent = self._unreported.setdefault(index, _Spent(Usage(), 0.0))
-        spent.usage += usage
-        spent.seconds += seconds
+        scoring = self._scorer.score(prompt, work.missing, on_score)
+        self._running[asyncio.ensure_future(scoring)] = work
 
-    async def _report_raced(self, index: int, error: str | None = None) -> None:
-        """Report a prompt of a race: complete, given up, failed, or cut off by the end of the run."""
-        race = self._race
-        assert race is not None
-        spent = self._unreported.pop(index)
-        places, scores = race.in_order(index)
-        score = Score(race.mean(index) if scores else math.nan, scores, spent.usage)
-        await self._report(index, score, spent.seconds, error, () if race.complete(index) else places)
+    def _scored(self, work: Work, example: int, score: float, usage: Usage) -> None:
+        """Write a score down and act upon it; at once, so that the log is in the order of the acts."""
+        at = self._now()
+        if self._study.reason is not None:  # after the end, and paid for
+            if self._study.reason != "failures":  # where a run that goes on takes it from the answers
+                self._write(LATE, {"usage": asdict(usage), "at": at})
+                self._study.late(usage)
+            return
+        entry = {"prompt": work.index, "example": example, "score": score, "usage": asdict(usage), "at": at}
+        self._write(SCORE, entry)
+        if self._study.scored(work.index, example, score, usage, at):
+            self._start()
 
-    def _reached(self, score: float) -> str | None:
-        perfect = self._scorer.perfect
-        if self._config.stop_at_perfect and perfect is not None and score >= perfect:
-            return "perfect"
-        if self._config.target is not None and score >= self._config.target:
-            return "target"
-        return None
+    def _settle(self) -> None:
+        """Look at what has ended, in the order of asking: most have told their scores, some have failed."""
+        for future in [f for f in self._running if f.done()]:
+            work = self._running.pop(future)
+            error = future.exception()
+            if error is None or self._study.reason is not None:
+                continue
+            if not isinstance(error, ZopoError) or isinstance(error, StoreError):
+                raise error
+            if isinstance(error, LimitReachedError):
+                self._limit = self._limit or error
+            elif isinstance(error, OF_THE_PROMPT):
+                at = self._now()
+                self._write(FAILED, {"prompt": work.index, "error": str(error), "at": at})
+                self._study.failed(work.index, str(error), at)
+                if self._study.reason is not None:
+                    self._error = error
+                self._start()
+            else:  # not of the prompt: not in the log, so that a run that goes on asks again
+                self._lost.append(work)
+                self._error = self._error or error
+        self._error = self._error or self._study.refusal
 
-    async def _report(
-        self,
-        index: int,
-        score: Score | None,
-        seconds: float,
-        error: str | None,
-        examples: tuple[int, ...] = (),
-    ) -> None:
-        best = self._best() if self._scores or self._pool.scores else None
-        trial = Trial(
-            number=len(self._trials) + 1,
-            index=index,
-            prompt=self._pool.prompts[index],
-            score=None if score is None or error is not None else score.mean,
-            scores=() if score is None else score.scores,
-            usage=Usage() if score is None else score.usage,
-            seconds=seconds,
-            best_score=None if best is None else best[1],
-            total=self._scorer.spent,
-            error=error,
-            examples=examples,
-        )
-        self._trials.append(trial)
-        if self._on_trial is not None and inspect.isawaitable(called := self._on_trial(trial)):
-            await called
+    async def _close(self) -> None:
+        """Report what has ended since, and what the end has cut off."""
+        await self._report()
+        for work in self._lost:
+            self._study.lost(work.index, str(self._error), self._now())
+        self._study.cut_off()
+        await self._report(last=True)
+
+    async def _report(self, last: bool = False) -> None:
+        """Tell of the trials that have ended since, once they are on the disk."""
+        trials = self._study.trials
+        while self._reported < len(trials):
+            new = trials[self._reported :]
+            self._reported = len(trials)
+            if self._store is not None:
+                for trial in () if last else new:
+                    self._store.add_trial(trial)
+                await self._store.flush(durable=True)
+            for trial in new:
+                if self._on_trial is not None:
+                    await _called(self._on_trial, trial)
 
     # ---- comparison --------------------------------------------------------------------------------
 
@@ -280,75 +288,22 @@ class Driver:
         """Run `work` unless stopped; an error of the model is kept, not raised: the search is done."""
         future = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stop.wait())
+        left = None if self._account is None else self._account.left().seconds
         try:
-            await asyncio.wait([future, stopping], return_when=asyncio.FIRST_COMPLETED)
+            wait = [future, stopping]
+            await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             return future.result() if future.done() else None
+        except LimitReachedError:
+            return None  # the search has its result; there is no room to compare it
+        except StoreError:
+            raise
         except ZopoError as error:
             self._error = error
             return None
         finally:
             await end([future, stopping])
 
-    async def _compare(self, seed_prompt: int) -> list[HeldOut]:
-        """Score winner, seed prompt, pool median (and random sample's best) on the held-out examples."""
-        winner = self._optimizer.best[0]
-        self._phase("comparison")
-        best = await self._heldout(winner)
-        if best is None:
-            return []
-        roles = {"seed prompt": seed_prompt}
-        initial = self._optimizer.config.initial
-        drawn = [] if isinstance(initial, int) else list(initial)
-        sample = [i for i in drawn if i in self._scores and i != seed_prompt] or list(self._scores)
-        if self._config.compare_random:
-            self._phase("random sample")
-            sample = await self._random_sample() or sample
-            roles["random sample"] = max(sample, key=lambda i: self._scores[i].mean)
-            self._phase("comparison")
-        ranked = sorted(sample, key=lambda i: self._scores[i].mean)
-        roles["pool median"] = ranked[(len(ranked) - 1) // 2]
 
-        compared = [self._row("winner", winner, best, None)]
-        found: dict[int, Score | None] = {winner: best}
-        for role, index in roles.items():
-            if index not in found:
-                found[index] = await self._heldout(index)
-            score = found[index]
-            if score is not None:
-                ahead = paired_interval(best.scores, score.scores, seed=self._config.seed)
-                compared.append(self._row(role, index, score, ahead))
-        return compared
-
-    def _row(self, role: str, index: int, score: Score, ahead: Interval | None) -> HeldOut:
-        train = self._pool.scores.get(index)
-        if self._in_full(index):
-            train = self._scores[index].mean
-        return HeldOut(role, self._pool.prompts[index], train, score.mean, score.scores, ahead)
-
-    def _in_full(self, index: int) -> bool:
-        return index in self._scores and len(self._scores[index].scores) == self._scorer.parts
-
-    async def _heldout(self, index: int) -> Score | None:
-        """Held-out score; None where there are no such examples, or the model refuses this prompt."""
-        try:
-            return await self._scorer.heldout(self._pool.prompts[index])
-        except OF_THE_PROMPT:
-            return None
-
-    async def _train(self, index: int) -> Score | None:
-        try:
-            return await self._scorer.train(self._pool.prompts[index])
-        except OF_THE_PROMPT:
-            return None
-
-    async def _random_sample(self) -> list[int]:
-        """Random prompts for as many calls as the run made; those scored in full are not scored again."""
-        rng = np.random.default_rng([self._config.seed, 1])
-        count = len(self._scores) if self._race is None else self._race.spent // self._race.examples
-        sample = [int(i) for i in rng.permutation(len(self._pool))[:count]]
-        missing = [i for i in sample if not self._in_full(i)]
-        for start in range(0, len(missing), self._in_flight):
-            some = missing[start : start + self._in_flight]
-            scores = await all_or_none([self._train(i) for i in some])
-            self._scores.update({i: s for i, s in zip(some, scores, strict=True) if s is not None})
-        return [i for i in sample if self._in_full(i)]
+async def _called(function: Callable[[Any], Any], argument: Any) -> None:
+    if inspect.isawaitable(called := function(argument)):
+        await called

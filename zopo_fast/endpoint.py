@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,12 +13,15 @@ from urllib.parse import quote, quote_plus
 
 from yarl import URL
 
+from .config import MOST
 from .errors import AuthenticationError, ConfigError
 from .retry import Bounds
+from .text import shown
 
 OPENAI_URL = "https://api.openai.com/v1"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MASK = "***"
+_MOST_SECONDS = 1e9  # three decades
 
 _SENSITIVE = re.compile(
     r"auth|key|token|secret|cookie|pass(w|_?phrase|$)|pwd|credential|bearer|jwt", re.IGNORECASE
@@ -51,7 +53,7 @@ class ClientConfig:
     concurrency: int = 16
     timeout: float = 60.0
     """Of one attempt."""
-    max_attempts: int = 6
+    max_attempts: int = 10
     max_elapsed: float = 180.0
     """Of one call: its attempts and the pauses between them, not its wait for a free slot."""
     backoff_initial: float = 0.5
@@ -62,6 +64,13 @@ class ClientConfig:
     embedding_batch: int = 64
     embedding_body: Mapping[str, Any] = field(default_factory=dict)
     max_response_bytes: int = 16 * 2**20
+    requests_per_minute: float | None = None
+    """Sent at even distances; None: as many as the slots allow, until the endpoint answers 429."""
+    tokens_per_minute: float | None = None
+    breaker_failures: int = 30
+    """Attempts in a row without an answer, over all calls, after which calls end at once; see `breaker`."""
+    breaker_seconds: float = 30.0
+    """Until one is tried again."""
 
     def __post_init__(self) -> None:
         _text("model", self.model)
@@ -72,10 +81,14 @@ class ClientConfig:
             parse_base_url("base_url", self.base_url)
         if self.api_key is not None:
             parse_key("api_key", self.api_key)
-        for name in ("concurrency", "max_attempts", "embedding_batch", "max_response_bytes"):
+        counts = ("concurrency", "max_attempts", "embedding_batch", "max_response_bytes", "breaker_failures")
+        for name in counts:
             _count(name, getattr(self, name))
-        for name in ("timeout", "max_elapsed", "backoff_initial", "backoff_max"):
-            _seconds(name, getattr(self, name))
+        for name in ("timeout", "max_elapsed", "backoff_initial", "backoff_max", "breaker_seconds"):
+            _positive(name, getattr(self, name), "number of seconds")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name), "number")
         if self.backoff_initial > self.backoff_max:
             raise ConfigError(
                 f"backoff_initial={self.backoff_initial} is above backoff_max={self.backoff_max}"
@@ -187,6 +200,11 @@ def show_url(url: URL) -> str:
     return str(url.with_user(None).with_query(None).with_fragment(None))
 
 
+def visible_query(url: URL) -> list[list[str]]:
+    """Return the parameters of a URL's query that hold no secret, by their names."""
+    return sorted([name, value] for name, value in url.query.items() if not _SENSITIVE.search(name))
+
+
 def parse_key(source: str, value: str) -> str:
     """Return a key without surrounding blanks; raises `ConfigError` where it cannot be sent in a header."""
     key = value.strip()
@@ -248,14 +266,14 @@ def _text(name: str, value: object) -> None:
 
 
 def _count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise ConfigError(f"{name} must be an integer of at least 1 (at most 2**53), not {shown(value)}")
 
 
-def _seconds(name: str, value: object) -> None:
+def _positive(name: str, value: object, what: str) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:  # type: ignore[arg-type, operator]
-        raise ConfigError(f"{name} must be a positive number of seconds, not {value!r}")
+    if not number or not 0 < value <= _MOST_SECONDS:  # type: ignore[operator]
+        raise ConfigError(f"{name} must be a positive {what}, not {shown(value)}")
 
 
 def _headers(headers: object) -> dict[str, str]:
@@ -263,7 +281,7 @@ def _headers(headers: object) -> dict[str, str]:
         raise ConfigError("headers must be a mapping of strings to strings")
     for name, value in headers.items():
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ConfigError(f"headers: {name!r} is not a header's name")
+            raise ConfigError(f"headers: {shown(name)} is not a header's name")
         if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise ConfigError(f"headers: the value of {name!r} must be a string of one line")
     return dict(headers)
@@ -278,7 +296,7 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
         raise ConfigError(f"{name}: 'stream' is not supported, answers are read whole")
     temperature = body.get("temperature")
     if temperature is not None and (not isinstance(temperature, (int, float)) or not temperature >= 0):
-        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, not {temperature!r}")
+        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, not {shown(temperature)}")
     for limit in ("max_tokens", "max_completion_tokens"):
         if body.get(limit) is not None:
             _count(f"{name}: {limit!r}", body[limit])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, LLMError, ZopoError
+from .recording import OCCASION
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -75,9 +76,18 @@ class Evaluator:
         self._on_answer = on_answer
 
     async def evaluate(
-        self, prompt: str, examples: Sequence[Example], *, indices: Sequence[int] | None = None
+        self,
+        prompt: str,
+        examples: Sequence[Example],
+        *,
+        indices: Sequence[int] | None = None,
+        on_answer: Callable[[Scored], object] | None = None,
+        part: str = "",
     ) -> Evaluation:
         """Score `prompt` on all `examples`, or on those at `indices` (no two alike).
+
+        `on_answer` is called for this prompt besides the evaluator's own. `part` says which examples they are
+        where a study keeps the answers.
 
         When one call fails for good, the others are cancelled and awaited, and its error is raised with the
         example it was about (also as `error.example_index`). Raises InputError for nothing to score on.
@@ -87,7 +97,8 @@ class Evaluator:
             raise InputError("no examples to score the prompt on")
         if len(set(chosen)) != len(chosen) or not all(0 <= i < len(examples) for i in chosen):
             raise InputError(f"indices have to be different numbers from 0 to {len(examples) - 1}")
-        scored = await _all({i: self._score(prompt, i, examples[i]) for i in chosen}, examples)
+        heard = [one for one in (self._on_answer, on_answer) if one is not None]
+        scored = await _all({i: self._score((part, prompt, i), examples[i], heard) for i in chosen}, examples)
         return Evaluation(
             prompt=prompt,
             scores=tuple(one.score for one in scored),
@@ -96,7 +107,11 @@ class Evaluator:
             indices=chosen,
         )
 
-    async def _score(self, prompt: str, index: int, example: Example) -> Scored:
+    async def _score(
+        self, occasion: tuple[str, str, int], example: Example, heard: Sequence[Callable[[Scored], object]]
+    ) -> Scored:
+        OCCASION.set(occasion)  # of this call's own task
+        _, prompt, index = occasion
         answer = await self._model.chat(self._template.render(prompt, example.input, self._demonstrations))
         usage = answer.usage
         measure = getattr(self._metric, "measure", None)  # a metric that costs calls says what it took
@@ -106,8 +121,8 @@ class Evaluator:
             score, spent = await measure(answer.text, example)
             usage += spent
         scored = Scored(index, example, answer.text, score, usage)
-        if self._on_answer is not None:
-            self._on_answer(scored)
+        for tell in heard:
+            tell(scored)
         return scored
 
 

@@ -1,19 +1,113 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files of the user's that may be anything."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from .errors import OutputError
 
+MOST_DATA = 2**30  # bytes of a task or a pool
+MOST_SETTINGS = 2**24  # bytes of a configuration, a template, a rubric
+
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class Unreadable(Exception):  # noqa: N818 - becomes the caller's own error
+    """Why a file cannot be read; `missing`: there is none."""
+
+    def __init__(self, reason: str, missing: bool = False) -> None:
+        super().__init__(reason)
+        self.missing = missing
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """Return a regular file's content; raises `Unreadable`, and never waits for a pipe or a device.
+
+    Args:
+        most: bytes that it may have: a file that does not end must not take all memory.
+    """
+    try:
+        require_regular(os.stat(path))  # before it is opened: to open a device may do something
+        # And after: another file may have taken its place. O_NONBLOCK: a pipe's open would wait for a writer.
+        flags = ("O_NONBLOCK", "O_NOCTTY", "O_BINARY")
+        with open(path, "rb", opener=lambda name, mode: os.open(name, _with(mode, flags))) as file:
+            status = os.fstat(file.fileno())
+            require_regular(status)
+            if status.st_size > most:
+                raise Unreadable(f"larger than {most:,} bytes")
+            data = file.read(status.st_size + 1)
+            while len(data) <= most and (more := file.read(2**20)):  # it grew, or its size is not known
+                data += more
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error), isinstance(error, FileNotFoundError)) from error
+    except ValueError as error:  # NUL, or half a surrogate pair
+        raise Unreadable(f"not a path: {error}") from error
+    except MemoryError as error:
+        raise Unreadable("larger than the memory that is left") from error
+    if len(data) > most:
+        raise Unreadable(f"larger than {most:,} bytes")
+    return data
+
+
+def _with(mode: int, flags: tuple[str, ...]) -> int:
+    for name in flags:
+        mode |= getattr(os, name, 0)
+    return mode
+
+
+def require_regular(status: os.stat_result) -> None:
+    """Raise `Unreadable` for what may never end, or wait."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something")
+        raise Unreadable(f"{kind}, not a file")
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a regular file; False also where that is no path at all."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is anything at a path that is to be written; raises `OutputError` where none can be."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
+    return True
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` resolved, where there is such a user (a container's may have no home)."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Why, in the system's words."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
 
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file, whole or not at all; raises `OutputError`."""
-    target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
+        target = Path(os.path.realpath(path))
+        partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}.tmp")
         try:
             with partial.open("xb") as file:
                 file.write(data)
@@ -22,5 +116,5 @@ def write_whole(path: str | Path, data: bytes) -> None:
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be written: {reason(error)}") from error

@@ -11,7 +11,6 @@ taken in the order they were asked for, so the same seed and the same answers gi
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import random
 import re
@@ -23,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from .concurrency import all_or_none
 from .errors import ConfigError, LLMError, PoolError
+from .files import MOST_SETTINGS, Unreadable, read_bytes
 from .pool import Pool, normalise
+from .text import parse_json, printable, shown
 from .usage import Usage
 
 if TYPE_CHECKING:
@@ -50,14 +51,16 @@ WAYS = (
 
 ENOUGH = 8  # calls without a new prompt after which no more are made
 _MAX_CHARACTERS = 2000  # an "instruction" beyond is the model rambling
+_MOST_READ = 20_000  # characters of an answer: the instruction is at its beginning
 _WHOLE_PRODUCT = 10**6
+MOST_PROMPTS = 10**6
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}
 _LEAD_IN = re.compile(
     r"\s*(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,80}?[!.,:]\s+"
     r"|\s*here(?: is|'s|’s)\b[^\n:]{0,80}:\s*"
     r"|\s*(?:[-*•]|\(?\d{1,3}[.)])\s+"
-    r"|\s*\**(?:the )?(?:(?:new|rewritten|revised|shorter|variation|modified)\s+)?"
-    r"(?:instruction|prompt|output|answer|task|variation)(?: was| is)?\**\s*:\**\s*"
+    r"|\s*\*{0,4}(?:the )?(?:(?:new|rewritten|revised|shorter|variation|modified)\s+)?"
+    r"(?:instruction|prompt|output|answer|task|variation)(?: was| is)?\*{0,4}\s*:\*{0,4}\s*"
     r"|\s*the instruction was(?: to)?\s+",
     re.IGNORECASE,
 )
@@ -144,8 +147,12 @@ def compose(
     than `n` combinations all are returned, shuffled, with a warning. Raises `ConfigError`.
     """
     _counted(n=n)
+    if n > MOST_PROMPTS:
+        raise ConfigError(f"n must be at most {MOST_PROMPTS}, got {n}")
     parts = _parts(lists, kind)
     size = len(parts[0]) * len(parts[1]) * len(parts[2])
+    if size >= 2**63:
+        raise ConfigError(f"the lists have {size} combinations, more than can be counted through")
     rng = random.Random(seed)
     # All of a product of common size; of a huge one enough to make up for what reads the same in the end.
     order = rng.sample(range(size), size if size <= _WHOLE_PRODUCT else min(size, 2 * n))
@@ -171,6 +178,7 @@ def kind_of(task_name: str) -> str:
 
 def clean(text: str) -> str:
     """Return the instruction in a model's answer, or "": no lead-in, numbering, quotes, later paragraphs."""
+    text = text[:_MOST_READ]
     text = re.sub(r"^\s*```\w*\n(.*?)\n?```.*$", r"\1", text, flags=re.DOTALL)
     paragraphs = re.split(r"\n\s*\n", text.strip())
     for paragraph in paragraphs:
@@ -229,7 +237,7 @@ async def _collect(
         if len(distinct) == before and len(numbers) >= ENOUGH:
             break  # the model repeats itself: more calls would only cost
     if errors:
-        _log.warning("%d of %d calls failed, the first: %s", len(errors), asked, errors[0])
+        _log.warning("%d of %d calls failed, the first: %s", len(errors), asked, printable(str(errors[0])))
     if not found:
         raise PoolError(f"none of the model's {asked} answers holds an instruction that is new")
     if len(distinct) < n:
@@ -250,7 +258,7 @@ def _parts(lists: Mapping[str, Sequence[str]] | str | Path | None, kind: str) ->
     source = "lists" if isinstance(lists, Mapping) else str(lists or COMPOSE_FILE.name)
     table = lists if isinstance(lists, Mapping) else _table(Path(lists or COMPOSE_FILE), kind)
     if unknown := [key for key in table if key not in PARTS]:
-        raise ConfigError(f"{source}: unknown {unknown[0]!r}; there are {', '.join(PARTS)}")
+        raise ConfigError(f"{source}: unknown {shown(unknown[0])}; there are {', '.join(PARTS)}")
     parts = []
     for name in PARTS:
         values = table.get(name, [""])
@@ -273,22 +281,23 @@ def _table(path: Path, kind: str) -> Mapping[str, Any]:
         return document
     table = document.get(kind)
     if not isinstance(table, dict):
-        raise ConfigError(f"{path}: no table {kind!r}; there are {', '.join(map(str, document)) or 'none'}")
+        there = ", ".join(map(str, document)) or "none"
+        raise ConfigError(f"{path}: no table {shown(kind)}; there are {there:.200}")
     return table
 
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_bytes(path, MOST_SETTINGS).decode("utf-8-sig")
         if path.suffix.lower() == ".json":
-            document = json.loads(text)
+            document = parse_json(text)
         else:
             toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
             document = toml.loads(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, TOML or JSON
-        raise ConfigError(f"{path}: not a TOML or JSON file: {error}") from None
+        raise ConfigError(f"{path}: not a TOML or JSON file: {shown(str(error), 200)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: has to hold tables with {', '.join(PARTS)}")
     return document
@@ -297,4 +306,6 @@ def _document(path: Path) -> dict[str, Any]:
 def _counted(**numbers: int) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be an integer of at least 1, not {value!r}")
+            raise ConfigError(f"{name} must be an integer of at least 1, not {shown(value)}")
+        if value > MOST_PROMPTS * 100:
+            raise ConfigError(f"{name} must be at most {MOST_PROMPTS * 100}, got {shown(value)}")

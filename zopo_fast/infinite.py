@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, get_args
 
 import numpy as np
 
 from .arrays import Array, as_doubles
 from .config import as_integer, as_number
 from .errors import ArrayError, ConfigError
+from .kernel import MOST_LAYERS
+from .text import shown
 
 Parametrization = Literal["standard", "ntk"]
+P = ParamSpec("P")
 
 _TILE = 256  # rows and columns worked on at once: the temporaries stay in the cache
 # Pairs whose angle is this small against the spread of the points are measured by their difference: an inner
 # product would leave an error of about eps / angle in it.
 _NEAR = 1e-3
 _PAIRS = 4096  # measured so at once
+
+
+def _within_float64(
+    method: Callable[Concatenate[InfiniteNTK, P], Array],
+) -> Callable[Concatenate[InfiniteNTK, P], Array]:
+    """Raise ArrayError where a value is beyond what float64 holds, instead of returning infinity or NaN."""
+
+    @functools.wraps(method)
+    def checked(self: InfiniteNTK, /, *args: P.args, **kwargs: P.kwargs) -> Array:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            out = method(self, *args, **kwargs)
+        if not np.isfinite(out).all():
+            raise ArrayError(
+                f"{method.__name__}: the kernel of depth {self.depth}, weight_variance "
+                f"{self.weight_variance:g} and bias_variance {self.bias_variance:g} is beyond float64 "
+                "on these points"
+            )
+        return out
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -56,7 +81,8 @@ class InfiniteNTK:
         parametrization: "standard" or "ntk".
 
     Raises:
-        ConfigError: depth below 1, a variance negative or not finite, w zero, an unknown parametrization.
+        ConfigError: depth below 1 or above 1,000, a variance negative or not finite, w zero, an unknown
+            parametrization.
     """
 
     depth: int = 2
@@ -70,22 +96,29 @@ class InfiniteNTK:
         b = as_number("bias_variance", self.bias_variance)
         if depth < 1:
             raise ConfigError(f"depth must be at least 1, got {depth}")
+        if depth > MOST_LAYERS:
+            raise ConfigError(f"depth must be at most {MOST_LAYERS}, got {depth}")
         if not (math.isfinite(w) and w > 0):
             raise ConfigError(f"weight_variance must be positive and finite, got {w}")
         if not (math.isfinite(b) and b >= 0):
             raise ConfigError(f"bias_variance must be finite and not negative, got {b}")
-        if self.parametrization not in get_args(Parametrization):
-            raise ConfigError(f"parametrization must be 'standard' or 'ntk', got {self.parametrization!r}")
+        known = get_args(Parametrization)
+        if not isinstance(self.parametrization, str) or self.parametrization not in known:
+            raise ConfigError(
+                f"parametrization must be 'standard' or 'ntk', got {shown(self.parametrization)}"
+            )
         for name, value in (("depth", depth), ("weight_variance", w), ("bias_variance", b)):
             object.__setattr__(self, name, value)
 
+    @_within_float64
     def gram(self, X: Any, Y: Any | None = None) -> Array:
         """K_ij = k(X_i, Y_j): (n, d) and (m, d) in, (n, m) out; Y = X when left out.
 
         Near-duplicates are as exact as the rest: an entry is off by some 1e-15 of sqrt(K_ii K_jj).
 
         Raises:
-            ArrayError: wrong shape, NaN or infinity, or a row whose square is not finite.
+            ArrayError: wrong shape, NaN or infinity, a row whose square is not finite, or a kernel beyond
+                float64.
         """
         A = _matrix(X, "X")
         left = self._directions(A, "X")
@@ -104,6 +137,7 @@ class InfiniteNTK:
                 K[at] = self._tile(K[at], some, columns.part(j, wide))
         return K
 
+    @_within_float64
     def diag(self, X: Any) -> Array:
         """k(X_i, X_i): (n, d) in, (n,) out."""
         S = self._directions(_matrix(X, "X"), "X").norm ** 2
@@ -115,6 +149,7 @@ class InfiniteNTK:
             S = after
         return T
 
+    @_within_float64
     def gradient(self, x: Any, X: Any) -> Array:
         """dk(x, X_i)/dx: (d,) and (n, d) in, (n, d) out; where X_i = x without the cusp's term.
 
@@ -124,8 +159,9 @@ class InfiniteNTK:
         point = _vector(x, "x")
         others = _matrix(X, "X", len(point))
         at, directions = self._directions(point[None], "x"), self._directions(others, "X")
-        return self._gradient(point, at.unit[0], float(at.norm[0]), others, directions)
+        return self._gradient(point, at.unit[0], at.norm[0], others, directions)
 
+    @_within_float64
     def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Array:
         """sum_j weight_ij dk(X_i, Y_j)/dX_i: (n, d), (m, d) and (n, m) in, (n, d) out."""
         A = _matrix(X, "X")
@@ -136,7 +172,7 @@ class InfiniteNTK:
         left, right = self._directions(A, "X"), self._directions(B, "Y")
         out = np.empty_like(A)
         for i, (x, unit, norm) in enumerate(zip(A, left.unit, left.norm, strict=True)):
-            out[i] = by[i] @ self._gradient(x, unit, float(norm), B, right)
+            out[i] = by[i] @ self._gradient(x, unit, norm, B, right)
         return out
 
     def gradient_prior_trace(self, x: Any) -> float:
@@ -212,13 +248,13 @@ class InfiniteNTK:
             half * difference * (r + q) / (r_next + q_next),
         )
 
-    def _gradient(self, x: Array, unit: Array, norm: float, X: Array, others: _Directions) -> Array:
+    def _gradient(self, x: Array, unit: Array, norm: np.float64, X: Array, others: _Directions) -> Array:
         """The chain rule forward through the layers, by r = sqrt(S_1(x, x)), the norm, and by t_1."""
         half, b, d = self.weight_variance / 2, self.bias_variance, len(x)
         factor = math.sqrt(self.weight_variance / d)
         if norm == 0:
             return np.zeros_like(X)
-        r = norm
+        r: Any = norm
         nothing = others.norm == 0  # rows of zeros without biases: k is 0 whatever x
         q = np.where(nothing, 1.0, others.norm)
         # v/|v| - u/|u| of u = (sqrt(w/d) x, sqrt(b)) and v likewise, from the difference v - u

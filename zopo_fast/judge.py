@@ -30,13 +30,14 @@ Give a whole number from 0 (wrong) to 10 (entirely correct). Reply with one line
 Score: <number>"""
 
 JUDGE_MAX_TOKENS = 256  # of a reply: a grade, and a model that thinks before it
+_MOST_READ = 20_000  # characters at the end of a reply: a grade comes last, and a reply may be of any size
 
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_NUMBER = r"(-?\d{1,300}(?:\.\d{1,300})?)"
 _OUT_OF = rf"(?:\s*(?:/|out of)\s*{_NUMBER})?"
 # "Score", perhaps with its range, then something that announces a number (or the number alone on its line).
 _NAMED = re.compile(
-    r"\b(?:score|rating|grade)\b(?:\s*\([^)\n]*\)|\s*out of \d+)?"
-    rf"\s*(?:(?:is|of)\s*:?|[:=\-]|(?=\d[\d./ ]*$))[\s\[<(]*{_NUMBER}[\]>)]*{_OUT_OF}",
+    r"\b(?:score|rating|grade)\b(?:\s*\([^)\n]{0,80}\)|\s*out of \d+)?"
+    rf"\s*(?:(?:is|of)\s*:?|[:=\-]|(?=\d[\d./ ]{{0,80}}$))[\s\[<(]*{_NUMBER}[\]>)]*{_OUT_OF}",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -47,7 +48,7 @@ def parse_score(reply: str, scale: float = 10.0) -> float | None:
     Understood: the last "Score: 7", "**Rating**: 7/10" or "score is 0.7 out of 1"; else a reply that begins
     with "7/10", or is just a number. A number without "out of" is one of `scale`.
     """
-    text = reply.replace("*", "").replace("`", "").strip()
+    text = reply[-_MOST_READ:].replace("*", "").replace("`", "").strip()
     named = _NAMED.findall(text)
     if named:
         value, best = named[-1]

@@ -14,10 +14,18 @@ from .config import as_integer
 from .device import ANYWHERE, OnDevice, on_device, parse_device
 from .errors import ConfigError
 from .numbered import number_of
+from .text import shown
 
 Initialization = Literal["he", "normal"]
 GramPrecision = Literal["float64", "float32", "tf32x3"]
 _PRECISIONS = get_args(GramPrecision)
+MOST_LAYERS = 1000
+MOST_PARAMETERS = 2**28  # 2 GiB of them
+
+
+def parameters(dim: int, width: int, depth: int) -> int:
+    """How many weights and biases NTK.random() draws."""
+    return width * (dim + 1) + (depth - 1) * width * (width + 1) + width + 1
 
 
 class NTK:
@@ -56,7 +64,7 @@ class NTK:
         with the width (He et al. 2015). "normal": everything ~ N(0, 1), as the published code has it.
 
         Raises:
-            ConfigError: a size below one, or an unknown initialization.
+            ConfigError: a size below one, a network too large to be meant, or an unknown initialization.
         """
         dim, width, depth = as_integer("dim", dim), as_integer("width", width), as_integer("depth", depth)
         seed = as_integer("seed", seed)
@@ -64,8 +72,13 @@ class NTK:
             raise ConfigError(
                 f"dim, width and depth must be at least 1 and seed 0, got {dim}, {width}, {depth}, {seed}"
             )
-        if initialization not in ("he", "normal"):
-            raise ConfigError(f"initialization must be 'he' or 'normal', got {initialization!r}")
+        if not isinstance(initialization, str) or initialization not in ("he", "normal"):
+            raise ConfigError(f"initialization must be 'he' or 'normal', got {shown(initialization)}")
+        if depth > MOST_LAYERS or parameters(dim, width, depth) > MOST_PARAMETERS:
+            raise ConfigError(
+                f"a network of dim {dim}, width {width} and depth {depth} is too large: at most "
+                f"{MOST_LAYERS} hidden layers and {MOST_PARAMETERS:,} parameters"
+            )
         rng = np.random.default_rng(seed)
         sizes = [dim, *[width] * depth, 1]
         he = initialization == "he"
@@ -109,8 +122,8 @@ class NTK:
             ConfigError: an unknown precision, or one that the CPU does not have.
             DeviceError: no such device, it cannot be used, or X and Y are not on one device.
         """
-        if precision not in _PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
+        if not isinstance(precision, str) or precision not in _PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {shown(precision)}")
         if call := self._on_device({"X": X} if Y is None else {"X": X, "Y": Y}, device):
             left, right = call.arrays[0], None if Y is None else call.arrays[1]
             return call.finish(_core.cuda_array_gram(self._network, left, right, precision, call.stream))

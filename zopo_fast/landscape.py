@@ -24,10 +24,11 @@ from .concurrency import all_or_none
 from .driver import OF_THE_PROMPT
 from .errors import InputError, LLMError, OutputError, PoolError
 from .evaluate import Evaluator, Scored
-from .files import write_whole
+from .files import MOST_DATA, Unreadable, exists, read_bytes, reason, write_whole
 from .result import Trial
 from .scoring import calls_at_once, prompts_at_once
 from .task import Example, Task
+from .text import json_line, parse_json, shown
 from .usage import ChatModel, Usage
 
 DEFAULT_CALLS = 16  # at once, of a model that does not say how many it takes
@@ -62,10 +63,12 @@ class Journal:
         try:
             self._made_folder = not path.parent.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
-            there = path.exists()
-            data = path.read_bytes() if there else b""
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be used: {error.strerror or error}") from error
+            there = exists(path)
+            data = read_bytes(path, MOST_DATA) if there else b""
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: cannot be used: {reason(error)}") from error
+        except Unreadable as error:
+            raise OutputError(f"{path}: cannot be used: {error}") from error
         whole = data[: data.rfind(b"\n") + 1]  # the end of a line may be missing after a crash
         if whole:
             self._read(whole, settings)
@@ -73,8 +76,8 @@ class Journal:
             self._file = path.open("r+b" if there else "xb")
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
         if not whole:
             self._write({"settings": dict(settings)})
 
@@ -116,25 +119,29 @@ class Journal:
     def _read(self, data: bytes, settings: Mapping[str, Any]) -> None:
         for number, text in enumerate(data.splitlines(), start=1):
             try:
-                line = json.loads(text)
+                line = parse_json(text.decode())
                 if number == 1:
                     self._compare(dict(line["settings"]), json.loads(json.dumps(dict(settings))))
                     continue
                 index, row = line["index"], line["scores"]
                 if not isinstance(index, int) or index < 0 or len(row) != len(self.rows[index]):
-                    raise ValueError(f"index {index!r}")
+                    raise ValueError(f"index {shown(index)}")
                 self.rows[index] = [None if score is None else float(score) for score in row]
             except InputError:
                 raise
             except (ValueError, TypeError, LookupError, RecursionError) as error:
                 raise InputError(
-                    f"{self.path}:{number}: not a line of a journal ({error!r}); delete it to begin anew"
+                    f"{self.path}:{number}: not a line of a journal ({shown(error, 200)}); "
+                    "delete it to begin anew"
                 ) from None
 
     def _compare(self, there: dict[str, Any], now: dict[str, Any]) -> None:
         differ = [name for name in {**there, **now} if there.get(name) != now.get(name)]
         if differ:
-            what = "; ".join(f"{name}: {there.get(name)} then, {now.get(name)} now" for name in differ)
+            what = "; ".join(
+                f"{name:.80}: {_brief(there.get(name))} then, {_brief(now.get(name))} now"
+                for name in differ[:20]
+            )
             raise InputError(
                 f"{self.path} was begun with something else: {what}. Give what it was begun with, "
                 "another --name, or delete it"
@@ -283,9 +290,12 @@ def save(
     array = io.BytesIO()
     np.save(array, np.ascontiguousarray(rows), allow_pickle=False)
     write_whole(_with(stem, ".npy"), array.getvalue())  # first: whoever sees the JSON finds both
-    text = json.dumps(document, ensure_ascii=False, default=str) + "\n"
-    write_whole(_with(stem, ".json"), text.encode("utf-8", "replace"))
+    write_whole(_with(stem, ".json"), json_line(document, default=str).encode())
     return len(kept)
+
+
+def _brief(value: object) -> str:
+    return value[:200] if isinstance(value, str) else shown(value)
 
 
 def paths(stem: Path) -> tuple[Path, Path, Path]:

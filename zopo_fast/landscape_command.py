@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import ConfigError, OutputError, ZopoError
+from .files import exists
 from .optimize_command import EXIT_INTERRUPTED
+from .option_types import FiniteRange
 from .options import (
     FILE,
     JudgeSettings,
@@ -29,6 +31,7 @@ from .options import (
     text_or_file,
 )
 from .progress import Progress
+from .text import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 @judge_options
 @click.option(
     "--max-failed",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.1,
     show_default=True,
     help="Share of the pool that may fail and be left out.",
@@ -92,12 +95,14 @@ class _Command:
         self.pool: Pool = Pool.load(options["pool_file"]).require(2)
         check_names(task)
         name = options["name"] or task.name
-        if name != Path(name).name:
-            raise ConfigError(f"--name {name!r}: has to be a file's name, without a folder and an ending")
+        if name != Path(name).name or not name.isprintable():
+            raise ConfigError(
+                f"--name {shown(name)}: has to be a file's name, without a folder and an ending"
+            )
         self.stem: Path = options["out"] / name
         *written, self.journal_path = paths(self.stem)
         for path in written:
-            if path.exists():
+            if exists(path):
                 raise OutputError(f"{path}: exists already; give another --name or --out")
 
     def dry_run(self) -> None:
@@ -223,7 +228,7 @@ class _Command:
 
     def say_how_to_go_on(self) -> None:
         """Say where the answers so far are, if there are any."""
-        if self.begun and self.journal_path.exists():
+        if self.begun and exists(self.journal_path):
             from .report import printable
 
             click.echo(

@@ -5,8 +5,12 @@
         print(answer.text, client.usage.total_tokens)
 
 A failed attempt is repeated on 408, 429, 5xx, timeouts, dropped connections and answers that break off, with
-exponential backoff and jitter, or after what `Retry-After` asks for, within the bounds of `ClientConfig`.
-All else is a typed error (see `errors`) at once. An attempt whose answer was lost may be billed all the same.
+exponential backoff and jitter, or after what `Retry-After` asks for, within the bounds of `ClientConfig`; a
+whole answer that is of no use (a web page, no JSON, no choices), up to three times. All else is a typed error
+(see `errors`) at once. An attempt whose answer was lost may be billed all the same: `usage.lost_calls`.
+
+Attempts go out at the pace that `ClientConfig` sets and 429s ask for (see `pacing`), and none go out while
+the endpoint is down (see `breaker`).
 """
 
 from __future__ import annotations
@@ -15,27 +19,29 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import numpy as np
 
 from . import tokens
-from .answers import Document, Reply, Vectors, judge, read_chat, read_embeddings
+from .admission import Admission
+from .answers import ChatReading, Document, Reply, Vectors, judge, read_chat, read_embeddings
+from .breaker import Breaker
+from .call import Call, R, Send
 from .concurrency import Closing, all_or_none
 from .endpoint import ClientConfig, Endpoint, show_url
-from .errors import (
-    ConfigError,
-    InputError,
-    LLMError,
-    MalformedAnswerError,
-    RequestTimeoutError,
-    UnreachableError,
-)
+from .errors import ConfigError, InputError, MalformedAnswerError
 from .forks import abandon, enlist
-from .retry import Clock, Failure, Retry, Sleep
-from .usage import Answer, ChatModel, EmbeddingModel, Message, Usage, stated_tokens
+from .pacing import Pacer
+from .retry import Clock, Failure, Sleep, Time
+from .token_bound import chat_bound, completion_bound, texts_bound
+from .transport import Transport
+from .usage import Answer, ChatModel, EmbeddingModel, Message, Usage
+
+if TYPE_CHECKING:
+    from .budget import Account
 
 __all__ = [
     "Answer",
@@ -46,9 +52,6 @@ __all__ = [
     "OpenAIClient",
     "Usage",
 ]
-
-T = TypeVar("T")
-_ERROR_BODY_BYTES = 2**16
 
 
 class OpenAIClient(Closing):
@@ -73,11 +76,18 @@ class OpenAIClient(Closing):
         self.config = ClientConfig(config) if isinstance(config, str) else config
         self._endpoint = Endpoint(self.config)
         self._session = session
-        self._sleep = sleep
         self._clock = clock
         self._rng = rng or random.Random()
         self._usage = Usage()
-        self._homes: dict[asyncio.AbstractEventLoop, _Home] = {}
+        self._time = Time(clock, sleep)
+        self._pacer = Pacer(
+            self.config.requests_per_minute,
+            self.config.tokens_per_minute,
+            now=self._time.now,
+            patience=self.config.max_elapsed,
+        )
+        self._breaker = Breaker(self.config.breaker_failures, self.config.breaker_seconds, now=self._time.now)
+        self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
         self._prefix = ""
         self._forked = False
         enlist(self)
@@ -99,30 +109,62 @@ class OpenAIClient(Closing):
     async def aclose(self) -> None:
         """Close this event loop's session, unless the caller gave it; a later call opens a new one."""
         home = self._homes.pop(asyncio.get_running_loop(), None)
-        if home is not None and home.opened is not None:
-            await home.opened.aclose()
+        if home is not None:
+            await home[0].aclose()
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises an `LLMError` once retries are spent or cannot help."""
+    async def chat(self, messages: Sequence[Message], *, account: Account | None = None) -> Answer:
+        """Answer `messages`; raises an `LLMError` once retries are spent or cannot help.
+
+        Every attempt is paid for from `account`, where there is one: `LimitReachedError` where it has no
+        room for the next, `ConfigError` where it has to know the longest answer and the body does not say.
+        """
         messages = _checked(messages)
         payload = {"model": self.config.model, "messages": messages, **self.config.body}
-        document, retries = await self._call("chat/completions", payload)
-        text, finish_reason = read_chat(document)
-        prompt = stated_tokens(document.values, "prompt_tokens", least=1)
-        completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
-        estimated = prompt is None or completion is None
-        # In a thread: the first estimate loads a vocabulary, which would hold up every other call.
-        if prompt is None:
-            prompt = (await asyncio.to_thread(tokens.count_messages, messages, self.config.model)).tokens
-        if completion is None:
-            completion = (await asyncio.to_thread(tokens.count_tokens, text, self.config.model)).tokens
-        usage = Usage(prompt, completion, calls=1, estimated_calls=int(estimated))
-        self._usage += usage
-        return Answer(text, usage + Usage(retries=retries), finish_reason)
+        bound = None
+        if account is not None:
+            bound = chat_bound(messages, self.config.body, required=account.bounded)
+        transport, admission = self._home()
+        call = Call(
+            admission,
+            self._sending(transport, "chat/completions", payload),
+            read_chat,
+            expected=self._expected(messages) if self._pacer.counts_tokens else 0,
+            account=account,
+            bound=bound,
+        )
+        try:
+            reading = await self._made(call)
+        finally:
+            self._usage += call.extra
+        usage = await self._counted(reading, messages)
+        return Answer(reading.text, usage + call.extra, reading.finish_reason)
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
+    async def _counted(self, reading: ChatReading, messages: Sequence[Message]) -> Usage:
+        """Return, and add to the client's, what an answer took; what it does not state is an estimate."""
+        prompt, completion = reading.prompt_tokens, reading.completion_tokens
+        if prompt is not None and completion is not None:
+            usage = Usage(prompt, completion, calls=1)
+            self._usage += usage
+            return usage
+        model = self.config.model
+        # A rough one first: the answer has been paid for, also where the caller goes away now.
+        rough = sum(tokens.estimate(message["content"]) for message in messages)
+        usage = Usage(prompt or rough, completion or tokens.estimate(reading.text), 1, estimated_calls=1)
+        try:
+            # In a thread: the first estimate loads a vocabulary, which would hold up every other call.
+            if prompt is None:
+                prompt = (await asyncio.to_thread(tokens.count_messages, messages, model)).tokens
+            if completion is None:
+                completion = (await asyncio.to_thread(tokens.count_tokens, reading.text, model)).tokens
+            usage = Usage(prompt, completion, calls=1, estimated_calls=1)
+        finally:
+            self._usage += usage
+        return usage
+
+    async def embed(self, texts: Sequence[str], *, account: Account | None = None) -> Vectors:
         """Return one row a text, (n, d) float32, asked for in concurrent batches of `embedding_batch`.
 
+        Every attempt is paid for from `account`, where there is one.
         Raises `ConfigError` without an `embedding_model`, an `LLMError` where any batch fails.
         """
         if self.config.embedding_model is None:
@@ -131,144 +173,73 @@ class OpenAIClient(Closing):
             raise InputError("texts must be a sequence of strings")
         size = self.config.embedding_batch
         batches = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-        parts = await all_or_none([self._embed_batch(batch) for batch in batches])
+        parts = await all_or_none([self._embed_batch(batch, account) for batch in batches])
         if len({part.shape[1] for part in parts}) > 1:
             raise MalformedAnswerError(f"{self._where('embeddings')}: batches differ in dimension")
         return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
 
-    async def _embed_batch(self, texts: list[str]) -> Vectors:
+    async def _embed_batch(self, texts: list[str], account: Account | None) -> Vectors:
         model = self.config.embedding_model
         payload = {"model": model, "input": texts, **self.config.embedding_body}
-        document, _ = await self._call("embeddings", payload)
-        vectors = read_embeddings(document, len(texts))
-        prompt = stated_tokens(document.values, "prompt_tokens", least=1)
+        transport, admission = self._home()
+        call = Call(
+            admission,
+            self._sending(transport, "embeddings", payload),
+            lambda document: read_embeddings(document, len(texts)),
+            expected=sum(map(tokens.estimate, texts)) if self._pacer.counts_tokens else 0,
+            account=account,
+            bound=Usage(texts_bound(texts), calls=1),
+        )
+        try:
+            reading = await self._made(call)
+        finally:
+            self._usage += call.extra
+        prompt = reading.prompt_tokens
         estimated = prompt is None
         if prompt is None:
             counts = [await asyncio.to_thread(tokens.count_tokens, text, model) for text in texts]
             prompt = sum(count.tokens for count in counts)
         self._usage += Usage(prompt, calls=1, estimated_calls=int(estimated))
-        return vectors
+        return reading.vectors
 
-    async def _call(self, path: str, payload: Mapping[str, Any]) -> tuple[Document, int]:
-        """Return the answer to one call and how many of its attempts were repeated."""
-        home = self._home()
+    def _made(self, call: Call[R]) -> Coroutine[Any, Any, R]:
+        return call(self.config.bounds, sleep=self._time.sleep, clock=self._clock, rng=self._rng)
+
+    def _expected(self, messages: Sequence[Message]) -> int:
+        """Tokens that a call may take, as its pace counts them until it is known."""
+        prompt = sum(tokens.estimate(message["content"]) for message in messages)
+        return prompt + (completion_bound(self.config.body) or 0)
+
+    def _sending(self, transport: Transport, path: str, payload: Mapping[str, Any]) -> Send:
         body = json.dumps(payload).encode()
-        retry: Retry[Document] = Retry(
-            self.config.bounds, home.slots, sleep=self._sleep, clock=self._clock, rng=self._rng
-        )
-        try:
-            document = await retry(lambda allowed: self._attempt(home, path, body, allowed))
-        finally:
-            retries = max(0, retry.attempts - 1)
-            self._usage += Usage(retries=retries)
-        return document, retries
 
-    async def _attempt(self, home: _Home, path: str, body: bytes, allowed: float) -> Document | Failure:
-        session = await home.session()
-        if session.closed:
-            return Failure(LLMError, f"{self._where(path)}: the client was closed meanwhile", final=True)
-        reply = await self._post(session, self._prefix + path, body, allowed)
-        if isinstance(reply, Reply) and reply.status == 404 and self._endpoint.bare and not self._prefix:
-            # The base URL is a bare host: servers keep the API at the root or, more often, below /v1.
-            second = await self._post(session, "v1/" + path, body, allowed)
-            if isinstance(second, Reply) and second.status != 404:
-                self._prefix, reply = "v1/", second
-        return reply if isinstance(reply, Failure) else judge(reply, self._endpoint)
+        async def send(allowed: float) -> Document | Failure:
+            reply = await transport.post(self._prefix + path, body, allowed)
+            if isinstance(reply, Reply) and reply.status == 404 and self._endpoint.bare and not self._prefix:
+                # The base URL is a bare host: servers keep the API at the root or, more often, below /v1.
+                second = await transport.post("v1/" + path, body, allowed)
+                if isinstance(second, Reply) and second.status != 404:
+                    self._prefix, reply = "v1/", second
+            return reply if isinstance(reply, Failure) else judge(reply, self._endpoint)
 
-    async def _post(
-        self, session: aiohttp.ClientSession, path: str, body: bytes, allowed: float
-    ) -> Reply | Failure:
-        """Return the answer read whole, or why there is none."""
-        url, where = self._endpoint.url(path), self._where(path)
-        limit = self.config.max_response_bytes
-        try:
-            async with session.post(
-                url,
-                data=body,
-                headers=self._endpoint.headers,
-                timeout=aiohttp.ClientTimeout(total=allowed),
-                allow_redirects=False,  # the Authorization header stays with the host it is meant for
-                raise_for_status=False,
-            ) as response:
-                good = response.status // 100 == 2
-                content, whole = await _read(response, limit if good else min(limit, _ERROR_BODY_BYTES))
-                if good and not whole:
-                    problem = f"the answer is larger than max_response_bytes={limit}"
-                    return Failure(MalformedAnswerError, f"{where}: {problem}", final=True)
-                return Reply(url, response.status, response.headers, content)
-        except asyncio.TimeoutError:
-            problem = f"no whole answer within {allowed:.3g} s; raise timeout if the model is that slow"
-            return Failure(RequestTimeoutError, f"{where}: {problem}")
-        except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as error:
-            problem = "no secure connection; check base_url and the server's certificate"
-            return Failure(UnreachableError, f"{where}: {problem}: {self._told(error)}", final=True)
-        except (aiohttp.ClientError, OSError) as error:
-            problem = "the server cannot be reached or dropped the connection; check base_url"
-            return Failure(UnreachableError, f"{where}: {problem}: {self._told(error)}")
-
-    def _told(self, error: Exception) -> str:
-        return self._endpoint.quote(f"{type(error).__name__}: {error}")
+        return send
 
     def _where(self, path: str) -> str:
         return self._endpoint.redact(f"POST {show_url(self._endpoint.url(path))}")
 
-    def _home(self) -> _Home:
-        """Return what belongs to the running event loop."""
+    def _home(self) -> tuple[Transport, Admission]:
+        """Return what belongs to the running event loop: its session, and its queue for a slot."""
         loop = asyncio.get_running_loop()
         if loop not in self._homes:
             if self._forked and self._session is not None:
                 raise ConfigError("session: it belongs to the process that was forked; make a client here")
             # `asyncio.run` closed the sessions of the loops that ended.
             self._homes = {known: home for known, home in self._homes.items() if not known.is_closed()}
-            proxies = not self._endpoint.loopback
-            self._homes[loop] = _Home(self.config.concurrency, self._session, proxies=proxies)
+            transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)
+            where = self._where("").rstrip("/")
+            admission = Admission(self.config.concurrency, self._pacer, self._breaker, self._time, where)
+            self._homes[loop] = transport, admission
         return self._homes[loop]
-
-
-class _Home:
-    """One event loop's part of a client: the slots of its calls and its session, opened at first use."""
-
-    def __init__(self, concurrency: int, session: aiohttp.ClientSession | None, *, proxies: bool) -> None:
-        self.slots = asyncio.Semaphore(concurrency)
-        self.opened: AsyncGenerator[aiohttp.ClientSession, None] | None = None
-        self._session = session
-        self._proxies = proxies
-
-    async def session(self) -> aiohttp.ClientSession:
-        """Return the session, opened at the first call."""
-        if self._session is None:
-            self.opened = _open_session(self._proxies)
-            self._session = await anext(self.opened)
-        return self._session
-
-
-async def _open_session(proxies: bool) -> AsyncGenerator[aiohttp.ClientSession, None]:
-    """Yield a session, and close it in the end.
-
-    A generator, because an event loop closes those it still holds when it shuts down: a client used in
-    several `asyncio.run` without `aclose` leaves no connection behind.
-    """
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=proxies,
-    )
-    try:
-        yield session
-    finally:
-        await session.close()
-        await asyncio.sleep(0)  # lets the transports, told to close, do so
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """Return at most `limit` bytes of the answer, and whether that is all of it."""
-    content = bytearray()
-    async for chunk in response.content.iter_any():
-        content += chunk
-        if len(content) > limit:
-            response.close()
-            return bytes(content[:limit]), False
-    return bytes(content), True
 
 
 def _checked(messages: Sequence[Message]) -> list[dict[str, str]]:

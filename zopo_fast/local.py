@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from .concurrency import Closing
 from .errors import ConfigError, MissingDependencyError
+from .files import Unreadable, expanded, reason, require_regular
 from .forks import abandon, enlist
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class LocalModel(Closing):
         body: Mapping[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
-        self.path = _checked_gguf(find_model() if path is None else Path(path).expanduser())
+        self.path = _checked_gguf(find_model() if path is None else expanded(path))
         self.threads = min(_cores(), 8) if threads is None else threads
         self.slots = slots
         self.context = context
@@ -265,10 +266,13 @@ def _engine() -> Any:
 
 def _checked_gguf(path: Path) -> Path:
     try:
+        require_regular(path.stat())
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
-    except OSError as error:
-        raise ConfigError(f"model {path}: {error.strerror or error}") from error
+    except Unreadable as error:
+        raise ConfigError(f"model {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {path}: {reason(error)}") from error
     if magic != _MAGIC:
         raise ConfigError(f"model {path}: not a GGUF file (it begins with {magic!r}, not {_MAGIC!r})")
     return path

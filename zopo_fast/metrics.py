@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import ConfigError, MetricError, ZopoError
+from .text import nfc, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,20 +41,27 @@ def normalise(text: str) -> str:
     that numbers keep their decimal point and their sign, and that blanks, dashes and accents are brought to
     one form: the words come back one blank apart.
     """
-    text = re.sub("[\u2010-\u2015\u2212]", "-", unicodedata.normalize("NFC", text))
+    text = re.sub("[\u2010-\u2015\u2212]", "-", nfc(text))
     text = re.sub(r"(?i)\bsentence [12]:", " ", text).strip()
     text = re.split(r"[\r\n]", text, maxsplit=1)[0]
     text = re.split(r"(?<!\d)\.|\.(?!\d)", text, maxsplit=1)[0].lower()
     text = re.sub(r"((?<!\w)-(?=\d))|-", lambda dash: " -" if dash[1] else " ", text)
-    text = "".join(c for i, c in enumerate(text) if not _is_punctuation(text, i))
-    words = unicodedata.normalize("NFC", text).split()
+    text = text.translate(_NO_PUNCTUATION)
+    words = nfc(text).split()
     return " ".join([word for word in words if word != "and"] or words)
 
 
-def _is_punctuation(text: str, i: int) -> bool:
-    if text[i] in "-.":  # what is left of these belongs to a number
-        return False
-    return text[i] in string.punctuation or unicodedata.category(text[i]).startswith("P")
+class _NoPunctuation(dict[int, "int | None"]):
+    """For str.translate: leaves out punctuation, but for "-" and ".": what is left of these is a number's."""
+
+    def __missing__(self, code: int) -> int | None:
+        c = chr(code)
+        leaves_out = c not in "-." and (c in string.punctuation or unicodedata.category(c).startswith("P"))
+        self[code] = None if leaves_out else code
+        return self[code]
+
+
+_NO_PUNCTUATION = _NoPunctuation()
 
 
 def _both(answer: str, reference: str) -> tuple[str, str]:
@@ -148,7 +156,7 @@ def resolve(
         return Judge(judge, rubric=rubric or DEFAULT_RUBRIC)
     if ":" in name:
         return from_function(_load(name))
-    raise ConfigError(f"unknown metric {name!r}: there are {', '.join(NAMES)}, or module:function")
+    raise ConfigError(f"unknown metric {shown(name)}: there are {', '.join(NAMES)}, or module:function")
 
 
 def _best_of(compare: Callable[[str, str], float]) -> Metric:
@@ -188,10 +196,10 @@ def finite(result: Any, label: str) -> float:
     """`result` as a float; MetricError if it is no finite number (a text is none, True is 1)."""
     try:
         number = math.nan if isinstance(result, (str, bytes, bytearray)) else float(result)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise MetricError(f"metric {label} returned {result!r:.80}, not a number") from error
+    except Exception as error:  # the object is the user's, and so is its __float__
+        raise MetricError(f"metric {label} returned {shown(result)}, not a number") from error
     if not math.isfinite(number):
-        raise MetricError(f"metric {label} returned {result!r:.80}, not a finite number")
+        raise MetricError(f"metric {label} returned {shown(result)}, not a finite number")
     return number
 
 
@@ -221,7 +229,7 @@ def _load(name: str) -> Callable[..., Any]:
     """The function `module:function` names; the current directory is searched first, for the import only."""
     module_name, _, path = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or not path:
-        raise ConfigError(f"metric {name!r}: write module:function, as in my_metrics:score")
+        raise ConfigError(f"metric {shown(name)}: write module:function, as in my_metrics:score")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()  # the file may be younger than the last look at the folder

@@ -30,12 +30,14 @@ class Adam:
     def step(self, gradient: Array) -> Array:
         """Take in one gradient, (d,), and return the change it makes, (d,)."""
         self.count += 1
-        with np.errstate(over="ignore"):  # absurd scores: the step vanishes, the run goes on
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # absurd scores: the step vanishes, the run goes on
             self.first = 0.9 * self.first + 0.1 * gradient
             self.second = 0.999 * self.second + 0.001 * gradient * gradient
             scale = np.sqrt(self.second) / np.sqrt(1.0 - 0.999**self.count) + 1e-8
             change: Array = -self.lr / (1.0 - 0.9**self.count) * self.first / scale
-        return change
+        return change if np.isfinite(change).all() else np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class OfficialSearch:
@@ -190,7 +192,8 @@ class _Surrogate:
         self, pool: _core.Pool, kernel: NTK, seen: Observations, center: Array, settings: OfficialSettings
     ) -> None:
         X = np.stack([pool.row(i) for i in seen.indices])
-        near = np.argsort(((X - center) ** 2).sum(axis=1), kind="stable")[: settings.gp_queries]
+        with np.errstate(over="ignore"):  # what overflows is farthest
+            near = np.argsort(((X - center) ** 2).sum(axis=1), kind="stable")[: settings.gp_queries]
         X = X[near]
         low, high = X.min(axis=0), X.max(axis=0)
         constant = low == high

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import ConfigError, PoolError, ZopoError
+from .errors import ConfigError, PoolError, StoreError, ZopoError
+from .limit_options import LimitSettings, limit_options
+from .metered import Metered
 from .options import (
     FILE,
     JudgeSettings,
@@ -29,21 +31,25 @@ from .options import (
     open_embedder,
     prices_of,
     settings_of,
-    task_options,
+    task_argument,
     text_or_file,
 )
 from .progress import Progress
 from .racing import ERROR, FIRST
+from .recording import Kept, Recorded
 from .usage import Usage
 
 if TYPE_CHECKING:
+    from .budget import Account
     from .pool import Pool
     from .report import RunFolder
     from .result import Result
     from .run import RunConfig
+    from .store import Store
     from .task import Task
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+_AT_ITS_END = ("budget", "pool", "perfect", "target")  # what leaves nothing to go on with
 # Values that may be secrets: only their names are kept.
 _NAMES_ONLY = ("headers", "body")
 
@@ -59,7 +65,13 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 
 
 @click.command()
-@task_options
+@task_argument(required=False)
+@click.option(
+    "--resume",
+    type=FILE,
+    metavar="DIR",
+    help="Go on with the run in this folder: with its task, pool and options, and nothing asked twice.",
+)
 @click.option("--pool", "pool_file", type=FILE, help="Candidate prompts, .txt or .jsonl.")
 @click.option(
     "--generate", type=click.IntRange(2), metavar="N", help="Generate N candidate prompts instead, or on top."
@@ -117,11 +129,18 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 @embedder_option
 @model_options
 @judge_options
+@limit_options
 @dry_run_options
 @click.option("--out", type=FILE, help="Folder for best_prompt.txt, result.json, trials.jsonl and curve.png.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
-def optimize(task: Path, **options: Any) -> int:
+def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK (JSONL, CSV, TSV, or instruction-induction JSON)."""
+    for name in ("incumbent", "rubric"):  # what a file holds, not where it lies: a run may go on without it
+        options[name] = text_or_file(options[name], f"--{name}")
+    if options["resume"] is not None:
+        return _resumed(options)
+    if task is None:
+        raise click.MissingParameter(param_hint="TASK", param_type="argument")
     command = _Command(options, load_task(task, options))
     command.check()
     if options["dry_run"]:
@@ -130,12 +149,24 @@ def optimize(task: Path, **options: Any) -> int:
     return asyncio.run(command.run())
 
 
+def _resumed(options: dict[str, Any]) -> int:
+    from .continued import taken_up
+    from .store import STUDY, Store
+
+    if options["dry_run"]:
+        raise ConfigError("--dry-run says what a run would take before it has begun: not with --resume")
+    with Store.open(options["resume"] / STUDY) as store:
+        used, task = taken_up(store, options)
+        command = _Command(used, task, store.pool(), store)
+        return asyncio.run(command.run())
+
+
 def _run_config(options: dict[str, Any]) -> RunConfig:
     from .config import ZopoConfig
     from .pool import Pool
     from .run import RunConfig
 
-    incumbent = text_or_file(options["incumbent"], "--incumbent")
+    incumbent = options["incumbent"]
     if incumbent is not None:
         try:
             incumbent = Pool.from_texts([incumbent]).prompts[0]  # normalised, as the pool's are
@@ -156,7 +187,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
         race_first=options["race_first"],
         race_batch=options["race_batch"],
         score_range=options["score_range"],
-        rubric=text_or_file(options["rubric"], "--rubric"),
+        rubric=options["rubric"],
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
 
@@ -187,19 +218,31 @@ class _Command:
 
     options: dict[str, Any]
     task: Task
+    pool: Pool | None = None  # of a study that goes on
+    store: Store | None = None  # the same
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
+    limits: LimitSettings = field(init=False)
+    account: Account | None = None  # pays for all calls, those that write and embed the pool too
     config: RunConfig = field(init=False)
-    pool: Pool | None = field(init=False)
     spent: Usage = field(default_factory=Usage)  # on writing and embedding the pool
+    resumed: bool = field(init=False)
+    said: bool = field(init=False, default=False)  # how to go on
 
     def __post_init__(self) -> None:
+        self.resumed = self.store is not None
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
-        self.config = _run_config(self.options)
-        self.pool = _given_pool(self.options, self.task, self.model.is_local, self.pool_settings)
+        self.limits = settings_of(LimitSettings, self.options)
+        self.config = replace(
+            _run_config(self.options),
+            limits=self.limits.limits(),
+            prices=self.limits.prices(prices_of(self.options)),
+        )
+        if self.pool is None:
+            self.pool = _given_pool(self.options, self.task, self.model.is_local, self.pool_settings)
 
     @property
     def embedder(self) -> str:
@@ -260,16 +303,21 @@ class _Command:
         """Make the run; return the exit code."""
         from .report import RunFolder, printable
 
-        folder = None if self.options["out"] is None else RunFolder(self.options["out"])
+        out = self.options["out"]
+        folder = None if out is None else RunFolder(out, resume=self.resumed)
         stop = asyncio.Event()
         racing = self.config.races(self.task)
         total = self.config.calls_of_race(self.task) if racing else self.config.budget
         progress = Progress(total, self.options["quiet"], racing)
         try:
+            if folder is not None:
+                self._keep(folder)
+            self._open_account()
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.spent)
             progress.close()
-            return _report(result, folder, self._settings())
+            _report(result, folder, self._settings())
+            return self._ended(result)
         except ZopoError as error:
             if not stop.is_set():
                 raise
@@ -278,7 +326,58 @@ class _Command:
         finally:
             progress.close()
             if folder is not None:
-                folder.close()
+                self._let_go(folder)
+
+    def _keep(self, folder: RunFolder) -> None:
+        """Open the study of the folder; in a new one, with the settings and the pool of this run."""
+        from .continued import to_keep
+        from .store import STUDY, Store
+
+        if self.store is None:
+            kept = to_keep(self.options, self.task)
+            self.store = Store.create(folder.path / STUDY, kept, self.pool)
+        self.spent = Usage(**(self.store.get("writing") or {}))
+
+    def _open_account(self) -> None:
+        from .run import account_of
+
+        self.account = account_of(self.config, self.store)
+
+    def _ended(self, result: Result) -> int:
+        """Say what is to be said of how the run has ended; return the exit code."""
+        from .report import printable
+
+        if result.stopped_by not in _AT_ITS_END or result.error is not None:
+            self._say_how_to_go_on()
+        if result.error is not None:
+            click.echo(f"Error: {printable(str(result.error))}", err=True)
+            return EXIT_INPUT
+        return EXIT_INTERRUPTED if result.stopped_by == "interrupted" else 0
+
+    def _say_how_to_go_on(self) -> None:
+        """Once, where a run that is not at its end has left a study."""
+        from .continued import how_to_go_on
+        from .report import printable
+
+        if self.store is not None and not self.said:
+            self.said = True
+            with contextlib.suppress(StoreError):
+                how = how_to_go_on(self.store, self.store.path.parent)
+                click.echo(f"To go on, with nothing asked twice: {printable(how)}", err=True)
+
+    def _let_go(self, folder: RunFolder) -> None:
+        """Close study and folder; remove both where nothing was answered and nothing was there before."""
+        empty = not self.resumed
+        if self.store is not None:
+            try:
+                empty = empty and self.store.is_empty
+            except StoreError:  # it could not be written any more: what was before is kept
+                empty = False
+            if not empty and not folder.finished:
+                self._say_how_to_go_on()
+            with contextlib.suppress(StoreError):  # raised before, where it was met first
+                self.store.close()
+        folder.close(empty)
 
     async def _result(self, folder: RunFolder | None, progress: Progress, stop: asyncio.Event) -> Result:
         from .run import optimize as run
@@ -288,6 +387,10 @@ class _Command:
             judge = await stack.enter_async_context(self.judge.opened(self.model))
             embedder = open_embedder(self.embedder, self.model)
             stack.push_async_callback(embedder.aclose)
+            if hasattr(inner := getattr(embedder, "embedder", embedder), "account"):
+                inner.account = self.account
+            if (cache := self.limits.open_cache()) is not None:
+                stack.callback(cache.close)
             pool = self.pool
             if pool is None:
                 pool = await self._write_pool(folder, progress)
@@ -296,6 +399,11 @@ class _Command:
                 if name == "search":  # before it there are no results to keep: Ctrl-C just ends the command
                     stack.enter_context(_interruptible(stop))
                 progress.phase(name)
+
+            def on_resume(trials: list[Any]) -> None:
+                if folder is not None:
+                    folder.again(trials)
+                progress.resume(trials)
 
             def on_trial(trial: Any) -> None:
                 if folder is not None:
@@ -310,10 +418,16 @@ class _Command:
                 embedder=embedder,
                 judge=judge,
                 on_trial=on_trial,
+                on_resume=on_resume,
                 on_phase=on_phase,
                 stop=stop,
+                store=self.store,
+                cache=cache,
+                account=self.account,
             )
-            self.spent += embedder.usage
+            # Of the embeddings that this run, or the one before it, has made.
+            kept = None if self.store is None else self.store.get("embedding")
+            self.spent += Usage(**kept) if kept else embedder.usage
             return result
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
@@ -322,11 +436,17 @@ class _Command:
 
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
-        async with self.model.opened(writing=True) as writer:
+        async with self.model.opened(writing=True) as model:
+            writer = model if self.account is None else Metered(model, self.account)
+            if self.store is not None:
+                writer = Recorded(writer, Kept(self.store), "writer")
             written, self.spent = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )
         pool = _joined(given, written)
+        if self.store is not None:
+            self.store.put("writing", asdict(self.spent))
+            self.store.keep_pool(pool)
         if folder is not None:
             folder.keep_pool(pool)
         self.pool = pool
@@ -365,7 +485,7 @@ def _interruptible(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(signal.SIGINT)
 
 
-def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> int:
+def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
     from .report import printable, summary
 
     try:  # the files first: a terminal may be gone by now
@@ -376,7 +496,3 @@ def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) 
         click.echo(f"Left out: {printable(note)}", err=True)
     if folder is not None:
         click.echo(f"\nWritten to {printable(str(folder.path))}")
-    if result.error is not None:
-        click.echo(f"Error: {printable(str(result.error))}", err=True)
-        return EXIT_INPUT
-    return EXIT_INTERRUPTED if result.stopped_by == "interrupted" else 0

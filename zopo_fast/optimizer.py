@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from . import _core
-from .config import ZopoConfig, as_integer
+from .config import ZopoConfig, as_integer, real
 from .errors import (
     ArrayError,
     ConfigError,
@@ -18,7 +18,6 @@ from .errors import (
     InputError,
     NothingToAsk,
     UnknownIndexError,
-    ZopoError,
 )
 from .local_search import LocalSearch
 from .observations import Observations
@@ -34,6 +33,7 @@ from .start import (
     same_pool,
 )
 from .strategy import Strategy
+from .text import shown
 from .turn import Turn
 
 STATE_VERSION = 2
@@ -273,13 +273,15 @@ class Zopo:
             embeddings: (k, d), converted to the pool's precision.
 
         Raises:
-            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d.
+            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d, or so far from
+                the first pool that no arithmetic in its units can hold them.
         """
         more, d = as_embeddings(embeddings), self._embeddings.shape[1]
         if more.shape[1] != d:
             raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as that
             more = more.astype(self._embeddings.dtype)
+        self._start.require_near(more)
         with self._turn:
             m = len(self._embeddings)
             grown = np.concatenate([self._embeddings, more])
@@ -298,11 +300,12 @@ class Zopo:
         if type(index) is int and 0 <= index < m:  # the usual case, first: this is the hot path
             return index
         try:
+            real(index)  # no array of one entry, which int() would take too
             checked = int(index)
         except (TypeError, ValueError, OverflowError) as error:
-            raise UnknownIndexError(f"{index!r} is not a pool index") from error
+            raise UnknownIndexError(f"{shown(index)} is not a pool index") from error
         if checked != index or isinstance(index, bool) or not 0 <= checked < m:
-            raise UnknownIndexError(f"prompt {index!r} is not in the pool of {m}")
+            raise UnknownIndexError(f"prompt {shown(index)} is not in the pool of {m}")
         return checked
 
     # ---- state -------------------------------------------------------------------------------------
@@ -338,15 +341,19 @@ class Zopo:
         """
         try:
             if state["version"] != STATE_VERSION:
-                raise InputError(f"state version {state['version']!r}: this package reads {STATE_VERSION}")
+                raise InputError(
+                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                )
             Z = same_pool(embeddings, state["embeddings"])
-            added = sum(entry[1] for entry in state["log"] if entry[0] == "add")
+            added = [as_integer("state: add", entry[1]) for entry in state["log"] if entry[0] == "add"]
+            if min(added, default=0) < 0 or sum(added) >= len(Z):
+                raise InputError("state: the log adds more prompts than there are")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, when the first object was made
                 optimizer = cls(
-                    Z[: len(Z) - added],
+                    Z[: len(Z) - sum(added)],
                     ZopoConfig.from_dict(state["config"]),
-                    kernels_from_state(state["kernel"]),
+                    kernels_from_state(state["kernel"], Z.shape[1]),
                 )
             for entry in state["log"]:
                 optimizer._replay(entry, Z)
@@ -354,8 +361,10 @@ class Zopo:
                 raise InputError("state: the log does not lead to the pending prompts it names")
         except InputError:
             raise
-        except (LookupError, TypeError, AttributeError, ValueError, ZopoError) as error:
-            raise InputError(f"state: damaged or not a state of this package ({error!r})") from error
+        except Exception as error:  # it is of anyone's making: what it breaks is its own fault
+            raise InputError(
+                f"state: damaged or not a state of this package ({shown(error, 200)})"
+            ) from error
         return optimizer
 
     def _replay(self, entry: list[Any], Z: Any) -> None:
@@ -371,9 +380,9 @@ class Zopo:
             n, asked = arguments
             again = self.ask(n)
             if (again if n is not None else [again]) != asked:
-                raise InputError(f"state: ask({n}) answered {asked} then and {again} now")
+                raise InputError(f"state: ask({n}) answered {shown(asked)} then and {shown(again)} now")
         else:
-            raise InputError(f"state: unknown entry {kind!r} in the log")
+            raise InputError(f"state: unknown entry {shown(kind)} in the log")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embeddings": self._embeddings, "state": self.state_dict()}
@@ -386,9 +395,9 @@ def _finite(name: str, value: Any) -> float:
     if type(value) is float and math.isfinite(value):
         return value
     try:
-        number = float(value)
+        number = real(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected a finite number, got {value!r}") from error
+        raise InputError(f"{name}: expected a finite number, got {shown(value)}") from error
     if not math.isfinite(number):
-        raise InputError(f"{name}: expected a finite number, got {value!r}")
+        raise InputError(f"{name}: expected a finite number, got {shown(value)}")
     return number

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .errors import ConfigError, InputError, MissingDependencyError
+from .files import MOST_SETTINGS, Unreadable, read_bytes
 from .judge import JUDGE_MAX_TOKENS
+from .option_types import File, FiniteRange, from_toml, json_object
 
 if TYPE_CHECKING:
     from .endpoint import ClientConfig
@@ -27,55 +27,6 @@ HOWS = ("induce", "paraphrase", "compose")
 DEFAULT_EXAMPLES = 20
 
 
-def _from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Take defaults from a TOML file whose keys are the options' names."""
-    if path is None:
-        return
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    # By what is typed, "--pool" or "--from": the parameters behind have names of their own.
-    options = {
-        name.removeprefix("--"): option
-        for option in context.command.params
-        if isinstance(option, click.Option) and option.name != "config"
-        for name in option.opts
-        if name.startswith("--")
-    }
-    defaults = {}
-    for key, value in table.items():
-        option = options.get(key.replace("_", "-"))
-        if option is None:
-            raise ConfigError(f"{path}: unknown key {key!r}; there are {', '.join(sorted(options))}")
-        defaults[option.name] = _as_typed(option, value, f"{path}: {key}")
-    context.default_map = {**(context.default_map or {}), **defaults}
-
-
-def _as_typed(option: click.Option, value: Any, where: str) -> str | bool:
-    """What a TOML value is on the command line, so that it is checked alike."""
-    if isinstance(value, dict) and option.callback is _json_object:  # body = { top_p = 0.5 }
-        return json.dumps(value, default=str)
-    if not isinstance(value, (bool, str, int, float)) or isinstance(value, bool) != option.is_flag:
-        wanted = "true or false" if option.is_flag else "a text or a number"
-        raise ConfigError(f"{where} has to be {wanted}, not {value!r:.60}")
-    return value if isinstance(value, bool) else str(value)
-
-
-def _json_object(_: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any]:
-    try:
-        parsed = json.loads(value or "{}")
-    except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}", param=parameter) from error
-    if not isinstance(parsed, dict):
-        raise click.BadParameter("not a JSON object", param=parameter)
-    return parsed
-
-
 def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     def apply(function: F) -> F:
         for decorate in reversed(decorators):
@@ -85,15 +36,14 @@ def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-FILE = click.Path(path_type=Path)
-task_options = _options(
-    click.argument("task", type=FILE),
+FILE = File(path_type=Path)
+_about_task = _options(
     click.option(
         "--config",
         type=FILE,
         is_eager=True,
         expose_value=False,
-        callback=_from_toml,
+        callback=from_toml,
         help="TOML file with the same names as these options; what is typed here wins.",
     ),
     click.option(
@@ -123,6 +73,14 @@ task_options = _options(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
     ),
 )
+
+
+def task_argument(*, required: bool) -> Callable[[F], F]:
+    """Decorate with the argument TASK and what says how to read it."""
+    return _options(click.argument("task", type=FILE, required=required), _about_task)
+
+
+task_options = task_argument(required=True)
 model_options = _options(
     click.option(
         "--local", is_flag=True, help="Use the embedded model (the default without --model or --base-url)."
@@ -138,7 +96,7 @@ model_options = _options(
     ),
     click.option(
         "--temperature",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         help="Of the model's answers.  [default: 0; 0.9 when it writes prompts]",
     ),
     click.option(
@@ -148,11 +106,21 @@ model_options = _options(
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(0, min_open=True),
+        type=FiniteRange(0, min_open=True),
         help="Seconds for one attempt of a call.  [default: 60]",
     ),
-    click.option("--body", callback=_json_object, help="More body parameters of a call, a JSON object."),
-    click.option("--headers", callback=_json_object, help="More headers of a call, a JSON object."),
+    click.option(
+        "--requests-per-minute",
+        type=FiniteRange(0, min_open=True),
+        help="Pace of the calls.  [default: as fast as the endpoint lets]",
+    ),
+    click.option(
+        "--tokens-per-minute",
+        type=FiniteRange(0, min_open=True),
+        help="Pace of the calls by the tokens they may take.",
+    ),
+    click.option("--body", callback=json_object, help="More body parameters of a call, a JSON object."),
+    click.option("--headers", callback=json_object, help="More headers of a call, a JSON object."),
 )
 generate_options = _options(
     click.option(
@@ -182,10 +150,10 @@ embedder_option = click.option(
     "--embedder", help="local, local:mean, endpoint:MODEL, st:NAME or minilm.  [default: local]"
 )
 dry_run_options = _options(
-    click.option("--price-in", type=click.FloatRange(0), help="Price of a million tokens in, for --dry-run."),
     click.option(
-        "--price-out", type=click.FloatRange(0), help="Price of a million tokens out, for --dry-run."
+        "--price-in", type=FiniteRange(0), help="Price of a million tokens in, for limits and --dry-run."
     ),
+    click.option("--price-out", type=FiniteRange(0), help="Price of a million tokens out."),
     click.option("--dry-run", is_flag=True, help="Print what the run would take, and make no call."),
 )
 
@@ -204,6 +172,8 @@ class ModelSettings:
     temperature: float | None
     max_tokens: int | None
     timeout: float | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
     body: dict[str, Any]
     headers: dict[str, Any]
 
@@ -233,7 +203,14 @@ class ModelSettings:
         from .llm import ClientConfig
 
         body = self.full_body(writing)
-        config = ClientConfig(self.model or "", base_url=self.base_url, body=body, headers=self.headers)
+        config = ClientConfig(
+            self.model or "",
+            base_url=self.base_url,
+            body=body,
+            headers=self.headers,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+        )
         if self.concurrency is not None:
             config = replace(config, concurrency=self.concurrency)
         return config if self.timeout is None else replace(config, timeout=self.timeout)
@@ -389,6 +366,6 @@ def text_or_file(value: str | None, option: str) -> str | None:
     if value is None or not value.startswith("@"):
         return value
     try:
-        return Path(value[1:]).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(value[1:], MOST_SETTINGS).decode("utf-8-sig").strip()
+    except (Unreadable, UnicodeDecodeError) as error:
         raise InputError(f"{option} {value}: cannot be read: {error}") from error

@@ -3,23 +3,26 @@
 - `.txt`: one prompt a line; blank lines are ignored.
 - `.jsonl`: a JSON string a line, or an object `{"prompt": ..., "score": ..., "count": ...}` with the last two
   optional; other fields are ignored.
+
+A file may have 1 GiB.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .config import real
 from .errors import ConflictingScoreError, PoolError
-from .files import write_whole
+from .files import MOST_DATA, Unreadable, read_bytes, write_whole
+from .text import json_line, nfc, parse_json, shown
 
 _NEWLINE = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_MOST_COUNT = 2**53  # the largest integer that every reader of JSON keeps
 _BLANKS = re.compile(r"(?<=\S)[^\S\n]+(?=\S)")
 
 
@@ -30,7 +33,7 @@ def normalise(text: str) -> str:
     inside a line made one. Kept: newlines and the indentation of a second or later line, since a prompt may
     hold examples laid out in lines. Case counts.
     """
-    lines = _NEWLINE.sub("\n", unicodedata.normalize("NFC", text)).split("\n")
+    lines = _NEWLINE.sub("\n", nfc(text)).split("\n")
     return "\n".join(_BLANKS.sub(" ", line.rstrip()) for line in lines).strip()
 
 
@@ -47,16 +50,22 @@ class Pool:
     scores: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if len(self.counts) != len(self.prompts) or any(count < 1 for count in self.counts):
+        if len(self.counts) != len(self.prompts) or not all(map(_is_count, self.counts)):
             raise PoolError("every prompt needs a count of at least 1")
+        for prompt in self.prompts:
+            try:
+                normal = _text(prompt)
+            except _Malformed as problem:
+                raise PoolError(f"{shown(prompt)}: {problem}") from None
+            if prompt != normal:
+                raise PoolError(f"not normalised, use Pool.from_texts: {shown(prompt)}")
         if len(set(self.prompts)) != len(self.prompts):
             raise PoolError("a prompt is there twice: use Pool.from_texts, which merges them")
-        for prompt in self.prompts:
-            if not prompt or prompt != normalise(prompt):
-                raise PoolError(f"not normalised, use Pool.from_texts: {prompt!r}")
         for index, score in self.scores.items():
-            if not 0 <= index < len(self.prompts) or not math.isfinite(score):
-                raise PoolError(f"score {score!r} at index {index!r}: no such prompt, or not a finite number")
+            if index not in range(len(self.prompts)) or not _is_finite(score):
+                raise PoolError(
+                    f"score {shown(score)} at index {shown(index)}: no such prompt, or not a finite number"
+                )
         object.__setattr__(self, "scores", dict(self.scores))
 
     def __len__(self) -> int:
@@ -108,10 +117,13 @@ class Pool:
 
     def save(self, path: str | Path) -> None:
         """Write a `.jsonl` file (`PoolError` for others), whole or not at all; raises `OutputError`."""
-        if Path(os.path.realpath(path)).suffix.lower() != ".jsonl":
+        try:
+            suffix = Path(os.path.realpath(path)).suffix
+        except ValueError as error:  # NUL, or half a surrogate pair
+            raise PoolError(f"not a path: {error}", path=path) from error
+        if suffix.lower() != ".jsonl":
             raise PoolError("a pool is saved as a .jsonl file", path=path)
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in self._rows())
-        write_whole(path, "".join(lines).encode())
+        write_whole(path, "".join(map(json_line, self._rows())).encode())
 
     def require(self, least: int = 2) -> Pool:
         """Return the pool itself; raises `PoolError` with fewer than `least` prompts."""
@@ -142,41 +154,52 @@ class _Builder:
         self._scores: dict[int, float] = {}
 
     def add(self, text: object, score: object, count: object) -> None:
-        if not isinstance(text, str):
-            raise _Malformed(f"a prompt has to be a string, not {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise _Malformed("the prompt holds half a character (a lone surrogate)") from None
-        prompt = normalise(text)
-        if not prompt:
-            raise _Malformed("the prompt is empty")
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise _Malformed(f"count has to be an integer of at least 1, not {count!r}")
+        prompt = _text(text)
+        if not _is_count(count):
+            raise _Malformed(f"count has to be an integer of at least 1 (at most 2**53), not {shown(count)}")
         value = None if score is None else _finite(score)
         index = self.prompts.setdefault(prompt, len(self.prompts))
         if index == len(self._counts):
             self._counts.append(0)
-        self._counts[index] += count
+        self._counts[index] = min(self._counts[index] + count, _MOST_COUNT)  # type: ignore[operator]
         if value is not None and self._scores.setdefault(index, value) != value:
-            raise ConflictingScoreError(f"{prompt!r} has two scores: {self._scores[index]!r} and {value!r}")
+            raise ConflictingScoreError(
+                f"{shown(prompt)} has two scores: {self._scores[index]!r} and {value!r}"
+            )
 
     def pool(self) -> Pool:
         return Pool(tuple(self.prompts), tuple(self._counts), self._scores)
 
 
 def _finite(score: object) -> float:
-    problem = f"score has to be a finite number, not {score!r}"
-    # No isinstance with numbers.Real alone: NumPy's scalars count as numbers too, strings and bools do not.
-    if isinstance(score, (bool, str, bytes)):
-        raise _Malformed(problem)
+    if not _is_finite(score):
+        raise _Malformed(f"score has to be a finite number, not {shown(score)}")
+    return float(score)  # type: ignore[arg-type]
+
+
+def _is_finite(score: object) -> bool:
     try:
-        value = float(score)  # type: ignore[arg-type]
+        return not isinstance(score, bool) and math.isfinite(real(score))
     except (TypeError, ValueError, OverflowError):
-        raise _Malformed(problem) from None
-    if not math.isfinite(value):
-        raise _Malformed(problem)
-    return value
+        return False
+
+
+def _is_count(count: object) -> bool:
+    return isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= _MOST_COUNT
+
+
+def _text(text: object) -> str:
+    """A prompt, normalised."""
+    if not isinstance(text, str):
+        raise _Malformed(f"a prompt has to be a string, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _Malformed("the prompt holds half a character (a lone surrogate)") from None
+    prompt = normalise(text)
+    if not prompt:
+        raise _Malformed("the prompt is empty")
+    return prompt
 
 
 def _by_position(
@@ -186,7 +209,7 @@ def _by_position(
         return {}
     if isinstance(scores, Mapping):
         if unknown := [position for position in scores if position not in range(length)]:
-            raise PoolError(f"scores: there is no text {unknown[0]!r}, only {length} texts")
+            raise PoolError(f"scores: there is no text {shown(unknown[0])}, only {length} texts")
         return dict(scores)
     if len(scores) != length:
         raise PoolError(f"{len(scores)} scores for {length} texts")
@@ -195,9 +218,9 @@ def _by_position(
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PoolError(f"cannot be read: {error.strerror or error}", path=path) from error
+        data = read_bytes(path, MOST_DATA)
+    except Unreadable as error:
+        raise PoolError(f"cannot be read: {error}", path=path) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -208,8 +231,8 @@ def _read(path: Path) -> str:
 def _record(line: str) -> tuple[object, object, object]:
     """Prompt, score and count of one line of JSON."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(line, parse_constant=float)  # refused below, as what it is
+    except ValueError as error:
         raise _Malformed(f"not JSON: {error}") from None
     if isinstance(value, str):
         return value, None, 1

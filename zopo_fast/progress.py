@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
@@ -57,6 +58,15 @@ class Progress:
         before, now = self._counted.get(trial.index, 0), len(trial.scores)
         self._counted[trial.index] = max(before, now)
         self._bar.update(max(0, now - before))
+
+    def resume(self, trials: Sequence[Trial]) -> None:
+        """Begin where the trials of an earlier run have led."""
+        if self._counted is None:
+            self.done = sum(trial.score is not None for trial in trials)
+            return
+        for trial in trials:
+            self._counted[trial.index] = max(self._counted.get(trial.index, 0), len(trial.scores))
+        self.done = sum(self._counted.values())
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""

@@ -21,7 +21,7 @@ from .config import ZopoConfig
 from .infinite import InfiniteNTK
 from .kernel import NTK
 from .observations import Observations
-from .surrogate import MAX_CAPACITY, SCALE_SAMPLE
+from .surrogate import MAX_CAPACITY, SCALE_SAMPLE, usable_scale
 
 # Model misfit as shares of the signal's variance: averaged over, so that none has to be chosen.
 NUGGETS = np.logspace(-2, 0.5, 4)
@@ -128,7 +128,8 @@ class RegionSearch:
         self._rng = rng
         sample = np.arange(0, len(pool), max(1, len(pool) // SCALE_SAMPLE))
         X = coordinates.rows(sample)
-        self._scale = float(np.mean([k.diag(X).mean() for k in self._kernels])) or 1.0
+        scale = float(np.mean([k.diag(X).mean() for k in self._kernels]))
+        self._scale = usable_scale(scale) if scale else 1.0
         self._nuggets = NUGGETS if config.noise is None else np.array([max(config.noise, LEAST_NOISE)])
         self._whole = len(pool) <= config.region
         self._trust = TrustRegion(min(config.region, len(pool)), config.patience)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,49 +12,69 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import MissingDependencyError, OutputError
+from .files import exists, reason, write_whole
 from .pool import Pool
 from .result import HeldOut, Result, Trial
+from .store import STUDY
+from .text import json_line, printable
+
+__all__ = ["RunFolder", "plot_curve", "printable", "summary"]
 
 TRIALS, RESULT, BEST, CURVE = "trials.jsonl", "result.json", "best_prompt.txt", "curve.png"
 POOL = "pool.jsonl"
 
 
-def printable(text: str) -> str:
-    """Return text that cannot command a terminal: control and format characters are shown escaped."""
-    return "".join(
-        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else repr(c)[1:-1] for c in text
-    )
-
-
 class RunFolder:
     """The folder of one run, made before the first call so that nothing is paid for and then lost.
+
+    Args:
+        path: of the folder.
+        resume: the run in it goes on; its trials are written anew by `again`.
 
     Raises:
         OutputError: it cannot be written, or already holds a run.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
+        self.finished = False
         try:
-            self._made = not self.path.exists()
+            self._made = not exists(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            held = [name for name in (TRIALS, RESULT, BEST, CURVE, POOL) if (self.path / name).exists()]
-            if held:
-                raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder")
-            self._trials: IO[str] = (self.path / TRIALS).open("x", encoding="utf-8")
-            self._scored = False
+            names = (STUDY, TRIALS, RESULT, BEST, CURVE, POOL)
+            held = [name for name in names if exists(self.path / name)]
+            if held == [TRIALS] and not (self.path / TRIALS).stat().st_size:
+                (self.path / TRIALS).unlink()  # of a run killed before it had begun
+                held = []
+            if held and not resume:
+                more = f", or go on with it: --resume {self.path}" if held[0] == STUDY else ""
+                raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder{more}")
+            self._trials: IO[str] = (self.path / TRIALS).open("a" if resume else "x", encoding="utf-8")
         except OutputError:
             raise
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self.path}: cannot be written: {reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
+        self._write(self._line(trial))
+
+    def again(self, trials: Sequence[Trial]) -> None:
+        """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
+        self._trials.close()
+        lines = "".join(self._line(trial) for trial in trials)
+        write_whole(self.path / TRIALS, lines.encode(errors="replace"))
+        try:
+            self._trials = (self.path / TRIALS).open("a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{self.path / TRIALS}: cannot be written: {error}") from error
+
+    @staticmethod
+    def _line(trial: Trial) -> str:
         row = asdict(trial)
         for redundant in ("best_score", "total"):
             del row[redundant]
-        self._write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._scored |= trial.score is not None
+        return json_line(row)
 
     def _write(self, line: str) -> None:
         try:
@@ -66,17 +85,18 @@ class RunFolder:
 
     def finish(self, result: Result, settings: dict[str, Any]) -> list[str]:
         """Write best_prompt.txt, result.json and curve.png; return what had to be left out, and why."""
+        self.finished = True
         self._trials.close()
         document = {**result.to_dict(), "settings": settings}
         try:
-            (self.path / BEST).write_text(result.best_prompt + "\n", encoding="utf-8")
+            (self.path / BEST).write_text(result.best_prompt + "\n", encoding="utf-8", errors="replace")
             text = json.dumps(document, ensure_ascii=False, indent=2, default=str)
             (self.path / RESULT).write_text(text + "\n", encoding="utf-8", errors="replace")
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         try:
             plot_curve(result.trials, self.path / CURVE)
-        except (MissingDependencyError, OSError) as error:
+        except Exception as error:  # a picture must not cost a run that is paid for its summary
             return [f"{CURVE}: {error}"]
         return []
 
@@ -84,17 +104,17 @@ class RunFolder:
         """Write pool.jsonl: prompts that a model wrote are paid for, whatever comes after."""
         pool.save(self.path / POOL)
 
-    def close(self) -> None:
-        """Close the trials file; remove it, and the folder made for it, when no prompt was scored.
+    def close(self, remove: bool = False) -> None:
+        """Close the trials file; with `remove`, also it, the study and the folder made for them.
 
-        Nothing is lost by that, and the folder does not stand in the way of another try.
+        Not after `finish`. Where nothing was answered nothing is lost by that, and the folder is not in the
+        way of another try.
         """
-        if self._trials.closed:
-            return
         self._trials.close()
-        if not self._scored:
+        if remove and not self.finished:
             with suppress(OSError):
-                (self.path / TRIALS).unlink(missing_ok=True)
+                for name in (TRIALS, STUDY, STUDY + "-wal"):
+                    (self.path / name).unlink(missing_ok=True)
                 if self._made:
                     self.path.rmdir()
 
@@ -132,6 +152,10 @@ STOPPED = {
     "target": "the target is reached",
     "interrupted": "interrupted; these are the results so far",
     "failures": "too many prompts could not be scored",
+    "calls": "the limit of calls is reached",
+    "tokens": "the limit of tokens is reached",
+    "cost": "the limit of cost is reached",
+    "time": "the time is up",
     "error": "the model could not be reached any more; these are the results so far",
 }
 
@@ -147,12 +171,14 @@ def summary(result: Result) -> str:
         + (f", {full} of them on all examples" if full < scored else "")
         + (f", failed: {failed}" if failed else ""),
         f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
-        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else ""),
+        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
+        + (f"; from the cache: {usage.cached}" if usage.cached else "")
+        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else ""),
         f"Time: {result.seconds:.1f} s",
         "",
         "Best prompt:",
         *("  " + line for line in printable(result.best_prompt).split("\n")),
-        f"Train score: {result.best_score:.3f}",
+        f"Train score: {result.best_score:.3f}" + " (of some examples only)" * result.in_part,
     ]
     if result.heldout:
         lines += ["", *_table(result.heldout)]

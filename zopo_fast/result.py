@@ -74,7 +74,8 @@ class Result:
 
     `stopped_by`: "budget", "pool" (every prompt scored), "perfect" (a score that cannot be beaten),
     "target", "interrupted", "failures" (too many prompts could not be scored) or "error" (the model
-    could not be reached any more; `error` says why).
+    could not be reached any more; `error` says why), or the limit that left no room for the next call:
+    "calls", "tokens", "cost" or "time".
     """
 
     best_prompt: str
@@ -86,6 +87,7 @@ class Result:
     seconds: float
     heldout: list[HeldOut] = field(default_factory=list)
     error: Exception | None = None
+    in_part: bool = False  # a limit left room for no full score: `best_score` is a mean over some examples
 
     def prompts_scored(self, in_full: bool = False) -> set[int]:
         """Indices of the prompts with a score, or of those scored on all examples."""
@@ -97,6 +99,7 @@ class Result:
             "best_prompt": self.best_prompt,
             "best_score": self.best_score,
             "best_index": self.best_index,
+            "in_part": self.in_part,
             "stopped_by": self.stopped_by,
             "error": None if self.error is None else str(self.error),
             "prompts_scored": len(self.prompts_scored()),

@@ -10,19 +10,29 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import metrics
+from . import metrics, resume
+from .answer_cache import Cached, identity_of
+from .budget import Account
 from .concurrency import require_no_loop, require_own_event
-from .config import ZopoConfig, as_integer
+from .config import ZopoConfig, as_integer, as_number
 from .driver import Driver
 from .errors import ConfigError
+from .limits import Limits, Prices
+from .metered import Metered
 from .optimizer import Zopo
 from .pool import Pool, normalise
 from .racing import BATCH, ERROR, FIRST, Race, check_settings
+from .recording import Kept, Recorded
 from .result import Result, Trial
-from .scoring import prompts_at_once, scorer_for
+from .scoring import Wrap, prompts_at_once, scorer_for
+from .study import Study
 from .task import Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .answer_cache import AnswerCache
+    from .store import Store
     from .usage import ChatModel
 
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
@@ -63,6 +73,10 @@ class RunConfig:
         score_range: least and greatest value of a metric of your own, without which it cannot be raced.
         rubric: message to the judge, with {input}, {references} and {answer}; None: the default one.
         max_failures: end after this many prompts in a row could not be scored.
+        limits: what the whole run may take in calls, tokens, money and time, judge, comparison and earlier
+            runs that it goes on from included; never exceeded, however many calls are in flight. Of a task
+            function the time alone can be limited.
+        prices: of a million tokens, for the limit of money.
         search: settings of the search; its budget and seed give way to those here, and its number of
             initial prompts too (a list of indices stands).
 
@@ -88,6 +102,8 @@ class RunConfig:
     score_range: tuple[float, float] | None = None
     rubric: str | None = None
     max_failures: int = 5
+    limits: Limits | None = None
+    prices: Prices | None = None
     search: ZopoConfig = field(default_factory=ZopoConfig)
 
     def __post_init__(self) -> None:
@@ -99,9 +115,11 @@ class RunConfig:
             object.__setattr__(self, name, value)
             if value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
-        if self.target is not None and not math.isfinite(self.target):
+        if self.target is not None and not math.isfinite(as_number("target", self.target)):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
+        if self.limits is not None and self.limits.cost is not None and self.prices is None:
+            raise ConfigError("a limit of cost needs the prices of a million tokens in and out")
 
     def races(self, task: Task | Callable[[str], Any]) -> bool:
         """Whether prompts race on this task.
@@ -161,8 +179,12 @@ async def optimize(
     embedder: _Embeds | None = None,
     judge: ChatModel | None = None,
     on_trial: Callable[[Trial], Any] | None = None,
+    on_resume: Callable[[list[Trial]], Any] | None = None,
     on_phase: Callable[[str], Any] | None = None,
     stop: asyncio.Event | None = None,
+    store: str | Path | Store | None = None,
+    cache: AnswerCache | None = None,
+    account: Account | None = None,
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
@@ -176,8 +198,14 @@ async def optimize(
         embedder: None: the embedded model, with a cache on disk.
         judge: the model that grades for the metric "judge"; None: `llm` itself.
         on_trial: called with each Trial as it ends, sync or async. What it raises ends the run.
+        on_resume: called before the search goes on from a study, with the trials that it holds.
         on_phase: called with "embedding", "search", "random sample" and "comparison" as each begins.
         stop: set it to end the run early, with the results so far.
+        store: a study file, or its path; made where it is missing. Whatever is answered is kept there, and
+            where it holds a beginning of this run (same task, pool, settings and model), the run goes on from
+            it: nothing that was answered is asked again. `seconds` and `usage` are the whole study's.
+        cache: answers shared with other runs: what it holds is not asked for, and costs nothing.
+        account: what pays for the calls, where it pays for others too; None: one by `config.limits`.
 
     Returns:
         The result. When the model fails for good in mid-run, the result so far with `stopped_by="error"`.
@@ -186,6 +214,10 @@ async def optimize(
         PoolError: fewer than two prompts. ConfigError, ArrayError: as the name says.
         EventLoopError: `stop` belongs to another event loop.
         LLMError, MetricError: scoring failed before any prompt was scored.
+        StoreError: the study cannot be used (see errors.py), or could not be written any more; what was
+            told of by `on_trial` is in it.
+        StudyMismatchError: it was begun with something else; says what.
+        LimitReachedError: a limit was reached before any prompt was scored.
     """
     config = _run_config(config)
     if stop is not None:
@@ -194,9 +226,80 @@ async def optimize(
     pool.require(2)
     if config.racing:
         config.races(task)  # says at once where it cannot be done
-    scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric)
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
+    with resume.opened(store) as opened:
+        account = account or account_of(config, opened)
+        if account is not None and not isinstance(task, Task) and account.limits.others:
+            raise ConfigError(
+                "limits: the calls of a task function cannot be seen; only seconds can be limited"
+            )
+        wrap = _around(None if opened is None else Kept(opened), cache, account)
+        scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
+        if opened is not None:
+            resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
+            slots = resume.kept(opened, "slots", slots)
+        Z = await _vectors(pool, embeddings, embedder, phase, opened)
+        initial = _initial(pool, first, config)
+        races = isinstance(task, Task) and config.races(task)
+        race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
+        # What a race gives up is refunded: of the search's budget, only what is scored in full is used up.
+        budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
+        search = replace(config.search, budget=budget, initial=initial, seed=config.seed)
+        optimizer = Zopo(Z, search)
+        for index, score in pool.scores.items():
+            optimizer.tell(index, score)
+        in_flight = config.prompts_in_flight or (
+            # The calls of a mini-batch end one by one: half as many again as are under way at once.
+            prompts_at_once(slots, scorer.parts)
+            if race is None
+            else prompts_at_once(3 * slots, 2 * race.batch)
+        )
+        in_flight = resume.kept(opened, "in_flight", in_flight)
+        study = Study(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        driver = Driver(
+            study,
+            scorer,
+            config,
+            on_trial=on_trial,
+            on_resume=on_resume,
+            phase=phase,
+            stop=stop or asyncio.Event(),
+            store=opened,
+            account=account,
+        )
+        return await driver.run(0 if first is None else first)
+
+
+def account_of(config: RunConfig, store: Store | None) -> Account | None:
+    """What pays for the calls of a run with limits, with what a study has already spent."""
+    if config.limits is None:
+        return None
+    account = Account(config.limits, config.prices, ledger=store)
+    if store is not None:
+        account.restore(resume.spent(store))
+    return account
+
+
+def _around(kept: Kept | None, cache: AnswerCache | None, account: Account | None) -> Wrap:
+    """What is put around the models of a run: it is looked up first in the study, then in the cache."""
+
+    def wrap(model: ChatModel, role: str) -> ChatModel:
+        wrapped = model if account is None else Metered(model, account)
+        if cache is not None and (known_as := identity_of(model)) is not None:
+            wrapped = Cached(wrapped, cache, known_as)
+        return wrapped if kept is None else Recorded(wrapped, kept, role)
+
+    return wrap
+
+
+async def _vectors(
+    pool: Pool, embeddings: Any, embedder: _Embeds | None, phase: Callable[[str], Any], store: Store | None
+) -> Any:
+    """Embeddings as given, as the study holds them, or made and kept there."""
+    there = None if store is None else resume.same_embeddings(store, embeddings)
+    if there is not None:
+        return there
     if embeddings is None:
         phase("embedding")
         embeddings = await _embed(pool, embedder)
@@ -206,21 +309,12 @@ async def optimize(
             f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not one of "
             "the pool's is put last)"
         )
-    initial = _initial(pool, first, config)
-    race = config.race(task, slots, len(initial)) if isinstance(task, Task) and config.races(task) else None
-    # What a race gives up is refunded: of the search's budget, only what is scored in full is used up.
-    budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
-    search = replace(config.search, budget=budget, initial=initial, seed=config.seed)
-    optimizer = Zopo(Z, search)
-    for index, score in pool.scores.items():
-        optimizer.tell(index, score)
-    in_flight = config.prompts_in_flight or (
-        # The calls of a mini-batch end one by one: half as many again as are under way at once.
-        prompts_at_once(slots, scorer.parts) if race is None else prompts_at_once(3 * slots, 2 * race.batch)
-    )
-    stop = stop or asyncio.Event()
-    driver = Driver(optimizer, pool, scorer, config, in_flight, on_trial, phase, stop, race)
-    return await driver.run(0 if first is None else first)
+    if store is not None:
+        store.keep_pool(pool)
+        store.keep_array("embeddings", Z)
+        store.put("embedding", resume.usage_of(embedder))
+        await store.flush(durable=True)
+    return Z
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:

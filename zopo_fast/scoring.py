@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from . import metrics, template
 from .concurrency import in_thread
 from .errors import ConfigError, LLMError, MetricError, ZopoError
-from .evaluate import Evaluator, Scored
-from .task import Example, Task
+from .evaluate import Evaluation, Evaluator, Scored
+from .task import Task
 from .usage import Answer, ChatModel, Message, Usage
 
 PERFECT = 1.0  # no metric that is built in goes higher
@@ -28,6 +28,14 @@ class Score:
     usage: Usage
 
 
+OnScore = Callable[[int, float, Usage], object]
+"""Called with the place of an example, the score there and what it took."""
+
+
+Wrap = Callable[[ChatModel, str], ChatModel]
+"""Called with a model and its role, "model" or "judge"; returns what is asked in its place."""
+
+
 class Scorer(Protocol):
     """Scores prompts; `spent` is the running total, answers of cancelled prompts included."""
 
@@ -35,8 +43,8 @@ class Scorer(Protocol):
     perfect: float | None
     parts: int
 
-    async def train(self, prompt: str, examples: Sequence[int] | None = None) -> Score:
-        """Score that the search goes by; on all train examples, or on those at these places."""
+    async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
+        """Score a prompt on the train examples at these places; `on_score` hears of each as it comes in."""
 
     async def heldout(self, prompt: str) -> Score | None:
         """Score on examples that the search never sees; None where there are none."""
@@ -66,18 +74,26 @@ class TaskScorer:
     def _count(self, scored: Scored) -> None:
         self.spent += scored.usage
 
-    async def train(self, prompt: str, examples: Sequence[int] | None = None) -> Score:
-        """Mean over the train examples, or those at `examples`."""
-        return await self._mean(prompt, self._task.train, examples)
+    async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
+        """Mean over the train examples at these places."""
+        return self._mean(
+            await self._evaluator.evaluate(
+                prompt,
+                self._task.train,
+                indices=examples,
+                on_answer=lambda one: on_score(one.index, one.score, one.usage),
+                part="train",
+            )
+        )
 
     async def heldout(self, prompt: str) -> Score | None:
         """Mean over the held-out examples."""
-        return await self._mean(prompt, self._task.heldout) if self._task.heldout else None
+        if not self._task.heldout:
+            return None
+        return self._mean(await self._evaluator.evaluate(prompt, self._task.heldout, part="heldout"))
 
-    async def _mean(
-        self, prompt: str, examples: Sequence[Example], indices: Sequence[int] | None = None
-    ) -> Score:
-        evaluation = await self._evaluator.evaluate(prompt, examples, indices=indices)
+    @staticmethod
+    def _mean(evaluation: Evaluation) -> Score:
         return Score(evaluation.mean, evaluation.scores, evaluation.usage)
 
 
@@ -91,7 +107,7 @@ class FunctionScorer:
         self._function = function
         self.spent = Usage()
 
-    async def train(self, prompt: str, examples: Sequence[int] | None = None) -> Score:
+    async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
         """Call the function, which has no examples to choose from.
 
         Raises:
@@ -107,6 +123,7 @@ class FunctionScorer:
             raise MetricError(f"{label} failed on {prompt[:80]!r}: {error!r}") from error
         if not math.isfinite(score):
             raise MetricError(f"{label} returned {value!r} for {prompt[:80]!r}: not a finite number")
+        on_score(0, score, Usage())
         return Score(score, (score,), Usage())
 
     async def heldout(self, prompt: str) -> Score | None:
@@ -166,8 +183,11 @@ def scorer_for(
     slots: int,
     judge: ChatModel | None = None,
     rubric: str | None = None,
+    wrap: Wrap = lambda model, _: model,
 ) -> tuple[Scorer, int]:
     """Return the scorer of a task (or function) and how many calls its model runs at once.
+
+    `wrap` puts what it likes around the model, and around the judge, which it is told by their role.
 
     A task function counts as one call at a time: how much it runs at once is its own affair.
     """
@@ -176,8 +196,9 @@ def scorer_for(
             kind = type(task).__name__
             raise ConfigError(f"task: expected a Task or a function prompt -> score, got {kind}")
         return FunctionScorer(task), 1
-    if hasattr(llm, "chat"):
-        return TaskScorer(task, llm, judge, rubric), calls_at_once(llm) or slots
-    if callable(llm):
-        return TaskScorer(task, FunctionModel(llm, slots), judge, rubric), slots
-    raise ConfigError("llm: expected a client with chat(), or a function messages -> text")
+    if not hasattr(llm, "chat"):
+        if not callable(llm):
+            raise ConfigError("llm: expected a client with chat(), or a function messages -> text")
+        llm = FunctionModel(llm, slots)
+    scorer = TaskScorer(task, wrap(llm, "model"), wrap(judge or llm, "judge"), rubric)
+    return scorer, calls_at_once(llm) or slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,15 +15,18 @@ from numpy.typing import NDArray
 
 from . import _core
 from .arrays import Array, as_host_array
-from .config import ZopoConfig
-from .errors import ArrayError, ConfigError, EmbeddingMismatchError
+from .config import ZopoConfig, as_integer
+from .errors import ArrayError, ConfigError, EmbeddingMismatchError, InputError
 from .infinite import InfiniteNTK
-from .kernel import NTK, as_network_kernel
+from .kernel import MOST_PARAMETERS, NTK, as_network_kernel, parameters
 
 Kernel = NTK | InfiniteNTK
 
 # Of the default search; on coordinates of mean square d. Chosen over seven landscapes (bench/README.md).
 DEFAULT_KERNEL = InfiniteNTK(depth=2, weight_variance=2.0, bias_variance=0.2, parametrization="ntk")
+MOST_KERNELS = 10_000  # of a state
+FARTHEST = 1e9  # standard deviations of an embedding that is added
+LARGEST_RAW = 1e100  # entry of embeddings that are not standardised
 
 
 class StudyStart:
@@ -57,6 +61,11 @@ class StudyStart:
         self.rng = np.random.default_rng(config.seed)
         self.initial = self._initial_indices(m)
         official = config.official_settings
+        if official and LARGEST_RAW < float(np.abs(Z).max()) < math.inf:  # infinity and NaN have their error
+            raise ArrayError(
+                f"embeddings: the official preset takes them raw, and the squares of entries beyond "
+                f"{LARGEST_RAW:g} are beyond float64"
+            )
         self.kernels = self._kernels_of(kernel, d)
         self.mean, self.deviation = (np.zeros(d), np.ones(d)) if official else _core.column_moments(Z)
         self.spread = float(np.linalg.norm(self.deviation))
@@ -74,7 +83,7 @@ class StudyStart:
         if kernel is None and along_gradient:
             kernel = NTK.random(d, seed=config.seed, initialization="normal" if official else "he")
         several = kernel if isinstance(kernel, Sequence) else [DEFAULT_KERNEL if kernel is None else kernel]
-        if not several or (along_gradient and len(several) > 1):
+        if not several or len(several) > MOST_KERNELS or (along_gradient and len(several) > 1):
             raise ConfigError(
                 f"kernel: expected one{'' if along_gradient else ' or more'}, got {len(several)}"
             )
@@ -88,6 +97,20 @@ class StudyStart:
     def pool(self) -> _core.Pool:
         """The candidates in standardised coordinates, none taken."""
         return _core.Pool(self.embeddings, self.mean, self.deviation)
+
+    def require_near(self, more: NDArray[Any]) -> None:
+        """ArrayError for rows (k, d) that are beyond arithmetic in the units of this pool."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            offset = np.abs(more.astype(np.float64) - self.mean)
+            far = (offset / self.deviation).max(axis=1)
+            if self.spread > 0.0 and not self.config.official_settings:
+                far = np.maximum(far, offset.max(axis=1) / self.spread)
+        most = LARGEST_RAW if self.config.official_settings else FARTHEST
+        if (far > most).any():
+            raise ArrayError(
+                f"embeddings: row {int(np.argmax(far))} lies {far.max():.3g} times as far off as the spread "
+                "of the first pool, whose units stand"
+            )
 
     def _initial_indices(self, m: int) -> list[int]:
         initial = self.config.initial
@@ -145,18 +168,33 @@ def kernel_state(kernels: Sequence[Kernel]) -> dict[str, Any]:
     return {"weights": [packed(w) for w in kernel.weights], "biases": [packed(b) for b in kernel.biases]}
 
 
-def kernels_from_state(state: dict[str, Any]) -> list[Kernel]:
-    """The kernels that kernel_state() wrote down."""
+def kernels_from_state(state: dict[str, Any], dim: int) -> list[Kernel]:
+    """The kernels that kernel_state() wrote down, for embeddings of that dimension.
 
+    A state is no more than text: before a network is drawn by its recipe, its size is looked at.
+    InputError, or a standard error, where it is none of this package's.
+    """
+    kernels = state.get("several", [state])
+    if not isinstance(kernels, list) or len(kernels) > MOST_KERNELS:
+        raise InputError(f"state: expected a list of at most {MOST_KERNELS} kernels")
+    drawn = 0
+    for one in kernels:
+        if "several" not in one and "infinite" not in one and "weights" not in one:
+            recipe = [as_integer(name, one[name]) for name in ("dim", "width", "depth")]
+            drawn += parameters(*recipe)
+            if recipe[0] != dim or min(recipe) < 1 or drawn > MOST_PARAMETERS:
+                raise InputError(f"state: kernels of {drawn} parameters for embeddings of dimension {dim}")
+    return [_kernel_from_state(one) for one in kernels]
+
+
+def _kernel_from_state(state: dict[str, Any]) -> Kernel:
     def unpacked(packed: dict[str, Any]) -> Array:
         data = np.frombuffer(base64.b64decode(packed["float64"]), dtype="<f8")
         array: Array = data.reshape(packed["shape"]).astype(np.float64)
         return array
 
-    if "several" in state:
-        return [kernel for one in state["several"] for kernel in kernels_from_state(one)]
     if "infinite" in state:
-        return [InfiniteNTK(**state["infinite"])]
+        return InfiniteNTK(**state["infinite"])
     if "weights" not in state:
-        return [NTK.random(**state)]
-    return [NTK([unpacked(w) for w in state["weights"]], [unpacked(b) for b in state["biases"]])]
+        return NTK.random(**state)
+    return NTK([unpacked(w) for w in state["weights"]], [unpacked(b) for b in state["biases"]])

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _core
 from .arrays import Array
-from .errors import NotPositiveDefiniteError
+from .errors import ArrayError, NotPositiveDefiniteError
 from .kernel import NTK
 from .observations import Observations
 
@@ -20,14 +20,28 @@ SCALE_SAMPLE = 4096
 NOISE_GRID = np.logspace(-3, 1, 17)
 MAX_REFRESH = 1024
 MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
+LARGEST_SCALE = 1e150
 MIN_NOISE = 1e-6  # of a score said to be exact
+MAX_NOISE = 1e12  # of one that tells nothing
 
 
 def kernel_scale(kernel: NTK, pool: _core.Pool) -> float:
-    """Mean of k(z, z) over the candidates: the unit in which noise and thresholds are given."""
+    """Mean of k(z, z) over the candidates: the unit in which noise and thresholds are given.
+
+    ArrayError where it is such that nothing can be computed in it.
+    """
     step = max(1, len(pool) // SCALE_SAMPLE)
     rows = pool.rows(np.arange(0, len(pool), step))
-    return float(kernel.diag(rows).mean())
+    return usable_scale(float(kernel.diag(rows).mean()))
+
+
+def usable_scale(scale: float) -> float:
+    """Return the kernel's mean diagonal; ArrayError where its square or its inverse is beyond float64."""
+    if not 1 / LARGEST_SCALE < scale < LARGEST_SCALE:
+        raise ArrayError(
+            f"kernel: its values on these embeddings, {scale:.3g} in the mean, are beyond float64"
+        )
+    return scale
 
 
 class Surrogate:
@@ -106,7 +120,7 @@ class Surrogate:
         """Noise of observation k in the kernel's units."""
         variance = self._seen.noises[k]
         noise = self._noise if variance is None else variance / self._score_variance * self._scale
-        return max(noise, MIN_NOISE * self._scale)
+        return min(max(noise, MIN_NOISE * self._scale), MAX_NOISE * self._scale)
 
     def _append(self, k: int) -> None:
         noise = self._variance(k)

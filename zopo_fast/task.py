@@ -5,7 +5,8 @@
 - `.json`: the instruction-induction benchmark's `{"metadata": {...}, "examples": {"1": {...}, ...}}` with its
   fields for rhymes, translations, common concepts, and causes with effects; or a list of objects.
 
-A column or key `split` ("train", "heldout" or "test") pins an example to its side.
+A column or key `split` ("train", "heldout" or "test") pins an example to its side. A file may have 1 GiB.
+It is data: a metric of the user's own, `module:function`, is run only where the caller names it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import task_files
+from .config import as_integer
 from .errors import ConfigError, InputError, TaskError
+from .text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +36,10 @@ class Example:
         # Example("2 + 2", "4") would otherwise accept each character of the text.
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         if not outputs:
-            raise InputError(f"an example needs an accepted output: {self.input!r}")
+            raise InputError(f"an example needs an accepted output: {shown(self.input)}")
+        for text in (self.input, *outputs):
+            if not isinstance(text, str):
+                raise InputError(f"an example is made of texts, not of {shown(text)}")
         object.__setattr__(self, "outputs", outputs)
 
 
@@ -69,15 +75,18 @@ class Task:
         `examples` is None). `demonstrations`: few-shot examples, in neither of the two. Exact duplicates
         are dropped. Raises TaskError (with the line) for the file, ConfigError for a number out of range.
         """
-        for label, number, least in (
-            ("examples", examples, 1),
-            ("heldout", heldout, 0),
-            ("demonstrations", demonstrations, 0),
-        ):
-            if number is not None and number < least:
-                raise ConfigError(f"{label} has to be at least {least}, not {number}")
+        examples = None if examples is None else _at_least(1, "examples", examples)
+        heldout = None if heldout is None else _at_least(0, "heldout", heldout)
+        demonstrations = _at_least(0, "demonstrations", demonstrations)
+        seed = as_integer("seed", seed)
         path = Path(path)
         metadata, records = task_files.read(path, input_field, output_field, seed)
+        if metric is None and ":" in metadata.get("metric", ""):  # a file of data must not say what to run
+            raise TaskError(
+                f"'metadata' names a function as its metric, {shown(metadata['metric'])}: only the "
+                "caller can, by metric= or --metric",
+                path=path,
+            )
         found: dict[tuple[str, frozenset[str]], tuple[Example, str]] = {}
         for record in records:
             key = record.input, frozenset(record.outputs)
@@ -98,6 +107,13 @@ class Task:
             template=template or metadata.get("template", "instruction"),
             demonstrations=shots,
         )
+
+
+def _at_least(least: int, label: str, value: object) -> int:
+    number = as_integer(label, value)
+    if number < least:
+        raise ConfigError(f"{label} has to be at least {least}, not {number}")
+    return number
 
 
 def _split(

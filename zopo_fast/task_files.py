@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import random
 import re
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import TaskError
+from .files import MOST_DATA, Unreadable, is_file, read_bytes
+from .text import parse_json, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _SPLITS = {"train": "train", "heldout": "heldout", "test": "heldout"}
@@ -29,6 +33,8 @@ _INDUCTION_METRICS = {
 }
 # Where the benchmark keeps what else is accepted beside `output`.
 _ALTERNATIVES = ("other_rhymes", "possible_translations", "possible_outputs")
+
+_csv_limit = threading.Lock()
 
 
 class Record(NamedTuple):
@@ -55,7 +61,7 @@ def read(path: Path, input_field: str, output_field: str, seed: int) -> tuple[di
 
     `seed` draws the order of the benchmark's pairs of cause and effect.
     """
-    if path.suffix.lower() not in _FORMATS and path.is_file():
+    if path.suffix.lower() not in _FORMATS and is_file(path):
         raise TaskError(f"not one of the formats {', '.join(_FORMATS)}", path=path)
     text = _text_of(path)
     if path.suffix.lower() == ".json":
@@ -75,12 +81,9 @@ def read(path: Path, input_field: str, output_field: str, seed: int) -> tuple[di
 
 def _text_of(path: Path) -> str:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        if path.is_dir():
-            raise TaskError("a directory, not a task file", path=path) from error
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else f"cannot be read: {error.strerror}"
+        content = read_bytes(path, MOST_DATA)
+    except Unreadable as error:
+        reason = "no such file" if error.missing else f"cannot be read: {error}"
         raise TaskError(reason, path=path) from error
     try:
         text = content.decode("utf-8-sig")
@@ -95,8 +98,7 @@ def _text_of(path: Path) -> str:
 def _record(row: _Row, input_field: str, output_field: str) -> Record:
     for field in (input_field, output_field):
         if field not in row.fields:
-            there = ", ".join(map(repr, row.fields)) or "none"
-            raise row.error(f"no field {field!r}; there are: {there}")
+            raise row.error(f"no field {shown(field)}; there are: {_names(row.fields)}")
     outputs = row.fields[output_field]
     outputs = outputs if isinstance(outputs, list) else [outputs]
     if not outputs:
@@ -134,7 +136,7 @@ def _unified(row: _Row, input_field: str, output_field: str, coin: random.Random
 
 def _text(row: _Row, value: object, field: str) -> str:
     if not isinstance(value, str):
-        raise row.error(f"{field!r} has to be a text (an output: or a list of texts), not {value!r:.60}")
+        raise row.error(f"{field!r} has to be a text (an output: or a list of texts), not {shown(value, 60)}")
     if not value.strip():
         raise row.error(f"{field!r} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):  # cannot be sent to any model
@@ -145,23 +147,29 @@ def _text(row: _Row, value: object, field: str) -> str:
 def _split_of(row: _Row) -> str:
     split = row.fields.get("split") or ""
     if split and (not isinstance(split, str) or split.strip().lower() not in _SPLITS):
-        raise row.error(f"'split' has to be one of {', '.join(_SPLITS)}, not {split!r}")
+        raise row.error(f"'split' has to be one of {', '.join(_SPLITS)}, not {shown(split)}")
     return _SPLITS[split.strip().lower()] if split else ""
 
 
 def _json(text: str, path: Path, line: int | None = None) -> Any:
     """Parsed JSON with its numbers as the text they were written in: `output: 4` accepts "4"."""
     try:
-        return json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+        return parse_json(text, parse_int=str, parse_float=str)
     except json.JSONDecodeError as error:
         message = f"not JSON: {error.msg} (column {error.colno})"
         raise TaskError(message, path=path, line=line or error.lineno) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TaskError(f"not JSON: {error}", path=path, line=line) from error
 
 
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is not a JSON value")
+def _label(name: str) -> str:
+    return shown(name)[1:-1]
+
+
+def _names(fields: Iterable[str]) -> str:
+    """The fields that there are, as an error shows them."""
+    names = [shown(name, 40) for name in itertools.islice(fields, 21)]
+    return ", ".join(names[:20] + ["..."] * (len(names) > 20)) or "none"
 
 
 def _metadata(value: object, path: Path) -> dict[str, str]:
@@ -202,10 +210,10 @@ def _read_json(text: str, path: Path) -> tuple[dict[str, str], list[_Row]]:
         raise TaskError('needs "examples", an object or a list of examples', path=path)
     for name, fields in named:
         if not isinstance(fields, dict):
-            raise TaskError(f"example {name}: has to be an object", path=path)
+            raise TaskError(f"example {_label(name)}: has to be an object", path=path)
     metadata = _metadata(document.get("metadata", {}), path) if isinstance(document, dict) else {}
     metadata.setdefault("metric", _INDUCTION_METRICS.get(path.stem, "exact_match"))
-    return metadata, [_Row(fields, path, None, f"example {name}: ") for name, fields in named]
+    return metadata, [_Row(fields, path, None, f"example {_label(name)}: ") for name, fields in named]
 
 
 def _read_csv(text: str, path: Path, delimiter: str, input_field: str, output_field: str) -> list[_Row]:
@@ -227,19 +235,20 @@ def _read_csv(text: str, path: Path, delimiter: str, input_field: str, output_fi
 
 def _csv_rows(text: str, path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
     """Rows that are not blank, each with the line it begins on."""
-    before = csv.field_size_limit(len(text))  # process-wide: put back below
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[tuple[int, list[str]]] = []
     line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((line, cells))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise TaskError(f"malformed: {error}", path=path, line=line) from error
-    finally:
-        csv.field_size_limit(before)
+    with _csv_limit:  # process-wide: put back below, and by one thread at a time
+        before = csv.field_size_limit(len(text))
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    rows.append((line, cells))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise TaskError(f"malformed: {error}", path=path, line=line) from error
+        finally:
+            csv.field_size_limit(before)
     return rows
 
 
@@ -247,8 +256,8 @@ def _check_header(header: list[str], wanted: Sequence[str], path: Path, line: in
     for field in wanted:
         if header.count(field) != 1:
             fault = "no column" if field not in header else "more than one column"
-            there = ", ".join(map(repr, header))
-            raise TaskError(f"{fault} {field!r}; there are: {there}", path=path, line=line)
+            message = f"{fault} {shown(field)}; there are: {_names(header)}"
+            raise TaskError(message, path=path, line=line)
 
 
 def _cell(cell: str) -> str | list[object]:

@@ -6,13 +6,14 @@ The texts of a template are filled in one pass: a prompt or an input that itself
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .files import MOST_SETTINGS, Unreadable, is_file, read_bytes
+from .text import parse_json, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,7 +50,9 @@ class Template:
     def __post_init__(self) -> None:
         for role, _ in self.messages:
             if role not in ROLES:
-                raise ConfigError(f"template {self.name!r}: role {role!r} is not one of {', '.join(ROLES)}")
+                raise ConfigError(
+                    f"template {self.name!r}: role {shown(role)} is not one of {', '.join(ROLES)}"
+                )
         for placeholder in (PROMPT, INPUT):
             if not any(_holds(content, placeholder) for _, content in self.messages):
                 raise ConfigError(
@@ -115,19 +118,20 @@ def resolve(name: str | Template) -> Template:
     if name in TEMPLATES:
         return TEMPLATES[name]
     path = Path(name)
-    if path.suffix.lower() == ".json" or path.is_file():
+    if path.suffix.lower() == ".json" or is_file(path):
         return _load(path)
     raise ConfigError(
-        f"unknown template {name!r}: there are {', '.join(sorted(TEMPLATES))}, or the path of a .json file"
+        f"unknown template {shown(name)}: there are {', '.join(sorted(TEMPLATES))}, "
+        "or the path of a .json file"
     )
 
 
 def _load(path: Path) -> Template:
     try:
-        document: Any = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"template {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        document: Any = parse_json(read_bytes(path, MOST_SETTINGS).decode("utf-8-sig"))
+    except Unreadable as error:
+        raise ConfigError(f"template {path}: {error}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
         raise ConfigError(f"template {path}: not a JSON file: {error}") from error
     messages = document.get("messages") if isinstance(document, dict) else document
     if not isinstance(messages, list) or not messages:

@@ -6,6 +6,8 @@ from . import _core
 from .config import as_integer
 from .errors import ConfigError
 
+MOST_THREADS = 4096  # more cores than any machine this was made for
+
 
 def set_num_threads(n: int) -> None:
     """Let a native call use at most n threads, in this process; 0: as many as there are cores.
@@ -14,10 +16,12 @@ def set_num_threads(n: int) -> None:
     pools from about five thousand prompts of 384 numbers); a step on a small pool runs on the caller's.
 
     Raises:
-        ConfigError: n is not an integer, or negative.
+        ConfigError: n is not an integer, negative, or more than 4,096.
     """
     if (count := as_integer("set_num_threads", n)) < 0:
         raise ConfigError(f"set_num_threads: must not be negative, got {count}")
+    if count > MOST_THREADS:
+        raise ConfigError(f"set_num_threads: must be at most {MOST_THREADS}, got {count}")
     _core.set_threads(count)
 
 

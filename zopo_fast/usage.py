@@ -28,6 +28,11 @@ class Usage:
     """Attempts that failed and were repeated."""
     estimated_calls: int = 0
     """Calls whose tokens are an estimate, at least in part: the server gave no (believable) usage."""
+    cached: int = 0
+    """Calls answered from a cache, or along with an identical one: they took nothing; not among `calls`."""
+    lost_calls: int = 0
+    """Attempts whose answer was lost on the way (timeout, dropped connection, cut or useless answer,
+    cancelled): they may be billed, and what for is not known. Not among `calls`."""
 
     @property
     def total_tokens(self) -> int:
@@ -43,6 +48,8 @@ class Usage:
             self.calls + other.calls,
             self.retries + other.retries,
             self.estimated_calls + other.estimated_calls,
+            self.cached + other.cached,
+            self.lost_calls + other.lost_calls,
         )
 
 

@@ -1,0 +1,41 @@
+"""Providers that misbehave, in a short form; the long one is `make chaos`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from chaos_runs import runs
+from chaos_server import FAULTS, HARMLESS
+
+
+@pytest.mark.parametrize("fault", ["none", *FAULTS, "all mixed"])
+def test_runs_against_a_server_that_misbehaves(fault: str) -> None:
+    row = asyncio.run(runs(fault, 6 if fault == "all mixed" else 3, seed=99))
+    assert row.problems == []
+    assert row.scored > 0
+    assert (row.faults > 0) is (fault != "none")
+    assert (row.retries > 0) is (fault not in HARMLESS | {"none"})
+    assert row.limits_reached > 0
+
+
+@pytest.mark.parametrize("fault", ["429", "429 with Retry-After", "500", "dropped", "slow", "web page"])
+def test_a_run_ends_where_every_request_fails(fault: str) -> None:
+    row = asyncio.run(runs(fault, 1, seed=99, share=1.0))
+    assert row.problems == []
+    assert (row.runs, row.answered, row.scored) == (1, 0, 0)
+    expected = {
+        "429": "RateLimitError",
+        "429 with Retry-After": "RateLimitError",
+        "web page": "MalformedAnswerError",
+    }
+    assert dict(row.ended_by) == {expected.get(fault, "EndpointDownError"): 1}
+
+
+def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that forgets what it lost is found out."""
+    from zopo_fast.budget import Account
+
+    monkeypatch.setattr(Account, "forfeit", Account.release)
+    row = asyncio.run(runs("truncated", 3, seed=99))
+    assert any("billed" in problem for problem in row.problems)

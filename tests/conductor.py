@@ -1,0 +1,172 @@
+"""A model that answers one call at a time, in a given order, and lets a study be cut at any answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resume_tools import EXAMPLES, answer, asked_for, copy
+
+import zopo_fast as zf
+from zopo_fast.store import Event, Store
+
+Pair = tuple[int, int]  # prompt and example
+TURNS = 20_000  # of the event loop: as good as never
+
+
+class Conductor:
+    """Holds every call of a search until it is its turn; the next one's comes when the log has grown.
+
+    Args:
+        store: whose log that is.
+        order: entries of a log whose order is kept; what they do not name, or all, by the dice of `seed`.
+        reject: prompts that the model refuses.
+        images: called with the number of entries of the log when it has grown; it may copy the study.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        order: Iterable[Event] = (),
+        *,
+        reject: Sequence[int] = (),
+        images: Callable[[int], None] = lambda _: None,
+        seed: int = 0,
+    ) -> None:
+        self.calls: list[Pair] = []
+        self.graded: list[Pair] = []
+        self._store, self._reject, self._images = store, frozenset(reject), images
+        self._order = {entry.seq: pair_of(entry) for entry in order if entry.kind in ("score", "failed")}
+        self._rng = random.Random(seed)
+        self._waiting: dict[Pair, asyncio.Future[None]] = {}
+        self._free = False
+        self._beat: asyncio.Task[None] | None = None
+
+    # ---- what is asked -----------------------------------------------------------------------------
+
+    async def model(self, messages: Any) -> str:
+        """Answer, when it is this call's turn."""
+        pair = asked_for(messages)
+        self.calls.append(pair)
+        await self._turn(pair)
+        if pair[0] in self._reject and pair[1] < EXAMPLES:
+            raise zf.RequestRejectedError(f"prompt {pair[0]} is refused")
+        return answer(messages)
+
+    async def function(self, prompt: str) -> float:
+        """A task that is a function."""
+        number = int(prompt.split("number ")[1].rstrip("."))
+        self.calls.append((number, 0))
+        await self._turn((number, 0))
+        return number / 60
+
+    async def chatty(self, messages: Any) -> str:
+        """An answer that is to be judged, at once."""
+        self.calls.append(asked_for(messages))
+        return f"{answer(messages)}, says way number {asked_for(messages)[0]}"
+
+    async def judge(self, messages: Any) -> str:
+        """A grade, when it is this call's turn."""
+        pair = asked_for(messages)
+        self.graded.append(pair)
+        await self._turn(pair)
+        return "Score: 10" if "yes, says" in messages[-1]["content"] else "Score: 0"
+
+    def phase(self, name: str) -> None:
+        """After the search nothing is held."""
+        self._free = name not in ("embedding", "search")
+
+    # ---- whose turn it is --------------------------------------------------------------------------
+
+    async def _turn(self, pair: Pair) -> None:
+        if self._free:
+            return
+        if self._beat is None:
+            self._beat = asyncio.ensure_future(self._conduct())
+        turn = self._waiting[pair] = asyncio.get_running_loop().create_future()
+        try:
+            await turn
+        finally:
+            self._waiting.pop(pair, None)
+
+    async def _conduct(self) -> None:
+        while True:
+            for _ in range(5):  # all that was asked at once comes before one of it is chosen
+                await asyncio.sleep(0)
+            pair = self._next()
+            if pair is None:
+                continue
+            before = self._store.last
+            self._waiting[pair].set_result(None)
+            for _ in range(TURNS):
+                if self._store.last > before or self._free:
+                    break
+                await asyncio.sleep(0)
+            else:
+                raise AssertionError(f"{pair} was answered, and the log has not grown")
+            self._images(self._store.last)
+
+    def _next(self) -> Pair | None:
+        ahead = [seq for seq in self._order if seq > self._store.last]  # what was kept comes by itself
+        if ahead:
+            pair = self._order[min(ahead)]
+            return pair if pair in self._waiting else None
+        return self._rng.choice(list(self._waiting)) if self._waiting else None
+
+    async def stop(self) -> None:
+        """End, and raise what has gone wrong."""
+        if self._beat is not None:
+            self._beat.cancel()
+            await asyncio.wait([self._beat])
+            if not self._beat.cancelled():
+                self._beat.result()
+
+
+def pair_of(entry: Event) -> Pair:
+    """The call that an entry of a log tells of."""
+    if entry.kind == "score":
+        return entry.data["prompt"], entry.data["example"]
+    told = re.search(r"example (\d+)", entry.data["error"])
+    assert told is not None
+    return entry.data["prompt"], int(told[1])
+
+
+Run = Callable[[Conductor, Store], Any]
+"""Returns the coroutine of a run."""
+
+
+def conducted(
+    run: Run, path: Path, order: Iterable[Event] = (), **how: Any
+) -> tuple[zf.Result, Conductor, Any]:
+    """Make a run, or go on with it; return its result, its conductor and its log."""
+
+    async def work(store: Store) -> tuple[zf.Result, Conductor, list[Event]]:
+        conductor = Conductor(store, order, **how)
+        running = asyncio.ensure_future(run(conductor, store))
+        try:
+            result = await running
+        finally:
+            running.cancel()
+            await conductor.stop()
+        return result, conductor, list(store.events())
+
+    there = path.exists()
+    with Store.open(path) if there else Store.create(path, {}) as store:
+        return asyncio.run(asyncio.wait_for(work(store), 60))
+
+
+class Images:
+    """Copies of a study as kill -9 would have left it, at some entries of its log."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.paths: list[Path] = []
+        self._path, self._every, self._next = path, every, 1
+
+    def __call__(self, entries: int) -> None:
+        if entries >= self._next:
+            self._next = entries + self._every
+            self.paths.append(copy(self._path, self._path.with_name(f"image{entries}.sqlite3")))

@@ -1,0 +1,125 @@
+"""A run that can be cut anywhere, and the run without a cut that its log is compared with."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import zopo_fast as zf
+from zopo_fast.store import Event, Store
+
+PROMPTS = [f"Do it in way number {i}." for i in range(60)]
+EMBEDDINGS = np.random.default_rng(7).normal(size=(len(PROMPTS), 6))
+EXAMPLES = 16
+TASK = zf.Task(
+    "toy",
+    tuple(zf.Example(f"question {i}", ("yes",)) for i in range(EXAMPLES)),
+    tuple(zf.Example(f"question {i}", ("yes",)) for i in range(EXAMPLES, EXAMPLES + 5)),
+    metric="exact_match",
+)
+
+
+def settings(**more: Any) -> zf.RunConfig:
+    given: dict[str, Any] = {"budget": 40, "initial": 8, "prompts_in_flight": 5, "race_batch": 3}
+    return zf.RunConfig(**{**given, "stop_at_perfect": False, "seed": 3, **more})
+
+
+def asked_for(messages: Sequence[Any]) -> tuple[int, int]:
+    """Prompt and example of a call."""
+    content = messages[-1]["content"]
+    prompt, example = re.search(r"number (\d+)", content), re.search(r"question (\d+)", content)
+    assert prompt is not None
+    assert example is not None
+    return int(prompt[1]), int(example[1])
+
+
+def answer(messages: Any) -> str:
+    prompt, example = asked_for(messages)
+    return "yes" if (example * 7 + 3 * prompt) % 60 < prompt else "no"
+
+
+def events(path: Path) -> list[Event]:
+    """The log of a study that no one has open, or of a copy of one that was killed."""
+    with Store.open(path) as store:
+        return list(store.events())
+
+
+def copy(path: Path, target: Path) -> Path:
+    """Copy a study as its files lie, its log of writes too."""
+    for name in (path.name, path.name + "-wal"):
+        if (path.parent / name).exists():
+            shutil.copy(path.parent / name, target.parent / name.replace(path.name, target.name))
+    return target
+
+
+def cut(path: Path, keep: int, target: Path) -> Path:
+    """Copy a study as it was when its log had so many entries; of the answers those that were scored."""
+    copy(path, target)
+    with sqlite3.connect(target) as connection:
+        connection.execute("DELETE FROM events WHERE seq > ?", (keep,))
+        (scored,) = connection.execute("SELECT count(*) FROM events WHERE kind = 'score'").fetchone()
+        connection.execute(
+            "DELETE FROM answers WHERE id NOT IN (SELECT id FROM answers ORDER BY id LIMIT ?)", (scored,)
+        )
+        connection.execute("DELETE FROM trials")
+    connection.close()
+    return target
+
+
+def told(log: Sequence[Event]) -> list[tuple[Any, ...]]:
+    """What a log says, without times."""
+    return [(e.kind, *(e.data.get(name) for name in ("prompt", "examples", "example", "score"))) for e in log]
+
+
+class Ordered:
+    """A model function that answers in the order of a log, one call after another."""
+
+    def __init__(self, log: Sequence[Event]) -> None:
+        self.order = [(e.data["prompt"], e.data["example"]) for e in log if e.kind == "score"]
+        self.waiting: dict[tuple[int, int], asyncio.Future[None]] = {}
+
+    async def __call__(self, messages: Any) -> str:
+        pair = asked_for(messages)
+        turn = self.waiting[pair] = asyncio.get_running_loop().create_future()
+        self._next()
+        await turn
+        return answer(messages)
+
+    def _next(self) -> None:
+        if self.order and self.order[0] in self.waiting:
+            pair = self.order.pop(0)
+            self.waiting[pair].set_result(None)
+            # The following one only when this answer was taken in: after some turns of the loop.
+            self._later(8)
+
+    def _later(self, turns: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._later if turns else self._following, *([turns - 1] if turns else []))
+
+    def _following(self) -> None:
+        self._next()
+
+
+def uninterrupted(log: Sequence[Event], path: Path, config: zf.RunConfig) -> list[Event]:
+    """The log of a run that gets the same answers in the same order, and is never cut."""
+
+    async def work() -> None:
+        model = Ordered(log)
+        run = asyncio.ensure_future(
+            zf.optimize(TASK, PROMPTS, model, config, embeddings=EMBEDDINGS, store=path)
+        )
+        while model.order and not run.done():
+            await asyncio.sleep(0.01)
+        if not run.done():
+            run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+    return events(path)

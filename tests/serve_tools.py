@@ -1,0 +1,198 @@
+"""A server to test, in a thread of this process or as a process of its own that can be killed; a client."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from zopo_fast.serve.app import Server
+from zopo_fast.serve.routes import Route
+from zopo_fast.serve.settings import Limits, ServeConfig
+
+TOKEN = "a-token-for-the-tests-0123456789"
+SECONDS = 20.0  # that nothing takes longer than, on a busy machine
+
+
+class Reply(NamedTuple):
+    """An answer: `body` is parsed where it is JSON."""
+
+    status: int
+    body: Any
+    headers: dict[str, str]
+
+
+class Client:
+    """One keep-alive connection."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.host = urlsplit(url).netloc
+        self._token = token
+        self._connection = http.client.HTTPConnection(self.host, timeout=SECONDS)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+        """Send JSON (or bytes as they are); header names have _ for -."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if data is not None else {}
+        if self._token is not None:
+            sent["Authorization"] = f"Bearer {self._token}"
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        self._connection.request(method, path, body=data, headers=sent)
+        response = self._connection.getresponse()
+        raw = response.read()
+        kind = response.getheader("Content-Type", "")
+        parsed = json.loads(raw) if "json" in kind else raw
+        return Reply(response.status, parsed, dict(response.getheaders()))
+
+    def ok(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """The same, and it has to succeed; the body."""
+        reply = self(method, path, body, **headers)
+        assert reply.status // 100 == 2, reply
+        return reply.body
+
+    def study(self, m: int = 30, d: int = 6, seed: int = 0, **config: Any) -> str:
+        """Make a study of `pool(m, d, seed)`; its id."""
+        settings = {"budget": m, "initial": 5, "seed": seed, **config}
+        made = self.ok("POST", "/v1/studies", {"embeddings": packed(pool(m, d, seed)), "config": settings})
+        return str(made["id"])
+
+
+def pool(m: int = 30, d: int = 6, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Random embeddings, (m, d) float32."""
+    return np.random.default_rng(seed).standard_normal((m, d)).astype(np.float32)
+
+
+def packed(rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Embeddings as a request has them."""
+    data = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<")).tobytes()
+    return {"base64": base64.b64encode(data).decode(), "dtype": rows.dtype.name, "shape": list(rows.shape)}
+
+
+class InThread(NamedTuple):
+    """A server in a thread: what it is, and how to have its event loop do something."""
+
+    server: Server
+    url: str
+    loop: asyncio.AbstractEventLoop
+
+    def do(self, work: Any) -> Any:
+        """Run a coroutine in the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(SECONDS)
+
+
+@contextmanager
+def served(folder: Path, limits: Limits | None = None, **settings: Any) -> Iterator[InThread]:
+    """A server on a free port, stopped in order at the end of the block."""
+    config = ServeConfig(data=folder, port=0, limits=limits or Limits(stop_timeout=5), **settings)
+    found: list[Any] = []
+    ready = threading.Event()
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        server = Server(config)
+        try:
+            await server.start()
+            found.append((server, asyncio.get_running_loop(), stop))
+        except BaseException as error:
+            found.append(error)
+            raise
+        finally:
+            ready.set()
+        await stop.wait()
+        await server.stop()
+
+    problems: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(SECONDS)
+    if isinstance(found[0], BaseException):
+        thread.join(SECONDS)
+        raise found[0]
+    server, loop, stop = found[0]
+    try:
+        yield InThread(server, server.url, loop)
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+    if problems:
+        raise problems[0]
+
+
+class Process:
+    """`zopo-fast serve` as a process of its own."""
+
+    def __init__(
+        self, folder: Path, *options: str, wrapped: tuple[str, ...] = (), **environment: str
+    ) -> None:
+        command = [sys.executable, "-c", "from zopo_fast.cli import main; main()", "serve"]
+        command = [*wrapped, *command, "--data", str(folder), "--port", "0", *options]
+        self._log = folder.with_name(folder.name + ".log").open("ab")
+        self.log = Path(self._log.name)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,  # so that a program that wraps it ends with it
+            env={**os.environ, "PYTHONWARNINGS": "default", **environment},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"Listening on (\S+)", line)
+        if found is None:
+            self.process.wait(SECONDS)
+            raise AssertionError(f"it does not listen: {self.log.read_text()}")
+        self.url = found.group(1)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End it with no chance to write anything down."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(SECONDS)
+
+    def stop(self) -> int:
+        """End it in order; its exit code."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+        return self.process.wait(SECONDS)
+
+
+def table() -> tuple[Route, ...]:
+    """The routes of a server that does not run."""
+    return Server(ServeConfig(data=Path("unused"))).table.routes

@@ -1,0 +1,454 @@
+"""A run that was cut off anywhere goes on as if it had not been, and asks for nothing it was told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conductor import Conductor, Images, Run, conducted
+from resume_tools import EMBEDDINGS, EXAMPLES, PROMPTS, TASK, answer, asked_for, events, settings, told
+
+import zopo_fast as zf
+from zopo_fast.store import Event, Store
+from zopo_fast.usage import Answer
+
+SMALL = replace(TASK, train=TASK.train[:5])
+FULL = {"racing": False, "budget": 14, "initial": 5, "prompts_in_flight": 3}
+
+
+class Judging:
+    """The conductor as a judge's model."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
+
+    async def chat(self, messages: Any) -> Answer:
+        return Answer(await self._conductor.judge(messages), zf.Usage(7, 1, 1))
+
+
+def search(task: Any = SMALL, pool: Any = PROMPTS, asked: str = "model", **more: Any) -> Run:
+    """A run on the toy task; `asked`: which of the conductor's functions answers."""
+    judged = asked == "chatty"
+
+    def run(conductor: Conductor, store: Store) -> Any:
+        return zf.optimize(
+            conductor.function if task is None else replace(task, metric="judge") if judged else task,
+            pool,
+            None if task is None else getattr(conductor, asked),
+            settings(**{**FULL, **more}),
+            judge=Judging(conductor) if judged else None,
+            embeddings=EMBEDDINGS,
+            on_phase=conductor.phase,
+            store=store,
+        )
+
+    return run
+
+
+RACE = {"racing": True, "budget": 8, "prompts_in_flight": 4}
+KNOWN = zf.Pool.from_texts(PROMPTS, {i: i / 60 for i in range(0, 30, 3)})
+OFFICIAL = zf.ZopoConfig.official(budget=14, initial=5, gp_queries=8, neighbors=4)
+REJECT = (3, 11, 17, 40, 52, 58)
+RUNS: dict[str, tuple[Run, dict[str, Any]]] = {
+    "in full": (search(), {}),
+    "race": (search(TASK, **RACE), {}),
+    "race, other order": (search(TASK, **RACE, seed=8), {"seed": 1}),
+    "function": (search(None, budget=30), {}),
+    "judge": (search(asked="chatty"), {}),
+    "refused prompts": (search(max_failures=10), {"reject": REJECT}),
+    "refused prompts in a race": (search(TASK, **RACE, max_failures=10), {"reject": REJECT}),
+    "all but a few refused": (search(budget=14, max_failures=99), {"reject": range(8, 60)}),
+    "official": (search(search=OFFICIAL), {}),
+    "gradient": (search(search=zf.ZopoConfig(search="gradient")), {}),
+    "thompson": (search(search=zf.ZopoConfig(search="thompson")), {}),
+    "prior scores": (search(pool=KNOWN), {}),
+    "prior scores in a race": (search(TASK, KNOWN, **RACE), {}),
+    "incumbent": (search(TASK, PROMPTS[:-1], incumbent=PROMPTS[-1], **RACE), {}),
+    "target": (search(target=0.9, budget=40), {}),
+    "random sample": (search(compare_random=True), {}),
+    "random sample of a race": (search(TASK, **RACE, compare_random=True), {}),
+}
+
+
+def comparable(result: zf.Result, log: Sequence[Event] = ()) -> Any:
+    """What depends neither on the clock nor on what is answered once the search has ended."""
+    trials = [replace(trial, seconds=0.0) for trial in result.trials]
+    late = sum(event.kind == "late" for event in log)
+    usage = replace(result.usage, calls=result.usage.calls - late)
+    return replace(result, seconds=0.0, trials=trials, usage=usage)
+
+
+def in_time(log: Sequence[Event]) -> list[Any]:
+    return [entry for entry in told(log) if entry[0] != "late"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_goes_on_as_if_it_had_not_been_cut(name: str, tmp_path: Path) -> None:
+    run, how = RUNS[name]
+    path = tmp_path / "study.sqlite3"
+    images = Images(path, every=23)
+    whole, conductor, log = conducted(run, path, images=images, **how)
+    assert whole.error is None
+    assert max(Counter(conductor.calls).values()) == 1 or "random" in name
+    assert len(images.paths) >= 2
+    for image in images.paths:
+        cut = events(image)
+        assert told(cut) == told(log)[: len(cut)]
+        result, again, relived = conducted(run, image, log, **how)
+        assert in_time(relived) == in_time(log)
+        assert comparable(result, relived) == comparable(whole, log)
+        scored = {(e.data["prompt"], e.data["example"]) for e in cut if e.kind == "score"}
+        assert not scored & set(again.calls), "asked for what it was told"
+        assert not scored & set(again.graded)
+    finished, silent, _ = conducted(run, path, log, **how)
+    assert (silent.calls, silent.graded) == ([], [])
+    assert comparable(finished) == comparable(whole)  # what came late included
+
+
+# ---- ends that are not kills -------------------------------------------------------------------------
+
+
+class Model:
+    """Answers at once, counts, and may fail from some call on."""
+
+    def __init__(self, fail_after: int | None = None, error: Exception | None = None) -> None:
+        self.calls: list[tuple[int, int]] = []
+        self._fail_after, self._error = fail_after, error
+        self.after: Callable[[int], None] = lambda _: None
+        self.down_at: int | None = None  # example
+
+    async def __call__(self, messages: Any) -> str:
+        await asyncio.sleep(0)
+        if asked_for(messages)[1] == self.down_at:
+            raise zf.ServerError("down")
+        if self._fail_after is not None and len(self.calls) >= self._fail_after:
+            assert self._error is not None
+            raise self._error
+        self.calls.append(asked_for(messages))
+        self.after(len(self.calls))
+        return answer(messages)
+
+
+def go(path: Path | Store, model: Any, **more: Any) -> zf.Result:
+    how = {name: more.pop(name) for name in ("stop", "on_trial", "on_resume", "on_phase") if name in more}
+    task, prompts = more.pop("task", TASK), more.pop("prompts", PROMPTS)
+    embeddings = more.pop("embeddings", EMBEDDINGS[: len(prompts)])
+    config = settings(budget=8, **more)
+    return zf.optimize_sync(task, prompts, model, config, embeddings=embeddings, store=path, **how)
+
+
+def never_twice(*models: Model) -> None:
+    counted = Counter(pair for model in models for pair in model.calls)
+    assert max(counted.values()) == 1
+
+
+@pytest.mark.parametrize("calls", [20, 50, 51, 80])
+@pytest.mark.parametrize("how", ["error", "stop", "cancel"])
+def test_after_another_end(how: str, calls: int, tmp_path: Path) -> None:
+    """An error of the model, Ctrl-C, a cancelled task: the log follows from itself."""
+    path = tmp_path / "study.sqlite3"
+    stop = asyncio.Event()
+    first = Model(calls if how == "error" else None, zf.ServerError("down"))
+
+    def interrupt(count: int) -> None:
+        if count == calls and how == "stop":
+            stop.set()
+        if count == calls and how == "cancel":
+            tasks = [task for task in asyncio.all_tasks() if task.get_name() == "run"]
+            tasks[0].cancel()
+
+    async def cancelled() -> None:
+        config = settings(budget=8)
+        run = zf.optimize(TASK, PROMPTS, first, config, embeddings=EMBEDDINGS, store=path)
+        await asyncio.create_task(run, name="run")
+
+    first.after = interrupt
+    if how == "cancel":
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(cancelled())
+    else:
+        try:
+            cut = go(path, first, stop=stop)
+            assert cut.stopped_by == {"error": "error", "stop": "interrupted"}[how]
+        except zf.ZopoError:  # nothing was scored in full yet
+            assert calls < 60
+    kept = events(path)
+    second = Model()
+    seen: list[zf.Trial] = []
+    held: list[list[zf.Trial]] = []
+    result = go(path, second, on_trial=seen.append, on_resume=held.append)
+    assert (result.error, result.stopped_by) == (None, "budget")
+    assert len(result.heldout) == 3
+    assert told(events(path))[: len(kept)] == told(kept)
+    assert len(held) == 1
+    assert [*held[0], *seen] == result.trials
+    assert [trial.number for trial in result.trials] == list(range(1, len(result.trials) + 1))
+    never_twice(first, second)
+    assert result.usage.calls == len(first.calls) + len(second.calls)
+    # And the same as a run that got the same answers in the same order and had no such end.
+    whole, _, log = conducted(
+        lambda conductor, store: zf.optimize(
+            TASK, PROMPTS, conductor.model, settings(budget=8), embeddings=EMBEDDINGS, store=store,
+            on_phase=conductor.phase,
+        ),
+        tmp_path / "twin.sqlite3",
+        events(path),
+    )  # fmt: skip
+    assert told(log) == told(events(path))
+    assert comparable(whole) == comparable(result)
+
+
+def test_after_too_many_failures(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    first = Model(60, zf.RequestRejectedError("no more"))
+    cut = go(path, first, max_failures=2, racing=False)
+    assert cut.stopped_by == "failures"
+    second = Model()
+    result = go(path, second, max_failures=2, racing=False)
+    assert (result.stopped_by, result.error) == ("budget", None)
+    assert len(result.prompts_scored()) == 8
+    never_twice(first, second)
+    third = Model()
+    assert comparable(go(path, third, max_failures=2, racing=False)) == comparable(result)
+    assert third.calls == []
+
+
+def test_a_score_that_no_race_takes_ends_every_time(tmp_path: Path) -> None:
+    def beyond(answer: str, references: list[str]) -> float:
+        return 0.5 if answer == "yes" else 7.0
+
+    models = [Model(), Model()]
+    for model in models:
+        with pytest.raises(zf.InputError, match="a score has to be 0 to 1, got 7"):
+            go(tmp_path / "study.sqlite3", model, task=replace(TASK, metric=beyond), score_range=(0.0, 1.0))
+    assert models[1].calls == []
+
+
+def test_comparison_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+
+    first, second = Model(), Model()
+    first.down_at = EXAMPLES + 2
+    cut = go(path, first, compare_random=True)
+    assert isinstance(cut.error, zf.ServerError)
+    phases: list[str] = []
+    result = go(path, second, compare_random=True, on_phase=phases.append)
+    assert phases[0] == "search"  # the embeddings are kept
+    assert result.error is None
+    assert [row.role for row in result.heldout] == ["winner", "seed prompt", "random sample", "pool median"]
+    never_twice(first, second)
+    whole = go(tmp_path / "whole.sqlite3", Model(), compare_random=True)
+    assert result.heldout == whole.heldout
+    assert result.usage == whole.usage
+
+
+def test_equal_examples_in_train_and_held_out_are_asked_each(tmp_path: Path) -> None:
+    """An answer of the search does not pass for one of the comparison."""
+    path = tmp_path / "study.sqlite3"
+    task = replace(SMALL, heldout=SMALL.train)
+
+    async def model(messages: Any) -> str:
+        await asyncio.sleep(0)
+        calls[-1] += 1
+        return "yes" if len(calls) == 1 else "no"
+
+    calls = [0]
+    first = go(path, model, task=task, heldout=False)
+    assert (first.best_score, first.stopped_by) == (1.0, "budget")
+    calls.append(0)
+    second = go(path, model, task=task, heldout=True)
+    assert calls[1] == 5 * len(second.heldout)
+    assert {row.score for row in second.heldout} == {0.0}
+
+
+# ---- what it is known by ------------------------------------------------------------------------------
+
+
+OTHER = {
+    "task": {"task": replace(TASK, train=TASK.train[1:])},
+    "pool": {"prompts": PROMPTS[:-1]},
+    "budget": {"budget": 9},
+    "seed": {"seed": 4},
+    "search": {"search": zf.ZopoConfig(search="gradient")},
+    "race_batch": {"race_batch": 4},
+    "model": {"model": "b"},
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_something_else_is_refused_by_name(what: str, tmp_path: Path) -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def chat(self, messages: Any) -> Answer:
+            calls.append(messages)
+            return Answer(answer(messages), zf.Usage(calls=1))
+
+    def run(model: str = "a", task: Any = TASK, prompts: Any = PROMPTS, **more: Any) -> zf.Result:
+        return zf.optimize_sync(
+            task, prompts, Named(model), settings(**{"budget": 8, **more}),
+            embeddings=EMBEDDINGS[: len(prompts)], store=path,
+        )  # fmt: skip
+
+    calls: list[Any] = []
+    path = tmp_path / "study.sqlite3"
+    run()
+    count, before = len(calls), events(path)
+    with pytest.raises(zf.StudyMismatchError, match=f"begun with something else: {what}: .* then, .* now"):
+        run(**OTHER[what])
+    assert (len(calls), events(path)) == (count, before)
+    run(concurrency=3, prompts_in_flight=9, heldout=False)  # no ask depends on these
+    assert len(calls) == count
+
+
+def test_other_embeddings_and_another_template_are_refused(tmp_path: Path) -> None:
+    path, template = tmp_path / "study.sqlite3", tmp_path / "mine.json"
+    task = replace(TASK, template=str(template))
+    template.write_text('[{"role": "user", "content": "{prompt} {input}"}]')
+    go(path, Model(), task=task)
+    with pytest.raises(zf.StudyMismatchError, match="other embeddings"):
+        go(path, Model(), task=task, embeddings=EMBEDDINGS + 1)
+    template.write_text('[{"role": "user", "content": "{prompt}: {input}"}]')
+    with pytest.raises(zf.StudyMismatchError, match="task"):
+        go(path, Model(), task=task)
+
+
+def test_a_log_that_does_not_follow_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    go(path, Model())
+    log = events(path)
+    with Store.create(tmp_path / "other.sqlite3", {}) as store:
+        ask = next(i for i, e in enumerate(log) if e.kind == "ask" and i > 30)
+        changed = log[ask]._replace(data={**log[ask].data, "prompt": 59})
+        store.append_all([*log[:ask], changed])
+    with pytest.raises(zf.StudyMismatchError, match=rf"entry {ask + 1} of its log does not follow .*59"):
+        go(tmp_path / "other.sqlite3", Model())
+    with Store.create(tmp_path / "strange.sqlite3", {}) as store:
+        store.append("dance", {"at": 0.0})
+    with pytest.raises(zf.StudyMismatchError, match="unknown entry 'dance'"):
+        go(tmp_path / "strange.sqlite3", Model())
+
+
+# ---- the file ----------------------------------------------------------------------------------------
+
+
+def test_two_runs_on_one_study(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+
+    async def second(store: Path | Store) -> None:
+        run = zf.optimize(TASK, PROMPTS, Model(), settings(), embeddings=EMBEDDINGS, store=store)
+        with pytest.raises(zf.StoreBusyError, match="this study"):
+            await run
+
+    async def both(store: Path | Store) -> zf.Result:
+        tried = False
+
+        async def model(messages: Any) -> str:
+            nonlocal tried
+            if not tried:
+                tried = True
+                await second(store)
+            await asyncio.sleep(0)
+            return answer(messages)
+
+        return await zf.optimize(SMALL, PROMPTS, model, settings(**FULL), embeddings=EMBEDDINGS, store=store)
+
+    assert asyncio.run(both(path)).error is None
+    with Store.create(tmp_path / "other.sqlite3", {}) as store:
+        assert asyncio.run(both(store)).error is None
+        store.sync()  # a Store stays open
+
+
+def test_a_salvaged_study_goes_on_with_no_call_for_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    first = Model()
+    whole = go(path, first)
+    log, data = events(path), path.read_bytes()
+    there = [at for at in range(4096, len(data), 4096) if b'score{"prompt"' in data[at : at + 4096]]
+    assert len(there) > 4
+    with path.open("r+b") as file:
+        file.seek(there[len(there) // 2])
+        file.write(bytes(4096))
+    with pytest.raises(zf.StoreDamagedError, match="Saved to"):
+        go(path, Model())
+    saved = path.with_name("study.salvaged.sqlite3")
+    assert told(events(saved)) == told(log)[: len(events(saved))]
+    assert 20 < len(events(saved)) < len(log) - 20
+    saved.replace(path)
+    second = Model()
+    result = go(path, second)
+    assert result.error is None
+    never_twice(first, second)  # the answers were whole
+    assert len(result.trials) >= len(whole.trials) // 2
+
+
+def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    first, second = Model(), Model()
+    heard: list[zf.Trial] = []
+    with Store.create(path, {}) as store:
+        store.sync()
+        store._connection.execute("PRAGMA max_page_count = 24")
+        with pytest.raises(zf.StoreFullError, match="no room"):
+            go(store, first, on_trial=heard.append)
+        with pytest.raises(zf.StoreFullError):
+            store.close()
+    assert len(heard) > 1
+    with Store.open(path) as store:
+        numbers = [trial["number"] for trial in store.trials()]
+    assert set(numbers) >= {trial.number for trial in heard}
+    held: list[list[zf.Trial]] = []
+    result = go(path, second, on_resume=held.append)
+    assert result.error is None
+    assert held[0][: len(heard)] == heard
+    # Asked again is at most what had come in and was not acknowledged.
+    repeated = set(first.calls) & set(second.calls)
+    assert len(repeated) <= 5 * EXAMPLES
+    assert len(first.calls) > 2 * len(repeated)
+
+
+def test_example_of_the_documentation(tmp_path: Path) -> None:
+    async def main(stop: asyncio.Event) -> zf.Result:
+        return await zf.optimize(
+            SMALL,
+            PROMPTS,
+            model,
+            zf.RunConfig(budget=10, initial=4),
+            embeddings=EMBEDDINGS,
+            stop=stop,
+            store=tmp_path / "study.sqlite3",
+            on_resume=lambda trials: print(f"{len(trials)} prompts are scored already"),
+        )
+
+    model = Model()
+    stop = asyncio.Event()
+    model.after = lambda count: stop.set() if count == 17 else None
+    assert asyncio.run(main(stop)).stopped_by == "interrupted"
+    assert asyncio.run(main(asyncio.Event())).stopped_by == "perfect"
+    never_twice(model)
+
+
+def test_the_embeddings_are_made_once(tmp_path: Path) -> None:
+    class Embedder:
+        usage = zf.Usage(prompt_tokens=9, calls=1)
+        made = 0
+
+        async def embed(self, texts: Any) -> Any:
+            self.made += 1
+            return np.asarray(EMBEDDINGS, dtype=np.float32)
+
+    embedder = Embedder()
+    for _ in range(2):
+        zf.optimize_sync(
+            SMALL, PROMPTS, Model(), settings(**FULL), embedder=embedder, store=tmp_path / "study.sqlite3"
+        )
+    assert embedder.made == 1
+    with Store.open(tmp_path / "study.sqlite3") as store:
+        assert zf.Usage(**store.get("embedding")) == embedder.usage

@@ -1,0 +1,314 @@
+"""Optimize jobs on the server: run, followed, cancelled, interrupted and taken up again."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serve_tools import SECONDS, Client, Process, packed, pool, served
+
+from zopo_fast.errors import ConfigError
+from zopo_fast.serve.job_events import JobEvents
+from zopo_fast.serve.models import load
+from zopo_fast.serve.settings import Limits
+
+KEY = "sk-a-key-that-must-not-show-anywhere"
+PROMPTS = [f"Say it in way {i}." for i in range(20)]
+
+
+class Model(ThreadingHTTPServer):
+    """An OpenAI-compatible endpoint that answers "yes" to prompts with an odd number, once it may."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.calls, self.status = 0, 200
+        self.keys: set[str | None] = set()
+        self.go = threading.Event()
+        self.go.set()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server: Model
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.calls += 1
+        self.server.keys.add(self.headers.get("Authorization"))
+        self.server.go.wait(SECONDS)
+        text = body["messages"][-1]["content"]
+        odd = any(f"way {i}." in text for i in range(1, 20, 2))
+        answer = {
+            "choices": [{"message": {"content": "yes" if odd else "no"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 1},
+        }
+        data = json.dumps(answer).encode()
+        try:
+            self.send_response(self.server.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except OSError:  # the caller was ended meanwhile
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    with Model() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield running
+        running.go.set()
+        running.shutdown()
+        thread.join(SECONDS)
+
+
+@pytest.fixture
+def models(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("A_KEY", KEY)
+    path = tmp_path / "models.toml"
+    path.write_text(f'[small]\nmodel = "m"\nbase_url = "{model.url}"\nkey_env = "A_KEY"\nconcurrency = 2\n')
+    return path
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    task = {"examples": [{"input": f"q{i}", "output": "yes"} for i in range(4)], "metric": "exact_match"}
+    config = {"budget": 8, "initial": 3, "stop_at_perfect": False, **changes.pop("config", {})}
+    return {
+        "task": task,
+        "pool": PROMPTS,
+        "model": "small",
+        "embeddings": packed(pool(20, 4)),
+        "config": config,
+        **changes,
+    }
+
+
+def until(call: Client, name: str, *states: str) -> dict[str, Any]:
+    def there() -> dict[str, Any] | None:
+        shown: dict[str, Any] = call.ok("GET", f"/v1/jobs/{name}")
+        return shown if shown["state"] in states else None
+
+    return waited(there)
+
+
+def waited(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if (value := condition()) is not None:
+            return value
+        time.sleep(0.01)
+    raise AssertionError("it does not come about")
+
+
+@contextmanager
+def followed(url: str, name: str, after: str | None = None) -> Iterator[Any]:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=SECONDS)
+    headers = {} if after is None else {"Last-Event-ID": after}
+    connection.request("GET", f"/v1/jobs/{name}/events", headers=headers)
+    response = connection.getresponse()
+    assert response.status == 200
+    assert response.getheader("Content-Type") == "text/event-stream"
+    try:
+        yield response
+    finally:
+        response.close()
+        connection.close()
+
+
+def events(response: Any) -> Iterator[dict[str, Any]]:
+    """What is streamed, to its end."""
+    event: dict[str, Any] = {}
+    for line in response:
+        text = line.decode().rstrip("\n")
+        if not text:
+            if event:
+                yield event
+            event = {}
+        elif not text.startswith(":"):
+            name, _, value = text.partition(": ")
+            event[name] = json.loads(value) if name == "data" else value
+
+
+def test_a_job_runs_to_its_result_and_can_be_followed_and_joined_later(
+    tmp_path: Path, models: Path, model: Model
+) -> None:
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        model.go.clear()
+        made = call.ok("POST", "/v1/jobs", job(name="mine"), Idempotency_Key="k")
+        assert call.ok("POST", "/v1/jobs", job(name="mine"), Idempotency_Key="k")["id"] == made["id"]
+        name = made["id"]
+        until(call, name, "running")
+        assert call("GET", f"/v1/jobs/{name}/result").status == 409
+        assert call("DELETE", f"/v1/jobs/{name}").status == 409
+        with followed(server.url, name) as response:
+            model.go.set()
+            seen = list(events(response))
+        shown = until(call, name, "done")
+        assert (shown["trials"], shown["usage"]["calls"], shown["error"]) == (8, 32, None)
+        result = call.ok("GET", f"/v1/jobs/{name}/result")
+        assert result["result"]["best_score"] == 1.0 == shown["best_score"]
+        assert PROMPTS[shown["best_index"]] == result["result"]["best_prompt"]
+        assert [trial["number"] for trial in result["trials"]] == list(range(1, 9))
+        trials = [event for event in seen if event["event"] == "trial"]
+        assert [event["data"] for event in trials] == result["trials"]
+        assert [event["data"]["state"] for event in seen if event["event"] == "state"] == [
+            "queued",
+            "running",
+            "done",
+        ]
+        assert [int(event["id"]) for event in seen] == list(range(1, len(seen) + 1))
+        with followed(server.url, name, after=seen[4]["id"]) as response:
+            assert list(events(response)) == seen[5:]
+        assert call("GET", f"/v1/jobs/{name}/events", Last_Event_ID="x").status == 422
+        metrics = call.ok("GET", "/metrics").decode()
+        assert 'zopo_calls_total{model="small"} 32.0' in metrics
+        assert 'zopo_tokens_total{model="small",side="prompt"} 224.0' in metrics
+        assert 'zopo_jobs{state="done"} 1.0' in metrics
+        assert model.keys == {f"Bearer {KEY}"}
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        assert call.ok("GET", "/v1/jobs")["jobs"] == [shown]
+        with followed(server.url, name, after=seen[4]["id"]) as response:
+            assert list(events(response)) == seen[5:]
+        assert call("POST", f"/v1/jobs/{name}/resume").status == 409
+        assert call("DELETE", f"/v1/jobs/{name}").status == 204
+        assert call("GET", f"/v1/jobs/{name}").status == 404
+    assert not list((tmp_path / "data" / "jobs").iterdir())
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file())
+    assert KEY.encode() not in kept
+
+
+def test_jobs_wait_their_turn_and_end_with_the_results_so_far(
+    tmp_path: Path, models: Path, model: Model
+) -> None:
+    with (
+        served(tmp_path / "data", Limits(max_jobs=1, stop_timeout=5), models=models) as server,
+        Client(server.url) as call,
+    ):
+        model.go.clear()
+        first, second = (call.ok("POST", "/v1/jobs", job())["id"] for _ in range(2))
+        until(call, first, "running")
+        assert call.ok("GET", f"/v1/jobs/{second}")["state"] == "queued"
+        assert call("POST", f"/v1/jobs/{second}/cancel").status == 202
+        assert until(call, second, "cancelled")["trials"] == 0
+        waited(lambda: model.calls or None)
+        assert call("POST", f"/v1/jobs/{first}/cancel").status == 202
+        model.go.set()
+        until(call, first, "cancelled")
+        assert call("POST", f"/v1/jobs/{first}/cancel").status == 409
+        call.ok("POST", f"/v1/jobs/{second}/resume")
+        assert until(call, second, "done")["trials"] == 8
+
+
+def test_a_job_cut_off_by_kill_9_is_interrupted_and_goes_on(
+    tmp_path: Path, models: Path, model: Model
+) -> None:
+    options = ("--models", str(models))
+    with Process(tmp_path / "data", *options) as server, Client(server.url) as call:
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        waited(lambda: call.ok("GET", f"/v1/jobs/{name}")["trials"] >= 2 or None)
+        server.kill()
+    with Process(tmp_path / "data", *options) as server, Client(server.url) as call:
+        shown = call.ok("GET", f"/v1/jobs/{name}")
+        assert shown["state"] in ("interrupted", "done")  # it may have ended before the signal came
+        if shown["state"] == "interrupted":
+            call.ok("POST", f"/v1/jobs/{name}/resume")
+        assert until(call, name, "done")["trials"] == 8
+        model.go.clear()
+        other = call.ok("POST", "/v1/jobs", job())["id"]
+        until(call, other, "running")
+        with followed(server.url, other) as response:
+            next(events(response))
+            assert (
+                server.stop() == 0
+            )  # in bounded time, although a stream is open and a model does not answer
+    log = server.log.read_text()
+    assert KEY not in log
+    assert "Say it" not in log
+    with served(tmp_path / "data", models=models) as again, Client(again.url) as call:
+        assert call.ok("GET", f"/v1/jobs/{other}")["state"] == "interrupted"
+
+
+def test_a_model_that_refuses_fails_the_job_and_not_the_server(
+    tmp_path: Path, models: Path, model: Model
+) -> None:
+    model.status = 401
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        shown = until(call, name, "failed")
+        assert "401" in shown["error"]
+        assert KEY not in json.dumps(shown)
+        model.status = 200
+        call.ok("POST", f"/v1/jobs/{name}/resume")
+        assert until(call, name, "done")["error"] is None
+
+
+def test_requests_that_cannot_run_are_refused_at_once(tmp_path: Path, models: Path, model: Model) -> None:
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        for status, changes in (
+            (422, {"model": "other"}),
+            (422, {"judge": "http://127.0.0.1/"}),
+            (422, {"embeddings": None}),
+            (422, {"embeddings": packed(pool(19, 4))}),
+            (422, {"pool": ["same", "same"]}),
+            (422, {"base_url": "http://127.0.0.1:1"}),  # where calls go is not a request's to say
+            (422, {"task": {"examples": [{"input": "q", "output": "a"}], "metric": "os:system"}}),
+            (422, {"task": {"examples": [{"input": "q", "output": "a"}], "template": "file.json"}}),
+            (422, {"config": {"budget": 0}}),
+        ):
+            reply = call("POST", "/v1/jobs", job(**changes))
+            assert reply.status == status, (changes, reply)
+    assert model.calls == 0
+
+
+def test_the_models_are_the_server_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.toml"
+    assert list(load(None)) == ["local"]
+    for text, match in (
+        ('[a]\nmodel = "m"', "needs model and base_url"),
+        ('[a]\nmodel = "m"\nbase_url = "nowhere"', "not an http"),
+        ('[a]\nmodel = "m"\nbase_url = "http://h/v1"\nkey_env = "UNSET"', "UNSET is not set"),
+        (f'[a]\nmodel = "m"\nbase_url = "http://h/v1"\napi_key = "{KEY}"', "unknown field"),
+        ('[a]\nmodel = "m"\nbase_url = "http://h/v1"\nprice_in = 1.0', "go together"),
+        ('[local]\nmodel = "m"', "embedded model"),
+        ("a = 1", "Expected `object`"),
+        ("[a", "m.toml"),
+    ):
+        path.write_text(text)
+        monkeypatch.delenv("UNSET", raising=False)
+        with pytest.raises(ConfigError, match=match) as raised:
+            load(path)
+        assert KEY not in str(raised.value)
+
+
+def test_events_are_bounded_and_a_gap_is_told(tmp_path: Path) -> None:
+    import asyncio
+
+    async def read(kept: JobEvents, after: int) -> list[bytes]:
+        return [text async for text in kept.listen(after, 1)]
+
+    events = JobEvents(tmp_path / "e", kept=3)
+    for number in range(20):
+        events.add("trial", number)
+    events.close()
+    texts = asyncio.run(read(events, 5))
+    assert texts[0] == b'event: gap\ndata: {"missing":12}\n\n'
+    assert [text.split(b"\n")[0] for text in texts[1:]] == [b"id: 18", b"id: 19", b"id: 20"]
+    assert len((tmp_path / "e").read_bytes().splitlines()) <= 6
+    again = JobEvents(tmp_path / "e", kept=3)
+    again.add("state", 1)
+    again.close()
+    assert asyncio.run(read(again, 20)) == [b"id: 21\nevent: state\ndata: 1\n\n"]

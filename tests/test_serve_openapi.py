@@ -1,0 +1,84 @@
+"""The OpenAPI document against the server: what the one promises the other keeps, for hostile requests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import positive_data_acceptance
+from serve_tools import TOKEN, Client, InThread, served, table
+
+from zopo_fast.serve.settings import Limits
+
+# For each operation with a body, half as many for others; and so much with wrong ones again.
+EXAMPLES = int(os.environ.get("ZOPO_SERVE_EXAMPLES", "10"))
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InThread]:
+    limits = Limits(
+        max_body=200_000, max_pool=500, max_studies=60, max_jobs=1, max_kept_jobs=20, stop_timeout=5
+    )
+    with served(tmp_path_factory.mktemp("data"), limits, token=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def study(server: InThread) -> str:
+    """One that is there, with something asked and something told."""
+    with Client(server.url, TOKEN) as call:
+        name = call.study()
+        indices = call.ok("POST", f"/v1/studies/{name}/ask", {"n": 3})["indices"]
+        call.ok("POST", f"/v1/studies/{name}/tell", {"index": indices[0], "score": 1})
+    return name
+
+
+@pytest.fixture(scope="module")
+def empty(server: InThread) -> str:
+    with Client(server.url, TOKEN) as call:
+        return call.study()
+
+
+@pytest.fixture(scope="module")
+def api(server: InThread) -> schemathesis.BaseSchema:
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers=BEARER)
+
+
+def operations() -> list[str]:
+    """The names of all operations, known without a server."""
+    return [f"{route.method} {route.path}" for route in table()]
+
+
+@pytest.mark.parametrize(
+    "mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value
+)
+@pytest.mark.parametrize("name", operations())
+def test_the_server_is_what_its_document_says(
+    api: schemathesis.BaseSchema, study: str, empty: str, name: str, mode: GenerationMode
+) -> None:
+    method, path = name.split()
+    operation = api[path][method]
+    if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.headers):
+        pytest.skip("nothing but its path can be wrong")
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES if operation.body else EXAMPLES // 2,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: schemathesis.Case) -> None:
+        if method != "DELETE" and "study" in case.path_parameters and mode is GenerationMode.POSITIVE:
+            # One that is there: random ones test the 404 alone. And one without a score, which has no best.
+            case.path_parameters["study"] = empty if path.endswith("/best") else study
+        # Not every body that the schema allows can be used: an index beyond the pool is a 422.
+        case.call_and_validate(headers=BEARER, timeout=20, excluded_checks=[positive_data_acceptance])
+
+    check()

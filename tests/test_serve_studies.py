@@ -1,0 +1,464 @@
+"""Studies over HTTP: what each request does, what is refused, and what a restart finds."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serve_tools import Client, InThread, packed, pool, served
+
+import zopo_fast as zf
+from zopo_fast.serve import study as study_module
+from zopo_fast.serve.settings import Limits
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[InThread]:
+    with served(tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def call(server: InThread) -> Iterator[Client]:
+    with Client(server.url) as client:
+        yield client
+
+
+def score(index: int) -> float:
+    return float(np.sin(index) * (1 + index % 7) + 1 / 3)
+
+
+def run_to_the_end(call: Client, study: str, steps: int = 10**6) -> list[int]:
+    """Ask and tell in one request each; the order of the indices."""
+    order: list[int] = []
+    answer = call.ok("POST", f"/v1/studies/{study}/ask")
+    while answer["indices"] and len(order) < steps:
+        (index,) = answer["indices"]
+        order.append(index)
+        answer = call.ok(
+            "POST", f"/v1/studies/{study}/tell", {"index": index, "score": score(index), "ask": 1}
+        )
+    return order
+
+
+def reference(m: int = 30, d: int = 6, seed: int = 0, **config: Any) -> zf.Zopo:
+    return zf.Zopo(pool(m, d, seed), zf.ZopoConfig(**{"budget": m, "initial": 5, "seed": seed, **config}))
+
+
+def in_process(m: int = 30, **config: Any) -> list[int]:
+    optimizer = reference(m, **config)
+    order = []
+    while not optimizer.done:
+        order.append(optimizer.ask())
+        optimizer.tell(order[-1], score(order[-1]))
+    return order
+
+
+def test_a_whole_study_asks_what_it_asks_in_process(call: Client) -> None:
+    study = call.study(budget=20)
+    assert run_to_the_end(call, study) == in_process(budget=20)
+    shown = call.ok("GET", f"/v1/studies/{study}")
+    assert (shown["asked"], shown["scored"], shown["pending"], shown["done"]) == (20, 20, [], True)
+    best = call.ok("GET", f"/v1/studies/{study}/best")
+    assert best == shown["best"]
+    assert best["score"] == max(score(i) for i in in_process(budget=20))
+
+
+def test_ask_tell_and_discard_one_by_one(call: Client) -> None:
+    study = call.study(budget=6)
+    optimizer = reference(budget=6)
+    first = call.ok("POST", f"/v1/studies/{study}/ask", {"n": 4})["indices"]
+    assert first == optimizer.ask(4)
+    call.ok("POST", f"/v1/studies/{study}/discard", {"index": first[1]})
+    optimizer.discard(first[1])
+    tell = {"index": first[0], "score": 0.25, "noise": 0.01, "final": False}
+    assert call.ok("POST", f"/v1/studies/{study}/tell", tell) == {
+        "indices": [],
+        "done": False,
+        "prompts": None,
+    }
+    optimizer.tell(first[0], 0.25, 0.01, False)
+    call.ok("POST", f"/v1/studies/{study}/tell", {"index": 29, "score": 1})  # prior data
+    optimizer.tell(29, 1.0)
+    assert call.ok("POST", f"/v1/studies/{study}/ask", {"n": 9})["indices"] == optimizer.ask(9)
+    assert call("POST", f"/v1/studies/{study}/ask").body["error"] == "NothingToAsk"
+    shown = call.ok("GET", f"/v1/studies/{study}")
+    assert shown["pending"] == optimizer.pending
+    assert (shown["asked"], shown["scored"]) == (6, 2)
+    state = call.ok("GET", f"/v1/studies/{study}/state")["state"]
+    again = zf.Zopo.from_state(pool(), state)
+    assert again.pending == optimizer.pending
+
+
+def test_texts_come_back_with_the_asks(call: Client) -> None:
+    texts = [f"Answer in {n} words." for n in range(12)]
+    wanted = {"texts": texts, "embeddings": pool(12).tolist(), "config": {"budget": 3, "initial": 2}}
+    made = call.ok("POST", "/v1/studies", {**wanted, "name": "words"})
+    assert (made["name"], made["texts"], made["dtype"]) == ("words", True, "float64")
+    answer = call.ok("POST", f"/v1/studies/{made['id']}/ask", {"n": 2})
+    assert answer["prompts"] == [texts[i] for i in answer["indices"]]
+    assert call.ok("GET", f"/v1/studies/{made['id']}/state")["texts"] == texts
+
+
+def test_texts_alone_need_an_embedder_and_are_merged(tmp_path: Path, call: Client) -> None:
+    texts = ["One.", "Two.", " One. "]
+    reply = call("POST", "/v1/studies", {"texts": texts})
+    assert reply.status == 422
+    assert "--embedder" in reply.body["detail"]
+
+    class Embedder:
+        async def embed(self, texts: list[str]) -> Any:
+            return np.array([[len(text), ord(text[0])] for text in texts], dtype=np.float32)
+
+        async def aclose(self) -> None:
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zopo_fast.embed.resolve", lambda spec: Embedder())
+        with served(tmp_path / "other", embedder="mine") as other, Client(other.url) as client:
+            made = client.ok("POST", "/v1/studies", {"texts": texts, "config": {"budget": 2, "initial": 1}})
+            assert (made["prompts"], made["dimension"]) == (2, 2)
+
+
+# ---- refused -----------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_used_is_a_problem_with_the_error_s_name(call: Client) -> None:
+    study = call.study()
+    (index,) = call.ok("POST", f"/v1/studies/{study}/ask")["indices"]
+    one = f"/v1/studies/{study}"
+    call.ok("POST", f"{one}/tell", {"index": index, "score": 1})
+    rows = pool(4, 3).tolist()
+    cases: list[tuple[int, str, str, str, Any]] = [
+        (409, "ConflictingScoreError", "POST", f"{one}/tell", {"index": index, "score": 2}),
+        (422, "UnknownIndexError", "POST", f"{one}/tell", {"index": 30, "score": 2}),
+        (422, "UnknownIndexError", "POST", f"{one}/discard", {"index": index}),
+        (422, "ValidationError", "POST", f"{one}/tell", {"index": -1, "score": 2}),
+        (422, "ValidationError", "POST", f"{one}/tell", {"index": 1, "score": 2, "nois": 1}),
+        (422, "ValidationError", "POST", f"{one}/tell", {"index": 1, "score": "2"}),
+        (422, "ValidationError", "POST", f"{one}/tell", {"index": True, "score": 2}),
+        (422, "ValidationError", "POST", f"{one}/tell", {"index": 1, "score": 2, "noise": -1}),
+        (422, "ValidationError", "POST", f"{one}/tell", b'{"index": 1, "score": 1e999}'),
+        (400, "NotJSON", "POST", f"{one}/tell", b'{"index": 1, "score": NaN}'),
+        (422, "ValidationError", "POST", f"{one}/tell", b"[" * 100_000),
+        (400, "NotJSON", "POST", f"{one}/tell", b"\xff\xfe"),
+        (400, "NoBody", "POST", f"{one}/tell", None),
+        (400, "UnexpectedBody", "GET", one, {}),
+        (422, "ValidationError", "POST", f"{one}/ask", {"n": 0}),
+        (404, "NotFound", "POST", "/v1/studies/0000000000000000/ask", {}),
+        (404, "NotFound", "GET", "/v1/studies/..%2f..%2fetc", None),
+        (404, "NotFound", "GET", "/v1/nothing", None),
+        (405, "MethodNotAllowed", "PUT", one, None),
+        (422, "ConfigError", "POST", "/v1/studies", {}),
+        (422, "ConfigError", "POST", "/v1/studies", {"embeddings": rows, "config": {"initial": [7]}}),
+        (422, "ArrayError", "POST", "/v1/studies", {"embeddings": [[1.0, 2.0], [3.0]]}),
+        (422, "ArrayError", "POST", "/v1/studies", {"embeddings": packed(pool(4, 3)) | {"shape": [4, 4]}}),
+        (422, "PoolError", "POST", "/v1/studies", {"embeddings": rows, "texts": ["a", "b", " ", "d"]}),
+        (422, "ConfigError", "POST", "/v1/studies", {"embeddings": rows, "texts": ["a", "b"]}),
+        (422, "ConfigError", "POST", "/v1/studies", {"embeddings": rows, "texts": ["a", "b", "c", "c "]}),
+        (422, "ValidationError", "POST", "/v1/studies", {"embeddings": rows, "config": {"power": 3}}),
+        (422, "ValidationError", "GET", "/v1/studies?limit=0", None),
+        (422, "ValidationError", "GET", "/v1/studies?limit=1&limit=2", None),
+    ]  # fmt: skip
+    infinite = pool(4, 3)
+    infinite[2, 1] = np.inf
+    cases.append((422, "ArrayError", "POST", "/v1/studies", {"embeddings": packed(infinite)}))
+    before = call.ok("GET", one)
+    for status, name, method, path, body in cases:
+        reply = call(method, path, body)
+        assert (reply.status, reply.body["error"]) == (status, name), (method, path, reply.body)
+        assert reply.headers["Content-Type"] == "application/problem+json"
+        assert reply.body["type"] == f"urn:zopo-fast:{name}"
+    assert call.ok("GET", one) == before  # no refused request changed anything
+
+
+def test_bodies_that_are_not_json_as_it_is_are_refused(call: Client) -> None:
+    study = call.study()
+    path = f"/v1/studies/{study}/tell"
+    assert call("POST", path, {"index": 1, "score": 1}, Content_Type="text/plain").status == 415
+    assert call("POST", path, {"index": 1, "score": 1}, Content_Encoding="gzip").status == 415
+    assert (
+        call("POST", path, {"index": 1, "score": 1}, Content_Type="application/json; charset=utf-8").status
+        == 200
+    )
+
+
+def test_the_limits_hold(tmp_path: Path) -> None:
+    limits = Limits(max_body=20_000, max_pool=40, max_studies=2, max_pending=3, max_events=10, max_scores=3)
+    with served(tmp_path / "data", limits) as server, Client(server.url) as call:
+        too_long = call("POST", "/v1/studies", {"texts": ["x" * 30_000]})
+        assert (too_long.status, too_long.body["error"]) == (413, "BodyTooLarge")
+    with served(tmp_path / "data", limits) as server, Client(server.url) as call:
+        reply = call("POST", "/v1/studies", {"embeddings": packed(pool(41, 2))})
+        assert (reply.status, reply.body["error"]) == (413, "PoolTooLarge")
+        studies = [call.study(), call.study(seed=1)]
+        reply = call("POST", "/v1/studies", {"embeddings": packed(pool())})
+        assert (reply.status, reply.body["error"]) == (429, "TooManyStudies")
+        one = f"/v1/studies/{studies[0]}"
+        reply = call("POST", f"{one}/ask", {"n": 4})
+        assert (reply.status, reply.body["error"]) == (429, "TooManyPending")
+        indices = call.ok("POST", f"{one}/ask", {"n": 3})["indices"]
+        # A tell that frees one place may ask for one; for two it does nothing at all.
+        tell = {"index": indices[0], "score": 1}
+        assert call("POST", f"{one}/tell", {**tell, "ask": 2}).status == 429
+        assert call.ok("GET", one)["scored"] == 0
+        indices += call.ok("POST", f"{one}/tell", {**tell, "ask": 1})["indices"]
+        for index in indices[1:3]:
+            call.ok("POST", f"{one}/tell", {"index": index, "score": 1})
+        reply = call("POST", f"{one}/tell", {"index": indices[3], "score": 1})
+        assert (reply.status, reply.body["error"]) == (409, "TooManyScores")
+        again = [call("POST", f"{one}/tell", {"index": indices[0], "score": 1}) for _ in range(5)]
+        assert (again[0].status, again[-1].status, again[-1].body["error"]) == (200, 409, "LogFull")
+
+
+def test_a_slow_body_is_not_waited_for(tmp_path: Path) -> None:
+    import socket
+
+    with served(tmp_path / "data", Limits(body_timeout=0.2, stop_timeout=5)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=15) as connection:
+            connection.sendall(
+                b"POST /v1/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 1000\r\n\r\n{"
+            )
+            assert b" 408 " in connection.recv(4096).split(b"\r\n")[0]
+
+
+# ---- more than one -----------------------------------------------------------------------------------
+
+
+def test_studies_are_listed_in_pages_and_deleted_for_good(tmp_path: Path) -> None:
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        made = sorted(call.study(seed=seed) for seed in range(5))
+        first = call.ok("GET", "/v1/studies?limit=3")
+        assert [entry["id"] for entry in first["studies"]] == made[:3]
+        second = call.ok("GET", f"/v1/studies?limit=3&after={first['next']}")
+        assert ([entry["id"] for entry in second["studies"]], second["next"]) == (made[3:], None)
+        call.ok("POST", f"/v1/studies/{made[0]}/ask")
+        assert call("DELETE", f"/v1/studies/{made[0]}").status == 204
+        assert call("DELETE", f"/v1/studies/{made[0]}").status == 404
+        assert call("POST", f"/v1/studies/{made[0]}/ask").status == 404
+    assert sorted(path.stem for path in (tmp_path / "data" / "studies").iterdir()) == made[1:]
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        assert [entry["id"] for entry in call.ok("GET", "/v1/studies")["studies"]] == made[1:]
+
+
+def test_many_clients_of_one_study_take_turns(server: InThread, call: Client) -> None:
+    study = call.study(m=200, budget=120)
+    asked: list[int] = []
+    problems: list[Any] = []
+
+    def work() -> None:
+        with Client(server.url) as client:
+            while True:
+                reply = client("POST", f"/v1/studies/{study}/ask")
+                if reply.status != 200:
+                    problems.append(reply.body["error"])
+                    return
+                (index,) = reply.body["indices"]
+                asked.append(index)
+                client.ok("POST", f"/v1/studies/{study}/tell", {"index": index, "score": score(index)})
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert problems == ["NothingToAsk"] * 4
+    assert len(asked) == len(set(asked)) == 120
+    assert call.ok("GET", f"/v1/studies/{study}")["scored"] == 120
+
+
+def test_a_large_pool_does_not_hold_up_the_others(
+    server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "LARGE", 50)
+    large, small = call.study(m=100, budget=50), call.study()
+    record = server.server.studies.get(large)
+    go = threading.Event()
+    assert record.study is not None
+    ask = record.study.optimizer.ask
+
+    def slow(n: int) -> Any:
+        assert go.wait(20)
+        return ask(n)
+
+    monkeypatch.setattr(record.study.optimizer, "ask", slow)
+    asked: list[Any] = []
+
+    def work() -> None:
+        with Client(server.url) as client:
+            asked.append(client.ok("POST", f"/v1/studies/{large}/ask")["indices"])
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    assert len(run_to_the_end(call, small, steps=10)) == 10  # while the large one is at work
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(asked, key=str) == sorted(([i] for i in reference(m=100, budget=50).ask(2)), key=str)
+
+
+# ---- keys --------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_request_with_a_key_has_one_effect_also_after_a_restart(tmp_path: Path) -> None:
+    create = {"embeddings": packed(pool()), "config": {"budget": 9, "initial": 3}}
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        made = call.ok("POST", "/v1/studies", create, Idempotency_Key="make")
+        assert call.ok("POST", "/v1/studies", create, Idempotency_Key="make") == made
+        one = f"/v1/studies/{made['id']}"
+        (index,) = call.ok("POST", f"{one}/ask", {}, Idempotency_Key="a")["indices"]
+        assert call.ok("POST", f"{one}/ask", {}, Idempotency_Key="a")["indices"] == [index]
+        tell = {"index": index, "score": 0.5, "ask": 2}
+        told = call.ok("POST", f"{one}/tell", tell, Idempotency_Key="t")
+        assert call.ok("POST", f"{one}/tell", tell, Idempotency_Key="t") == told
+        for path, body, key in (
+            (f"{one}/tell", {**tell, "ask": 1}, "t"),
+            (f"{one}/ask", {}, "t"),
+            ("/v1/studies", {**create, "name": "x"}, "make"),
+        ):
+            reply = call("POST", path, body, Idempotency_Key=key)
+            assert (reply.status, reply.body["error"]) == (422, "IdempotencyKeyReused")
+        assert call("POST", f"{one}/tell", tell, Idempotency_Key="x" * 256).status == 400
+        before = call.ok("GET", one)
+        assert (before["asked"], before["scored"]) == (3, 1)
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        assert call.ok("POST", f"{one}/tell", tell, Idempotency_Key="t") == told
+        again = call.ok("POST", "/v1/studies", create, Idempotency_Key="make")
+        assert again == before  # the study that the first request made, as it is now
+        assert len(call.ok("GET", "/v1/studies")["studies"]) == 1
+
+
+# ---- on disk -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("search", ["improvement", "thompson", "gradient"])
+def test_a_restart_goes_on_bit_for_bit(tmp_path: Path, search: str) -> None:
+    order: list[int] = []
+    study = ""
+    for part in range(4):
+        with served(tmp_path / "data") as server, Client(server.url) as call:
+            study = study or call.study(budget=24, search=search)
+            if part == 2:  # some of it in the file, the rest in the journal
+                server.do(server.server.studies.checkpoint())
+            pending = call.ok("GET", f"/v1/studies/{study}")["pending"]
+            for index in pending:
+                call.ok("POST", f"/v1/studies/{study}/tell", {"index": index, "score": score(index)})
+            for _ in range(6):
+                (index,) = call.ok("POST", f"/v1/studies/{study}/ask")["indices"]
+                order.append(index)
+                if len(order) % 6:
+                    call.ok("POST", f"/v1/studies/{study}/tell", {"index": index, "score": score(index)})
+    assert order == in_process(budget=24, search=search)
+
+
+def test_moving_the_journal_twice_or_not_at_all_changes_nothing(tmp_path: Path) -> None:
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        studies = server.server.studies
+        study = call.study(budget=20)
+        order = run_to_the_end(call, study, steps=5)
+        record = studies.get(study)
+        events = list(record.tail)
+        server.do(studies.checkpoint())
+        assert record.tail == []
+        record.file.append(events)  # as after a crash between the file and the journal
+        server.loop.call_soon_threadsafe(studies._drop, record)
+        (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
+        order.append(index)
+        answer = call.ok(
+            "POST", f"/v1/studies/{study}/tell", {"index": index, "score": score(index), "ask": 1}
+        )
+        assert order + answer["indices"] == in_process(budget=20)[:7]
+
+
+def _limit(server: InThread, pages: int | None) -> None:
+    """Leave the journal's file as large as it is, or let it grow again."""
+    connection = server.server.studies._journal._connection
+    if pages is None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_disk_loses_nothing_acknowledged_and_is_recovered_from(server: InThread, call: Client) -> None:
+    studies = [call.study(budget=20), call.study(budget=20, seed=1)]
+    order = run_to_the_end(call, studies[0], steps=4)
+    long = [f"{i}" * 200 for i in range(10)]
+    _limit(server, None)
+    full = asked = 0
+    path = f"/v1/studies/{studies[1]}/ask"
+    for key in long * 5:  # the last page fills up
+        reply = call("POST", path, {}, Idempotency_Key=key)
+        full += reply.status == 507
+        asked += reply.status == 200
+        if full:
+            assert reply.body["error"] == "StoreFullError"
+            break
+    assert full
+    (index,) = call.ok("GET", f"/v1/studies/{studies[0]}")["pending"]
+    tell = {"index": index, "score": score(index), "ask": 1}
+    failed = call("POST", f"/v1/studies/{studies[0]}/tell", tell, Idempotency_Key="again")
+    assert failed.status in (200, 507)
+    _limit(server, 1_000_000)
+    assert call.ok("GET", f"/v1/studies/{studies[1]}")["asked"] == asked
+    if failed.status == 507:
+        assert call.ok("GET", f"/v1/studies/{studies[0]}")["scored"] == 4  # set back to what is on disk
+    order.append(index)
+    told = call.ok("POST", f"/v1/studies/{studies[0]}/tell", tell, Idempotency_Key="again")
+    assert order + told["indices"] == in_process(budget=20)[:6]
+    metrics = call.ok("GET", "/metrics").decode()
+    assert "\nzopo_commit_failures_total 0.0" not in metrics
+
+
+def test_a_fault_in_the_middle_of_a_step_is_undone(server: InThread, call: Client) -> None:
+    study = call.study()
+    (index,) = call.ok("POST", f"/v1/studies/{study}/ask")["indices"]
+    optimizer = server.server.studies.get(study).study.optimizer  # type: ignore[union-attr]
+    optimizer.ask = lambda n: 1 / 0  # type: ignore[method-assign,assignment]
+    reply = call("POST", f"/v1/studies/{study}/tell", {"index": index, "score": 1, "ask": 1})
+    assert (reply.status, reply.body["error"]) == (500, "InternalError")
+    assert "division" not in reply.body["detail"]
+    shown = call.ok("GET", f"/v1/studies/{study}")
+    assert (shown["scored"], shown["pending"]) == (0, [index])
+
+
+def test_a_damaged_study_does_not_take_the_others_along(tmp_path: Path) -> None:
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        bad, gone, good = call.study(), call.study(seed=1), call.study(seed=2)
+        for study in (bad, gone, good):
+            call.ok("POST", f"/v1/studies/{study}/ask")
+    folder = tmp_path / "data" / "studies"
+    connection = sqlite3.connect(folder / f"{bad}.sqlite3")
+    connection.execute("UPDATE arrays SET data = zeroblob(length(data))")
+    connection.commit()
+    connection.close()
+    (folder / f"{gone}.sqlite3").write_bytes(b"not a database, not at all" * 100)
+    (folder / ".half.sqlite3.123.partial").write_bytes(b"cut off")
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        reply = call("POST", f"/v1/studies/{bad}/ask")
+        assert (reply.status, reply.body["error"]) == (503, "StoreDamagedError")
+        assert call("POST", f"/v1/studies/{gone}/ask").status == 404
+        assert len(call.ok("POST", f"/v1/studies/{good}/ask")["indices"]) == 1
+    assert not list(folder.glob("*.partial"))
+
+
+def test_two_hundred_studies_start_quickly(tmp_path: Path) -> None:
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        first = call.study()
+        run_to_the_end(call, first, steps=3)
+    folder = tmp_path / "data" / "studies"
+    whole = (folder / f"{first}.sqlite3").read_bytes()
+    for number in range(199):
+        (folder / f"{number:016x}.sqlite3").write_bytes(whole)
+    start = time.perf_counter()
+    with served(tmp_path / "data") as server, Client(server.url) as call:
+        assert time.perf_counter() - start < 5
+        assert len(server.server.studies) == 200
+        assert call.ok("GET", f"/v1/studies/{first}")["scored"] == 3

@@ -1,0 +1,226 @@
+"""The file of a study: no room, one owner, what else may lie there, old and new schemas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from resume_tools import copy
+
+from zopo_fast import errors, store_file, store_writer
+from zopo_fast.pool import Pool
+from zopo_fast.store import Store
+
+POOL = Pool.from_texts(["first", "second"], {1: 0.1})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "study.sqlite3"
+
+
+# ---- no room -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(store: Store) -> int:
+    """Write until there is no room; return the number of entries acknowledged."""
+
+    async def work() -> None:
+        nonlocal known
+        for _ in range(3000):
+            number = store.append("score", {"text": "x" * 700})
+            await store.flush()
+            known = number
+
+    known = 0
+    with pytest.raises(errors.StoreFullError, match="no room is left"):
+        asyncio.run(work())
+    with pytest.raises(errors.StoreFullError):  # and from now on
+        store.append("score", {})
+    return known
+
+
+def test_full_disk_keeps_what_was_acknowledged(small: Path) -> None:
+    path = small / "study.sqlite3"
+    store = Store.create(path, {})
+    known = fill(store)
+    assert known > 100
+    with pytest.raises(errors.StoreFullError):
+        store.close()
+    with Store.open(path) as store:
+        assert known <= store.last <= known + 1
+    filler = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):  # the last page
+        while os.write(filler, b"x" * 4096):
+            pass
+    os.close(filler)
+    with pytest.raises(errors.StoreFullError, match="no room"):
+        Store.create(small / "other.sqlite3", {})
+    assert [p.name for p in small.iterdir() if p.suffix == ".tmp" or p.name.startswith("other")] == []
+    with Store.open(path) as store:  # readable with no room at all
+        assert len(list(store.events())) == store.last
+
+
+def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
+    store = Store.create(path, {})
+    store.sync()
+    store._connection.execute("PRAGMA max_page_count = 40")
+    known = fill(store)
+    with pytest.raises(errors.StoreFullError):
+        store.close()
+    with Store.open(path) as store:  # there is room again
+        assert known <= store.last <= known + 1
+        store.append("score", {})
+        store.sync()
+
+
+# ---- one owner ---------------------------------------------------------------------------------------
+
+BUSY = """
+    import sys
+    from zopo_fast import errors
+    from zopo_fast.store import Store
+    try:
+        Store.open(sys.argv[1])
+    except errors.StoreBusyError as error:
+        print(error)
+"""
+
+
+def opened_elsewhere(path: Path) -> str:
+    command = [sys.executable, "-c", textwrap.dedent(BUSY), str(path)]
+    return subprocess.run(command, timeout=60, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_second_owner_is_refused(path: Path) -> None:
+    with Store.create(path, {}) as store:
+        assert "another process has this study open" in opened_elsewhere(path)
+        for _ in range(2):
+            with pytest.raises(errors.StoreBusyError, match="has this study open"):
+                Store.open(path)
+            with pytest.raises(errors.StoreError, match="is there already"):
+                Store.create(path, {})
+        # Locks of a file go when any handle of this process on it is closed: none of the above may.
+        assert "another process has this study open" in opened_elsewhere(path)
+        store.append("score", {})
+    assert opened_elsewhere(path) == ""
+
+
+# ---- what else may lie there -------------------------------------------------------------------------
+
+
+def test_making_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.parent.joinpath("a").mkdir()
+    deep = path.parent / "a" / "b" / "study.sqlite3"
+    with Store.create(deep, {}, POOL) as store:
+        assert store.pool() == POOL
+    monkeypatch.setattr(store_file, "MIGRATIONS", [*store_file.MIGRATIONS, "CREATE TABLE pool (x);"])
+    with pytest.raises(errors.StoreError, match="already exists"):
+        Store.create(path, {}, POOL)
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+
+
+def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.StoreError, match="no study there"):
+        Store.open(path)
+    with pytest.raises(errors.StoreError, match="no study there"):
+        Store.open(tmp_path)
+    with pytest.raises(errors.StoreError, match="there already"):
+        Store.create(tmp_path, {})
+    path.touch()
+    with pytest.raises(errors.StoreError, match="an empty file"):
+        Store.open(path)
+    Store.create(path, {}).close()  # as after tempfile.mkstemp()
+    Store.open(path).close()
+    path.unlink()
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE notes (text)")
+    other.close()
+    with pytest.raises(errors.StoreError, match="another program"):
+        Store.open(path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(errors.StoreError, match="cannot be made"):
+        Store.create(tmp_path / "file" / "study.sqlite3", {})
+
+
+def test_a_link_leads_to_the_one_study(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.sqlite3"
+    link.symlink_to(path)
+    with Store.create(link, {}) as store:
+        store.append("score", {})
+        with pytest.raises(errors.StoreBusyError):
+            Store.open(path)
+    assert link.is_symlink()
+    with Store.open(path) as store:
+        assert store.last == 1
+
+
+def test_a_file_that_cannot_be_written() -> None:
+    said = store_writer.typed(sqlite3.OperationalError("attempt to write a readonly database"), "p")
+    assert type(said) is errors.StoreError
+    assert str(said) == "p: cannot be used: attempt to write a readonly database"
+
+
+# ---- schemas -----------------------------------------------------------------------------------------
+
+
+def test_a_newer_schema_is_refused(path: Path) -> None:
+    Store.create(path, {}).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(errors.StoreVersionError, match=r"newer version.*schema 99.*upgrade"):
+        Store.open(path)
+    assert path.read_bytes() == before
+
+
+def test_an_old_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.create(path, {"a": 1}) as store:
+        store.append("score", {})
+    more = ["CREATE TABLE extra (x); INSERT INTO extra VALUES (5)", "ALTER TABLE extra ADD COLUMN y"]
+    monkeypatch.setattr(store_file, "MIGRATIONS", [*store_file.MIGRATIONS, *more])
+    for _ in range(2):
+        with Store.open(path) as store:
+            assert store._all("SELECT * FROM extra") == [(5, None)]
+            assert (store.config, store.last) == ({"a": 1}, 1)
+    monkeypatch.undo()
+    with pytest.raises(errors.StoreVersionError):
+        Store.open(path)
+
+
+def test_a_migration_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.create(path, {"a": 1}) as store:
+        store.append("score", {})
+    before = copy(path, path.with_name("before.sqlite3")).read_bytes()
+    more = ["CREATE TABLE extra (x)", "DROP TABLE events; CREATE TABLE study (x)"]
+    monkeypatch.setattr(store_file, "MIGRATIONS", [*store_file.MIGRATIONS, *more])
+    with pytest.raises(errors.StoreError, match="already exists"):
+        Store.open(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    with Store.open(path) as store:
+        assert (store.config, store.last) == ({"a": 1}, 1)

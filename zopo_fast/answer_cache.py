@@ -1,0 +1,236 @@
+"""Answers that were paid for once: a cache on disk, shared by runs and processes.
+
+    cache = AnswerCache()                                    # in `embed.default_cache_dir()`
+    model = Cached(client, cache, identity_of(client))
+    answer = await model.chat(messages)                      # answer.usage.cached == 1 where it was there
+
+An answer is kept under everything it depends on: the model, the endpoint, all parameters of the call and the
+messages. At a temperature above 0 the same answer comes back each time: not what a model that writes
+prompts is wanted for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from .cache_file import CacheFile
+from .concurrency import end
+from .config import as_integer
+from .embed import default_cache_dir
+from .endpoint import ClientConfig, Endpoint, show_url, visible_query
+from .errors import ConfigError, ZopoError
+from .metered import Metered
+from .usage import Answer, Message, Usage
+
+FILE = "answers-1.sqlite3"
+MAX_BYTES = 256 * 2**20
+_ROW_BYTES = 160  # of an entry, its place in the index included, beyond its answer
+_KEPT_SHARE = 0.9  # of what is allowed, after something had to go
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer BLOB, digest BLOB, size INTEGER, "
+    "used INTEGER)",
+    "CREATE INDEX IF NOT EXISTS answers_used ON answers (used)",
+    "CREATE TABLE IF NOT EXISTS total (id INTEGER PRIMARY KEY CHECK (id = 0), bytes INTEGER)",
+    "INSERT OR IGNORE INTO total VALUES (0, 0)",
+    "CREATE TRIGGER IF NOT EXISTS came AFTER INSERT ON answers BEGIN "
+    "UPDATE total SET bytes = bytes + new.size; END",
+    "CREATE TRIGGER IF NOT EXISTS went AFTER DELETE ON answers BEGIN "
+    "UPDATE total SET bytes = bytes - old.size; END",
+)
+_NEXT = (
+    "(SELECT COALESCE(MAX(used), 0) + 1 FROM answers)"  # order of use, across processes and without clocks
+)
+
+
+class AnswerCache:
+    """Answers by key in `answers-1.sqlite3` of the folder `path`, the least recently used ones dropped first.
+
+    `max_bytes` bounds the entries; the file is a little larger. Raises `ConfigError` for less than 1 byte.
+    What is wrong with the file later is logged and never raised: then nothing is kept.
+    """
+
+    def __init__(self, path: str | Path | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = as_integer("max_bytes", max_bytes)
+        if self.max_bytes < 1:
+            raise ConfigError(f"max_bytes must be at least 1, got {max_bytes}")
+        folder = default_cache_dir() if path is None else Path(path).expanduser()
+        self._file = CacheFile(folder / FILE, "answer cache", _SCHEMA)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        self._file.close()
+
+    def get(self, key: bytes) -> Answer | None:
+        """Return the answer kept under `key`, with a usage of nothing but `cached=1`; it counts as used."""
+
+        def read(connection: sqlite3.Connection) -> Any:
+            row = connection.execute("SELECT answer, digest FROM answers WHERE key = ?", (key,)).fetchone()
+            if row is not None:
+                connection.execute(f"UPDATE answers SET used = {_NEXT} WHERE key = ?", (key,))
+            return row
+
+        row = self._file.visit(read)
+        return None if row is None else _unpacked(*row)
+
+    def put(self, key: bytes, answer: Answer) -> None:
+        """Keep an answer, and drop what was not used for longest where there is too much."""
+        data = json.dumps([answer.text, answer.finish_reason]).encode()
+        size = len(data) + _ROW_BYTES
+        if size > self.max_bytes:
+            return
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM answers WHERE key = ?", (key,))
+            row = (key, data, hashlib.sha256(data).digest(), size)
+            connection.execute(f"INSERT INTO answers VALUES (?, ?, ?, ?, {_NEXT})", row)
+            self._make_room(connection)
+
+        self._file.visit(write)
+
+    def held(self) -> tuple[int, int]:
+        """Return how many answers are kept, and their bytes."""
+
+        def read(connection: sqlite3.Connection) -> tuple[int, int]:
+            count = connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+            return count, _total(connection)
+
+        return self._file.visit(read) or (0, 0)
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        if _total(connection) <= self.max_bytes:
+            return
+        oldest = "DELETE FROM answers WHERE rowid = (SELECT rowid FROM answers ORDER BY used LIMIT 1)"
+        while _total(connection) > _KEPT_SHARE * self.max_bytes:
+            if connection.execute(oldest).rowcount < 1:
+                break
+        # As a script, which commits before it: `execute` would free one page only.
+        connection.executescript("PRAGMA incremental_vacuum")
+
+
+@dataclass
+class _Flight:
+    """A call under way, and how many wait for it; the first that has its answer takes its usage."""
+
+    task: asyncio.Task[Answer]
+    waiting: int = 0
+    claimed: bool = False
+
+
+class Cached:
+    """A chat model with a cache in front of it; all else is the model's own.
+
+    `identity` is what an answer depends on besides the messages, JSON values; None: nothing is kept.
+    Identical calls at the same time are made once; the call goes on as long as anyone waits for it. A hit
+    takes no slot, and no budget where the metered model is inside: `Cached(Metered(client, ...), ...)`.
+    """
+
+    def __init__(self, model: Any, cache: AnswerCache, identity: Any) -> None:
+        self.model = model
+        self._cache = cache
+        self._identity = identity
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    async def chat(self, messages: Sequence[Message]) -> Answer:
+        """Answer `messages` from the cache, else by the model, whose errors it raises."""
+        if self._identity is None:
+            uncached: Answer = await self.model.chat(messages)
+            return uncached
+        place = (asyncio.get_running_loop(), key_of(self._identity, messages))
+        flight = self._flights.get(place)
+        if flight is None:
+            task = asyncio.ensure_future(self._answer(place[1], messages))
+            flight = self._flights[place] = _Flight(task)
+            task.add_done_callback(lambda _: self._landed(place, task))
+        flight.waiting += 1
+        try:
+            answer = await asyncio.shield(flight.task)
+        except ZopoError as error:
+            # Each one its own: what is said about it later differs.
+            raise copy.copy(error).with_traceback(error.__traceback__) from error.__cause__
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                self._landed(place, flight.task)  # nobody joins what is about to be cancelled
+                await end([flight.task])
+        if flight.claimed:
+            return Answer(answer.text, Usage(cached=1), answer.finish_reason)
+        flight.claimed = True
+        return answer
+
+    def _landed(self, place: tuple[asyncio.AbstractEventLoop, bytes], task: asyncio.Task[Answer]) -> None:
+        flight = self._flights.get(place)
+        if flight is not None and flight.task is task:
+            del self._flights[place]
+
+    async def _answer(self, key: bytes, messages: Sequence[Message]) -> Answer:
+        # One after another, so that calls reach the model in the order in which they were made.
+        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+            found = await asyncio.to_thread(self._cache.get, key)
+        if found is not None:
+            return found
+        answer: Answer = await self.model.chat(messages)
+        if isinstance(answer, Answer) and isinstance(answer.text, str) and answer.finish_reason not in _CUT:
+            await asyncio.to_thread(self._cache.put, key, answer)
+        return answer
+
+
+_CUT = ("content_filter", "tool_calls", "function_call")  # no answer, or not all of it
+
+
+def key_of(identity: Any, messages: Sequence[Message]) -> bytes:
+    """Return the key of a call: the SHA-256 of canonical JSON of what its answer depends on."""
+    asked = [identity, [dict(message) for message in messages]]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).digest()
+
+
+def identity_of(model: Any) -> Mapping[str, Any] | None:
+    """Return what a model's answers depend on besides the messages; None where that is not known.
+
+    Of an `OpenAIClient` its model, URL (no credentials, no secret parameters) and body; of a `LocalModel` its
+    file's fingerprint and body.
+    """
+    if isinstance(model, Metered):
+        model = model.model
+    config = getattr(model, "config", None)
+    if isinstance(config, ClientConfig):
+        url = Endpoint(config).url("chat/completions")
+        where = [show_url(url), visible_query(url)]
+        return {"model": config.model, "endpoint": where, "body": dict(config.body)}
+    from .local import LocalModel
+
+    if isinstance(model, LocalModel):
+        return {"local": model.name, "context": model.context, "body": dict(model.body)}
+    return None
+
+
+def _total(connection: sqlite3.Connection) -> int:
+    total: int = connection.execute("SELECT bytes FROM total").fetchone()[0]
+    return total
+
+
+def _unpacked(data: object, digest: object) -> Answer | None:
+    if not isinstance(data, bytes) or hashlib.sha256(data).digest() != digest:
+        return None
+    text, finish_reason = json.loads(data)
+    return Answer(text, Usage(cached=1), finish_reason)

@@ -1,0 +1,118 @@
+"""From a job's request to a run of optimize()."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigError
+from ..pool import Pool
+from ..result import Result
+from ..run import RunConfig, optimize
+from ..task import Example, Task
+from .job_schemas import CreateJob, JobConfig, JobExample, JobTask
+from .pools import check_size, unpacked
+from .settings import Limits
+from .study_routes import search_config
+
+STUDY = "study.sqlite3"
+
+
+def check(request: CreateJob, limits: Limits) -> None:
+    """Refuse what cannot work before any call is paid for; raises ConfigError, PoolError, a Problem."""
+    task, pool = task_of(request.task), pool_of(request, limits)
+    config = config_of(request.config, None)
+    pool.require(2)
+    config.races(task)
+    if request.embeddings is not None:
+        rows = len(unpacked(request.embeddings, limits))
+        if rows != len(pool):
+            raise ConfigError(f"embeddings: {rows} rows for {len(pool)} distinct prompts")
+        if config.incumbent is not None and config.incumbent not in pool.prompts:
+            raise ConfigError("with embeddings the incumbent has to be one of the pool's prompts")
+
+
+def task_of(given: JobTask) -> Task:
+    """The task."""
+
+    def examples(some: list[JobExample]) -> tuple[Example, ...]:
+        return tuple(
+            Example(one.input, (one.output,) if isinstance(one.output, str) else tuple(one.output))
+            for one in some
+        )
+
+    return Task(
+        given.name,
+        examples(given.examples),
+        examples(given.heldout),
+        given.metric,
+        given.template,
+        examples(given.demonstrations),
+    )
+
+
+def pool_of(request: CreateJob, limits: Limits) -> Pool:
+    """The pool, normalised and merged."""
+    check_size(len(request.pool), limits)
+    texts = [one if isinstance(one, str) else one.prompt for one in request.pool]
+    scores = [None if isinstance(one, str) else one.score for one in request.pool]
+    return Pool.from_texts(texts, scores)
+
+
+def config_of(given: JobConfig, prices: tuple[float, float] | None) -> RunConfig:
+    """The settings of the run; raises ConfigError."""
+    values = {f.name: getattr(given, f.name) for f in msgspec.structs.fields(given)}
+    limits = values.pop("limits")
+    values["search"] = search_config(given.search)
+    if given.incumbent is not None:
+        values["incumbent"] = Pool.from_texts([given.incumbent]).prompts[0]  # normalised, as the pool's are
+    if limits is not None:
+        if "limits" not in {f.name for f in fields(RunConfig)}:
+            raise ConfigError("limits: this package has none yet")
+        module = importlib.import_module("..limits", __package__)
+        values["limits"] = module.Limits(**msgspec.structs.asdict(limits))
+        if prices is not None:
+            values["prices"] = module.Prices(*prices)
+    return RunConfig(**values)
+
+
+async def run(
+    request: CreateJob,
+    folder: Path,
+    limits: Limits,
+    llm: Any,
+    judge: Any,
+    embedder: Any,
+    prices: tuple[float, float] | None,
+    on_trial: Callable[[Any], Any],
+    on_phase: Callable[[str], Any],
+    stop: asyncio.Event,
+) -> Result:
+    """Make the run; the study file in its folder lets it go on where it was."""
+    embeddings = request.embeddings
+    array = None if embeddings is None else await asyncio.to_thread(unpacked, embeddings, limits)
+    if array is None and embedder is None:
+        raise ConfigError("a pool needs embeddings: this server was started without --embedder")
+    more: dict[str, Any] = {}
+    if "store" in inspect.signature(optimize).parameters:
+        more["store"] = folder / STUDY
+    return await optimize(
+        task_of(request.task),
+        pool_of(request, limits),
+        llm,
+        config_of(request.config, prices),
+        embeddings=array,
+        embedder=None if array is not None else embedder,
+        judge=judge,
+        on_trial=on_trial,
+        on_phase=on_phase,
+        stop=stop,
+        **more,
+    )

@@ -1,0 +1,131 @@
+"""The models that jobs may name: the server's own configuration, so that no request can direct calls or keys.
+
+[small]
+model = "gpt-4o-mini"
+base_url = "https://api.openai.com/v1"
+key_env = "OPENAI_API_KEY"        # the variable that holds the key
+body = { temperature = 0, max_tokens = 64 }
+concurrency = 16
+price_in = 0.15                   # of a million tokens
+price_out = 0.6
+
+[local]                           # the embedded model; may be left out
+path = "other.gguf"
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigError
+from ..llm import ClientConfig, OpenAIClient
+
+LOCAL = "local"
+_BODY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 64}  # as optimize has it
+
+
+class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+    model: str | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+    path: str | None = None
+    body: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    concurrency: int | None = None
+    timeout: float | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class NamedModel:
+    """A model that jobs may name; `client` is None for the embedded one, whose file `path` may name."""
+
+    name: str
+    client: ClientConfig | None
+    path: str | None = None
+    slots: int = 1
+    body: Any = None
+    prices: tuple[float, float] | None = None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Any]:
+        """Open the model for the length of a block."""
+        if self.client is None:
+            from ..local import LocalModel
+
+            async with LocalModel(self.path, slots=self.slots, body=self.body) as local:
+                yield local
+            return
+        async with OpenAIClient(self.client) as client:
+            yield client
+
+
+def load(path: Path | None) -> dict[str, NamedModel]:
+    """Read a file of models; "local" is always among them. Raises ConfigError, which quotes no value."""
+    table = {} if path is None else _read(path)
+    models = {LOCAL: NamedModel(LOCAL, None, body=_BODY)}
+    for name, values in table.items():
+        where = f"{path}: [{name}]"
+        try:
+            settings = msgspec.convert(values, _Settings)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        models[name] = _local(name, settings, where) if name == LOCAL else _remote(name, settings, where)
+    return models
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return dict(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _local(name: str, settings: _Settings, where: str) -> NamedModel:
+    if settings.model or settings.base_url or settings.key_env or settings.headers:
+        raise ConfigError(
+            f"{where}: the embedded model takes path, body and concurrency; name another one otherwise"
+        )
+    body = {**_BODY, **settings.body}
+    return NamedModel(name, None, settings.path, settings.concurrency or 1, body)
+
+
+def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
+    if not settings.model or not settings.base_url or settings.path:
+        raise ConfigError(f"{where}: needs model and base_url, and no path")
+    if (settings.price_in is None) != (settings.price_out is None):
+        raise ConfigError(f"{where}: price_in and price_out go together")
+    key = None
+    if settings.key_env is not None:
+        key = os.environ.get(settings.key_env, "").strip()
+        if not key:
+            raise ConfigError(f"{where}: the variable {settings.key_env} is not set")
+    more: dict[str, Any] = {"concurrency": settings.concurrency, "timeout": settings.timeout}
+    try:
+        client = ClientConfig(
+            settings.model,
+            base_url=settings.base_url,
+            api_key=key,
+            body={**_BODY, **settings.body},
+            headers=settings.headers,
+            **{option: value for option, value in more.items() if value is not None},
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    prices = None
+    if settings.price_in is not None and settings.price_out is not None:
+        prices = (settings.price_in, settings.price_out)
+    return NamedModel(name, client, prices=prices)

@@ -1,0 +1,209 @@
+"""The file of a study: its schema and migrations, making it whole or not at all, and opening it alone."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from .errors import StoreDamagedError, StoreError, StoreVersionError
+from .store_rows import is_whole
+from .store_writer import Statement, typed
+
+APPLICATION = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
+
+# The last column of each table is the checksum of the others (store_rows.py). No semicolon but at the ends.
+MIGRATIONS: list[str] = [
+    """
+    CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE pool (
+      idx INTEGER PRIMARY KEY, prompt TEXT NOT NULL, count INTEGER NOT NULL, score REAL,
+      crc INTEGER NOT NULL);
+    CREATE TABLE arrays (
+      name TEXT, part INTEGER, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
+      crc INTEGER NOT NULL, PRIMARY KEY (name, part));
+    CREATE TABLE events (
+      seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL, crc INTEGER NOT NULL);
+    CREATE TABLE answers (
+      id INTEGER PRIMARY KEY, key BLOB NOT NULL, role TEXT NOT NULL, data TEXT NOT NULL,
+      crc INTEGER NOT NULL);
+    CREATE TABLE trials (number INTEGER PRIMARY KEY, data TEXT NOT NULL, crc INTEGER NOT NULL);
+    CREATE TABLE charges (
+      id TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL,
+      settled INTEGER NOT NULL, crc INTEGER NOT NULL);
+    """,
+]
+"""What leads from each version of the schema to the next; the first from an empty file to version 1."""
+
+KEYS = {
+    "study": "name", "pool": "idx", "arrays": "rowid", "events": "seq", "answers": "id", "trials": "number",
+    "charges": "id",
+}  # fmt: skip
+"""The tables, and what their rows are in the order of."""
+
+
+def make(path: Path, statements: Sequence[Statement]) -> None:
+    """Make a study file that holds what these statements insert: as a whole, or not at all.
+
+    Raises:
+        StoreError: it is there already, or cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not is_nothing(target):  # where two come here at once, link() tells one
+            raise StoreError(f"{path}: is there already")
+        with closing(sqlite3.connect(partial, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+            connection.execute("PRAGMA page_size = 4096")  # salvage() relies on it
+            migrate(connection, path, statements)
+        _put_in_place(partial, target, path)
+    except sqlite3.Error as error:
+        raise typed(error, path) from error
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be made: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _put_in_place(partial: Path, target: Path, path: Path) -> None:
+    """Give a file its name, unless another one has it by now; on the disk when this returns."""
+    if target.exists():  # empty, as a temporary file that was made for us
+        partial.replace(target)
+    else:
+        try:
+            os.link(partial, target)
+        except FileExistsError:
+            raise StoreError(f"{path}: is there already") from None
+        except OSError:  # a file system without links
+            partial.replace(target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # not all file systems can
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def is_nothing(path: Path) -> bool:
+    """Whether no study was ever there: no file, or an empty one without a log of writes beside it."""
+    log = path.with_name(path.name + "-wal")
+    return not path.exists() or (path.is_file() and not path.stat().st_size and not log.exists())
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a study file for this process alone, in autocommit mode, migrated to the present schema.
+
+    The lock is SQLite's own, on the file: it ends with the process, however that ends.
+
+    Raises:
+        StoreBusyError: another process, or another connection, has it open.
+        StoreVersionError: a newer schema.
+        StoreDamagedError: not readable as a whole; names the file with what could be saved.
+        StoreError: missing, no permission, another program's.
+    """
+    connection = None
+    try:
+        # SQLite's locks go with *any* closing of the file in this process: look at its size, do not open it.
+        if not path.is_file():
+            raise StoreError(f"{path}: no study there")
+        if not path.stat().st_size:
+            raise StoreError(f"{path}: an empty file, no study; delete it to begin anew")
+        connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")  # takes the lock, which the mode then keeps
+        connection.execute("COMMIT")
+        _check(connection, path)
+        migrate(connection, path)
+    except StoreDamagedError as error:
+        _close(connection)
+        raise _with_what_could_be_saved(error, path) from None
+    except sqlite3.Error as error:
+        _close(connection)
+        problem = typed(error, path)
+        if isinstance(problem, StoreDamagedError):
+            raise _with_what_could_be_saved(problem, path) from error
+        raise problem from error
+    except OSError as error:
+        _close(connection)
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except BaseException:
+        _close(connection)
+        raise
+    return connection
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        with suppress(sqlite3.Error):
+            connection.close()
+
+
+def _with_what_could_be_saved(error: StoreDamagedError, path: Path) -> StoreDamagedError:
+    from .store_salvage import salvage
+
+    return StoreDamagedError(f"{error}. {salvage(path)}")
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables:
+        raise StoreError(f"{path}: holds no study; delete it to begin anew")
+    if application != APPLICATION:
+        raise StoreError(f"{path}: a database of another program")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise StoreVersionError(
+            f"{path}: written by a newer version of zopo_fast (schema {version}, this one reads up to "
+            f"{len(MIGRATIONS)}); upgrade the package"
+        )
+    problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+    if problems != ["ok"]:
+        found = " ".join("; ".join(problems).split())
+        raise StoreDamagedError(f"{path}: the file is damaged ({found[:200]})")
+    connection.text_factory = bytes
+    for table in KEYS:
+        broken = sum(not is_whole(row) for row in connection.execute(f"SELECT * FROM {table}"))
+        if broken:
+            raise StoreDamagedError(
+                f"{path}: the file is damaged ({broken} rows of its {table} are not as they were written)"
+            )
+    connection.text_factory = str
+
+
+def migrate(
+    connection: sqlite3.Connection, path: Path, more: Sequence[Statement] = (), upto: int | None = None
+) -> None:
+    """Lead the schema to the present version (or to `upto`) and insert `more`: all of it, or nothing."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    last = len(MIGRATIONS) if upto is None else upto
+    if version == last and not more:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for script in MIGRATIONS[version:last]:
+            for statement in script.split(";"):
+                connection.execute(statement)
+        for sql, values in more:
+            connection.execute(sql, values)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {last}")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise typed(error, path) from error

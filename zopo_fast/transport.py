@@ -1,0 +1,106 @@
+"""HTTP below a client: a session per event loop, one request at a time, answers of bounded size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import aiohttp
+
+from .answers import MALFORMED_ATTEMPTS, Reply
+from .endpoint import Endpoint, show_url
+from .errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
+from .retry import Failure
+
+_ERROR_BODY_BYTES = 2**16
+
+
+class Transport:
+    """One event loop's way to an endpoint; its session is opened at the first request.
+
+    A session given by the caller is used and never closed.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, session: aiohttp.ClientSession | None, max_response_bytes: int
+    ) -> None:
+        self._endpoint = endpoint
+        self._session = session
+        self._limit = max_response_bytes
+        self._opened: AsyncGenerator[aiohttp.ClientSession, None] | None = None
+
+    async def aclose(self) -> None:
+        """Close the session, unless the caller gave it."""
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    async def post(self, path: str, body: bytes, allowed: float) -> Reply | Failure:
+        """Return the answer read whole within `allowed` seconds, or why there is none."""
+        if self._session is None:
+            self._opened = _open_session(proxies=not self._endpoint.loopback)
+            self._session = await anext(self._opened)
+        url, where = self._endpoint.url(path), self._where(path)
+        if self._session.closed:
+            return Failure(LLMError, f"{where}: the client was closed meanwhile", final=True)
+        try:
+            async with self._session.post(
+                url,
+                data=body,
+                headers=self._endpoint.headers,
+                timeout=aiohttp.ClientTimeout(total=allowed),
+                allow_redirects=False,  # the Authorization header stays with the host it is meant for
+                raise_for_status=False,
+            ) as response:
+                good = response.status // 100 == 2
+                limit = self._limit if good else min(self._limit, _ERROR_BODY_BYTES)
+                content, whole = await _read(response, limit)
+                if good and not whole:
+                    problem = f"the answer is larger than max_response_bytes={limit}"
+                    most = MALFORMED_ATTEMPTS
+                    return Failure(MalformedAnswerError, f"{where}: {problem}", lost=True, most=most)
+                return Reply(url, response.status, response.headers, content)
+        except asyncio.TimeoutError:
+            problem = f"no whole answer within {allowed:.3g} s; raise timeout if the model is that slow"
+            return Failure(RequestTimeoutError, f"{where}: {problem}", lost=True)
+        except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as error:
+            problem = "no secure connection; check base_url and the server's certificate"
+            return Failure(UnreachableError, f"{where}: {problem}: {self._told(error)}", final=True)
+        except (aiohttp.ClientError, OSError) as error:
+            problem = "the server cannot be reached or dropped the connection; check base_url"
+            sent = not isinstance(error, aiohttp.ClientConnectorError)
+            return Failure(UnreachableError, f"{where}: {problem}: {self._told(error)}", lost=sent)
+
+    def _told(self, error: Exception) -> str:
+        return self._endpoint.quote(f"{type(error).__name__}: {error}")
+
+    def _where(self, path: str) -> str:
+        return self._endpoint.redact(f"POST {show_url(self._endpoint.url(path))}")
+
+
+async def _open_session(proxies: bool) -> AsyncGenerator[aiohttp.ClientSession, None]:
+    """Yield a session, and close it in the end.
+
+    A generator, because an event loop closes those it still holds when it shuts down: a client used in
+    several `asyncio.run` without `aclose` leaves no connection behind.
+    """
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=proxies,
+    )
+    try:
+        yield session
+    finally:
+        await session.close()
+        await asyncio.sleep(0)  # lets the transports, told to close, do so
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
+    """Return at most `limit` bytes of the answer, and whether that is all of it."""
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > limit:
+            response.close()
+            return bytes(content[:limit]), False
+    return bytes(content), True
