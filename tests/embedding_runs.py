@@ -16,10 +16,12 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,12 +133,12 @@ def cancel_after(task: asyncio.Future[Any], turns: int, times: int) -> None:
 
 VARIANTS: list[dict[str, Any]] = [
     {"plan": None, "racing": False, "times": 1},
-    {"plan": None, "racing": True, "times": 2},
+    {"plan": None, "racing": True, "times": 2, "store": True},
     {"plan": random_faults(seed=1, share=0.3), "racing": True, "times": 3},
 ]
 
 
-async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> tuple[str, str]:
+async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool, folder: str) -> tuple[str, str]:
     """One run, cancelled; how it ended, and in which phase."""
     phases, known = ["start"], asyncio.all_tasks()
     config = zf.RunConfig(
@@ -148,11 +150,12 @@ async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> t
 
     async with FakeServer(answer, plan=variant["plan"]) as server:
         client = client_of(server, concurrency=8, timeout=30.0)
+        store = Path(folder) / "study" if variant.get("store") else None
 
         async def optimize() -> zf.Result:
             return await zf.optimize(
                 task(), PROMPTS, client, config,
-                embedder=Endpoint(client), on_trial=on_trial, on_phase=phases.append,
+                embedder=Endpoint(client), on_trial=on_trial, on_phase=phases.append, store=store,
             )  # fmt: skip
 
         async def optimize_and_close() -> zf.Result:
@@ -168,6 +171,7 @@ async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> t
             how = "cancelled"
         except zf.LLMError:  # the faults were too many
             how = "failed"
+        cut_in = phases[-1]
         # Nothing of the run is left as it ends, not some turns later.
         assert not (left := others(known)), left
         if not own_client:
@@ -176,11 +180,13 @@ async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> t
             server._plan = None
             text = PROMPTS[3] + "\nquestion 1\n"
             assert (await client.chat([{"role": "user", "content": text}])).text in {"yes", "no"}
+            if store is not None:  # nor is the study still held: it goes on
+                assert (await optimize()).stopped_by == "budget"
             await client.aclose()
         # In the middle of closing a second cancel may leave that to the loop: some turns.
         assert await settled(lambda: server.open_connections == 0), "a connection is still open"
         assert not (left := others(known)), left
-    return how, phases[-1]
+    return how, cut_in
 
 
 def cut_off(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
@@ -191,7 +197,8 @@ def cut_off(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
 
     async def cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> str:
         asyncio.get_running_loop().set_exception_handler(complaints)
-        how, phase = await asyncio.wait_for(one_cut(turns, variant, own_client), 30)
+        with tempfile.TemporaryDirectory() as folder:
+            how, phase = await asyncio.wait_for(one_cut(turns, variant, own_client, folder), 30)
         gc.collect()
         found[f"{how} in {phase}" if how == "cancelled" else how] += 1
         return how

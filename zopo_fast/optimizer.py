@@ -154,7 +154,13 @@ class Zopo:
         """
         if n is not None and (n := as_integer("ask: n", n)) < 1:
             raise ConfigError(f"ask: n must be at least 1, got {n}")
-        with self._turn:
+        turn = self._turn  # `with turn`, written out: this is the hot path
+        if not turn.lock.acquire(False):
+            raise turn.reading.refusal()
+        if turn.changing:
+            raise turn.back_out()
+        turn.changing = True
+        try:
             if not self._can_offer():
                 left = "all that is left is pending" if self._pending else "the run is done"
                 raise NothingToAsk(
@@ -169,6 +175,9 @@ class Zopo:
                 asked.append(self._offer())
             self._log.append(["ask", n, asked])
             return asked
+        finally:
+            turn.changing = False
+            turn.lock.release()
 
     def _offer(self) -> int:
         index = self._next()
@@ -208,7 +217,13 @@ class Zopo:
         score = _finite("score", score)
         if noise is not None and (noise := _finite("noise", noise)) < 0:
             raise InputError(f"noise: a variance cannot be negative, got {noise}")
-        with self._turn:
+        turn = self._turn  # `with turn`, written out: this is the hot path
+        if not turn.lock.acquire(False):
+            raise turn.reading.refusal()
+        if turn.changing:
+            raise turn.back_out()
+        turn.changing = True
+        try:
             if index in self._seen and index not in self._partial:
                 known = self._seen.score_of(index)
                 if known != score:
@@ -224,6 +239,9 @@ class Zopo:
             else:
                 self._partial.add(index)
             self._search.told(index, final, again)
+        finally:
+            turn.changing = False
+            turn.lock.release()
 
     def discard(self, index: int) -> None:
         """Give a pending index back without a score; the budget is refunded.

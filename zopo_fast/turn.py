@@ -44,6 +44,8 @@ class Turn:
     forked process the object is as it was, unless another thread was inside at that moment, or the object
     lies on a CUDA `device`: then each call is refused there.
 
+    Where half a microsecond counts, `lock` and `changing` may be used as __enter__ and __exit__ do.
+
     Args:
         name: of the object, in messages.
 
@@ -53,31 +55,35 @@ class Turn:
         DeviceError: on entering in a child of the process that put the object on a CUDA device.
     """
 
-    __slots__ = ("__weakref__", "_changing", "_lock", "device", "reading")
+    __slots__ = ("__weakref__", "changing", "device", "lock", "reading")
 
     def __init__(self, name: str) -> None:
         self.reading = Reading(name)
         self.device: str | None = None
-        self._lock = self.reading.lock
-        self._changing = False
+        self.lock = self.reading.lock
+        self.changing = False
         enlist(self)
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(False):
+        if not self.lock.acquire(False):
             raise self.reading.refusal()
-        if self._changing:
-            self._lock.release()
-            raise self._interrupted()
-        self._changing = True
+        if self.changing:
+            raise self.back_out()
+        self.changing = True
 
     def __exit__(self, *_: object) -> None:
-        self._changing = False
-        self._lock.release()
+        self.changing = False
+        self.lock.release()
 
     def check_whole(self) -> None:
         """To be called while reading: ConcurrentUseError where a change of this thread's is interrupted."""
-        if self._changing:
+        if self.changing:
             raise self._interrupted()
+
+    def back_out(self) -> ConcurrentUseError:
+        """Give the lock back, and say why: this thread is inside to change the object already."""
+        self.lock.release()
+        return self._interrupted()
 
     def _interrupted(self) -> ConcurrentUseError:
         return ConcurrentUseError(
@@ -92,15 +98,15 @@ class Turn:
                 f"it lies on {self.device}, which a forked process cannot use; start processes with 'spawn', "
                 "or make the object in the child"
             )
-            self._lock = self.reading.lock = _Refused(DeviceError, reason)
-        elif self._lock.acquire(False):
-            self._lock.release()
+            self.lock = self.reading.lock = _Refused(DeviceError, reason)
+        elif self.lock.acquire(False):
+            self.lock.release()
         else:
             reason = (
                 "another thread was in the middle of a call when this process was forked, and is not here to "
                 "end it; restore the object from a state saved before"
             )
-            self._lock = self.reading.lock = _Refused(ConcurrentUseError, reason)
+            self.lock = self.reading.lock = _Refused(ConcurrentUseError, reason)
 
 
 class _Refused:
