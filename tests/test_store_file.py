@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 from resume_tools import copy
 
-from zopo_fast import errors, store_file, store_writer
+from zopo_fast import errors, store_file
 from zopo_fast.pool import Pool
 from zopo_fast.store import Store
 
@@ -178,10 +179,48 @@ def test_a_link_leads_to_the_one_study(path: Path, tmp_path: Path) -> None:
         assert store.last == 1
 
 
-def test_a_file_that_cannot_be_written() -> None:
-    said = store_writer.typed(sqlite3.OperationalError("attempt to write a readonly database"), "p")
-    assert type(said) is errors.StoreError
-    assert str(said) == "p: cannot be used: attempt to write a readonly database"
+FORBIDDEN = """
+    import os, sys
+    from zopo_fast import errors, resume
+    from zopo_fast.store import Store
+    folder = sys.argv[1]
+    Store.create(folder + "/study.sqlite3", {}).close()
+    os.mkdir(folder + "/closed")
+    os.chmod(folder, 0o555)
+    os.chmod(folder + "/closed", 0o000)
+    if not os.getuid():
+        os.setuid(65534)
+    def made(path):
+        with resume.opened(path):
+            pass
+    for name in ("study", "other", "closed/study"):
+        path = f"{folder}/{name}.sqlite3"
+        for use in (Store.open, lambda path: Store.create(path, {}), made):
+            try:
+                use(path)
+                print("done", name)
+            except errors.StoreError as error:
+                assert type(error) is errors.StoreError
+                print(str(error).removeprefix(path + ": "))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users here")
+def test_what_may_not_be_written() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not in pytest's, into which no other user may look
+        command = [sys.executable, "-c", textwrap.dedent(FORBIDDEN), folder]
+        done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
+        os.chmod(folder, 0o755)
+        os.chmod(Path(folder) / "closed", 0o755)
+    assert done.returncode == 0, done
+    forbidden = "the file or its folder may not be written to"
+    said = [line.split(" (")[0] for line in done.stdout.splitlines()]
+    assert said == [
+        forbidden, "is there already", forbidden,
+        "no study there", forbidden, forbidden,
+        "cannot be read: Permission denied", "cannot be made: Permission denied",
+        "cannot be used: Permission denied",
+    ]  # fmt: skip
 
 
 # ---- schemas -----------------------------------------------------------------------------------------

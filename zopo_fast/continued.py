@@ -64,7 +64,7 @@ def taken_up(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], 
     for name in sorted(typed - FREE):
         if _plain(options[name]) != kept.get(name):
             raise ConfigError(
-                f"--{name.replace('_', '-')} cannot change in a study that has begun: it was "
+                f"{_flags([name])} cannot change in a study that has begun: it was "
                 f"{kept.get(name)!r}, leave it out"
             )
     if missing := [name for name in again if name not in typed]:
@@ -90,7 +90,9 @@ def how_to_go_on(store: Store, folder: Path) -> str:
 
 
 def _flags(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    """The options of these names as they are typed."""
+    typed = {option.name: option.opts[0] for option in click.get_current_context().command.params}
+    return ", ".join(typed.get(name, name) for name in names)
 
 
 def _typed() -> set[str]:

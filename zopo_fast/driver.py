@@ -14,7 +14,6 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .compare import OF_THE_PROMPT, Comparison
@@ -229,10 +228,10 @@ class Driver:
         at = self._now()
         if self._study.reason is not None:  # after the end, and paid for
             if self._study.reason != "failures":  # where a run that goes on takes it from the answers
-                self._write(LATE, {"usage": asdict(usage), "at": at})
+                self._write(LATE, {"usage": vars(usage), "at": at})
                 self._study.late(usage)
             return
-        entry = {"prompt": work.index, "example": example, "score": score, "usage": asdict(usage), "at": at}
+        entry = {"prompt": work.index, "example": example, "score": score, "usage": vars(usage), "at": at}
         self._write(SCORE, entry)
         if self._study.scored(work.index, example, score, usage, at):
             self._start()

@@ -50,13 +50,18 @@ def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
 
 
 def _made(path: Path) -> Store:
-    if is_nothing(path):
-        try:
-            return Store.create(path, {})
-        except StoreError:
-            if is_nothing(path):
-                raise  # else another run was faster
-    return Store.open(path)
+    try:
+        if is_nothing(path):
+            try:
+                return Store.create(path, {})
+            except StoreError:
+                if is_nothing(path):
+                    raise  # else another run was faster
+        return Store.open(path)
+    except StoreError:
+        raise
+    except OSError as error:  # such as a folder that may not be looked into
+        raise StoreError(f"{path}: cannot be used: {error.strerror or error}") from error
 
 
 def identity(

@@ -63,7 +63,7 @@ def make(path: Path, statements: Sequence[Statement]) -> None:
             migrate(connection, path, statements)
         _put_in_place(partial, target, path)
     except sqlite3.Error as error:
-        raise typed(error, path) from error
+        raise _explained(error, path) from error
     except StoreError:
         raise
     except OSError as error:
@@ -130,7 +130,7 @@ def connect(path: Path) -> sqlite3.Connection:
         raise _with_what_could_be_saved(error, path) from None
     except sqlite3.Error as error:
         _close(connection)
-        problem = typed(error, path)
+        problem = _explained(error, path)
         if isinstance(problem, StoreDamagedError):
             raise _with_what_could_be_saved(problem, path) from error
         raise problem from error
@@ -143,6 +143,16 @@ def connect(path: Path) -> sqlite3.Connection:
         _close(connection)
         raise
     return connection
+
+
+def _explained(error: sqlite3.Error, path: Path) -> StoreError:
+    """The typed error; where SQLite says "disk I/O error" of what may not be written, that."""
+    problem = typed(error, path)
+    target = Path(os.path.realpath(path))
+    wanted = [target.parent, *([target] if target.exists() else [])]
+    if type(problem) is StoreError and not all(os.access(one, os.W_OK) for one in wanted):
+        return StoreError(f"{path}: the file or its folder may not be written to ({error})")
+    return problem
 
 
 def _close(connection: sqlite3.Connection | None) -> None:
