@@ -29,9 +29,9 @@ class Model(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
-        self.calls, self.status = 0, 200
+        self.calls, self.status, self.answers = 0, 200, 10**6
         self.keys: set[str | None] = set()
-        self.go = threading.Event()
+        self.go, self.over = threading.Event(), threading.Event()
         self.go.set()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
 
@@ -44,6 +44,10 @@ class _Answers(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.calls += 1
         self.server.keys.add(self.headers.get("Authorization"))
+        if self.server.calls > self.server.answers:
+            self.server.over.wait(SECONDS)
+            self.close_connection = True
+            return
         self.server.go.wait(SECONDS)
         text = body["messages"][-1]["content"]
         odd = any(f"way {i}." in text for i in range(1, 20, 2))
@@ -72,6 +76,7 @@ def model() -> Iterator[Model]:
         thread.start()
         yield running
         running.go.set()
+        running.over.set()
         running.shutdown()
         thread.join(SECONDS)
 
@@ -191,6 +196,18 @@ def test_a_job_runs_to_its_result_and_can_be_followed_and_joined_later(
     assert KEY.encode() not in kept
 
 
+def test_a_job_s_limits_hold_and_its_result_says_which_ended_it(
+    tmp_path: Path, models: Path, model: Model
+) -> None:
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        name = call.ok("POST", "/v1/jobs", job(config={"limits": {"calls": 10}}))["id"]
+        shown = until(call, name, "done")
+        assert shown["usage"]["calls"] == model.calls == 10
+        assert call.ok("GET", f"/v1/jobs/{name}/result")["result"]["stopped_by"] == "calls"
+        # Money is limited where the server knows the prices.
+        assert call("POST", "/v1/jobs", job(config={"limits": {"cost": 1}})).status == 422
+
+
 def test_jobs_wait_their_turn_and_end_with_the_results_so_far(
     tmp_path: Path, models: Path, model: Model
 ) -> None:
@@ -217,16 +234,24 @@ def test_a_job_cut_off_by_kill_9_is_interrupted_and_goes_on(
     tmp_path: Path, models: Path, model: Model
 ) -> None:
     options = ("--models", str(models))
+    model.answers = 12
     with Process(tmp_path / "data", *options) as server, Client(server.url) as call:
         name = call.ok("POST", "/v1/jobs", job())["id"]
-        waited(lambda: call.ok("GET", f"/v1/jobs/{name}")["trials"] >= 2 or None)
+        waited(lambda: model.calls == 14 or None)  # two are in flight
+        time.sleep(0.5)  # what was answered is written down in the background
         server.kill()
+    model.over.set()
+    model.answers = 10**6
     with Process(tmp_path / "data", *options) as server, Client(server.url) as call:
-        shown = call.ok("GET", f"/v1/jobs/{name}")
-        assert shown["state"] in ("interrupted", "done")  # it may have ended before the signal came
-        if shown["state"] == "interrupted":
-            call.ok("POST", f"/v1/jobs/{name}/resume")
-        assert until(call, name, "done")["trials"] == 8
+        assert call.ok("GET", f"/v1/jobs/{name}")["state"] == "interrupted"
+        call.ok("POST", f"/v1/jobs/{name}/resume")
+        shown = until(call, name, "done")
+        assert shown["trials"] == 8
+        # 32 in all, and those two again: nothing that was answered is asked for a second time.
+        assert 34 <= model.calls <= 36
+        result = call.ok("GET", f"/v1/jobs/{name}/result")
+        assert [trial["number"] for trial in result["trials"]] == list(range(1, 9))
+        assert call.ok("GET", f"/v1/jobs/{name}")["usage"]["calls"] >= 32
         model.go.clear()
         other = call.ok("POST", "/v1/jobs", job())["id"]
         until(call, other, "running")

@@ -49,6 +49,7 @@ def scenario(path: Path, work: Callable[[Watched], Coroutine[Any, Any, None]]) -
         try:
             await asyncio.wait_for(work(watched), 20)
         finally:
+            watched.journal.flush()
             await asyncio.to_thread(watched.journal.close)
         return watched
 
@@ -84,6 +85,7 @@ def test_what_waits_together_is_committed_together_and_in_order(tmp_path: Path) 
         slow = Slow(watched.journal._connection)
         watched.journal._connection = slow  # type: ignore[assignment]
         first = watched.put(1)
+        watched.journal.flush()
         while not watched.journal._queue.empty():  # the thread has it
             await asyncio.sleep(0.001)
         rest = [watched.put(seq) for seq in range(2, 40)]
@@ -129,6 +131,7 @@ def test_what_was_queued_behind_a_failure_fails_with_it_and_nothing_else_does(tm
 
         watched.on_failure = room
         entries = [watched.put(1, size=100_000)]
+        watched.journal.flush()
         while not watched.journal._queue.empty():
             pass  # without a turn for the loop: the failure is not heard of before the next ones are queued
         entries += [watched.put(seq) for seq in (2, 3)]

@@ -370,7 +370,7 @@ def test_moving_the_journal_twice_or_not_at_all_changes_nothing(tmp_path: Path) 
         server.do(studies.checkpoint())
         assert record.tail == []
         record.file.append(events)  # as after a crash between the file and the journal
-        server.loop.call_soon_threadsafe(studies._drop, record)
+        server.loop.call_soon_threadsafe(record.drop)
         (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
         order.append(index)
         answer = call.ok(

@@ -6,10 +6,11 @@ import msgspec
 from aiohttp import web
 
 from .job_schemas import CreateJob, Job, JobList, JobResult
-from .jobs import Jobs, Running
+from .jobs import Jobs
 from .once import Once
 from .problems import Problem
 from .routes import Call, Route
+from .running import Running
 from .settings import Limits
 from .study_routes import Page
 

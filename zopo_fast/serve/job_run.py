@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..errors import ConfigError
+from ..limits import Limits as RunLimits
+from ..limits import Prices
 from ..pool import Pool
-from ..result import Result
+from ..result import Result, Trial
 from ..run import RunConfig, optimize
+from ..store import STUDY
 from ..task import Example, Task
 from .job_schemas import CreateJob, JobConfig, JobExample, JobTask
 from .pools import check_size, unpacked
 from .settings import Limits
 from .study_routes import search_config
 
-STUDY = "study.sqlite3"
 
-
-def check(request: CreateJob, limits: Limits) -> None:
+def check(request: CreateJob, limits: Limits, prices: tuple[float, float] | None) -> None:
     """Refuse what cannot work before any call is paid for; raises ConfigError, PoolError, a Problem."""
     task, pool = task_of(request.task), pool_of(request, limits)
-    config = config_of(request.config, None)
+    config = config_of(request.config, prices)
     pool.require(2)
     config.races(task)
     if request.embeddings is not None:
@@ -74,12 +72,9 @@ def config_of(given: JobConfig, prices: tuple[float, float] | None) -> RunConfig
     if given.incumbent is not None:
         values["incumbent"] = Pool.from_texts([given.incumbent]).prompts[0]  # normalised, as the pool's are
     if limits is not None:
-        if "limits" not in {f.name for f in fields(RunConfig)}:
-            raise ConfigError("limits: this package has none yet")
-        module = importlib.import_module("..limits", __package__)
-        values["limits"] = module.Limits(**msgspec.structs.asdict(limits))
-        if prices is not None:
-            values["prices"] = module.Prices(*prices)
+        values["limits"] = RunLimits(**msgspec.structs.asdict(limits))
+    if prices is not None:
+        values["prices"] = Prices(*prices)
     return RunConfig(**values)
 
 
@@ -93,6 +88,7 @@ async def run(
     prices: tuple[float, float] | None,
     on_trial: Callable[[Any], Any],
     on_phase: Callable[[str], Any],
+    on_resume: Callable[[list[Trial]], Any],
     stop: asyncio.Event,
 ) -> Result:
     """Make the run; the study file in its folder lets it go on where it was."""
@@ -100,9 +96,6 @@ async def run(
     array = None if embeddings is None else await asyncio.to_thread(unpacked, embeddings, limits)
     if array is None and embedder is None:
         raise ConfigError("a pool needs embeddings: this server was started without --embedder")
-    more: dict[str, Any] = {}
-    if "store" in inspect.signature(optimize).parameters:
-        more["store"] = folder / STUDY
     return await optimize(
         task_of(request.task),
         pool_of(request, limits),
@@ -113,6 +106,7 @@ async def run(
         judge=judge,
         on_trial=on_trial,
         on_phase=on_phase,
+        on_resume=on_resume,
         stop=stop,
-        **more,
+        store=folder / STUDY,
     )

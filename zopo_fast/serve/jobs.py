@@ -12,7 +12,6 @@ import logging
 import secrets
 import shutil
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +23,16 @@ from ..result import Result, Trial
 from ..usage import Usage
 from .job_events import JobEvents
 from .job_run import check, run
-from .job_schemas import CreateJob, Job, JobResult, JobTrial, JobUsage, Saved
+from .job_schemas import CreateJob, JobResult, Saved
 from .metrics import Metrics
 from .models import NamedModel
 from .problems import Problem, not_found
+from .running import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
 from .settings import Limits
-from .study_file import sync_folder
 
-REQUEST, STATE = "request.json", "job.json"
 ENDED = ("done", "failed", "cancelled", "interrupted")
 STOP_SECONDS = 5.0  # that a run has to end with the results so far, before it is cut off
 _log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Running:
-    """A job, running or not."""
-
-    saved: Saved
-    folder: Path
-    events: JobEvents
-    phase: str | None = None
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    cancelled: bool = False
-    task: asyncio.Task[None] | None = None
-    trials: list[JobTrial] = field(default_factory=list)
-    used: Usage = field(default_factory=Usage)
-
-    def shown(self) -> Job:
-        """Its state as an answer."""
-        saved = self.saved
-        return Job(
-            id=saved.id,
-            name=saved.name,
-            model=saved.model,
-            state=saved.state,
-            phase=self.phase,
-            created=saved.created,
-            ended=saved.ended,
-            budget=saved.budget,
-            trials=saved.trials,
-            best_index=saved.best_index,
-            best_score=saved.best_score,
-            usage=saved.usage,
-            error=saved.error,
-        )
 
 
 class Jobs:
@@ -161,14 +125,14 @@ class Jobs:
                 raise ConfigError(f"no model is named {model!r}; there are {', '.join(sorted(self._models))}")
         if request.embeddings is None and self._embedder is None:
             raise ConfigError("a pool needs embeddings: this server was started without --embedder")
-        await asyncio.to_thread(check, request, self._limits)
+        await asyncio.to_thread(check, request, self._limits, self._models[request.model].prices)
         name = secrets.token_hex(8)
         folder = self._folder / name
         saved = Saved(
             name, request.name, request.model, request.config.budget, "queued", round(time.time(), 3), key
         )
         job = Running(saved, folder, JobEvents(folder / "events.jsonl", self._limits.max_job_events))
-        await asyncio.to_thread(_keep_request, folder, request, saved)
+        await asyncio.to_thread(keep_request, folder, request, saved)
         self._jobs[name] = job
         if key is not None:
             self._keys[key[0]] = key[1], name
@@ -265,6 +229,12 @@ class Jobs:
             job.phase = name
             job.events.add("phase", {"phase": name})
 
+        def on_resume(trials: list[Trial]) -> None:
+            job.trials = [
+                shown_trial(trial) for trial in trials
+            ]  # counted and told before the job was cut off
+            job.used = trials[-1].total if trials else Usage()
+
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self._models[request.model].opened())
             judge = None
@@ -281,12 +251,13 @@ class Jobs:
                 prices,
                 on_trial,
                 on_phase,
+                on_resume,
                 job.stop,
             )
         self._metrics.used(
             request.model, job.used, result.usage
         )  # the comparison's calls come after the trials'
-        job.saved.usage = _usage(result.usage)
+        job.saved.usage = shown_usage(result.usage)
         job.saved.best_index, job.saved.best_score = result.best_index, result.best_score
         return result
 
@@ -294,20 +265,11 @@ class Jobs:
         self._metrics.used(job.saved.model, job.used, trial.total)
         job.used = trial.total
         saved = job.saved
-        saved.usage = _usage(trial.total)
+        saved.usage = shown_usage(trial.total)
         saved.trials = trial.number
         if trial.score is not None and not trial.partial and trial.score == trial.best_score:
             saved.best_index, saved.best_score = trial.index, trial.score
-        shown = JobTrial(
-            trial.number,
-            trial.index,
-            trial.prompt,
-            trial.score,
-            trial.partial,
-            trial.best_score,
-            trial.error,
-            _usage(trial.total),
-        )
+        shown = shown_trial(trial)
         job.trials.append(shown)
         job.events.add("trial", shown)
 
@@ -330,20 +292,3 @@ class Jobs:
             counts[job.saved.state] += 1
         for state, count in counts.items():
             self._metrics.jobs.labels(state).set(count)
-
-
-def _keep_request(folder: Path, request: CreateJob, saved: Saved) -> None:
-    """Make a job's folder; with its state in it, which comes last, it is a job."""
-    try:
-        folder.mkdir()
-        write_whole(folder / REQUEST, msgspec.json.encode(request))
-        write_whole(folder / STATE, msgspec.json.encode(saved))
-        sync_folder(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def _usage(usage: Usage) -> JobUsage:
-    return JobUsage(usage.calls, usage.prompt_tokens, usage.completion_tokens, usage.retries)

@@ -103,7 +103,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._queue: queue.SimpleQueue[Entry | _Resume | _Forget | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Entry] | _Resume | _Forget | None] = queue.SimpleQueue()
+        self._gathered: list[Entry] = []
         self._thread: threading.Thread | None = None
         self._halted: StoreError | None = None
         self._connection = _connected(path)
@@ -131,17 +132,28 @@ class Journal:
     def put(self, owner: Any, events: list[Event]) -> Entry:
         """Queue events; `done` is resolved once they are on disk, or fails with a StoreError."""
         entry = Entry(owner, events, self._loop.create_future())
-        self._queue.put(entry)
+        # Handed over when all requests that are ready now have had their turn: to wake the thread for each of
+        # them would cost more, and it would take the interpreter from the next one.
+        self._gathered.append(entry)
+        if len(self._gathered) == 1:
+            self._loop.call_soon(self.flush)
         return entry
+
+    def flush(self) -> None:
+        """Hand over what was gathered; in the event loop."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._queue.put(gathered)
 
     async def forget(self, upto: int) -> None:
         """Drop commits up to a number: their events are in the studies' files. Raises StoreError."""
         item = _Forget(upto, self._loop.create_future())
+        self.flush()
         self._queue.put(item)
         await item.done
 
     def close(self) -> None:
-        """Write what is queued, end the thread and close the file; waits, so not in the event loop."""
+        """Write what was handed over, end the thread and close the file; waits, so not in the event loop."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._queue.put(None)
@@ -160,8 +172,8 @@ class Journal:
                     break
             batch: list[Entry] = []
             for item in taken:
-                if isinstance(item, Entry):
-                    batch.append(item)
+                if isinstance(item, list):
+                    batch += item
                     continue
                 self._commit(batch)
                 batch = []
@@ -232,6 +244,7 @@ class Journal:
     def _refuse(self, batch: list[Entry], error: StoreError, first: bool) -> None:
         self._failed(batch, error)
         if first:  # once a failure: another one may follow, and has a mark of its own
+            self.flush()
             self._queue.put(_Resume())
         for entry in batch:
             entry.finish(error)

@@ -9,20 +9,19 @@ to time the journal is moved into the files.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import ZopoConfig
 from ..errors import InputError, NothingToAsk, StoreError, UnknownIndexError
-from .journal import Entry, Event, Journal
+from .journal import Entry, Journal
 from .metrics import Metrics
 from .problems import Problem, not_found
+from .record import Record
 from .settings import Limits
 from .study import Study
 from .study_file import SUFFIX, StudyFile, remove_partial
@@ -32,35 +31,6 @@ _CLEAN = (InputError, NothingToAsk, UnknownIndexError, Problem)  # raised before
 JOURNAL_EVENTS = 100_000  # moved into the files when there are so many
 IDLE_SECONDS = 5.0  # or when nothing was written for so long
 _log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Record:
-    """A study, in memory or not.
-
-    Attributes:
-        tail: events on disk in the journal that its file does not hold yet.
-        unsaved: entries that are queued and not on disk.
-        last: of the newest of them.
-        turn: held while the study is loaded, or used by a call that leaves the event loop.
-        file_turn: held while its file is used.
-    """
-
-    id: str
-    meta: dict[str, Any]
-    file: StudyFile
-    study: Study | None = None
-    tail: list[Event] = field(default_factory=list)
-    unsaved: int = 0
-    last: Entry | None = None
-    deleted: bool = False
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    file_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def settled(self) -> None:
-        """Wait until all that was done so far is on disk; raises the StoreError of what could not be."""
-        if self.last is not None and not self.last.finished:
-            await self.last.wait()
 
 
 class Studies:
@@ -138,6 +108,7 @@ class Studies:
                 await asyncio.wait_for(self.checkpoint(), seconds)
             except (StoreError, asyncio.TimeoutError) as error:  # the next start does it
                 _log.warning("checkpoint left undone", extra={"error": type(error).__name__})
+            self._journal.flush()
             await asyncio.to_thread(self._journal.close)
 
     # ---- find, create, delete ----------------------------------------------------------------------
@@ -224,7 +195,7 @@ class Studies:
             except StoreError:
                 record.deleted = False
                 raise
-            self._drop(record)
+            record.drop()
             self._in_journal -= len(record.tail)
             record.tail.clear()
             del self._records[record.id]
@@ -256,19 +227,19 @@ class Studies:
             return work(study)
         except BaseException as error:
             if not isinstance(error, _CLEAN) or study.take_events():
-                self._drop(record)
+                record.drop()
             raise
 
     async def _in_turn(self, record: Record, work: Callable[[Study], T]) -> tuple[T, Entry | None]:
         async with record.turn:
             self.get(record.id)  # it may have been deleted meanwhile
-            study = record.study or await self._load(record)
+            study = record.study or await record.load()
             if study.large:
                 try:
                     result = await asyncio.to_thread(work, study)
                 except BaseException as error:
                     if not isinstance(error, _CLEAN) or study.take_events():
-                        self._drop(record)
+                        record.drop()
                     raise
             else:
                 result = self._applied(record, study, work)
@@ -283,30 +254,6 @@ class Studies:
         record.unsaved += 1
         record.last = self._journal.put(record, events)
         return record.last
-
-    async def _load(self, record: Record) -> Study:
-        while record.last is not None and not record.last.finished:
-            with contextlib.suppress(StoreError):  # that is another request's; here it is only to be over
-                await record.last.wait()
-        tail = list(record.tail)
-
-        def build() -> Study:
-            saved = record.file.read()
-            config = ZopoConfig.from_dict(saved.meta["config"])
-            study = Study(record.id, config, saved.embeddings, saved.prompts)
-            study.replay(saved.events)
-            study.replay((e.seq, e.kind, bytes(e.data)) for e in tail if e.seq > study.seq)
-            return study
-
-        async with record.file_turn:
-            study = await asyncio.to_thread(build)
-        record.study = study
-        return study
-
-    def _drop(self, record: Record) -> None:
-        if record.study is not None:
-            record.study.dead = True
-            record.study = None
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
         """Run to the end, also where the request that waits is cancelled."""
@@ -331,12 +278,12 @@ class Studies:
     def _failed(self, batch: list[Entry], error: StoreError) -> None:
         for entry in batch:
             entry.owner.unsaved -= 1
-            self._drop(entry.owner)
+            entry.owner.drop()
         # All that is queued now fails too (see Journal), so that nothing is built on what is undone here;
         # what comes after this is built on what is on disk.
         for record in self._records.values():
             if record.unsaved:
-                self._drop(record)
+                record.drop()
         self.metrics.commit_failures.inc()
         _log.error("commit failed", extra={"error": type(error).__name__, "requests": len(batch)})
 
@@ -365,21 +312,13 @@ class Studies:
             upto = self._number
             for record in [r for r in self._records.values() if r.tail]:
                 try:
-                    await self._move(record)
+                    moved = await record.move()
+                    self._in_journal -= moved  # not in one: what is committed meanwhile counts too
                 except StoreError as error:  # that study's part of the journal is still needed
                     problem = problem or error
             if problem is not None:
                 raise problem
             await self._journal.forget(upto)
-
-    async def _move(self, record: Record) -> None:
-        async with record.file_turn:
-            events = list(record.tail)
-            if record.deleted or not events:
-                return
-            await asyncio.to_thread(record.file.append, events)
-            del record.tail[: len(events)]
-            self._in_journal -= len(events)
 
     def _observe(self) -> None:
         self.metrics.studies.set(len(self._records))

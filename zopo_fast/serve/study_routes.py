@@ -14,9 +14,10 @@ from ..errors import ConfigError, NothingToAsk
 from . import schemas
 from .once import Once
 from .pools import texts_of, unpacked
+from .record import Record
 from .routes import Call, Route
 from .schemas import CreateStudy, SearchConfig
-from .studies import Record, Studies
+from .studies import Studies
 from .study import Study
 
 _encode = msgspec.json.Encoder().encode
