@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -172,7 +173,8 @@ def test_a_pipe_that_takes_a_files_place_in_between_is_refused_too(
     regular.touch()
     os.mkfifo(path)
     looked_at = os.stat(regular)
-    monkeypatch.setattr(files.os, "stat", lambda _: looked_at)
+    shim = SimpleNamespace(**{**vars(os), "stat": lambda _: looked_at})
+    monkeypatch.setattr(files, "os", shim)
     with time_limit(10), pytest.raises(files.Unreadable, match="a named pipe"):
         files.read_bytes(path, 100)
 
@@ -297,15 +299,20 @@ def test_fields_of_megabytes_and_what_is_said_of_them(tmp_path: Path) -> None:
     assert len(str(conflict.value)) < 1000
 
 
-def test_the_process_wide_limit_of_csv_survives_threads(tmp_path: Path) -> None:
+def test_the_process_wide_limit_of_csv_survives_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "t.csv"
     path.write_text("input,output\n" + "".join(f"{i},{i}\n" for i in range(2000)), encoding="utf-8")
-    before = csv.field_size_limit()
+    before, switches = csv.field_size_limit(), sys.getswitchinterval()
+    monkeypatch.setattr(task_files, "_record", lambda *_: 1)
+    sys.setswitchinterval(1e-6)
     together = [threading.Thread(target=task_files.read, args=(path, "input", "output", 0)) for _ in range(8)]
     for thread in together:
         thread.start()
     for thread in together:
         thread.join()
+    sys.setswitchinterval(switches)
     assert csv.field_size_limit() == before
 
 

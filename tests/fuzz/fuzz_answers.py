@@ -1,0 +1,57 @@
+"""What an endpoint answers, its headers, and what a model says: judged, scored, cleaned, shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from harness import fuzz, instrumented
+
+with instrumented:
+    from zopo_fast import answers, generate, judge, metrics, retry, text
+    from zopo_fast.pool import normalise
+
+from yarl import URL
+
+from zopo_fast.endpoint import ClientConfig, Endpoint
+
+ENDPOINT = Endpoint(ClientConfig("m", base_url="http://localhost:1/v1", api_key="sk-0123456789"))
+HEADERS = ("Retry-After", "Date", "Location", "Content-Length", "Transfer-Encoding")
+
+
+def target(folder: Path, data: bytes) -> None:
+    """Two bytes make the status, up to the first NUL byte it is headers, then the body."""
+    del folder
+    head, _, body = data[2:].partition(b"\0")
+    values = head.decode("utf-8", "replace").split("\n")
+    headers = dict(zip(HEADERS, values, strict=False))
+    wait = retry.retry_after(headers)
+    if wait is not None and not wait >= 0:
+        raise AssertionError(f"to wait {wait} s")
+    status = int.from_bytes(data[:2], "big") % 600 if data[:1] != b"2" else 200
+    texts_of(body.decode("utf-8", "replace"))
+    outcome = answers.judge(answers.Reply(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT)
+    if isinstance(outcome, answers.Document):
+        answers.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
+            outcome.values.get("data"), list
+        ) else answers.read_chat(outcome)
+
+
+def texts_of(answer: str) -> None:
+    """All that is done with the text of an answer."""
+    half = answer[: len(answer) // 2]
+    for name, metric in metrics.METRICS.items():
+        if not 0.0 <= metric(answer, half) <= 1.0:
+            raise AssertionError(f"{name} out of range")
+    score = judge.parse_score(answer)
+    if score is not None and not 0.0 <= score <= 1.0:
+        raise AssertionError(f"score {score}")
+    if generate.clean(answer) != normalise(generate.clean(answer)):
+        raise AssertionError("an instruction that is not normalised")
+    text.printable(answer).encode()
+    if json.loads(text.json_line(answer)) != answer:
+        raise AssertionError("another text came back")
+
+
+if __name__ == "__main__":
+    fuzz(target)

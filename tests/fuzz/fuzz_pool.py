@@ -1,0 +1,24 @@
+"""Pool files: texts a line, and JSONL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import fuzz, in_file, instrumented
+
+with instrumented:
+    from zopo_fast import pool
+
+ENDINGS = (".jsonl", ".txt")
+
+
+def target(folder: Path, data: bytes) -> None:
+    """Load it; what is loaded is saved, and comes back the same."""
+    found = pool.Pool.load(in_file(folder, ENDINGS)(data))
+    found.save(folder / "saved.jsonl")
+    if pool.Pool.load(folder / "saved.jsonl") != found:
+        raise AssertionError("another pool came back")
+
+
+if __name__ == "__main__":
+    fuzz(target)

@@ -1,0 +1,24 @@
+"""Task files: JSONL, CSV, TSV and instruction-induction JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import fuzz, in_file, instrumented
+
+with instrumented:
+    from zopo_fast import task
+
+ENDINGS = (".jsonl", ".csv", ".tsv", ".json")
+
+
+def target(folder: Path, data: bytes) -> None:
+    """Load it; what is loaded is texts, none of them empty."""
+    found = task.Task.load(in_file(folder, ENDINGS)(data), examples=None)
+    for example in found.train:
+        if not all(text.strip() for text in (example.input, *example.outputs)):
+            raise AssertionError("an empty text came through")
+
+
+if __name__ == "__main__":
+    fuzz(target)

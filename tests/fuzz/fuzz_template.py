@@ -1,0 +1,29 @@
+"""Template files, and what is filled into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness import fuzz, instrumented
+
+with instrumented:
+    from zopo_fast import template
+
+from zopo_fast.task import Example
+
+
+def target(folder: Path, data: bytes) -> None:
+    """The file holds what is before the first NUL byte, the prompt and the input what is after."""
+    content, _, rest = data.partition(b"\0")
+    path = folder / "x.json"
+    path.write_bytes(content)
+    layout = template.resolve(str(path))
+    text = rest.decode("utf-8", "replace")
+    prompt, input = text[::2], text[1::2]
+    rendered = "".join(m["content"] for m in layout.render(prompt, input, [Example(text, (prompt,))]))
+    if prompt not in rendered or input not in rendered:
+        raise AssertionError("a text was not passed on as it is")
+
+
+if __name__ == "__main__":
+    fuzz(target)

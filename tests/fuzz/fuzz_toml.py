@@ -1,0 +1,29 @@
+"""The configuration of the command line, and the lists of parts that prompts are composed of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from harness import fuzz, in_file, instrumented
+
+with instrumented:
+    from zopo_fast import generate, optimize_command, option_types
+
+
+def target(folder: Path, data: bytes) -> None:
+    """As --config, all options parsed as they are; else as --lists."""
+    path = in_file(folder, (".toml", ".lists.toml", ".json"))(data)
+    if path.name != "x.toml":
+        generate.compose(5, 0, path)
+        return
+    context = click.Context(optimize_command.optimize)
+    option_types.from_toml(context, optimize_command.optimize.params[0], path)
+    try:
+        optimize_command.optimize.make_context("optimize", ["task.jsonl", "--config", str(path)])
+    except click.ClickException as error:
+        error.format_message()
+
+
+if __name__ == "__main__":
+    fuzz(target)
