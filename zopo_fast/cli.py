@@ -16,7 +16,8 @@ from .bench_command import bench
 from .errors import ConfigError, OutputError, ZopoError
 from .files import exists
 from .landscape_command import landscape
-from .optimize_command import EXIT_INPUT, EXIT_INTERRUPTED, optimize
+from .optimize_command import optimize
+from .optimize_job import EXIT_INPUT, EXIT_INTERRUPTED
 from .options import (
     FILE,
     ModelSettings,

@@ -11,7 +11,7 @@ import click
 
 from .errors import ConfigError, OutputError, ZopoError
 from .files import exists
-from .optimize_command import EXIT_INTERRUPTED
+from .optimize_job import EXIT_INTERRUPTED
 from .option_types import FiniteRange
 from .options import (
     FILE,
