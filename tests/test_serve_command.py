@@ -17,6 +17,7 @@ from serve_tools import SECONDS, TOKEN, Client, Process, packed, pool, served
 
 from zopo_fast.cli import cli
 from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
+from zopo_fast.serve.logs import written
 from zopo_fast.serve.settings import Limits, ServeConfig, is_loopback
 
 
@@ -135,6 +136,35 @@ def test_it_stops_in_order_and_the_log_holds_neither_prompts_nor_keys(tmp_path: 
     assert secret not in whole
     assert TOKEN not in whole
     assert "another-secret" not in whole
+
+
+def test_the_log_keeps_what_an_exception_says_to_itself_unless_asked() -> None:
+    import io
+    import logging
+
+    def logged(messages: bool) -> list[dict[str, str]]:
+        stream = io.StringIO()
+        with written(stream, messages=messages, access=False):
+            try:
+                raise ValueError("a prompt")
+            except ValueError:
+                logging.getLogger("zopo_fast.x").exception("failed", extra={"study": "s"})
+            logging.getLogger("asyncio").error("Task failed\nfuture: <ValueError('a prompt')>")
+            logging.getLogger("aiohttp.access").info("not asked for")
+            logging.getLogger("aiohttp.server").error("Error handling request from %s", "127.0.0.1")
+        return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+    quiet, loud = logged(False), logged(True)
+    assert [line["message"] for line in quiet] == [
+        "failed",
+        "Task failed",
+        "Error handling request from 127.0.0.1",
+    ]
+    assert quiet[0]["study"] == "s"
+    assert quiet[0]["exc_info"].startswith("ValueError at ")
+    assert "a prompt" not in json.dumps(quiet)
+    assert json.dumps(loud).count("a prompt") >= 2
+    assert not logging.getLogger("zopo_fast").handlers
 
 
 def test_requests_in_flight_are_answered_before_it_stops(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
 from typing import Any
 
 from aiohttp import web
@@ -9,7 +11,24 @@ from aiohttp.http import HttpVersion11
 
 from .routes import JSON
 
-_HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nContent-Length: ".encode()
+_HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nDate: ".encode()
+
+
+class _Date:
+    """The head up to the length, with the time as HTTP has it; made once a second."""
+
+    def __init__(self) -> None:
+        self._second, self._head = 0, b""
+
+    def head(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            date = formatdate(second, usegmt=True).encode()
+            self._second, self._head = second, _HEAD + date + b"\r\nContent-Length: "
+        return self._head
+
+
+_date = _Date()
 
 
 class WholeAnswer(web.StreamResponse):
@@ -45,7 +64,7 @@ class WholeAnswer(web.StreamResponse):
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
-        transport.write(b"%b%d\r\n\r\n%b" % (_HEAD, len(self._whole), self._whole))
+        transport.write(b"%b%d\r\n\r\n%b" % (_date.head(), len(self._whole), self._whole))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """All is written."""

@@ -75,6 +75,7 @@ class Server:
             access_log=logging.getLogger("aiohttp.access") if config.access_log else None,
             auto_decompress=False,  # so that a body is no larger than it says
             lingering_time=2.0,
+            keepalive_timeout=75.0,
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()

@@ -152,12 +152,12 @@ class Jobs:
         self._start(job)
 
     def cancel(self, job: Running) -> None:
-        """Have a job end with the results so far; at once where it is not searching."""
+        """Have a job end with the results so far; at once where there are none yet."""
         if job.task is None:
             raise Problem(409, "NotRunning", f"the job is {job.saved.state}")
         job.cancelled = True
         job.stop.set()
-        grace = STOP_SECONDS if job.phase == "search" else 0.0
+        grace = 0.0 if job.phase in (None, "embedding") else STOP_SECONDS
         asyncio.get_running_loop().call_later(grace, job.task.cancel)
 
     async def delete(self, job: Running) -> None:

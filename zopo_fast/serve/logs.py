@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-NAMES = ("zopo_fast", "aiohttp")
+NAMES = ("zopo_fast", "aiohttp", "asyncio", "py.warnings")
 
 
 class _Formatter(JsonFormatter):
@@ -22,6 +22,12 @@ class _Formatter(JsonFormatter):
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         )
         self._messages = messages
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not self._messages and record.name == "asyncio":  # the rest shows a task and what it failed with
+            record = logging.makeLogRecord({**record.__dict__, "args": ()})
+            record.msg = str(record.msg).partition("\n")[0]
+        return super().format(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
         if self._messages:
@@ -48,12 +54,20 @@ def written(stream: TextIO, *, messages: bool, access: bool) -> Iterator[None]:
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO if logger.name == "zopo_fast" or access else logging.ERROR)
+        logger.setLevel(_level(logger.name, access))
         logger.propagate = False
+    logging.captureWarnings(True)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
         for logger, (level, propagate) in zip(loggers, before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
+
+
+def _level(name: str, access: bool) -> int:
+    if name == "zopo_fast" or (name == "aiohttp" and access):
+        return logging.INFO
+    return logging.WARNING if name == "py.warnings" else logging.ERROR
