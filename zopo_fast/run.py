@@ -19,6 +19,7 @@ from .pool import Pool, normalise
 from .racing import BATCH, ERROR, FIRST, Race, check_settings
 from .result import Result, Trial
 from .scoring import prompts_at_once, scorer_for
+from .start import as_embeddings
 from .task import Task
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class RunConfig:
             object.__setattr__(self, name, value)
             if value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
+        if not isinstance(self.incumbent, (str, type(None))):
+            raise ConfigError("incumbent: a prompt is a text")
         if self.target is not None and not math.isfinite(as_number("target", self.target)):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
@@ -195,7 +198,7 @@ async def optimize(
     if embeddings is None:
         phase("embedding")
         embeddings = await _embed(pool, embedder)
-    Z = np.asarray(embeddings)
+    Z = as_embeddings(embeddings)
     if len(Z) != len(pool):
         raise ConfigError(
             f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not one of "
