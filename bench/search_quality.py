@@ -260,7 +260,9 @@ def plot(found: Sequence[Mapping[str, Any]], initial: int, path: Path) -> None:
             x = range(start + 1, len(curve) + 1)
             color, dashes = styles[row["method"]]
             axis.plot(x, curve[start:], color=color, ls=dashes, lw=width, label=row["method"])
-        axis.set_title(f"{name}, {'all examples' if board == 'calls' else 'judged on the unseen half'}")
+        axis.set_title(
+            f"{name}, {'all examples' if board == 'calls' else 'judged on the unseen half'}", parse_math=False
+        )
         axis.set_ylim(bottom=max(axis.get_ylim()[0], 0.5))
         axis.grid(alpha=0.3)
         axis.set_xlabel("calls, in prompts scored in full")

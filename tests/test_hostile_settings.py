@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile_tools import HUGE, json_values, numbers, texts, typed
 from hypothesis import given
@@ -90,6 +91,16 @@ def test_numbers_of_prompts_that_no_memory_holds() -> None:
         with pytest.raises(zf.ConfigError, match="at most"):
             generate.compose(n, 0, {"instructions": many, "roles": many, "formats": many})
     assert len(generate.compose(3, 0, {"instructions": many, "roles": many, "formats": many})) == 3
+
+
+@pytest.mark.parametrize(
+    "embeddings", ["text", 5, [[1.0], [2.0, 3.0]], [[1.0]], np.full((3, 2), np.nan)], ids=ascii
+)
+def test_embeddings_that_are_none_are_refused_before_anything_is_scored(embeddings: Any) -> None:
+    scored: list[str] = []
+    with pytest.raises(zf.InputError, match="embeddings"):
+        zf.optimize_sync(scored.append, ["a", "b", "c"], config=zf.RunConfig(budget=3), embeddings=embeddings)
+    assert scored == []
 
 
 class Never:

@@ -25,6 +25,7 @@ from .racing import BATCH, ERROR, FIRST, Race, check_settings
 from .recording import Kept, Recorded
 from .result import Result, Trial
 from .scoring import Wrap, prompts_at_once, scorer_for
+from .start import as_embeddings
 from .study import Study
 from .task import Task
 
@@ -115,6 +116,8 @@ class RunConfig:
             object.__setattr__(self, name, value)
             if value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
+        if not isinstance(self.incumbent, (str, type(None))):
+            raise ConfigError("incumbent: a prompt is a text")
         if self.target is not None and not math.isfinite(as_number("target", self.target)):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
@@ -303,7 +306,7 @@ async def _vectors(
     if embeddings is None:
         phase("embedding")
         embeddings = await _embed(pool, embedder)
-    Z = np.asarray(embeddings)
+    Z = as_embeddings(embeddings)
     if len(Z) != len(pool):
         raise ConfigError(
             f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not one of "

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The tests with every dependency of the core at exactly the version that pyproject.toml names as its lowest:
+#   tests/lower_bounds.sh [FOLDER]     a virtual environment is made there, outside the tree; default a new one
+# PYTHON is the interpreter, 3.10 or 3.11: the lowest numpy has no wheels for later ones. ARGS go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+folder=${1:-$(mktemp -d)/lower-bounds}
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+[ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
+"$folder/bin/python" -m pip install --quiet uv packaging "tomli; python_version < '3.11'"
+# The requirements as they stand there, with their lower bounds alone: a bound that is none is an error.
+"$folder/bin/python" - pyproject.toml > "$folder/core.txt" << 'EOF'
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+try:
+    import tomllib
+except ImportError:
+    import tomli as tomllib
+for line in tomllib.loads(Path(sys.argv[1]).read_text())["project"]["dependencies"]:
+    if not any(part.operator in (">=", "==", "~=") for part in Requirement(line).specifier):
+        sys.exit(f"{line}: no lower bound")
+    print(line)
+EOF
+uv() { "$folder/bin/python" -m uv pip "$@" --python "$folder/bin/python" --quiet; }
+# What the tests and the build need is of today; what the core needs directly, the lowest there is.
+uv install "pytest>=8.0" "pytest-timeout>=2.3" "hypothesis>=6.100" "scikit-build-core>=0.10" "pybind11>=2.13" ninja cmake
+uv install --reinstall --resolution lowest-direct -r "$folder/core.txt"
+if [ -z "$(find "$folder" -name '_core*.so' -path '*zopo_fast*' -newer CMakeLists.txt -print -quit)" ]; then
+  nice "$folder/bin/python" -m uv pip install --python "$folder/bin/python" --quiet --no-deps --no-build-isolation \
+    -C cmake.define.ZOPO_CUDA=OFF -C build-dir="$folder/build" .
+fi
+"$folder/bin/python" - "$folder/core.txt" << 'EOF'
+import sys
+from importlib.metadata import version
+
+from packaging.requirements import Requirement
+
+for line in open(sys.argv[1]):
+    requirement = Requirement(line.strip())
+    if requirement.marker is None or requirement.marker.evaluate():
+        lowest = min(part.version for part in requirement.specifier)
+        found = version(requirement.name)
+        print(f"{requirement.name:10} declared {lowest:8} installed {found}")
+        if not (found + ".0.0").startswith(lowest + "."):
+            sys.exit(f"{requirement.name}: {found} is not the lowest, {lowest}")
+EOF
+# What uses each of them: arrays, the client, retries, the command line, the bar, TOML. Not `python -m pytest`,
+# which would put the sources before what is installed.
+tests=(test_package test_kernel test_gp test_infinite test_optimizer test_optimizer_state test_batch test_pool
+  test_task test_template test_metrics test_generate test_evaluate test_run test_race_runs test_report test_embed
+  test_embed_cache test_llm test_llm_concurrency test_llm_embeddings test_llm_errors test_llm_retries test_cli
+  test_cli_errors test_cli_stop test_landscape test_hostile_arrays test_hostile_cli test_hostile_endpoint
+  test_hostile_files test_hostile_settings test_hostile_text)
+paths=("${tests[@]/#/tests/}")
+paths=("${paths[@]/%/.py}")
+# shellcheck disable=SC2086
+"$folder/bin/pytest" -q -p no:cacheprovider --hypothesis-profile=few ${ARGS:-} "${paths[@]}" 2>&1 | tail -40
