@@ -53,7 +53,7 @@ class ClientConfig:
     concurrency: int = 16
     timeout: float = 60.0
     """Of one attempt."""
-    max_attempts: int = 10
+    max_attempts: int = 6
     max_elapsed: float = 180.0
     """Of one call: its attempts and the pauses between them, not its wait for a free slot."""
     backoff_initial: float = 0.5
