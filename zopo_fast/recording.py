@@ -75,7 +75,7 @@ class Recorded:
 
 
 class Heard:
-    """A chat model inside a `Recorded` one, a cache in between: its answers are kept as soon as they are there.
+    """A chat model inside a `Recorded` one, a cache between them: its answers are kept as they come.
 
     Else a call that is cancelled while the cache writes its answer down would be paid for and forgotten.
     """
