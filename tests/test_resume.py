@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from conductor import Conductor, Images, Run, conducted
 from resume_tools import EMBEDDINGS, EXAMPLES, PROMPTS, TASK, answer, asked_for, events, settings, told
 
 import zopo_fast as zf
+from zopo_fast.answer_cache import AnswerCache
 from zopo_fast.store import Event, Store
 from zopo_fast.usage import Answer
 
@@ -452,3 +454,43 @@ def test_the_embeddings_are_made_once(tmp_path: Path) -> None:
     assert embedder.made == 1
     with Store.open(tmp_path / "study.sqlite3") as store:
         assert zf.Usage(**store.get("embedding")) == embedder.usage
+
+
+def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> None:
+    """A call that is cancelled while the cache writes its answer down is paid for: it is not asked again."""
+
+    class Slow(AnswerCache):
+        def put(self, key: bytes, answer: Answer) -> None:
+            writing.set()
+            assert going_on.wait(20)
+
+    class Client:
+        name = "m"
+        config = zf.ClientConfig("m", base_url="http://127.0.0.1:9/v1")
+
+        async def chat(self, messages: Any) -> Answer:
+            calls.append(asked_for(messages))
+            return Answer(answer(messages), zf.Usage(calls=1))
+
+    async def cut_off() -> None:
+        run = asyncio.ensure_future(optimize(Slow(tmp_path / "slow")))
+        await asyncio.to_thread(writing.wait, 20)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        assert run.cancelled()
+        going_on.set()
+
+    def optimize(cache: AnswerCache | None = None) -> Any:
+        return zf.optimize(
+            SMALL, PROMPTS, Client(), settings(**FULL), embeddings=EMBEDDINGS, cache=cache,
+            store=tmp_path / "study.sqlite3",
+        )  # fmt: skip
+
+    calls: list[tuple[int, int]] = []
+    writing, going_on = threading.Event(), threading.Event()
+    asyncio.run(cut_off())
+    before = calls.copy()
+    assert before
+    asyncio.run(optimize())
+    assert max(Counter(calls).values()) == 1
+    assert len(calls) > len(before)
