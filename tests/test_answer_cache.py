@@ -71,6 +71,7 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
             assert first.usage == (Usage(cached=1) if number else Usage(3, 4, calls=1, retries=1))
             assert again.usage == Usage(cached=1)
             await cached.chat(chat("b"))
+            await cached.written()
             assert cache.held()[0] == 2
             cache.close()
         assert model.asked == ["a", "b"]
@@ -137,7 +138,9 @@ def test_a_model_that_is_not_known_is_not_cached(tmp_path: Path) -> None:
 def test_only_whole_answers_are_kept(tmp_path: Path, finish: str | None, kept: int) -> None:
     async def scenario() -> None:
         cache = AnswerCache(tmp_path)
-        await Cached(Model(finish), cache, "m").chat(chat("a"))
+        cached = Cached(Model(finish), cache, "m")
+        await cached.chat(chat("a"))
+        await cached.written()
         assert cache.held()[0] == kept
 
     run(scenario())
@@ -229,7 +232,8 @@ def test_a_call_nobody_waits_for_ends(tmp_path: Path) -> None:
         model.gate.clear()
         cached = Cached(model, AnswerCache(tmp_path), "m")
         calls = [asyncio.ensure_future(cached.chat(chat("a"))) for _ in range(2)]
-        await turns()
+        while not model.asked:  # it is looked up in a thread first
+            await asyncio.sleep(0.001)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
@@ -237,6 +241,7 @@ def test_a_call_nobody_waits_for_ends(tmp_path: Path) -> None:
         assert asyncio.all_tasks() == before
         model.gate.set()
         assert (await cached.chat(chat("a"))).text == "A"
+        await cached.written()
 
     run(scenario())
 

@@ -90,6 +90,7 @@ def test_a_cache_that_cannot_be_used_is_one_warning(tmp_path: Path, caplog: pyte
         cached = Cached(model, AnswerCache(tmp_path / "file" / "cache"), "m")
         for text in ("a", "a", "b"):
             assert (await cached.chat(chat(text))).text == text.upper()
+            await cached.written()
         assert model.asked == ["a", "a", "b"]
 
     with caplog.at_level(logging.WARNING):

@@ -73,11 +73,13 @@ def test_answers_of_nearly_the_right_shape(chat: Any, vectors: Any, count: int) 
     for values in (chat, vectors):
         if isinstance(values, dict):
             document = answers.Document(values, "where", "quoted")
-            text = typed(answers.read_chat, document)
-            if text is not None:
-                text[0].encode()
-            rows = typed(answers.read_embeddings, document, count)
-            assert rows is None or (np.isfinite(rows).all() and rows.shape[0] == count)
+            read = typed(answers.read_chat, document)
+            if read is not None and not isinstance(read, Failure):
+                read.text.encode()
+            found = typed(answers.read_embeddings, document, count)
+            if found is not None and not isinstance(found, Failure):
+                assert np.isfinite(found.vectors).all()
+                assert found.vectors.shape[0] == count
 
 
 @pytest.mark.parametrize("nasty", NASTY, ids=ascii)
@@ -85,9 +87,10 @@ def test_any_text_is_an_answer_that_can_be_kept(nasty: str) -> None:
     body = json.dumps({"choices": [{"message": {"content": nasty}, "finish_reason": nasty}]}).encode()
     document = answers.judge(answers.Reply(URL("http://localhost:1/v1"), 200, {}, body), ENDPOINT)
     assert isinstance(document, answers.Document)
-    text, reason = answers.read_chat(document)
-    assert text.encode() == nasty.encode("utf-8", "replace")
-    assert reason == nasty
+    read = answers.read_chat(document)
+    assert not isinstance(read, Failure)
+    assert read.text.encode() == nasty.encode("utf-8", "replace")
+    assert read.finish_reason == nasty
 
 
 @given(headers)

@@ -144,6 +144,7 @@ class Cached:
         self._cache = cache
         self._identity = identity
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
+        self._writing: dict[asyncio.Task[None], tuple[bytes, Answer]] = {}
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
     def __getattr__(self, name: str) -> Any:
@@ -184,15 +185,26 @@ class Cached:
             del self._flights[place]
 
     async def _answer(self, key: bytes, messages: Sequence[Message]) -> Answer:
+        for known, answer in self._writing.values():
+            if known == key:
+                return answer
         # One after another, so that calls reach the model in the order in which they were made.
         async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             found = await asyncio.to_thread(self._cache.get, key)
         if found is not None:
             return found
-        answer: Answer = await self.model.chat(messages)
+        answer = await self.model.chat(messages)
         if isinstance(answer, Answer) and isinstance(answer.text, str) and answer.finish_reason not in _CUT:
-            await asyncio.to_thread(self._cache.put, key, answer)
+            # Not waited for: an answer is never lost, where its call is cancelled, to writing it down.
+            writing = asyncio.ensure_future(asyncio.to_thread(self._cache.put, key, answer))
+            self._writing[writing] = key, Answer(answer.text, Usage(cached=1), answer.finish_reason)
+            writing.add_done_callback(lambda done: self._writing.pop(done, None))
         return answer
+
+    async def written(self) -> None:
+        """Wait until all answers so far are in the cache; to be called before the event loop ends."""
+        if self._writing:
+            await asyncio.wait(list(self._writing))
 
 
 _CUT = ("content_filter", "tool_calls", "function_call")  # no answer, or not all of it

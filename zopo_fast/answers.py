@@ -185,7 +185,7 @@ def read_embeddings(document: Document, count: int) -> EmbeddingReading | Failur
         return document.malformed("an embedding is missing or not a list of numbers")
     if len({len(row) for row in rows}) > 1:
         return document.malformed("the embeddings have different dimensions")
-    vectors: Vectors = np.empty((count, len(rows[0])), dtype=np.float32)
+    vectors: Vectors = np.empty((count, len(rows[0]) if rows else 0), dtype=np.float32)
     with np.errstate(over="ignore"):
         vectors[order] = rows
     if not np.isfinite(vectors).all():

@@ -121,6 +121,11 @@ class RunConfig:
         if self.target is not None and not math.isfinite(as_number("target", self.target)):
             raise ConfigError(f"target must be finite, got {self.target}")
         check_settings(self.race_error, self.race_first, self.race_batch or BATCH)
+        for name, kind in (("limits", Limits), ("prices", Prices)):
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                raise ConfigError(
+                    f"{name}: expected {kind.__name__}, got {type(getattr(self, name)).__name__}"
+                )
         if self.limits is not None and self.limits.cost is not None and self.prices is None:
             raise ConfigError("a limit of cost needs the prices of a million tokens in and out")
 
@@ -237,7 +242,8 @@ async def optimize(
             raise ConfigError(
                 "limits: the calls of a task function cannot be seen; only seconds can be limited"
             )
-        wrap = _around(None if opened is None else Kept(opened), cache, account)
+        cached: list[Cached] = []
+        wrap = _around(None if opened is None else Kept(opened), cache, account, cached)
         scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
         if opened is not None:
             resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
@@ -271,7 +277,11 @@ async def optimize(
             store=opened,
             account=account,
         )
-        return await driver.run(0 if first is None else first)
+        try:
+            return await driver.run(0 if first is None else first)
+        finally:
+            for one in cached:
+                await one.written()
 
 
 def account_of(config: RunConfig, store: Store | None) -> Account | None:
@@ -284,13 +294,19 @@ def account_of(config: RunConfig, store: Store | None) -> Account | None:
     return account
 
 
-def _around(kept: Kept | None, cache: AnswerCache | None, account: Account | None) -> Wrap:
-    """What is put around the models of a run: it is looked up first in the study, then in the cache."""
+def _around(
+    kept: Kept | None, cache: AnswerCache | None, account: Account | None, cached: list[Cached]
+) -> Wrap:
+    """What is put around the models of a run: it is looked up first in the study, then in the cache.
+
+    Models with a cache in front are added to `cached`.
+    """
 
     def wrap(model: ChatModel, role: str) -> ChatModel:
         wrapped = model if account is None else Metered(model, account)
         if cache is not None and (known_as := identity_of(model)) is not None:
             wrapped = Cached(wrapped if kept is None else Heard(wrapped), cache, known_as)
+            cached.append(wrapped)
         return wrapped if kept is None else Recorded(wrapped, kept, role)
 
     return wrap

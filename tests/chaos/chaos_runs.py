@@ -17,7 +17,7 @@ import numpy as np
 from chaos_server import FAULTS, Books, ChaosServer, right_answer
 
 import zopo_fast as zf
-from zopo_fast.budget import Account, Limits, Metered
+from zopo_fast.budget import Account, Limits
 from zopo_fast.errors import LimitReachedError, LLMError, ZopoError
 from zopo_fast.llm import ClientConfig, OpenAIClient
 
@@ -149,9 +149,10 @@ async def _one_run(row: Row, server: ChaosServer, share: float, seed: int, size:
                         "chaos", tuple(zf.Example(f"question {i}", ("yes",)) for i in range(size.examples))
                     ),
                     POOL,
-                    Metered(client, account),
+                    client,
                     _run_config(seed, size.budget),
                     embeddings=EMBEDDINGS,
+                    account=account,
                 ),
                 MOST_SECONDS,
             )
@@ -190,8 +191,9 @@ def _run_config(seed: int, budget: int) -> zf.RunConfig:
 
 
 def _at_limit(result: zf.Result | ZopoError) -> bool:
-    error = result.error if isinstance(result, zf.Result) else result
-    return isinstance(error, LimitReachedError)
+    if isinstance(result, zf.Result):
+        return result.stopped_by in ("calls", "tokens", "cost", "time")
+    return isinstance(result, LimitReachedError)
 
 
 def _add(row: Row, books: Books, usage: Any, result: zf.Result | ZopoError, seconds: float) -> None:
