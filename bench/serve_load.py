@@ -58,6 +58,8 @@ class Client(asyncio.Protocol):
         if not self._load.studies:
             self._transport.close()
             return
+        # One of its own at random: studies in step would all build their models in the same moment.
+        self._load.studies.rotate(self._random.randrange(len(self._load.studies)))
         self._study = self._load.studies.popleft()
         if self._load.combined and self._study in self._asked:
             self._tell(self._asked.pop(self._study), b',"ask":1}')

@@ -105,6 +105,7 @@ class Journal:
         self.path = path
         self._queue: queue.SimpleQueue[list[Entry] | _Resume | _Forget | None] = queue.SimpleQueue()
         self._gathered: list[Entry] = []
+        self._handed = 0  # lists of entries that the thread has
         self._thread: threading.Thread | None = None
         self._halted: StoreError | None = None
         self._connection = _connected(path)
@@ -132,10 +133,10 @@ class Journal:
     def put(self, owner: Any, events: list[Event]) -> Entry:
         """Queue events; `done` is resolved once they are on disk, or fails with a StoreError."""
         entry = Entry(owner, events, self._loop.create_future())
-        # Handed over when all requests that are ready now have had their turn: to wake the thread for each of
-        # them would cost more, and it would take the interpreter from the next one.
+        # Handed over when all requests that are ready now have had their turn, and the commit before is over:
+        # to wake the thread for each of them would cost more, and it would take the interpreter from the next.
         self._gathered.append(entry)
-        if len(self._gathered) == 1:
+        if len(self._gathered) == 1 and not self._handed:
             self._loop.call_soon(self.flush)
         return entry
 
@@ -143,7 +144,13 @@ class Journal:
         """Hand over what was gathered; in the event loop."""
         if self._gathered:
             gathered, self._gathered = self._gathered, []
+            self._handed += 1
             self._queue.put(gathered)
+
+    def _returned(self, batches: int) -> None:
+        self._handed -= batches
+        if self._gathered and not self._handed:
+            self._loop.call_soon(self.flush)
 
     async def forget(self, upto: int) -> None:
         """Drop commits up to a number: their events are in the studies' files. Raises StoreError."""
@@ -170,10 +177,10 @@ class Journal:
                     taken.append(self._queue.get_nowait())
                 except queue.Empty:
                     break
-            batch: list[Entry] = []
+            batch: list[list[Entry]] = []
             for item in taken:
                 if isinstance(item, list):
-                    batch += item
+                    batch.append(item)
                     continue
                 self._commit(batch)
                 batch = []
@@ -185,9 +192,10 @@ class Journal:
                     self._forget(item)
             self._commit(batch)
 
-    def _commit(self, batch: list[Entry]) -> None:
-        if not batch:
+    def _commit(self, handed: list[list[Entry]]) -> None:
+        if not handed:
             return
+        batch = [entry for entries in handed for entry in entries]
         start = time.perf_counter()
         first = self._halted is None
         if first:
@@ -203,9 +211,9 @@ class Journal:
                 self._halted = self._broken(error)
         if self._halted is None:
             self._last += 1
-            self._call(self._after, self._last, batch, time.perf_counter() - start)
+            self._call(self._after, len(handed), self._last, batch, time.perf_counter() - start)
         else:
-            self._call(self._refuse, batch, self._halted, first)
+            self._call(self._refuse, len(handed), batch, self._halted, first)
 
     def _forget(self, item: _Forget) -> None:
         problem: StoreError | None = None
@@ -236,12 +244,14 @@ class Journal:
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
 
-    def _after(self, number: int, batch: list[Entry], seconds: float) -> None:
+    def _after(self, handed: int, number: int, batch: list[Entry], seconds: float) -> None:
+        self._returned(handed)
         self._committed(number, batch, seconds)
         for entry in batch:
             entry.finish(None)
 
-    def _refuse(self, batch: list[Entry], error: StoreError, first: bool) -> None:
+    def _refuse(self, handed: int, batch: list[Entry], error: StoreError, first: bool) -> None:
+        self._returned(handed)
         self._failed(batch, error)
         if first:  # once a failure: another one may follow, and has a mark of its own
             self.flush()
