@@ -133,8 +133,8 @@ class Journal:
     def put(self, owner: Any, events: list[Event]) -> Entry:
         """Queue events; `done` is resolved once they are on disk, or fails with a StoreError."""
         entry = Entry(owner, events, self._loop.create_future())
-        # Handed over when all requests that are ready now have had their turn, and the commit before is over:
-        # to wake the thread for each of them would cost more, and it would take the interpreter from the next.
+        # Handed over when all requests that are ready now have had their turn, and the last commit is over:
+        # waking the thread for each would cost more, and take the interpreter from the next one.
         self._gathered.append(entry)
         if len(self._gathered) == 1 and not self._handed:
             self._loop.call_soon(self.flush)
