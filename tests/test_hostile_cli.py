@@ -161,7 +161,8 @@ def test_names_from_files_command_no_terminal(folder: Path, nasty: str) -> None:
         (folder / "n.jsonl").write_text(json.dumps({"metadata": metadata}) + "\n" + TASK, encoding="utf-8")
         for command in ("optimize", "landscape"):
             check(*run(command, "n.jsonl", *BASE[command][2:]))
-    for args in (["optimize", nasty], ["optimize", "t.jsonl", "--pool", nasty], [nasty], ["bench", nasty]):
+    check(*run(nasty))
+    for args in (["optimize", nasty], ["optimize", "t.jsonl", "--pool", nasty], ["bench", nasty]):
         code, output = run(*args)
         check(code, output)
         assert code in (1, 2)

@@ -55,6 +55,7 @@ bodies = st.one_of(
 @given(st.integers(-1, 1000), headers, bodies)
 @example(200, {}, b'{"n": ' + b"9" * 5000 + b"}")
 @example(302, {"Location": "http://[::1"}, b"")
+@example(302, {"Location": "0 " * 1000}, b"")
 def test_any_answer(status: int, given: dict[str, str], body: bytes) -> None:
     reply = answers.Reply(URL("http://localhost:1/v1/chat/completions"), status, given, body)
     with time_limit(20):

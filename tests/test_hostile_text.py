@@ -89,8 +89,8 @@ def test_the_files_of_a_run_hold_any_text(tmp_path: Path, nasty: str) -> None:
     folder, result = report.RunFolder(tmp_path / "run"), result_of(nasty)
     for trial in result.trials:
         folder.add(trial)
-    report_of = folder.finish(result, {"model": nasty, "body": nasty})
-    assert report_of == []
+    left_out = folder.finish(result, {"model": nasty, "body": nasty})
+    assert all(note.startswith("curve.png: ") for note in left_out)  # matplotlib may be missing
     lines = (tmp_path / "run" / "trials.jsonl").read_text(encoding="utf-8")
     assert lines.count("\n") == len(lines.splitlines()) == len(result.trials)  # however lines are told apart
     assert harmless(

@@ -109,7 +109,7 @@ def _refusal(reply: Reply, endpoint: Endpoint, where: str, quoted: str) -> Failu
         return Failure(error, f"{said}, {meaning}. {told}", retry_after(reply.headers), lost=lost)
     error, meaning = _REFUSED.get(status, (RequestRejectedError, "the endpoint refuses the request"))
     if status // 100 == 3:
-        target = endpoint.redact(_location(reply))
+        target = endpoint.quote(_location(reply))
         error, meaning = (
             MalformedAnswerError,
             f"it redirects to {target}; redirects are not followed, the key would travel along: "

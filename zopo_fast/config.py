@@ -26,8 +26,8 @@ def as_integer(name: str, value: Any) -> int:
     Of at most 128 bits, enough for a seed: one of some thousand digits can neither be shown nor saved.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
+        if isinstance(value, bool) or getattr(getattr(value, "dtype", None), "kind", None) == "b":
+            raise TypeError  # NumPy's bools too: some versions take them for integers
         number = operator.index(value)
     except TypeError:
         raise ConfigError(f"{name}: expected an integer, got {shown(value)}") from None

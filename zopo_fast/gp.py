@@ -11,7 +11,7 @@ from . import _core
 from .arrays import Array, as_doubles, as_points
 from .config import as_integer
 from .device import ANYWHERE, OnDevice, cuda_available, on_device, parse_device
-from .errors import ArrayError
+from .errors import ArrayError, UnknownIndexError
 from .kernel import NTK, as_network_kernel
 from .numbered import number_of
 from .turn import Turn
@@ -182,7 +182,10 @@ class GaussianProcess:
         """Drop observation i by a rank-one update, O((n - i)^2). IndexError out of range."""
         at = as_integer("remove", i)
         with self._turn:
-            self._gp.remove(at + len(self._gp) if at < 0 else at)
+            n = len(self._gp)
+            if not -n <= at < n:
+                raise UnknownIndexError(f"remove: there is no observation {at}, only {n}")
+            self._gp.remove(at + n if at < 0 else at)
 
     def posterior(self, x: Any) -> Posterior:
         """Mean, latent variance, gradient of the mean, and trace of the gradient's covariance.
