@@ -440,13 +440,13 @@ def test_a_damaged_study_does_not_take_the_others_along(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
     (folder / f"{gone}.sqlite3").write_bytes(b"not a database, not at all" * 100)
-    (folder / ".half.sqlite3.123.partial").write_bytes(b"cut off")
+    (folder / ".half.sqlite3.123.tmp").write_bytes(b"cut off")
     with served(tmp_path / "data") as server, Client(server.url) as call:
         reply = call("POST", f"/v1/studies/{bad}/ask")
         assert (reply.status, reply.body["error"]) == (503, "StoreDamagedError")
         assert call("POST", f"/v1/studies/{gone}/ask").status == 404
         assert len(call.ok("POST", f"/v1/studies/{good}/ask")["indices"]) == 1
-    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_two_hundred_studies_start_quickly(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import OutputError
@@ -19,6 +20,18 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's entries on disk, where the system knows such a thing."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # not all file systems can
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Unreadable(Exception):  # noqa: N818 - becomes the caller's own error

@@ -74,9 +74,23 @@ class Store:
         Raises:
             StoreError: it is there already, or cannot be made.
         """
-        first = [insert("study", "config", as_json(dict(config)))]
-        make(Path(path), [*first, *([] if pool is None else _pool_rows(pool))])
+        cls.make(path, config, pool)
         return cls.open(path)
+
+    @classmethod
+    def make(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        pool: Pool | None = None,
+        arrays: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Make a study file as `create` does, with these arrays too, and leave it closed."""
+        rows = [insert("study", "config", as_json(dict(config)))]
+        rows += [] if pool is None else _pool_rows(pool)
+        for name, array in (arrays or {}).items():
+            rows += _array_rows(name, array)
+        make(Path(path), rows)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -126,14 +140,7 @@ class Store:
 
     def keep_array(self, name: str, array: NDArray[Any]) -> None:
         """Keep an array under a name."""
-        array = np.ascontiguousarray(array)
-        data, shape = array.reshape(-1).view(np.uint8), as_json(array.shape)
-        parts = range(0, max(1, len(data)), _PART)
-        rows = (
-            insert("arrays", name, i, array.dtype.str, shape, data[start : start + _PART].tobytes())
-            for i, start in enumerate(parts)
-        )
-        self._writer.submit(("DELETE FROM arrays WHERE name = ?", (name,)), *rows)
+        self._writer.submit(("DELETE FROM arrays WHERE name = ?", (name,)), *_array_rows(name, array))
 
     def array(self, name: str) -> NDArray[Any] | None:
         """An array kept; None where there is none."""
@@ -293,6 +300,15 @@ _AGAIN = "INSERT OR REPLACE"
 def _close(writer: Writer) -> None:
     with suppress(StoreError):  # nobody is left to hear of it
         writer.close()
+
+
+def _array_rows(name: str, array: NDArray[Any]) -> list[Statement]:
+    array = np.ascontiguousarray(array)
+    data, shape = array.reshape(-1).view(np.uint8), as_json(array.shape)
+    return [
+        insert("arrays", name, i, array.dtype.str, shape, data[start : start + _PART].tobytes())
+        for i, start in enumerate(range(0, max(1, len(data)), _PART))
+    ]
 
 
 def _pool_rows(pool: Pool) -> list[Statement]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import StoreDamagedError, StoreError, StoreVersionError
+from .files import sync_folder
 from .store_rows import is_whole
 from .store_writer import Statement, typed
 
+PARTIAL = ".tmp"  # what a file is called until it is whole ends so
 APPLICATION = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
 
 # The last column of each table is the checksum of the others (store_rows.py). No semicolon but at the ends.
@@ -52,7 +56,7 @@ def make(path: Path, statements: Sequence[Statement]) -> None:
         StoreError: it is there already, or cannot be made.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}{PARTIAL}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not is_nothing(target):  # where two come here at once, link() tells one
@@ -84,13 +88,7 @@ def _put_in_place(partial: Path, target: Path, path: Path) -> None:
             raise StoreError(f"{path}: is there already") from None
         except OSError:  # a file system without links
             partial.replace(target)
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            with suppress(OSError):  # not all file systems can
-                os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(target.parent)
 
 
 def is_nothing(path: Path) -> bool:
@@ -145,6 +143,28 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def read_value(path: Path, name: str) -> Any:
+    """A value kept in a study file, None where there is none, without looking at the rest of the file.
+
+    Raises:
+        StoreVersionError, StoreDamagedError, StoreError: as `connect`, as far as it was looked at.
+    """
+    try:
+        # Only what is there is opened: a study that is gone must not come back as an empty file.
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        with closing(sqlite3.connect(uri, uri=True, timeout=0.0, isolation_level=None)) as connection:
+            _recognise(connection, path)
+            connection.text_factory = bytes
+            row = connection.execute("SELECT * FROM study WHERE name = ?", (name,)).fetchone()
+    except sqlite3.Error as error:
+        raise _explained(error, path) from error
+    if row is None:
+        return None
+    if not is_whole(row):
+        raise StoreDamagedError(f"{path}: the file is damaged (its {name} is not as it was written)")
+    return json.loads(row[1])
+
+
 def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     """The typed error; where SQLite says "disk I/O error" of what may not be written, that."""
     problem = typed(error, path)
@@ -167,7 +187,7 @@ def _with_what_could_be_saved(error: StoreDamagedError, path: Path) -> StoreDama
     return StoreDamagedError(f"{error}. {salvage(path)}")
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _recognise(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
@@ -180,6 +200,10 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: written by a newer version of zopo_fast (schema {version}, this one reads up to "
             f"{len(MIGRATIONS)}); upgrade the package"
         )
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    _recognise(connection, path)
     problems = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
         found = " ".join("; ".join(problems).split())

@@ -153,7 +153,7 @@ class Writer:
         self._unsynced = not durable
 
 
-def typed(error: sqlite3.Error, path: object) -> StoreError:
+def typed(error: Exception, path: object) -> StoreError:
     """The error of this package that says what SQLite's means."""
     said = str(error)
     name = getattr(error, "sqlite_errorname", "")  # of Python 3.11

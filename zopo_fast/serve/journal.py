@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from ..errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreVersionError
+from ..store_writer import typed
 
 VERSION = 1
 
@@ -230,10 +231,8 @@ class Journal:
             self._closed = False
 
     def _broken(self, error: Exception) -> StoreError:
-        problem = error if isinstance(error, StoreError) else store_error(self.path, error)
-        if not isinstance(
-            problem, StoreFullError
-        ):  # what the connection believes of the file may be wrong now
+        problem = error if isinstance(error, StoreError) else typed(error, self.path)
+        if not isinstance(problem, StoreFullError):  # what the connection believes of the file may be wrong
             self._connection.close()
             self._closed = True  # and opened again for the next commit
         return problem
@@ -277,9 +276,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(
-                "BEGIN EXCLUSIVE"
-            )  # takes the lock, which stays until the connection is closed
+            connection.execute("BEGIN EXCLUSIVE")  # the lock stays until the connection is closed
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > VERSION:
                 raise StoreVersionError(f"{path}: version {version}; this package reads up to {VERSION}")
@@ -292,17 +289,8 @@ def _connected(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise store_error(path, error) from error
+        problem = typed(error, path)
+        if isinstance(problem, StoreBusyError):
+            problem = StoreBusyError(f"{path}: another server, or another program, has it open")
+        raise problem from error
     return connection
-
-
-def store_error(path: Path, error: Exception) -> StoreError:
-    """The typed error for what went wrong with a file, as SQLite reports it."""
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        return StoreBusyError(f"{path}: another server, or another program, has it open")
-    if "full" in text:
-        return StoreFullError(f"{path}: no room left; what was acknowledged is intact")
-    if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
-        return StoreDamagedError(f"{path}: {text}")
-    return StoreError(f"{path}: {text}")

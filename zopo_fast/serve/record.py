@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,7 @@ class Record:
             config = ZopoConfig.from_dict(saved.meta["config"])
             study = Study(self.id, config, saved.embeddings, saved.prompts)
             study.replay(saved.events)
-            study.replay((e.seq, e.kind, bytes(e.data)) for e in tail if e.seq > study.seq)
+            study.replay((e.seq, e.kind, json.loads(bytes(e.data))) for e in tail if e.seq > study.seq)
             return study
 
         async with self.file_turn:

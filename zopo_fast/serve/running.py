@@ -10,12 +10,11 @@ from pathlib import Path
 import msgspec
 
 from ..errors import OutputError
-from ..files import write_whole
+from ..files import sync_folder, write_whole
 from ..result import Trial
 from ..usage import Usage
 from .job_events import JobEvents
 from .job_schemas import CreateJob, Job, JobTrial, JobUsage, Saved
-from .study_file import sync_folder
 
 REQUEST, STATE = "request.json", "job.json"
 

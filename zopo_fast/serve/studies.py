@@ -24,7 +24,7 @@ from .problems import Problem, not_found
 from .record import Record
 from .settings import Limits
 from .study import Study
-from .study_file import SUFFIX, StudyFile, remove_partial
+from .study_file import SUFFIX, StudyFile, files_in
 
 T = TypeVar("T")
 _CLEAN = (InputError, NothingToAsk, UnknownIndexError, Problem)  # raised before anything was changed
@@ -68,8 +68,7 @@ class Studies:
                 raise
             raise StoreError(f"{self._folder}: {error.strerror or error}") from error
         try:
-            remove_partial(self._folder)
-            for path in sorted(self._folder.glob(f"*{SUFFIX}")):
+            for path in files_in(self._folder):
                 self._take(path)
             for number, events in journal.read():
                 self._number = number

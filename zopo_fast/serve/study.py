@@ -151,13 +151,13 @@ class Study:
         if len(self.keys) > KEPT_KEYS:
             self.keys.popitem(last=False)
 
-    def replay(self, events: Iterable[tuple[int, str, bytes]]) -> None:
+    def replay(self, events: Iterable[tuple[int, str, Any]]) -> None:
         """Do again what a log holds; StoreDamagedError where that cannot be."""
         try:
             for seq, kind, data in events:
                 if seq != self.seq + 1:
                     raise StoreDamagedError(f"study {self.id}: event {self.seq + 1} is missing from its log")
-                self._replay(kind, msgspec.json.decode(data))
+                self._replay(kind, data)
                 self.seq = seq
         except StoreDamagedError:
             raise
