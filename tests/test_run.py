@@ -184,6 +184,8 @@ def test_task_function_failures_are_metric_errors() -> None:
         run(_boom, None)
     with pytest.raises(zf.MetricError, match="not a finite number"):
         run(lambda _: math.nan, None)
+    with pytest.raises(zf.MetricError, match="not a real number"):
+        run(lambda _: "1", None)
 
 
 def test_failing_prompt_is_left_out_and_the_budget_kept() -> None:

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .concurrency import all_or_none
-from .errors import MalformedAnswerError, RequestRejectedError
 from .result import HeldOut, Interval, paired_interval
-from .scoring import Score
+from .scoring import OF_THE_PROMPT, Score
 from .usage import Usage
 
 if TYPE_CHECKING:
     from .run import RunConfig
     from .scoring import Scorer
     from .study import Study
-
-# What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
-OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)
 
 
 class Comparison:

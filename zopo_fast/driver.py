@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from .compare import OF_THE_PROMPT, Comparison
+from .compare import Comparison
 from .concurrency import end
 from .errors import (
     InputError,
@@ -27,6 +27,7 @@ from .errors import (
     ZopoError,
 )
 from .result import HeldOut, Result, Trial
+from .scoring import OF_THE_PROMPT
 from .study import AGAIN, ASK, FAILED, LATE, SCORE
 from .usage import Usage
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from .scoring import Scorer
     from .store import Store
     from .study import Study, Work
-
-__all__ = ["OF_THE_PROMPT", "Driver"]
 
 OnTrial = Callable[[Trial], Any]
 OnResume = Callable[[list[Trial]], Any]

@@ -21,12 +21,11 @@ import numpy as np
 
 from . import metrics, template
 from .concurrency import all_or_none
-from .driver import OF_THE_PROMPT
 from .errors import InputError, LLMError, OutputError, PoolError
 from .evaluate import Evaluator, Scored
 from .files import MOST_DATA, Unreadable, exists, read_bytes, reason, write_whole
 from .result import Trial
-from .scoring import calls_at_once, prompts_at_once
+from .scoring import OF_THE_PROMPT, calls_at_once, prompts_at_once
 from .task import Example, Task
 from .text import json_line, parse_json, shown
 from .usage import ChatModel, Usage

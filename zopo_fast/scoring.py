@@ -11,11 +11,21 @@ from typing import Any, Protocol
 
 from . import metrics, template
 from .concurrency import in_thread
-from .errors import ConfigError, LLMError, MetricError, ZopoError
+from .config import real
+from .errors import (
+    ConfigError,
+    LLMError,
+    MalformedAnswerError,
+    MetricError,
+    RequestRejectedError,
+    ZopoError,
+)
 from .evaluate import Evaluation, Evaluator, Scored
 from .task import Task
 from .usage import Answer, ChatModel, Message, Usage
 
+# What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
+OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)
 PERFECT = 1.0  # no metric that is built in goes higher
 
 
@@ -116,7 +126,7 @@ class FunctionScorer:
         label = getattr(self._function, "__name__", type(self._function).__name__)
         try:
             value = await _called(self._function, prompt)
-            score = float(value)
+            score = real(value)
         except (ZopoError, asyncio.CancelledError):
             raise
         except Exception as error:
