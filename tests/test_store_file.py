@@ -14,12 +14,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from resume_tools import copy
 
 from zopo_fast import errors, store_file
 from zopo_fast.pool import Pool
 from zopo_fast.store import Store
+from zopo_fast.store_file import read_value
 
 POOL = Pool.from_texts(["first", "second"], {1: 0.1})
 
@@ -263,3 +265,31 @@ def test_a_migration_that_fails_leaves_the_old_file(path: Path, monkeypatch: pyt
     assert path.read_bytes() == before
     with Store.open(path) as store:
         assert (store.config, store.last) == ({"a": 1}, 1)
+
+
+# ---- one value, without the rest -------------------------------------------------------------------------
+
+
+def test_one_value_is_read_without_the_rest(path: Path) -> None:
+    Store.make(path, {"a": [1]}, arrays={"embeddings": np.arange(6.0).reshape(2, 3)})
+    assert read_value(path, "config") == {"a": [1]}
+    assert read_value(path, "nothing") is None
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE arrays SET data = zeroblob(length(data))")
+    connection.close()
+    assert read_value(path, "config") == {"a": [1]}  # that is not looked at
+    with pytest.raises(errors.StoreDamagedError):
+        Store.open(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE study SET value = '{\"a\": [2]}'")
+    connection.close()
+    with pytest.raises(errors.StoreDamagedError, match="config is not as it was written"):
+        read_value(path, "config")
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(errors.StoreVersionError):
+        read_value(path, "config")
+    with pytest.raises(errors.StoreError):
+        read_value(path.with_name("missing"), "config")
+    assert not path.with_name("missing").exists()
