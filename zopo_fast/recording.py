@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 OCCASION: ContextVar[tuple[Any, ...]] = ContextVar("zopo_fast_occasion", default=())
 """What the present call is for, such as (part of the task, prompt, example): calls with equal messages are
 told apart by it."""
-
-
-_KEEP: ContextVar[Callable[[Answer], None] | None] = ContextVar("zopo_fast_keep", default=None)
 
 
 class Kept:
@@ -55,42 +52,8 @@ class Recorded:
         what = [self._role, list(OCCASION.get()), [dict(message) for message in messages]]
         text = json.dumps(what, sort_keys=True, default=str)
         key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        if (there := self._kept.take(key)) is not None:
-            return there
-        done = False
-
-        def keep(answer: Answer) -> None:
-            nonlocal done
-            if not done:
-                self._kept.store.add_answer(key, self._role, answer)
-                done = True
-
-        before = _KEEP.set(keep)
-        try:
+        answer = self._kept.take(key)
+        if answer is None:
             answer = await self._model.chat(messages)
-        finally:
-            _KEEP.reset(before)
-        keep(answer)
-        return answer
-
-
-class Heard:
-    """A chat model inside a `Recorded` one, a cache between them: its answers are kept as they come.
-
-    Else a call that is cancelled while the cache writes its answer down would be paid for and forgotten.
-    """
-
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._model, name)
-
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises what the model does."""
-        answer = await self._model.chat(messages)
-        if (keep := _KEEP.get()) is not None:
-            keep(answer)
+            self._kept.store.add_answer(key, self._role, answer)
         return answer

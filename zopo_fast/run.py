@@ -22,7 +22,7 @@ from .metered import Metered
 from .optimizer import Zopo
 from .pool import Pool, normalise
 from .racing import BATCH, ERROR, FIRST, Race, check_settings
-from .recording import Heard, Kept, Recorded
+from .recording import Kept, Recorded
 from .result import Result, Trial
 from .scoring import Wrap, prompts_at_once, scorer_for
 from .start import as_embeddings
@@ -305,7 +305,7 @@ def _around(
     def wrap(model: ChatModel, role: str) -> ChatModel:
         wrapped = model if account is None else Metered(model, account)
         if cache is not None and (known_as := identity_of(model)) is not None:
-            wrapped = Cached(wrapped if kept is None else Heard(wrapped), cache, known_as)
+            wrapped = Cached(wrapped, cache, known_as)
             cached.append(wrapped)
         return wrapped if kept is None else Recorded(wrapped, kept, role)
 
