@@ -21,7 +21,7 @@ case $kind in
     export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:detect_stack_use_after_return=1
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     tests=(kernel gp gp_limits local_gradient pool_scan dispatch threads boundary long_lived
-      properties_kernel properties_gp properties_search optimizer official_loop region region_errors)
+      properties_kernel properties_gp properties_search optimizer official_loop region region_errors region_process)
     ;;
   thread)
     sanitizers=thread

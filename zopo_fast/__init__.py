@@ -43,7 +43,7 @@ _HOME = {
     "LocalModel": "local",
     "optimize": "run",
     "optimize_sync": "run",
-    "RunConfig": "run",
+    "RunConfig": "run_config",
     "Limits": "limits",
     "Prices": "limits",
     "Account": "budget",

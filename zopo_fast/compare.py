@@ -14,7 +14,7 @@ from .scoring import OF_THE_PROMPT, Score
 from .usage import Usage
 
 if TYPE_CHECKING:
-    from .run import RunConfig
+    from .run_config import RunConfig
     from .scoring import Scorer
     from .study import Study
 

@@ -33,7 +33,7 @@ from .usage import Usage
 
 if TYPE_CHECKING:
     from .budget import Account
-    from .run import RunConfig
+    from .run_config import RunConfig
     from .scoring import Scorer
     from .store import Store
     from .study import Study, Work

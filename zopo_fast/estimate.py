@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from . import template, tokens
 from .judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
-from .run import RunConfig
+from .run_config import RunConfig
 from .task import Task
 
 UNKNOWN_PROMPT_TOKENS = 40  # of a prompt that is yet to be written

@@ -108,7 +108,7 @@ class _Command:
     def dry_run(self) -> None:
         """Print what scoring the whole pool would take."""
         from .estimate import estimate
-        from .run import RunConfig
+        from .run_config import RunConfig
 
         embedder = embedder_name(self.options["embedder"], self.model)
         bound = estimate(

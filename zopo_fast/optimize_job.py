@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .pool import Pool
     from .report import RunFolder
     from .result import Result
-    from .run import RunConfig
+    from .run_config import RunConfig
     from .store import Store
     from .task import Task
 
@@ -46,7 +46,7 @@ _NAMES_ONLY = ("headers", "body")
 def _run_config(options: dict[str, Any]) -> RunConfig:
     from .config import ZopoConfig
     from .pool import Pool
-    from .run import RunConfig
+    from .run_config import RunConfig
 
     incumbent = options["incumbent"]
     if incumbent is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .pool import Pool
-    from .run import RunConfig
+    from .run_config import RunConfig
 
 # What may differ between a run and the one that it goes on from: no ask depends on it.
 _FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")

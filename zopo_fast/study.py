@@ -22,7 +22,7 @@ from .usage import Usage
 if TYPE_CHECKING:
     from .optimizer import Zopo
     from .pool import Pool
-    from .run import RunConfig
+    from .run_config import RunConfig
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of entries."""
