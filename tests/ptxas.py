@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Compiles the CUDA sources and lists what ptxas says of each kernel: registers, shared memory, spills.
 
-    tests/ptxas.py [--architectures 80,90] [--jobs 2] [csrc/ntk_cuda.cu ...]
+    tests/ptxas.py [--architectures 80,90] [--jobs 2] [--build FOLDER] [csrc/ntk_cuda.cu ...]
 
+What a build under FOLDER kept of its compiler's words (tests/kept_output.sh) is read instead of compiling
+again, where it is newer than every native source.
 Fails on any warning, and on any kernel with spilled registers or a stack frame, unless EXCEPTIONS has it.
 nvcc is CUDACXX, or the one on PATH or under /usr/local/cuda; without one it says so and passes.
 """
@@ -146,11 +148,29 @@ def compiled(nvcc: str, source: Path, architectures: Sequence[str]) -> tuple[boo
     return done.returncode == 0 and "warning" not in done.stdout.lower(), done.stdout
 
 
+def kept(build: Path, source: Path) -> str | None:
+    """What the compiler said in a build, as tests/kept_output.sh keeps it; None where that is older."""
+    texts = list(build.rglob(f"{source.name}.o.said"))
+    newest = max(path.stat().st_mtime for path in source.parent.iterdir())
+    if len(texts) != 1 or texts[0].stat().st_mtime < newest:
+        return None
+    return texts[0].read_text(encoding="utf-8", errors="replace")
+
+
+def said(nvcc: str, source: Path, architectures: Sequence[str], build: Path | None) -> tuple[bool, bool, str]:
+    """Return whether a source was compiled for this, whether without a warning, and what was said."""
+    text = None if build is None else kept(build, source)
+    if text is not None:
+        return False, "warning" not in text.lower(), text
+    return (True, *compiled(nvcc, source, architectures))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print the table and what is wrong; 0 when nothing is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--architectures", default="80,90")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--build", type=Path)
     parser.add_argument("sources", nargs="*", type=Path, default=sorted((ROOT / "csrc").glob("*.cu")))
     wanted = parser.parse_args(arguments)
     nvcc = find_nvcc()
@@ -158,10 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("nvcc is not here: the CUDA sources are not compiled")
         return 0
     architectures = wanted.architectures.split(",")
-    failed, functions = [], []
+    failed, functions, times = [], [], 0
     with ThreadPoolExecutor(wanted.jobs) as jobs:
-        done = jobs.map(lambda source: compiled(nvcc, source, architectures), wanted.sources)
-        for source, (clean, text) in zip(wanted.sources, done, strict=True):
+        done = jobs.map(lambda source: said(nvcc, source, architectures, wanted.build), wanted.sources)
+        for source, (anew, clean, text) in zip(wanted.sources, done, strict=True):
+            times += anew
             if clean:
                 functions += parse(text)
             else:
@@ -169,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(text, file=sys.stderr)
     functions = demangled(functions)
     print(table(functions))
+    print(f"{len(wanted.sources)} sources; {times} of them compiled for this")
     for source_name in failed:
         print(f"{source_name}: does not compile without a warning", file=sys.stderr)
     for f in faults(functions):

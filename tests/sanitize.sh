@@ -41,7 +41,7 @@ packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 rm -rf "$build/package"
 "$python" -m pip install --quiet --no-build-isolation --no-deps --target "$build/package" \
   -C build-dir="$build/cmake" -C cmake.build-type=RelWithDebInfo \
-  -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O1 \
+  -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O0 -C cmake.define.ZOPO_OPTIMIZE=-O1 \
   -C cmake.define.ZOPO_SANITIZE=$sanitizers -C cmake.define.ZOPO_CUDA=OFF .
 
 # The sanitizer's library has to be the first to load, and to know C++ exceptions from the start.
@@ -59,9 +59,10 @@ instrumented+=("$build/venv/bin/python")
 loaded=$("${instrumented[@]}" -c 'from zopo_fast import _core; print(_core.__file__)')
 case $loaded in "$build"/*) ;; *) echo "the build was not loaded, but $loaded" >&2; exit 1 ;; esac
 
-# Left out: what limits the address space, which sanitizers reserve by the terabyte, and what measures time.
+# Left out: what limits the address space, which sanitizers reserve by the terabyte, what measures time, and
+# the largest size of a search in whole.
 tests=("${tests[@]/#/$root/tests/test_}")
 "${instrumented[@]}" -m pytest -c "$root/pyproject.toml" --rootdir="$root" \
   -p no:cacheprovider --hypothesis-profile=few --capture=sys -q -r fE --timeout=300 \
-  -k "not without_memory and not rescore_everything and not cuda" \
+  -k "not without_memory and not rescore_everything and not cuda and not 150-" \
   "${tests[@]/%/.py}" 2>&1 | sed "s|$root/||g"

@@ -112,6 +112,35 @@ def test_the_command_fails_on_spills_and_warnings(
     assert (said in err) if said else not err
 
 
+def test_what_a_build_kept_is_read_and_not_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SAMPLE.format(stack=0, stores=0, loads=0, helper=0)
+    compiler = nvcc_that_says(tmp_path, text)
+    source, build = tmp_path / "csrc" / "one.cu", tmp_path / "build"
+    for folder in (source.parent, build):
+        folder.mkdir()
+    source.touch()
+    run = [str(ROOT / "tests" / "kept_output.sh"), compiler, "-c", str(source), "-o", str(build / "one.cu.o")]
+    command = ["--build", str(build), str(source)]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == text
+    monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, "nothing", 2))  # not to be asked
+    assert ptxas.main(command) == 0
+    assert "0 of them compiled for this" in capsys.readouterr().out
+    # What failed is not kept, and what it was before neither.
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 2
+    assert ptxas.main(command) == 1
+    assert "does not compile" in capsys.readouterr().err
+    nvcc_that_says(tmp_path, text + "warning: unused")
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 0
+    assert ptxas.main(command) == 1
+    # Nor is what is older than the sources.
+    nvcc_that_says(tmp_path, text)
+    os.utime(source, (2e9, 2e9))
+    assert ptxas.main(command) == 0
+    assert "1 of them compiled for this" in capsys.readouterr().out
+
+
 def test_without_nvcc_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -480,9 +480,9 @@ def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> No
         run = asyncio.ensure_future(optimize(Slow(tmp_path / "slow")))
         await asyncio.to_thread(writing.wait, 20)
         run.cancel()
+        asyncio.get_running_loop().call_later(0.5, going_on.set)  # the run waits for what the cache was given
         await asyncio.gather(run, return_exceptions=True)
         assert run.cancelled()
-        going_on.set()
 
     def optimize(cache: AnswerCache | None = None) -> Any:
         return zf.optimize(
