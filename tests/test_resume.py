@@ -473,12 +473,15 @@ def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> No
         config = zf.ClientConfig("m", base_url="http://127.0.0.1:9/v1")
 
         async def chat(self, messages: Any) -> Answer:
+            if writing.is_set() and not going_on.is_set():
+                await asyncio.Event().wait()  # none comes in the moment of the cancellation
             calls.append(asked_for(messages))
             return Answer(answer(messages), zf.Usage(calls=1))
 
     async def cut_off() -> None:
         run = asyncio.ensure_future(optimize(Slow(tmp_path / "slow")))
-        await asyncio.to_thread(writing.wait, 20)
+        assert await asyncio.to_thread(writing.wait, 20)
+        await asyncio.sleep(0.2)  # so that all that came before has been told of
         run.cancel()
         asyncio.get_running_loop().call_later(0.5, going_on.set)  # the run waits for what the cache was given
         await asyncio.gather(run, return_exceptions=True)
