@@ -6,7 +6,9 @@ import asyncio
 import re
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ TASK = zf.Task(
     tuple(zf.Example(f"question {i}", ("yes",)) for i in range(EXAMPLES, EXAMPLES + 5)),
     metric="exact_match",
 )
+SMALL = replace(TASK, train=TASK.train[:5])
+FULL = {"racing": False, "budget": 14, "initial": 5, "prompts_in_flight": 3}
 
 
 def settings(**more: Any) -> zf.RunConfig:
@@ -123,3 +127,37 @@ def uninterrupted(log: Sequence[Event], path: Path, config: zf.RunConfig) -> lis
 
     asyncio.run(asyncio.wait_for(work(), 60))
     return events(path)
+
+
+class Model:
+    """Answers at once, counts, and may fail from some call on."""
+
+    def __init__(self, fail_after: int | None = None, error: Exception | None = None) -> None:
+        self.calls: list[tuple[int, int]] = []
+        self._fail_after, self._error = fail_after, error
+        self.after: Callable[[int], None] = lambda _: None
+        self.down_at: int | None = None  # example
+
+    async def __call__(self, messages: Any) -> str:
+        await asyncio.sleep(0)
+        if asked_for(messages)[1] == self.down_at:
+            raise zf.ServerError("down")
+        if self._fail_after is not None and len(self.calls) >= self._fail_after:
+            assert self._error is not None
+            raise self._error
+        self.calls.append(asked_for(messages))
+        self.after(len(self.calls))
+        return answer(messages)
+
+
+def go(path: Path | Store, model: Any, **more: Any) -> zf.Result:
+    how = {name: more.pop(name) for name in ("stop", "on_trial", "on_resume", "on_phase") if name in more}
+    task, prompts = more.pop("task", TASK), more.pop("prompts", PROMPTS)
+    embeddings = more.pop("embeddings", EMBEDDINGS[: len(prompts)])
+    config = settings(budget=8, **more)
+    return zf.optimize_sync(task, prompts, model, config, embeddings=embeddings, store=path, **how)
+
+
+def never_twice(*models: Model) -> None:
+    counted = Counter(pair for model in models for pair in model.calls)
+    assert max(counted.values()) == 1

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conductor import Conductor, Images, Run, conducted
-from resume_tools import EMBEDDINGS, EXAMPLES, PROMPTS, TASK, answer, asked_for, events, settings, told
+from resume_tools import (
+    EMBEDDINGS,
+    EXAMPLES,
+    FULL,
+    PROMPTS,
+    SMALL,
+    TASK,
+    Model,
+    answer,
+    events,
+    go,
+    never_twice,
+    settings,
+    told,
+)
 
 import zopo_fast as zf
-from zopo_fast.answer_cache import AnswerCache
 from zopo_fast.store import Event, Store
 from zopo_fast.usage import Answer
-
-SMALL = replace(TASK, train=TASK.train[:5])
-FULL = {"racing": False, "budget": 14, "initial": 5, "prompts_in_flight": 3}
 
 
 class Judging:
@@ -114,40 +122,6 @@ def test_goes_on_as_if_it_had_not_been_cut(name: str, tmp_path: Path) -> None:
 
 
 # ---- ends that are not kills -------------------------------------------------------------------------
-
-
-class Model:
-    """Answers at once, counts, and may fail from some call on."""
-
-    def __init__(self, fail_after: int | None = None, error: Exception | None = None) -> None:
-        self.calls: list[tuple[int, int]] = []
-        self._fail_after, self._error = fail_after, error
-        self.after: Callable[[int], None] = lambda _: None
-        self.down_at: int | None = None  # example
-
-    async def __call__(self, messages: Any) -> str:
-        await asyncio.sleep(0)
-        if asked_for(messages)[1] == self.down_at:
-            raise zf.ServerError("down")
-        if self._fail_after is not None and len(self.calls) >= self._fail_after:
-            assert self._error is not None
-            raise self._error
-        self.calls.append(asked_for(messages))
-        self.after(len(self.calls))
-        return answer(messages)
-
-
-def go(path: Path | Store, model: Any, **more: Any) -> zf.Result:
-    how = {name: more.pop(name) for name in ("stop", "on_trial", "on_resume", "on_phase") if name in more}
-    task, prompts = more.pop("task", TASK), more.pop("prompts", PROMPTS)
-    embeddings = more.pop("embeddings", EMBEDDINGS[: len(prompts)])
-    config = settings(budget=8, **more)
-    return zf.optimize_sync(task, prompts, model, config, embeddings=embeddings, store=path, **how)
-
-
-def never_twice(*models: Model) -> None:
-    counted = Counter(pair for model in models for pair in model.calls)
-    assert max(counted.values()) == 1
 
 
 @pytest.mark.parametrize("calls", [20, 50, 51, 80])
@@ -336,168 +310,3 @@ def test_a_log_that_does_not_follow_is_refused(tmp_path: Path) -> None:
         store.append("dance", {"at": 0.0})
     with pytest.raises(zf.StudyMismatchError, match="unknown entry 'dance'"):
         go(tmp_path / "strange.sqlite3", Model())
-
-
-# ---- the file ----------------------------------------------------------------------------------------
-
-
-def test_two_runs_on_one_study(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-
-    async def second(store: Path | Store) -> None:
-        run = zf.optimize(TASK, PROMPTS, Model(), settings(), embeddings=EMBEDDINGS, store=store)
-        with pytest.raises(zf.StoreBusyError, match="this study"):
-            await run
-
-    async def both(store: Path | Store) -> zf.Result:
-        tried = False
-
-        async def model(messages: Any) -> str:
-            nonlocal tried
-            if not tried:
-                tried = True
-                await second(store)
-            await asyncio.sleep(0)
-            return answer(messages)
-
-        return await zf.optimize(SMALL, PROMPTS, model, settings(**FULL), embeddings=EMBEDDINGS, store=store)
-
-    assert asyncio.run(both(path)).error is None
-    with Store.create(tmp_path / "other.sqlite3", {}) as store:
-        assert asyncio.run(both(store)).error is None
-        store.sync()  # a Store stays open
-
-
-def test_a_salvaged_study_goes_on_with_no_call_for_what_it_holds(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    first = Model()
-    whole = go(path, first)
-    log, data = events(path), path.read_bytes()
-    there = [at for at in range(4096, len(data), 4096) if b'score{"prompt"' in data[at : at + 4096]]
-    assert len(there) > 4
-    with path.open("r+b") as file:
-        file.seek(there[len(there) // 2])
-        file.write(bytes(4096))
-    with pytest.raises(zf.StoreDamagedError, match="Saved to"):
-        go(path, Model())
-    saved = path.with_name("study.salvaged.sqlite3")
-    assert told(events(saved)) == told(log)[: len(events(saved))]
-    assert 20 < len(events(saved)) < len(log) - 20
-    saved.replace(path)
-    second = Model()
-    result = go(path, second)
-    assert result.error is None
-    never_twice(first, second)  # the answers were whole
-    assert len(result.trials) >= len(whole.trials) // 2
-
-
-def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "study.sqlite3"
-    first, second = Model(), Model()
-    heard: list[zf.Trial] = []
-    with Store.create(path, {}) as store:
-
-        def listen(trial: zf.Trial) -> None:
-            heard.append(trial)
-            if len(heard) == 3:  # no more pages than there are now
-                store._connection.execute("PRAGMA max_page_count = 1")
-
-        with pytest.raises(zf.StoreFullError, match="no room"):
-            go(store, first, on_trial=listen)
-        with pytest.raises(zf.StoreFullError):
-            store.close()
-    assert len(heard) >= 3
-    with Store.open(path) as store:
-        numbers = [trial["number"] for trial in store.trials()]
-    assert set(numbers) >= {trial.number for trial in heard}
-    held: list[list[zf.Trial]] = []
-    result = go(path, second, on_resume=held.append)
-    assert result.error is None
-    assert held[0][: len(heard)] == heard
-    # Asked again is at most what had come in and was not acknowledged.
-    repeated = set(first.calls) & set(second.calls)
-    assert len(repeated) <= 5 * EXAMPLES
-    assert len(first.calls) > 2 * len(repeated)
-
-
-def test_example_of_the_documentation(tmp_path: Path) -> None:
-    async def main(stop: asyncio.Event) -> zf.Result:
-        return await zf.optimize(
-            SMALL,
-            PROMPTS,
-            model,
-            zf.RunConfig(budget=10, initial=4),
-            embeddings=EMBEDDINGS,
-            stop=stop,
-            store=tmp_path / "study.sqlite3",
-            on_resume=lambda trials: print(f"{len(trials)} prompts are scored already"),
-        )
-
-    model = Model()
-    stop = asyncio.Event()
-    model.after = lambda count: stop.set() if count == 17 else None
-    assert asyncio.run(main(stop)).stopped_by == "interrupted"
-    assert asyncio.run(main(asyncio.Event())).stopped_by == "perfect"
-    never_twice(model)
-
-
-def test_the_embeddings_are_made_once(tmp_path: Path) -> None:
-    class Embedder:
-        usage = zf.Usage(prompt_tokens=9, calls=1)
-        made = 0
-
-        async def embed(self, texts: Any) -> Any:
-            self.made += 1
-            return np.asarray(EMBEDDINGS, dtype=np.float32)
-
-    embedder = Embedder()
-    for _ in range(2):
-        zf.optimize_sync(
-            SMALL, PROMPTS, Model(), settings(**FULL), embedder=embedder, store=tmp_path / "study.sqlite3"
-        )
-    assert embedder.made == 1
-    with Store.open(tmp_path / "study.sqlite3") as store:
-        assert zf.Usage(**store.get("embedding")) == embedder.usage
-
-
-def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> None:
-    """A call that is cancelled while the cache writes its answer down is paid for: it is not asked again."""
-
-    class Slow(AnswerCache):
-        def put(self, key: bytes, answer: Answer) -> None:
-            writing.set()
-            assert going_on.wait(20)
-
-    class Client:
-        name = "m"
-        config = zf.ClientConfig("m", base_url="http://127.0.0.1:9/v1")
-
-        async def chat(self, messages: Any) -> Answer:
-            if writing.is_set() and not going_on.is_set():
-                await asyncio.Event().wait()  # none comes in the moment of the cancellation
-            calls.append(asked_for(messages))
-            return Answer(answer(messages), zf.Usage(calls=1))
-
-    async def cut_off() -> None:
-        run = asyncio.ensure_future(optimize(Slow(tmp_path / "slow")))
-        assert await asyncio.to_thread(writing.wait, 20)
-        await asyncio.sleep(0.2)  # so that all that came before has been told of
-        run.cancel()
-        asyncio.get_running_loop().call_later(0.5, going_on.set)  # the run waits for what the cache was given
-        await asyncio.gather(run, return_exceptions=True)
-        assert run.cancelled()
-
-    def optimize(cache: AnswerCache | None = None) -> Any:
-        return zf.optimize(
-            SMALL, PROMPTS, Client(), settings(**FULL), embeddings=EMBEDDINGS, cache=cache,
-            store=tmp_path / "study.sqlite3",
-        )  # fmt: skip
-
-    calls: list[tuple[int, int]] = []
-    writing, going_on = threading.Event(), threading.Event()
-    asyncio.run(cut_off())
-    before = calls.copy()
-    assert before
-    asyncio.run(optimize())
-    assert max(Counter(calls).values()) == 1
-    assert len(calls) > len(before)
