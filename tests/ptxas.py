@@ -160,7 +160,11 @@ def kept(build: Path, source: Path) -> str | None:
 def said(nvcc: str, source: Path, architectures: Sequence[str], build: Path | None) -> tuple[bool, bool, str]:
     """Return whether a source was compiled for this, whether without a warning, and what was said."""
     text = None if build is None else kept(build, source)
-    if text is not None:
+    # A source without kernels names no architecture.
+    if text is not None and {entry[1] for entry in _ENTRY.findall(text)} in (
+        set(),
+        {f"sm_{a}" for a in architectures},
+    ):
         return False, "warning" not in text.lower(), text
     return (True, *compiled(nvcc, source, architectures))
 

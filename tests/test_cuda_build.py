@@ -127,6 +127,8 @@ def test_what_a_build_kept_is_read_and_not_compiled_again(
     monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, "nothing", 2))  # not to be asked
     assert ptxas.main(command) == 0
     assert "0 of them compiled for this" in capsys.readouterr().out
+    assert ptxas.main(["--architectures", "90", *command]) == 1  # it was not built for that alone
+    assert "does not compile" in capsys.readouterr().err
     # What failed is not kept, and what it was before neither.
     assert subprocess.run(run, capture_output=True, check=False).returncode == 2
     assert ptxas.main(command) == 1
