@@ -23,7 +23,8 @@ import pytest
 from thread_tools import Gate, inside
 
 import zopo_fast as zf
-from zopo_fast import device, forks, local
+from zopo_fast import device, local
+from zopo_fast._utils import fork as forks
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import files, generate, metrics, task_files, template
+from zopo_fast import generate, metrics, task_files, template
+from zopo_fast._utils import files
 from zopo_fast.option_types import from_toml
 from zopo_fast.options import text_or_file
 

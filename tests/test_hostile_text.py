@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import generate, judge, metrics, pool, report, template, text
+from zopo_fast import generate, judge, metrics, pool, report, template
+from zopo_fast._utils import text
 from zopo_fast.result import HeldOut, Interval, Result
 from zopo_fast.task import Example
 from zopo_fast.usage import Answer, Usage

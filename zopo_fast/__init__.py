@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from .errors import *  # noqa: F403 - the exception tree is the package's own
+from zopo_fast.errors import *  # noqa: F403 - the exception tree is the package's own
 
 __version__ = "0.1.0"
 

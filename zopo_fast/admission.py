@@ -7,16 +7,16 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from .breaker import Breaker, Outcome
-from .errors import (
+from zopo_fast.breaker import Breaker, Outcome
+from zopo_fast.errors import (
     EndpointDownError,
     RateLimitError,
     RequestTimeoutError,
     ServerError,
     UnreachableError,
 )
-from .pacing import Pacer, Ticket
-from .retry import Failure, Time
+from zopo_fast.pacing import Pacer, Ticket
+from zopo_fast.retry import Failure, Time
 
 _DOWN = (UnreachableError, RequestTimeoutError, ServerError)
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from yarl import URL
 
-from .endpoint import Endpoint, show_url
-from .errors import (
+from zopo_fast.endpoint import Endpoint, show_url
+from zopo_fast.errors import (
     AuthenticationError,
     LLMError,
     MalformedAnswerError,
@@ -21,8 +21,8 @@ from .errors import (
     RequestTimeoutError,
     ServerError,
 )
-from .retry import Failure, retry_after
-from .usage import stated_tokens
+from zopo_fast.retry import Failure, retry_after
+from zopo_fast.usage import stated_tokens
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 

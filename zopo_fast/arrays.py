@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .device import refuse_cuda
-from .errors import ArrayError
+from zopo_fast.device import refuse_cuda
+from zopo_fast.errors import ArrayError
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

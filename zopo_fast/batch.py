@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from .arrays import Array, Indices, as_doubles, as_host_array
-from .config import ZopoConfig
-from .device import parse_device
-from .errors import (
+from zopo_fast import _core
+from zopo_fast._utils.exclusive import Turn
+from zopo_fast._utils.text import shown
+from zopo_fast.arrays import Array, Indices, as_doubles, as_host_array
+from zopo_fast.config import ZopoConfig
+from zopo_fast.device import parse_device
+from zopo_fast.errors import (
     ArrayError,
     ConfigError,
     DeviceError,
@@ -21,12 +23,10 @@ from .errors import (
     InputError,
     UnknownIndexError,
 )
-from .kernel import NTK, as_network_kernel
-from .local_search import HISTORY, MIN_HISTORY
-from .start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
-from .surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
-from .text import shown
-from .turn import Turn
+from zopo_fast.kernel import NTK, as_network_kernel
+from zopo_fast.local_search import HISTORY, MIN_HISTORY
+from zopo_fast.start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
+from zopo_fast.surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
 
 STATE_VERSION = 2
 

@@ -22,10 +22,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
-from .errors import ConfigError, LimitReachedError, ZopoError
-from .limits import Hold, Left, Limits, Prices, Spent
-from .metered import Metered
-from .usage import Usage
+from zopo_fast.errors import ConfigError, LimitReachedError, ZopoError
+from zopo_fast.limits import Hold, Left, Limits, Prices, Spent
+from zopo_fast.metered import Metered
+from zopo_fast.usage import Usage
 
 __all__ = ["Account", "Hold", "Ledger", "Left", "Limits", "Metered", "Prices", "Spent"]
 

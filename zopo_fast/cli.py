@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__
-from .bench_command import bench
-from .errors import ConfigError, OutputError, ZopoError
-from .files import exists
-from .landscape_command import landscape
-from .optimize_command import optimize
-from .optimize_job import EXIT_INPUT, EXIT_INTERRUPTED
-from .options import (
+from zopo_fast import __version__
+from zopo_fast._utils.files import exists
+from zopo_fast._utils.text import printable
+from zopo_fast.errors import ConfigError, OutputError, ZopoError
+from zopo_fast.landscape_command import landscape
+from zopo_fast.optimize_command import optimize
+from zopo_fast.optimize_job import EXIT_INPUT, EXIT_INTERRUPTED
+from zopo_fast.options import (
     FILE,
     ModelSettings,
     PoolSettings,
@@ -28,11 +28,12 @@ from .options import (
     settings_of,
     task_options,
 )
-from .serve_command import serve
-from .text import printable
+from zopo_fast.serve_command import serve
+
+from .bench_command import bench
 
 if TYPE_CHECKING:
-    from .pool import Pool
+    from zopo_fast.pool import Pool
 
 
 def main() -> None:

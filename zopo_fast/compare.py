@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .concurrency import all_or_none
-from .result import HeldOut, Interval, paired_interval
-from .scoring import OF_THE_PROMPT, Score
-from .usage import Usage
+from zopo_fast._utils.aio import all_or_none
+from zopo_fast.result import HeldOut, Interval, paired_interval
+from zopo_fast.scoring import OF_THE_PROMPT, Score
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
-    from .run_config import RunConfig
-    from .scoring import Scorer
-    from .study import Study
+    from zopo_fast.run_config import RunConfig
+    from zopo_fast.scoring import Scorer
+    from zopo_fast.study import Study
 
 
 class Comparison:

@@ -11,9 +11,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .errors import ConfigError, StoreError
-from .store import Store
-from .task import Example, Task
+from zopo_fast.errors import ConfigError, StoreError
+from zopo_fast.store import Store
+from zopo_fast.task import Example, Task
 
 # What may be typed anew: the course of a run does not depend on it.
 FREE = frozenset(
@@ -103,7 +103,7 @@ def _typed() -> set[str]:
 
 
 def _without_secrets(name: str, value: Any) -> Any:
-    from .endpoint import ClientConfig, parse_base_url, show_url
+    from zopo_fast.endpoint import ClientConfig, parse_base_url, show_url
 
     if name == "headers":
         return {}

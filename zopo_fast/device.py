@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import _core
-from .errors import ArrayError, ConfigError, DeviceError
+from zopo_fast import _core
+from zopo_fast.errors import ArrayError, ConfigError, DeviceError
 
 if TYPE_CHECKING:
-    from ._core import CudaArray
+    from zopo_fast._core import CudaArray
 
 _LEGACY_STREAM = 1  # the default stream, as DLPack and the CUDA Array Interface number it
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
@@ -96,7 +96,7 @@ def to_device(array: Any, device: str = "cuda") -> CudaArray:
                 f"array: it is on cuda:{there}, not on cuda:{ordinal}; copy it by way of the host"
             )
         return _take("array", array, _stream_of(array, there))
-    from .arrays import as_doubles
+    from zopo_fast.arrays import as_doubles
 
     if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.dtype.itemsize <= 8:
         host = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from .compare import Comparison
-from .concurrency import end
-from .errors import (
+from zopo_fast._utils.aio import end
+from zopo_fast.compare import Comparison
+from zopo_fast.errors import (
     InputError,
     LimitReachedError,
     LLMError,
@@ -26,17 +26,17 @@ from .errors import (
     StudyMismatchError,
     ZopoError,
 )
-from .result import HeldOut, Result, Trial
-from .scoring import OF_THE_PROMPT
-from .study import AGAIN, ASK, FAILED, LATE, SCORE
-from .usage import Usage
+from zopo_fast.result import HeldOut, Result, Trial
+from zopo_fast.scoring import OF_THE_PROMPT
+from zopo_fast.study import AGAIN, ASK, FAILED, LATE, SCORE
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
-    from .budget import Account
-    from .run_config import RunConfig
-    from .scoring import Scorer
-    from .store import Store
-    from .study import Study, Work
+    from zopo_fast.budget import Account
+    from zopo_fast.run_config import RunConfig
+    from zopo_fast.scoring import Scorer
+    from zopo_fast.store import Store
+    from zopo_fast.study import Study, Work
 
 OnTrial = Callable[[Trial], Any]
 OnResume = Callable[[list[Trial]], Any]

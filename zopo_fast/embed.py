@@ -13,9 +13,7 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import os
 import sqlite3
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,16 +22,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .cache_file import CacheFile
-from .errors import ArrayError, ConfigError, InputError, MissingDependencyError
-from .files import expanded
-from .forks import enlist
-from .text import shown
-from .usage import Usage
+from zopo_fast._utils.files import default_cache_dir, expanded
+from zopo_fast._utils.fork import enlist
+from zopo_fast._utils.sqlite_cache import CacheFile
+from zopo_fast._utils.text import shown
+from zopo_fast.errors import ArrayError, ConfigError, InputError, MissingDependencyError
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
-    from .budget import Account
-    from .llm import ClientConfig
+    from zopo_fast.budget import Account
+    from zopo_fast.llm import ClientConfig
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -92,7 +90,7 @@ class LocalEmbedder:
     """The embedded model's last or mean token; settings as in `LocalModel`."""
 
     def __init__(self, path: str | Path | None = None, *, pooling: str = "last", **settings: Any) -> None:
-        from .local import LocalModel
+        from zopo_fast.local import LocalModel
 
         self.model = LocalModel(path, pooling=pooling, **settings)
         self.name = f"local:{self.model.name}"
@@ -114,8 +112,8 @@ class EndpointEmbedder:
     """An embedding model behind an OpenAI-compatible endpoint: that of `config`, or of the environment."""
 
     def __init__(self, model: str, config: ClientConfig | None = None) -> None:
-        from .endpoint import Endpoint, show_url
-        from .llm import ClientConfig, OpenAIClient
+        from zopo_fast.endpoint import Endpoint, show_url
+        from zopo_fast.llm import ClientConfig, OpenAIClient
 
         config = replace(config or ClientConfig(model), embedding_model=model)
         self.client = OpenAIClient(config)
@@ -289,15 +287,6 @@ def checked(vectors: object, rows: int, name: str) -> Vectors:
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         raise ArrayError(f"embedder {name!r}: NaN or infinity in row {row}")
     return array
-
-
-def default_cache_dir() -> Path:
-    """Return `$ZOPO_CACHE_DIR`, else `zopo_fast` in the platform's folder for a user's caches."""
-    if given := os.environ.get("ZOPO_CACHE_DIR", "").strip():
-        return expanded(given)
-    usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}.get(sys.platform, "~/.cache")
-    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    return expanded(os.environ.get(variable) or usual) / "zopo_fast"
 
 
 def _listed(texts: Sequence[str]) -> list[str]:

@@ -13,10 +13,10 @@ from urllib.parse import quote, quote_plus
 
 from yarl import URL
 
-from .config import MOST
-from .errors import AuthenticationError, ConfigError
-from .retry import Bounds
-from .text import shown
+from zopo_fast._utils.checks import MOST
+from zopo_fast._utils.text import shown
+from zopo_fast.errors import AuthenticationError, ConfigError
+from zopo_fast.retry import Bounds
 
 OPENAI_URL = "https://api.openai.com/v1"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

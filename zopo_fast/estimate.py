@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import template, tokens
-from .judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
-from .run_config import RunConfig
-from .task import Task
+from zopo_fast import template, tokens
+from zopo_fast.judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
+from zopo_fast.run_config import RunConfig
+from zopo_fast.task import Task
 
 UNKNOWN_PROMPT_TOKENS = 40  # of a prompt that is yet to be written
 EMBED_BATCH = 64

@@ -14,17 +14,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, LLMError, ZopoError
-from .recording import OCCASION
-from .usage import Usage
+from zopo_fast.errors import InputError, LLMError, ZopoError
+from zopo_fast.recording import OCCASION
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from .metrics import Metric
-    from .task import Example
-    from .template import Template
-    from .usage import ChatModel
+    from zopo_fast.metrics import Metric
+    from zopo_fast.task import Example
+    from zopo_fast.template import Template
+    from zopo_fast.usage import ChatModel
 
 
 @dataclass(frozen=True)

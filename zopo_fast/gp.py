@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from . import _core
-from .arrays import Array, as_doubles, as_points
-from .config import as_integer
-from .device import ANYWHERE, OnDevice, cuda_available, on_device, parse_device
-from .errors import ArrayError, UnknownIndexError
-from .kernel import NTK, as_network_kernel
-from .numbered import number_of
-from .turn import Turn
+from zopo_fast import _core
+from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.exclusive import Turn
+from zopo_fast.arrays import Array, as_doubles, as_points
+from zopo_fast.device import ANYWHERE, OnDevice, cuda_available, on_device, parse_device
+from zopo_fast.errors import ArrayError, UnknownIndexError
+from zopo_fast.kernel import NTK, as_network_kernel
+from zopo_fast.numbered import number_of
 
 # "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
 # answer take longer than the work on the CPU. An estimate, to be replaced by a measured crossover.
 AUTO_CROSSOVER = 1 << 18
 
 if TYPE_CHECKING:
-    from ._core import CudaArray
+    from zopo_fast._core import CudaArray
 
 
 class Posterior(NamedTuple):

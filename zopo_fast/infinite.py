@@ -10,11 +10,11 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, get_args
 
 import numpy as np
 
-from .arrays import Array, as_doubles
-from .config import as_integer, as_number
-from .errors import ArrayError, ConfigError
-from .kernel import MOST_LAYERS
-from .text import shown
+from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast._utils.text import shown
+from zopo_fast.arrays import Array, as_doubles
+from zopo_fast.errors import ArrayError, ConfigError
+from zopo_fast.kernel import MOST_LAYERS
 
 Parametrization = Literal["standard", "ntk"]
 P = ParamSpec("P")

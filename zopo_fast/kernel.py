@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from . import _core
-from .arrays import as_doubles, as_floats
-from .config import as_integer
-from .device import ANYWHERE, OnDevice, on_device, parse_device
-from .errors import ConfigError
-from .numbered import number_of
-from .text import shown
+from zopo_fast import _core
+from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.text import shown
+from zopo_fast.arrays import as_doubles, as_floats
+from zopo_fast.device import ANYWHERE, OnDevice, on_device, parse_device
+from zopo_fast.errors import ConfigError
+from zopo_fast.numbered import number_of
 
 Initialization = Literal["he", "normal"]
 GramPrecision = Literal["float64", "float32", "tf32x3"]

@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics, template
-from .concurrency import all_or_none
-from .errors import InputError, LLMError, OutputError, PoolError
-from .evaluate import Evaluator, Scored
-from .files import MOST_DATA, Unreadable, exists, read_bytes, reason, write_whole
-from .result import Trial
-from .scoring import OF_THE_PROMPT, calls_at_once, prompts_at_once
-from .task import Example, Task
-from .text import json_line, parse_json, shown
-from .usage import ChatModel, Usage
+from zopo_fast import metrics, template
+from zopo_fast._utils.aio import all_or_none
+from zopo_fast._utils.files import MOST_DATA, Unreadable, exists, read_bytes, reason, write_whole
+from zopo_fast._utils.text import json_line, parse_json, shown
+from zopo_fast.errors import InputError, LLMError, OutputError, PoolError
+from zopo_fast.evaluate import Evaluator, Scored
+from zopo_fast.result import Trial
+from zopo_fast.scoring import OF_THE_PROMPT, calls_at_once, prompts_at_once
+from zopo_fast.task import Example, Task
+from zopo_fast.usage import ChatModel, Usage
 
 DEFAULT_CALLS = 16  # at once, of a model that does not say how many it takes
 

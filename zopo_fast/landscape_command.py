@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import ConfigError, OutputError, ZopoError
-from .files import exists
-from .optimize_job import EXIT_INTERRUPTED
-from .option_types import FiniteRange
-from .options import (
+from zopo_fast._utils.files import exists
+from zopo_fast._utils.text import shown
+from zopo_fast.errors import ConfigError, OutputError, ZopoError
+from zopo_fast.optimize_job import EXIT_INTERRUPTED
+from zopo_fast.option_types import FiniteRange
+from zopo_fast.options import (
     FILE,
     JudgeSettings,
     ModelSettings,
@@ -30,17 +31,16 @@ from .options import (
     task_options,
     text_or_file,
 )
-from .progress import Progress
-from .text import shown
+from zopo_fast.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .landscape import Journal
-    from .pool import Pool
-    from .result import Trial
-    from .task import Task
-    from .usage import Usage
+    from zopo_fast.landscape import Journal
+    from zopo_fast.pool import Pool
+    from zopo_fast.result import Trial
+    from zopo_fast.task import Task
+    from zopo_fast.usage import Usage
 
 
 @click.command()
@@ -84,8 +84,8 @@ class _Command:
     """One `landscape`, between its options and its exit code; what cannot work is refused here."""
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
-        from .landscape import paths
-        from .pool import Pool
+        from zopo_fast.landscape import paths
+        from zopo_fast.pool import Pool
 
         self.options, self.task = options, task
         self.begun = False
@@ -107,8 +107,8 @@ class _Command:
 
     def dry_run(self) -> None:
         """Print what scoring the whole pool would take."""
-        from .estimate import estimate
-        from .run_config import RunConfig
+        from zopo_fast.estimate import estimate
+        from zopo_fast.run_config import RunConfig
 
         embedder = embedder_name(self.options["embedder"], self.model)
         bound = estimate(
@@ -125,7 +125,7 @@ class _Command:
 
     async def run(self) -> int:
         """Embed the pool, score it, write the landscape; return the exit code."""
-        from .landscape import Journal, PoolScorer, save
+        from zopo_fast.landscape import Journal, PoolScorer, save
 
         prompts = self.pool.prompts
         progress = Progress(len(prompts), self.options["quiet"])
@@ -175,8 +175,8 @@ class _Command:
 
     def _settings(self, llm: Any, judge: Any) -> dict[str, Any]:
         """All that the scores depend on; texts, and what may be secret, by their fingerprint."""
-        from . import template
-        from .landscape import fingerprint
+        from zopo_fast import template
+        from zopo_fast.landscape import fingerprint
 
         def named(values: list[Any], unit: str) -> str:
             return f"{len(values)} {unit} ({fingerprint(values)})"
@@ -204,15 +204,15 @@ class _Command:
         return f"{name}, temperature {temperature}"
 
     def _warn(self, progress: Progress, trial: Trial) -> None:
-        from .report import printable
+        from zopo_fast.report import printable
 
         progress.say(
             f"Warning: a prompt failed and is left out: {printable(f'{trial.prompt!r:.80}: {trial.error}')}"
         )
 
     def _report(self, kept: int, journal: Journal, usage: Usage) -> None:
-        from .landscape import paths
-        from .report import printable
+        from zopo_fast.landscape import paths
+        from zopo_fast.report import printable
 
         means = [sum(s for s in row if s is not None) / len(row) for row in journal.rows if None not in row]
         if journal.errors:
@@ -229,7 +229,7 @@ class _Command:
     def say_how_to_go_on(self) -> None:
         """Say where the answers so far are, if there are any."""
         if self.begun and exists(self.journal_path):
-            from .report import printable
+            from zopo_fast.report import printable
 
             click.echo(
                 f"What was answered is kept in {printable(str(self.journal_path))}; the same command goes on "
@@ -240,6 +240,6 @@ class _Command:
 
 def _shown(client: Any) -> str:
     """The client's endpoint, without a password or a key in its query."""
-    from .endpoint import Endpoint, show_url
+    from zopo_fast.endpoint import Endpoint, show_url
 
     return show_url(Endpoint(client.config).url(""))

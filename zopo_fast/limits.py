@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .config import as_integer, as_number
-from .errors import ConfigError
+from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -25,23 +25,23 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 
-from . import tokens
-from .admission import Admission
-from .answers import ChatReading, Document, Reply, Vectors, judge, read_chat, read_embeddings
-from .breaker import Breaker
-from .call import Call, R, Send
-from .concurrency import Closing, all_or_none
-from .endpoint import ClientConfig, Endpoint, show_url
-from .errors import ConfigError, InputError, MalformedAnswerError
-from .forks import abandon, enlist
-from .pacing import Pacer
-from .retry import Clock, Failure, Sleep, Time
-from .token_bound import chat_bound, completion_bound, texts_bound
-from .transport import Transport
-from .usage import Answer, ChatModel, EmbeddingModel, Message, Usage
+from zopo_fast import tokens
+from zopo_fast._utils.aio import Closing, all_or_none
+from zopo_fast._utils.fork import abandon, enlist
+from zopo_fast.admission import Admission
+from zopo_fast.answers import ChatReading, Document, Reply, Vectors, judge, read_chat, read_embeddings
+from zopo_fast.breaker import Breaker
+from zopo_fast.call import Call, R, Send
+from zopo_fast.endpoint import ClientConfig, Endpoint, show_url
+from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
+from zopo_fast.pacing import Pacer
+from zopo_fast.retry import Clock, Failure, Sleep, Time
+from zopo_fast.token_bound import chat_bound, completion_bound, texts_bound
+from zopo_fast.transport import Transport
+from zopo_fast.usage import Answer, ChatModel, EmbeddingModel, Message, Usage
 
 if TYPE_CHECKING:
-    from .budget import Account
+    from zopo_fast.budget import Account
 
 __all__ = [
     "Answer",

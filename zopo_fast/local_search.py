@@ -13,11 +13,11 @@ from collections import deque
 
 import numpy as np
 
-from . import _core
-from .config import ZopoConfig
-from .kernel import NTK
-from .observations import Observations
-from .surrogate import Surrogate
+from zopo_fast import _core
+from zopo_fast.config import ZopoConfig
+from zopo_fast.kernel import NTK
+from zopo_fast.observations import Observations
+from zopo_fast.surrogate import Surrogate
 
 HISTORY = 50  # steps that the running quantile of the uncertainty looks back on
 MIN_HISTORY = 5  # steps before it decides anything

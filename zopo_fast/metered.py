@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
+from zopo_fast.errors import (
     AuthenticationError,
     EndpointDownError,
     InputError,
@@ -15,11 +15,11 @@ from .errors import (
     RateLimitError,
     RequestRejectedError,
 )
-from .token_bound import chat_bound
+from zopo_fast.token_bound import chat_bound
 
 if TYPE_CHECKING:
-    from .budget import Account
-    from .usage import Answer, Message
+    from zopo_fast.budget import Account
+    from zopo_fast.usage import Answer, Message
 
 # What a model that does its own retries raises when it was surely not billed; all else may have been.
 UNBILLED = (

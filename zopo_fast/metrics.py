@@ -18,14 +18,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import ConfigError, MetricError, ZopoError
-from .text import nfc, shown
+from zopo_fast._utils.text import nfc, shown
+from zopo_fast.errors import ConfigError, MetricError, ZopoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .task import Example
-    from .usage import ChatModel
+    from zopo_fast.task import Example
+    from zopo_fast.usage import ChatModel
 
 
 class Metric(Protocol):
@@ -149,7 +149,7 @@ def resolve(
     if name in METRICS:
         return _best_of(METRICS[name])
     if name == "judge":
-        from .judge import DEFAULT_RUBRIC, Judge
+        from zopo_fast.judge import DEFAULT_RUBRIC, Judge
 
         if judge is None:
             raise ConfigError("the metric 'judge' needs a model to ask")

@@ -6,7 +6,7 @@ import itertools
 import weakref
 from typing import Any, TypeVar
 
-from .errors import ConfigError
+from zopo_fast.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import _core
-from .arrays import Array
-from .config import OfficialSettings
-from .kernel import NTK
-from .observations import Observations
+from zopo_fast import _core
+from zopo_fast.arrays import Array
+from zopo_fast.config import OfficialSettings
+from zopo_fast.kernel import NTK
+from zopo_fast.observations import Observations
 
 
 class Adam:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from .errors import ConfigError
-from .limit_options import limit_options
-from .optimize_job import Command
-from .options import (
+from zopo_fast.errors import ConfigError
+from zopo_fast.limit_options import limit_options
+from zopo_fast.optimize_job import Command
+from zopo_fast.options import (
     FILE,
     dry_run_options,
     embedder_option,
@@ -22,10 +22,7 @@ from .options import (
     task_argument,
     text_or_file,
 )
-from .racing import ERROR, FIRST
-
-if TYPE_CHECKING:
-    pass
+from zopo_fast.racing import ERROR, FIRST
 
 
 def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -124,8 +121,8 @@ def optimize(task: Path | None, **options: Any) -> int:
 
 
 def _resumed(options: dict[str, Any]) -> int:
-    from .continued import taken_up
-    from .store import STUDY, Store
+    from zopo_fast.continued import taken_up
+    from zopo_fast.store import STUDY, Store
 
     if options["dry_run"]:
         raise ConfigError("--dry-run says what a run would take before it has begun: not with --resume")

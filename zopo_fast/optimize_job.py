@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import ConfigError, PoolError, StoreError, ZopoError
-from .limit_options import LimitSettings
-from .metered import Metered
-from .options import (
+from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
+from zopo_fast.limit_options import LimitSettings
+from zopo_fast.metered import Metered
+from zopo_fast.options import (
     JudgeSettings,
     ModelSettings,
     PoolSettings,
@@ -24,18 +24,18 @@ from .options import (
     prices_of,
     settings_of,
 )
-from .progress import Progress
-from .recording import Kept, Recorded
-from .usage import Usage
+from zopo_fast.progress import Progress
+from zopo_fast.recording import Kept, Recorded
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
-    from .budget import Account
-    from .pool import Pool
-    from .report import RunFolder
-    from .result import Result
-    from .run_config import RunConfig
-    from .store import Store
-    from .task import Task
+    from zopo_fast.budget import Account
+    from zopo_fast.pool import Pool
+    from zopo_fast.report import RunFolder
+    from zopo_fast.result import Result
+    from zopo_fast.run_config import RunConfig
+    from zopo_fast.store import Store
+    from zopo_fast.task import Task
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 _AT_ITS_END = ("budget", "pool", "perfect", "target")  # what leaves nothing to go on with
@@ -44,9 +44,9 @@ _NAMES_ONLY = ("headers", "body")
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
-    from .config import ZopoConfig
-    from .pool import Pool
-    from .run_config import RunConfig
+    from zopo_fast.config import ZopoConfig
+    from zopo_fast.pool import Pool
+    from zopo_fast.run_config import RunConfig
 
     incumbent = options["incumbent"]
     if incumbent is not None:
@@ -76,7 +76,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
 
 def _given_pool(options: dict[str, Any], task: Task, local: bool, settings: PoolSettings) -> Pool | None:
     """The pool, where no call is needed to have it; None where a model is yet to write it."""
-    from .pool import Pool
+    from zopo_fast.pool import Pool
 
     if options["pool_file"] is None and options["generate"] is None:
         raise ConfigError("where do the prompts come from? give --pool FILE or --generate N")
@@ -89,7 +89,7 @@ def _given_pool(options: dict[str, Any], task: Task, local: bool, settings: Pool
 
 
 def _joined(given: Pool | None, more: Pool) -> Pool:
-    from .pool import Pool
+    from zopo_fast.pool import Pool
 
     return more if given is None else Pool.from_texts([*given.prompts, *more.prompts], given.scores)
 
@@ -153,7 +153,7 @@ class Command:
 
     def _most_prompts(self) -> int:
         """Prompts without a score; where a model is yet to write them, as many as there can be."""
-        from .pool import Pool
+        from zopo_fast.pool import Pool
 
         if self.pool is not None:
             return len(self.pool.require(2)) - len(self.pool.scores)
@@ -162,7 +162,7 @@ class Command:
 
     def dry_run(self) -> None:
         """Print what the run would take."""
-        from .estimate import estimate
+        from zopo_fast.estimate import estimate
 
         pool, task = self.pool, self.task
         generated = self.options["generate"] or 0
@@ -183,7 +183,7 @@ class Command:
 
     async def run(self) -> int:
         """Make the run; return the exit code."""
-        from .report import RunFolder, printable
+        from zopo_fast.report import RunFolder, printable
 
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.resumed)
@@ -212,8 +212,8 @@ class Command:
 
     def _keep(self, folder: RunFolder) -> None:
         """Open the study of the folder; in a new one, with the settings and the pool of this run."""
-        from .continued import to_keep
-        from .store import STUDY, Store
+        from zopo_fast.continued import to_keep
+        from zopo_fast.store import STUDY, Store
 
         if self.store is None:
             kept = to_keep(self.options, self.task)
@@ -221,13 +221,13 @@ class Command:
         self.spent = Usage(**(self.store.get("writing") or {}))
 
     def _open_account(self) -> None:
-        from .run import account_of
+        from zopo_fast.run import account_of
 
         self.account = account_of(self.config, self.store)
 
     def _ended(self, result: Result) -> int:
         """Say what is to be said of how the run has ended; return the exit code."""
-        from .report import printable
+        from zopo_fast.report import printable
 
         if result.stopped_by not in _AT_ITS_END or result.error is not None:
             self._say_how_to_go_on()
@@ -238,8 +238,8 @@ class Command:
 
     def _say_how_to_go_on(self) -> None:
         """Once, where a run that is not at its end has left a study."""
-        from .continued import how_to_go_on
-        from .report import printable
+        from zopo_fast.continued import how_to_go_on
+        from zopo_fast.report import printable
 
         if self.store is not None and not self.said:
             self.said = True
@@ -262,7 +262,7 @@ class Command:
         folder.close(empty)
 
     async def _result(self, folder: RunFolder | None, progress: Progress, stop: asyncio.Event) -> Result:
-        from .run import optimize as run
+        from zopo_fast.run import optimize as run
 
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
@@ -314,7 +314,7 @@ class Command:
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
         """Let the model write the pool, and keep it before anything else can go wrong."""
-        from .pool import Pool
+        from zopo_fast.pool import Pool
 
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
@@ -337,7 +337,7 @@ class Command:
 
     def _settings(self) -> dict[str, Any]:
         """What the run was asked for, without what may be secret."""
-        from .endpoint import parse_base_url, show_url
+        from zopo_fast.endpoint import parse_base_url, show_url
 
         kept = {k: v for k, v in self.options.items() if v is not None}
         for name in _NAMES_ONLY:
@@ -368,7 +368,7 @@ def _interruptible(stop: asyncio.Event) -> Iterator[None]:
 
 
 def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
-    from .report import printable, summary
+    from zopo_fast.report import printable, summary
 
     try:  # the files first: a terminal may be gone by now
         left_out = [] if folder is None else folder.finish(result, settings)

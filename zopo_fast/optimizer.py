@@ -9,9 +9,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from . import _core
-from .config import ZopoConfig, as_integer, real
-from .errors import (
+from zopo_fast import _core
+from zopo_fast._utils.checks import as_integer, real
+from zopo_fast._utils.exclusive import Turn
+from zopo_fast._utils.text import shown
+from zopo_fast.config import ZopoConfig
+from zopo_fast.errors import (
     ArrayError,
     ConfigError,
     ConflictingScoreError,
@@ -19,11 +22,11 @@ from .errors import (
     NothingToAsk,
     UnknownIndexError,
 )
-from .local_search import LocalSearch
-from .observations import Observations
-from .official import OfficialSearch
-from .region_search import Coordinates, RegionSearch
-from .start import (
+from zopo_fast.local_search import LocalSearch
+from zopo_fast.observations import Observations
+from zopo_fast.official import OfficialSearch
+from zopo_fast.region_search import Coordinates, RegionSearch
+from zopo_fast.start import (
     Kernel,
     StudyStart,
     as_embeddings,
@@ -32,9 +35,7 @@ from .start import (
     pool_fingerprint,
     same_pool,
 )
-from .strategy import Strategy
-from .text import shown
-from .turn import Turn
+from zopo_fast.strategy import Strategy
 
 STATE_VERSION = 2
 

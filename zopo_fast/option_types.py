@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from .errors import ConfigError
-from .files import MOST_SETTINGS, Unreadable, read_bytes
-from .text import parse_json, shown
+from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
+from zopo_fast._utils.text import parse_json, shown
+from zopo_fast.errors import ConfigError
 
 
 class File(click.Path):

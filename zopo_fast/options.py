@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .errors import ConfigError, InputError, MissingDependencyError
-from .files import MOST_SETTINGS, Unreadable, read_bytes
-from .judge import JUDGE_MAX_TOKENS
-from .option_types import File, FiniteRange, from_toml, json_object
+from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
+from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
+from zopo_fast.judge import JUDGE_MAX_TOKENS
+from zopo_fast.option_types import File, FiniteRange, from_toml, json_object
 
 if TYPE_CHECKING:
-    from .endpoint import ClientConfig
-    from .pool import Pool
-    from .task import Task
-    from .usage import Usage
+    from zopo_fast.endpoint import ClientConfig
+    from zopo_fast.pool import Pool
+    from zopo_fast.task import Task
+    from zopo_fast.usage import Usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -200,7 +200,7 @@ class ModelSettings:
 
     def client_config(self, writing: bool = False) -> ClientConfig:
         """Settings of the endpoint's client."""
-        from .llm import ClientConfig
+        from zopo_fast.llm import ClientConfig
 
         body = self.full_body(writing)
         config = ClientConfig(
@@ -219,14 +219,14 @@ class ModelSettings:
     async def opened(self, writing: bool = False) -> AsyncIterator[Any]:
         """Open the model for the length of a block."""
         if self.is_local:
-            from .local import LocalModel
+            from zopo_fast.local import LocalModel
 
             async with LocalModel(
                 self.model, slots=self.concurrency or 1, body=self.full_body(writing)
             ) as local:
                 yield local
             return
-        from .llm import OpenAIClient
+        from zopo_fast.llm import OpenAIClient
 
         async with OpenAIClient(self.client_config(writing)) as client:
             yield client
@@ -256,14 +256,14 @@ class PoolSettings:
 
     def compose(self, n: int, task: Task, seed: int) -> Pool:
         """Return about n composed prompts; no model is needed."""
-        from . import generate
+        from zopo_fast import generate
 
         return generate.compose(n, seed, self.lists, kind=self.kind or generate.kind_of(task.name))
 
     async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Usage]:
         """Return about n prompts that the model wrote, and what that took."""
-        from . import generate
-        from .pool import Pool
+        from zopo_fast import generate
+        from zopo_fast.pool import Pool
 
         if self.source is not None and self.method(local) == "paraphrase":
             originals = Pool.load(self.source)
@@ -292,7 +292,7 @@ class JudgeSettings:
                 raise ConfigError("--judge-base-url needs --judge-model, the name of the model there")
             yield None
             return
-        from .llm import OpenAIClient
+        from zopo_fast.llm import OpenAIClient
 
         same = self.judge_base_url in (None, model.base_url)
         config = replace(
@@ -308,7 +308,7 @@ class JudgeSettings:
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
     """Load the task; a number of examples that was not typed suits what is there."""
-    from .task import Task
+    from zopo_fast.task import Task
 
     names = ("heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template")
     given = {name: options[name] for name in names}
@@ -324,7 +324,7 @@ def load_task(path: Path, options: dict[str, Any]) -> Task:
 
 def check_names(task: Task) -> None:
     """Refuse an unknown template or metric before any call is paid for."""
-    from . import metrics, template
+    from zopo_fast import metrics, template
 
     template.resolve(task.template)
     if task.metric != "judge":
@@ -338,7 +338,7 @@ def embedder_name(given: str | None, model: ModelSettings) -> str:
 
 def open_embedder(spec: str, model: ModelSettings) -> Any:
     """The embedder of that name, at the model's endpoint where it has one."""
-    from .embed import resolve
+    from zopo_fast.embed import resolve
 
     try:
         return resolve(spec, config=None if model.is_local else model.client_config())

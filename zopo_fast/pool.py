@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .config import real
-from .errors import ConflictingScoreError, PoolError
-from .files import MOST_DATA, Unreadable, read_bytes, write_whole
-from .text import json_line, nfc, parse_json, shown
+from zopo_fast._utils.checks import real
+from zopo_fast._utils.files import MOST_DATA, Unreadable, read_bytes, write_whole
+from zopo_fast._utils.text import json_line, nfc, parse_json, shown
+from zopo_fast.errors import ConflictingScoreError, PoolError
 
 _NEWLINE = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _MOST_COUNT = 2**53  # the largest integer that every reader of JSON keeps

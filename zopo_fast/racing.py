@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .config import as_integer, as_number
-from .errors import ConfigError, InputError
-from .futility import binary_limit, evidence_below
+from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast.errors import ConfigError, InputError
+from zopo_fast.futility import binary_limit, evidence_below
 
 if TYPE_CHECKING:
-    from .optimizer import Zopo
+    from zopo_fast.optimizer import Zopo
 
 NEW = -1  # choose(): a candidate that has not begun yet
 MOST_LOOKS = 16  # of a candidate: with more examples the mini-batches grow

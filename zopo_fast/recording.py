@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .store import Store
-    from .usage import Answer, ChatModel, Message
+    from zopo_fast.store import Store
+    from zopo_fast.usage import Answer, ChatModel, Message
 
 OCCASION: ContextVar[tuple[Any, ...]] = ContextVar("zopo_fast_occasion", default=())
 """What the present call is for, such as (part of the task, prompt, example): calls with equal messages are

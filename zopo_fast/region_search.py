@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from . import _core
-from .arrays import Array, Indices
-from .config import ZopoConfig
-from .infinite import InfiniteNTK
-from .kernel import NTK
-from .observations import Observations
-from .surrogate import MAX_CAPACITY, SCALE_SAMPLE, usable_scale
+from zopo_fast import _core
+from zopo_fast.arrays import Array, Indices
+from zopo_fast.config import ZopoConfig
+from zopo_fast.infinite import InfiniteNTK
+from zopo_fast.kernel import NTK
+from zopo_fast.observations import Observations
+from zopo_fast.surrogate import MAX_CAPACITY, SCALE_SAMPLE, usable_scale
 
 # Model misfit as shares of the signal's variance: averaged over, so that none has to be chosen.
 NUGGETS = np.logspace(-2, 0.5, 4)

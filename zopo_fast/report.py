@@ -11,12 +11,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import MissingDependencyError, OutputError
-from .files import exists, reason, write_whole
-from .pool import Pool
-from .result import HeldOut, Result, Trial
-from .store import STUDY
-from .text import json_line, printable
+from zopo_fast._utils.files import exists, reason, write_whole
+from zopo_fast._utils.text import json_line, printable
+from zopo_fast.errors import MissingDependencyError, OutputError
+from zopo_fast.pool import Pool
+from zopo_fast.result import HeldOut, Result, Trial
+from zopo_fast.store import STUDY
 
 __all__ = ["RunFolder", "plot_curve", "printable", "summary"]
 

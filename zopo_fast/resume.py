@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import template
-from .errors import InputError, StoreError, StudyMismatchError
-from .store import Store
-from .store_file import is_nothing
-from .task import Task
-from .usage import Usage
+from zopo_fast import template
+from zopo_fast.errors import InputError, StoreError, StudyMismatchError
+from zopo_fast.store import Store
+from zopo_fast.store_file import is_nothing
+from zopo_fast.task import Task
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .pool import Pool
-    from .run_config import RunConfig
+    from zopo_fast.pool import Pool
+    from zopo_fast.run_config import RunConfig
 
 # What may differ between a run and the one that it goes on from: no ask depends on it.
 _FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result
 
-from .errors import LLMError
+from zopo_fast.errors import LLMError
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]

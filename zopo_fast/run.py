@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from . import resume
-from .answer_cache import Cached, identity_of
-from .budget import Account
-from .concurrency import require_no_loop, require_own_event
-from .config import ZopoConfig
-from .driver import Driver
-from .errors import ConfigError
-from .metered import Metered
-from .optimizer import Zopo
-from .pool import Pool, normalise
-from .recording import Kept, Recorded
-from .result import Result, Trial
-from .run_config import RunConfig
-from .scoring import Wrap, prompts_at_once, scorer_for
-from .start import as_embeddings
-from .study import Study
-from .task import Task
+from zopo_fast import resume
+from zopo_fast._utils.aio import require_no_loop, require_own_event
+from zopo_fast.answer_cache import Cached, identity_of
+from zopo_fast.budget import Account
+from zopo_fast.config import ZopoConfig
+from zopo_fast.driver import Driver
+from zopo_fast.errors import ConfigError
+from zopo_fast.metered import Metered
+from zopo_fast.optimizer import Zopo
+from zopo_fast.pool import Pool, normalise
+from zopo_fast.recording import Kept, Recorded
+from zopo_fast.result import Result, Trial
+from zopo_fast.run_config import RunConfig
+from zopo_fast.scoring import Wrap, prompts_at_once, scorer_for
+from zopo_fast.start import as_embeddings
+from zopo_fast.study import Study
+from zopo_fast.task import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .answer_cache import AnswerCache
-    from .store import Store
-    from .usage import ChatModel
+    from zopo_fast.answer_cache import AnswerCache
+    from zopo_fast.store import Store
+    from zopo_fast.usage import ChatModel
 
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 
@@ -238,7 +238,7 @@ def _initial(pool: Pool, first: int | None, config: RunConfig) -> list[int]:
 async def _embed(pool: Pool, embedder: _Embeds | None) -> Any:
     if embedder is not None:
         return np.asarray(await embedder.embed(list(pool.prompts)))
-    from .embed import resolve
+    from zopo_fast.embed import resolve
 
     default = resolve("local")
     try:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import metrics
-from .config import ZopoConfig, as_integer, as_number
-from .errors import ConfigError
-from .limits import Limits, Prices
-from .racing import BATCH, ERROR, FIRST, Race, check_settings
-from .task import Task
+from zopo_fast import metrics
+from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast.config import ZopoConfig
+from zopo_fast.errors import ConfigError
+from zopo_fast.limits import Limits, Prices
+from zopo_fast.racing import BATCH, ERROR, FIRST, Race, check_settings
+from zopo_fast.task import Task
 
 LEAST_EXAMPLES = 10  # below, mini-batches leave little to save
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from . import metrics, template
-from .concurrency import in_thread
-from .config import real
-from .errors import (
+from zopo_fast import metrics, template
+from zopo_fast._utils.aio import in_thread
+from zopo_fast._utils.checks import real
+from zopo_fast.errors import (
     ConfigError,
     LLMError,
     MalformedAnswerError,
@@ -20,9 +20,9 @@ from .errors import (
     RequestRejectedError,
     ZopoError,
 )
-from .evaluate import Evaluation, Evaluator, Scored
-from .task import Task
-from .usage import Answer, ChatModel, Message, Usage
+from zopo_fast.evaluate import Evaluation, Evaluator, Scored
+from zopo_fast.task import Task
+from zopo_fast.usage import Answer, ChatModel, Message, Usage
 
 # What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
 OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)

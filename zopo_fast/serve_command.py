@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from .errors import ConfigError
-from .options import FILE
+from zopo_fast.errors import ConfigError
+from zopo_fast.options import FILE
 
 TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
 # How long one thread may keep the interpreter to itself: the journal's thread has little to do between two
@@ -56,12 +56,12 @@ def serve(**options: Any) -> int:
 
     A tell is answered once it is on disk. SIGTERM or Ctrl-C ends in order, a second one at once.
     """
-    from .serve import require
+    from zopo_fast.serve import require
 
     require()
-    from .serve.app import run
-    from .serve.logs import written
-    from .serve.settings import Limits, ServeConfig
+    from zopo_fast.serve.app import run
+    from zopo_fast.serve.logs import written
+    from zopo_fast.serve.settings import Limits, ServeConfig
 
     names = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
     config = ServeConfig(

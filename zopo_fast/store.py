@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
-from .pool import Pool
-from .store_file import connect, make
-from .store_rows import as_json, insert
-from .store_writer import Statement, Writer, typed
-from .usage import Answer, Usage
+from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
+from zopo_fast.pool import Pool
+from zopo_fast.store_file import connect, make
+from zopo_fast.store_rows import as_json, insert
+from zopo_fast.store_writer import Statement, Writer, typed
+from zopo_fast.usage import Answer, Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .result import Trial
+    from zopo_fast.result import Trial
 
 STUDY = "study.sqlite3"
 """Name of the study file in a run's folder."""

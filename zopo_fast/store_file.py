@@ -11,10 +11,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreDamagedError, StoreError, StoreVersionError
-from .files import sync_folder
-from .store_rows import is_whole
-from .store_writer import Statement, typed
+from zopo_fast._utils.files import sync_folder
+from zopo_fast.errors import StoreDamagedError, StoreError, StoreVersionError
+from zopo_fast.store_rows import is_whole
+from zopo_fast.store_writer import Statement, typed
 
 PARTIAL = ".tmp"  # what a file is called until it is whole ends so
 APPLICATION = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
@@ -182,7 +182,7 @@ def _close(connection: sqlite3.Connection | None) -> None:
 
 
 def _with_what_could_be_saved(error: StoreDamagedError, path: Path) -> StoreDamagedError:
-    from .store_salvage import salvage
+    from zopo_fast.store_salvage import salvage
 
     return StoreDamagedError(f"{error}. {salvage(path)}")
 

@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import StoreError
-from .store_writer import Statement
+from zopo_fast.errors import StoreError
+from zopo_fast.store_writer import Statement
 
 
 def insert(table: str, *values: object, verb: str = "INSERT") -> Statement:

@@ -9,9 +9,9 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from .errors import StoreError
-from .store_file import KEYS, MIGRATIONS, migrate
-from .store_rows import is_whole
+from zopo_fast.errors import StoreError
+from zopo_fast.store_file import KEYS, MIGRATIONS, migrate
+from zopo_fast.store_rows import is_whole
 
 PAGE = 4096  # as every study file has it
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
+from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
 
 Statement = tuple[str, Sequence[object]]
 MOST = 4096  # entries of one transaction

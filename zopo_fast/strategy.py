@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from . import _core
+from zopo_fast import _core
 
 
 class Strategy(Protocol):

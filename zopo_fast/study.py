@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import racing
-from .errors import InputError, NothingToAsk
-from .result import Trial
-from .scoring import Score
-from .usage import Usage
+from zopo_fast import racing
+from zopo_fast.errors import InputError, NothingToAsk
+from zopo_fast.result import Trial
+from zopo_fast.scoring import Score
+from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
-    from .optimizer import Zopo
-    from .pool import Pool
-    from .run_config import RunConfig
+    from zopo_fast.optimizer import Zopo
+    from zopo_fast.pool import Pool
+    from zopo_fast.run_config import RunConfig
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of entries."""

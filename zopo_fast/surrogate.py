@@ -6,11 +6,11 @@ import functools
 
 import numpy as np
 
-from . import _core
-from .arrays import Array
-from .errors import ArrayError, NotPositiveDefiniteError
-from .kernel import NTK
-from .observations import Observations
+from zopo_fast import _core
+from zopo_fast.arrays import Array
+from zopo_fast.errors import ArrayError, NotPositiveDefiniteError
+from zopo_fast.kernel import NTK
+from zopo_fast.observations import Observations
 
 # The mean diagonal of the kernel is taken over the whole pool up to this size, over an even sample of
 # this many candidates beyond.

@@ -12,9 +12,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import TaskError
-from .files import MOST_DATA, Unreadable, is_file, read_bytes
-from .text import parse_json, shown
+from zopo_fast._utils.files import MOST_DATA, Unreadable, is_file, read_bytes
+from zopo_fast._utils.text import parse_json, shown
+from zopo_fast.errors import TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
-from .files import MOST_SETTINGS, Unreadable, is_file, read_bytes
-from .text import parse_json, shown
+from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, is_file, read_bytes
+from zopo_fast._utils.text import parse_json, shown
+from zopo_fast.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .task import Example
+    from zopo_fast.task import Example
 
 PROMPT = ("{prompt}", "[PROMPT]")
 INPUT = ("{input}", "[INPUT]")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import _core
-from .config import as_integer
-from .errors import ConfigError
+from zopo_fast import _core
+from zopo_fast._utils.checks import as_integer
+from zopo_fast.errors import ConfigError
 
 MOST_THREADS = 4096  # more cores than any machine this was made for
 

@@ -13,8 +13,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import ConfigError
-from .usage import Message, Usage
+from zopo_fast.errors import ConfigError
+from zopo_fast.usage import Message, Usage
 
 PER_CALL = 256
 """Tokens of a chat format's own: a default system message, a date, what opens the answer."""

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import ArrayError, DeviceError, MissingDependencyError
-from .gp import GaussianProcess
-from .kernel import NTK
-from .numbered import numbered
+from zopo_fast.errors import ArrayError, DeviceError, MissingDependencyError
+from zopo_fast.gp import GaussianProcess
+from zopo_fast.kernel import NTK
+from zopo_fast.numbered import numbered
 
 try:
     import torch

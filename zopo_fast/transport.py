@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 
 import aiohttp
 
-from .answers import MALFORMED_ATTEMPTS, Reply
-from .endpoint import Endpoint, show_url
-from .errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
-from .retry import Failure
+from zopo_fast.answers import MALFORMED_ATTEMPTS, Reply
+from zopo_fast.endpoint import Endpoint, show_url
+from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
+from zopo_fast.retry import Failure
 
 _ERROR_BODY_BYTES = 2**16
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented:
-    from zopo_fast import answers, generate, judge, metrics, retry, text
+    from zopo_fast import answers, generate, judge, metrics, retry
+    from zopo_fast._utils import text
     from zopo_fast.pool import normalise
 
 from yarl import URL

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ..errors import MissingDependencyError
+from zopo_fast.errors import MissingDependencyError
 
 INSTALL = 'pip install "zopo-fast[serve]"'
 _NEEDED = {

@@ -10,20 +10,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from .. import __version__
-from ..errors import ConfigError, ZopoError
-from . import bodies, schemas
-from .answers import WholeAnswer
-from .guard import Guard
-from .job_routes import JobRoutes
-from .jobs import Jobs
-from .metrics import CONTENT_TYPE, Metrics
-from .models import load as load_models
-from .problems import MEDIA_TYPE, Problem, problem_of
-from .routes import JSON, Call, Route, Table
-from .settings import ServeConfig
-from .studies import Studies
-from .study_routes import StudyRoutes
+from zopo_fast import __version__
+from zopo_fast.errors import ConfigError, ZopoError
+from zopo_fast.serve import bodies, schemas
+from zopo_fast.serve.answers import WholeAnswer
+from zopo_fast.serve.guard import Guard
+from zopo_fast.serve.job_routes import JobRoutes
+from zopo_fast.serve.jobs import Jobs
+from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
+from zopo_fast.serve.models import load as load_models
+from zopo_fast.serve.problems import MEDIA_TYPE, Problem, problem_of
+from zopo_fast.serve.routes import JSON, Call, Route, Table
+from zopo_fast.serve.settings import ServeConfig
+from zopo_fast.serve.studies import Studies
+from zopo_fast.serve.study_routes import StudyRoutes
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Server:
         return self.metrics.text()
 
     async def _document(self, call: Call) -> bytes:
-        from .openapi import document
+        from zopo_fast.serve.openapi import document
 
         return msgspec.json.encode(document(self.table.routes, secured=self.config.token is not None))
 
@@ -189,7 +189,7 @@ def _embedder(config: ServeConfig) -> Any:
     """What turns texts into vectors; None where pools have to bring embeddings."""
     if config.embedder is None:
         return None
-    from ..embed import resolve
+    from zopo_fast.embed import resolve
 
     return resolve(config.embedder)
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from .problems import Problem
-from .routes import JSON, Route
-from .settings import Limits
+from zopo_fast.serve.problems import Problem
+from zopo_fast.serve.routes import JSON, Route
+from zopo_fast.serve.settings import Limits
 
 _LONG = 256 * 1024  # bytes: what takes longer to read than others should wait
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

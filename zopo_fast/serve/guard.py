@@ -6,8 +6,8 @@ import hmac
 
 from aiohttp import web
 
-from .problems import Problem
-from .settings import ServeConfig, is_loopback
+from zopo_fast.serve.problems import Problem
+from zopo_fast.serve.settings import ServeConfig, is_loopback
 
 
 class Guard:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from .job_schemas import CreateJob, Job, JobList, JobResult
-from .jobs import Jobs
-from .once import Once
-from .problems import Problem
-from .routes import Call, Route
-from .running import Running
-from .settings import Limits
-from .study_routes import Page
+from zopo_fast.serve.job_schemas import CreateJob, Job, JobList, JobResult
+from zopo_fast.serve.jobs import Jobs
+from zopo_fast.serve.once import Once
+from zopo_fast.serve.problems import Problem
+from zopo_fast.serve.routes import Call, Route
+from zopo_fast.serve.running import Running
+from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.study_routes import Page
 
 EVENTS = "text/event-stream"
 _PAUSE = 15.0  # seconds after which a comment keeps a silent stream's connection alive

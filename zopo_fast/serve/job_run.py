@@ -9,18 +9,18 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ConfigError
-from ..limits import Limits as RunLimits
-from ..limits import Prices
-from ..pool import Pool
-from ..result import Result, Trial
-from ..run import RunConfig, optimize
-from ..store import STUDY
-from ..task import Example, Task
-from .job_schemas import CreateJob, JobConfig, JobExample, JobTask
-from .pools import check_size, unpacked
-from .settings import Limits
-from .study_routes import search_config
+from zopo_fast.errors import ConfigError
+from zopo_fast.limits import Limits as RunLimits
+from zopo_fast.limits import Prices
+from zopo_fast.pool import Pool
+from zopo_fast.result import Result, Trial
+from zopo_fast.run import RunConfig, optimize
+from zopo_fast.serve.job_schemas import CreateJob, JobConfig, JobExample, JobTask
+from zopo_fast.serve.pools import check_size, unpacked
+from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.study_routes import search_config
+from zopo_fast.store import STUDY
+from zopo_fast.task import Example, Task
 
 
 def check(request: CreateJob, limits: Limits, prices: tuple[float, float] | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .schemas import (
+from zopo_fast.serve.schemas import (
     Answer,
     Count,
     Finite,

@@ -17,18 +17,18 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ConfigError, OutputError, StoreError, ZopoError
-from ..files import write_whole
-from ..result import Result, Trial
-from ..usage import Usage
-from .job_events import JobEvents
-from .job_run import check, run
-from .job_schemas import CreateJob, JobResult, Saved
-from .metrics import Metrics
-from .models import NamedModel
-from .problems import Problem, not_found
-from .running import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
-from .settings import Limits
+from zopo_fast._utils.files import write_whole
+from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
+from zopo_fast.result import Result, Trial
+from zopo_fast.serve.job_events import JobEvents
+from zopo_fast.serve.job_run import check, run
+from zopo_fast.serve.job_schemas import CreateJob, JobResult, Saved
+from zopo_fast.serve.metrics import Metrics
+from zopo_fast.serve.models import NamedModel
+from zopo_fast.serve.problems import Problem, not_found
+from zopo_fast.serve.running import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
+from zopo_fast.serve.settings import Limits
+from zopo_fast.usage import Usage
 
 ENDED = ("done", "failed", "cancelled", "interrupted")
 STOP_SECONDS = 5.0  # that a run has to end with the results so far, before it is cut off

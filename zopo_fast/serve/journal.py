@@ -20,8 +20,8 @@ from typing import Any
 
 import msgspec
 
-from ..errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreVersionError
-from ..store_writer import typed
+from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreVersionError
+from zopo_fast.store_writer import typed
 
 VERSION = 1
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from .. import __version__
-from .problems import MEDIA_TYPE
-from .routes import JSON, Route
-from .schemas import ProblemDetails
+from zopo_fast import __version__
+from zopo_fast.serve.problems import MEDIA_TYPE
+from zopo_fast.serve.routes import JSON, Route
+from zopo_fast.serve.schemas import ProblemDetails
 
 _REFERENCE = "#/components/schemas/{name}"
 _MEANINGS = {

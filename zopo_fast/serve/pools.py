@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArrayError, ConfigError
-from ..pool import Pool
-from .problems import Problem
-from .schemas import PackedArray
-from .settings import Limits
+from zopo_fast.errors import ArrayError, ConfigError
+from zopo_fast.pool import Pool
+from zopo_fast.serve.problems import Problem
+from zopo_fast.serve.schemas import PackedArray
+from zopo_fast.serve.settings import Limits
 
 
 def unpacked(given: list[list[float]] | PackedArray, limits: Limits) -> np.ndarray[Any, Any]:

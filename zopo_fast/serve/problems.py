@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from .. import errors
-from .schemas import ProblemDetails
+from zopo_fast import errors
+from zopo_fast.serve.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import ZopoConfig
-from ..errors import StoreError
-from .journal import Entry, Event
-from .study import Study
-from .study_file import StudyFile
+from zopo_fast.config import ZopoConfig
+from zopo_fast.errors import StoreError
+from zopo_fast.serve.journal import Entry, Event
+from zopo_fast.serve.study import Study
+from zopo_fast.serve.study_file import StudyFile
 
 
 @dataclass(eq=False)

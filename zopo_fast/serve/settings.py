@@ -6,9 +6,9 @@ import ipaddress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from ..config import as_integer
-from ..endpoint import parse_key
-from ..errors import ConfigError
+from zopo_fast._utils.checks import as_integer
+from zopo_fast.endpoint import parse_key
+from zopo_fast.errors import ConfigError
 
 MIB = 2**20
 

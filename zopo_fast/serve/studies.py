@@ -16,15 +16,15 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config import ZopoConfig
-from ..errors import InputError, NothingToAsk, StoreError, UnknownIndexError
-from .journal import Entry, Journal
-from .metrics import Metrics
-from .problems import Problem, not_found
-from .record import Record
-from .settings import Limits
-from .study import Study
-from .study_file import SUFFIX, StudyFile, files_in
+from zopo_fast.config import ZopoConfig
+from zopo_fast.errors import InputError, NothingToAsk, StoreError, UnknownIndexError
+from zopo_fast.serve.journal import Entry, Journal
+from zopo_fast.serve.metrics import Metrics
+from zopo_fast.serve.problems import Problem, not_found
+from zopo_fast.serve.record import Record
+from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.study import Study
+from zopo_fast.serve.study_file import SUFFIX, StudyFile, files_in
 
 T = TypeVar("T")
 _CLEAN = (InputError, NothingToAsk, UnknownIndexError, Problem)  # raised before anything was changed

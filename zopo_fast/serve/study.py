@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from ..config import ZopoConfig
-from ..errors import NothingToAsk, StoreDamagedError, ZopoError
-from ..optimizer import Zopo
-from .journal import Event
-from .problems import Problem
-from .schemas import Asked, Scored, Tell
-from .settings import Limits
+from zopo_fast.config import ZopoConfig
+from zopo_fast.errors import NothingToAsk, StoreDamagedError, ZopoError
+from zopo_fast.optimizer import Zopo
+from zopo_fast.serve.journal import Event
+from zopo_fast.serve.problems import Problem
+from zopo_fast.serve.schemas import Asked, Scored, Tell
+from zopo_fast.serve.settings import Limits
 
 KEPT_KEYS = 4096  # of a study, the newest
 LARGE = 50_000  # prompts: an ask on more takes long enough to hold up everyone else's

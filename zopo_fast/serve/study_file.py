@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StoreDamagedError, StoreError
-from ..files import sync_folder
-from ..pool import Pool
-from ..store import Event as Kept
-from ..store import Store
-from ..store_file import PARTIAL, read_value
-from .journal import Event
+from zopo_fast._utils.files import sync_folder
+from zopo_fast.errors import StoreDamagedError, StoreError
+from zopo_fast.pool import Pool
+from zopo_fast.serve.journal import Event
+from zopo_fast.store import Event as Kept
+from zopo_fast.store import Store
+from zopo_fast.store_file import PARTIAL, read_value
 
 SUFFIX = ".sqlite3"
 

@@ -9,16 +9,16 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from ..config import OfficialSettings, ZopoConfig
-from ..errors import ConfigError, NothingToAsk
-from . import schemas
-from .once import Once
-from .pools import texts_of, unpacked
-from .record import Record
-from .routes import Call, Route
-from .schemas import CreateStudy, SearchConfig
-from .studies import Studies
-from .study import Study
+from zopo_fast.config import OfficialSettings, ZopoConfig
+from zopo_fast.errors import ConfigError, NothingToAsk
+from zopo_fast.serve import schemas
+from zopo_fast.serve.once import Once
+from zopo_fast.serve.pools import texts_of, unpacked
+from zopo_fast.serve.record import Record
+from zopo_fast.serve.routes import Call, Route
+from zopo_fast.serve.schemas import CreateStudy, SearchConfig
+from zopo_fast.serve.studies import Studies
+from zopo_fast.serve.study import Study
 
 _encode = msgspec.json.Encoder().encode
 _CREATIONS = 4  # at a time: each holds its pool several times over

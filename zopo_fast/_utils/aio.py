@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .errors import EventLoopError
+from zopo_fast.errors import EventLoopError
 
 T = TypeVar("T")
 C = TypeVar("C", bound="Closing")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
-from .errors import OutputError
+from zopo_fast.errors import OutputError
 
 MOST_DATA = 2**30  # bytes of a task or a pool
 MOST_SETTINGS = 2**24  # bytes of a configuration, a template, a rubric
@@ -131,3 +132,12 @@ def write_whole(path: str | Path, data: bytes) -> None:
             partial.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
+
+
+def default_cache_dir() -> Path:
+    """Return `$ZOPO_CACHE_DIR`, else `zopo_fast` in the platform's folder for a user's caches."""
+    if given := os.environ.get("ZOPO_CACHE_DIR", "").strip():
+        return expanded(given)
+    usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}.get(sys.platform, "~/.cache")
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    return expanded(os.environ.get(variable) or usual) / "zopo_fast"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .errors import ConcurrentUseError, DeviceError, ZopoError
-from .forks import enlist
+from zopo_fast._utils.fork import enlist
+from zopo_fast.errors import ConcurrentUseError, DeviceError, ZopoError
 
 
 class Reading:
