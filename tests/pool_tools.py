@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from zopo_fast import _core
-from zopo_fast.device import parse_device
+from zopo_fast.gp.device import parse_device
 
 Pool = Any  # _core.Pool or _core.CudaPool
 

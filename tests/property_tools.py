@@ -14,7 +14,7 @@ from conftest import random_network
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 EPS = float(np.finfo(np.float64).eps)
 SHAPES = ["random", "duplicates", "one point", "collinear", "nearly equal", "grid", "tiny", "huge"]

@@ -9,7 +9,8 @@ import numpy as np
 from test_optimizer import pool
 
 import zopo_fast as zf
-from zopo_fast import _core, reference
+from zopo_fast import _core
+from zopo_fast.gp import reference
 from zopo_fast.region_search import RegionSearch
 
 NUGGETS = np.logspace(-2, 0.5, 4)

@@ -22,7 +22,7 @@ from device_tools import (
 
 import zopo_fast as zf
 from zopo_fast import _core
-from zopo_fast.device import on_device
+from zopo_fast.gp.cuda_arrays import on_device
 
 A = np.arange(12.0).reshape(3, 4)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 D = 6
 NETWORKS = [(1, [1]), (5, [7]), (D, [4, 9]), (17, [33, 8, 21]), (12, [6, 15, 10, 5])]

@@ -13,7 +13,7 @@ from conftest import EMULATED, assert_close, random_network
 
 import zopo_fast as zf
 from zopo_fast import _core
-from zopo_fast import gp as gp_module
+from zopo_fast.gp import process as gp_module
 
 pytestmark = pytest.mark.skipif(_core.cuda_device_count() == 0, reason=f"no CUDA here: {_core.cuda_status()}")
 

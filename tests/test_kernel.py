@@ -10,7 +10,7 @@ import pytest
 from conftest import assert_close, golden_names, load_golden, random_network
 
 import zopo_fast as zf
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 # Depth 1 to 4, widths that differ between layers and are no multiples of a vector register.
 NETWORKS = [

@@ -10,8 +10,9 @@ import pytest
 from conftest import assert_close, random_network
 
 import zopo_fast as zf
-from zopo_fast import _core, reference
-from zopo_fast.device import parse_device
+from zopo_fast import _core
+from zopo_fast.gp import reference
+from zopo_fast.gp.device import parse_device
 
 # Of the largest entry, on the sizes below: a few roundings of float32, sums of at most 200 numbers.
 RTOL = {"float64": 1e-12, "float32": 1e-6, "tf32x3": 2e-6}

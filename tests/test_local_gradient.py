@@ -7,7 +7,8 @@ import pytest
 from conftest import assert_close
 
 import zopo_fast as zf
-from zopo_fast import _core, reference
+from zopo_fast import _core
+from zopo_fast.gp import reference
 
 
 def made(dim: int, width: int, depth: int, m: int = 120) -> tuple[_core.LocalGradient, zf.NTK, np.ndarray]:

@@ -13,7 +13,7 @@ import pytest
 from conftest import random_network
 
 import zopo_fast as zf
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 
 class Loop:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pool_tools import Pool, make_pool
 
 import zopo_fast as zf
-from zopo_fast import _core, reference
+from zopo_fast import _core
+from zopo_fast.gp import reference
 
 DTYPES = ["float16", "float32", "float64"]
 

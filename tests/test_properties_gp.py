@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from property_tools import Problem, Rounding, assert_within, problems, tolerance, tolerance_in_parts
 
 import zopo_fast as zf
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 
 def assert_agrees(gp: zf.GaussianProcess, p: Problem, updates: int = 1) -> None:

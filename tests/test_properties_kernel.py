@@ -7,7 +7,7 @@ from hypothesis import given
 from property_tools import EPS, Problem, Rounding, assert_within, problems
 
 import zopo_fast as zf
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 
 @given(problems())

@@ -18,7 +18,8 @@ from property_tools import (
 )
 
 import zopo_fast as zf
-from zopo_fast import _core, reference
+from zopo_fast import _core
+from zopo_fast.gp import reference
 
 
 def made(p: Problem) -> tuple[_core.LocalGradient, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, random_network
 
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 NETWORKS = [(3, [5]), (4, [6, 3]), (5, [3, 7, 4]), (3, [4, 6, 5, 3])]
 STEP = 1e-4

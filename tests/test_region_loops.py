@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zopo_fast import reference
+from zopo_fast.gp import reference
 
 SOURCES = Path(__file__).parents[1] / "csrc"
 SHIM = """

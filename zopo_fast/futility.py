@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zopo_fast.arrays import Array
+from zopo_fast.gp.arrays import Array
 
 # Shares of the capital that are bet on "below the incumbent"; the average of bets needs no tuning.
 STAKES = np.array([0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])

@@ -15,7 +15,7 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast.config import ZopoConfig
-from zopo_fast.kernel import NTK
+from zopo_fast.gp.ntk import NTK
 from zopo_fast.observations import Observations
 from zopo_fast.surrogate import Surrogate
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from zopo_fast.arrays import Array
+from zopo_fast.gp.arrays import Array
 
 
 @dataclass

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from zopo_fast import _core
-from zopo_fast.arrays import Array
 from zopo_fast.config import OfficialSettings
-from zopo_fast.kernel import NTK
+from zopo_fast.gp.arrays import Array
+from zopo_fast.gp.ntk import NTK
 from zopo_fast.observations import Observations
 
 

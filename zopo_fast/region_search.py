@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from zopo_fast import _core
-from zopo_fast.arrays import Array, Indices
 from zopo_fast.config import ZopoConfig
-from zopo_fast.infinite import InfiniteNTK
-from zopo_fast.kernel import NTK
+from zopo_fast.gp.arrays import Array, Indices
+from zopo_fast.gp.infinite_ntk import InfiniteNTK
+from zopo_fast.gp.ntk import NTK
 from zopo_fast.observations import Observations
 from zopo_fast.surrogate import MAX_CAPACITY, SCALE_SAMPLE, usable_scale
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
-from zopo_fast.arrays import Array, as_host_array
 from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import ArrayError, ConfigError, EmbeddingMismatchError, InputError
-from zopo_fast.infinite import InfiniteNTK
-from zopo_fast.kernel import MOST_PARAMETERS, NTK, as_network_kernel, parameters
+from zopo_fast.gp.arrays import Array, as_host_array
+from zopo_fast.gp.infinite_ntk import InfiniteNTK
+from zopo_fast.gp.ntk import MOST_PARAMETERS, NTK, as_network_kernel, parameters
 
 Kernel = NTK | InfiniteNTK
 

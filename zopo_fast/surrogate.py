@@ -7,9 +7,9 @@ import functools
 import numpy as np
 
 from zopo_fast import _core
-from zopo_fast.arrays import Array
 from zopo_fast.errors import ArrayError, NotPositiveDefiniteError
-from zopo_fast.kernel import NTK
+from zopo_fast.gp.arrays import Array
+from zopo_fast.gp.ntk import NTK
 from zopo_fast.observations import Observations
 
 # The mean diagonal of the kernel is taken over the whole pool up to this size, over an even sample of

@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 from zopo_fast.errors import ArrayError, DeviceError, MissingDependencyError
-from zopo_fast.gp import GaussianProcess
-from zopo_fast.kernel import NTK
-from zopo_fast.numbered import numbered
+from zopo_fast.gp.handles import numbered
+from zopo_fast.gp.ntk import NTK
+from zopo_fast.gp.process import GaussianProcess
 
 try:
     import torch

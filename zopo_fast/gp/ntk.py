@@ -11,10 +11,11 @@ import numpy as np
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.text import shown
-from zopo_fast.arrays import as_doubles, as_floats
-from zopo_fast.device import ANYWHERE, OnDevice, on_device, parse_device
 from zopo_fast.errors import ConfigError
-from zopo_fast.numbered import number_of
+from zopo_fast.gp.arrays import as_doubles, as_floats
+from zopo_fast.gp.cuda_arrays import ANYWHERE, OnDevice, on_device
+from zopo_fast.gp.device import parse_device
+from zopo_fast.gp.handles import number_of
 
 Initialization = Literal["he", "normal"]
 GramPrecision = Literal["float64", "float32", "tf32x3"]

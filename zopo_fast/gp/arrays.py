@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zopo_fast.device import refuse_cuda
-from zopo_fast.errors import ArrayError
+from zopo_fast import _core
+from zopo_fast.errors import ArrayError, DeviceError
+
+if TYPE_CHECKING:
+    from zopo_fast._core import CudaArray
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -55,3 +59,47 @@ def as_points(value: Any, name: str, dim: int) -> tuple[Array, bool]:
     if array.ndim not in (1, 2) or array.shape[-1] != dim:
         raise ArrayError(f"{name}: expected shape ({dim},) or (q, {dim}), got {array.shape}")
     return (array[None], True) if array.ndim == 1 else (array, False)
+
+
+_LEGACY_STREAM = 1  # the default stream, as DLPack and the CUDA Array Interface number it
+
+_CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
+
+
+def refuse_cuda(value: Any, name: str) -> None:
+    """DeviceError for a CUDA array where only the host's are taken: nothing is copied without being told."""
+    ordinal = _ordinal_of(value)
+    if ordinal is not None:
+        raise DeviceError(
+            f"{name}: the array is on cuda:{ordinal}, a host array is needed; copy it to the host"
+        )
+
+
+def _ordinal_of(value: Any) -> int | None:
+    """Number of the CUDA device an array lies on; None for the host's and for what is no array."""
+    if isinstance(value, (np.ndarray, np.generic, float, int, list, tuple)) or value is None:
+        return None
+    if isinstance(value, type):
+        return None
+    if hasattr(value, "__dlpack_device__"):
+        kind, ordinal = value.__dlpack_device__()
+        return int(ordinal) if kind in (_CUDA, _CUDA_MANAGED) else None
+    if _loaded("torch", "Tensor", value) or not hasattr(value, "__cuda_array_interface__"):
+        return None
+    return _take_interface("array", value, _LEGACY_STREAM).__dlpack_device__()[1]
+
+
+def _loaded(module: str, cls: str, value: Any) -> Any:
+    """The module, when it has been imported and the value is of that class of it."""
+    library = sys.modules.get(module)
+    kind = getattr(library, cls, None)
+    return library if isinstance(kind, type) and isinstance(value, kind) else None
+
+
+def _take_interface(name: str, value: Any, stream: int) -> CudaArray:
+    interface = value.__cuda_array_interface__
+    if not isinstance(interface, dict):
+        raise ArrayError(f"{name}: __cuda_array_interface__ is not a dict but {type(interface).__name__}")
+    if not hasattr(_core, "cuda_from_interface"):
+        raise DeviceError(f"{name}: an array on a CUDA device, but {_core.cuda_status()}")
+    return _core.cuda_from_interface(interface, value, stream, name)

@@ -12,9 +12,9 @@ import numpy as np
 
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast._utils.text import shown
-from zopo_fast.arrays import Array, as_doubles
 from zopo_fast.errors import ArrayError, ConfigError
-from zopo_fast.kernel import MOST_LAYERS
+from zopo_fast.gp.arrays import Array, as_doubles
+from zopo_fast.gp.ntk import MOST_LAYERS
 
 Parametrization = Literal["standard", "ntk"]
 P = ParamSpec("P")

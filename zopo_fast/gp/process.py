@@ -10,11 +10,12 @@ import numpy as np
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.exclusive import Turn
-from zopo_fast.arrays import Array, as_doubles, as_points
-from zopo_fast.device import ANYWHERE, OnDevice, cuda_available, on_device, parse_device
 from zopo_fast.errors import ArrayError, UnknownIndexError
-from zopo_fast.kernel import NTK, as_network_kernel
-from zopo_fast.numbered import number_of
+from zopo_fast.gp.arrays import Array, as_doubles, as_points
+from zopo_fast.gp.cuda_arrays import ANYWHERE, OnDevice, on_device
+from zopo_fast.gp.device import cuda_available, parse_device
+from zopo_fast.gp.handles import number_of
+from zopo_fast.gp.ntk import NTK, as_network_kernel
 
 # "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
 # answer take longer than the work on the CPU. An estimate, to be replaced by a measured crossover.

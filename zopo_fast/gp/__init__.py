@@ -1,0 +1,1 @@
+"""Kernels, Gaussian processes, arrays and devices, on top of the native module."""
