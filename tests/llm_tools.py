@@ -13,7 +13,7 @@ import pytest
 from fake_server import FakeServer, Plan
 
 from zopo_fast import errors
-from zopo_fast.llm import Answer, ClientConfig, OpenAIClient, Usage
+from zopo_fast.llm.openai.client import Answer, ClientConfig, OpenAIClient, Usage
 
 T = TypeVar("T")
 KEY = "sk-test/0123+456789abcdef"

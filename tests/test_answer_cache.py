@@ -12,11 +12,11 @@ from fake_server import FakeServer, status
 from llm_tools import HELLO, KEY, make, no_environment  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.answer_cache import FILE, AnswerCache, Cached, identity_of, key_of
-from zopo_fast.budget import Account, Limits, Metered
-from zopo_fast.llm import ClientConfig, OpenAIClient
+from zopo_fast.llm.answer_cache import FILE, AnswerCache, Cached, identity_of, key_of
+from zopo_fast.llm.budget import Account, Limits, Metered
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
+from zopo_fast.llm.types import Answer, Message, Usage
 from zopo_fast.scoring import calls_at_once
-from zopo_fast.usage import Answer, Message, Usage
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -274,7 +274,7 @@ def test_an_endpoint_s_failure_reaches_all_that_wait(tmp_path: Path) -> None:
 
 
 def test_the_identity_of_the_embedded_model() -> None:
-    local = pytest.importorskip("zopo_fast.local")
+    local = pytest.importorskip("zopo_fast.llm.local")
     try:
         model = local.LocalModel(body={"max_tokens": 5})
     except errors.MissingDependencyError as missing:

@@ -18,8 +18,8 @@ import pytest
 from test_answer_cache import Model, chat, run, turns
 
 from zopo_fast import errors
-from zopo_fast.answer_cache import FILE, AnswerCache, Cached, key_of
-from zopo_fast.usage import Answer, Usage
+from zopo_fast.llm.answer_cache import FILE, AnswerCache, Cached, key_of
+from zopo_fast.llm.types import Answer, Usage
 
 
 def key(number: int) -> bytes:

@@ -10,8 +10,8 @@ from fake_server import FakeServer, dropped, ok, random_faults, slow, status
 from llm_tools import HELLO, Pauses, make, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.breaker import Breaker, Outcome
-from zopo_fast.llm import ClientConfig, OpenAIClient
+from zopo_fast.llm.openai.circuit_breaker import Breaker, Outcome
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 
 class Clock:

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zopo_fast.budget import Account, Hold, Limits, Prices
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
     StoreFullError,
 )
-from zopo_fast.usage import Usage
+from zopo_fast.llm.budget import Account, Hold, Limits, Prices
+from zopo_fast.llm.types import Usage
 
 PRICES = Prices(prompt=1e6, completion=2e6)  # one and two a token
 

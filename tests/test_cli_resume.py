@@ -36,8 +36,8 @@ from server_behaviours import only_first
 import zopo_fast as zf
 from zopo_fast import generate
 from zopo_fast.cli import cli
+from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.store import Store
-from zopo_fast.usage import Answer, Usage
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from aiohttp import web
 from zopo_fast import embed
 from zopo_fast.embed import CachedEmbedder, EndpointEmbedder, LocalEmbedder, SentenceTransformerEmbedder
 from zopo_fast.errors import ConfigError, MissingDependencyError
-from zopo_fast.llm import ClientConfig
-from zopo_fast.usage import Usage
+from zopo_fast.llm.openai.client import ClientConfig
+from zopo_fast.llm.types import Usage
 
 
 def run(embedder: embed.Embedder, *texts: str) -> np.ndarray[Any, Any]:
@@ -162,7 +162,7 @@ def test_local_specs(monkeypatch: pytest.MonkeyPatch, spec: str, path: str | Non
             made.append((path, pooling))
             self.name = "stand"
 
-    monkeypatch.setattr("zopo_fast.local.LocalModel", Stand)
+    monkeypatch.setattr("zopo_fast.llm.local.LocalModel", Stand)
     embedder = embed.resolve(spec, cache=False)
     assert made == [(path, pooling)]
     assert embedder.name == "local:stand"

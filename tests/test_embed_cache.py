@@ -19,7 +19,7 @@ import pytest
 from zopo_fast import embed
 from zopo_fast.embed import CachedEmbedder
 from zopo_fast.errors import ArrayError, InputError
-from zopo_fast.usage import Usage
+from zopo_fast.llm.types import Usage
 
 
 class Fake:

@@ -23,9 +23,9 @@ import pytest
 from thread_tools import Gate, inside
 
 import zopo_fast as zf
-from zopo_fast import local
 from zopo_fast._utils import fork as forks
 from zopo_fast.gp import device
+from zopo_fast.llm import local
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),

@@ -14,8 +14,8 @@ import pytest
 
 from zopo_fast import generate
 from zopo_fast.errors import AuthenticationError, ConfigError, PoolError, ServerError
+from zopo_fast.llm.types import Answer, Message, Usage
 from zopo_fast.task import Example
-from zopo_fast.usage import Answer, Message, Usage
 
 EXAMPLES = [Example(f"word{i}", (f"rhyme{i}", "other")) for i in range(12)]
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zopo_fast import cli
+from zopo_fast.llm.types import Usage
 from zopo_fast.progress import Progress
-from zopo_fast.usage import Usage
 
 COMMANDS = ("optimize", "landscape", "generate", "bench")
 TASK = "".join(json.dumps({"input": f"i{n}", "output": "o"}) + "\n" for n in range(8))

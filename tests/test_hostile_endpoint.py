@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 import zopo_fast as zf
-from zopo_fast import answers
-from zopo_fast.endpoint import Endpoint
-from zopo_fast.retry import Failure, retry_after
+from zopo_fast.llm.openai import responses as answers
+from zopo_fast.llm.openai.endpoint import Endpoint
+from zopo_fast.llm.openai.retry import Failure, retry_after
 
 ENDPOINT = Endpoint(zf.ClientConfig("m", base_url="http://localhost:1/v1", api_key="sk-0123456789"))
 CHAT = {

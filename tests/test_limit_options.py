@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from zopo_fast.errors import ConfigError
 from zopo_fast.limit_options import LimitSettings, limit_options, parse_size
-from zopo_fast.limits import Limits, Prices
+from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.options import settings_of
 
 

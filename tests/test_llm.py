@@ -9,8 +9,8 @@ from fake_server import FakeServer, absurd_usage, edited, no_usage, status
 from llm_tools import HELLO, KEY, ask, make, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm import Answer, ClientConfig, OpenAIClient, Usage
-from zopo_fast.tokens import count_messages, count_tokens
+from zopo_fast.llm.openai.client import Answer, ClientConfig, OpenAIClient, Usage
+from zopo_fast.llm.tokens import count_messages, count_tokens
 
 # --- a good call
 

@@ -25,10 +25,10 @@ from fake_server import (
 from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.budget import Account, Limits, Metered
-from zopo_fast.llm import ClientConfig, OpenAIClient
-from zopo_fast.token_bound import chat_bound
-from zopo_fast.usage import Usage
+from zopo_fast.llm.budget import Account, Limits, Metered
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
+from zopo_fast.llm.tokens import chat_bound
+from zopo_fast.llm.types import Usage
 
 BODY = {"max_tokens": 20}
 WHOLE = chat_bound(HELLO, BODY, required=True).total_tokens
@@ -222,7 +222,7 @@ def test_an_estimate_that_is_cut_short_counts_all_the_same(monkeypatch: pytest.M
             await asyncio.Event().wait()
 
         async with FakeServer(plan=no_usage()) as server, make(server) as client:
-            monkeypatch.setattr("zopo_fast.llm.asyncio.to_thread", never)
+            monkeypatch.setattr("zopo_fast.llm.openai.client.asyncio.to_thread", never)
             call = asyncio.ensure_future(client.chat(HELLO))
             await estimating.wait()
             await _cancelled([call])

@@ -12,7 +12,7 @@ from fake_server import FakeServer, dropped, key_of, ok, random_faults, slow, st
 from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm import ClientConfig, OpenAIClient, Usage
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient, Usage
 
 # --- many calls at once
 

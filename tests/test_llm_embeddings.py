@@ -11,8 +11,8 @@ from fake_server import Behaviour, FakeServer, Plan, edited, hashed_vector, no_u
 from llm_tools import make, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm import Usage
-from zopo_fast.tokens import count_tokens
+from zopo_fast.llm.openai.client import Usage
+from zopo_fast.llm.tokens import count_tokens
 
 
 def embed(plan: Plan, texts: list[str], **settings: Any) -> tuple[np.ndarray, Usage, FakeServer]:

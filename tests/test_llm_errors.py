@@ -25,7 +25,7 @@ from fake_server import (
 from llm_tools import HELLO, KEY, Pauses, ask, fail, make, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm import ClientConfig, OpenAIClient, Usage
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient, Usage
 
 # --- what is not
 

@@ -11,7 +11,7 @@ from fake_server import Behaviour, FakeServer, Request, dropped, html, slow, sta
 from llm_tools import HELLO, Pauses, ask, fail, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm import ClientConfig, OpenAIClient, Usage
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient, Usage
 
 # An answer that says that nothing was done; a gateway's or none at all leaves it open.
 UNBILLED = {"status 429", "status 500", "status 503", "status 529"}

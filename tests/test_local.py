@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zopo_fast import local
 from zopo_fast.errors import ConfigError, MissingDependencyError, RequestRejectedError
-from zopo_fast.local import LocalModel, find_model
+from zopo_fast.llm import local
+from zopo_fast.llm.local import LocalModel, find_model
 
 QUESTION = "Is this review positive or negative? Answer with one word.\n\nReview: {}"
 REVIEWS = ["A dull film.", "Warm, funny and full of life.", "It never finds its tone.", "An instant classic."]
@@ -262,7 +262,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.model
 def test_the_server_is_reached_with_the_key_only(model: LocalModel) -> None:
     from zopo_fast.errors import AuthenticationError
-    from zopo_fast.llm import ClientConfig, OpenAIClient
+    from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
     async def intrude() -> None:
         await model.chat(ask("hi"))

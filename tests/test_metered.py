@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from zopo_fast.budget import Account, Limits, Metered
 from zopo_fast.errors import ConfigError, RateLimitError, RequestTimeoutError
-from zopo_fast.token_bound import chat_bound
-from zopo_fast.usage import Answer, Message, Usage
+from zopo_fast.llm.budget import Account, Limits, Metered
+from zopo_fast.llm.tokens import chat_bound
+from zopo_fast.llm.types import Answer, Message, Usage
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:

@@ -14,8 +14,8 @@ from fake_server import FakeServer, Request, ok, status
 from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.pacing import LEAST_RATE, Pacer, Ticket
-from zopo_fast.retry import Time
+from zopo_fast.llm.openai.rate_limit import LEAST_RATE, Pacer, Ticket
+from zopo_fast.llm.openai.retry import Time
 
 
 class Simulation:

@@ -28,8 +28,8 @@ from resume_tools import (
 )
 
 import zopo_fast as zf
+from zopo_fast.llm.types import Answer
 from zopo_fast.store import Event, Store
-from zopo_fast.usage import Answer
 
 
 class Judging:

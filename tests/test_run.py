@@ -419,7 +419,7 @@ def test_judge_and_rubric_are_used() -> None:
 
     class Judge:
         async def chat(self, messages: Any) -> Any:
-            from zopo_fast.usage import Answer, Usage
+            from zopo_fast.llm.types import Answer, Usage
 
             return Answer(judge_answer(messages), Usage(1, 1, calls=1))
 

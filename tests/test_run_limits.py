@@ -13,9 +13,9 @@ from cli_tools import Bench, chats, serving
 from resume_tools import EMBEDDINGS, PROMPTS, TASK, answer, events, settings
 
 import zopo_fast as zf
-from zopo_fast.answer_cache import AnswerCache
 from zopo_fast.errors import LimitReachedError
-from zopo_fast.limits import Limits, Prices
+from zopo_fast.llm.answer_cache import AnswerCache
+from zopo_fast.llm.limits import Limits, Prices
 
 BODY = {"temperature": 0, "max_tokens": 4}
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from zopo_fast import errors
+from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.pool import Pool
 from zopo_fast.result import Trial
 from zopo_fast.store import Event, Store
-from zopo_fast.usage import Answer, Usage
 
 ODD = 'a "quoted" \ud83d line\u2028with\x00 control \x1b[31m and \U0001f600'
 POOL = Pool.from_texts(["first", "zweitens: ä\u0301 \U0001f600", "first"], {1: 0.1})

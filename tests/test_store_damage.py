@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from zopo_fast import errors, store_salvage
+from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.pool import Pool
 from zopo_fast.store import Event, Store
-from zopo_fast.usage import Answer, Usage
 
 ENTRIES = 300
 CONFIG = {"options": list(range(20))}

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.token_bound import chat_bound, text_bound
-from zopo_fast.tokens import count_messages
+from zopo_fast.llm.tokens import chat_bound, count_messages, text_bound
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zopo_fast import tokens
-from zopo_fast.tokens import TokenCount, count_messages, count_tokens, estimate
+from zopo_fast.llm import tokens
+from zopo_fast.llm.tokens import TokenCount, count_messages, count_tokens, estimate
 
 ENGLISH = [
     "Write the opposite of the given word. For example, if the word is 'hot', the answer is 'cold'.",
@@ -115,7 +115,7 @@ def test_special_tokens_half_surrogates_and_long_texts_are_counted() -> None:
 
 
 def test_importing_the_module_does_not_load_tiktoken() -> None:
-    code = "import sys, zopo_fast.tokens; sys.exit('tiktoken' in sys.modules)"
+    code = "import sys, zopo_fast.llm.tokens; sys.exit('tiktoken' in sys.modules)"
 
     async def child() -> int:
         return await (await asyncio.create_subprocess_exec(sys.executable, "-c", code)).wait()

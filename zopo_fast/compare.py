@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zopo_fast._utils.aio import all_or_none
+from zopo_fast.llm.types import Usage
 from zopo_fast.result import HeldOut, Interval, paired_interval
 from zopo_fast.scoring import OF_THE_PROMPT, Score
-from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
     from zopo_fast.run_config import RunConfig

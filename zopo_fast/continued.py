@@ -103,7 +103,8 @@ def _typed() -> set[str]:
 
 
 def _without_secrets(name: str, value: Any) -> Any:
-    from zopo_fast.endpoint import ClientConfig, parse_base_url, show_url
+    from zopo_fast.llm.openai.config import ClientConfig
+    from zopo_fast.llm.openai.redaction import parse_base_url, show_url
 
     if name == "headers":
         return {}

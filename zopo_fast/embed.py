@@ -27,11 +27,11 @@ from zopo_fast._utils.fork import enlist
 from zopo_fast._utils.sqlite_cache import CacheFile
 from zopo_fast._utils.text import shown
 from zopo_fast.errors import ArrayError, ConfigError, InputError, MissingDependencyError
-from zopo_fast.usage import Usage
+from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.budget import Account
-    from zopo_fast.llm import ClientConfig
+    from zopo_fast.llm.budget import Account
+    from zopo_fast.llm.openai.client import ClientConfig
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -90,7 +90,7 @@ class LocalEmbedder:
     """The embedded model's last or mean token; settings as in `LocalModel`."""
 
     def __init__(self, path: str | Path | None = None, *, pooling: str = "last", **settings: Any) -> None:
-        from zopo_fast.local import LocalModel
+        from zopo_fast.llm.local import LocalModel
 
         self.model = LocalModel(path, pooling=pooling, **settings)
         self.name = f"local:{self.model.name}"
@@ -112,8 +112,9 @@ class EndpointEmbedder:
     """An embedding model behind an OpenAI-compatible endpoint: that of `config`, or of the environment."""
 
     def __init__(self, model: str, config: ClientConfig | None = None) -> None:
-        from zopo_fast.endpoint import Endpoint, show_url
-        from zopo_fast.llm import ClientConfig, OpenAIClient
+        from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
+        from zopo_fast.llm.openai.endpoint import Endpoint
+        from zopo_fast.llm.openai.redaction import show_url
 
         config = replace(config or ClientConfig(model), embedding_model=model)
         self.client = OpenAIClient(config)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zopo_fast import template, tokens
+from zopo_fast import template
 from zopo_fast.judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
+from zopo_fast.llm import tokens
 from zopo_fast.run_config import RunConfig
 from zopo_fast.task import Task
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
-from zopo_fast.recording import OCCASION
-from zopo_fast.usage import Usage
+from zopo_fast.llm.middleware import OCCASION
+from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.metrics import Metric
     from zopo_fast.task import Example
     from zopo_fast.template import Template
-    from zopo_fast.usage import ChatModel
 
 
 @dataclass(frozen=True)

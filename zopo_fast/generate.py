@@ -24,12 +24,12 @@ from zopo_fast._utils.aio import all_or_none
 from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
 from zopo_fast._utils.text import parse_json, printable, shown
 from zopo_fast.errors import ConfigError, LLMError, PoolError
+from zopo_fast.llm.types import Usage
 from zopo_fast.pool import Pool, normalise
-from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
+    from zopo_fast.llm.types import Answer, ChatModel, Message
     from zopo_fast.task import Example
-    from zopo_fast.usage import Answer, ChatModel, Message
 
 COMPOSE_FILE = Path(__file__).with_name("compose.toml")
 PARTS = ("roles", "instructions", "formats")

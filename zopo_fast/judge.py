@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from zopo_fast.errors import ConfigError, MetricError
+from zopo_fast.llm.types import Usage
 from zopo_fast.template import fill
-from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.task import Example
-    from zopo_fast.usage import ChatModel
 
 DEFAULT_RUBRIC = """\
 You grade the answer of an assistant. Compare it with the reference answers: what counts is whether it is \

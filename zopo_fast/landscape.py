@@ -25,10 +25,10 @@ from zopo_fast._utils.files import MOST_DATA, Unreadable, exists, read_bytes, re
 from zopo_fast._utils.text import json_line, parse_json, shown
 from zopo_fast.errors import InputError, LLMError, OutputError, PoolError
 from zopo_fast.evaluate import Evaluator, Scored
+from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.result import Trial
 from zopo_fast.scoring import OF_THE_PROMPT, calls_at_once, prompts_at_once
 from zopo_fast.task import Example, Task
-from zopo_fast.usage import ChatModel, Usage
 
 DEFAULT_CALLS = 16  # at once, of a model that does not say how many it takes
 

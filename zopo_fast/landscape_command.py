@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zopo_fast.landscape import Journal
+    from zopo_fast.llm.types import Usage
     from zopo_fast.pool import Pool
     from zopo_fast.result import Trial
     from zopo_fast.task import Task
-    from zopo_fast.usage import Usage
 
 
 @click.command()
@@ -240,6 +240,7 @@ class _Command:
 
 def _shown(client: Any) -> str:
     """The client's endpoint, without a password or a key in its query."""
-    from zopo_fast.endpoint import Endpoint, show_url
+    from zopo_fast.llm.openai.endpoint import Endpoint
+    from zopo_fast.llm.openai.redaction import show_url
 
     return show_url(Endpoint(client.config).url(""))

@@ -13,8 +13,8 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.option_types import FiniteRange
 
 if TYPE_CHECKING:
-    from zopo_fast.answer_cache import AnswerCache
-    from zopo_fast.limits import Limits, Prices
+    from zopo_fast.llm.answer_cache import AnswerCache
+    from zopo_fast.llm.limits import Limits, Prices
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -82,14 +82,14 @@ class LimitSettings:
 
     def limits(self) -> Limits | None:
         """The limits of the run; None: none was typed."""
-        from zopo_fast.limits import Limits
+        from zopo_fast.llm.limits import Limits
 
         limits = Limits(self.limit_calls, self.limit_tokens, self.limit_cost, self.limit_seconds)
         return None if limits == Limits() else limits
 
     def prices(self, prices: tuple[float, float] | None) -> Prices | None:
         """Prices in and out as `options.prices_of` gives them; raises `ConfigError` where they are needed."""
-        from zopo_fast.limits import Prices
+        from zopo_fast.llm.limits import Prices
 
         if prices is None:
             if self.limit_cost is not None:
@@ -103,6 +103,6 @@ class LimitSettings:
             if self.cache_size is not None:
                 raise ConfigError("--cache-size and --no-cache contradict each other; give one")
             return None
-        from zopo_fast.answer_cache import MAX_BYTES, AnswerCache
+        from zopo_fast.llm.answer_cache import MAX_BYTES, AnswerCache
 
         return AnswerCache(max_bytes=self.cache_size or MAX_BYTES)

@@ -24,8 +24,8 @@ from zopo_fast.errors import ConfigError, MetricError, ZopoError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.task import Example
-    from zopo_fast.usage import ChatModel
 
 
 class Metric(Protocol):

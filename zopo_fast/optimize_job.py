@@ -13,7 +13,8 @@ import click
 
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
 from zopo_fast.limit_options import LimitSettings
-from zopo_fast.metered import Metered
+from zopo_fast.llm.middleware import Kept, Metered, Recorded
+from zopo_fast.llm.types import Usage
 from zopo_fast.options import (
     JudgeSettings,
     ModelSettings,
@@ -25,11 +26,9 @@ from zopo_fast.options import (
     settings_of,
 )
 from zopo_fast.progress import Progress
-from zopo_fast.recording import Kept, Recorded
-from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.budget import Account
+    from zopo_fast.llm.budget import Account
     from zopo_fast.pool import Pool
     from zopo_fast.report import RunFolder
     from zopo_fast.result import Result
@@ -337,7 +336,7 @@ class Command:
 
     def _settings(self) -> dict[str, Any]:
         """What the run was asked for, without what may be secret."""
-        from zopo_fast.endpoint import parse_base_url, show_url
+        from zopo_fast.llm.openai.redaction import parse_base_url, show_url
 
         kept = {k: v for k, v in self.options.items() if v is not None}
         for name in _NAMES_ONLY:

@@ -16,10 +16,10 @@ from zopo_fast.judge import JUDGE_MAX_TOKENS
 from zopo_fast.option_types import File, FiniteRange, from_toml, json_object
 
 if TYPE_CHECKING:
-    from zopo_fast.endpoint import ClientConfig
+    from zopo_fast.llm.openai.config import ClientConfig
+    from zopo_fast.llm.types import Usage
     from zopo_fast.pool import Pool
     from zopo_fast.task import Task
-    from zopo_fast.usage import Usage
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -200,7 +200,7 @@ class ModelSettings:
 
     def client_config(self, writing: bool = False) -> ClientConfig:
         """Settings of the endpoint's client."""
-        from zopo_fast.llm import ClientConfig
+        from zopo_fast.llm.openai.client import ClientConfig
 
         body = self.full_body(writing)
         config = ClientConfig(
@@ -219,14 +219,14 @@ class ModelSettings:
     async def opened(self, writing: bool = False) -> AsyncIterator[Any]:
         """Open the model for the length of a block."""
         if self.is_local:
-            from zopo_fast.local import LocalModel
+            from zopo_fast.llm.local import LocalModel
 
             async with LocalModel(
                 self.model, slots=self.concurrency or 1, body=self.full_body(writing)
             ) as local:
                 yield local
             return
-        from zopo_fast.llm import OpenAIClient
+        from zopo_fast.llm.openai.client import OpenAIClient
 
         async with OpenAIClient(self.client_config(writing)) as client:
             yield client
@@ -292,7 +292,7 @@ class JudgeSettings:
                 raise ConfigError("--judge-base-url needs --judge-model, the name of the model there")
             yield None
             return
-        from zopo_fast.llm import OpenAIClient
+        from zopo_fast.llm.openai.client import OpenAIClient
 
         same = self.judge_base_url in (None, model.base_url)
         config = replace(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zopo_fast.usage import Usage
+from zopo_fast.llm.types import Usage
 
 
 @dataclass(frozen=True)

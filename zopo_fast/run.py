@@ -11,15 +11,14 @@ import numpy as np
 
 from zopo_fast import resume
 from zopo_fast._utils.aio import require_no_loop, require_own_event
-from zopo_fast.answer_cache import Cached, identity_of
-from zopo_fast.budget import Account
 from zopo_fast.config import ZopoConfig
 from zopo_fast.driver import Driver
 from zopo_fast.errors import ConfigError
-from zopo_fast.metered import Metered
+from zopo_fast.llm.answer_cache import Cached, identity_of
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.middleware import Kept, Metered, Recorded
 from zopo_fast.optimizer import Zopo
 from zopo_fast.pool import Pool, normalise
-from zopo_fast.recording import Kept, Recorded
 from zopo_fast.result import Result, Trial
 from zopo_fast.run_config import RunConfig
 from zopo_fast.scoring import Wrap, prompts_at_once, scorer_for
@@ -30,9 +29,9 @@ from zopo_fast.task import Task
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zopo_fast.answer_cache import AnswerCache
+    from zopo_fast.llm.answer_cache import AnswerCache
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.store import Store
-    from zopo_fast.usage import ChatModel
 
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 

@@ -21,8 +21,8 @@ from zopo_fast.errors import (
     ZopoError,
 )
 from zopo_fast.evaluate import Evaluation, Evaluator, Scored
+from zopo_fast.llm.types import Answer, ChatModel, Message, Usage
 from zopo_fast.task import Task
-from zopo_fast.usage import Answer, ChatModel, Message, Usage
 
 # What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
 OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)

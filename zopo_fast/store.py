@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
+from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.pool import Pool
 from zopo_fast.store_file import connect, make
 from zopo_fast.store_rows import as_json, insert
 from zopo_fast.store_writer import Statement, Writer, typed
-from zopo_fast.usage import Answer, Usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

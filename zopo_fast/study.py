@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from zopo_fast import racing
 from zopo_fast.errors import InputError, NothingToAsk
+from zopo_fast.llm.types import Usage
 from zopo_fast.result import Trial
 from zopo_fast.scoring import Score
-from zopo_fast.usage import Usage
 
 if TYPE_CHECKING:
     from zopo_fast.optimizer import Zopo

@@ -17,9 +17,9 @@ import numpy as np
 from chaos_server import FAULTS, Books, ChaosServer, right_answer
 
 import zopo_fast as zf
-from zopo_fast.budget import Account, Limits
 from zopo_fast.errors import LimitReachedError, LLMError, ZopoError
-from zopo_fast.llm import ClientConfig, OpenAIClient
+from zopo_fast.llm.budget import Account, Limits
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 PROMPTS = 40
 SLOTS = 64

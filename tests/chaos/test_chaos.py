@@ -34,7 +34,7 @@ def test_a_run_ends_where_every_request_fails(fault: str) -> None:
 
 def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that forgets what it lost is found out."""
-    from zopo_fast.budget import Account
+    from zopo_fast.llm.budget import Account
 
     monkeypatch.setattr(Account, "forfeit", Account.release)
     row = asyncio.run(runs("truncated", 3, seed=99))

@@ -8,13 +8,16 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented:
-    from zopo_fast import answers, generate, judge, metrics, retry
+    from zopo_fast import generate, judge, metrics
     from zopo_fast._utils import text
+    from zopo_fast.llm.openai import responses as answers
+    from zopo_fast.llm.openai import retry
     from zopo_fast.pool import normalise
 
 from yarl import URL
 
-from zopo_fast.endpoint import ClientConfig, Endpoint
+from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.endpoint import Endpoint
 
 ENDPOINT = Endpoint(ClientConfig("m", base_url="http://localhost:1/v1", api_key="sk-0123456789"))
 HEADERS = ("Retry-After", "Date", "Location", "Content-Length", "Transfer-Encoding")

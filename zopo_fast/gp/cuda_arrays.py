@@ -9,7 +9,7 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast.errors import ArrayError, ConfigError, DeviceError
-from zopo_fast.gp.arrays import _LEGACY_STREAM, _loaded, _ordinal_of, _take_interface
+from zopo_fast.gp.arrays import _LEGACY_STREAM, _loaded, _ordinal_of, _take_interface, as_doubles
 from zopo_fast.gp.device import cuda_available, cuda_status, parse_device
 
 if TYPE_CHECKING:

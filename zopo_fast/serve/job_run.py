@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.limits import Limits as RunLimits
-from zopo_fast.limits import Prices
+from zopo_fast.llm.limits import Limits as RunLimits
+from zopo_fast.llm.limits import Prices
 from zopo_fast.pool import Pool
 from zopo_fast.result import Result, Trial
 from zopo_fast.run import RunConfig, optimize

@@ -19,6 +19,7 @@ import msgspec
 
 from zopo_fast._utils.files import write_whole
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
+from zopo_fast.llm.types import Usage
 from zopo_fast.result import Result, Trial
 from zopo_fast.serve.job_events import JobEvents
 from zopo_fast.serve.job_run import check, run
@@ -28,7 +29,6 @@ from zopo_fast.serve.models import NamedModel
 from zopo_fast.serve.problems import Problem, not_found
 from zopo_fast.serve.running import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
 from zopo_fast.serve.settings import Limits
-from zopo_fast.usage import Usage
 
 ENDED = ("done", "failed", "cancelled", "interrupted")
 STOP_SECONDS = 5.0  # that a run has to end with the results so far, before it is cut off

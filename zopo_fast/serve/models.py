@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm import ClientConfig, OpenAIClient
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 LOCAL = "local"
 _BODY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 64}  # as optimize has it
@@ -60,7 +60,7 @@ class NamedModel:
     async def opened(self) -> AsyncIterator[Any]:
         """Open the model for the length of a block."""
         if self.client is None:
-            from zopo_fast.local import LocalModel
+            from zopo_fast.llm.local import LocalModel
 
             async with LocalModel(self.path, slots=self.slots, body=self.body) as local:
                 yield local

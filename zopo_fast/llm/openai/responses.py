@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from yarl import URL
 
-from zopo_fast.endpoint import Endpoint, show_url
 from zopo_fast.errors import (
     AuthenticationError,
     LLMError,
@@ -21,8 +20,10 @@ from zopo_fast.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from zopo_fast.retry import Failure, retry_after
-from zopo_fast.usage import stated_tokens
+from zopo_fast.llm.openai.endpoint import Endpoint
+from zopo_fast.llm.openai.redaction import show_url
+from zopo_fast.llm.openai.retry import Failure, retry_after
+from zopo_fast.llm.types import stated_tokens
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 

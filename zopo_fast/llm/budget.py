@@ -23,9 +23,9 @@ from contextlib import suppress
 from typing import Protocol
 
 from zopo_fast.errors import ConfigError, LimitReachedError, ZopoError
-from zopo_fast.limits import Hold, Left, Limits, Prices, Spent
-from zopo_fast.metered import Metered
-from zopo_fast.usage import Usage
+from zopo_fast.llm.limits import Hold, Left, Limits, Prices, Spent
+from zopo_fast.llm.middleware import Metered
+from zopo_fast.llm.types import Usage
 
 __all__ = ["Account", "Hold", "Ledger", "Left", "Limits", "Metered", "Prices", "Spent"]
 

@@ -26,10 +26,12 @@ from zopo_fast._utils.aio import end
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.files import default_cache_dir
 from zopo_fast._utils.sqlite_cache import CacheFile
-from zopo_fast.endpoint import ClientConfig, Endpoint, show_url, visible_query
 from zopo_fast.errors import ConfigError, ZopoError
-from zopo_fast.metered import Metered
-from zopo_fast.usage import Answer, Message, Usage
+from zopo_fast.llm.middleware import Metered
+from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.endpoint import Endpoint
+from zopo_fast.llm.openai.redaction import show_url, visible_query
+from zopo_fast.llm.types import Answer, Message, Usage
 
 FILE = "answers-1.sqlite3"
 MAX_BYTES = 256 * 2**20
@@ -229,7 +231,7 @@ def identity_of(model: Any) -> Mapping[str, Any] | None:
         url = Endpoint(config).url("chat/completions")
         where = [show_url(url), visible_query(url)]
         return {"model": config.model, "endpoint": where, "body": dict(config.body)}
-    from zopo_fast.local import LocalModel
+    from zopo_fast.llm.local import LocalModel
 
     if isinstance(model, LocalModel):
         return {"local": model.name, "context": model.context, "body": dict(model.body)}

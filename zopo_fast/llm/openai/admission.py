@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from zopo_fast.breaker import Breaker, Outcome
 from zopo_fast.errors import (
     EndpointDownError,
     RateLimitError,
@@ -15,8 +14,9 @@ from zopo_fast.errors import (
     ServerError,
     UnreachableError,
 )
-from zopo_fast.pacing import Pacer, Ticket
-from zopo_fast.retry import Failure, Time
+from zopo_fast.llm.openai.circuit_breaker import Breaker, Outcome
+from zopo_fast.llm.openai.rate_limit import Pacer, Ticket
+from zopo_fast.llm.openai.retry import Failure, Time
 
 _DOWN = (UnreachableError, RequestTimeoutError, ServerError)
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from zopo_fast.admission import Admission, Admitted
-from zopo_fast.retry import Bounds, Clock, Failure, Retry, Sleep
-from zopo_fast.usage import Usage
+from zopo_fast.llm.openai.admission import Admission, Admitted
+from zopo_fast.llm.openai.retry import Bounds, Clock, Failure, Retry, Sleep
+from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.answers import Document
-    from zopo_fast.budget import Account, Hold
+    from zopo_fast.llm.budget import Account, Hold
+    from zopo_fast.llm.openai.responses import Document
 
 
 class Reading(Protocol):

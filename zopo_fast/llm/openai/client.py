@@ -25,23 +25,33 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 
-from zopo_fast import tokens
 from zopo_fast._utils.aio import Closing, all_or_none
 from zopo_fast._utils.fork import abandon, enlist
-from zopo_fast.admission import Admission
-from zopo_fast.answers import ChatReading, Document, Reply, Vectors, judge, read_chat, read_embeddings
-from zopo_fast.breaker import Breaker
-from zopo_fast.call import Call, R, Send
-from zopo_fast.endpoint import ClientConfig, Endpoint, show_url
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
-from zopo_fast.pacing import Pacer
-from zopo_fast.retry import Clock, Failure, Sleep, Time
-from zopo_fast.token_bound import chat_bound, completion_bound, texts_bound
-from zopo_fast.transport import Transport
-from zopo_fast.usage import Answer, ChatModel, EmbeddingModel, Message, Usage
+from zopo_fast.llm import tokens
+from zopo_fast.llm.openai.admission import Admission
+from zopo_fast.llm.openai.circuit_breaker import Breaker
+from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.endpoint import Endpoint
+from zopo_fast.llm.openai.rate_limit import Pacer
+from zopo_fast.llm.openai.redaction import show_url
+from zopo_fast.llm.openai.request import Call, R, Send
+from zopo_fast.llm.openai.responses import (
+    ChatReading,
+    Document,
+    Reply,
+    Vectors,
+    judge,
+    read_chat,
+    read_embeddings,
+)
+from zopo_fast.llm.openai.retry import Clock, Failure, Sleep, Time
+from zopo_fast.llm.openai.transport import Transport
+from zopo_fast.llm.tokens import chat_bound, completion_bound, texts_bound
+from zopo_fast.llm.types import Answer, ChatModel, EmbeddingModel, Message, Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.budget import Account
+    from zopo_fast.llm.budget import Account
 
 __all__ = [
     "Answer",

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator
 
 import aiohttp
 
-from zopo_fast.answers import MALFORMED_ATTEMPTS, Reply
-from zopo_fast.endpoint import Endpoint, show_url
 from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
-from zopo_fast.retry import Failure
+from zopo_fast.llm.openai.endpoint import Endpoint
+from zopo_fast.llm.openai.redaction import show_url
+from zopo_fast.llm.openai.responses import MALFORMED_ATTEMPTS, Reply
+from zopo_fast.llm.openai.retry import Failure
 
 _ERROR_BODY_BYTES = 2**16
 

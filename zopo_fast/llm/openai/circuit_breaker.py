@@ -17,7 +17,7 @@ from __future__ import annotations
 import enum
 import math
 
-from zopo_fast.retry import Clock
+from zopo_fast.llm.openai.retry import Clock
 
 PATIENCE = 1 / 6
 """Seconds that the failures in a row have to last before it opens, as a share of those it stays open."""

@@ -18,7 +18,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from zopo_fast.retry import Clock
+from zopo_fast.llm.openai.retry import Clock
 
 ROUND = 1.0
 """Seconds between two slowdowns: what was sent before one says nothing about it."""

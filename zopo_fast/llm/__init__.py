@@ -1,0 +1,1 @@
+"""Chat and embedding models, and what their calls cost."""

@@ -1,0 +1,83 @@
+"""Where a model is reached and with which settings; keeps the key out of whatever is shown."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+
+from yarl import URL
+
+from zopo_fast.errors import AuthenticationError
+from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.redaction import (
+    _SENSITIVE,
+    LOOPBACK,
+    MASK,
+    _one_line,
+    _spellings,
+    _veiled,
+    _with_parts,
+    parse_base_url,
+    parse_key,
+    show_url,
+)
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Endpoint:
+    """A configuration with the environment's part filled in: URLs and headers to send, secrets to hide."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
+        source = "base_url" if config.base_url else "OPENAI_BASE_URL"
+        url = parse_base_url(source, base or OPENAI_URL)
+        key = config.api_key or os.environ.get("OPENAI_API_KEY", "").strip()
+        secrets = {url.password or "", *url.query.values()}
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {parse_key('OPENAI_API_KEY', key)}"
+        elif url.user is not None:
+            login = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+            headers["Authorization"] = f"Basic {login}"
+        given = {name.lower() for name in config.headers}
+        headers = {n: v for n, v in headers.items() if n.lower() not in given} | dict(config.headers)
+        if url.host == "api.openai.com" and not any(_SENSITIVE.search(name) for name in headers):
+            raise AuthenticationError(
+                "no API key: OpenAI's endpoint needs one; set OPENAI_API_KEY, pass api_key, "
+                "or point base_url (OPENAI_BASE_URL) at a server of your own"
+            )
+        for name, value in headers.items():
+            if _SENSITIVE.search(name):
+                secrets.update(_with_parts(value))
+        for body in (config.body, config.embedding_body):
+            _veiled(body, secrets)
+        secrets.add(key.strip())
+        self.headers: Mapping[str, str] = headers
+        # A bare host: the API may lie at its root or below /v1, see `OpenAIClient`.
+        self.bare = url.path in {"", "/"}
+        self.loopback = url.host in LOOPBACK
+        self._base = url.with_user(None)
+        self._secrets = _spellings(secrets)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({show_url(self._base)!r})"
+
+    def url(self, path: str) -> URL:
+        """Return the address of `path` below the base URL."""
+        return (self._base / path).with_query(self._base.query)
+
+    def redact(self, text: str) -> str:
+        """Return `text` with every secret replaced."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
+
+    def quote(self, body: bytes | str, limit: int = 200) -> str:
+        """Return an answer's beginning as errors may show it: one line, no secrets, no controls."""
+        text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+        # Redacted before it is cut: half a key is still too much of it.
+        text = self.redact(_one_line(text))
+        text = text.encode("utf-8", "replace").decode()
+        return text if len(text) <= limit else text[:limit] + "..."
