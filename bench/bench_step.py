@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zopo_fast as zf
-from zopo_fast.config import Search
-from zopo_fast.region_search import NUGGETS, RegionSearch
-from zopo_fast.surrogate import Surrogate
+from zopo_fast.search.config import Search
+from zopo_fast.search.gradient import Surrogate
+from zopo_fast.search.improvement import NUGGETS, RegionSearch
 
 from . import limits, machine, peers
 from .harness import Result, Settings, Timing, rows

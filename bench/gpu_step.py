@@ -123,7 +123,7 @@ def _cycled(step: Callable[[Any], object], points: list[Any]) -> Callable[[], ob
 
 def _published_fit(kernel: zf.NTK, X: Any, y: Any, x: Any, devices: Devices) -> Callable[[], object]:
     """What the published step does for one gradient, on all n points: fit anew, then autograd."""
-    from zopo_fast.config import OfficialSettings
+    from zopo_fast.search.config import OfficialSettings
 
     from .peers.published import EmpiricalNTK, Surrogate
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zopo_fast.config import OfficialSettings
+from zopo_fast.search.config import OfficialSettings
 
 from .peers.published import EmpiricalNTK, PublishedZopo, Surrogate
 

@@ -11,7 +11,7 @@ from test_optimizer import pool
 import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp import reference
-from zopo_fast.region_search import RegionSearch
+from zopo_fast.search.improvement import RegionSearch
 
 NUGGETS = np.logspace(-2, 0.5, 4)
 

@@ -108,7 +108,7 @@ def test_parts_of_one_array(device: str, rng: np.random.Generator) -> None:
 def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """More observations than room was made for at first."""
     pools, scores = problems
-    monkeypatch.setattr("zopo_fast.batch.MAX_CAPACITY", 8)
+    monkeypatch.setattr("zopo_fast.search.batch.MAX_CAPACITY", 8)
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from zopo_fast import metrics, template
+from zopo_fast import metrics
 from zopo_fast.errors import InputError, LLMError, MetricError, ServerError
 from zopo_fast.evaluate import Evaluator, Scored
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.task import Example
+from zopo_fast.tasks import template
+from zopo_fast.tasks.task import Example
 
 EXAMPLES = [Example(str(i), (f"out {i}",)) for i in range(6)]
 ONE = Usage(prompt_tokens=10, completion_tokens=1, calls=1)

@@ -21,10 +21,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import generate, metrics, task_files, template
+from zopo_fast import generate, metrics
 from zopo_fast._utils import files
 from zopo_fast.option_types import from_toml
 from zopo_fast.options import text_or_file
+from zopo_fast.tasks import readers as task_files
+from zopo_fast.tasks import template
 
 SENTIMENT = Path(__file__).parent.parent / "examples" / "sentiment.jsonl"
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

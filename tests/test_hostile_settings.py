@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import zopo_fast as zf
 from zopo_fast import embed, generate
-from zopo_fast.config import OfficialSettings
 from zopo_fast.errors import MissingDependencyError
+from zopo_fast.search.config import OfficialSettings
 
 anything: st.SearchStrategy[Any] = st.one_of(numbers, texts, json_values)
 

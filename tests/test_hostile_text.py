@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import generate, judge, metrics, pool, report, template
+from zopo_fast import generate, judge, metrics, pool, report
 from zopo_fast._utils import text
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.result import HeldOut, Interval, Result
-from zopo_fast.task import Example
+from zopo_fast.tasks import template
+from zopo_fast.tasks.task import Example
 
 # Characters; of ten megabytes with ZOPO_LONG=1.
 SIZE = 10_000_000 if os.environ.get("ZOPO_LONG") else 300_000

@@ -19,7 +19,7 @@ from zopo_fast import metrics
 from zopo_fast.errors import ConfigError, MetricError, ServerError
 from zopo_fast.judge import Judge, parse_score
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.task import Example
+from zopo_fast.tasks.task import Example
 
 
 def score(metric: Any, answer: str, *outputs: str, input: str = "in") -> float:

@@ -16,7 +16,7 @@ from conftest import assert_close, golden_names, load_golden
 import zopo_fast as zf
 from zopo_fast.bench import peers, search_quality
 from zopo_fast.bench.search_replay import Landscape, initial_points
-from zopo_fast.config import OfficialSettings
+from zopo_fast.search.config import OfficialSettings
 
 NEEDS = {
     "published": "torch",

@@ -326,14 +326,14 @@ def test_kernels(kernel: str, search: str, region: int) -> None:
 
 
 def test_the_default_kernel_by_name_is_the_default() -> None:
-    from zopo_fast.start import DEFAULT_KERNEL
+    from zopo_fast.search.problem import DEFAULT_KERNEL
 
     assert play(made(kernel=DEFAULT_KERNEL)) == play(made()) == play(made(kernel=[DEFAULT_KERNEL]))
 
 
 def test_the_native_kernel_is_that_of_python() -> None:
     """The same kernel twice is their mean, computed by its Python form: the same model but for rounding."""
-    from zopo_fast.start import DEFAULT_KERNEL
+    from zopo_fast.search.problem import DEFAULT_KERNEL
 
     models = []
     for kernel in (DEFAULT_KERNEL, [DEFAULT_KERNEL, DEFAULT_KERNEL]):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zopo_fast.errors import ConfigError, InputError, TaskError
-from zopo_fast.task import Example, Task
+from zopo_fast.tasks.task import Example, Task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 EVERYTHING: dict[str, Any] = {"examples": None}

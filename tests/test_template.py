@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zopo_fast import template
 from zopo_fast.errors import ConfigError
-from zopo_fast.task import Example
+from zopo_fast.tasks import template
+from zopo_fast.tasks.task import Example
 
 SHOTS = (Example("1 + 1", ("2", "two")), Example("2 + 3", ("5",)))
 # Texts that are likely to be mistaken for a placeholder.

@@ -11,8 +11,8 @@ from region_tools import landscape, made, search_of
 from test_optimizer import play
 
 import zopo_fast as zf
-from zopo_fast.observations import Observations
-from zopo_fast.region_search import TrustRegion
+from zopo_fast.search.strategy import Observations
+from zopo_fast.search.trust_region import TrustRegion
 
 REGIONS = {"whole": 1024, "trust region": 16}
 SEARCHES = ["improvement", "thompson"]

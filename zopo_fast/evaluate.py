@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.metrics import Metric
-    from zopo_fast.task import Example
-    from zopo_fast.template import Template
+    from zopo_fast.tasks.task import Example
+    from zopo_fast.tasks.template import Template
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from zopo_fast.pool import Pool, normalise
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import Answer, ChatModel, Message
-    from zopo_fast.task import Example
+    from zopo_fast.tasks.task import Example
 
 COMPOSE_FILE = Path(__file__).with_name("compose.toml")
 PARTS = ("roles", "instructions", "formats")

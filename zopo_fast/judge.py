@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from zopo_fast.errors import ConfigError, MetricError
 from zopo_fast.llm.types import Usage
-from zopo_fast.template import fill
+from zopo_fast.tasks.template import fill
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
-    from zopo_fast.task import Example
+    from zopo_fast.tasks.task import Example
 
 DEFAULT_RUBRIC = """\
 You grade the answer of an assistant. Compare it with the reference answers: what counts is whether it is \

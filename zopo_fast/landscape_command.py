@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import Usage
     from zopo_fast.pool import Pool
     from zopo_fast.result import Trial
-    from zopo_fast.task import Task
+    from zopo_fast.tasks.task import Task
 
 
 @click.command()
@@ -175,8 +175,8 @@ class _Command:
 
     def _settings(self, llm: Any, judge: Any) -> dict[str, Any]:
         """All that the scores depend on; texts, and what may be secret, by their fingerprint."""
-        from zopo_fast import template
         from zopo_fast.landscape import fingerprint
+        from zopo_fast.tasks import template
 
         def named(values: list[Any], unit: str) -> str:
             return f"{len(values)} {unit} ({fingerprint(values)})"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zopo_fast.llm.types import ChatModel
-    from zopo_fast.task import Example
+    from zopo_fast.tasks.task import Example
 
 
 class Metric(Protocol):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from zopo_fast.result import Result
     from zopo_fast.run_config import RunConfig
     from zopo_fast.store import Store
-    from zopo_fast.task import Task
+    from zopo_fast.tasks.task import Task
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
 _AT_ITS_END = ("budget", "pool", "perfect", "target")  # what leaves nothing to go on with
@@ -43,9 +43,9 @@ _NAMES_ONLY = ("headers", "body")
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
-    from zopo_fast.config import ZopoConfig
     from zopo_fast.pool import Pool
     from zopo_fast.run_config import RunConfig
+    from zopo_fast.search.config import ZopoConfig
 
     incumbent = options["incumbent"]
     if incumbent is not None:

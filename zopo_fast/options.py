@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zopo_fast.llm.openai.config import ClientConfig
     from zopo_fast.llm.types import Usage
     from zopo_fast.pool import Pool
-    from zopo_fast.task import Task
+    from zopo_fast.tasks.task import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -308,7 +308,7 @@ class JudgeSettings:
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
     """Load the task; a number of examples that was not typed suits what is there."""
-    from zopo_fast.task import Task
+    from zopo_fast.tasks.task import Task
 
     names = ("heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template")
     given = {name: options[name] for name in names}
@@ -324,7 +324,8 @@ def load_task(path: Path, options: dict[str, Any]) -> Task:
 
 def check_names(task: Task) -> None:
     """Refuse an unknown template or metric before any call is paid for."""
-    from zopo_fast import metrics, template
+    from zopo_fast import metrics
+    from zopo_fast.tasks import template
 
     template.resolve(task.template)
     if task.metric != "judge":

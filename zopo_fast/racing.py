@@ -18,7 +18,7 @@ from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.futility import binary_limit, evidence_below
 
 if TYPE_CHECKING:
-    from zopo_fast.optimizer import Zopo
+    from zopo_fast.search.optimizer import Zopo
 
 NEW = -1  # choose(): a candidate that has not begun yet
 MOST_LOOKS = 16  # of a candidate: with more examples the mini-batches grow

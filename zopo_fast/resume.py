@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zopo_fast import template
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.llm.types import Usage
 from zopo_fast.store import Store
 from zopo_fast.store_file import is_nothing
-from zopo_fast.task import Task
+from zopo_fast.tasks import template
+from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

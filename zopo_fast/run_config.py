@@ -9,11 +9,11 @@ from typing import Any
 
 from zopo_fast import metrics
 from zopo_fast._utils.checks import as_integer, as_number
-from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.racing import BATCH, ERROR, FIRST, Race, check_settings
-from zopo_fast.task import Task
+from zopo_fast.search.config import ZopoConfig
+from zopo_fast.tasks.task import Task
 
 LEAST_EXAMPLES = 10  # below, mini-batches leave little to save
 

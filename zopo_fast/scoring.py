@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zopo_fast import metrics, template
+from zopo_fast import metrics
 from zopo_fast._utils.aio import in_thread
 from zopo_fast._utils.checks import real
 from zopo_fast.errors import (
@@ -22,7 +22,8 @@ from zopo_fast.errors import (
 )
 from zopo_fast.evaluate import Evaluation, Evaluator, Scored
 from zopo_fast.llm.types import Answer, ChatModel, Message, Usage
-from zopo_fast.task import Task
+from zopo_fast.tasks import template
+from zopo_fast.tasks.task import Task
 
 # What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
 OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)

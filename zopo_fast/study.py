@@ -20,9 +20,9 @@ from zopo_fast.result import Trial
 from zopo_fast.scoring import Score
 
 if TYPE_CHECKING:
-    from zopo_fast.optimizer import Zopo
     from zopo_fast.pool import Pool
     from zopo_fast.run_config import RunConfig
+    from zopo_fast.search.optimizer import Zopo
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of entries."""

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast.config import ZopoConfig
-from zopo_fast.local_search import HISTORY, MIN_HISTORY
-from zopo_fast.surrogate import NOISE_GRID
+from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.gradient import HISTORY, MIN_HISTORY, NOISE_GRID
 
 
 class LocalSearchPeer:

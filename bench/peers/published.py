@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from zopo_fast import NTK
-from zopo_fast.config import OfficialSettings
+from zopo_fast.search.config import OfficialSettings
 
 Lookup = Literal["embedding", "index"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import fuzz, in_file, instrumented
 
 with instrumented:
-    from zopo_fast import task
+    from zopo_fast.tasks import task
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".json")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from harness import fuzz, instrumented
 
 with instrumented:
-    from zopo_fast import template
+    from zopo_fast.tasks import template
 
-from zopo_fast.task import Example
+from zopo_fast.tasks.task import Example
 
 
 def target(folder: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from zopo_fast.serve.pools import check_size, unpacked
 from zopo_fast.serve.settings import Limits
 from zopo_fast.serve.study_routes import search_config
 from zopo_fast.store import STUDY
-from zopo_fast.task import Example, Task
+from zopo_fast.tasks.task import Example, Task
 
 
 def check(request: CreateJob, limits: Limits, prices: tuple[float, float] | None) -> None:

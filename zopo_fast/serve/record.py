@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import StoreError
+from zopo_fast.search.config import ZopoConfig
 from zopo_fast.serve.journal import Entry, Event
 from zopo_fast.serve.study import Study
 from zopo_fast.serve.study_file import StudyFile

@@ -16,8 +16,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import InputError, NothingToAsk, StoreError, UnknownIndexError
+from zopo_fast.search.config import ZopoConfig
 from zopo_fast.serve.journal import Entry, Journal
 from zopo_fast.serve.metrics import Metrics
 from zopo_fast.serve.problems import Problem, not_found

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import NothingToAsk, StoreDamagedError, ZopoError
-from zopo_fast.optimizer import Zopo
+from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.optimizer import Zopo
 from zopo_fast.serve.journal import Event
 from zopo_fast.serve.problems import Problem
 from zopo_fast.serve.schemas import Asked, Scored, Tell

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from zopo_fast.config import OfficialSettings, ZopoConfig
 from zopo_fast.errors import ConfigError, NothingToAsk
+from zopo_fast.search.config import OfficialSettings, ZopoConfig
 from zopo_fast.serve import schemas
 from zopo_fast.serve.once import Once
 from zopo_fast.serve.pools import texts_of, unpacked

@@ -13,7 +13,6 @@ from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
 from zopo_fast._utils.exclusive import Turn
 from zopo_fast._utils.text import shown
-from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -22,20 +21,14 @@ from zopo_fast.errors import (
     NothingToAsk,
     UnknownIndexError,
 )
-from zopo_fast.local_search import LocalSearch
-from zopo_fast.observations import Observations
-from zopo_fast.official import OfficialSearch
-from zopo_fast.region_search import Coordinates, RegionSearch
-from zopo_fast.start import (
-    Kernel,
-    StudyStart,
-    as_embeddings,
-    kernel_state,
-    kernels_from_state,
-    pool_fingerprint,
-    same_pool,
-)
-from zopo_fast.strategy import Strategy
+from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.gradient import LocalSearch
+from zopo_fast.search.improvement import RegionSearch
+from zopo_fast.search.official import OfficialSearch
+from zopo_fast.search.problem import Kernel, StudyStart, as_embeddings
+from zopo_fast.search.state import kernel_state, kernels_from_state, pool_fingerprint, same_pool
+from zopo_fast.search.strategy import Observations, Strategy
+from zopo_fast.search.trust_region import Coordinates
 
 STATE_VERSION = 2
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zopo_fast import task_files
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.text import shown
 from zopo_fast.errors import ConfigError, InputError, TaskError
+from zopo_fast.tasks import readers as task_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from zopo_fast import _core
 from zopo_fast._utils.exclusive import Turn
 from zopo_fast._utils.text import shown
-from zopo_fast.config import ZopoConfig
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -24,9 +23,10 @@ from zopo_fast.errors import (
 from zopo_fast.gp.arrays import Array, Indices, as_doubles, as_host_array
 from zopo_fast.gp.device import parse_device
 from zopo_fast.gp.ntk import NTK, as_network_kernel
-from zopo_fast.local_search import HISTORY, MIN_HISTORY
-from zopo_fast.start import StudyStart, kernel_state, kernels_from_state, pool_fingerprint, same_pool
-from zopo_fast.surrogate import MAX_CAPACITY, MAX_REFRESH, MIN_NOISE, NOISE_GRID, kernel_scale
+from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.gradient import HISTORY, MAX_REFRESH, MIN_HISTORY, MIN_NOISE, NOISE_GRID
+from zopo_fast.search.problem import MAX_CAPACITY, StudyStart, kernel_scale
+from zopo_fast.search.state import kernel_state, kernels_from_state, pool_fingerprint, same_pool
 
 STATE_VERSION = 2
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zopo_fast import _core
-from zopo_fast._utils.checks import as_integer
-from zopo_fast.config import ZopoConfig
-from zopo_fast.errors import ArrayError, ConfigError, EmbeddingMismatchError, InputError
-from zopo_fast.gp.arrays import Array, as_host_array
+from zopo_fast.errors import ArrayError, ConfigError
+from zopo_fast.gp.arrays import as_host_array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
-from zopo_fast.gp.ntk import MOST_PARAMETERS, NTK, as_network_kernel, parameters
+from zopo_fast.gp.ntk import NTK, as_network_kernel
+from zopo_fast.search.config import ZopoConfig
 
 Kernel = NTK | InfiniteNTK
 
@@ -138,64 +134,29 @@ def as_embeddings(embeddings: Any) -> NDArray[Any]:
     return np.ascontiguousarray(Z, dtype=Z.dtype.newbyteorder("="))
 
 
-def pool_fingerprint(Z: NDArray[Any]) -> dict[str, Any]:
-    """Shape, dtype and hash of embeddings, by which a saved state knows them again."""
-    digest = hashlib.blake2b(Z.data, digest_size=16).hexdigest()
-    return {"shape": list(Z.shape), "dtype": Z.dtype.name, "blake2b": digest}
+# The mean diagonal of the kernel is taken over the whole pool up to this size, over an even sample of
+# this many candidates beyond.
+SCALE_SAMPLE = 4096
+
+MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
+
+LARGEST_SCALE = 1e150
 
 
-def same_pool(embeddings: Any, fingerprint: dict[str, Any]) -> NDArray[Any]:
-    """Return the embeddings; EmbeddingMismatchError unless that is their fingerprint."""
-    Z = as_embeddings(embeddings)
-    if pool_fingerprint(Z) != fingerprint:
-        raise EmbeddingMismatchError("the embeddings are not those this state was made with")
-    return Z
+def kernel_scale(kernel: NTK, pool: _core.Pool) -> float:
+    """Mean of k(z, z) over the candidates: the unit in which noise and thresholds are given.
 
-
-def kernel_state(kernels: Sequence[Kernel]) -> dict[str, Any]:
-    """The kernels as JSON values: how they were drawn, or their weights."""
-
-    def packed(array: Array) -> dict[str, Any]:
-        data = base64.b64encode(array.astype("<f8").tobytes()).decode()
-        return {"shape": list(array.shape), "float64": data}
-
-    if len(kernels) > 1:
-        return {"several": [kernel_state([kernel]) for kernel in kernels]}
-    (kernel,) = kernels
-    if isinstance(kernel, InfiniteNTK):
-        return {"infinite": asdict(kernel)}
-    if kernel.recipe:
-        return kernel.recipe
-    return {"weights": [packed(w) for w in kernel.weights], "biases": [packed(b) for b in kernel.biases]}
-
-
-def kernels_from_state(state: dict[str, Any], dim: int) -> list[Kernel]:
-    """The kernels that kernel_state() wrote down, for embeddings of that dimension.
-
-    A state is no more than text: before a network is drawn by its recipe, its size is looked at.
-    InputError, or a standard error, where it is none of this package's.
+    ArrayError where it is such that nothing can be computed in it.
     """
-    kernels = state.get("several", [state])
-    if not isinstance(kernels, list) or len(kernels) > MOST_KERNELS:
-        raise InputError(f"state: expected a list of at most {MOST_KERNELS} kernels")
-    drawn = 0
-    for one in kernels:
-        if "several" not in one and "infinite" not in one and "weights" not in one:
-            recipe = [as_integer(name, one[name]) for name in ("dim", "width", "depth")]
-            drawn += parameters(*recipe)
-            if recipe[0] != dim or min(recipe) < 1 or drawn > MOST_PARAMETERS:
-                raise InputError(f"state: kernels of {drawn} parameters for embeddings of dimension {dim}")
-    return [_kernel_from_state(one) for one in kernels]
+    step = max(1, len(pool) // SCALE_SAMPLE)
+    rows = pool.rows(np.arange(0, len(pool), step))
+    return usable_scale(float(kernel.diag(rows).mean()))
 
 
-def _kernel_from_state(state: dict[str, Any]) -> Kernel:
-    def unpacked(packed: dict[str, Any]) -> Array:
-        data = np.frombuffer(base64.b64decode(packed["float64"]), dtype="<f8")
-        array: Array = data.reshape(packed["shape"]).astype(np.float64)
-        return array
-
-    if "infinite" in state:
-        return InfiniteNTK(**state["infinite"])
-    if "weights" not in state:
-        return NTK.random(**state)
-    return NTK([unpacked(w) for w in state["weights"]], [unpacked(b) for b in state["biases"]])
+def usable_scale(scale: float) -> float:
+    """Return the kernel's mean diagonal; ArrayError where its square or its inverse is beyond float64."""
+    if not 1 / LARGEST_SCALE < scale < LARGEST_SCALE:
+        raise ArrayError(
+            f"kernel: its values on these embeddings, {scale:.3g} in the mean, are beyond float64"
+        )
+    return scale

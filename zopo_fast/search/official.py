@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from zopo_fast import _core
-from zopo_fast.config import OfficialSettings
 from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.ntk import NTK
-from zopo_fast.observations import Observations
+from zopo_fast.search.config import OfficialSettings
+from zopo_fast.search.strategy import Observations
 
 
 class Adam:

@@ -18,7 +18,7 @@ from zopo_fast.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from zopo_fast.task import Example
+    from zopo_fast.tasks.task import Example
 
 PROMPT = ("{prompt}", "[PROMPT]")
 INPUT = ("{input}", "[INPUT]")

@@ -1,0 +1,1 @@
+"""Ask/tell searches over a pool of embeddings."""

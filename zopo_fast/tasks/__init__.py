@@ -1,0 +1,1 @@
+"""Tasks: the examples that prompts are scored on."""
