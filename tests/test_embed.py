@@ -14,11 +14,16 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from zopo_fast import embed
-from zopo_fast.embed import CachedEmbedder, EndpointEmbedder, LocalEmbedder, SentenceTransformerEmbedder
 from zopo_fast.errors import ConfigError, MissingDependencyError
 from zopo_fast.llm.openai.client import ClientConfig
 from zopo_fast.llm.types import Usage
+from zopo_fast.prompts import embedders as embed
+from zopo_fast.prompts.embedders import (
+    CachedEmbedder,
+    EndpointEmbedder,
+    LocalEmbedder,
+    SentenceTransformerEmbedder,
+)
 
 
 def run(embedder: embed.Embedder, *texts: str) -> np.ndarray[Any, Any]:

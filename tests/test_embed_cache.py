@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zopo_fast import embed
-from zopo_fast.embed import CachedEmbedder
 from zopo_fast.errors import ArrayError, InputError
 from zopo_fast.llm.types import Usage
+from zopo_fast.prompts import embedders as embed
+from zopo_fast.prompts.embedders import CachedEmbedder
 
 
 class Fake:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from zopo_fast import generate
 from zopo_fast.errors import AuthenticationError, ConfigError, PoolError, ServerError
 from zopo_fast.llm.types import Answer, Message, Usage
+from zopo_fast.prompts import generate
 from zopo_fast.tasks.task import Example
 
 EXAMPLES = [Example(f"word{i}", (f"rhyme{i}", "other")) for i in range(12)]

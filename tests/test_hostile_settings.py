@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import embed, generate
 from zopo_fast.errors import MissingDependencyError
+from zopo_fast.prompts import embedders as embed
+from zopo_fast.prompts import generate
 from zopo_fast.search.config import OfficialSettings
 
 anything: st.SearchStrategy[Any] = st.one_of(numbers, texts, json_values)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from zopo_fast.errors import ConflictingScoreError, OutputError, PoolError
-from zopo_fast.pool import Pool, normalise
+from zopo_fast.prompts.pool import Pool, normalise
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_texts_alone_need_an_embedder_and_are_merged(tmp_path: Path, call: Clien
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zopo_fast.embed.resolve", lambda spec: Embedder())
+        patch.setattr("zopo_fast.prompts.embedders.resolve", lambda spec: Embedder())
         with served(tmp_path / "other", embedder="mine") as other, Client(other.url) as client:
             made = client.ok("POST", "/v1/studies", {"texts": texts, "config": {"budget": 2, "initial": 1}})
             assert (made["prompts"], made["dimension"]) == (2, 2)

@@ -17,7 +17,7 @@ import pytest
 
 from zopo_fast import errors
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.pool import Pool
+from zopo_fast.prompts.pool import Pool
 from zopo_fast.result import Trial
 from zopo_fast.store import Event, Store
 

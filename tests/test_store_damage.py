@@ -12,7 +12,7 @@ import pytest
 
 from zopo_fast import errors, store_salvage
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.pool import Pool
+from zopo_fast.prompts.pool import Pool
 from zopo_fast.store import Event, Store
 
 ENTRIES = 300

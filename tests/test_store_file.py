@@ -19,7 +19,7 @@ import pytest
 from resume_tools import copy
 
 from zopo_fast import errors, store_file
-from zopo_fast.pool import Pool
+from zopo_fast.prompts.pool import Pool
 from zopo_fast.store import Store
 from zopo_fast.store_file import read_value
 

@@ -36,7 +36,7 @@ _HOME = {
     "ZopoBatch": "search.batch",
     "Task": "tasks.task",
     "Example": "tasks.task",
-    "Pool": "pool",
+    "Pool": "prompts.pool",
     "OpenAIClient": "llm.openai.client",
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",

@@ -33,7 +33,7 @@ from zopo_fast.serve_command import serve
 from .bench_command import bench
 
 if TYPE_CHECKING:
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from zopo_fast.landscape import Journal
     from zopo_fast.llm.types import Usage
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
     from zopo_fast.result import Trial
     from zopo_fast.tasks.task import Task
 
@@ -85,7 +85,7 @@ class _Command:
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
         from zopo_fast.landscape import paths
-        from zopo_fast.pool import Pool
+        from zopo_fast.prompts.pool import Pool
 
         self.options, self.task = options, task
         self.begun = False

@@ -29,7 +29,7 @@ from zopo_fast.progress import Progress
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
     from zopo_fast.report import RunFolder
     from zopo_fast.result import Result
     from zopo_fast.run_config import RunConfig
@@ -43,7 +43,7 @@ _NAMES_ONLY = ("headers", "body")
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
     from zopo_fast.run_config import RunConfig
     from zopo_fast.search.config import ZopoConfig
 
@@ -75,7 +75,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
 
 def _given_pool(options: dict[str, Any], task: Task, local: bool, settings: PoolSettings) -> Pool | None:
     """The pool, where no call is needed to have it; None where a model is yet to write it."""
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
 
     if options["pool_file"] is None and options["generate"] is None:
         raise ConfigError("where do the prompts come from? give --pool FILE or --generate N")
@@ -88,7 +88,7 @@ def _given_pool(options: dict[str, Any], task: Task, local: bool, settings: Pool
 
 
 def _joined(given: Pool | None, more: Pool) -> Pool:
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
 
     return more if given is None else Pool.from_texts([*given.prompts, *more.prompts], given.scores)
 
@@ -152,7 +152,7 @@ class Command:
 
     def _most_prompts(self) -> int:
         """Prompts without a score; where a model is yet to write them, as many as there can be."""
-        from zopo_fast.pool import Pool
+        from zopo_fast.prompts.pool import Pool
 
         if self.pool is not None:
             return len(self.pool.require(2)) - len(self.pool.scores)
@@ -313,7 +313,7 @@ class Command:
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
         """Let the model write the pool, and keep it before anything else can go wrong."""
-        from zopo_fast.pool import Pool
+        from zopo_fast.prompts.pool import Pool
 
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])

@@ -18,7 +18,7 @@ from zopo_fast.option_types import File, FiniteRange, from_toml, json_object
 if TYPE_CHECKING:
     from zopo_fast.llm.openai.config import ClientConfig
     from zopo_fast.llm.types import Usage
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
     from zopo_fast.tasks.task import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -256,14 +256,14 @@ class PoolSettings:
 
     def compose(self, n: int, task: Task, seed: int) -> Pool:
         """Return about n composed prompts; no model is needed."""
-        from zopo_fast import generate
+        from zopo_fast.prompts import generate
 
         return generate.compose(n, seed, self.lists, kind=self.kind or generate.kind_of(task.name))
 
     async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Usage]:
         """Return about n prompts that the model wrote, and what that took."""
-        from zopo_fast import generate
-        from zopo_fast.pool import Pool
+        from zopo_fast.prompts import generate
+        from zopo_fast.prompts.pool import Pool
 
         if self.source is not None and self.method(local) == "paraphrase":
             originals = Pool.load(self.source)
@@ -339,7 +339,7 @@ def embedder_name(given: str | None, model: ModelSettings) -> str:
 
 def open_embedder(spec: str, model: ModelSettings) -> Any:
     """The embedder of that name, at the model's endpoint where it has one."""
-    from zopo_fast.embed import resolve
+    from zopo_fast.prompts.embedders import resolve
 
     try:
         return resolve(spec, config=None if model.is_local else model.client_config())

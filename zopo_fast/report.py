@@ -14,7 +14,7 @@ import numpy as np
 from zopo_fast._utils.files import exists, reason, write_whole
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.errors import MissingDependencyError, OutputError
-from zopo_fast.pool import Pool
+from zopo_fast.prompts.pool import Pool
 from zopo_fast.result import HeldOut, Result, Trial
 from zopo_fast.store import STUDY
 

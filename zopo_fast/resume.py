@@ -22,7 +22,7 @@ from zopo_fast.tasks.task import Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
     from zopo_fast.run_config import RunConfig
 
 # What may differ between a run and the one that it goes on from: no ask depends on it.

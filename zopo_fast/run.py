@@ -16,7 +16,7 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.answer_cache import Cached, identity_of
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.middleware import Kept, Metered, Recorded
-from zopo_fast.pool import Pool, normalise
+from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.result import Result, Trial
 from zopo_fast.run_config import RunConfig
 from zopo_fast.scoring import Wrap, prompts_at_once, scorer_for
@@ -237,7 +237,7 @@ def _initial(pool: Pool, first: int | None, config: RunConfig) -> list[int]:
 async def _embed(pool: Pool, embedder: _Embeds | None) -> Any:
     if embedder is not None:
         return np.asarray(await embedder.embed(list(pool.prompts)))
-    from zopo_fast.embed import resolve
+    from zopo_fast.prompts.embedders import resolve
 
     default = resolve("local")
     try:

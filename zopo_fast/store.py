@@ -25,7 +25,7 @@ import numpy as np
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.pool import Pool
+from zopo_fast.prompts.pool import Pool
 from zopo_fast.store_file import connect, make
 from zopo_fast.store_rows import as_json, insert
 from zopo_fast.store_writer import Statement, Writer, typed

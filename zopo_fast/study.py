@@ -20,7 +20,7 @@ from zopo_fast.result import Trial
 from zopo_fast.scoring import Score
 
 if TYPE_CHECKING:
-    from zopo_fast.pool import Pool
+    from zopo_fast.prompts.pool import Pool
     from zopo_fast.run_config import RunConfig
     from zopo_fast.search.optimizer import Zopo
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness import fuzz, in_file, instrumented
 
 with instrumented:
-    from zopo_fast import pool
+    from zopo_fast.prompts import pool
 
 ENDINGS = (".jsonl", ".txt")
 

@@ -189,7 +189,7 @@ def _embedder(config: ServeConfig) -> Any:
     """What turns texts into vectors; None where pools have to bring embeddings."""
     if config.embedder is None:
         return None
-    from zopo_fast.embed import resolve
+    from zopo_fast.prompts.embedders import resolve
 
     return resolve(config.embedder)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from zopo_fast.errors import ArrayError, ConfigError
-from zopo_fast.pool import Pool
+from zopo_fast.prompts.pool import Pool
 from zopo_fast.serve.problems import Problem
 from zopo_fast.serve.schemas import PackedArray
 from zopo_fast.serve.settings import Limits

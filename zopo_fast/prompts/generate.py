@@ -25,7 +25,7 @@ from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
 from zopo_fast._utils.text import parse_json, printable, shown
 from zopo_fast.errors import ConfigError, LLMError, PoolError
 from zopo_fast.llm.types import Usage
-from zopo_fast.pool import Pool, normalise
+from zopo_fast.prompts.pool import Pool, normalise
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import Answer, ChatModel, Message

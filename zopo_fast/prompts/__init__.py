@@ -1,0 +1,1 @@
+"""Pools of candidate prompts: reading, generating, embedding."""
