@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast import racing
 from zopo_fast.errors import NothingToAsk
+from zopo_fast.scoring import race as racing
 
 from .search_replay import Method, Problem, Search, in_full
 

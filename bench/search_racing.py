@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast import racing
 from zopo_fast.bench_command import default_folder
 from zopo_fast.errors import ZopoError
+from zopo_fast.scoring import race as racing
 
 from . import machine, runner
 from .search_methods import Official, Racing

@@ -16,7 +16,7 @@ from zopo_fast.llm.answer_cache import FILE, AnswerCache, Cached, identity_of, k
 from zopo_fast.llm.budget import Account, Limits, Metered
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.types import Answer, Message, Usage
-from zopo_fast.scoring import calls_at_once
+from zopo_fast.scoring.scorer import calls_at_once
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:

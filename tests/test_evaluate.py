@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from zopo_fast import metrics
 from zopo_fast.errors import InputError, LLMError, MetricError, ServerError
-from zopo_fast.evaluate import Evaluator, Scored
 from zopo_fast.llm.types import Answer, Usage
+from zopo_fast.scoring import metrics
+from zopo_fast.scoring.evaluator import Evaluator, Scored
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example
 

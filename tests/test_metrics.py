@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zopo_fast import metrics
 from zopo_fast.errors import ConfigError, MetricError, ServerError
-from zopo_fast.judge import Judge, parse_score
 from zopo_fast.llm.types import Answer, Usage
+from zopo_fast.scoring import metrics
+from zopo_fast.scoring.judge import Judge, parse_score
 from zopo_fast.tasks.task import Example
 
 

@@ -15,8 +15,8 @@ import pytest
 
 import zopo_fast as zf
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.racing import Race
 from zopo_fast.report import plot_curve, summary
+from zopo_fast.scoring.race import Race
 
 EXAMPLES = 20
 PROMPTS = [f"Do it in way number {i}." for i in range(60)]

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import zopo_fast as zf
-from zopo_fast import racing
 from zopo_fast.bench import search_quality, search_racing
 from zopo_fast.bench.search_replay import load_folder
 from zopo_fast.errors import ConfigError, InputError
-from zopo_fast.futility import SPENDING, binary_limit, evidence_below
+from zopo_fast.scoring import race as racing
+from zopo_fast.scoring.futility import SPENDING, binary_limit, evidence_below
 
 LANDSCAPES = Path(search_quality.__file__).parent / "landscapes"
 

@@ -28,13 +28,13 @@ from zopo_fast.errors import (
 )
 from zopo_fast.llm.types import Usage
 from zopo_fast.result import HeldOut, Result, Trial
-from zopo_fast.scoring import OF_THE_PROMPT
+from zopo_fast.scoring.scorer import OF_THE_PROMPT
 from zopo_fast.study import AGAIN, ASK, FAILED, LATE, SCORE
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.run_config import RunConfig
-    from zopo_fast.scoring import Scorer
+    from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.store import Store
     from zopo_fast.study import Study, Work
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast import metrics
 from zopo_fast._utils.aio import all_or_none
 from zopo_fast._utils.files import MOST_DATA, Unreadable, exists, read_bytes, reason, write_whole
 from zopo_fast._utils.text import json_line, parse_json, shown
 from zopo_fast.errors import InputError, LLMError, OutputError, PoolError
-from zopo_fast.evaluate import Evaluator, Scored
 from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.result import Trial
-from zopo_fast.scoring import OF_THE_PROMPT, calls_at_once, prompts_at_once
+from zopo_fast.scoring import metrics
+from zopo_fast.scoring.evaluator import Evaluator, Scored
+from zopo_fast.scoring.scorer import OF_THE_PROMPT, calls_at_once, prompts_at_once
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example, Task
 

@@ -22,7 +22,7 @@ from zopo_fast.options import (
     task_argument,
     text_or_file,
 )
-from zopo_fast.racing import ERROR, FIRST
+from zopo_fast.scoring.race import ERROR, FIRST
 
 
 def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:

@@ -12,8 +12,8 @@ import click
 
 from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
 from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
-from zopo_fast.judge import JUDGE_MAX_TOKENS
 from zopo_fast.option_types import File, FiniteRange, from_toml, json_object
+from zopo_fast.scoring.judge import JUDGE_MAX_TOKENS
 
 if TYPE_CHECKING:
     from zopo_fast.llm.openai.config import ClientConfig
@@ -324,7 +324,7 @@ def load_task(path: Path, options: dict[str, Any]) -> Task:
 
 def check_names(task: Task) -> None:
     """Refuse an unknown template or metric before any call is paid for."""
-    from zopo_fast import metrics
+    from zopo_fast.scoring import metrics
     from zopo_fast.tasks import template
 
     template.resolve(task.template)

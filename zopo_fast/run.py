@@ -19,7 +19,7 @@ from zopo_fast.llm.middleware import Kept, Metered, Recorded
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.result import Result, Trial
 from zopo_fast.run_config import RunConfig
-from zopo_fast.scoring import Wrap, prompts_at_once, scorer_for
+from zopo_fast.scoring.scorer import Wrap, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import as_embeddings

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from zopo_fast import metrics
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
-from zopo_fast.racing import BATCH, ERROR, FIRST, Race, check_settings
+from zopo_fast.scoring import metrics
+from zopo_fast.scoring.race import BATCH, ERROR, FIRST, Race, check_settings
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.tasks.task import Task
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast import racing
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
 from zopo_fast.result import Trial
-from zopo_fast.scoring import Score
+from zopo_fast.scoring import race as racing
+from zopo_fast.scoring.scorer import Score
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool

@@ -15,7 +15,7 @@ import numpy as np
 
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast.errors import ConfigError, InputError
-from zopo_fast.futility import binary_limit, evidence_below
+from zopo_fast.scoring.futility import binary_limit, evidence_below
 
 if TYPE_CHECKING:
     from zopo_fast.search.optimizer import Zopo

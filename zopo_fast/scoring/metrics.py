@@ -149,7 +149,7 @@ def resolve(
     if name in METRICS:
         return _best_of(METRICS[name])
     if name == "judge":
-        from zopo_fast.judge import DEFAULT_RUBRIC, Judge
+        from zopo_fast.scoring.judge import DEFAULT_RUBRIC, Judge
 
         if judge is None:
             raise ConfigError("the metric 'judge' needs a model to ask")

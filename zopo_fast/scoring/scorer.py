@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zopo_fast import metrics
 from zopo_fast._utils.aio import in_thread
 from zopo_fast._utils.checks import real
 from zopo_fast.errors import (
@@ -20,8 +19,9 @@ from zopo_fast.errors import (
     RequestRejectedError,
     ZopoError,
 )
-from zopo_fast.evaluate import Evaluation, Evaluator, Scored
 from zopo_fast.llm.types import Answer, ChatModel, Message, Usage
+from zopo_fast.scoring import metrics
+from zopo_fast.scoring.evaluator import Evaluation, Evaluator, Scored
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from zopo_fast.llm.types import ChatModel
-    from zopo_fast.metrics import Metric
+    from zopo_fast.scoring.metrics import Metric
     from zopo_fast.tasks.task import Example
     from zopo_fast.tasks.template import Template
 

@@ -1,0 +1,1 @@
+"""Scoring of one prompt: metrics, judge, evaluator, race."""
