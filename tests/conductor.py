@@ -12,7 +12,7 @@ from typing import Any
 from resume_tools import EXAMPLES, answer, asked_for, copy
 
 import zopo_fast as zf
-from zopo_fast.store import Event, Store
+from zopo_fast.storage.store import Event, Store
 
 Pair = tuple[int, int]  # prompt and example
 TURNS = 20_000  # of the event loop: as good as never

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.store import Event, Store
+from zopo_fast.storage.store import Event, Store
 
 PROMPTS = [f"Do it in way number {i}." for i in range(60)]
 EMBEDDINGS = np.random.default_rng(7).normal(size=(len(PROMPTS), 6))

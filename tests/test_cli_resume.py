@@ -37,7 +37,7 @@ import zopo_fast as zf
 from zopo_fast.cli import cli
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts import generate
-from zopo_fast.store import Store
+from zopo_fast.storage.store import Store
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from resume_tools import (
 
 import zopo_fast as zf
 from zopo_fast.llm.types import Answer
-from zopo_fast.store import Event, Store
+from zopo_fast.storage.store import Event, Store
 
 
 class Judging:

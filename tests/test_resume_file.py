@@ -30,7 +30,7 @@ from resume_tools import (
 import zopo_fast as zf
 from zopo_fast.llm.answer_cache import AnswerCache
 from zopo_fast.llm.types import Answer
-from zopo_fast.store import Store
+from zopo_fast.storage.store import Store
 
 
 def test_two_runs_on_one_study(tmp_path: Path) -> None:

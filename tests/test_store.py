@@ -19,7 +19,7 @@ from zopo_fast import errors
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.result import Trial
-from zopo_fast.store import Event, Store
+from zopo_fast.storage.store import Event, Store
 
 ODD = 'a "quoted" \ud83d line\u2028with\x00 control \x1b[31m and \U0001f600'
 POOL = Pool.from_texts(["first", "zweitens: ä\u0301 \U0001f600", "first"], {1: 0.1})
@@ -78,7 +78,7 @@ def test_round_trip(path: Path) -> None:
 
 
 def test_large_arrays_are_kept_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zopo_fast.store._PART", 100)
+    monkeypatch.setattr("zopo_fast.storage.store._PART", 100)
     array = np.random.default_rng(0).normal(size=(7, 9))
     with Store.create(path, {}) as store:
         store.keep_array("Z", np.ones((50, 50)))
@@ -215,9 +215,7 @@ def test_what_nobody_closes_is_written_all_the_same(path: Path) -> None:
     gc.collect()
     with Store.open(path) as store:
         assert store.last == 1
-    code = (
-        "from zopo_fast.store import Store; s = Store.open({!r}); [s.append('x', {{}}) for _ in range(500)]"
-    )
+    code = "from zopo_fast.storage.store import Store; s = Store.open({!r}); [s.append('x', {{}}) for _ in range(500)]"
     subprocess.run([sys.executable, "-c", code.format(str(path))], check=True, timeout=60)
     with Store.open(path) as store:
         assert store.last == 501

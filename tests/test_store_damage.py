@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from zopo_fast import errors, store_salvage
+from zopo_fast import errors
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.store import Event, Store
+from zopo_fast.storage import salvage as store_salvage
+from zopo_fast.storage.store import Event, Store
 
 ENTRIES = 300
 CONFIG = {"options": list(range(20))}

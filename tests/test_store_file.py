@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from resume_tools import copy
 
-from zopo_fast import errors, store_file
+from zopo_fast import errors
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.store import Store
-from zopo_fast.store_file import read_value
+from zopo_fast.storage import file as store_file
+from zopo_fast.storage.file import read_value
+from zopo_fast.storage.store import Store
 
 POOL = Pool.from_texts(["first", "second"], {1: 0.1})
 

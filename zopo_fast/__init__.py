@@ -48,7 +48,7 @@ _HOME = {
     "Prices": "llm.limits",
     "Account": "llm.budget",
     "AnswerCache": "llm.answer_cache",
-    "Store": "store",
+    "Store": "storage.store",
     "Result": "result",
     "Trial": "result",
 }

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from zopo_fast.errors import ConfigError, StoreError
-from zopo_fast.store import Store
+from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
 # What may be typed anew: the course of a run does not depend on it.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.run_config import RunConfig
     from zopo_fast.scoring.scorer import Scorer
-    from zopo_fast.store import Store
+    from zopo_fast.storage.store import Store
     from zopo_fast.study import Study, Work
 
 OnTrial = Callable[[Trial], Any]

@@ -122,7 +122,7 @@ def optimize(task: Path | None, **options: Any) -> int:
 
 def _resumed(options: dict[str, Any]) -> int:
     from zopo_fast.continued import taken_up
-    from zopo_fast.store import STUDY, Store
+    from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:
         raise ConfigError("--dry-run says what a run would take before it has begun: not with --resume")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zopo_fast.report import RunFolder
     from zopo_fast.result import Result
     from zopo_fast.run_config import RunConfig
-    from zopo_fast.store import Store
+    from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -212,7 +212,7 @@ class Command:
     def _keep(self, folder: RunFolder) -> None:
         """Open the study of the folder; in a new one, with the settings and the pool of this run."""
         from zopo_fast.continued import to_keep
-        from zopo_fast.store import STUDY, Store
+        from zopo_fast.storage.store import STUDY, Store
 
         if self.store is None:
             kept = to_keep(self.options, self.task)

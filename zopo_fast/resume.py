@@ -14,8 +14,8 @@ import numpy as np
 
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.llm.types import Usage
-from zopo_fast.store import Store
-from zopo_fast.store_file import is_nothing
+from zopo_fast.storage.file import is_nothing
+from zopo_fast.storage.store import Store
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from zopo_fast.llm.answer_cache import AnswerCache
     from zopo_fast.llm.types import ChatModel
-    from zopo_fast.store import Store
+    from zopo_fast.storage.store import Store
 
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 

@@ -23,7 +23,7 @@ from zopo_fast.llm.tokens import chat_bound
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.llm.types import Answer, ChatModel, Message
-    from zopo_fast.store import Store
+    from zopo_fast.storage.store import Store
 
 # What a model that does its own retries raises when it was surely not billed; all else may have been.
 UNBILLED = (

@@ -19,7 +19,7 @@ from zopo_fast.serve.job_schemas import CreateJob, JobConfig, JobExample, JobTas
 from zopo_fast.serve.pools import check_size, unpacked
 from zopo_fast.serve.settings import Limits
 from zopo_fast.serve.study_routes import search_config
-from zopo_fast.store import STUDY
+from zopo_fast.storage.store import STUDY
 from zopo_fast.tasks.task import Example, Task
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreVersionError
-from zopo_fast.store_writer import typed
+from zopo_fast.storage.writer import typed
 
 VERSION = 1
 

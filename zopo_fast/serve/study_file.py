@@ -17,9 +17,9 @@ from zopo_fast._utils.files import sync_folder
 from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.serve.journal import Event
-from zopo_fast.store import Event as Kept
-from zopo_fast.store import Store
-from zopo_fast.store_file import PARTIAL, read_value
+from zopo_fast.storage.file import PARTIAL, read_value
+from zopo_fast.storage.store import Event as Kept
+from zopo_fast.storage.store import Store
 
 SUFFIX = ".sqlite3"
 

@@ -13,39 +13,13 @@ from typing import Any
 
 from zopo_fast._utils.files import sync_folder
 from zopo_fast.errors import StoreDamagedError, StoreError, StoreVersionError
-from zopo_fast.store_rows import is_whole
-from zopo_fast.store_writer import Statement, typed
+from zopo_fast.storage.schema import APPLICATION, KEYS, MIGRATIONS, is_whole, migrate
+from zopo_fast.storage.writer import Statement, typed
 
 PARTIAL = ".tmp"  # what a file is called until it is whole ends so
-APPLICATION = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
 
-# The last column of each table is the checksum of the others (store_rows.py). No semicolon but at the ends.
-MIGRATIONS: list[str] = [
-    """
-    CREATE TABLE study (name TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE pool (
-      idx INTEGER PRIMARY KEY, prompt TEXT NOT NULL, count INTEGER NOT NULL, score REAL,
-      crc INTEGER NOT NULL);
-    CREATE TABLE arrays (
-      name TEXT, part INTEGER, dtype TEXT NOT NULL, shape TEXT NOT NULL, data BLOB NOT NULL,
-      crc INTEGER NOT NULL, PRIMARY KEY (name, part));
-    CREATE TABLE events (
-      seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, data TEXT NOT NULL, crc INTEGER NOT NULL);
-    CREATE TABLE answers (
-      id INTEGER PRIMARY KEY, key BLOB NOT NULL, role TEXT NOT NULL, data TEXT NOT NULL,
-      crc INTEGER NOT NULL);
-    CREATE TABLE trials (number INTEGER PRIMARY KEY, data TEXT NOT NULL, crc INTEGER NOT NULL);
-    CREATE TABLE charges (
-      id TEXT PRIMARY KEY, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL,
-      settled INTEGER NOT NULL, crc INTEGER NOT NULL);
-    """,
-]
 """What leads from each version of the schema to the next; the first from an empty file to version 1."""
 
-KEYS = {
-    "study": "name", "pool": "idx", "arrays": "rowid", "events": "seq", "answers": "id", "trials": "number",
-    "charges": "id",
-}  # fmt: skip
 """The tables, and what their rows are in the order of."""
 
 
@@ -182,7 +156,7 @@ def _close(connection: sqlite3.Connection | None) -> None:
 
 
 def _with_what_could_be_saved(error: StoreDamagedError, path: Path) -> StoreDamagedError:
-    from zopo_fast.store_salvage import salvage
+    from zopo_fast.storage.salvage import salvage
 
     return StoreDamagedError(f"{error}. {salvage(path)}")
 
@@ -216,28 +190,3 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
                 f"{path}: the file is damaged ({broken} rows of its {table} are not as they were written)"
             )
     connection.text_factory = str
-
-
-def migrate(
-    connection: sqlite3.Connection, path: Path, more: Sequence[Statement] = (), upto: int | None = None
-) -> None:
-    """Lead the schema to the present version (or to `upto`) and insert `more`: all of it, or nothing."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    last = len(MIGRATIONS) if upto is None else upto
-    if version == last and not more:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for script in MIGRATIONS[version:last]:
-            for statement in script.split(";"):
-                connection.execute(statement)
-        for sql, values in more:
-            connection.execute(sql, values)
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {last}")
-        connection.execute("COMMIT")
-    except sqlite3.Error as error:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise typed(error, path) from error

@@ -26,9 +26,9 @@ import numpy as np
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.store_file import connect, make
-from zopo_fast.store_rows import as_json, insert
-from zopo_fast.store_writer import Statement, Writer, typed
+from zopo_fast.storage.file import connect, make
+from zopo_fast.storage.schema import as_json, insert
+from zopo_fast.storage.writer import Statement, Writer, typed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,8 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from zopo_fast.errors import StoreError
-from zopo_fast.store_file import KEYS, MIGRATIONS, migrate
-from zopo_fast.store_rows import is_whole
+from zopo_fast.storage.schema import KEYS, MIGRATIONS, is_whole, migrate
 
 PAGE = 4096  # as every study file has it
 

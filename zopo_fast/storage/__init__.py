@@ -1,0 +1,1 @@
+"""Studies on disk: one SQLite file each."""
