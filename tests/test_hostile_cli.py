@@ -175,7 +175,7 @@ def test_names_from_files_command_no_terminal(folder: Path, nasty: str) -> None:
 def test_a_warning_of_the_progress_bar_commands_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     """A prompt that failed is quoted with the error, which quotes the endpoint."""
     from zopo_fast.landscape_command import _Command
-    from zopo_fast.result import Trial
+    from zopo_fast.runs.result import Trial
 
     progress = Progress(3, quiet=True)
     progress.phase("search")

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zopo_fast as zf
-from zopo_fast import report
 from zopo_fast._utils import text
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts import generate, pool
-from zopo_fast.result import HeldOut, Interval, Result
+from zopo_fast.runs import report
+from zopo_fast.runs.result import HeldOut, Interval, Result
 from zopo_fast.scoring import judge, metrics
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example

@@ -38,7 +38,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["zopo_fast.run", "zopo_fast.llm.openai.client", "zopo_fast.search.optimizer"]
+        ["zopo_fast.runs.optimize", "zopo_fast.llm.openai.client", "zopo_fast.search.optimizer"]
     )
     kills, known, lost = 0, set(), 0
     with serving(answer, latency=0.02) as server:

@@ -15,7 +15,7 @@ from fake_server import FakeServer, Request, ok, slow, status
 from server_behaviours import only_first
 
 from zopo_fast.errors import InputError
-from zopo_fast.landscape import Journal
+from zopo_fast.runs.landscape import Journal
 
 M = len(PROMPTS)
 JOURNAL, SCORES, ROWS = "land/mine.journal.jsonl", "land/mine.json", "land/mine.npy"

@@ -18,7 +18,7 @@ import pytest
 import zopo_fast as zf
 from zopo_fast import errors
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.result import HeldOut, Interval
+from zopo_fast.runs.result import HeldOut, Interval
 
 Z = np.random.default_rng(0).normal(size=(80, 12))
 WAYS: dict[str, Callable[[Any], Any]] = {

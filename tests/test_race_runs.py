@@ -15,7 +15,7 @@ import pytest
 
 import zopo_fast as zf
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.report import plot_curve, summary
+from zopo_fast.runs.report import plot_curve, summary
 from zopo_fast.scoring.race import Race
 
 EXAMPLES = 20

@@ -14,11 +14,21 @@ import pytest
 
 import zopo_fast as zf
 from zopo_fast.errors import OutputError
-from zopo_fast.estimate import SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
 from zopo_fast.llm import tokens
 from zopo_fast.llm.types import Usage
-from zopo_fast.report import BEST, CURVE, RESULT, STOPPED, TRIALS, RunFolder, plot_curve, printable, summary
-from zopo_fast.result import HeldOut, Interval, Result, Trial
+from zopo_fast.runs.estimate import SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
+from zopo_fast.runs.report import (
+    BEST,
+    CURVE,
+    RESULT,
+    STOPPED,
+    TRIALS,
+    RunFolder,
+    plot_curve,
+    printable,
+    summary,
+)
+from zopo_fast.runs.result import HeldOut, Interval, Result, Trial
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -331,7 +331,7 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception]) -> None:
 
 
 def test_interval_covers_the_mean_and_shrinks_with_agreement() -> None:
-    from zopo_fast.result import paired_interval
+    from zopo_fast.runs.result import paired_interval
 
     rng = np.random.default_rng(0)
     b = rng.integers(0, 2, 60).astype(float)

@@ -18,7 +18,7 @@ import pytest
 from zopo_fast import errors
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.result import Trial
+from zopo_fast.runs.result import Trial
 from zopo_fast.storage.store import Event, Store
 
 ODD = 'a "quoted" \ud83d line\u2028with\x00 control \x1b[31m and \U0001f600'

@@ -41,16 +41,16 @@ _HOME = {
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",
     "LocalModel": "llm.local",
-    "optimize": "run",
-    "optimize_sync": "run",
-    "RunConfig": "run_config",
+    "optimize": "runs.optimize",
+    "optimize_sync": "runs.optimize",
+    "RunConfig": "runs.config",
     "Limits": "llm.limits",
     "Prices": "llm.limits",
     "Account": "llm.budget",
     "AnswerCache": "llm.answer_cache",
     "Store": "storage.store",
-    "Result": "result",
-    "Trial": "result",
+    "Result": "runs.result",
+    "Trial": "runs.result",
 }
 
 

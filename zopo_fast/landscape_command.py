@@ -36,10 +36,10 @@ from zopo_fast.progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
-    from zopo_fast.landscape import Journal
     from zopo_fast.llm.types import Usage
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.result import Trial
+    from zopo_fast.runs.landscape import Journal
+    from zopo_fast.runs.result import Trial
     from zopo_fast.tasks.task import Task
 
 
@@ -84,8 +84,8 @@ class _Command:
     """One `landscape`, between its options and its exit code; what cannot work is refused here."""
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
-        from zopo_fast.landscape import paths
         from zopo_fast.prompts.pool import Pool
+        from zopo_fast.runs.landscape import paths
 
         self.options, self.task = options, task
         self.begun = False
@@ -107,8 +107,8 @@ class _Command:
 
     def dry_run(self) -> None:
         """Print what scoring the whole pool would take."""
-        from zopo_fast.estimate import estimate
-        from zopo_fast.run_config import RunConfig
+        from zopo_fast.runs.config import RunConfig
+        from zopo_fast.runs.estimate import estimate
 
         embedder = embedder_name(self.options["embedder"], self.model)
         bound = estimate(
@@ -125,7 +125,7 @@ class _Command:
 
     async def run(self) -> int:
         """Embed the pool, score it, write the landscape; return the exit code."""
-        from zopo_fast.landscape import Journal, PoolScorer, save
+        from zopo_fast.runs.landscape import Journal, PoolScorer, save
 
         prompts = self.pool.prompts
         progress = Progress(len(prompts), self.options["quiet"])
@@ -175,7 +175,7 @@ class _Command:
 
     def _settings(self, llm: Any, judge: Any) -> dict[str, Any]:
         """All that the scores depend on; texts, and what may be secret, by their fingerprint."""
-        from zopo_fast.landscape import fingerprint
+        from zopo_fast.runs.landscape import fingerprint
         from zopo_fast.tasks import template
 
         def named(values: list[Any], unit: str) -> str:
@@ -204,15 +204,15 @@ class _Command:
         return f"{name}, temperature {temperature}"
 
     def _warn(self, progress: Progress, trial: Trial) -> None:
-        from zopo_fast.report import printable
+        from zopo_fast.runs.report import printable
 
         progress.say(
             f"Warning: a prompt failed and is left out: {printable(f'{trial.prompt!r:.80}: {trial.error}')}"
         )
 
     def _report(self, kept: int, journal: Journal, usage: Usage) -> None:
-        from zopo_fast.landscape import paths
-        from zopo_fast.report import printable
+        from zopo_fast.runs.landscape import paths
+        from zopo_fast.runs.report import printable
 
         means = [sum(s for s in row if s is not None) / len(row) for row in journal.rows if None not in row]
         if journal.errors:
@@ -229,7 +229,7 @@ class _Command:
     def say_how_to_go_on(self) -> None:
         """Say where the answers so far are, if there are any."""
         if self.begun and exists(self.journal_path):
-            from zopo_fast.report import printable
+            from zopo_fast.runs.report import printable
 
             click.echo(
                 f"What was answered is kept in {printable(str(self.journal_path))}; the same command goes on "

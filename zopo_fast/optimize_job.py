@@ -30,9 +30,9 @@ from zopo_fast.progress import Progress
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.report import RunFolder
-    from zopo_fast.result import Result
-    from zopo_fast.run_config import RunConfig
+    from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.report import RunFolder
+    from zopo_fast.runs.result import Result
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
 
@@ -44,7 +44,7 @@ _NAMES_ONLY = ("headers", "body")
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.run_config import RunConfig
+    from zopo_fast.runs.config import RunConfig
     from zopo_fast.search.config import ZopoConfig
 
     incumbent = options["incumbent"]
@@ -161,7 +161,7 @@ class Command:
 
     def dry_run(self) -> None:
         """Print what the run would take."""
-        from zopo_fast.estimate import estimate
+        from zopo_fast.runs.estimate import estimate
 
         pool, task = self.pool, self.task
         generated = self.options["generate"] or 0
@@ -182,7 +182,7 @@ class Command:
 
     async def run(self) -> int:
         """Make the run; return the exit code."""
-        from zopo_fast.report import RunFolder, printable
+        from zopo_fast.runs.report import RunFolder, printable
 
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.resumed)
@@ -220,13 +220,13 @@ class Command:
         self.spent = Usage(**(self.store.get("writing") or {}))
 
     def _open_account(self) -> None:
-        from zopo_fast.run import account_of
+        from zopo_fast.runs.optimize import account_of
 
         self.account = account_of(self.config, self.store)
 
     def _ended(self, result: Result) -> int:
         """Say what is to be said of how the run has ended; return the exit code."""
-        from zopo_fast.report import printable
+        from zopo_fast.runs.report import printable
 
         if result.stopped_by not in _AT_ITS_END or result.error is not None:
             self._say_how_to_go_on()
@@ -238,7 +238,7 @@ class Command:
     def _say_how_to_go_on(self) -> None:
         """Once, where a run that is not at its end has left a study."""
         from zopo_fast.continued import how_to_go_on
-        from zopo_fast.report import printable
+        from zopo_fast.runs.report import printable
 
         if self.store is not None and not self.said:
             self.said = True
@@ -261,7 +261,7 @@ class Command:
         folder.close(empty)
 
     async def _result(self, folder: RunFolder | None, progress: Progress, stop: asyncio.Event) -> Result:
-        from zopo_fast.run import optimize as run
+        from zopo_fast.runs.optimize import optimize as run
 
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
@@ -367,7 +367,7 @@ def _interruptible(stop: asyncio.Event) -> Iterator[None]:
 
 
 def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
-    from zopo_fast.report import printable, summary
+    from zopo_fast.runs.report import printable, summary
 
     try:  # the files first: a terminal may be gone by now
         left_out = [] if folder is None else folder.finish(result, settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 if TYPE_CHECKING:
-    from zopo_fast.result import Trial
+    from zopo_fast.runs.result import Trial
 
 
 class Progress:

@@ -13,8 +13,8 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits as RunLimits
 from zopo_fast.llm.limits import Prices
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.result import Result, Trial
-from zopo_fast.run import RunConfig, optimize
+from zopo_fast.runs.optimize import RunConfig, optimize
+from zopo_fast.runs.result import Result, Trial
 from zopo_fast.serve.job_schemas import CreateJob, JobConfig, JobExample, JobTask
 from zopo_fast.serve.pools import check_size, unpacked
 from zopo_fast.serve.settings import Limits

@@ -20,7 +20,7 @@ import msgspec
 from zopo_fast._utils.files import write_whole
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import Usage
-from zopo_fast.result import Result, Trial
+from zopo_fast.runs.result import Result, Trial
 from zopo_fast.serve.job_events import JobEvents
 from zopo_fast.serve.job_run import check, run
 from zopo_fast.serve.job_schemas import CreateJob, JobResult, Saved

@@ -33,7 +33,7 @@ from zopo_fast.storage.writer import Statement, Writer, typed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zopo_fast.result import Trial
+    from zopo_fast.runs.result import Trial
 
 STUDY = "study.sqlite3"
 """Name of the study file in a run's folder."""

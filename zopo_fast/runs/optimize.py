@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zopo_fast import resume
 from zopo_fast._utils.aio import require_no_loop, require_own_event
-from zopo_fast.driver import Driver
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.answer_cache import Cached, identity_of
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.middleware import Kept, Metered, Recorded
 from zopo_fast.prompts.pool import Pool, normalise
-from zopo_fast.result import Result, Trial
-from zopo_fast.run_config import RunConfig
+from zopo_fast.runs import resume
+from zopo_fast.runs.config import RunConfig
+from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.result import Result, Trial
+from zopo_fast.runs.state import Study
 from zopo_fast.scoring.scorer import Wrap, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import as_embeddings
-from zopo_fast.study import Study
 from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:

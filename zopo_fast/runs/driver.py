@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.aio import end
-from zopo_fast.compare import Comparison
 from zopo_fast.errors import (
     InputError,
     LimitReachedError,
@@ -27,16 +26,17 @@ from zopo_fast.errors import (
     ZopoError,
 )
 from zopo_fast.llm.types import Usage
-from zopo_fast.result import HeldOut, Result, Trial
+from zopo_fast.runs.comparison import Comparison
+from zopo_fast.runs.result import HeldOut, Result, Trial
+from zopo_fast.runs.state import AGAIN, ASK, FAILED, LATE, SCORE
 from zopo_fast.scoring.scorer import OF_THE_PROMPT
-from zopo_fast.study import AGAIN, ASK, FAILED, LATE, SCORE
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
-    from zopo_fast.run_config import RunConfig
+    from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.state import Study, Work
     from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.storage.store import Store
-    from zopo_fast.study import Study, Work
 
 OnTrial = Callable[[Trial], Any]
 OnResume = Callable[[list[Trial]], Any]

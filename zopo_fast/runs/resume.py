@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.run_config import RunConfig
+    from zopo_fast.runs.config import RunConfig
 
 # What may differ between a run and the one that it goes on from: no ask depends on it.
 _FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")

@@ -15,7 +15,7 @@ from zopo_fast._utils.files import exists, reason, write_whole
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.errors import MissingDependencyError, OutputError
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.result import HeldOut, Result, Trial
+from zopo_fast.runs.result import HeldOut, Result, Trial
 from zopo_fast.storage.store import STUDY
 
 __all__ = ["RunFolder", "plot_curve", "printable", "summary"]

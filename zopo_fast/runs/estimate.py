@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zopo_fast.llm import tokens
-from zopo_fast.run_config import RunConfig
+from zopo_fast.runs.config import RunConfig
 from zopo_fast.scoring.judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task

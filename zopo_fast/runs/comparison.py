@@ -10,13 +10,13 @@ import numpy as np
 
 from zopo_fast._utils.aio import all_or_none
 from zopo_fast.llm.types import Usage
-from zopo_fast.result import HeldOut, Interval, paired_interval
+from zopo_fast.runs.result import HeldOut, Interval, paired_interval
 from zopo_fast.scoring.scorer import OF_THE_PROMPT, Score
 
 if TYPE_CHECKING:
-    from zopo_fast.run_config import RunConfig
+    from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.state import Study
     from zopo_fast.scoring.scorer import Scorer
-    from zopo_fast.study import Study
 
 
 class Comparison:

@@ -24,7 +24,7 @@ from zopo_fast._utils.files import MOST_DATA, Unreadable, exists, read_bytes, re
 from zopo_fast._utils.text import json_line, parse_json, shown
 from zopo_fast.errors import InputError, LLMError, OutputError, PoolError
 from zopo_fast.llm.types import ChatModel, Usage
-from zopo_fast.result import Trial
+from zopo_fast.runs.result import Trial
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluator, Scored
 from zopo_fast.scoring.scorer import OF_THE_PROMPT, calls_at_once, prompts_at_once

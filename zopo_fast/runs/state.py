@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
-from zopo_fast.result import Trial
+from zopo_fast.runs.result import Trial
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.scorer import Score
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.run_config import RunConfig
+    from zopo_fast.runs.config import RunConfig
     from zopo_fast.search.optimizer import Zopo
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"

@@ -1,0 +1,1 @@
+"""Runs of optimize(): driver, state, results, reports."""
