@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from zopo_fast.bench_command import default_folder
+from zopo_fast.cli.bench import default_folder
 from zopo_fast.errors import ConfigError, ZopoError
 
 from . import machine, runner

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast.bench_command import default_folder
+from zopo_fast.cli.bench import default_folder
 from zopo_fast.errors import ZopoError
 from zopo_fast.scoring import race as racing
 

@@ -152,7 +152,7 @@ class Process:
     def __init__(
         self, folder: Path, *options: str, wrapped: tuple[str, ...] = (), **environment: str
     ) -> None:
-        command = [sys.executable, "-c", "from zopo_fast.cli import main; main()", "serve"]
+        command = [sys.executable, "-c", "from zopo_fast.cli.group import main; main()", "serve"]
         command = [*wrapped, *command, "--data", str(folder), "--port", "0", *options]
         self._log = folder.with_name(folder.name + ".log").open("ab")
         self.log = Path(self._log.name)

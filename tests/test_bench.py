@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from zopo_fast.bench import harness, machine, runner
 from zopo_fast.bench.harness import Result, Row, Settings, Timing
-from zopo_fast.bench_command import default_folder
-from zopo_fast.cli import cli
+from zopo_fast.cli.bench import default_folder
+from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, OutputError
 
 QUICK = Settings(quick=True, seconds=0.01)
@@ -231,7 +231,7 @@ def test_results_of_a_quick_run_do_not_replace_full_ones(
 
 def test_no_peer_is_loaded_before_it_is_needed() -> None:
     script = (
-        "import sys, zopo_fast.cli\n"
+        "import sys, zopo_fast.cli.group\n"
         "assert not [m for m in sys.modules if m.startswith('zopo_fast.bench.')], 'cli loads bench'\n"
         "from zopo_fast.bench import runner\n"
         "for name in runner.names():\n"

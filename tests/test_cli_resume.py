@@ -34,7 +34,7 @@ from resume_tools import events
 from server_behaviours import only_first
 
 import zopo_fast as zf
-from zopo_fast.cli import cli
+from zopo_fast.cli.group import cli
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts import generate
 from zopo_fast.storage.store import Store

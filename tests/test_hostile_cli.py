@@ -17,9 +17,9 @@ from hostile_tools import NASTY, numbers, texts
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from zopo_fast import cli
+from zopo_fast.cli import group as cli
+from zopo_fast.cli.progress import Progress
 from zopo_fast.llm.types import Usage
-from zopo_fast.progress import Progress
 
 COMMANDS = ("optimize", "landscape", "generate", "bench")
 TASK = "".join(json.dumps({"input": f"i{n}", "output": "o"}) + "\n" for n in range(8))
@@ -174,7 +174,7 @@ def test_names_from_files_command_no_terminal(folder: Path, nasty: str) -> None:
 
 def test_a_warning_of_the_progress_bar_commands_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     """A prompt that failed is quoted with the error, which quotes the endpoint."""
-    from zopo_fast.landscape_command import _Command
+    from zopo_fast.cli.landscape import _Command
     from zopo_fast.runs.result import Trial
 
     progress = Progress(3, quiet=True)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 import zopo_fast as zf
 from zopo_fast._utils import files
-from zopo_fast.option_types import from_toml
-from zopo_fast.options import text_or_file
+from zopo_fast.cli.params import from_toml
+from zopo_fast.cli.settings import text_or_file
 from zopo_fast.prompts import generate
 from zopo_fast.scoring import metrics
 from zopo_fast.tasks import readers as task_files

@@ -9,10 +9,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from zopo_fast.cli.options import limit_options, parse_size
+from zopo_fast.cli.settings import LimitSettings, settings_of
 from zopo_fast.errors import ConfigError
-from zopo_fast.limit_options import LimitSettings, limit_options, parse_size
 from zopo_fast.llm.limits import Limits, Prices
-from zopo_fast.options import settings_of
 
 
 def typed(*arguments: str) -> tuple[int, str, LimitSettings | None]:

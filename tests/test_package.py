@@ -123,7 +123,7 @@ def test_the_reader_of_imports_reads_them(tmp_path: Path) -> None:
     path = tmp_path / "m.py"
     path.write_text(
         "import asyncio.events, os\nfrom . import llm\nfrom .store import Store\n"
-        "def f():\n    from zopo_fast.runs.optimize import x\n    import zopo_fast.cli\n    from aiohttp import web\n"
+        "def f():\n    from zopo_fast.runs.optimize import x\n    import zopo_fast.cli.group\n    from aiohttp import web\n"
     )
     assert imports(path) == ({"llm", "store", "run", "cli"}, {"asyncio", "os", "aiohttp"})
     assert "errors" in reachable("optimizer")[0]

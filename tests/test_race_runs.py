@@ -313,7 +313,7 @@ def test_options(more: tuple[str, ...], said: str, tmp_path: Any) -> None:
     pool.write_text("\n".join(PROMPTS))
     arguments = ["optimize", str(task), "--pool", str(pool), "--budget", "20", "--examples", "12"]
     arguments += ["--heldout", "0", "--no-comparison", "--dry-run", *more]
-    command = [sys.executable, "-c", "from zopo_fast.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from zopo_fast.cli.group import main; main()", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert said in done.stdout + done.stderr
 

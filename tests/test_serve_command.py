@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from serve_tools import SECONDS, TOKEN, Client, Process, packed, pool, served
 
-from zopo_fast.cli import cli
+from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
 from zopo_fast.serve.logs import written
 from zopo_fast.serve.settings import Limits, ServeConfig, is_loopback
@@ -92,7 +92,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
 
 def test_the_rest_of_the_package_does_not_load_the_server_s_packages() -> None:
     code = (
-        "import sys, zopo_fast, zopo_fast.cli; "
+        "import sys, zopo_fast, zopo_fast.cli.group; "
         "names = {'msgspec', 'prometheus_client', 'pythonjsonlogger', 'uvloop'}; "
         "print(sorted(names & set(sys.modules)))"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zopo_fast.options import FILE
+from zopo_fast.cli.options import FILE
 
 QUICK_SECONDS, SECONDS = 0.3, 10.0  # for one comparison
 

@@ -1,19 +1,20 @@
-"""Options that the commands share, and the model and the pool that they stand for."""
+"""Parsed options as models, pools, judges and limits."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
 from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
-from zopo_fast.option_types import File, FiniteRange, from_toml, json_object
 from zopo_fast.scoring.judge import JUDGE_MAX_TOKENS
+
+if TYPE_CHECKING:
+    from zopo_fast.llm.answer_cache import AnswerCache
+    from zopo_fast.llm.limits import Limits, Prices
 
 if TYPE_CHECKING:
     from zopo_fast.llm.openai.config import ClientConfig
@@ -21,144 +22,9 @@ if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.tasks.task import Task
 
-F = TypeVar("F", bound=Callable[..., Any])
+
 S = TypeVar("S")
-HOWS = ("induce", "paraphrase", "compose")
 DEFAULT_EXAMPLES = 20
-
-
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def apply(function: F) -> F:
-        for decorate in reversed(decorators):
-            function = decorate(function)
-        return function
-
-    return apply
-
-
-FILE = File(path_type=Path)
-_about_task = _options(
-    click.option(
-        "--config",
-        type=FILE,
-        is_eager=True,
-        expose_value=False,
-        callback=from_toml,
-        help="TOML file with the same names as these options; what is typed here wins.",
-    ),
-    click.option(
-        "--examples",
-        type=click.IntRange(1),
-        help="Examples a prompt is scored on.  [default: 20; half of a small task]",
-    ),
-    click.option(
-        "--heldout", type=click.IntRange(0), help="Examples kept for the end.  [default: all the others]"
-    ),
-    click.option(
-        "--demonstrations",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Few-shot examples shown in every call.",
-    ),
-    click.option(
-        "--metric",
-        help="exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
-        "  [default: the task's]",
-    ),
-    click.option("--template", help="instruction, system, user, or a JSON file.  [default: the task's]"),
-    click.option("--input-field", default="input", show_default=True, help="Column or key of the input."),
-    click.option("--output-field", default="output", show_default=True, help="Column or key of the output."),
-    click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
-    ),
-)
-
-
-def task_argument(*, required: bool) -> Callable[[F], F]:
-    """Decorate with the argument TASK and what says how to read it."""
-    return _options(click.argument("task", type=FILE, required=required), _about_task)
-
-
-task_options = task_argument(required=True)
-model_options = _options(
-    click.option(
-        "--local", is_flag=True, help="Use the embedded model (the default without --model or --base-url)."
-    ),
-    click.option("--model", help="Model name at the endpoint; with --local, the path of a GGUF file."),
-    click.option(
-        "--base-url",
-        help="OpenAI-compatible endpoint, /v1 included; the key comes from $OPENAI_API_KEY."
-        "  [default: $OPENAI_BASE_URL]",
-    ),
-    click.option(
-        "--concurrency", type=click.IntRange(1), help="Calls at once.  [default: 16; embedded model: 1]"
-    ),
-    click.option(
-        "--temperature",
-        type=FiniteRange(0),
-        help="Of the model's answers.  [default: 0; 0.9 when it writes prompts]",
-    ),
-    click.option(
-        "--max-tokens",
-        type=click.IntRange(1),
-        help="Longest answer.  [default: 64; 256 when the model writes prompts]",
-    ),
-    click.option(
-        "--timeout",
-        type=FiniteRange(0, min_open=True),
-        help="Seconds for one attempt of a call.  [default: 60]",
-    ),
-    click.option(
-        "--requests-per-minute",
-        type=FiniteRange(0, min_open=True),
-        help="Pace of the calls.  [default: as fast as the endpoint lets]",
-    ),
-    click.option(
-        "--tokens-per-minute",
-        type=FiniteRange(0, min_open=True),
-        help="Pace of the calls by the tokens they may take.",
-    ),
-    click.option("--body", callback=json_object, help="More body parameters of a call, a JSON object."),
-    click.option("--headers", callback=json_object, help="More headers of a call, a JSON object."),
-)
-generate_options = _options(
-    click.option(
-        "--how",
-        type=click.Choice(HOWS),
-        help="How to generate.  [default: compose for the embedded model, else induce]",
-    ),
-    click.option(
-        "--kind", default=None, help="compose: which lists.  [default: by the task's name, else general]"
-    ),
-    click.option("--lists", type=FILE, help="compose: TOML or JSON file with roles, instructions, formats."),
-    click.option("--from", "source", type=FILE, help="paraphrase: pool file with the prompts to rephrase."),
-)
-
-
-judge_options = _options(
-    click.option(
-        "--judge-model", help="Model that grades for the metric judge.  [default: the model itself]"
-    ),
-    click.option("--judge-base-url", help="Its endpoint.  [default: $OPENAI_BASE_URL]"),
-    click.option(
-        "--rubric", help="Message to the judge (or @FILE), with {input}, {references} and {answer}."
-    ),
-)
-
-embedder_option = click.option(
-    "--embedder", help="local, local:mean, endpoint:MODEL, st:NAME or minilm.  [default: local]"
-)
-dry_run_options = _options(
-    click.option(
-        "--price-in", type=FiniteRange(0), help="Price of a million tokens in, for limits and --dry-run."
-    ),
-    click.option("--price-out", type=FiniteRange(0), help="Price of a million tokens out."),
-    click.option("--dry-run", is_flag=True, help="Print what the run would take, and make no call."),
-)
-
-
-# ---- what they stand for -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -370,3 +236,42 @@ def text_or_file(value: str | None, option: str) -> str | None:
         return read_bytes(value[1:], MOST_SETTINGS).decode("utf-8-sig").strip()
     except (Unreadable, UnicodeDecodeError) as error:
         raise InputError(f"{option} {value}: cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """The options above, as typed."""
+
+    limit_calls: int | None = None
+    limit_tokens: int | None = None
+    limit_cost: float | None = None
+    limit_seconds: float | None = None
+    cache: bool = True
+    cache_size: int | None = None
+
+    def limits(self) -> Limits | None:
+        """The limits of the run; None: none was typed."""
+        from zopo_fast.llm.limits import Limits
+
+        limits = Limits(self.limit_calls, self.limit_tokens, self.limit_cost, self.limit_seconds)
+        return None if limits == Limits() else limits
+
+    def prices(self, prices: tuple[float, float] | None) -> Prices | None:
+        """Prices in and out as `options.prices_of` gives them; raises `ConfigError` where they are needed."""
+        from zopo_fast.llm.limits import Prices
+
+        if prices is None:
+            if self.limit_cost is not None:
+                raise ConfigError("--limit-cost needs --price-in and --price-out")
+            return None
+        return Prices(*prices)
+
+    def open_cache(self) -> AnswerCache | None:
+        """The cache of answers; None where it is off. Close it in the end."""
+        if not self.cache:
+            if self.cache_size is not None:
+                raise ConfigError("--cache-size and --no-cache contradict each other; give one")
+            return None
+        from zopo_fast.llm.answer_cache import MAX_BYTES, AnswerCache
+
+        return AnswerCache(max_bytes=self.cache_size or MAX_BYTES)

@@ -11,27 +11,29 @@ import click
 
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import shown
-from zopo_fast.errors import ConfigError, OutputError, ZopoError
-from zopo_fast.optimize_job import EXIT_INTERRUPTED
-from zopo_fast.option_types import FiniteRange
-from zopo_fast.options import (
+from zopo_fast.cli.optimize_runner import EXIT_INTERRUPTED
+from zopo_fast.cli.options import (
     FILE,
+    dry_run_options,
+    embedder_option,
+    judge_options,
+    model_options,
+    task_options,
+)
+from zopo_fast.cli.params import FiniteRange
+from zopo_fast.cli.progress import Progress
+from zopo_fast.cli.settings import (
     JudgeSettings,
     ModelSettings,
     check_names,
-    dry_run_options,
     embedder_name,
-    embedder_option,
-    judge_options,
     load_task,
-    model_options,
     open_embedder,
     prices_of,
     settings_of,
-    task_options,
     text_or_file,
 )
-from zopo_fast.progress import Progress
+from zopo_fast.errors import ConfigError, OutputError, ZopoError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
-from zopo_fast.limit_options import LimitSettings
-from zopo_fast.llm.middleware import Kept, Metered, Recorded
-from zopo_fast.llm.types import Usage
-from zopo_fast.options import (
+from zopo_fast.cli.progress import Progress
+from zopo_fast.cli.settings import (
     JudgeSettings,
+    LimitSettings,
     ModelSettings,
     PoolSettings,
     check_names,
@@ -25,7 +23,9 @@ from zopo_fast.options import (
     prices_of,
     settings_of,
 )
-from zopo_fast.progress import Progress
+from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
+from zopo_fast.llm.middleware import Kept, Metered, Recorded
+from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
@@ -211,7 +211,7 @@ class Command:
 
     def _keep(self, folder: RunFolder) -> None:
         """Open the study of the folder; in a new one, with the settings and the pool of this run."""
-        from zopo_fast.continued import to_keep
+        from zopo_fast.cli.resume import to_keep
         from zopo_fast.storage.store import STUDY, Store
 
         if self.store is None:
@@ -237,7 +237,7 @@ class Command:
 
     def _say_how_to_go_on(self) -> None:
         """Once, where a run that is not at its end has left a study."""
-        from zopo_fast.continued import how_to_go_on
+        from zopo_fast.cli.resume import how_to_go_on
         from zopo_fast.runs.report import printable
 
         if self.store is not None and not self.said:

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
+from zopo_fast.cli.options import FILE
 from zopo_fast.errors import ConfigError
-from zopo_fast.options import FILE
 
 TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
 # How long one thread may keep the interpreter to itself: the journal's thread has little to do between two

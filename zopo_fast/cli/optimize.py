@@ -8,20 +8,19 @@ from typing import Any
 
 import click
 
-from zopo_fast.errors import ConfigError
-from zopo_fast.limit_options import limit_options
-from zopo_fast.optimize_job import Command
-from zopo_fast.options import (
+from zopo_fast.cli.optimize_runner import Command
+from zopo_fast.cli.options import (
     FILE,
     dry_run_options,
     embedder_option,
     generate_options,
     judge_options,
-    load_task,
+    limit_options,
     model_options,
     task_argument,
-    text_or_file,
 )
+from zopo_fast.cli.settings import load_task, text_or_file
+from zopo_fast.errors import ConfigError
 from zopo_fast.scoring.race import ERROR, FIRST
 
 
@@ -121,7 +120,7 @@ def optimize(task: Path | None, **options: Any) -> int:
 
 
 def _resumed(options: dict[str, Any]) -> int:
-    from zopo_fast.continued import taken_up
+    from zopo_fast.cli.resume import taken_up
     from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:

@@ -1,0 +1,54 @@
+"""`zopo-fast generate`: write candidate prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zopo_fast._utils.files import exists
+from zopo_fast._utils.text import printable
+from zopo_fast.cli.options import FILE, generate_options, model_options, task_options
+from zopo_fast.cli.settings import ModelSettings, PoolSettings, load_task, settings_of
+from zopo_fast.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from zopo_fast.prompts.pool import Pool
+
+
+@click.command()
+@task_options
+@click.option(
+    "-n", "--number", type=click.IntRange(2), default=200, show_default=True, help="Prompts to generate."
+)
+@generate_options
+@model_options
+@click.option("--out", type=FILE, required=True, help="Pool file to write, .jsonl.")
+def generate(task: Path, **options: Any) -> int:
+    """Write a pool of candidate prompts for TASK."""
+    model, settings = settings_of(ModelSettings, options), settings_of(PoolSettings, options)
+    settings.check(model.is_local)
+    loaded = load_task(task, options)
+    out: Path = options["out"]
+    if exists(out):
+        raise OutputError(f"{out}: exists already; give another name")
+    if out.suffix != ".jsonl":
+        raise ConfigError(f"--out {out}: a pool is a .jsonl file")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):  # before the calls are paid for
+        raise OutputError(f"{out}: its folder is missing or cannot be written")
+
+    async def work() -> Pool:
+        if settings.method(model.is_local) == "compose":
+            return settings.compose(options["number"], loaded, options["seed"])
+        async with model.opened(writing=True) as llm:
+            click.echo("Generating prompts ...", err=True)
+            written = await settings.write(options["number"], loaded, llm, model.is_local, options["seed"])
+            return written[0]
+
+    pool = asyncio.run(work())
+    pool.save(out)
+    click.echo(f"{len(pool)} prompts written to {printable(str(out))}")
+    return 0
