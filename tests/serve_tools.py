@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from zopo_fast.serve.app import Server
-from zopo_fast.serve.routes import Route
-from zopo_fast.serve.settings import Limits, ServeConfig
+from zopo_fast.serve.config import Limits, ServeConfig
+from zopo_fast.serve.http.routing import Route
+from zopo_fast.serve.server import Server
 
 TOKEN = "a-token-for-the-tests-0123456789"
 SECONDS = 20.0  # that nothing takes longer than, on a busy machine

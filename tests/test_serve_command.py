@@ -17,8 +17,8 @@ from serve_tools import SECONDS, TOKEN, Client, Process, packed, pool, served
 
 from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
+from zopo_fast.serve.config import Limits, ServeConfig, is_loopback
 from zopo_fast.serve.logs import written
-from zopo_fast.serve.settings import Limits, ServeConfig, is_loopback
 
 
 def test_everything_but_health_needs_the_token(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_it_stops_in_order_and_the_log_holds_neither_prompts_nor_keys(tmp_path: 
         assert server.stop() == 0
         assert time.monotonic() - start < SECONDS / 2
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    assert [line["message"] for line in lines if line["logger"] == "zopo_fast.serve.app"] == [
+    assert [line["message"] for line in lines if line["logger"] == "zopo_fast.serve.server"] == [
         "listening",
         "stopped",
     ]

@@ -16,9 +16,9 @@ import pytest
 from serve_tools import SECONDS, Client, Process, packed, pool, served
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.serve.job_events import JobEvents
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.jobs.events import JobEvents
 from zopo_fast.serve.models import load
-from zopo_fast.serve.settings import Limits
 
 KEY = "sk-a-key-that-must-not-show-anywhere"
 PROMPTS = [f"Say it in way {i}." for i in range(20)]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from zopo_fast.errors import StoreBusyError, StoreError, StoreFullError, StoreVersionError
-from zopo_fast.serve.journal import Entry, Event, Journal
+from zopo_fast.serve.studies.journal import Entry, Event, Journal
 
 
 def event(seq: int, study: str = "s", size: int = 1) -> Event:

@@ -12,7 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 from serve_tools import TOKEN, Client, InThread, served, table
 
-from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.config import Limits
 
 # For each operation with a body, half as many for others; and so much with wrong ones again.
 EXAMPLES = int(os.environ.get("ZOPO_SERVE_EXAMPLES", "10"))

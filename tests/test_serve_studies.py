@@ -14,8 +14,8 @@ import pytest
 from serve_tools import Client, InThread, packed, pool, served
 
 import zopo_fast as zf
-from zopo_fast.serve import study as study_module
-from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.studies import study as study_module
 
 
 @pytest.fixture

@@ -59,9 +59,9 @@ def serve(**options: Any) -> int:
     from zopo_fast.serve import require
 
     require()
-    from zopo_fast.serve.app import run
+    from zopo_fast.serve.config import Limits, ServeConfig
     from zopo_fast.serve.logs import written
-    from zopo_fast.serve.settings import Limits, ServeConfig
+    from zopo_fast.serve.server import run
 
     names = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
     config = ServeConfig(

@@ -9,9 +9,9 @@ import numpy as np
 
 from zopo_fast.errors import ArrayError, ConfigError
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.serve.problems import Problem
-from zopo_fast.serve.schemas import PackedArray
-from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.problems import Problem
+from zopo_fast.serve.studies.schemas import PackedArray
 
 
 def unpacked(given: list[list[float]] | PackedArray, limits: Limits) -> np.ndarray[Any, Any]:

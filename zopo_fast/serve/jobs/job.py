@@ -13,8 +13,8 @@ from zopo_fast._utils.files import sync_folder, write_whole
 from zopo_fast.errors import OutputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
-from zopo_fast.serve.job_events import JobEvents
-from zopo_fast.serve.job_schemas import CreateJob, Job, JobTrial, JobUsage, Saved
+from zopo_fast.serve.jobs.events import JobEvents
+from zopo_fast.serve.jobs.schemas import CreateJob, Job, JobTrial, JobUsage, Saved
 
 REQUEST, STATE = "request.json", "job.json"
 

@@ -12,10 +12,10 @@ import msgspec
 from zopo_fast.errors import NothingToAsk, StoreDamagedError, ZopoError
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
-from zopo_fast.serve.journal import Event
-from zopo_fast.serve.problems import Problem
-from zopo_fast.serve.schemas import Asked, Scored, Tell
-from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.problems import Problem
+from zopo_fast.serve.studies.journal import Event
+from zopo_fast.serve.studies.schemas import Asked, Scored, Tell
 
 KEPT_KEYS = 4096  # of a study, the newest
 LARGE = 50_000  # prompts: an ask on more takes long enough to hold up everyone else's

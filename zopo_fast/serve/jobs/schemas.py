@@ -7,20 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from zopo_fast.serve.schemas import (
-    Answer,
-    Count,
-    Finite,
-    Index,
-    Label,
-    PackedArray,
-    Positive,
-    Request,
-    Rows,
-    SearchConfig,
-    Text,
-    Whole,
-)
+from zopo_fast.serve.http.schemas import Answer, Count, Finite, Index, Label, Positive, Request, Text, Whole
+from zopo_fast.serve.studies.schemas import PackedArray, Rows, SearchConfig
 
 Few = Annotated[int, Meta(ge=1, le=1000)]
 Output = Text | Annotated[list[Text], Meta(min_length=1)]

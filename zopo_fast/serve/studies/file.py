@@ -16,7 +16,7 @@ import numpy as np
 from zopo_fast._utils.files import sync_folder
 from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.serve.journal import Event
+from zopo_fast.serve.studies.journal import Event
 from zopo_fast.storage.file import PARTIAL, read_value
 from zopo_fast.storage.store import Event as Kept
 from zopo_fast.storage.store import Store

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from zopo_fast.serve.problems import Problem
-from zopo_fast.serve.routes import JSON, Route
-from zopo_fast.serve.settings import Limits
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.problems import Problem
+from zopo_fast.serve.http.routing import JSON, Route
 
 _LONG = 256 * 1024  # bytes: what takes longer to read than others should wait
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -10,9 +10,9 @@ from typing import Any
 
 from zopo_fast.errors import StoreError
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.serve.journal import Entry, Event
-from zopo_fast.serve.study import Study
-from zopo_fast.serve.study_file import StudyFile
+from zopo_fast.serve.studies.file import StudyFile
+from zopo_fast.serve.studies.journal import Entry, Event
+from zopo_fast.serve.studies.study import Study
 
 
 @dataclass(eq=False)

@@ -12,18 +12,19 @@ from aiohttp import web
 
 from zopo_fast import __version__
 from zopo_fast.errors import ConfigError, ZopoError
-from zopo_fast.serve import bodies, schemas
-from zopo_fast.serve.answers import WholeAnswer
-from zopo_fast.serve.guard import Guard
-from zopo_fast.serve.job_routes import JobRoutes
-from zopo_fast.serve.jobs import Jobs
+from zopo_fast.serve.config import ServeConfig
+from zopo_fast.serve.http import request as bodies
+from zopo_fast.serve.http.auth import Guard
+from zopo_fast.serve.http.problems import MEDIA_TYPE, Problem, problem_of
+from zopo_fast.serve.http.response import WholeAnswer
+from zopo_fast.serve.http.routing import JSON, Call, Route, Table
+from zopo_fast.serve.http.schemas import Health
+from zopo_fast.serve.jobs.routes import JobRoutes
+from zopo_fast.serve.jobs.service import Jobs
 from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
 from zopo_fast.serve.models import load as load_models
-from zopo_fast.serve.problems import MEDIA_TYPE, Problem, problem_of
-from zopo_fast.serve.routes import JSON, Call, Route, Table
-from zopo_fast.serve.settings import ServeConfig
-from zopo_fast.serve.studies import Studies
-from zopo_fast.serve.study_routes import StudyRoutes
+from zopo_fast.serve.studies.routes import StudyRoutes
+from zopo_fast.serve.studies.service import Studies
 
 _log = logging.getLogger(__name__)
 
@@ -167,20 +168,20 @@ class Server:
         return [
             Route(
                 "GET", "/healthz", self._health, "health", "Whether the server answers.",
-                answer=schemas.Health, open=True,
+                answer=Health, open=True,
             ),
             Route("GET", "/metrics", self._metrics, "metrics", "For Prometheus.", media=CONTENT_TYPE),
             Route("GET", "/openapi.json", self._document, "openapi", "This document.", media=JSON),
         ]  # fmt: skip
 
     async def _health(self, call: Call) -> bytes:
-        return msgspec.json.encode(schemas.Health("stopping" if self.stopping else "ok", __version__))
+        return msgspec.json.encode(Health("stopping" if self.stopping else "ok", __version__))
 
     async def _metrics(self, call: Call) -> bytes:
         return self.metrics.text()
 
     async def _document(self, call: Call) -> bytes:
-        from zopo_fast.serve.openapi import document
+        from zopo_fast.serve.http.openapi import document
 
         return msgspec.json.encode(document(self.table.routes, secured=self.config.token is not None))
 

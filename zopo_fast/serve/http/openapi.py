@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from zopo_fast import __version__
-from zopo_fast.serve.problems import MEDIA_TYPE
-from zopo_fast.serve.routes import JSON, Route
-from zopo_fast.serve.schemas import ProblemDetails
+from zopo_fast.serve.http.problems import MEDIA_TYPE
+from zopo_fast.serve.http.routing import JSON, Route
+from zopo_fast.serve.http.schemas import ProblemDetails
 
 _REFERENCE = "#/components/schemas/{name}"
 _MEANINGS = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from zopo_fast.serve.job_schemas import CreateJob, Job, JobList, JobResult
-from zopo_fast.serve.jobs import Jobs
-from zopo_fast.serve.once import Once
-from zopo_fast.serve.problems import Problem
-from zopo_fast.serve.routes import Call, Route
-from zopo_fast.serve.running import Running
-from zopo_fast.serve.settings import Limits
-from zopo_fast.serve.study_routes import Page
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.idempotency import Once
+from zopo_fast.serve.http.problems import Problem
+from zopo_fast.serve.http.routing import Call, Route
+from zopo_fast.serve.jobs.job import Running
+from zopo_fast.serve.jobs.schemas import CreateJob, Job, JobList, JobResult
+from zopo_fast.serve.jobs.service import Jobs
+from zopo_fast.serve.studies.routes import Page
 
 EVENTS = "text/event-stream"
 _PAUSE = 15.0  # seconds after which a comment keeps a silent stream's connection alive

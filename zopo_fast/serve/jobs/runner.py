@@ -15,10 +15,10 @@ from zopo_fast.llm.limits import Prices
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.optimize import RunConfig, optimize
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.serve.job_schemas import CreateJob, JobConfig, JobExample, JobTask
-from zopo_fast.serve.pools import check_size, unpacked
-from zopo_fast.serve.settings import Limits
-from zopo_fast.serve.study_routes import search_config
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.jobs.schemas import CreateJob, JobConfig, JobExample, JobTask
+from zopo_fast.serve.studies.payload import check_size, unpacked
+from zopo_fast.serve.studies.routes import search_config
 from zopo_fast.storage.store import STUDY
 from zopo_fast.tasks.task import Example, Task
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from zopo_fast import errors
-from zopo_fast.serve.schemas import ProblemDetails
+from zopo_fast.serve.http.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 

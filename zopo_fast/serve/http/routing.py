@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from zopo_fast.serve.problems import Problem, not_found
+from zopo_fast.serve.http.problems import Problem, not_found
 
 JSON = "application/json"
 

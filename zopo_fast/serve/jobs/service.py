@@ -21,14 +21,14 @@ from zopo_fast._utils.files import write_whole
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.serve.job_events import JobEvents
-from zopo_fast.serve.job_run import check, run
-from zopo_fast.serve.job_schemas import CreateJob, JobResult, Saved
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.problems import Problem, not_found
+from zopo_fast.serve.jobs.events import JobEvents
+from zopo_fast.serve.jobs.job import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
+from zopo_fast.serve.jobs.runner import check, run
+from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, Saved
 from zopo_fast.serve.metrics import Metrics
 from zopo_fast.serve.models import NamedModel
-from zopo_fast.serve.problems import Problem, not_found
-from zopo_fast.serve.running import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
-from zopo_fast.serve.settings import Limits
 
 ENDED = ("done", "failed", "cancelled", "interrupted")
 STOP_SECONDS = 5.0  # that a run has to end with the results so far, before it is cut off

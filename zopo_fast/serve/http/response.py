@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from zopo_fast.serve.routes import JSON
+from zopo_fast.serve.http.routing import JSON
 
 _HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nDate: ".encode()
 

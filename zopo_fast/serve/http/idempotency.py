@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from zopo_fast.serve.problems import Problem
+from zopo_fast.serve.http.problems import Problem
 
 T = TypeVar("T")
 

@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 
 from zopo_fast.errors import InputError, NothingToAsk, StoreError, UnknownIndexError
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.serve.journal import Entry, Journal
+from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.problems import Problem, not_found
 from zopo_fast.serve.metrics import Metrics
-from zopo_fast.serve.problems import Problem, not_found
-from zopo_fast.serve.record import Record
-from zopo_fast.serve.settings import Limits
-from zopo_fast.serve.study import Study
-from zopo_fast.serve.study_file import SUFFIX, StudyFile, files_in
+from zopo_fast.serve.studies.file import SUFFIX, StudyFile, files_in
+from zopo_fast.serve.studies.journal import Entry, Journal
+from zopo_fast.serve.studies.record import Record
+from zopo_fast.serve.studies.study import Study
 
 T = TypeVar("T")
 _CLEAN = (InputError, NothingToAsk, UnknownIndexError, Problem)  # raised before anything was changed

@@ -6,8 +6,8 @@ import hmac
 
 from aiohttp import web
 
-from zopo_fast.serve.problems import Problem
-from zopo_fast.serve.settings import ServeConfig, is_loopback
+from zopo_fast.serve.config import ServeConfig, is_loopback
+from zopo_fast.serve.http.problems import Problem
 
 
 class Guard:

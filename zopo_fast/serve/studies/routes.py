@@ -11,14 +11,14 @@ from msgspec import Meta
 
 from zopo_fast.errors import ConfigError, NothingToAsk
 from zopo_fast.search.config import OfficialSettings, ZopoConfig
-from zopo_fast.serve import schemas
-from zopo_fast.serve.once import Once
-from zopo_fast.serve.pools import texts_of, unpacked
-from zopo_fast.serve.record import Record
-from zopo_fast.serve.routes import Call, Route
-from zopo_fast.serve.schemas import CreateStudy, SearchConfig
-from zopo_fast.serve.studies import Studies
-from zopo_fast.serve.study import Study
+from zopo_fast.serve.http.idempotency import Once
+from zopo_fast.serve.http.routing import Call, Route
+from zopo_fast.serve.studies import schemas
+from zopo_fast.serve.studies.payload import texts_of, unpacked
+from zopo_fast.serve.studies.record import Record
+from zopo_fast.serve.studies.schemas import CreateStudy, SearchConfig
+from zopo_fast.serve.studies.service import Studies
+from zopo_fast.serve.studies.study import Study
 
 _encode = msgspec.json.Encoder().encode
 _CREATIONS = 4  # at a time: each holds its pool several times over

@@ -1,0 +1,1 @@
+"""Jobs of the server: service, runner, events, routes."""

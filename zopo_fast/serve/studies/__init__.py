@@ -1,0 +1,1 @@
+"""Studies of the server: service, journal, files, routes."""
