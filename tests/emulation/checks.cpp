@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_mma.cuh"
+#include "cuda/linalg/mma.cuh"
 
 namespace zopo {
 

@@ -1,0 +1,43 @@
+// What the files of the bindings share. They alone know pybind11: they check what comes in, release
+// the GIL and name the errors.
+#pragma once
+
+#include <memory>
+#include <mutex>
+
+#include "bindings/arrays.hpp"
+#include "ntk/ntk.hpp"
+
+namespace zopo {
+
+using namespace pybind11::literals;
+using NetworkPtr = std::shared_ptr<Network>;  // immutable; pybind11 holders cannot say const
+
+// Runs f on a model with its lock held and the GIL released: calls from two threads take turns.
+template <class Model, class F>
+auto locked(const Model& model, F&& f) {
+  const py::gil_scoped_release nogil;
+  const std::lock_guard lock(model.mutex());
+  return f();
+}
+
+inline std::size_t checked_index(py::ssize_t i, std::size_t n, const char* what) {
+  if (i < 0 || static_cast<std::size_t>(i) >= n)
+    throw IndexError(std::string(what) + ": index " + std::to_string(i) + " is not in [0, " +
+                     std::to_string(n) + ")");
+  return static_cast<std::size_t>(i);
+}
+
+// Each adds its classes and functions to the module.
+void bind_gp(py::module_& m);
+void bind_pool(py::module_& m);
+void bind_local_gradient(py::module_& m);
+#ifdef ZOPO_HAS_CUDA
+void bind_ntk_cuda(py::module_& m);
+void bind_device(py::module_& m);
+void bind_device_models(py::module_& m);
+#endif
+void bind_region(py::module_& m);
+void bind_studies(py::module_& m);
+
+}  // namespace zopo

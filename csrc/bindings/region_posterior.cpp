@@ -1,0 +1,144 @@
+// The posterior over a region of candidates.
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "search/region_posterior.hpp"
+
+namespace zopo {
+namespace {
+
+Doubles nuggets_of(const py::object& nuggets_) {
+  const Array nuggets = doubles(nuggets_, "nuggets", 1);
+  if (rows(nuggets) == 0) throw ArrayError("nuggets: at least one noise level is needed");
+  for (std::size_t g = 0; g < rows(nuggets); ++g)
+    if (!(nuggets.data()[g] >= 0.0)) throw ArrayError("nuggets: a variance cannot be negative");
+  return {nuggets.data(), nuggets.data() + nuggets.size()};
+}
+
+constexpr double kLargest = 1e150;  // of a score, whose square is taken
+
+void checked_score(double y, const char* name) {
+  if (!(std::abs(y) <= kLargest))
+    throw ArrayError(std::string(name) + ": NaN, infinity, or a number beyond 1e150");
+}
+
+double positive(double value, const char* name) {
+  if (!(value > 0.0) || std::isinf(value))
+    throw ArrayError(std::string(name) + ": must be positive and finite");
+  return value;
+}
+
+std::unique_ptr<RegionPosterior> of_points(const py::object& X_, std::size_t depth, double weight,
+                                           double bias, bool ntk, double scale,
+                                           const py::object& nuggets_, std::size_t capacity) {
+  const Array X = doubles(X_, "X", 2);
+  if (rows(X) == 0 || X.shape(1) == 0) throw ArrayError("X: expected points, got " + shape_of(X));
+  if (depth < 1) throw ArrayError("depth: must be at least 1");
+  if (!(bias >= 0.0) || std::isinf(bias))
+    throw ArrayError("bias_variance: must be finite and >= 0");
+  const ArcCosine kernel{depth, positive(weight, "weight_variance"), bias, ntk,
+                         positive(scale, "scale")};
+  const Doubles nuggets = nuggets_of(nuggets_);
+  const py::gil_scoped_release nogil;
+  return std::make_unique<RegionPosterior>(X.data(), rows(X), static_cast<std::size_t>(X.shape(1)),
+                                           kernel, nuggets, capacity);
+}
+
+std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object& nuggets_,
+                                         std::size_t capacity) {
+  const Array K = doubles(K_, "K", 2);
+  if (rows(K) == 0 || K.shape(1) != K.shape(0))
+    throw ArrayError("K: expected a square matrix, got " + shape_of(K));
+  const Doubles nuggets = nuggets_of(nuggets_);
+  const py::gil_scoped_release nogil;
+  return std::make_unique<RegionPosterior>(K.data(), rows(K), nuggets, capacity);
+}
+
+void append(RegionPosterior& region, py::ssize_t column, double y, double noise) {
+  const std::size_t at = checked_index(column, region.columns(), "column");
+  checked_score(y, "y");
+  if (!(noise >= 0.0) || std::isinf(noise))
+    throw ArrayError("noise: a variance is finite and not negative");
+  locked(region, [&] { region.append(at, y, noise); });
+}
+
+std::int64_t propose(RegionPosterior& region, const std::vector<std::int64_t>& pending,
+                     double incumbent, int power, py::ssize_t center, std::size_t nearest) {
+  for (const auto i : pending) checked_index(i, region.columns(), "pending");
+  checked_score(incumbent, "incumbent");
+  if (power != 1 && power != 2) throw ArrayError("power: must be 1 or 2");
+  if (nearest == 0) throw ArrayError("nearest: must be at least 1");
+  const std::size_t around = checked_index(center, region.columns(), "center");
+  return locked(region, [&] {
+    return region.propose(pending.data(), pending.size(), incumbent, power, around, nearest);
+  });
+}
+
+py::tuple posterior(const RegionPosterior& region) {
+  Array mean = vector(region.columns()), variance = vector(region.columns());
+  double *to_mean = mean.mutable_data(), *to_variance = variance.mutable_data();
+  locked(region, [&] { region.posterior(to_mean, to_variance); });
+  return py::make_tuple(mean, variance);
+}
+
+}  // namespace
+
+void bind_region(py::module_& m) {
+  py::class_<RegionPosterior>(m, "RegionPosterior",
+                              "The posterior at every candidate of a region, over noise levels.")
+      .def(py::init(&of_points), "X"_a, "depth"_a, "weight_variance"_a, "bias_variance"_a, "ntk"_a,
+           "scale"_a, "nuggets"_a, "capacity"_a = 0)
+      .def_static("of_gram", &of_gram, "K"_a, "nuggets"_a, "capacity"_a = 0)
+      .def("__len__", [](const RegionPosterior& r) { return locked(r, [&] { return r.size(); }); })
+      .def_property_readonly("columns", &RegionPosterior::columns)
+      .def("append", &append, "column"_a, "y"_a, "noise"_a = 0.0)
+      .def(
+          "truncate", [](RegionPosterior& r, std::size_t n) { locked(r, [&] { r.truncate(n); }); },
+          "n"_a)
+      .def(
+          "rescore",
+          [](RegionPosterior& r, const py::object& y_) {
+            const Array y = doubles(y_, "y", 1);
+            for (std::size_t i = 0; i < rows(y); ++i) checked_score(y.data()[i], "y");
+            locked(r, [&] { r.rescore(y.data(), rows(y)); });
+          },
+          "y"_a)
+      .def(
+          "exclude",
+          [](RegionPosterior& r, py::ssize_t column) {
+            const std::size_t at = checked_index(column, r.columns(), "column");
+            locked(r, [&] { r.exclude(at); });
+          },
+          "column"_a)
+      .def("propose", &propose, "pending"_a, "incumbent"_a, "power"_a = 1, "center"_a = 0,
+           "nearest"_a = std::numeric_limits<py::ssize_t>::max())
+      .def("posterior", &posterior)
+      .def("shares",
+           [](const RegionPosterior& r) {
+             Array weight = vector(r.levels()), amplitude = vector(r.levels());
+             double *to_weight = weight.mutable_data(), *to_amplitude = amplitude.mutable_data();
+             locked(r, [&] { r.shares(to_weight, to_amplitude); });
+             return py::make_tuple(weight, amplitude);
+           })
+      .def(
+          "propagate",
+          [](const RegionPosterior& r, py::ssize_t level, const py::object& residuals_) {
+            const std::size_t at = checked_index(level, r.levels(), "level");
+            const Array residuals = doubles(residuals_, "residuals", 1);
+            Array out = vector(r.columns());
+            double* to = out.mutable_data();
+            locked(r, [&] { r.propagate(at, residuals.data(), rows(residuals), to); });
+            return out;
+          },
+          "level"_a, "residuals"_a);
+}
+
+}  // namespace zopo

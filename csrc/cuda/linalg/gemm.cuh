@@ -1,0 +1,33 @@
+// Matrix product in float64 on a device (cuda/linalg/gemm.cu).
+#pragma once
+
+#include "cuda/runtime/support.cuh"
+
+namespace zopo {
+
+// C (m, n) = op(A) (m, k) op(B) (k, n), or C += with `add`; row-major, any leading dimensions and
+// any alignment. op transposes where asked: A is then stored (k, m), B (n, k). C overlaps neither.
+//
+// lower_a: A as stored is square and lower triangular; what lies right of its diagonal is not read,
+//          and products with it are left out.
+// lower_c: only what lies on or left of the diagonal of C is asked for; entries right of it are
+//          written or not.
+// batch:   that many products, the operands a stride apart (0: the same one for all).
+struct GemmArguments {
+  int m, n, k;
+  const double* A;
+  std::int64_t lda;
+  const double* B;
+  std::int64_t ldb;
+  double* C;
+  std::int64_t ldc;
+  bool transpose_a = false, transpose_b = false;
+  bool add = false;
+  bool lower_a = false, lower_c = false;
+  int batch = 1;
+  std::int64_t stride_a = 0, stride_b = 0, stride_c = 0;
+};
+
+void gemm(const GemmArguments& a, cudaStream_t stream);
+
+}  // namespace zopo

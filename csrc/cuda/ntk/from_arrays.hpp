@@ -1,0 +1,22 @@
+// The kernel on arrays of a device: results are new arrays there, in the order of `stream`, and the
+// calls do not wait. Shapes are checked by the caller; formulas are those of ntk/ntk.hpp.
+#pragma once
+
+#include "cuda/ntk/ntk.hpp"
+#include "cuda/runtime/array.hpp"
+
+namespace zopo {
+
+// X (n, d), Y (m, d) of any precision, or null -> (n, m), float32 unless the precision is Float64.
+DeviceArray gram_of_arrays(const Network& net, const DeviceArray& X, const DeviceArray* Y,
+                           GramPrecision precision, StreamHandle stream);
+// X (n, d) -> (n,)
+DeviceArray diag_of_arrays(const Network& net, const DeviceArray& X, StreamHandle stream);
+// x (d,), X (n, d) -> (n, d)
+DeviceArray gradient_of_arrays(const Network& net, const DeviceArray& x, const DeviceArray& X,
+                               StreamHandle stream);
+// X (n, d), Y (m, d), weight (n, m) -> (n, d)
+DeviceArray gram_gradient_of_arrays(const Network& net, const DeviceArray& X, const DeviceArray& Y,
+                                    const DeviceArray& weight, StreamHandle stream);
+
+}  // namespace zopo

@@ -1,0 +1,21 @@
+// A build without the CUDA engine.
+#include "base/error.hpp"
+#include "cuda/runtime/device.hpp"
+
+namespace zopo {
+
+int cuda_device_count() { return 0; }
+
+std::string cuda_status() {
+  return "this build has the CPU engine only: no CUDA compiler (nvcc) was found when it was made, "
+         "or ZOPO_CUDA=OFF";
+}
+
+void require_cuda(int) { throw DeviceError("no CUDA device: " + cuda_status()); }
+
+CudaDevice cuda_device(int ordinal) {
+  require_cuda(ordinal);
+  return {};
+}
+
+}  // namespace zopo

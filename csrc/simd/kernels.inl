@@ -1,0 +1,62 @@
+// Bodies of the inner loops; included by simd_<isa>.cpp, each compiled with that instruction set.
+//
+// Only raw pointers and file-local functions here: an inline function of a standard header compiled
+// with AVX-512 could be the copy the linker keeps for everyone, and crash an older processor.
+// Vectors are the compiler's own (vector_size), so the same text becomes SSE2, AVX2, AVX-512 or
+// NEON.
+//
+// The including file defines ZOPO_VECTOR_BYTES, ZOPO_GRAM_ROWS and ZOPO_GRAM_VECTORS.
+
+#include "simd/vectors.inl"
+
+#include "simd/dense.inl"
+#include "simd/gram.inl"
+#include "simd/pool.inl"
+#include "simd/region.inl"
+
+namespace zopo {
+namespace {
+
+constexpr Simd table(const char* name) {
+  return {name,
+          dot,
+          axpy,
+          matvec,
+          matvec_transposed,
+          gemm,
+          dot3,
+          triangle_matvec,
+          triangle_matvec_transposed,
+          triangle_normal,
+          triangle_rank_one,
+          triangle_cholesky,
+          solve_lower,
+          solve_lower_transposed,
+          solve_lower_rows,
+          kPanel,
+          gram_pack_size,
+          gram_pack,
+          gram_rows,
+          scan,
+          rows_matvec<std::uint16_t>,
+          rows_matvec<float>,
+          rows_matvec<double>,
+          rows_combine<std::uint16_t>,
+          rows_combine<float>,
+          rows_combine<double>,
+          standardise_f16,
+          moments_pass,
+          squares_pass,
+          widen_f16,
+          narrow_f16,
+          read_all,
+          combine_f32,
+          scale_f32,
+          accumulate_row,
+          arc_cosine_first,
+          arc_cosine_layer,
+          improvement};
+}
+
+}  // namespace
+}  // namespace zopo

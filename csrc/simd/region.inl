@@ -1,0 +1,164 @@
+// Loops over the candidates of a region; see simd/kernels.inl. Plain loops that the compiler turns
+// into vectors: no sums across lanes, no branches.
+
+namespace zopo {
+namespace {
+
+typedef float Vecf __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
+typedef float VecfLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(4), may_alias));
+constexpr std::size_t kFloats = ZOPO_VECTOR_BYTES / sizeof(float);
+
+// out += sum_i a_i M_i over a block of N vectors held in registers.
+template <std::size_t N>
+inline void combine_block(const float* M, std::size_t ld, std::size_t rows, const float* a,
+                          float* out) {
+  Vecf sum[N];
+  for (std::size_t v = 0; v < N; ++v)
+    sum[v] = *reinterpret_cast<const VecfLoad*>(out + v * kFloats);
+  for (std::size_t i = 0; i < rows; ++i)
+    for (std::size_t v = 0; v < N; ++v)
+      sum[v] += a[i] * *reinterpret_cast<const VecfLoad*>(M + i * ld + v * kFloats);
+  for (std::size_t v = 0; v < N; ++v) *reinterpret_cast<VecfLoad*>(out + v * kFloats) = sum[v];
+}
+
+void combine_f32(const float* M, std::size_t ld, std::size_t rows, const float* a,
+                 std::size_t columns, float* out) {
+  std::size_t j = 0;
+  for (; j + 8 * kFloats <= columns; j += 8 * kFloats)
+    combine_block<8>(M + j, ld, rows, a, out + j);
+  for (; j < columns; j += kFloats) combine_block<1>(M + j, ld, rows, a, out + j);
+}
+
+void scale_f32(std::size_t n, float a, float* x) {
+  for (std::size_t j = 0; j < n; ++j) x[j] *= a;
+}
+
+void accumulate_row(std::size_t n, const float* row, double z_y, double z_1, float* variance,
+                    double* mean_y, double* mean_1) {
+  for (std::size_t j = 0; j < n; ++j) {
+    variance[j] -= row[j] * row[j];
+    mean_y[j] += z_y * row[j];
+    mean_1[j] += z_1 * row[j];
+  }
+}
+
+void arc_cosine_first(std::size_t n, float factor, float bias, bool ntk, float* S, float* T) {
+  const float kept = ntk ? 1.0f : 0.0f;
+  for (std::size_t j = 0; j < n; ++j) {
+    S[j] = factor * S[j] + bias;
+    T[j] = kept * S[j];
+  }
+}
+
+// Angle in [0, pi] of a cosine: sqrt(1 - |c|) times a polynomial, to 3e-8.
+inline float angle_of(float c) {
+  const float x = c < 0.0f ? -c : c;
+  float p = -1.23700485e-03f;
+  p = p * x + 6.58088524e-03f;
+  p = p * x - 1.69654720e-02f;
+  p = p * x + 3.08082534e-02f;
+  p = p * x - 5.01450250e-02f;
+  p = p * x + 8.89740993e-02f;
+  p = p * x - 2.14598494e-01f;
+  p = p * x + 1.57079630f;
+  const float angle = __builtin_sqrtf(1.0f - x) * p;
+  return c < 0.0f ? 3.14159265f - angle : angle;
+}
+
+void arc_cosine_layer(std::size_t n, float w, float bias, bool ntk, float at, const float* square,
+                      float* S, float* T) {
+  const float kept = ntk ? w : 1.0f, added = ntk ? bias : 0.0f;
+  for (std::size_t j = 0; j < n; ++j) {
+    float product = __builtin_sqrtf(at * square[j]);
+    product = product > 1e-30f ? product : 1e-30f;
+    float c = S[j] / product;
+    c = c > 1.0f ? 1.0f : c;
+    c = c < -1.0f ? -1.0f : c;
+    const float angle = angle_of(c), sine = __builtin_sqrtf(1.0f - c * c);
+    const float open = (3.14159265f - angle) * 0.159154943f;
+    const float Q = product * (sine * 0.159154943f + open * c);
+    S[j] = w * Q + bias;
+    T[j] = kept * Q + added + w * open * T[j];
+  }
+}
+
+// exp(x), x <= 0, to 1e-13; 0 below -708. The integer part becomes the exponent: adding 1.5 2^52
+// rounds to it and leaves it in the last bits.
+inline double exp_negative(double x) {
+  const double y = x < -708.0 ? -708.0 : x;
+  const double shifted = y * 1.4426950408889634 + 6755399441055744.0;
+  const double k = shifted - 6755399441055744.0;
+  const double r = (y - k * 0.693147180369123816490) - k * 1.90821492927058770002e-10;
+  double p = 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  const std::uint64_t bits = (__builtin_bit_cast(std::uint64_t, shifted) + 1023) << 52;
+  return x < -708.0 ? 0.0 : p * __builtin_bit_cast(double, bits);
+}
+
+// E max(0, u + N(0, 1))^p for p = 1 or 2. With x = |u|, R Mills' ratio and phi the normal density
+// it is phi(x) (1 - x R) and phi(x) ((x^2 + 1) R - x) below zero, each without cancellation as a
+// polynomial in 1 / (1 + 0.4 x) over (1 + 0.4 x)^(p + 1), to 5e-8; above it is u, and u^2 + 1, less
+// or plus that.
+template <int P>
+inline double expected(double u) {
+  constexpr double kCoefficients[2][13] = {
+      {0.4573488845952548, 0.45374333494578534, 0.14768847850220199, -0.041114493065355938,
+       -0.029612148766457111, 0.010010937436428011, 0.0050190773030905789, -0.0034551534652774592,
+       -0.00029946163535880062, 0.00095881377852393714, -0.00020672724156596092,
+       -0.0001434673766538623, 6.192434611222502e-05},
+      {0.54737644508092886, 0.66264276271751188, 0.18696388378112683, -0.12960791947313616,
+       -0.051043381132051487, 0.040073241198199196, 0.006367729689048922, -0.013388843885227134,
+       0.0022947229300913728, 0.0033831882698968948, -0.0016638537756418225, -0.0004453994633821777,
+       0.00036157574178586471}};
+  const double x = u < 0.0 ? -u : u;
+  const double t = 1.0 / (1.0 + 0.4 * x), s = 2.0 * t - 1.0;
+  double p = kCoefficients[P - 1][12];
+  for (int k = 11; k >= 0; --k) p = p * s + kCoefficients[P - 1][k];
+  const double tail =
+      0.3989422804014327 * exp_negative(-0.5 * x * x) * p * t * t * (P == 2 ? t : 1.0);
+  if constexpr (P == 1) return u > 0.0 ? u + tail : tail;
+  return u > 0.0 ? u * u + 1.0 - tail : tail;
+}
+
+template <int P>
+inline void improvement_of(std::size_t n, const double* mean_y, const double* mean_1,
+                           const float* variance, double mean, double inverse, double incumbent,
+                           double amplitude, double weight, double* out) {
+  for (std::size_t j = 0; j < n; ++j) {
+    double v = static_cast<double>(variance[j]);
+    v = (v > 1e-12 ? v : 1e-12) * amplitude;
+    const double s = __builtin_sqrt(v);
+    const double u = ((mean_y[j] - mean * mean_1[j]) * inverse - incumbent) / s;
+    if constexpr (P == 0)
+      out[j] += weight * u;
+    else
+      out[j] += weight * (P == 1 ? s : v) * expected<P>(u);
+  }
+}
+
+void improvement(std::size_t n, const double* mean_y, const double* mean_1, const float* variance,
+                 double mean, double inverse, double incumbent, double amplitude, double weight,
+                 int power, double* out) {
+  if (power == 1)
+    improvement_of<1>(n, mean_y, mean_1, variance, mean, inverse, incumbent, amplitude, weight,
+                      out);
+  else if (power == 2)
+    improvement_of<2>(n, mean_y, mean_1, variance, mean, inverse, incumbent, amplitude, weight,
+                      out);
+  else
+    improvement_of<0>(n, mean_y, mean_1, variance, mean, inverse, incumbent, amplitude, weight,
+                      out);
+}
+
+}  // namespace
+}  // namespace zopo
