@@ -64,7 +64,7 @@ bench-quick: $(VENV)/peers
 # that says why: make instructions ARGS=--update
 instructions: ARGS ?= --check
 instructions: $(VENV)/installed
-	$(BIN)/python bench/instructions.py $(ARGS)
+	$(BIN)/python bench/micro/instructions.py $(ARGS)
 
 # The native tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer, and those of several
 # threads on one with ThreadSanitizer; both lie in build/sanitize, beside the installed package.

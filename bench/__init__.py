@@ -1,1 +1,1 @@
-"""One question a file; `zopo-fast bench` (runner.py) runs them. Installed as zopo_fast.bench."""
+"""Benchmarks, installed as zopo_fast.bench; `zopo-fast bench` runs those in micro/."""

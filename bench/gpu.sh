@@ -98,7 +98,7 @@ assert _core.__file__.startswith('$build'), _core.__file__
 assert _core.cuda_device_count() > 0, _core.cuda_status()
 print(_core.cuda_status())" || exit 1
 
-stage small 60 "$python" "$root/bench/gpu_small.py"
+stage small 60 "$python" "$root/bench/gpu/small.py"
 
 if has pytest; then
   mapfile -t tests < "$root/tests/devices.txt"
@@ -112,7 +112,7 @@ if has pytest; then
   stage tests 120 "$python" -m pytest -c /dev/null --rootdir="$root/tests" -p no:cacheprovider -q -ra \
     -k "(cuda or batch or device_arrays or device_models) and not cpu" "${tests[@]}"
 else
-  note tests "left out: pytest is not installed; bench/gpu_small.py compares every operation with the CPU's"
+  note tests "left out: pytest is not installed; bench/gpu/small.py compares every operation with the CPU's"
 fi
 
 if has torch; then
@@ -132,7 +132,7 @@ fi
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
     stage $tool 75 compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9 \
-      "$python" "$root/bench/gpu_small.py"
+      "$python" "$root/bench/gpu/small.py"
   done
 else
   note compute-sanitizer "left out: it is not on PATH"

@@ -15,8 +15,8 @@ import pytest
 from cli_tools import Bench
 from click.testing import CliRunner
 
-from zopo_fast.bench import harness, machine, runner
-from zopo_fast.bench.harness import Result, Row, Settings, Timing
+from zopo_fast.bench.common import harness, machine, runner
+from zopo_fast.bench.common.harness import Result, Row, Settings, Timing
 from zopo_fast.cli.bench import default_folder
 from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, OutputError

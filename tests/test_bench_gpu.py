@@ -22,8 +22,10 @@ from zopo_fast import _core
 
 torch = pytest.importorskip("torch")
 
-from zopo_fast.bench import gpu, gpu_small, gpu_timing  # noqa: E402
-from zopo_fast.bench.harness import Result, Row, Settings, Timing  # noqa: E402
+from zopo_fast.bench.common.harness import Result, Row, Settings, Timing  # noqa: E402
+from zopo_fast.bench.gpu import __main__ as gpu  # noqa: E402
+from zopo_fast.bench.gpu import small as gpu_small
+from zopo_fast.bench.gpu import timing as gpu_timing
 
 ROOT = Path(__file__).parents[1]
 QUICK = Settings(quick=True, seconds=0.01)
@@ -106,7 +108,7 @@ def test_throughput_rotates_and_keeps_the_least() -> None:
 
 def test_the_step_of_pytorch_is_the_posterior_and_the_new_row() -> None:
     import zopo_fast as zf
-    from zopo_fast.bench import gpu_step
+    from zopo_fast.bench.gpu import step as gpu_step
     from zopo_fast.bench.peers import torch_step
 
     n, d = 9, 5

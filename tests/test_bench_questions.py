@@ -13,8 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zopo_fast.bench import bench_driver, bench_import, bench_pool, machine
-from zopo_fast.bench.harness import Settings
+from zopo_fast.bench.common import machine
+from zopo_fast.bench.common.harness import Settings
+from zopo_fast.bench.micro import driver as bench_driver
+from zopo_fast.bench.micro import import_time as bench_import
+from zopo_fast.bench.micro import pool as bench_pool
 
 QUICK = Settings(quick=True, seconds=0.01)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zopo_fast.bench import instructions
+from zopo_fast.bench.micro import instructions
 
 DUMP = """\
 version: 1

@@ -77,7 +77,7 @@ def test_a_whole_run(bench: Bench) -> None:
 
 
 def test_the_benchmark_reads_it(bench: Bench) -> None:
-    from zopo_fast.bench import search_quality
+    from zopo_fast.bench.search import quality as search_quality
 
     with serving() as server:
         assert bench.run(*arguments(server)).code == 0

@@ -14,8 +14,9 @@ import pytest
 from conftest import assert_close, golden_names, load_golden
 
 import zopo_fast as zf
-from zopo_fast.bench import peers, search_quality
-from zopo_fast.bench.search_replay import Landscape, initial_points
+from zopo_fast.bench import peers
+from zopo_fast.bench.search import quality as search_quality
+from zopo_fast.bench.search.replay import Landscape, initial_points
 from zopo_fast.search.config import OfficialSettings
 
 NEEDS = {
@@ -48,7 +49,7 @@ def load(name: str) -> ModuleType:
 def closed_form() -> ModuleType:
     """The published loop without functorch and autograd."""
     load("published")
-    from zopo_fast.bench import search_published
+    from zopo_fast.bench.search import published as search_published
 
     return search_published
 

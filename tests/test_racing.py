@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import zopo_fast as zf
-from zopo_fast.bench import search_quality, search_racing
-from zopo_fast.bench.search_replay import load_folder
+from zopo_fast.bench.search import quality as search_quality
+from zopo_fast.bench.search import racing as search_racing
+from zopo_fast.bench.search.replay import load_folder
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.futility import SPENDING, binary_limit, evidence_below

@@ -134,8 +134,8 @@ def test_extras_and_requirements_named_are_those_of_the_package() -> None:
 
 
 def test_speed_figures_are_those_of_the_result_files() -> None:
-    """`python -m zopo_fast.bench.table README.md` changes nothing: nobody has edited a figure by hand."""
-    from zopo_fast.bench.table import filled
+    """`python -m zopo_fast.bench.common.table README.md` changes nothing: nobody has edited a figure by hand."""
+    from zopo_fast.bench.common.table import filled
 
     assert filled(README) == README
     with pytest.raises(LookupError, match="limits"):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import zopo_fast as zf
-from zopo_fast.bench import search_quality
-from zopo_fast.bench.harness import absent
-from zopo_fast.bench.search_methods import SequentialHalving, ablations, every, methods, parallel
-from zopo_fast.bench.search_metrics import Outcome, interval, overall, prompts_to, ranks, summary
-from zopo_fast.bench.search_quality import Plan, block, chosen, compare, main, rows, table
-from zopo_fast.bench.search_replay import (
+from zopo_fast.bench.common.harness import absent
+from zopo_fast.bench.search import quality as search_quality
+from zopo_fast.bench.search.methods import SequentialHalving, ablations, every, methods, parallel
+from zopo_fast.bench.search.metrics import Outcome, interval, overall, prompts_to, ranks, summary
+from zopo_fast.bench.search.quality import Plan, block, chosen, compare, main, rows, table
+from zopo_fast.bench.search.replay import (
     Landscape,
     Method,
     Problem,

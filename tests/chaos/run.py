@@ -20,7 +20,7 @@ from pathlib import Path
 from chaos_runs import Row, Size, runs
 from chaos_server import FAULTS
 
-from zopo_fast.bench import machine
+from zopo_fast.bench.common import machine
 
 DOWN = ("429", "429 with Retry-After", "500", "dropped", "slow", "web page")
 DOWN_RUNS = 5

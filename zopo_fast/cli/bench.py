@@ -57,10 +57,10 @@ def default_folder(quick: bool) -> Path:
 
     In a checkout a quick run has a folder of its own: it must not take the place of a full run's results.
     """
-    if Path("bench/runner.py").exists() and Path("pyproject.toml").exists():
+    if Path("bench/common/runner.py").exists() and Path("pyproject.toml").exists():
         return Path("bench/results/quick") if quick else Path("bench/results")
     return Path("bench-results")
 
 
 def _part(name: str) -> Any:
-    return importlib.import_module(f".bench.{name}", __package__)  # only now: it loads the native module
+    return importlib.import_module(f"zopo_fast.bench.common.{name}")  # only now: it loads the native module

@@ -1,0 +1,1 @@
+"""Harness, runner, machine and tables that all benchmarks share."""

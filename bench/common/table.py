@@ -1,0 +1,166 @@
+"""The README's figures, from the result files: `python -m zopo_fast.bench.common.table README.md` puts them in.
+
+Every row is one comparison of one run on one machine; a test holds the README to the files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zopo_fast.bench.common.runner import duration
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+class Line(NamedTuple):
+    """A row of the table: which comparison, what it is called here, and which peers to show."""
+
+    question: str
+    what: str
+    title: str
+    peers: tuple[tuple[str, str], ...]
+
+
+PUBLISHED, NUMPY, TORCH = "published", "NumPy/SciPy closed form", "PyTorch closed form"
+LINES = (
+    Line("step", "step, m = 500", "ask + tell, pool of 500", ((PUBLISHED, "published"), (NUMPY, "NumPy"))),
+    Line(
+        "step", "step, m = 2,000", "ask + tell, pool of 2,000", ((PUBLISHED, "published"), (NUMPY, "NumPy"))
+    ),
+    Line(
+        "gram",
+        "gram(X, Y), 500 x 500, 1 thread",
+        "Gram matrix, 500 × 500, one thread",
+        (("published (vmap(jacrev), float32)", "published"), (TORCH, "PyTorch"), (NUMPY, "NumPy")),
+    ),
+    Line(
+        "cholesky",
+        "append, n = 165, 1 thread",
+        "append an observation, n = 165",
+        (("GPyTorch, NTK", "GPyTorch"), (NUMPY, "NumPy")),
+    ),
+    Line(
+        "posterior",
+        "one point, n = 165, 1 thread",
+        "posterior with gradient and its uncertainty, n = 165",
+        ((TORCH, "PyTorch"), (NUMPY, "NumPy")),
+    ),
+    Line(
+        "posterior",
+        "mean and variance, 10,000 points, n = 165",
+        "mean and variance at 10,000 points",
+        (
+            ("GPyTorch, RBF, one joint call", "GPyTorch in one call"),
+            ("GPyTorch, RBF", "GPyTorch in blocks"),
+            ("scikit-learn, RBF", "scikit-learn"),
+            (NUMPY, "NumPy"),
+        ),
+    ),
+    Line(
+        "pool",
+        "nearest of 1,000,000",
+        "exact nearest of 1,000,000, float16",
+        (("scikit-learn brute", "scikit-learn"), ("NumPy float32", "NumPy")),
+    ),
+)
+
+
+def table(results: Path = RESULTS) -> str:
+    """Return the comparisons as Markdown.
+
+    Raises:
+        FileNotFoundError, LookupError: a result file, or a row of one, is missing.
+    """
+    lines = ["| | zopo_fast | others, times as long |", "|---|---|---|"]
+    for line in LINES:
+        found = {row["who"]: row for row in _load(results, line.question)["rows"] if row["what"] == line.what}
+        peers = ", ".join(f"{name} {_ratio(found[who])}" for who, name in line.peers)
+        lines.append(f"| {line.title} | {duration(found['zopo_fast']['median'])} | {peers} |")
+    return "\n".join(lines)
+
+
+def limits(results: Path = RESULTS) -> str:
+    """Return how much of the machine's limits is reached, as Markdown."""
+    gram, cores = _load(results, "gram"), _load(results, "gram")["machine"]["cores"]
+
+    def share(name: str) -> str:
+        one, all_ = (gram["figures"][f"{name}, threads {n}"]["of_dgemm"] for n in (1, cores))
+        return f"{one:.0%} on one thread, {all_:.0%} on {cores}"
+
+    driver, imported = (
+        _load(results, "driver")["figures"],
+        _load(results, "import_time")["figures"]["zopo_fast"],
+    )
+    rows = (
+        ("`gram(X, Y)`, share of NumPy's dgemm rate on the same threads", share("gram(X, Y)")),
+        ("`gram(X)`, on the same count, by symmetry", share("gram(X)")),
+        (
+            "scan of 1,000,000 × 384 float16, share of read bandwidth",
+            f"{_load(results, 'pool')['figures']['of_bandwidth']:.0%}",
+        ),
+        (
+            "a whole run on a model of 200 ms with 32 slots, over calls × latency / slots",
+            f"{driver['over_ideal']:.2f}",
+        ),
+        (
+            "`import zopo_fast`, and peak memory of the process",
+            f"{duration(imported['seconds'])}, {imported['peak_mb']:.0f} MB",
+        ),
+    )
+    return "\n".join(["| limit | reached |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+# Methods of the search table, as the README calls them, and the board each is on.
+SEARCHES = (
+    ("random, exact", "random search (exact expectation)", "prompts"),
+    ("official", "the published loop, in float64", "prompts"),
+    ("official, float32", "the published loop, in float32", "prompts"),
+    ("NeuralUCB, INSTINCT", "NeuralUCB, as INSTINCT has it", "prompts"),
+    ("GP-EI, RBF", "GP, RBF kernel, expected improvement", "prompts"),
+    ("TRIPLE, halving", "sequential halving, as TRIPLE has it, same calls", "calls"),
+    ("zopo_fast, gradient", 'zopo_fast, `search="gradient"`', "prompts"),
+    ("zopo_fast", "zopo_fast", "prompts"),
+    ("zopo_fast, racing", "zopo_fast, racing, same calls", "calls"),
+)
+
+
+def searches(results: Path = RESULTS) -> str:
+    """Return where searches end, by landscape, as Markdown."""
+    kept = _load(results, "search_quality")
+    rows, seeds = kept["rows"], kept["settings"]["seeds"]
+    final = {(row["board"], row["method"], row["landscape"]): row["final"] for row in rows}
+    places = list(dict.fromkeys(row["landscape"] for row in rows))
+    lines = [f"| ends at, mean of {seeds} runs | {' | '.join(places)} |", "|---" * (len(places) + 1) + "|"]
+    for method, title, board in SEARCHES:
+        cells = " | ".join(f"{final[board, method, place]:.3f}" for place in places)
+        lines.append(f"| {title} | {cells} |")
+    return "\n".join(lines)
+
+
+def filled(readme: str, results: Path = RESULTS) -> str:
+    """Return the README's text with its figures replaced by those of the result files."""
+    parts = {"searches": searches(results), "table": table(results), "limits": limits(results)}
+    for name, text in parts.items():
+        before, start, rest = readme.partition(f"<!-- bench: {name} -->")
+        _, end, after = rest.partition("<!-- end -->")
+        if not (start and end):
+            raise LookupError(f"the README has no place for the figures named {name!r}")
+        readme = f"{before}{start}\n{text}\n{end}{after}"
+    return readme
+
+
+def _load(results: Path, question: str) -> Any:
+    return json.loads((results / f"{question}.json").read_text(encoding="utf-8"))
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    ratio = row["ratio"]
+    return f"{ratio:,.0f} ×" if ratio >= 10 else f"{ratio:.1f} ×"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Search quality: replays of scored pools."""

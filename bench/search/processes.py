@@ -1,0 +1,178 @@
+"""Methods that model the scores of the whole pool: Gaussian processes, NeuralUCB."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import zopo_fast as zf
+from zopo_fast.bench.search.replay import Array, Method, Problem, Search, in_full
+
+Indices = NDArray[np.intp]
+# Mean and covariance of the latent scores of `free`, given standardised scores of `scored`.
+Posterior = Callable[[Indices, Array, Indices], tuple[Array, Array]]
+# Mean (q,) and covariance (q, q) of the latent scores of the free candidates, the best score so far.
+Acquisition = Callable[[Array, Array, float, np.random.Generator], Array]
+NOISE_GRID = np.logspace(-3, 1, 17)  # noise variance over the signal's
+REFIT = 10  # scikit-learn's hyperparameters are fitted again after so many scores
+JITTER = 1e-9
+
+
+# ---- what to ask next --------------------------------------------------------------------------------
+
+
+def expected_improvement(mean: Array, covariance: Array, best: float, _: np.random.Generator) -> Array:
+    """E max(f - best, 0)."""
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    z = (mean - best) / deviation
+    density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    below = np.array([0.5 * math.erfc(-t / math.sqrt(2.0)) for t in z])
+    improvement: Array = deviation * (z * below + density)
+    return improvement
+
+
+def thompson(mean: Array, covariance: Array, _: float, rng: np.random.Generator) -> Array:
+    """One joint sample of the posterior."""
+    jitter = 1e-6 * np.diag(covariance).max() + JITTER
+    root = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
+    sample: Array = mean + root @ rng.standard_normal(len(mean))
+    return sample
+
+
+def upper_confidence(mean: Array, covariance: Array, _: float, __: np.random.Generator) -> Array:
+    """Mean and one standard deviation: NeuralUCB's nu = 1."""
+    bound: Array = mean + np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return bound
+
+
+# ---- the loop they share -----------------------------------------------------------------------------
+
+
+class Process(Method):
+    """Scores the initial points, then ever the free candidate of the highest acquisition, first of equals."""
+
+    def __init__(self, name: str, acquire: Acquisition) -> None:
+        self.name, self.acquire = name, acquire
+
+    @abstractmethod
+    def posterior(self, problem: Problem) -> Posterior:
+        """Return a function of (scored, standardised scores, free) that gives mean and covariance."""
+
+    def search(self, problem: Problem) -> Search:
+        posterior = self.posterior(problem)
+        scored: list[int] = []
+        scores: list[float] = []
+        while len(scored) < problem.prompts:
+            if len(scored) < len(problem.initial):
+                index = problem.initial[len(scored)]
+            else:
+                y = np.array(scores)
+                y = (y - y.mean()) / (y.std() or 1.0)
+                free = np.setdiff1d(np.arange(len(problem.Z)), scored)
+                mean, covariance = posterior(np.array(scored), y, free)
+                index = int(free[np.argmax(self.acquire(mean, covariance, float(y.max()), problem.rng))])
+            score = yield from in_full(problem, index)
+            scored.append(index)
+            scores.append(score)
+
+
+class RbfProcess(Process):
+    """RBF kernel on unit-norm embeddings; scikit-learn fits signal, length and noise by marginal likelihood.
+
+    At first and after every REFIT scores; in between the process takes in the scores one by one.
+    """
+
+    needs = ("sklearn",)
+
+    def posterior(self, problem: Problem) -> Posterior:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+        U, S, _ = np.linalg.svd(unit_norm(problem.Z), full_matrices=False)
+        X = U * S  # turned into as few dimensions as there are prompts: the same distances, faster
+        found: Any = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(0.5, (1e-2, 1e1)) + WhiteKernel(0.1, (1e-3, 1e1))
+        K, noise = np.empty((0, 0)), 0.0
+
+        def call(scored: Indices, y: Array, free: Indices) -> tuple[Array, Array]:
+            nonlocal found, K, noise
+            if (len(scored) - len(problem.initial)) % REFIT == 0:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)  # at a bound: as good as it gets
+                    found = GaussianProcessRegressor(found).fit(X[scored], y).kernel_
+                K, noise = found.k1(X), found.k2.noise_level
+            inverse = np.linalg.inv(K[np.ix_(scored, scored)] + noise * np.eye(len(scored)))
+            k = K[np.ix_(free, scored)]
+            return k @ (inverse @ y), K[np.ix_(free, free)] - k @ inverse @ k.T
+
+        return call
+
+
+class GramProcess(Process):
+    """A process whose kernel over the pool is computed once; its noise by marginal likelihood on a grid."""
+
+    @abstractmethod
+    def gram(self, problem: Problem) -> Array:
+        """K over the pool, (m, m)."""
+
+    def posterior(self, problem: Problem) -> Posterior:
+        K = self.gram(problem)
+        K = K / np.diag(K).mean()
+
+        def call(scored: Indices, y: Array, free: Indices) -> tuple[Array, Array]:
+            values, U = np.linalg.eigh(K[np.ix_(scored, scored)])
+            damped = np.maximum(values, 0.0)[:, None] + NOISE_GRID + JITTER
+            signal = np.maximum(((U.T @ y) ** 2 @ (1.0 / damped)) / len(y), 1e-12)
+            at = int(np.argmin(len(y) * np.log(signal) + np.log(damped).sum(axis=0)))
+            inverse = (U / damped[:, at]) @ U.T
+            k = K[np.ix_(free, scored)]
+            # Only the diagonal is asked for by EI and UCB; pools are small enough for all of it.
+            return k @ (inverse @ y), signal[at] * (K[np.ix_(free, free)] - k @ inverse @ k.T)
+
+        return call
+
+
+class NeuralUCB(GramProcess):
+    """NeuralUCB in the manner of INSTINCT (arXiv 2310.02905), in closed form.
+
+    INSTINCT trains a small network on the scores and adds the uncertainty of its NTK features. Here the
+    prediction is what such a network of width 100 trains to in the linear regime, regression on the
+    features of its gradient at the start, and the ridge is chosen by marginal likelihood: same
+    uncertainty, no training noise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("NeuralUCB, INSTINCT", upper_confidence)
+
+    def gram(self, problem: Problem) -> Array:
+        X = unit_norm(problem.Z)
+        K: Array = zf.NTK.random(X.shape[1], width=100, depth=1, seed=problem.seed).gram(X)
+        return K
+
+
+class InfiniteNTK(GramProcess):
+    """The NTK of a ReLU network of infinite width, two hidden layers, on z-scored embeddings; EI."""
+
+    def __init__(self) -> None:
+        super().__init__("GP-EI, infinite NTK", expected_improvement)
+
+    def gram(self, problem: Problem) -> Array:
+        X = problem.Z.astype(np.float64)
+        deviation = X.std(axis=0)
+        X = (X - X.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+        kernel = zf.InfiniteNTK(2, weight_variance=2.0, bias_variance=0.0, parametrization="ntk")
+        return kernel.gram(X)
+
+
+def unit_norm(Z: Any) -> Array:
+    """Rows of length 1; a zero row stays."""
+    X = np.asarray(Z, dtype=np.float64)
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    unit: Array = X / np.where(norms > 0, norms, 1.0)
+    return unit
