@@ -69,44 +69,44 @@ instructions: $(VENV)/installed
 # The native tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer, and those of several
 # threads on one with ThreadSanitizer; both lie in build/sanitize, beside the installed package.
 sanitize: $(VENV)/installed
-	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh address
+	PYTHON=$(abspath $(BIN))/python tests/native/sanitize.sh address
 
 sanitize-threads: $(VENV)/installed
-	PYTHON=$(abspath $(BIN))/python tests/sanitize.sh thread
+	PYTHON=$(abspath $(BIN))/python tests/native/sanitize.sh thread
 
 # The tests of devices with the CUDA kernels emulated on the host, in build/emulate; no GPU is needed.
 emulate: $(VENV)/installed
-	PYTHON=$(abspath $(BIN))/python WERROR=$(WERROR) tests/emulate.sh $(ORDER)
+	PYTHON=$(abspath $(BIN))/python WERROR=$(WERROR) tests/native/emulate.sh $(ORDER)
 
 # Compiles the CUDA sources where nvcc is found, unless the installed package was just built of them; fails
 # on any warning, register spill or stack frame.
 cuda:
-	$(PYTHON) tests/ptxas.py --build build
+	$(PYTHON) tests/native/ptxas.py --build build
 
 # 1,000 runs against a server that misbehaves, some ten minutes; `make test` holds a short form.
 chaos: $(VENV)/installed
-	$(BIN)/python tests/chaos/run.py --out bench/results/chaos.json $(ARGS)
+	$(BIN)/python tests/hostile/chaos/run.py --out bench/results/chaos.json $(ARGS)
 
 # Coverage-guided fuzzing of what reads files and answers; `make test` holds a short form.
 fuzz: $(VENV)/installed
-	$(BIN)/python tests/fuzz/run.py --seconds 60 $(ARGS)
+	$(BIN)/python tests/hostile/fuzz/run.py --seconds 60 $(ARGS)
 
 # Known vulnerabilities of the dependencies, where the service that knows them can be reached.
 audit: $(VENV)/installed
-	$(BIN)/python tests/audit.py
+	$(BIN)/python tests/hostile/audit.py
 
 # The tests with every dependency at the lowest version that pyproject.toml allows.
 lower-bounds:
-	tests/lower_bounds.sh $(ARGS)
+	tests/repo/lower_bounds.sh $(ARGS)
 
 # The server killed at fifty moments, and held to its document by many more requests.
 serve-long: $(VENV)/installed
 	ZOPO_SERVE_KILLS=50 ZOPO_SERVE_EXAMPLES=200 $(BIN)/python -m pytest --timeout=1800 -s \
-	  tests/test_serve_durable.py tests/test_serve_openapi.py
+	  tests/serve/test_serve_durable.py tests/serve/test_serve_openapi.py
 
 # Runs cut off at every turn of the event loop; `make test` cuts off some fifty.
 cancel: $(VENV)/installed
-	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/test_embedding.py -k cut_off --timeout=900
+	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/process/test_embedding.py -k cut_off --timeout=900
 
 clean:
 	rm -rf $(VENV) build

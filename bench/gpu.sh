@@ -102,7 +102,7 @@ stage small 60 "$python" "$root/bench/gpu/small.py"
 
 if has pytest; then
   mapfile -t tests < "$root/tests/devices.txt"
-  tests=("${tests[@]/#/$root/tests/test_}")
+  tests=("${tests[@]/#/$root/tests/}")
   tests=("${tests[@]/%/.py}")
   if ! has hypothesis; then
     note hypothesis "not installed: tests that need it are left out"

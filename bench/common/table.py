@@ -1,4 +1,4 @@
-"""The README's figures, from the result files: `python -m zopo_fast.bench.common.table README.md` puts them in.
+"""Write the figures of the README from the result files: python -m zopo_fast.bench.common.table README.md
 
 Every row is one comparison of one run on one machine; a test holds the README to the files.
 """

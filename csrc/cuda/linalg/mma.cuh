@@ -1,5 +1,5 @@
 // Matrix instructions and asynchronous copies: the only inline assembly of the CUDA engine, each
-// with what it does written out for the host (tests/emulation).
+// with what it does written out for the host (tests/native/emulation).
 //
 // Fragments of a 16 x 8 x 8 product C += A B over the warp (PTX ISA, "Matrix fragments for
 // mma.m16n8k8"): with g = lane / 4 and t = lane % 4

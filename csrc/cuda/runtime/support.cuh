@@ -1,6 +1,6 @@
 // What every CUDA source shares: checked calls and launches, memory, reductions, the grid barrier.
 //
-// Kernels are written so that the same text also compiles for the host (tests/emulation): shared
+// Kernels are written so that the same text also compiles for the host (tests/native/emulation): shared
 // memory is taken by shared_memory() only, inline assembly lies in cuda/linalg/mma.cuh only, and a loop
 // that waits for another thread says ZOPO_SPIN().
 #pragma once

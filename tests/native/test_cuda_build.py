@@ -1,0 +1,216 @@
+"""How the CUDA engine is built: the settings of CMake, and the check of what ptxas says of its kernels."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ptxas
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+SAMPLE = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_ZN4zopo12_GLOBAL__N_14gramILb1EEEvPKd' for 'sm_90'
+ptxas info    : Function properties for _ZN4zopo12_GLOBAL__N_14gramILb1EEEvPKd
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 168 registers, used 1 barriers, 128 bytes smem
+ptxas info    : Compile time = 4.043 ms
+ptxas info    : Compiling entry function '_Z4scanPKfi' for 'sm_80'
+ptxas info    : Function properties for _Z4scanPKfi
+    {stack} bytes stack frame, {stores} bytes spill stores, {loads} bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers, 360 bytes cmem[0]
+ptxas info    : Function properties for _Z6helperd
+    {helper} bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+"""
+
+
+def sample(stack: int = 0, stores: int = 0, loads: int = 0, helper: int = 0) -> list[ptxas.Function]:
+    return ptxas.parse(SAMPLE.format(stack=stack, stores=stores, loads=loads, helper=helper))
+
+
+# ---- what ptxas says ---------------------------------------------------------------------------------
+
+
+def test_figures_are_read() -> None:
+    gram, scan, helper = sample()
+    assert (gram.architecture, gram.registers, gram.shared) == ("sm_90", 168, 128)
+    assert (scan.name, scan.architecture, scan.registers, scan.shared) == ("_Z4scanPKfi", "sm_80", 255, 0)
+    assert (helper.name, helper.registers) == ("_Z6helperd", None)
+    assert not ptxas.faults([gram, scan, helper])
+
+
+@pytest.mark.parametrize(
+    ("figures", "name"),
+    [
+        ({"stack": 16}, "_Z4scanPKfi"),
+        ({"stores": 8}, "_Z4scanPKfi"),
+        ({"loads": 8}, "_Z4scanPKfi"),
+        ({"helper": 40}, "_Z6helperd"),
+    ],
+)
+def test_any_local_memory_is_a_fault(
+    figures: dict[str, int], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = sample(**figures)
+    assert [f.name for f in ptxas.faults(functions)] == [name]
+    assert ptxas.table(functions).count("<- local memory") == 1
+    monkeypatch.setitem(ptxas.EXCEPTIONS, name, "for the test")
+    assert not ptxas.faults(functions)
+
+
+def test_a_kernel_without_figures_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="names 2 kernels, but figures were read of 1"):
+        ptxas.parse(SAMPLE.replace("Used 255 registers", "Uses registers"))
+
+
+def test_names_are_readable() -> None:
+    assert ptxas.short("void zopo::(anonymous namespace)::gram<true, float>(float const*, int)") == (
+        "gram<true, float>"
+    )
+    assert ptxas.short("zopo::(anonymous namespace)::scan(int, double (*)(double))") == "scan"
+    if shutil.which("c++filt"):
+        assert [f.name for f in ptxas.demangled(sample())] == ["gram<true>", "scan", "helper"]
+
+
+def nvcc_that_says(folder: Path, text: str, code: int = 0) -> str:
+    (folder / "said").write_text(text)
+    tool = folder / "nvcc"
+    tool.write_text(f'#!/bin/sh\ncat "{folder}/said"\nexit {code}\n')
+    tool.chmod(0o755)
+    return str(tool)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (SAMPLE.format(stack=0, stores=0, loads=0, helper=0), 0, None),
+        (SAMPLE.format(stack=0, stores=4, loads=0, helper=0), 0, "4 of spill stores"),
+        ("one.cu(3): warning #177-D: unused variable", 0, "one.cu: does not compile without a warning"),
+        ("one.cu(3): error: expected a ;", 2, "one.cu: does not compile without a warning"),
+    ],
+)
+def test_the_command_fails_on_spills_and_warnings(
+    text: str,
+    code: int,
+    said: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, text, code))
+    assert ptxas.main([str(tmp_path / "one.cu")]) == (1 if said else 0)
+    out, err = capsys.readouterr()
+    assert out.startswith("kernel")
+    assert (said in err) if said else not err
+
+
+def test_what_a_build_kept_is_read_and_not_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SAMPLE.format(stack=0, stores=0, loads=0, helper=0)
+    compiler = nvcc_that_says(tmp_path, text)
+    source, build = tmp_path / "csrc" / "one.cu", tmp_path / "build"
+    for folder in (source.parent, build):
+        folder.mkdir()
+    source.touch()
+    run = [str(ROOT / "tests" / "kept_output.sh"), compiler, "-c", str(source), "-o", str(build / "one.cu.o")]
+    command = ["--build", str(build), str(source)]
+    assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == text
+    monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, "nothing", 2))  # not to be asked
+    assert ptxas.main(command) == 0
+    assert "0 of them compiled for this" in capsys.readouterr().out
+    assert ptxas.main(["--architectures", "90", *command]) == 1  # it was not built for that alone
+    assert "does not compile" in capsys.readouterr().err
+    # What failed is not kept, and what it was before neither.
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 2
+    assert ptxas.main(command) == 1
+    assert "does not compile" in capsys.readouterr().err
+    nvcc_that_says(tmp_path, text + "warning: unused")
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 0
+    assert ptxas.main(command) == 1
+    # Nor is what is older than the sources.
+    nvcc_that_says(tmp_path, text)
+    os.utime(source, (2e9, 2e9))
+    assert ptxas.main(command) == 0
+    assert "1 of them compiled for this" in capsys.readouterr().out
+
+
+def test_without_nvcc_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ptxas, "find_nvcc", lambda: None)
+    assert ptxas.main([]) == 0
+    assert "nvcc is not here" in capsys.readouterr().out
+
+
+def test_it_compiles_as_the_package_is_built() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    for flag in ("-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-Xcompiler=-fvisibility=hidden"):
+        assert flag in text
+        assert flag in ptxas.FLAGS
+    assert '"80-real;90-real;90-virtual"' in text
+
+
+# ---- which tests run on devices ----------------------------------------------------------------------
+
+
+def uses_a_device(path: Path) -> bool:
+    """Whether a test or a fixture of this file takes the fixture `device`."""
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    return any(argument.arg == "device" for f in functions for argument in f.args.args)
+
+
+def test_no_test_of_devices_is_left_out_of_their_list() -> None:
+    named = {f"test_{name}" for name in (ROOT / "tests" / "devices.txt").read_text().split()}
+    files = {path.stem: path for path in (ROOT / "tests").glob("test_*.py")}
+    assert named <= files.keys()
+    wanted = {name for name, path in files.items() if uses_a_device(path)}
+    wanted |= {name for name in files if re.match("test_(cuda_(?!build)|device_arrays|batch)", name)}
+    assert wanted <= named
+
+
+# ---- CMake -------------------------------------------------------------------------------------------
+
+
+def configure(folder: Path, setting: str) -> subprocess.CompletedProcess[str]:
+    """Configure a build on a machine without nvcc."""
+    if CMAKE is None:
+        pytest.skip("no cmake here")
+    pybind11 = pytest.importorskip("pybind11")
+    command = [
+        CMAKE, "-S", str(ROOT), "-B", str(folder / "build"), f"-DZOPO_CUDA={setting}",
+        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "CMAKE"))}
+    environment["CUDACXX"] = str(folder / "no-such-nvcc")
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("ON", "ZOPO_CUDA=ON, but no CUDA compiler was found: put nvcc on PATH, set CUDACXX"),
+        ("MAYBE", "ZOPO_CUDA must be AUTO, ON, OFF or EMULATE, not 'MAYBE'"),
+    ],
+)
+def test_a_build_that_cannot_be_had_is_refused(setting: str, said: str, tmp_path: Path) -> None:
+    done = configure(tmp_path, setting)
+    assert done.returncode != 0
+    assert said in " ".join(done.stderr.split())  # CMake breaks lines
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("AUTO", "No CUDA compiler (nvcc) found: the CPU engine only"), ("OFF", "")]
+)
+def test_without_nvcc_the_cpu_engine_is_built(setting: str, said: str, tmp_path: Path) -> None:
+    done = configure(tmp_path, setting)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout

@@ -1,0 +1,185 @@
+"""The examples run as their first lines say: programs of their own, real HTTP on the loopback interface."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_tools import serving, until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PYTHON = [sys.executable, "-u", "-X", "dev", "-W", "error"]
+
+
+def test_optuna_s_ask_and_tell_beside_ours() -> None:
+    pytest.importorskip("optuna")
+    done = subprocess.run(
+        [*PYTHON, str(EXAMPLES / "optuna_ask_tell.py"), "rhymes", "2"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {
+        name.strip(): [float(number) for number in numbers.split()]
+        for name, numbers in re.findall(r"^ *(\S.*?)  +((?:\d\.\d{3} *){3})$", done.stdout, re.MULTILINE)
+    }
+    assert len(rows) == 4, done.stdout
+    assert rows["Optuna, ZopoSampler"] == rows["zopo_fast"]  # the same search, the same prompts
+    for scores in rows.values():
+        assert scores == sorted(scores)
+
+
+def test_the_sampler_in_a_study_that_is_continued_fails_and_minimises() -> None:
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = _sampler()
+    Z = np.random.default_rng(0).normal(size=(30, 4))
+    study = optuna.create_study(direction="minimize", sampler=sampler(Z))
+    failed: list[int] = []
+
+    def objective(trial: Any) -> float:
+        index = trial.suggest_categorical("prompt", list(range(30)))
+        trial.suggest_float("temperature", 0.0, 1.0)
+        if len(failed) < 2:
+            failed.append(index)
+            raise RuntimeError("no answer")
+        return float(Z[index, 0])
+
+    study.optimize(objective, n_trials=12, n_jobs=3, catch=RuntimeError)
+    study.sampler = sampler(Z)  # as another process that goes on with the study
+    study.optimize(objective, n_trials=8)
+    indices = [trial.params["prompt"] for trial in study.trials if trial.value is not None]
+    assert len(indices) == len(set(indices)) == 18
+    assert study.best_value == min(Z[indices, 0])
+
+
+def _sampler() -> Any:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("optuna_ask_tell", EXAMPLES / "optuna_ask_tell.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda Z: module.ZopoSampler(Z, module.zf.ZopoConfig(budget=30, initial=5))
+
+
+# ---- the service -----------------------------------------------------------------------------------------
+
+PROMPTS = [f"Do it in way number {i}." for i in range(24)]
+
+
+class Service:
+    """The example as a process, called over HTTP."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self._url = process, f"http://127.0.0.1:{port}"
+
+    def call(self, path: str, body: Any = None) -> Any:
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        with urllib.request.urlopen(self._url + path, data, timeout=20) as answer:
+            return json.load(answer)
+
+    def status(self, path: str, body: Any = None) -> int:
+        try:
+            self.call(path, body)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        return 200
+
+
+@contextmanager
+def service(folder: Path, *arguments: str, **environment: str) -> Iterator[Service]:
+    """Started, and ended by SIGTERM: it says nothing of anything left open."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*PYTHON, str(EXAMPLES / "aiohttp_service.py"), "pool.jsonl", "pool.npy", "--port", str(port)]
+    with subprocess.Popen(
+        [*command, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={"PATH": "", **environment},
+    ) as process:  # fmt: skip
+        end = threading.Timer(60, process.kill)
+        end.start()
+        try:
+            assert process.stdout is not None
+            assert "Running on" in process.stdout.readline()
+            yield Service(process, port)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            told = process.communicate()[1]
+            end.cancel()
+            end.join()
+    usual = re.compile(r'Executing <|127\.0\.0\.1 \[.*"(GET|POST) /')  # what is slow, and the access log
+    told = "\n".join(line for line in told.splitlines() if not usual.match(line))
+    assert (process.returncode, told) == (0, "")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS))
+    np.save(tmp_path / "pool.npy", np.random.default_rng(0).normal(size=(24, 6)))
+    examples = [{"input": f"question {i}", "output": "yes"} for i in range(20)]
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps(example) + "\n" for example in examples))
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ended by SIGTERM")
+def test_the_service_learns_from_its_users_and_goes_on_after_a_restart(folder: Path) -> None:
+    with service(folder) as one:
+        assert one.status("/best") == 404
+        tried: set[int] = set()
+        for _ in range(120):
+            given = one.call("/prompt")
+            assert given["prompt"] == PROMPTS[given["index"]]
+            tried.add(given["index"])
+            one.call("/feedback", {"index": given["index"], "score": given["index"] / 24})
+        best = one.call("/best")
+        assert len(tried) >= 6
+        assert best["index"] in tried
+        assert best["score"] == pytest.approx(best["index"] / 24)
+        for wrong in (
+            {"index": 1},
+            {"index": "x", "score": 1},
+            [],
+            3,
+            b"{",
+            b'{"index": 1, "score": NaN}',
+            {"index": best["index"] + 0.5},
+        ):
+            assert one.status("/feedback", wrong) == 400
+    saved = json.loads((folder / "state.json").read_text())
+    final = [entry[1] for entry in saved["search"]["log"] if entry[0] == "tell" and entry[4]]
+    assert len(final) >= 4
+    assert best["index"] == max(final)
+    with service(folder) as two:
+        assert two.call("/best") == best
+    again = json.loads((folder / "state.json").read_text())
+    assert again == saved
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ended by SIGTERM")
+def test_the_service_scores_prompts_in_the_background_until_it_ends(folder: Path) -> None:
+    with serving(latency=0.1) as server:
+        arguments = ("--task", "task.jsonl", "--model", "m", "--budget", "24")
+        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "k"}
+        with service(folder, *arguments, **environment) as one:
+            until(lambda: one.status("/best") == 200)  # nobody has given feedback
+            until(lambda: server.in_flight > 0)  # and it is not at its end
+        until(lambda: not server.open_connections)
+        assert server.in_flight == 0
+    saved = json.loads((folder / "state.json").read_text())
+    assert [entry for entry in saved["search"]["log"] if entry[0] == "tell"]  # what the examples said is kept

@@ -1,0 +1,142 @@
+"""README.md does what it says: its code runs, its options, targets, files and names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+from cli_tools import Bench
+
+import zopo_fast as zf
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert found, f"no block of {language} in README.md"
+    return found
+
+
+def shell_lines() -> list[list[str]]:
+    """Words of every command in the shell blocks, continued lines joined, comments left out."""
+    text = "\n".join(blocks("sh")).replace("\\\n", " ")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def commands(subcommand: str) -> list[list[str]]:
+    found = [words[1:] for words in shell_lines() if words[:2] == ["zopo-fast", subcommand]]
+    assert found, f"README.md shows no zopo-fast {subcommand}"
+    return found
+
+
+def options_in(words: list[str]) -> list[str]:
+    return [word.split("=")[0] for word in words if re.match(r"--?[A-Za-z]", word)]
+
+
+@cache
+def options_of(subcommand: str) -> frozenset[str]:
+    command = [str(Path(sys.executable).parent / "zopo-fast"), subcommand, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return frozenset(re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", done.stdout))
+
+
+def test_first_python_block_runs_as_shown(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", blocks("python")[0]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"Answer in \d+ words\. (-\d+|0)(\.0)?\n", done.stdout), done.stdout
+
+
+def test_names_of_the_python_blocks_exist() -> None:
+    names = {name for block in blocks("python") for name in re.findall(r"\bzf\.(\w+(?:\.\w+)?)", block)}
+    assert {"Zopo", "Task.load", "OpenAIClient", "optimize"} <= names
+    for name in names:
+        thing = zf
+        for part in name.split("."):
+            assert hasattr(thing, part), name
+            thing = getattr(thing, part)
+
+
+@pytest.mark.parametrize("subcommand", ["optimize", "generate", "landscape", "serve"])
+def test_options_exist(subcommand: str) -> None:
+    shown = [option for words in commands(subcommand) for option in options_in(words)]
+    assert len(shown) >= 2
+    assert set(shown) <= options_of(subcommand)
+
+
+def test_options_in_the_text_exist() -> None:
+    known = frozenset().union(*map(options_of, ("optimize", "generate", "landscape", "serve")))
+    quoted = [
+        word for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README) for word in options_in(code.split())
+    ]
+    quoted = [option for option in quoted if option not in {"--no-deps"}]  # pip's
+    assert "--config" in quoted
+    assert set(quoted) <= known
+
+
+def test_the_reader_of_options_reads_them() -> None:
+    assert options_in(["a", "--out=x", "-n", "3", "-1", "--dry-run"]) == ["--out", "-n", "--dry-run"]
+    assert "--bogus" not in options_of("optimize")
+
+
+def test_commands_shown_can_be_run(tmp_path: Path) -> None:
+    """With a composed pool in place of the model's, and every call left out."""
+    bench = Bench(tmp_path)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for words in commands("generate"):
+        done = bench.run(*words, "--how", "compose")
+        assert done.code == 0, done
+    whole = [words for words in commands("optimize") if "--resume" not in words]  # test_cli_resume has those
+    for words in [*whole, *commands("landscape")]:
+        done = bench.run(*words, *([] if "--dry-run" in words else ["--dry-run"]))
+        assert done.code == 0, done
+        assert "No call was made." in done.out
+
+
+def test_make_targets_exist() -> None:
+    targets = {words[1] for words in shell_lines() if words[0] == "make"}
+    targets |= set(re.findall(r"`make (\w+)`", README))
+    assert {"demo", "test"} <= targets
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_files_named_exist() -> None:
+    named = set(re.findall(r"\b(?:bench|csrc|docs|examples|tests|zopo_fast)/[\w./-]*\w", README))
+    assert "examples/sentiment.jsonl" in named
+    for name in named:
+        assert (ROOT / name).exists(), name
+    for name in ("best_prompt.txt", "result.json", "trials.jsonl", "curve.png"):
+        assert f"`{name}`" in README
+
+
+def test_extras_and_requirements_named_are_those_of_the_package() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    extras = re.findall(r"`\[(\w+)\]`", README)
+    assert extras
+    for extra in extras:
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+    listed = re.search(r"^\| run-time dependencies \| ([^|]+)\|", README, re.MULTILINE)
+    declared = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    assert declared is not None
+    unconditional = [line for line in declared[1].splitlines() if "python_version" not in line]
+    assert listed[1].strip().split(", ") == re.findall(r'"([a-z]+)', "\n".join(unconditional))
+
+
+def test_speed_figures_are_those_of_the_result_files() -> None:
+    """`python -m zopo_fast.bench.common.table README.md` changes nothing: no figure is edited by hand."""
+    from zopo_fast.bench.common.table import filled
+
+    assert filled(README) == README
+    with pytest.raises(LookupError, match="limits"):
+        filled(README.replace("bench: limits", "bench: lost"))

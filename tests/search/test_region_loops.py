@@ -1,0 +1,123 @@
+"""The loops over a region's candidates, compiled alone: the angle, exp and the expected improvement."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zopo_fast.gp import reference
+
+SOURCES = Path(__file__).parents[2] / "csrc"
+SHIM = """
+#include <cstddef>
+#include <cstdint>
+#define ZOPO_VECTOR_BYTES 16
+#include "simd_region.inl"
+extern "C" {
+void angle(std::size_t n, const float* c, float* out) {
+  for (std::size_t i = 0; i < n; ++i) out[i] = zopo::angle_of(c[i]);
+}
+void exponential(std::size_t n, const double* x, double* out) {
+  for (std::size_t i = 0; i < n; ++i) out[i] = zopo::exp_negative(x[i]);
+}
+void expected(std::size_t n, int power, const double* u, double* out) {
+  for (std::size_t i = 0; i < n; ++i)
+    out[i] = power == 1 ? zopo::expected<1>(u[i]) : zopo::expected<2>(u[i]);
+}
+}
+"""
+FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fno-trapping-math", "-fno-math-errno"]
+
+
+@pytest.fixture(scope="module", params=["plain", "fused"])
+def loops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """As the baseline and as the wider instruction sets compute: products merged into sums, or not."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    flags = [*FLAGS]
+    if request.param == "fused":
+        if " fma " not in Path("/proc/cpuinfo").read_text():
+            pytest.skip("no fused multiply-add here")
+        flags += ["-mfma", "-mavx2"]
+    folder = tmp_path_factory.mktemp("loops")
+    source, library = folder / "shim.cpp", folder / "shim.so"
+    source.write_text(SHIM)
+    subprocess.run([compiler, *flags, f"-I{SOURCES}", "-shared", "-fPIC", source, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def call(loops: ctypes.CDLL, name: str, x: np.ndarray, *options: int) -> np.ndarray:
+    x, out = np.ascontiguousarray(x), np.empty_like(x)
+    to = [ctypes.c_void_p(a.ctypes.data) for a in (x, out)]
+    getattr(loops, name)(ctypes.c_size_t(len(x)), *map(ctypes.c_int, options), *to)
+    return out
+
+
+def test_angle(loops: ctypes.CDLL) -> None:
+    """To 3e-8 of pi and the roundings of single precision; small angles to their own digits."""
+    near = 1.0 - 2.0 ** -np.arange(1.0, 25.0)
+    c = np.concatenate([np.linspace(-1, 1, 100_001), near, -near]).astype(np.float32)
+    found, exact = call(loops, "angle", c).astype(np.float64), np.arccos(c.astype(np.float64))
+    assert np.abs(found - exact).max() < 5e-7
+    small = c > 0.5
+    assert np.abs(found[small] / np.maximum(exact[small], 1e-30) - 1)[exact[small] > 0].max() < 1e-6
+    assert call(loops, "angle", np.float32([1.0, -1.0])).tolist() == [0.0, np.float32(np.pi)]
+
+
+def test_exponential(loops: ctypes.CDLL) -> None:
+    x = -np.concatenate([np.linspace(0, 708, 200_001), np.logspace(-300, 0, 1000), [0.0]])
+    assert np.abs(call(loops, "exponential", x) / np.exp(x) - 1).max() < 1e-13
+    assert not call(loops, "exponential", np.array([-708.1, -745.0, -1e9, -1e300, -np.inf])).any()
+
+
+def by_quadrature(u: float, power: int) -> float:
+    """phi(u) times the integral of t^p exp(u t - t^2 / 2) over t > 0."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    scale = 1.0 / max(1.0, -u)  # on which the integrand changes
+    edges = np.linspace(0.0, 45.0 * scale + max(u, 0.0), 60)
+    width = np.diff(edges)[:, None]
+    t = edges[:-1, None] + width * (nodes + 1) / 2
+    shift = 0.5 * max(u, 0.0) ** 2  # exp(u t - t^2 / 2) is at most exp(u^2 / 2)
+    values = t**power * np.exp(u * t - 0.5 * t**2 - shift)
+    total = float((width / 2 * weights * values).sum())
+    return total * np.exp(-0.5 * u * u + shift) / np.sqrt(2 * np.pi)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_reference_of_the_expected_improvement(power: int) -> None:
+    u = np.concatenate([np.linspace(-37, 38, 301), [-1e-8, 0.0]])
+    found = reference.expected_improvement(u, np.ones(len(u)), 0.0, power)
+    exact = np.array([by_quadrature(v, power) for v in u.tolist()])
+    assert np.abs(found / exact - 1).max() < (1e-9 if power == 1 else 1e-6)  # digits lost in the tail
+    other = reference.expected_improvement(3.0 + 2.0 * u, np.full(len(u), 4.0), 3.0, power)
+    np.testing.assert_allclose(other, 2.0**power * found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_expected_improvement(loops: ctypes.CDLL, power: int) -> None:
+    """Relative to the value itself, down to where its exponential leaves the doubles: 10^-307."""
+    u = np.concatenate([np.linspace(-37.6, 38, 1501), [-1e-300, 0.0, 1e-300, -1e-8, 1e-8]])
+    found = call(loops, "expected", u, power)
+    exact = np.array([by_quadrature(v, power) for v in u.tolist()])
+    assert np.abs(found / exact - 1).max() < 1e-7
+    deep = np.linspace(-40, -37.7, 50)
+    assert not call(loops, "expected", deep, power).any()
+    far = np.array([-1e3, -1e150, -1e200, -np.inf])
+    assert not call(loops, "expected", far, power).any()
+    assert call(loops, "expected", np.array([1e3, 1e6]), power).tolist() == [
+        pytest.approx(v, rel=1e-12) for v in ([1e3, 1e6] if power == 1 else [1e6 + 1, 1e12 + 1])
+    ]
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_expected_improvement_rises_with_the_mean(loops: ctypes.CDLL, power: int) -> None:
+    """Or a better candidate could be passed over for a worse one; in steps larger than the error."""
+    u = np.concatenate([np.linspace(-37.6, -5, 5000), np.linspace(-5, 5, 5000), np.linspace(5, 38, 5000)])
+    values = call(loops, "expected", np.unique(u), power)
+    assert (np.diff(values) > 0).all()

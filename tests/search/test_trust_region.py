@@ -1,0 +1,126 @@
+"""Trust regions of the default search: they grow, shrink, move, and serve large pools."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from region_tools import landscape, made, search_of
+from search_tools import play
+from time_tools import time_limit
+
+import zopo_fast as zf
+from zopo_fast.search.strategy import Observations
+from zopo_fast.search.trust_region import TrustRegion
+
+REGIONS = {"whole": 1024, "trust region": 16}
+SEARCHES = ["improvement", "thompson"]
+
+
+def told(region: TrustRegion, seen: Observations, index: int, value: float, inside: list[int]) -> bool:
+    seen.set(index, value, None)
+    return region.told(seen, index, lambda: inside)
+
+
+def test_trust_region_grows_shrinks_and_moves() -> None:
+    region, seen = TrustRegion(64, 3), Observations()
+    assert region.size == 64
+    assert told(region, seen, 0, 1.0, [])  # the first is the center
+    assert region.center == 0
+    sizes = []
+    for k in range(1, 10):
+        assert not told(region, seen, k, 0.5, [0])
+        sizes.append(region.size)
+    assert sizes == [64, 64, 32, 32, 32, 16, 16, 16, 8]
+    assert told(region, seen, 10, 2.0, [])
+    assert (region.center, region.size) == (10, 16)
+    assert not told(region, seen, 11, 2.0, [])  # as good is not better
+    assert not told(region, seen, 12, 1.9, [])
+    assert told(region, seen, 13, 2.1, [])  # a success sets the failures back
+    assert (region.center, region.size) == (13, 32)
+    for k, value in ((14, 3.0), (15, 4.0), (16, 5.0)):
+        assert told(region, seen, k, value, [])
+    assert region.size == 64
+
+
+def test_an_abandoned_trust_region_restarts_at_another_local_optimum() -> None:
+    region, seen = TrustRegion(8, 1), Observations()
+    told(region, seen, 0, 5.0, [])
+    seen.set(50, 3.0, None)
+    seen.set(60, 4.0, None)
+    moved = [told(region, seen, k, 1.0, [0, 1, 2, 3]) for k in (1,)]
+    assert moved == [True]  # below the smallest: the best prompt that lies outside
+    assert (region.center, region.size) == (60, 8)
+    assert told(region, seen, 2, 0.9, [60])
+    assert region.center == 50
+    # All closed: once more, from the best of all.
+    region._closed.update(seen.indices)
+    told(region, seen, 3, 0.1, [50, 3])
+    assert region.center == 0
+    assert region.size == 8
+    assert not region._closed
+
+
+def test_without_patience_a_trust_region_never_shrinks() -> None:
+    region, seen = TrustRegion(64, 0), Observations()
+    told(region, seen, 0, 5.0, [])
+    for k in range(1, 100):
+        assert not told(region, seen, k, 1.0, [0])
+    assert (region.center, region.size) == (0, 64)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("region", [1, 2, 7, 50, 199])
+def test_every_prompt_is_offered_once(region: int, search: str) -> None:
+    """Regions are exhausted one after another, to the last prompt of the pool."""
+    m = 80 if region <= 7 else 200  # a region of few is built anew at every step
+    order = play(made(m=m, budget=m, region=region, search=search, patience=3))
+    assert sorted(order) == list(range(m))
+
+
+def test_several_regions_are_searched() -> None:
+    """The centers of a run over many local optima, one of which would be exhausted."""
+    rng = np.random.default_rng(0)
+    middle = rng.normal(size=(6, 8)) * 6
+    label = np.arange(600) % 6
+    Z = middle[label] + 0.5 * rng.normal(size=(600, 8))
+    f = label + 0.3 * rng.normal(size=600)
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=300, initial=12, region=40, patience=3))
+    centers, sizes = [], []
+    while not opt.done:
+        i = opt.ask()
+        opt.tell(i, float(f[i]))
+        trust = search_of(opt)._trust
+        centers.append(trust.center)
+        sizes.append(trust.size)
+    assert len(set(centers)) >= 3
+    assert len(set(label[[c for c in centers if c >= 0]])) >= 2
+    assert max(sizes) == 40
+    assert min(sizes) < 40
+    assert opt.best[1] >= np.sort(f)[-10]
+
+
+def test_a_pool_of_a_hundred_thousand() -> None:
+    """A far better prompt than by chance, within seconds."""
+    Z, f = landscape(100_000, 32, 0)
+    found, start = [], time.perf_counter()
+    for seed in range(3):
+        opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=20, seed=seed))
+        order = play(opt, lambda i: float(f[i]))
+        assert len(set(order)) == 100
+        found.append(int((f > opt.best[1]).sum()))
+    # Of 100 random prompts the best has a thousand better ones on average, 30 or fewer in 1 run of 33.
+    assert max(found) <= 30, found
+    assert time.perf_counter() - start < 60  # 3 s on two cores
+
+
+def test_thompson_in_a_pool_of_a_hundred_thousand() -> None:
+    """A move of the region takes a factor of its prior."""
+    Z, f = landscape(100_000, 32, 0)
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=20, region=256, search="thompson"))
+    with time_limit(100):
+        while not opt.done:
+            i = opt.ask()
+            opt.tell(i, float(f[i]))
+    assert int((f > opt.best[1]).sum()) <= 30

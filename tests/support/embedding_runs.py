@@ -1,0 +1,391 @@
+"""Runs that are cut off, shared or repeated: a program to be run under -X dev with warnings as errors.
+
+    python -X dev -W error tests/support/embedding_runs.py asyncio|uvloop SCENARIO...
+
+Prints what was found as JSON, by scenario. What was left behind shows there, or as a warning on stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fake_server import FakeServer, random_faults
+
+import zopo_fast as zf
+
+PROMPTS = [f"Do it in way number {i}." for i in range(12)]
+EMBEDDINGS = np.random.default_rng(7).normal(size=(len(PROMPTS), 6))
+TRAIN, HELDOUT = 4, 2
+
+
+def answer(messages: Sequence[Mapping[str, str]]) -> str:
+    """Prompt number n answers about n of 12 questions rightly."""
+    text = messages[-1]["content"]
+    number = int(text.split("way number ")[1].split(".")[0])
+    question = int(text.split("question ")[1].split("\n")[0])
+    return "yes" if (question * 7 + 3) % 12 < number else "no"
+
+
+def task(train: int = TRAIN) -> zf.Task:
+    made = tuple(zf.Example(f"question {i}", ("yes",)) for i in range(train + HELDOUT))
+    return zf.Task("toy", made[:train], made[train:])
+
+
+class Endpoint:
+    """An embedder at the fake server's, so that embedding is a call that can be cut off too."""
+
+    def __init__(self, client: zf.OpenAIClient) -> None:
+        self._client = client
+
+    async def embed(self, texts: Sequence[str]) -> Any:
+        await self._client.embed(texts)
+        return EMBEDDINGS
+
+
+async def no_pause(_: float) -> None:
+    await asyncio.sleep(0)
+
+
+def client_of(server: FakeServer, **settings: Any) -> zf.OpenAIClient:
+    config = zf.ClientConfig(
+        "m", base_url=server.url, api_key="k", embedding_model="e", embedding_batch=4, **settings
+    )
+    return zf.OpenAIClient(config, sleep=no_pause, rng=random.Random(0))
+
+
+def run(
+    scenario: Coroutine[Any, Any, Any],
+    loops: Callable[[], asyncio.AbstractEventLoop],
+    debug: bool = sys.flags.dev_mode,
+) -> Any:
+    """As asyncio.run, with a loop of that kind."""
+    loop = loops()
+    loop.set_debug(debug)
+    try:
+        return loop.run_until_complete(scenario)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def others(known: Collection[asyncio.Task[Any]] = ()) -> list[str]:
+    """Tasks of this loop but for this one, those known before and the server's."""
+    left = []
+    for one in asyncio.all_tasks() - {asyncio.current_task(), *known}:
+        coroutine = one.get_coro()
+        file = coroutine.cr_code.co_filename  # type: ignore[union-attr]
+        if "aiohttp/web" not in file.replace("\\", "/") and not file.endswith("fake_server.py"):
+            left.append(repr(one))
+    return left
+
+
+async def settled(condition: Callable[[], bool]) -> bool:
+    """Whether it comes to hold within some turns of the loop: closed sockets take a few to be noticed."""
+    for _ in range(200):
+        if condition():
+            return True
+        await asyncio.sleep(0.001)
+    return condition()
+
+
+class Complaints(list[str]):
+    """What the loop complains of: exceptions never retrieved, callbacks that failed."""
+
+    def __call__(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+
+# ---- cut off ---------------------------------------------------------------------------------------------
+
+
+def cancel_after(task: asyncio.Future[Any], turns: int, times: int) -> None:
+    """Cancel after so many turns of the loop, several times in as many turns."""
+    loop = asyncio.get_running_loop()
+
+    def tick(left: int, times: int) -> None:
+        if task.done():
+            return
+        if left == 0:
+            task.cancel()
+            times -= 1
+        if times:
+            loop.call_soon(tick, max(0, left - 1), times)
+
+    loop.call_soon(tick, turns, times)
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {"plan": None, "racing": False, "times": 1},
+    {"plan": None, "racing": True, "times": 2, "store": True},
+    {"plan": random_faults(seed=1, share=0.3), "racing": True, "times": 3},
+]
+
+
+async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool, folder: str) -> tuple[str, str]:
+    """One run, cancelled; how it ended, and in which phase."""
+    phases, known = ["start"], asyncio.all_tasks()
+    config = zf.RunConfig(
+        budget=4, initial=2, seed=1, stop_at_perfect=False, racing=variant["racing"], compare_random=True
+    )
+
+    async def on_trial(_: zf.Trial) -> None:
+        await asyncio.sleep(0)
+
+    async with FakeServer(answer, plan=variant["plan"]) as server:
+        client = client_of(server, concurrency=8, timeout=30.0)
+        store = Path(folder) / "study" if variant.get("store") else None
+
+        async def optimize() -> zf.Result:
+            return await zf.optimize(
+                task(), PROMPTS, client, config,
+                embedder=Endpoint(client), on_trial=on_trial, on_phase=phases.append, store=store,
+            )  # fmt: skip
+
+        async def optimize_and_close() -> zf.Result:
+            async with client:
+                return await optimize()
+
+        running = asyncio.ensure_future(optimize_and_close() if own_client else optimize())
+        cancel_after(running, turns, variant["times"])
+        try:
+            await running
+            how = "ended"
+        except asyncio.CancelledError:
+            how = "cancelled"
+        except zf.LLMError:  # the faults were too many
+            how = "failed"
+        cut_in = phases[-1]
+        # Nothing of the run is left as it ends, not some turns later.
+        assert not (left := others(known)), left
+        if not own_client:
+            # Cut off, calls are given up at the server too, and the client is as good as before.
+            assert await settled(lambda: server.in_flight == 0), "a request is still under way"
+            server._plan = None
+            text = PROMPTS[3] + "\nquestion 1\n"
+            assert (await client.chat([{"role": "user", "content": text}])).text in {"yes", "no"}
+            if store is not None:  # nor is the study still held: it goes on
+                assert (await optimize()).stopped_by == "budget"
+            await client.aclose()
+        # In the middle of closing a second cancel may leave that to the loop: some turns.
+        assert await settled(lambda: server.open_connections == 0), "a connection is still open"
+        assert not (left := others(known)), left
+    return how, cut_in
+
+
+def cut_off(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """Cancel at turns 0, 1, 2, ..., later in longer steps, until runs end before they are cancelled."""
+    every = int(os.environ.get("ZOPO_CANCEL_EVERY", "20"))
+    found: Counter[str] = Counter()
+    complaints = Complaints()
+
+    async def cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> str:
+        asyncio.get_running_loop().set_exception_handler(complaints)
+        with tempfile.TemporaryDirectory() as folder:
+            how, phase = await asyncio.wait_for(one_cut(turns, variant, own_client, folder), 30)
+        gc.collect()
+        found[f"{how} in {phase}" if how == "cancelled" else how] += 1
+        return how
+
+    files: list[int] = []
+    for number, variant in enumerate(VARIANTS):
+        turns, own_client = 17 * number, number % 2 == 0  # the first turns are alike in all
+        while run(cut(turns, variant, own_client), loops, debug=number == 0) == "cancelled":  # slow
+            turns += min(every, max(1, turns // 4))
+            own_client = not own_client
+            files.append(open_files())
+    return {"found": dict(found), "complaints": complaints, "more_files": files[-1] - files[0]}
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+# ---- shared and repeated ---------------------------------------------------------------------------------
+
+
+async def alone(llm: Any, seed: int, **settings: Any) -> zf.Result:
+    """A run whose outcome does not depend on what is quicker: one prompt at a time."""
+    config = zf.RunConfig(
+        budget=6, initial=3, seed=seed, stop_at_perfect=False, racing=False, prompts_in_flight=1, **settings
+    )
+    return await zf.optimize(task(4), PROMPTS, llm, config, embeddings=EMBEDDINGS)
+
+
+def outcome(result: zf.Result) -> list[Any]:
+    return [result.best_index, result.best_score, [trial.index for trial in result.trials]]
+
+
+def shared(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """Two runs at once in one loop with one client: each as it is alone, the calls theirs together."""
+
+    async def scenario() -> dict[str, Any]:
+        async with FakeServer(answer) as server, client_of(server) as client:
+            apart = [await alone(client, seed) for seed in (1, 2)]
+            before = client.usage
+            server.gate = asyncio.Event()
+            both = asyncio.gather(alone(client, 1), alone(client, 2))
+            await asyncio.wait_for(server.wait_in_flight(2 * 4), 30)  # a prompt of each, on 4 examples
+            server.gate.set()
+            together = await both
+            return {
+                "alike": [outcome(one) for one in apart] == [outcome(one) for one in together],
+                "different": outcome(apart[0]) != outcome(apart[1]),
+                "calls": client.usage.calls - before.calls == sum(one.usage.calls for one in together),
+                "left": others(),
+            }
+
+    return run(scenario(), loops)
+
+
+@contextmanager
+def serving(loops: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[FakeServer]:
+    """A server in a thread with a loop of its own."""
+    loop = loops()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = FakeServer(answer)
+    try:
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(20)
+        yield server
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes to hold: the server's thread takes a moment to notice what was closed."""
+    for _ in range(1000):
+        if condition():
+            return True
+        threading.Event().wait(0.005)
+    return condition()
+
+
+def repeated(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """One client in loops that come one after the other, and is never closed but by their ends."""
+    with serving(loops) as server:
+        client = client_of(server)
+        results = [outcome(run(alone(client, 1), loops)) for _ in range(3)]
+        closed = soon(lambda: not server.open_connections)
+    return {"alike": all(one == results[0] for one in results), "closed": closed}
+
+
+def threads(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """Runs in threads, each with its loop, on one client: each as it is alone."""
+    seeds, found = (1, 2, 3), {}
+    with serving(loops) as server:
+        client = client_of(server)
+        apart = [outcome(run(alone(client, seed), loops)) for seed in seeds]
+
+        def work(seed: int) -> None:
+            found[seed] = outcome(run(alone(client, seed), loops))
+
+        workers = [threading.Thread(target=work, args=(seed,)) for seed in seeds]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        closed = soon(lambda: not server.open_connections)
+    return {"alike": [found.get(seed) for seed in seeds] == apart, "closed": closed}
+
+
+def misused(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """optimize_sync in a running loop, and a stop event of another loop: typed errors, nothing left."""
+    said: dict[str, Any] = {}
+
+    async def inside() -> None:
+        try:
+            zf.optimize_sync(lambda prompt: 0.0, PROMPTS, embeddings=EMBEDDINGS)
+        except zf.EventLoopError as error:
+            said["optimize_sync"] = str(error)
+
+    async def bind(event: asyncio.Event) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(event.wait(), 0.01)
+
+    async def stopped(event: asyncio.Event) -> None:
+        calls = itertools.count()
+        try:
+            await zf.optimize(lambda prompt: float(next(calls)), PROMPTS, embeddings=EMBEDDINGS, stop=event)
+        except zf.EventLoopError as error:
+            said["stop"] = str(error)
+        said["calls"] = next(calls)
+        said["left"] = others()
+
+    event = asyncio.Event()
+    run(bind(event), loops)
+    run(inside(), loops)
+    run(stopped(event), loops)
+    return said
+
+
+def interrupted(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """Ctrl-C in optimize_sync: KeyboardInterrupt, and no thread, connection or file left; then once more."""
+    trials: list[zf.Trial] = []
+
+    def on_trial(trial: zf.Trial) -> None:
+        trials.append(trial)
+        if len(trials) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    found: dict[str, Any] = {"raised": False}
+    with serving(loops) as server:
+        config = zf.RunConfig(budget=6, initial=3, seed=1, stop_at_perfect=False)
+        arguments = (task(), PROMPTS, client_of(server), config)
+        threads, files = threading.active_count(), open_files()
+        try:
+            zf.optimize_sync(*arguments, embeddings=EMBEDDINGS, on_trial=on_trial)
+        except KeyboardInterrupt:
+            found["raised"] = True
+        gc.collect()
+        found["closed"] = soon(lambda: not server.open_connections)
+        found["threads ended"] = soon(lambda: threading.active_count() == threads)
+        found["again"] = zf.optimize_sync(*arguments, embeddings=EMBEDDINGS).stopped_by
+        found["files closed"] = soon(lambda: open_files() <= files)
+    return found
+
+
+SCENARIOS: dict[str, Callable[[Callable[[], asyncio.AbstractEventLoop]], dict[str, Any]]] = {
+    "cut_off": cut_off,
+    "shared": shared,
+    "repeated": repeated,
+    "threads": threads,
+    "misused": misused,
+    "interrupted": interrupted,
+}
+
+
+def main() -> None:
+    kind, *scenarios = sys.argv[1:]
+    logging.getLogger("aiohttp.server").disabled = True  # it says that clients went away
+    loops: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if kind == "uvloop":
+        import uvloop
+
+        loops = uvloop.new_event_loop
+        if sys.version_info < (3, 14):  # for optimize_sync; deprecated later
+            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    print(json.dumps({scenario: SCENARIOS[scenario](loops) for scenario in scenarios}))
+
+
+if __name__ == "__main__":
+    main()

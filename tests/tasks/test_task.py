@@ -1,0 +1,340 @@
+"""Task files of every format, their faults with line numbers, and the split."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zopo_fast.errors import ConfigError, InputError, TaskError
+from zopo_fast.tasks.task import Example, Task
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EVERYTHING: dict[str, Any] = {"examples": None}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(name: str, content: str | bytes | list[Any] | dict[str, Any]) -> Path:
+        path = tmp_path / name
+        if isinstance(content, list) and name.endswith(".jsonl"):
+            content = "".join(json.dumps(row) + "\n" for row in content)
+        elif isinstance(content, (list, dict)):
+            content = json.dumps(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def numbered(n: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"input": f"in {i}", "output": f"out {i}", **more} for i in range(n)]
+
+
+def as_set(task: Task) -> set[tuple[str, tuple[str, ...]]]:
+    return {(example.input, example.outputs) for example in task.train}
+
+
+def test_an_example_takes_a_text_for_its_only_output() -> None:
+    assert Example("2 + 2", "four") == Example("2 + 2", ("four",))  # type: ignore[arg-type]
+    assert Example("2 + 2", ["4", "four"]).outputs == ("4", "four")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2 \\+ 2"):
+        Example("2 + 2", ())
+
+
+# formats
+
+
+def test_jsonl_with_bom_crlf_blank_lines_and_lists(write: Any) -> None:
+    path = write(
+        "task.jsonl",
+        b'\xef\xbb\xbf{"input": "a\\u2028b", "output": ["x", "y", "x"]}\r\n\r\n'
+        + '{"input": "c\u2028d", "output": 1.50, "other": null}\r{"input": "e", "output": "f"}'.encode(),
+    )
+    task = Task.load(path, **EVERYTHING)
+    assert as_set(task) == {("a\u2028b", ("x", "y")), ("c\u2028d", ("1.50",)), ("e", ("f",))}
+    assert (task.name, task.metric, task.template) == ("task", "exact_match", "instruction")
+    assert (task.heldout, task.demonstrations) == ((), ())
+
+
+def test_the_first_line_may_hold_metadata_which_arguments_override(write: Any) -> None:
+    metadata = {"name": "mine", "metric": "f1", "template": "chat.json", "licence": 3}
+    path = write("task.jsonl", [{"metadata": metadata}, *numbered(2)])
+    task = Task.load(path, **EVERYTHING)
+    assert (task.name, task.metric, len(task.train)) == ("mine", "f1", 2)
+    assert task.template == str(path.parent / "chat.json")
+    task = Task.load(path, metric="contains", template="system", **EVERYTHING)
+    assert (task.metric, task.template) == ("contains", "system")
+    # An example that happens to have a field of that name is an example.
+    path = write("task.jsonl", [{"metadata": "x", "input": "a", "output": "b"}])
+    assert as_set(Task.load(path, **EVERYTHING)) == {("a", ("b",))}
+
+
+@pytest.mark.parametrize(("name", "tab"), [("task.csv", ","), ("task.tsv", "\t"), ("TASK.CSV", ",")])
+def test_csv_and_tsv(write: Any, name: str, tab: str) -> None:
+    rows = [
+        ["output", "note", " input "],
+        ['"[""x"", 2]"', "", '"two\r\nlines"'],
+        ["[no list", "", "a;b"],
+        ["", "", " "],
+        ["4", "", "2 + 2"],
+    ]
+    path = write(name, "\ufeff" + "\r\n".join(tab.join(row) for row in rows))
+    expected = {("two\r\nlines", ("x", "2")), ("a;b", ("[no list",)), ("2 + 2", ("4",))}
+    assert as_set(Task.load(path, **EVERYTHING)) == expected
+
+
+def test_very_long_cells_and_lines_are_read_and_the_csv_limit_is_put_back(write: Any) -> None:
+    before, long = csv.field_size_limit(), "x" * 300_000
+    assert as_set(Task.load(write("a.csv", f"input,output\n{long},y\n"), **EVERYTHING)) == {(long, ("y",))}
+    path = write("a.jsonl", [{"input": long, "output": "y"}])
+    assert as_set(Task.load(path, **EVERYTHING)) == {(long, ("y",))}
+    assert csv.field_size_limit() == before
+
+
+def test_field_names_can_be_chosen(write: Any) -> None:
+    fields: dict[str, Any] = {"input_field": "question", "output_field": "answer", **EVERYTHING}
+    rows = [{"question": "q", "answer": "a", "input": 3}]
+    for path in (
+        write("a.jsonl", rows),
+        write("a.json", rows),
+        write("a.csv", "question,answer,input\nq,a,3\n"),
+    ):
+        assert as_set(Task.load(path, **fields)) == {("q", ("a",))}
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "expected", "metric"),
+    [
+        ("antonyms", {"input": "up", "output": "down"}, ("up", ("down",)), "exact_match"),
+        ("sum", {"input": "0 47", "output": 47, "x": 0}, ("0 47", ("47",)), "exact_match"),
+        ("synonyms", {"input": "big", "output": ["large", "huge"]}, ("big", ("large", "huge")), "contains"),
+        (
+            "rhymes",
+            {"input": "ice", "output": "rice", "other_rhymes": ["mice", "rice"], "rhyme_group": "AY S"},
+            ("ice", ("rice", "mice")),
+            "exact_match",
+        ),
+        (
+            "translation_en-de",
+            {"input": "place", "output": "Platz", "possible_translations": ["", "Ort", "Platz"]},
+            ("place", ("Platz", "Ort")),
+            "exact_match",
+        ),
+        (
+            "common_concept",
+            {"concept": "go up", "items": ["lifts", "kites"], "all_common_concepts": ["rise", "go up"]},
+            ("lifts, kites", ("go up", "rise")),
+            "f1",
+        ),
+        ("taxonomy_animal", {"input": "cat, cup", "output": "cat"}, ("cat, cup", ("cat",)), "exact_set"),
+    ],
+)
+def test_the_instruction_induction_format(
+    write: Any, name: str, example: dict[str, Any], expected: tuple[str, tuple[str, ...]], metric: str
+) -> None:
+    document = {"metadata": {"num_examples": 1}, "examples": {"1": example}}
+    task = Task.load(write(f"{name}.json", document), **EVERYTHING)
+    assert (task.name, task.metric, as_set(task)) == (name, metric, {expected})
+    document["metadata"] = {"metric": "contains"}
+    assert Task.load(write(f"{name}.json", document), **EVERYTHING).metric == "contains"
+
+
+def test_cause_and_effect_comes_in_both_orders_always_with_the_cause_as_output(write: Any) -> None:
+    pairs = {str(i): {"cause": f"Cause {i}.", "effect": f"Effect {i}."} for i in range(60)}
+    path = write("cause_and_effect.json", {"examples": pairs})
+    task = Task.load(path, **EVERYTHING)
+    first = 0
+    for example in task.train:
+        (cause,) = example.outputs
+        effect = cause.replace("Cause", "Effect")
+        orders = [f"Sentence 1: {cause} Sentence 2: {effect}", f"Sentence 1: {effect} Sentence 2: {cause}"]
+        first += orders.index(example.input) == 0
+    assert 10 < first < 50
+    assert Task.load(path, **EVERYTHING) == task
+    assert {e.input for e in Task.load(path, seed=1, **EVERYTHING).train} != {e.input for e in task.train}
+
+
+# faults
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line", "says"),
+    [
+        ("a.jsonl", b"", None, "empty"),
+        ("a.jsonl", b"\xef\xbb\xbf\n \n", None, "empty"),
+        ("a.csv", b"input,output\n", None, "no examples"),
+        ("a.jsonl", b'{"metadata": {}}\n', None, "no examples"),
+        ("a.json", b'{"examples": {}}', None, "no examples"),
+        ("a.txt", b"x", None, "formats"),
+        ("a.jsonl", b'{"input": "a", "output": "b"}\n\n{"input": \n', 3, "not JSON"),
+        ("a.jsonl", b'{"input": "a", "output": "b"}\r\n["a", "b"]\r\n', 2, "JSON object"),
+        ("a.jsonl", b'{"input": "a", "output": NaN}', 1, "NaN"),
+        ("a.jsonl", b"[" * 100_000, 1, "not JSON"),
+        ("a.jsonl", b'{"input": "a", "output": "b"}\n{"input": "\xff"}', 2, "not UTF-8"),
+        (
+            "a.jsonl",
+            b'{"question": "a", "output": "b"}',
+            1,
+            "no field 'input'; there are: 'question', 'output'",
+        ),
+        ("a.jsonl", b'{"input": " ", "output": "b"}', 1, "'input' is empty"),
+        ("a.jsonl", b'{"input": "a", "output": ""}', 1, "'output' is empty"),
+        ("a.jsonl", b'{"input": "a", "output": []}', 1, "empty list"),
+        ("a.jsonl", b'{"input": "a", "output": ["b", ""]}', 1, "'output' is empty"),
+        ("a.jsonl", b'{"input": ["a"], "output": "b"}', 1, "'input' has to be a text"),
+        ("a.jsonl", b'{"input": "a", "output": {"b": 1}}', 1, "'output' has to be a text"),
+        ("a.jsonl", b'{"input": "a", "output": true}', 1, "not True"),
+        ("a.jsonl", b'{"input": "a", "output": null}', 1, "not None"),
+        ("a.jsonl", b'{"input": "\\ud800", "output": "b"}', 1, "surrogate"),
+        ("a.jsonl", b'{"input": "a", "output": "b", "split": "dev"}', 1, "train, heldout, test, not 'dev'"),
+        ("a.jsonl", b'{"input": "a", "output": "b", "split": ["train"]}', 1, "'split'"),
+        ("a.jsonl", b'{"metadata": {"metric": ["f1"]}}\n{"input": "a", "output": "b"}', None, "'metric'"),
+        ("a.jsonl", b'{"metadata": "f1"}\n{"input": "a", "output": "b"}', None, "'metadata'"),
+        ("a.csv", b"question,output\na,b\n", 1, "no column 'input'; there are: 'question', 'output'"),
+        ("a.csv", b"input,output,input\na,b,c\n", 1, "more than one column 'input'"),
+        ("a.csv", b'input,output\n"a\nb",c\nd\n', 4, "1 cells where the header has 2"),
+        ("a.csv", b"input,output\na,b,c\n", 2, "3 cells"),
+        ("a.csv", b'input,output\na,b\n"c,d\n', 3, "malformed"),
+        ("a.csv", b"input,output\na,\n", 2, "'output' is empty"),
+        ("a.csv", b'input,output\na,"[""b"", []]"\n', 2, "has to be a text"),
+        ("a.json", b'{"examples":\n [}', 2, "not JSON"),
+        ("a.json", b'{"data": []}', None, "examples"),
+        ("a.json", b"3", None, "examples"),
+        ("a.json", b'{"examples": {"7": {"input": "a"}}}', None, "example 7: no field 'output'"),
+        ("a.json", b'{"examples": {"7": "a"}}', None, "example 7: has to be an object"),
+        ("a.json", b'{"examples": {"7": {"items": "a", "all_common_concepts": []}}}', None, "lists"),
+        ("a.json", b'{"examples": {"7": {"cause": 1, "effect": null}}}', None, "'effect' has to be a text"),
+    ],
+)
+def test_faults_name_the_file_and_the_line(
+    write: Any, name: str, content: bytes, line: int | None, says: str
+) -> None:
+    path = write(name, content)
+    with pytest.raises(TaskError) as caught:
+        Task.load(path, **EVERYTHING)
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert (caught.value.path, caught.value.line) == (path, line)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="no such file"):
+        Task.load(tmp_path / "none.jsonl")
+    with pytest.raises(TaskError, match="no such file"):
+        Task.load(tmp_path / "none.xyz")
+    with pytest.raises(TaskError, match="a directory"):
+        Task.load(tmp_path)
+
+
+# the split
+
+
+def test_the_split_is_seeded_disjoint_and_complete(write: Any) -> None:
+    path = write("a.jsonl", numbered(50))
+    task = Task.load(path, demonstrations=3)
+    assert (len(task.train), len(task.heldout), len(task.demonstrations)) == (20, 27, 3)
+    assert len({*task.train, *task.heldout, *task.demonstrations}) == 50
+    assert Task.load(path, demonstrations=3) == task
+    assert set(Task.load(path, demonstrations=3, seed=1).train) != set(task.train)
+    # What is trained on depends on nothing else; less of it is its beginning.
+    assert Task.load(path, examples=10, heldout=5).train == task.train[:10]
+    assert Task.load(path, examples=20, heldout=5).heldout == task.heldout[:5]
+    assert Task.load(path, examples=50).heldout == ()
+
+
+def test_none_trains_on_all_that_is_left(write: Any) -> None:
+    path = write("a.jsonl", numbered(30))
+    task = Task.load(path, examples=None, heldout=8, demonstrations=2)
+    assert (len(task.train), len(task.heldout), len(task.demonstrations)) == (20, 8, 2)
+    assert len({*task.train, *task.heldout, *task.demonstrations}) == 30
+    assert len(Task.load(path, examples=None).train) == 30
+
+
+def test_an_example_keeps_the_split_it_names(write: Any) -> None:
+    rows = [
+        *({"input": f"train {i}", "output": "x", "split": "Train"} for i in range(6)),
+        *({"input": f"test {i}", "output": "x", "split": "test" if i % 2 else "heldout"} for i in range(6)),
+        *({"input": f"free {i}", "output": "x", "split": ""} for i in range(8)),
+    ]
+    path = write("a.jsonl", rows)
+    for examples, heldout, demonstrations in [(None, None, 0), (4, None, 3), (10, 8, 2), (None, 10, 1)]:
+        task = Task.load(path, examples=examples, heldout=heldout, demonstrations=demonstrations)
+        for side, wrong in (("train", "test"), ("heldout", "train"), ("demonstrations", "test")):
+            assert not [e for e in getattr(task, side) if e.input.startswith(wrong)]
+        parts = (*task.train, *task.heldout, *task.demonstrations)
+        assert len(set(parts)) == len(parts)
+        assert len(task.demonstrations) == demonstrations
+        assert examples is None or len(task.train) == examples
+        assert heldout is None or len(task.heldout) == heldout
+    # Those that name their side come ahead of those that do not.
+    assert {e.input[:5] for e in Task.load(path, examples=6).train} == {"train"}
+    assert {e.input[:4] for e in Task.load(path, examples=6, heldout=6).heldout} == {"test"}
+    # What is pinned to training and left over there makes the demonstrations: nothing held out is lost.
+    task = Task.load(path, examples=4, demonstrations=2)
+    assert {e.input[:5] for e in task.demonstrations} == {"train"}
+    assert len(task.heldout) == 14
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"examples": 11},
+        {"examples": 9, "heldout": 2},
+        {"examples": 9, "demonstrations": 2},
+        {"examples": None, "heldout": 10},
+        {"examples": None, "heldout": 11},
+        {"examples": None, "demonstrations": 11},
+    ],
+)
+def test_too_few_examples(write: Any, wanted: dict[str, Any]) -> None:
+    with pytest.raises(TaskError, match=r"too few examples.* of 10 in all"):
+        Task.load(write("a.jsonl", numbered(10)), **wanted)
+
+
+@pytest.mark.parametrize("wrong", [{"examples": 0}, {"heldout": -1}, {"demonstrations": -1}])
+def test_numbers_out_of_range(write: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Task.load(write("a.jsonl", numbered(30)), **wrong)
+
+
+def test_exact_duplicates_are_dropped_and_contradictions_kept(write: Any) -> None:
+    rows = [
+        {"input": "a", "output": ["x", "y"], "split": "train"},
+        {"input": "a", "output": ["y", "x"], "split": "test"},
+        {"input": "a", "output": "z"},
+    ]
+    task = Task.load(write("a.jsonl", rows), examples=None)
+    assert as_set(task) == {("a", ("x", "y")), ("a", ("z",))}
+    assert task.heldout == ()
+
+
+# what comes with the package
+
+
+@pytest.mark.parametrize(("name", "least"), [("sentiment", 120), ("rhymes", 120), ("cause_and_effect", 100)])
+def test_the_examples_load_with_enough_to_hold_out(name: str, least: int) -> None:
+    path = EXAMPLES / f"{name}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    task = Task.load(path, examples=None)
+    assert (task.name, task.metric) == (name, "contains")
+    assert len(task.train) == len(lines) - 1 >= least  # none is a duplicate
+    assert len({example.input for example in task.train}) == len(task.train)
+
+
+def test_the_examples_are_balanced_and_consistent() -> None:
+    sentiment = Task.load(EXAMPLES / "sentiment.jsonl", examples=None).train
+    labels = [example.outputs for example in sentiment]
+    assert labels.count(("positive",)) == labels.count(("negative",)) == len(labels) / 2
+    assert not [e for e in sentiment if "positive" in e.input or "negative" in e.input]
+
+    rhymes = Task.load(EXAMPLES / "rhymes.jsonl", examples=None).train
+    assert not [e for e in rhymes if e.input in e.outputs or not e.input.isalpha()]
+
+    causes = Task.load(EXAMPLES / "cause_and_effect.jsonl", examples=None).train
+    first = sum(e.input.startswith(f"Sentence 1: {e.outputs[0]} Sentence 2: ") for e in causes)
+    second = sum(e.input.endswith(f" Sentence 2: {e.outputs[0]}") for e in causes)
+    assert first == second == len(causes) / 2
