@@ -36,6 +36,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Two at a time, but for those that measure time or run a model, which would be measured or slowed down.
 test: lint

@@ -13,7 +13,9 @@ from llm_tools import HELLO, KEY, make, no_environment  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.answer_cache import FILE, AnswerCache, Cached, identity_of, key_of
-from zopo_fast.llm.budget import Account, Limits, Metered
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Limits
+from zopo_fast.llm.middleware import Metered
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.types import Usage
 from zopo_fast.scoring.scorer import calls_at_once

@@ -16,7 +16,8 @@ from zopo_fast.errors import (
     LimitReachedError,
     StoreFullError,
 )
-from zopo_fast.llm.budget import Account, Hold, Limits, Prices
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Hold, Limits, Prices
 from zopo_fast.llm.types import Usage
 
 PRICES = Prices(prompt=1e6, completion=2e6)  # one and two a token

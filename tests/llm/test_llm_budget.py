@@ -25,7 +25,9 @@ from fake_server import (
 from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm.budget import Account, Limits, Metered
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Limits
+from zopo_fast.llm.middleware import Metered
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.tokens import chat_bound
 from zopo_fast.llm.types import Usage

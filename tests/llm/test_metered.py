@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from zopo_fast.errors import ConfigError, RateLimitError, RequestTimeoutError
-from zopo_fast.llm.budget import Account, Limits, Metered
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Limits
+from zopo_fast.llm.middleware import Metered
 from zopo_fast.llm.tokens import chat_bound
 from zopo_fast.llm.types import Answer, Message, Usage
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_round_trip(path: Path) -> None:
         store.put("name", config)
         for key, answer in zip((b"k", b"j", b"k"), answers, strict=True):
             store.add_answer(key, "model", answer)
-        store.add_trial(trial)
+        store.add_trial(trial.number, asdict(trial))
         assert [store.append("score", entry(i)) for i in range(3)] == [1, 2, 3]
         assert list(store.events()) == [Event(i + 1, "score", entry(i)) for i in range(3)]  # read at once
     with Store.open(path) as store:

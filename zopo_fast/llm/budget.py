@@ -24,10 +24,7 @@ from typing import Protocol
 
 from zopo_fast.errors import ConfigError, LimitReachedError, ZopoError
 from zopo_fast.llm.limits import Hold, Left, Limits, Prices, Spent
-from zopo_fast.llm.middleware import Metered
 from zopo_fast.llm.types import Usage
-
-__all__ = ["Account", "Hold", "Ledger", "Left", "Limits", "Metered", "Prices", "Spent"]
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zopo_fast.errors import (
     AuthenticationError,
@@ -23,7 +23,6 @@ from zopo_fast.llm.tokens import chat_bound
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.llm.types import Answer, ChatModel, Message
-    from zopo_fast.storage.store import Store
 
 # What a model that does its own retries raises when it was surely not billed; all else may have been.
 UNBILLED = (
@@ -87,10 +86,23 @@ def _body_of(model: Any) -> Mapping[str, Any]:
 OCCASION: ContextVar[tuple[Any, ...]] = ContextVar("zopo_fast_occasion", default=())
 
 
-class Kept:
-    """Answers that a study holds and nobody has asked for again yet: one object a run, for all its models."""
+class AnswerLog(Protocol):
+    """Answers that outlast a run, such as those in a study's file."""
 
-    def __init__(self, store: Store) -> None:
+    def answers(self) -> dict[bytes, list[int]]:
+        """Return the numbers of all answers, oldest first, by the key of their call."""
+
+    def answer(self, number: int) -> Answer:
+        """Return the answer of that number."""
+
+    def add_answer(self, key: bytes, role: str, answer: Answer) -> None:
+        """Append an answer under the key of its call."""
+
+
+class Kept:
+    """Answers that a study holds and no call has asked for yet: one object a run, for all its models."""
+
+    def __init__(self, store: AnswerLog) -> None:
         self.store = store
         self._left = store.answers()  # their numbers: they may be large, and most are never asked for
 

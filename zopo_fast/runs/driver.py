@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.aio import end
@@ -274,7 +275,7 @@ class Driver:
             self._reported = len(trials)
             if self._store is not None:
                 for trial in () if last else new:
-                    self._store.add_trial(trial)
+                    self._store.add_trial(trial.number, asdict(trial))
                 await self._store.flush(durable=True)
             for trial in new:
                 if self._on_trial is not None:

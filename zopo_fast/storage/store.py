@@ -17,7 +17,6 @@ import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +32,6 @@ from zopo_fast.storage.writer import Statement, Writer, typed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zopo_fast.runs.result import Trial
 
 STUDY = "study.sqlite3"
 """Name of the study file in a run's folder."""
@@ -206,9 +204,14 @@ class Store:
         except (LookupError, TypeError) as error:
             raise StoreDamagedError(f"{self.path}: an answer is damaged ({error!r})") from error
 
-    def add_trial(self, trial: Trial) -> None:
-        """Keep a trial, for whoever reads the file; a run that goes on makes them out of the log again."""
-        self._writer.submit(insert("trials", trial.number, as_json(asdict(trial)), verb=_AGAIN))
+    def add_trial(self, number: int, trial: Mapping[str, Any]) -> None:
+        """Append or replace a trial; for readers of the file only: a resumed run derives trials from the log.
+
+        Args:
+            number: of the trial, from 1.
+            trial: its fields, as JSON values.
+        """
+        self._writer.submit(insert("trials", number, as_json(trial), verb=_AGAIN))
 
     def trials(self) -> list[dict[str, Any]]:
         """The trials as JSON values, by number."""

@@ -18,7 +18,8 @@ from chaos_server import FAULTS, Books, ChaosServer, right_answer
 
 import zopo_fast as zf
 from zopo_fast.errors import LimitReachedError, LLMError, ZopoError
-from zopo_fast.llm.budget import Account, Limits
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Limits
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 PROMPTS = 40

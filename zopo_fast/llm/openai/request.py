@@ -12,7 +12,8 @@ from zopo_fast.llm.openai.retry import Bounds, Clock, Failure, Retry, Sleep
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.budget import Account, Hold
+    from zopo_fast.llm.budget import Account
+    from zopo_fast.llm.limits import Hold
     from zopo_fast.llm.openai.responses import Document
 
 
