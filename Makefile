@@ -18,7 +18,7 @@ $(BIN)/python:
 # install for both commands: two of them in one environment would take turns breaking each other.
 WERROR := $(if $(CI),ON,OFF)
 INSTALL := $(BIN)/python -m pip install --quiet --no-build-isolation -C cmake.define.ZOPO_WERROR=$(WERROR) \
-  -C "cmake.define.CMAKE_CUDA_COMPILER_LAUNCHER=$(CURDIR)/tests/kept_output.sh"
+  -C "cmake.define.CMAKE_CUDA_COMPILER_LAUNCHER=$(CURDIR)/tests/native/kept_output.sh"
 $(VENV)/installed: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.18" ninja
 	$(INSTALL) -e ".[test]"
