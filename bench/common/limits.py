@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zopo_fast.bench.common import machine
+from . import machine
 
 
 def gram_flops(n: int, m: int, d: int, w: int, depth: int) -> float:

@@ -17,9 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zopo_fast.bench.common import machine
-from zopo_fast.bench.common.harness import Result, Row, Settings
 from zopo_fast.errors import ConfigError, OutputError
+
+from . import machine
+from .harness import Result, Row, Settings
 
 MICRO = Path(__file__).parents[1] / "micro"
 _QUESTION = re.compile(r"^QUESTION\b", re.MULTILINE)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zopo_fast.bench.common.runner import duration
+from .runner import duration
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import zopo_fast as zf
-from zopo_fast.bench.common import machine
+
+from . import machine
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from zopo_fast import _core
-from zopo_fast.bench.common import machine, runner
-from zopo_fast.bench.common.harness import Result, Row, Settings
+
+from ..common import machine, runner
+from ..common.harness import Result, Row, Settings
 
 PARTS = ("step", "gram", "pool", "batch")
 MISSED, NOT_RUN = "not reached", "not measured"
@@ -31,7 +32,7 @@ def run(part: str, settings: Settings, out: Path, device: str = "cuda", commit: 
         device: "cuda"; "host" tries the code out without a GPU, on the emulated one where there is one.
         commit: of the sources, where they are no checkout.
     """
-    from zopo_fast.bench.gpu import timing as gpu_timing
+    from . import timing as gpu_timing
 
     if device == "cuda":
         devices = gpu_timing.Devices()

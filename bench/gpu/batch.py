@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
-from zopo_fast.bench.common.harness import Result, Row, Settings, Timing
-from zopo_fast.bench.gpu.timing import Devices
+
+from .. import peers
+from ..common.harness import Result, Row, Settings, Timing
+from .timing import Devices
 
 QUESTION = "How many steps a second do 1,024 studies make on the GPU, one ask and one tell each a step?"
 STUDIES, N, M, DIM, STEPS = 1024, 128, 500, 384, 32

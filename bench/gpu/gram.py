@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
-from zopo_fast.bench.common import limits
-from zopo_fast.bench.common.harness import Result, Settings, rows
-from zopo_fast.bench.gpu.timing import Devices, products, spread, throughput
+
+from .. import peers
+from ..common import limits
+from ..common.harness import Result, Settings, rows
+from .timing import Devices, products, spread, throughput
 
 QUESTION = "How fast is the kernel matrix on the GPU, beside PyTorch's matrix product and closed form?"
 N, DIM, WIDTH, DEPTH = 8192, 768, 32, 2
@@ -135,7 +136,7 @@ def _torch_cases(
     A: list[Any],
     B: list[Any],
 ) -> dict[str, Callable[[], Any]]:
-    from zopo_fast.bench.peers.torch_closed import Network
+    from ..peers.torch_closed import Network
 
     cases = {EAGER: _eager(kernel, devices, A, B)}
     if not settings.quick and B[0] is None:  # compiling takes its time
@@ -145,14 +146,14 @@ def _torch_cases(
 
 
 def _eager(kernel: zf.NTK, devices: Devices, A: list[Any], B: list[Any]) -> Callable[[], Any]:
-    from zopo_fast.bench.peers.torch_closed import Network
+    from ..peers.torch_closed import Network
 
     return _in_turn(Network(kernel, devices.torch, A[0].dtype).gram, A, B)
 
 
 def _error(kernel: zf.NTK, K: Any, x: Any, y: Any | None, devices: Devices) -> float:
     """Largest difference from PyTorch's float64 on the same inputs, over the largest entry."""
-    from zopo_fast.bench.peers.torch_closed import Network
+    from ..peers.torch_closed import Network
 
     expected = Network(kernel, devices.torch).gram(x.double(), None if y is None else y.double())
     return ((K.double() - expected).abs().amax() / expected.abs().amax()).item()

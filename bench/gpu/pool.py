@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from zopo_fast import _core
-from zopo_fast.bench.common.harness import Result, Settings, rows
-from zopo_fast.bench.gpu.timing import Devices, spread, throughput
+
+from ..common.harness import Result, Settings, rows
+from .timing import Devices, spread, throughput
 
 QUESTION = (
     "How long does the exact nearest of millions of candidates take on the GPU, beside reading them once?"

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
-from zopo_fast.bench.common.harness import Result, Settings, rows
-from zopo_fast.bench.gpu.timing import Devices
-from zopo_fast.bench.micro.bursts import Job, bursts
+
+from .. import peers
+from ..common.harness import Result, Settings, rows
+from ..micro.bursts import Job, bursts
+from .timing import Devices
 
 QUESTION = (
     "What do one posterior and one append cost on the GPU, and from which size on is it the faster engine?"
@@ -90,7 +91,7 @@ def _ours(n: int, dim: int, seed: int, devices: Devices) -> dict[str, Job]:
 
 def _torch_jobs(result: Result, n: int, dim: int, settings: Settings, devices: Devices) -> dict[str, Job]:
     """Peers on the same inputs, which lie on the device before the clock starts; results come to the host."""
-    from zopo_fast.bench.peers import torch_step
+    from ..peers import torch_step
 
     kernel, X, y, x, noise = problem(n, dim, settings.seed)
     at = torch.tensor(x, device=devices.torch)[:, None]
@@ -122,8 +123,9 @@ def _cycled(step: Callable[[Any], object], points: list[Any]) -> Callable[[], ob
 
 def _published_fit(kernel: zf.NTK, X: Any, y: Any, x: Any, devices: Devices) -> Callable[[], object]:
     """What the published step does for one gradient, on all n points: fit anew, then autograd."""
-    from zopo_fast.bench.peers.published import EmpiricalNTK, Surrogate
     from zopo_fast.search.config import OfficialSettings
+
+    from ..peers.published import EmpiricalNTK, Surrogate
 
     ntk = EmpiricalNTK(kernel, torch.float32, devices.torch)
     points, scores, at = (torch.tensor(a, dtype=torch.float32, device=devices.torch) for a in (X, y, x))
@@ -138,7 +140,7 @@ def _published_fit(kernel: zf.NTK, X: Any, y: Any, x: Any, devices: Devices) -> 
 
 def _published_loop(dim: int, n: int, seed: int, devices: Devices) -> Callable[[], object]:
     """The whole step as it is published, the pool's projection included; its fit takes 20 points."""
-    from zopo_fast.bench.peers.published import PublishedZopo
+    from ..peers.published import PublishedZopo
 
     m = max(500, 2 * n)
     rng = np.random.default_rng([seed, m])
@@ -186,7 +188,7 @@ def _gram_jobs(n: int, dim: int, seed: int, devices: Devices) -> dict[str, Job]:
 
 
 def _nearest_jobs(m: int, dim: int, seed: int, devices: Devices) -> dict[str, Job]:
-    from zopo_fast.bench.gpu.pool import pool_on
+    from .pool import pool_on
 
     rng = np.random.default_rng([seed, m])
     Z = rng.standard_normal((m, dim), dtype=np.float32).astype(np.float16)

@@ -21,7 +21,8 @@ import torch
 
 import zopo_fast as zf
 from zopo_fast import _core
-from zopo_fast.bench.common.harness import Case, Timing
+
+from ..common.harness import Case, Timing
 
 BURST = 0.03  # seconds: a sample of calls that only enqueue work
 MOST_CALLS = 200  # in one sample

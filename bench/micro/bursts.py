@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from zopo_fast.bench.common.harness import Case, Settings, Timing
+from ..common.harness import Case, Settings, Timing
 
 SLOW = 0.1  # seconds: a call this long warms its caches itself
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
-from zopo_fast.bench.common import limits
-from zopo_fast.bench.common.harness import Result, Settings, rows
-from zopo_fast.bench.common.threads import threads
-from zopo_fast.bench.micro.bursts import Job, bursts
+
+from .. import peers
+from ..common import limits
+from ..common.harness import Result, Settings, rows
+from ..common.threads import threads
+from .bursts import Job, bursts
 
 QUESTION = "What do an observation more and one less cost, beside factorising again?"
 DIM = 384

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench.common.harness import Result, Row, Settings, Timing, rows
+
+from ..common.harness import Result, Row, Settings, Timing, rows
 
 QUESTION = "How much longer than calls x latency / slots does a whole optimisation take?"
 GOAL = 1.15

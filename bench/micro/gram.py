@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
-from zopo_fast.bench.common import limits, machine
-from zopo_fast.bench.common.harness import Result, Settings, rows
-from zopo_fast.bench.common.threads import threads
-from zopo_fast.bench.micro.bursts import Job, bursts
+
+from .. import peers
+from ..common import limits, machine
+from ..common.harness import Result, Settings, rows
+from ..common.threads import threads
+from .bursts import Job, bursts
 
 QUESTION = "How fast is the kernel matrix, as a share of the rate of NumPy's dgemm on the same threads?"
 DIM, WIDTH, DEPTH = 384, 32, 2

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from zopo_fast.bench.common.harness import Result, Settings, Timing, absent, rows
+from ..common.harness import Result, Settings, Timing, absent, rows
 
 QUESTION = "How long does a fresh interpreter take to import the package, and how much memory does it cost?"
 GOAL_SECONDS, GOAL_BYTES = 0.100, 60e6

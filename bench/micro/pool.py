@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zopo_fast import _core
-from zopo_fast.bench.common import machine
-from zopo_fast.bench.common.harness import Case, Result, Row, Settings, absent, interleave, rows
+
+from ..common import machine
+from ..common.harness import Case, Result, Row, Settings, absent, interleave, rows
 
 QUESTION = "How long does it take to find the nearest candidate without a score among m of them?"
 DIM, TAKEN, NEIGHBORS = 384, 300, 10

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zopo_fast as zf
-from zopo_fast.bench.common.harness import Result, Row, Settings
+
+from ..common.harness import Result, Row, Settings
 
 QUESTION = "Does the cost of a step grow as n^2 w + n d + m d and no faster?"
 DIM, WIDTH = 384, 32

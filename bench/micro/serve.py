@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench.common.harness import Result, Row, Settings, absent
+
+from ..common.harness import Result, Row, Settings, absent
 
 QUESTION = "How many asks and tells a second does a server answer, each on disk, and how soon?"
 GOAL_PAIRS, GOAL_P99 = 1500, 0.020  # a second; seconds
@@ -30,7 +31,7 @@ M, D = 500, 384
 _COMMAND = """
 import time
 from zopo_fast.cli import main
-from zopo_fast.serve.journal import Journal
+from zopo_fast.serve.studies.journal import Journal
 
 more, commit = {more}, Journal._commit
 

@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zopo_fast as zf
-from zopo_fast.bench import peers
-from zopo_fast.bench.common import limits, machine
-from zopo_fast.bench.common.harness import Result, Settings, Timing, rows
-from zopo_fast.bench.common.threads import threads
 from zopo_fast.search.config import Search
 from zopo_fast.search.gradient import Surrogate
 from zopo_fast.search.improvement import NUGGETS, RegionSearch
+
+from .. import peers
+from ..common import limits, machine
+from ..common.harness import Result, Settings, Timing, rows
+from ..common.threads import threads
 
 QUESTION = "What do ask and tell cost over a whole run of the default configuration, n from 40 to 165?"
 DIM = 384

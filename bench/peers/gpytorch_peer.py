@@ -20,9 +20,9 @@ from gpytorch.means import ZeroMean
 from gpytorch.models import ExactGP
 from torch import Tensor
 
-from zopo_fast.bench.peers.local import LocalSearchPeer
-from zopo_fast.bench.peers.torch_closed import Network
-from zopo_fast.bench.peers.torch_closed import _Engine as TorchEngine
+from .local import LocalSearchPeer
+from .torch_closed import Network
+from .torch_closed import _Engine as TorchEngine
 
 BLOCK = 256  # points a call: larger blocks cost more a point, by their joint covariance
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg as sl
 from numpy.typing import NDArray
 
-from zopo_fast.bench.peers.local import LocalSearchPeer
+from .local import LocalSearchPeer
 
 Array = NDArray[np.float64]
 Features = tuple[list[Array], list[Array]]

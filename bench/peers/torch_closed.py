@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zopo_fast.bench.peers.local import LocalSearchPeer
+from .local import LocalSearchPeer
 
 # Compiling takes tens of seconds, off the clock; the quick run leaves it out.
 compile_too = True

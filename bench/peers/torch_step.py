@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zopo_fast.bench.peers.torch_closed import Features, Network, contract, derivative
+from .torch_closed import Features, Network, contract, derivative
 
 Step = Callable[[Tensor], Tensor]
 

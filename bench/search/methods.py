@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench.search.replay import Method, Problem, Search, in_full
 from zopo_fast.errors import NothingToAsk
 from zopo_fast.scoring import race as racing
+
+from .replay import Method, Problem, Search, in_full
 
 
 class RandomSearch(Method):
@@ -104,7 +105,7 @@ class OfficialFloat32(Method):
     needs = ("torch",)
 
     def search(self, problem: Problem) -> Search:
-        from zopo_fast.bench.search.published import ClosedFormZopo
+        from .published import ClosedFormZopo
 
         kernel = zf.NTK.random(problem.Z.shape[1], seed=problem.seed, initialization="normal")
         run = ClosedFormZopo(problem.Z, kernel, problem.recorded, problem.initial, problem.prompts)
@@ -195,7 +196,7 @@ def order(problem: Problem) -> list[int]:
 
 def methods() -> dict[str, Method]:
     """Every method by its name."""
-    from zopo_fast.bench.search import processes
+    from . import processes
 
     listed: list[Method] = [
         RandomSearch(),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast.bench.search.replay import Array
+from .replay import Array
 
 NEAR = 0.95  # of the best
 RESAMPLES = 2000

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zopo_fast as zf
-from zopo_fast.bench.search.replay import Array, Method, Problem, Search, in_full
+
+from .replay import Array, Method, Problem, Search, in_full
 
 Indices = NDArray[np.intp]
 # Mean and covariance of the latent scores of `free`, given standardised scores of `scored`.

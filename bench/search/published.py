@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zopo_fast.bench.peers.published import EmpiricalNTK, PublishedZopo, Surrogate
 from zopo_fast.search.config import OfficialSettings
+
+from ..peers.published import EmpiricalNTK, PublishedZopo, Surrogate
 
 
 class ClosedFormNTK(EmpiricalNTK):

@@ -24,11 +24,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from zopo_fast.bench.common import machine, runner
-from zopo_fast.bench.common.harness import absent
-from zopo_fast.bench.search.methods import ablations, every, methods, parallel
-from zopo_fast.bench.search.metrics import Outcome, error, overall, prompts_to, summary
-from zopo_fast.bench.search.replay import (
+from zopo_fast.cli.bench import default_folder
+from zopo_fast.errors import ConfigError, ZopoError
+
+from ..common import machine, runner
+from ..common.harness import absent
+from .methods import ablations, every, methods, parallel
+from .metrics import Outcome, error, overall, prompts_to, summary
+from .replay import (
     Landscape,
     Method,
     expected_random,
@@ -37,8 +40,6 @@ from zopo_fast.bench.search.replay import (
     normalised,
     replay,
 )
-from zopo_fast.cli.bench import default_folder
-from zopo_fast.errors import ConfigError, ZopoError
 
 BENCH = Path(__file__).resolve().parents[1]
 NAME = "search_quality"

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast.bench.common import machine, runner
-from zopo_fast.bench.search.methods import Official, Racing
-from zopo_fast.bench.search.metrics import error
-from zopo_fast.bench.search.quality import BENCH, BLOCK, Plan
-from zopo_fast.bench.search.replay import Array, Landscape, load_folder, normalised, replay
 from zopo_fast.cli.bench import default_folder
 from zopo_fast.errors import ZopoError
 from zopo_fast.scoring import race as racing
+
+from ..common import machine, runner
+from .methods import Official, Racing
+from .metrics import error
+from .quality import BENCH, BLOCK, Plan
+from .replay import Array, Landscape, load_folder, normalised, replay
 
 NAME = "search_racing"
 ERRORS = (0.05, 0.1, 0.2, 0.3)

@@ -273,7 +273,7 @@ def test_host_and_device_are_not_mixed() -> None:
 def test_two_devices() -> None:
     script = """
 import numpy as np, zopo_fast as zf
-from zopo_fast.device import on_device
+from zopo_fast.gp.device import on_device
 a, b = zf.to_device(np.ones(3), "cuda:0"), zf.to_device(np.full(3, 2.0), "cuda:1")
 assert (a.device, b.device, b.__dlpack_device__()) == ("cuda:0", "cuda:1", (2, 1))
 assert zf.to_device(b, "cuda:1") is b and b.numpy()[0] == 2.0

@@ -14,6 +14,7 @@ import pytest
 from numeric_tools import assert_close, load_golden
 
 import zopo_fast as zf
+from zopo_fast.gp import infinite_ntk
 
 GOLDEN = load_golden("infinite_ntk").data
 CASES = sorted(name[2:] for name in GOLDEN if name.startswith("K_"))
@@ -136,7 +137,7 @@ def test_positive_semi_definite(kernel: zf.InfiniteNTK, rng: np.random.Generator
 @pytest.mark.parametrize("shift", [0.0, 30.0], ids=["around zero", "all one way"])
 @pytest.mark.parametrize("parametrization", ["standard", "ntk"])
 def test_near_duplicates_keep_their_digits(
-    parametrization: zf.infinite.Parametrization, shift: float, rng: np.random.Generator
+    parametrization: infinite_ntk.Parametrization, shift: float, rng: np.random.Generator
 ) -> None:
     """Against 50 decimal digits; by its cosine alone an angle of 1e-8 is all rounding."""
     mp = pytest.importorskip("mpmath")
@@ -176,9 +177,9 @@ def test_points_that_all_lie_one_way_are_told_apart_by_products(
     """Their angles are 1e-4, and each pair's own difference, which is slow, is not needed for them."""
     kernel, X = zf.InfiniteNTK(), rng.normal(size=(40, 6)) + 1e4
     K = kernel.gram(X)
-    monkeypatch.setattr(zf.infinite, "_NEAR", 10.0)  # every pair by its difference
+    monkeypatch.setattr(infinite_ntk, "_NEAR", 10.0)  # every pair by its difference
     np.testing.assert_allclose(K, kernel.gram(X), rtol=3e-15)
-    monkeypatch.setattr(zf.infinite, "_NEAR", 0.0)  # none but a point with itself
+    monkeypatch.setattr(infinite_ntk, "_NEAR", 0.0)  # none but a point with itself
     K_products = kernel.gram(X)
     off = ~np.eye(len(X), dtype=bool)
     np.testing.assert_allclose(K_products[off], K[off], rtol=3e-15)
@@ -228,7 +229,7 @@ def test_gram_gradient_is_the_weighted_sum(kernel: zf.InfiniteNTK, rng: np.rando
 
 
 @pytest.mark.parametrize("parametrization", ["standard", "ntk"])
-def test_zero_and_opposite_vectors_without_biases(parametrization: zf.infinite.Parametrization) -> None:
+def test_zero_and_opposite_vectors_without_biases(parametrization: infinite_ntk.Parametrization) -> None:
     """k is 0 with the zero vector; behind it, at an angle of pi, only what the upper layers make of it."""
     kernel = zf.InfiniteNTK(2, 2.0, 0.0, parametrization)
     x = np.array([1.0, -2.0, 0.5])

@@ -101,8 +101,8 @@ def test_a_cache_that_cannot_be_used_is_one_warning(tmp_path: Path, caplog: pyte
 def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     code = """
         import sys
-        from zopo_fast.answer_cache import AnswerCache, key_of
-        from zopo_fast.usage import Answer, Usage
+        from zopo_fast.llm.answer_cache import AnswerCache, key_of
+        from zopo_fast.llm.types import Answer, Usage
         cache = AnswerCache(sys.argv[1], max_bytes=40_000)
         for number in range(150):
             key = key_of("m", [{"role": "user", "content": str(number)}])

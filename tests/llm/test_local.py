@@ -191,7 +191,7 @@ def test_closing_ends_the_threads_and_a_later_call_loads_again() -> None:
     code = """
         import asyncio, os
         from concurrent.futures import ThreadPoolExecutor
-        from zopo_fast.local import LocalModel
+        from zopo_fast.llm.local import LocalModel
         def threads(): return len(os.listdir("/proc/self/task"))
         async def main():
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
@@ -215,7 +215,7 @@ def test_closing_ends_the_threads_and_a_later_call_loads_again() -> None:
 def test_ctrl_c_ends_the_process_at_once(closed: bool) -> None:
     code = f"""
         import asyncio
-        from zopo_fast.local import LocalModel
+        from zopo_fast.llm.local import LocalModel
         model = LocalModel(context=8000, body={{"max_tokens": 7800, "ignore_eos": True}})  # over a minute
         async def main():
             call = asyncio.ensure_future(model.chat([{{"role": "user", "content": "Tell a story."}}]))
@@ -247,7 +247,7 @@ def test_ctrl_c_ends_the_process_at_once(closed: bool) -> None:
 def test_a_model_left_open_does_not_hold_up_the_exit() -> None:
     done = python("""
         import asyncio
-        from zopo_fast.local import LocalModel
+        from zopo_fast.llm.local import LocalModel
         model = LocalModel(context=256, body={"max_tokens": 2})
         print(asyncio.run(model.chat([{"role": "user", "content": "hi"}])).usage.calls)
     """)

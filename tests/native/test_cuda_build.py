@@ -121,7 +121,14 @@ def test_what_a_build_kept_is_read_and_not_compiled_again(
     for folder in (source.parent, build):
         folder.mkdir()
     source.touch()
-    run = [str(ROOT / "tests" / "kept_output.sh"), compiler, "-c", str(source), "-o", str(build / "one.cu.o")]
+    run = [
+        str(ROOT / "tests" / "native" / "kept_output.sh"),
+        compiler,
+        "-c",
+        str(source),
+        "-o",
+        str(build / "one.cu.o"),
+    ]
     command = ["--build", str(build), str(source)]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == text
     monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, "nothing", 2))  # not to be asked
@@ -169,8 +176,9 @@ def uses_a_device(path: Path) -> bool:
 
 
 def test_no_test_of_devices_is_left_out_of_their_list() -> None:
-    named = {f"test_{name}" for name in (ROOT / "tests" / "devices.txt").read_text().split()}
-    files = {path.stem: path for path in (ROOT / "tests").glob("test_*.py")}
+    tests = ROOT / "tests"
+    named = {Path(name).stem for name in (tests / "native" / "devices.txt").read_text().split()}
+    files = {path.stem: path for path in tests.rglob("test_*.py")}
     assert named <= files.keys()
     wanted = {name for name, path in files.items() if uses_a_device(path)}
     wanted |= {name for name in files if re.match("test_(cuda_(?!build)|device_arrays|batch)", name)}

@@ -1,4 +1,4 @@
-"""Index arithmetic of the CUDA kernels (csrc/cuda_index.hpp), exhaustively, by the host's compiler."""
+"""Index arithmetic of the CUDA kernels (csrc/cuda/runtime/index.hpp), exhaustively on the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = r"""
 #include <cstdlib>
 #include <vector>
 
-#include "cuda_index.hpp"
+#include "cuda/runtime/index.hpp"
 
 using namespace zopo;
 

@@ -143,7 +143,7 @@ def test_what_was_embedded_before_a_failure_is_kept(tmp_path: Path) -> None:
 def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     code = f"""
         import asyncio, numpy as np, sys
-        from zopo_fast.embed import CachedEmbedder
+        from zopo_fast.prompts.embedders import CachedEmbedder
         class Fake:
             name = "fake"
             async def embed(self, texts):

@@ -106,7 +106,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(machine, "ceilings", lambda quick=False: {"dgemm_gflops": 1.0})
     runs = {"ant": answer, "bad": broken, "nan": not_a_number, "zoo": answer}
     for name, run in runs.items():
-        module = types.ModuleType(f"zopo_fast.bench.bench_{name}")
+        module = types.ModuleType(f"zopo_fast.bench.micro.{name}")
         module.QUESTION, module.run = "Why?", run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(runner, "names", lambda: sorted(runs))
@@ -210,7 +210,7 @@ def test_the_real_command_lists_and_refuses(tmp_path: Path) -> None:
     wrong = bench.run("bench", "nonsense")
     assert wrong.code == 2
     assert "no benchmark is named 'nonsense'; there are" in wrong.err
-    assert "import, pool" in wrong.err
+    assert "import_time, pool" in wrong.err
     blocked = bench.run("bench", "pool", "--quick", "--out", "task.jsonl/out")
     assert blocked.code == 2
     assert "results cannot be written there" in blocked.err
@@ -222,8 +222,8 @@ def test_results_of_a_quick_run_do_not_replace_full_ones(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert default_folder(False) == default_folder(True) == Path("bench-results")
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "runner.py").touch()
+    (tmp_path / "bench" / "common").mkdir(parents=True)
+    (tmp_path / "bench" / "common" / "runner.py").touch()
     (tmp_path / "pyproject.toml").touch()
     assert default_folder(False) == Path("bench/results")
     assert default_folder(True) == Path("bench/results/quick")
@@ -233,7 +233,7 @@ def test_no_peer_is_loaded_before_it_is_needed() -> None:
     script = (
         "import sys, zopo_fast.cli.group\n"
         "assert not [m for m in sys.modules if m.startswith('zopo_fast.bench.')], 'cli loads bench'\n"
-        "from zopo_fast.bench import runner\n"
+        "from zopo_fast.bench.common import runner\n"
         "for name in runner.names():\n"
         "    assert 'cannot be loaded' not in runner.question(name), runner.question(name)\n"
         "print([m for m in ('torch', 'sklearn', 'gpytorch', 'jax', 'scipy') if m in sys.modules])"

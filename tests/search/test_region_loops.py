@@ -17,7 +17,7 @@ SHIM = """
 #include <cstddef>
 #include <cstdint>
 #define ZOPO_VECTOR_BYTES 16
-#include "simd_region.inl"
+#include "simd/region.inl"
 extern "C" {
 void angle(std::size_t n, const float* c, float* out) {
   for (std::size_t i = 0; i < n; ++i) out[i] = zopo::angle_of(c[i]);

@@ -228,7 +228,7 @@ def test_what_nobody_closes_is_written_all_the_same(path: Path) -> None:
 FORK = """
     import os, sys
     from zopo_fast import errors
-    from zopo_fast.store import Store
+    from zopo_fast.storage.store import Store
     path = sys.argv[1]
     store = Store.create(path, {})
     store.append("score", {}); store.sync()
@@ -264,7 +264,7 @@ def test_durable_is_on_the_disk(path: Path, tmp_path: Path) -> None:
     """kill -9 cannot show it: the file is synchronised before a durable flush returns, and only then."""
     code = """
         import asyncio, os, sys
-        from zopo_fast.store import Store
+        from zopo_fast.storage.store import Store
         async def work(store):
             say = os.open("/dev/null", os.O_WRONLY)
             for durable in (True, False, True, True):

@@ -20,7 +20,7 @@ from resume_tools import copy
 
 from zopo_fast import errors
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.storage import file as store_file
+from zopo_fast.storage import schema
 from zopo_fast.storage.file import read_value
 from zopo_fast.storage.store import Store
 
@@ -106,7 +106,7 @@ def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
 BUSY = """
     import sys
     from zopo_fast import errors
-    from zopo_fast.store import Store
+    from zopo_fast.storage.store import Store
     try:
         Store.open(sys.argv[1])
     except errors.StoreBusyError as error:
@@ -141,7 +141,7 @@ def test_making_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
     deep = path.parent / "a" / "b" / "study.sqlite3"
     with Store.create(deep, {}, POOL) as store:
         assert store.pool() == POOL
-    monkeypatch.setattr(store_file, "MIGRATIONS", [*store_file.MIGRATIONS, "CREATE TABLE pool (x);"])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, "CREATE TABLE pool (x);"])
     with pytest.raises(errors.StoreError, match="already exists"):
         Store.create(path, {}, POOL)
     assert [p.name for p in path.parent.iterdir()] == ["a"]
@@ -184,8 +184,9 @@ def test_a_link_leads_to_the_one_study(path: Path, tmp_path: Path) -> None:
 
 FORBIDDEN = """
     import os, sys
-    from zopo_fast import errors, resume
-    from zopo_fast.store import Store
+    from zopo_fast import errors
+    from zopo_fast.runs import resume
+    from zopo_fast.storage.store import Store
     folder = sys.argv[1]
     Store.create(folder + "/study.sqlite3", {}).close()
     os.mkdir(folder + "/closed")
@@ -244,7 +245,7 @@ def test_an_old_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with Store.create(path, {"a": 1}) as store:
         store.append("score", {})
     more = ["CREATE TABLE extra (x); INSERT INTO extra VALUES (5)", "ALTER TABLE extra ADD COLUMN y"]
-    monkeypatch.setattr(store_file, "MIGRATIONS", [*store_file.MIGRATIONS, *more])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, *more])
     for _ in range(2):
         with Store.open(path) as store:
             assert store._all("SELECT * FROM extra") == [(5, None)]
@@ -259,7 +260,7 @@ def test_a_migration_that_fails_leaves_the_old_file(path: Path, monkeypatch: pyt
         store.append("score", {})
     before = copy(path, path.with_name("before.sqlite3")).read_bytes()
     more = ["CREATE TABLE extra (x)", "DROP TABLE events; CREATE TABLE study (x)"]
-    monkeypatch.setattr(store_file, "MIGRATIONS", [*store_file.MIGRATIONS, *more])
+    monkeypatch.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, *more])
     with pytest.raises(errors.StoreError, match="already exists"):
         Store.open(path)
     monkeypatch.undo()

@@ -13,7 +13,8 @@ from typing import Any
 
 from zopo_fast._utils.files import sync_folder
 from zopo_fast.errors import StoreDamagedError, StoreError, StoreVersionError
-from zopo_fast.storage.schema import APPLICATION, KEYS, MIGRATIONS, is_whole, migrate
+from zopo_fast.storage import schema
+from zopo_fast.storage.schema import APPLICATION, KEYS, is_whole, migrate
 from zopo_fast.storage.writer import Statement, typed
 
 PARTIAL = ".tmp"  # what a file is called until it is whole ends so
@@ -169,10 +170,10 @@ def _recognise(connection: sqlite3.Connection, path: Path) -> None:
     if application != APPLICATION:
         raise StoreError(f"{path}: a database of another program")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
+    if version > len(schema.MIGRATIONS):
         raise StoreVersionError(
             f"{path}: written by a newer version of zopo_fast (schema {version}, this one reads up to "
-            f"{len(MIGRATIONS)}); upgrade the package"
+            f"{len(schema.MIGRATIONS)}); upgrade the package"
         )
 
 

@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 from zopo_fast.errors import StoreError
-from zopo_fast.storage.schema import KEYS, MIGRATIONS, is_whole, migrate
+from zopo_fast.storage import schema
+from zopo_fast.storage.schema import KEYS, is_whole, migrate
 
 PAGE = 4096  # as every study file has it
 
@@ -83,8 +84,8 @@ def _version(damaged: sqlite3.Connection) -> int:
     try:
         (version,) = damaged.execute("PRAGMA user_version").fetchone()
     except sqlite3.DatabaseError:
-        return len(MIGRATIONS)
-    return version if 0 < version <= len(MIGRATIONS) else len(MIGRATIONS)
+        return len(schema.MIGRATIONS)
+    return version if 0 < version <= len(schema.MIGRATIONS) else len(schema.MIGRATIONS)
 
 
 def _copy(damaged: sqlite3.Connection, saved: sqlite3.Connection, table: str, key: str) -> int:
