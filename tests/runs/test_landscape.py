@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, read_lines, serving, until
+from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, read_lines, serving
 from fake_server import FakeServer, Request, ok, slow, status
 from server_behaviours import only_first
+from time_tools import until
 
 from zopo_fast.errors import InputError
 from zopo_fast.runs.landscape import Journal
