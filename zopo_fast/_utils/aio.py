@@ -1,4 +1,4 @@
-"""Concurrent work of which nothing outlives its caller (asyncio.TaskGroup needs Python 3.11)."""
+"""Concurrent work of which nothing outlives its caller."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,8 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
     """Take defaults from a TOML file whose keys are the options' names."""
     if path is None:
         return
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
+
     try:
         # Line ends as in a text file: TOML itself knows no lone carriage return.
         text = read_bytes(path, MOST_SETTINGS).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

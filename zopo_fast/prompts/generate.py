@@ -10,11 +10,9 @@ taken in the order they were asked for, so the same seed and the same answers gi
 
 from __future__ import annotations
 
-import importlib
 import logging
 import random
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,8 +290,9 @@ def _document(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".json":
             document = parse_json(text)
         else:
-            toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-            document = toml.loads(text)
+            import tomllib
+
+            document = tomllib.loads(text)
     except Unreadable as error:
         raise ConfigError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, TOML or JSON
