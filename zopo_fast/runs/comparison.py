@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zopo_fast._utils.aio import all_or_none
+from zopo_fast._utils.aio import gather_or_cancel
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import HeldOut, Interval, paired_interval
 from zopo_fast.scoring.scorer import OF_THE_PROMPT, Score
@@ -94,7 +94,7 @@ class Comparison:
         missing = [i for i in sample if i not in full]
         for start in range(0, len(missing), study.in_flight):
             some = missing[start : start + study.in_flight]
-            scores = await all_or_none([self._train(i) for i in some])
+            scores = await gather_or_cancel([self._train(i) for i in some])
             for index, score in zip(some, scores, strict=True):
                 if score is not None:
                     study.scores[index] = score

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.aio import end
+from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast.errors import (
     InputError,
     LimitReachedError,
@@ -185,7 +185,7 @@ class Driver:
             return self._why(stopping.done())
         finally:
             self._closing = True
-            await end([*self._running, stopping])
+            await cancel_and_wait([*self._running, stopping])
 
     def _goes_on(self) -> bool:
         if self._account is not None and self._account.left().seconds == 0:
@@ -300,7 +300,7 @@ class Driver:
             self._error = error
             return None
         finally:
-            await end([future, stopping])
+            await cancel_and_wait([future, stopping])
 
 
 async def _called(function: Callable[[Any], Any], argument: Any) -> None:

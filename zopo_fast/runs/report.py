@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from zopo_fast._utils.files import exists, reason, write_whole
+from zopo_fast._utils.files import error_reason, exists, write_atomic
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.errors import MissingDependencyError, OutputError
 from zopo_fast.prompts.pool import Pool
@@ -53,7 +53,7 @@ class RunFolder:
         except OutputError:
             raise
         except (OSError, ValueError) as error:
-            raise OutputError(f"{self.path}: cannot be written: {reason(error)}") from error
+            raise OutputError(f"{self.path}: cannot be written: {error_reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
@@ -63,7 +63,7 @@ class RunFolder:
         """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
         self._trials.close()
         lines = "".join(self._line(trial) for trial in trials)
-        write_whole(self.path / TRIALS, lines.encode(errors="replace"))
+        write_atomic(self.path / TRIALS, lines.encode(errors="replace"))
         try:
             self._trials = (self.path / TRIALS).open("a", encoding="utf-8")
         except OSError as error:

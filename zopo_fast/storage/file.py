@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from zopo_fast._utils.files import sync_folder
+from zopo_fast._utils.files import fsync_directory
 from zopo_fast.errors import StoreDamagedError, StoreError, StoreVersionError
 from zopo_fast.storage import schema
 from zopo_fast.storage.schema import APPLICATION_ID, KEY_COLUMNS, is_intact, migrate
@@ -63,7 +63,7 @@ def _put_in_place(partial: Path, target: Path, path: Path) -> None:
             raise StoreError(f"{path}: is there already") from None
         except OSError:  # a file system without links
             partial.replace(target)
-    sync_folder(target.parent)
+    fsync_directory(target.parent)
 
 
 def is_absent(path: Path) -> bool:

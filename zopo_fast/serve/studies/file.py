@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast._utils.files import sync_folder
+from zopo_fast._utils.files import fsync_directory
 from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.serve.studies.journal import Event
@@ -75,7 +75,7 @@ class StudyFile:
             self.path.unlink(missing_ok=True)
             for end in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + end).unlink(missing_ok=True)
-            sync_folder(self.path.parent)
+            fsync_directory(self.path.parent)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be deleted: {error.strerror or error}") from error
 
