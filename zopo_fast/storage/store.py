@@ -26,7 +26,7 @@ from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, Zopo
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.storage.file import create_file, open_exclusive
-from zopo_fast.storage.schema import to_json, insert
+from zopo_fast.storage.schema import insert, to_json
 from zopo_fast.storage.writer import Statement, Writer, as_store_error
 
 if TYPE_CHECKING:
