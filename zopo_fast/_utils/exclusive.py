@@ -76,8 +76,8 @@ class ExclusiveAccess:
 
     def _interrupted(self) -> ConcurrentUseError:
         return ConcurrentUseError(
-            f"{self.read_only.name}: called in the middle of another call of the same thread, as from a signal "
-            "handler; record the signal there, and make this call after the other call has returned"
+            f"{self.read_only.name}: called in the middle of another call of the same thread, as from a "
+            "signal handler; record the signal there, and make this call after the other call has returned"
         )
 
     def after_fork_in_child(self) -> None:
