@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 
 from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 
 
+@public
 @dataclass(frozen=True)
 class Limits:
     """What a run may take in all; None: no limit. Raises `ConfigError` naming what is not above 0.
@@ -39,6 +41,7 @@ class Limits:
         return (self.calls, self.tokens, self.cost) != (None, None, None)
 
 
+@public
 @dataclass(frozen=True)
 class Prices:
     """Prices of a million tokens in and out. Raises `ConfigError` for one below 0."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.scoring import metrics
@@ -18,6 +19,7 @@ from zopo_fast.tasks.task import Task
 LEAST_EXAMPLES = 10  # below, mini-batches leave little to save
 
 
+@public
 @dataclass(frozen=True)
 class RunConfig:
     """Settings of a run.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from zopo_fast._utils.checks import _require, as_count, as_integer, as_number
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
@@ -48,6 +49,7 @@ class OfficialSettings:
         )
 
 
+@public
 @dataclass(frozen=True)
 class ZopoConfig:
     """How Zopo searches a pool.

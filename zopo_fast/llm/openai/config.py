@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from zopo_fast._utils.checks import MOST
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.openai.redaction import (
@@ -25,6 +26,7 @@ _MOST_SECONDS = 1e9  # three decades
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+@public
 @dataclass(frozen=True, repr=False)
 class ClientConfig:
     """Settings of an `OpenAIClient`; times in seconds. Raises `ConfigError` naming the field it refuses.
