@@ -234,16 +234,16 @@ def test_the_enlisted_are_told_as_long_as_they_live() -> None:
     class Listed:
         def __init__(self) -> None:
             self.told = 0
-            forks.enlist(self)
+            forks.register_for_fork(self)
 
-        def in_child(self) -> None:
+        def after_fork_in_child(self) -> None:
             self.told += 1
 
     kept, gone = Listed(), Listed()
     names = {id(kept), id(gone)}
     del gone
     gc.collect()
-    assert in_child(lambda: [thing.told for thing in forks._enlisted if id(thing) in names]) == [1]
+    assert in_child(lambda: [thing.told for thing in forks._registered if id(thing) in names]) == [1]
     assert kept.told == 0
 
 

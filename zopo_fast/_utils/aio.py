@@ -1,4 +1,4 @@
-"""Concurrent work of which nothing outlives its caller (asyncio.TaskGroup needs Python 3.11)."""
+"""Concurrent work of which nothing outlives its caller."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from zopo_fast.errors import EventLoopError
 
 T = TypeVar("T")
-C = TypeVar("C", bound="Closing")
+C = TypeVar("C", bound="AsyncCloseable")
 
 
-class Closing:
+class AsyncCloseable:
     """An async context manager that closes at the end of its block."""
 
     async def __aenter__(self: C) -> C:
@@ -56,23 +56,23 @@ def require_own_event(event: asyncio.Event, name: str) -> None:
         waiting.close()
 
 
-async def all_or_none(calls: Sequence[Awaitable[T]]) -> list[T]:
+async def gather_or_cancel(calls: Sequence[Awaitable[T]]) -> list[T]:
     """Return all results in order; where one fails, or the caller is cancelled, the others end first."""
     futures = [asyncio.ensure_future(call) for call in calls]
     try:
         return list(await asyncio.gather(*futures))
     finally:
-        await end(futures)
+        await cancel_and_wait(futures)
 
 
-async def end(futures: Sequence[asyncio.Future[Any]]) -> None:
+async def cancel_and_wait(futures: Sequence[asyncio.Future[Any]]) -> None:
     """Cancel what still runs and wait until it has ended."""
     for future in futures:
         future.cancel()
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-async def in_thread(function: Callable[[Any], T], argument: Any) -> T:
+async def call_in_thread(function: Callable[[Any], T], argument: Any) -> T:
     """Call a function that may block in a thread of its own.
 
     Not in the event loop's executor: that has few threads, shares them with others, and would hold up

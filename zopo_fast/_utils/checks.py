@@ -6,7 +6,7 @@ import numbers
 import operator
 from typing import Any
 
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
 MAX_COUNT = 2**53  # exact in every JSON reader, and small enough that no native size overflows
@@ -24,7 +24,7 @@ def as_integer(name: str, value: Any) -> int:
             raise TypeError  # some versions of NumPy accept their bools as integers
         number = operator.index(value)
     except TypeError:
-        raise ConfigError(f"{name} must be an integer, got {shown(value)}") from None
+        raise ConfigError(f"{name} must be an integer, got {short_repr(value)}") from None
     if number.bit_length() > MAX_BITS:
         raise ConfigError(
             f"{name} must be an integer of at most {MAX_BITS} bits, got one of {number.bit_length()}"
@@ -71,4 +71,4 @@ def as_number(name: str, value: Any) -> float:
             raise TypeError
         return real(value)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name} must be a number, got {shown(value)}") from None
+        raise ConfigError(f"{name} must be a number, got {short_repr(value)}") from None

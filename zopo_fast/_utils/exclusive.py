@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from zopo_fast._utils.fork import enlist
+from zopo_fast._utils.fork import register_for_fork
 from zopo_fast.errors import ConcurrentUseError, DeviceError, ZopoError
 
 
@@ -62,7 +62,7 @@ class Turn:
         self.device: str | None = None
         self.lock = self.reading.lock
         self.changing = False
-        enlist(self)
+        register_for_fork(self)
 
     def __enter__(self) -> None:
         if not self.lock.acquire(False):
@@ -91,7 +91,7 @@ class Turn:
             "handler; take note of the signal there, and make this call once the other has returned"
         )
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Find out whether a thread that is not here any more was inside."""
         if self.device is not None:
             reason = (

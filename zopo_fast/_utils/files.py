@@ -11,8 +11,8 @@ from pathlib import Path
 
 from zopo_fast.errors import OutputError
 
-MOST_DATA = 2**30  # bytes of a task or a pool
-MOST_SETTINGS = 2**24  # bytes of a configuration, a template, a rubric
+MAX_DATA_BYTES = 2**30  # bytes of a task or a pool
+MAX_SETTINGS_BYTES = 2**24  # bytes of a configuration, a template, a rubric
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -23,7 +23,7 @@ _KINDS = (
 )
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_directory(folder: Path) -> None:
     """Have a folder's entries on disk, where the system knows such a thing."""
     if os.name != "posix":
         return
@@ -35,7 +35,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class Unreadable(Exception):  # noqa: N818 - becomes the caller's own error
+class UnreadableFileError(Exception):
     """Why a file cannot be read; `missing`: there is none."""
 
     def __init__(self, reason: str, missing: bool = False) -> None:
@@ -44,31 +44,33 @@ class Unreadable(Exception):  # noqa: N818 - becomes the caller's own error
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """Return a regular file's content; raises `Unreadable`, and never waits for a pipe or a device.
+    """Return a regular file's content; raises `UnreadableFileError`, and never waits for a pipe or a device.
 
     Args:
         most: bytes that it may have: a file that does not end must not take all memory.
     """
     try:
-        require_regular(os.stat(path))  # before it is opened: to open a device may do something
+        require_regular_file(os.stat(path))  # before it is opened: to open a device may do something
         # And after: another file may have taken its place. O_NONBLOCK: a pipe's open would wait for a writer.
         flags = ("O_NONBLOCK", "O_NOCTTY", "O_BINARY")
         with open(path, "rb", opener=lambda name, mode: os.open(name, _with(mode, flags))) as file:
             status = os.fstat(file.fileno())
-            require_regular(status)
+            require_regular_file(status)
             if status.st_size > most:
-                raise Unreadable(f"larger than {most:,} bytes")
+                raise UnreadableFileError(f"larger than {most:,} bytes")
             data = file.read(status.st_size + 1)
             while len(data) <= most and (more := file.read(2**20)):  # it grew, or its size is not known
                 data += more
     except OSError as error:
-        raise Unreadable(error.strerror or str(error), isinstance(error, FileNotFoundError)) from error
+        raise UnreadableFileError(
+            error.strerror or str(error), isinstance(error, FileNotFoundError)
+        ) from error
     except ValueError as error:  # NUL, or half a surrogate pair
-        raise Unreadable(f"not a path: {error}") from error
+        raise UnreadableFileError(f"not a path: {error}") from error
     except MemoryError as error:
-        raise Unreadable("larger than the memory that is left") from error
+        raise UnreadableFileError("larger than the memory that is left") from error
     if len(data) > most:
-        raise Unreadable(f"larger than {most:,} bytes")
+        raise UnreadableFileError(f"larger than {most:,} bytes")
     return data
 
 
@@ -78,11 +80,11 @@ def _with(mode: int, flags: tuple[str, ...]) -> int:
     return mode
 
 
-def require_regular(status: os.stat_result) -> None:
-    """Raise `Unreadable` for what may never end, or wait."""
+def require_regular_file(status: os.stat_result) -> None:
+    """Raise `UnreadableFileError` for what may never end, or wait."""
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something")
-        raise Unreadable(f"{kind}, not a file")
+        raise UnreadableFileError(f"{kind}, not a file")
 
 
 def is_file(path: str | Path) -> bool:
@@ -100,11 +102,11 @@ def exists(path: str | Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
+        raise OutputError(f"{path}: cannot be written: {error_reason(error)}") from error
     return True
 
 
-def expanded(path: str | Path) -> Path:
+def expand_user(path: str | Path) -> Path:
     """The path with `~` resolved, where there is such a user (a container's may have no home)."""
     try:
         return Path(path).expanduser()
@@ -112,12 +114,12 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
-def reason(error: OSError | ValueError) -> str:
+def error_reason(error: OSError | ValueError) -> str:
     """Why, in the system's words."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
+def write_atomic(path: str | Path, data: bytes) -> None:
     """Write a file, whole or not at all; raises `OutputError`."""
     try:
         target = Path(os.path.realpath(path))
@@ -131,13 +133,13 @@ def write_whole(path: str | Path, data: bytes) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
+        raise OutputError(f"{path}: cannot be written: {error_reason(error)}") from error
 
 
 def default_cache_dir() -> Path:
     """Return `$ZOPO_CACHE_DIR`, else `zopo_fast` in the platform's folder for a user's caches."""
     if given := os.environ.get("ZOPO_CACHE_DIR", "").strip():
-        return expanded(given)
+        return expand_user(given)
     usual = {"win32": "~/AppData/Local", "darwin": "~/Library/Caches"}.get(sys.platform, "~/.cache")
     variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
-    return expanded(os.environ.get(variable) or usual) / "zopo_fast"
+    return expand_user(os.environ.get(variable) or usual) / "zopo_fast"

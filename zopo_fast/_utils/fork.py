@@ -12,24 +12,24 @@ import weakref
 from typing import Any, Protocol
 
 
-class Inherits(Protocol):
+class ForkAware(Protocol):
     """What has something to do in a child that was forked."""
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Called in the child, by its only thread, before the fork returns."""
         ...
 
 
-_enlisted: weakref.WeakSet[Any] = weakref.WeakSet()
+_registered: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def enlist(thing: Inherits) -> None:
-    """Have `thing.in_child()` called in every child forked from now on, for as long as it lives."""
+def register_for_fork(thing: ForkAware) -> None:
+    """Call `thing.after_fork_in_child()` in every child forked during the lifetime of `thing`."""
     _hook()
-    _enlisted.add(thing)
+    _registered.add(thing)
 
 
-def abandon(thing: Any) -> None:
+def make_immortal(thing: Any) -> None:
     """Let a thing of the parent's be, for good: in this process it is never closed, freed or collected.
 
     Its end would wait for threads that are not here, or take something away from the parent.
@@ -46,5 +46,5 @@ def _hook() -> None:
 
 
 def _in_child() -> None:
-    for thing in list(_enlisted):
-        thing.in_child()
+    for thing in list(_registered):
+        thing.after_fork_in_child()

@@ -23,7 +23,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from zopo_fast._utils.checks import MAX_COUNT, as_integer, as_number
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class Setting:
         else:
             good = not is_dataclass(self.kind) or isinstance(value, self.kind)
         if not good:
-            raise ConfigError(f"{name} must be {self.range_text}, got {shown(value)}")
+            raise ConfigError(f"{name} must be {self.range_text}, got {short_repr(value)}")
         return value
 
     def _checked_text(self, value: Any, name: str) -> str:

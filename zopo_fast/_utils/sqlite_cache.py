@@ -17,7 +17,7 @@ BUSY_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-class CacheFile:
+class SQLiteCache:
     """Transactions on one file. What is wrong with it is logged, the first time as a warning, never raised.
 
     `schema`: statements that make the tables where they are missing. A file that is no database is set aside
@@ -40,11 +40,11 @@ class CacheFile:
         weakref.finalize(self, _close_own, self._open, self._owner)
 
     def close(self) -> None:
-        """Close the file; the next visit opens it again."""
+        """Close the file; the next transaction opens it again."""
         with self._lock:
             _close_own(self._open, self._owner)
 
-    def visit(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+    def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what `work` does in a transaction; None where the file cannot be used."""
         if self._owner != os.getpid():  # a fork: the parent's connection is not ours to use, nor to close
             self._inherited.append(self._open)
@@ -52,7 +52,7 @@ class CacheFile:
         with self._lock:
             try:
                 try:
-                    return self._transaction(work)
+                    return self._run(work)
                 except sqlite3.DatabaseError as error:
                     _close(self._open)
                     # Locked, read-only, full: not the file's fault.
@@ -60,13 +60,13 @@ class CacheFile:
                         raise
                     self._log("%s %s is broken and begun anew: %s", error)
                     self._set_aside()
-                    return self._transaction(work)
+                    return self._run(work)
             except (OSError, sqlite3.Error) as error:
                 _close(self._open)
                 self._log("%s %s cannot be used: %s", error)
                 return None
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if not self._open:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)

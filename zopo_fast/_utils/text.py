@@ -8,14 +8,14 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-MOST_MARKS = 4  # combining marks in a row that a terminal is shown as they are
+MAX_COMBINING_MARKS = 4  # combining marks in a row that a terminal is shown as they are
 # Unicode's own limit for text in streams (UAX 15, 13): no language stacks as many.
 _MOST_NONSTARTERS = 30
 # Half surrogate pairs, and the controls that JSON lets through: some readers take them for ends of lines.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def shown(value: object, most: int = 80) -> str:
+def short_repr(value: object, most: int = 80) -> str:
     """Return a value's repr for an error's message: at most `most` characters, whatever the value is.
 
     repr alone fails for an integer of more than 4,300 digits, and for what is nested almost as deeply as
@@ -34,7 +34,8 @@ def printable(text: str) -> str:
     """Return text that cannot command a terminal: what is no plain character is shown escaped.
 
     Escaped are controls but "\\n", format characters such as those that turn the direction of writing,
-    ends of lines other than "\\n", half surrogate pairs, and combining marks beyond `MOST_MARKS` in a row.
+    ends of lines other than "\\n", half surrogate pairs, and combining marks beyond
+    `MAX_COMBINING_MARKS` in a row.
     """
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
@@ -42,7 +43,7 @@ def printable(text: str) -> str:
     for c in text:
         category = unicodedata.category(c)
         marks = marks + 1 if category in ("Mn", "Me") else 0
-        plain = category not in ("Cc", "Cf", "Cs", "Zl", "Zp") and marks <= MOST_MARKS
+        plain = category not in ("Cc", "Cf", "Cs", "Zl", "Zp") and marks <= MAX_COMBINING_MARKS
         parts.append(c if c == "\n" or plain else ascii(c)[1:-1])
     return "".join(parts)
 
@@ -100,7 +101,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        raise ValueError(f"the key {short_repr(twice)} is there twice")
     return fields
 
 

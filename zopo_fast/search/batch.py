@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zopo_fast import _core
 from zopo_fast._utils.exclusive import Turn
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -217,7 +217,7 @@ class ZopoBatch:
         try:
             if state["version"] != STATE_VERSION:
                 raise InputError(
-                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
                 )
             saved = state["studies"]
             if len(pools) != len(saved):
@@ -241,7 +241,7 @@ class ZopoBatch:
             raise
         except Exception as error:  # it is of anyone's making: what it breaks is its own fault
             raise InputError(
-                f"state: damaged or not a state of this package ({shown(error, 200)})"
+                f"state: damaged or not a state of this package ({short_repr(error, 200)})"
             ) from error
         return batch
 
@@ -276,14 +276,14 @@ def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
         raise ConfigError(f"{name}: one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
         if not isinstance(item, kind):
-            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {shown(item)}")
+            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {short_repr(item)}")
     return many
 
 
 def _integers(name: str, value: Any) -> Indices:
     array = as_host_array(value, name)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {shown(value)}")
+        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {short_repr(value)}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # not what it wraps around to
     return np.ascontiguousarray(array, dtype=np.int64)

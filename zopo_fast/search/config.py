@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from zopo_fast._utils.checks import as_count, as_integer
 from zopo_fast._utils.settings import check, document, setting
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
 Search = Literal["improvement", "thompson", "gradient"]
@@ -169,7 +169,7 @@ class ZopoConfig:
         except (LookupError, TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"not the settings of a search ({shown(error, 200)})") from error
+            raise ConfigError(f"not the settings of a search ({short_repr(error, 200)})") from error
 
 
 def _checked_initial(initial: Any) -> int | tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
 from zopo_fast._utils.exclusive import Turn
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -297,9 +297,9 @@ class Zopo:
             real(index)  # no array of one entry, which int() would take too
             checked = int(index)
         except (TypeError, ValueError, OverflowError) as error:
-            raise UnknownIndexError(f"{shown(index)} is not a pool index") from error
+            raise UnknownIndexError(f"{short_repr(index)} is not a pool index") from error
         if checked != index or isinstance(index, bool) or not 0 <= checked < m:
-            raise UnknownIndexError(f"prompt {shown(index)} is not in the pool of {m}")
+            raise UnknownIndexError(f"prompt {short_repr(index)} is not in the pool of {m}")
         return checked
 
     # ---- state -------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ class Zopo:
         try:
             if state["version"] != STATE_VERSION:
                 raise InputError(
-                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
                 )
             Z = same_pool(embeddings, state["embeddings"])
             added = [as_integer("state: add", entry[1]) for entry in state["log"] if entry[0] == "add"]
@@ -357,7 +357,7 @@ class Zopo:
             raise
         except Exception as error:  # it is of anyone's making: what it breaks is its own fault
             raise InputError(
-                f"state: damaged or not a state of this package ({shown(error, 200)})"
+                f"state: damaged or not a state of this package ({short_repr(error, 200)})"
             ) from error
         return optimizer
 
@@ -374,9 +374,11 @@ class Zopo:
             n, asked = arguments
             again = self.ask(n)
             if (again if n is not None else [again]) != asked:
-                raise InputError(f"state: ask({n}) answered {shown(asked)} then and {shown(again)} now")
+                raise InputError(
+                    f"state: ask({n}) answered {short_repr(asked)} then and {short_repr(again)} now"
+                )
         else:
-            raise InputError(f"state: unknown entry {shown(kind)} in the log")
+            raise InputError(f"state: unknown entry {short_repr(kind)} in the log")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embeddings": self._embeddings, "state": self.state_dict()}
@@ -391,7 +393,7 @@ def _finite(name: str, value: Any) -> float:
     try:
         number = real(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected a finite number, got {shown(value)}") from error
+        raise InputError(f"{name}: expected a finite number, got {short_repr(value)}") from error
     if not math.isfinite(number):
-        raise InputError(f"{name}: expected a finite number, got {shown(value)}")
+        raise InputError(f"{name}: expected a finite number, got {short_repr(value)}")
     return number

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.checks import as_count
 from zopo_fast._utils.settings import check, described, document, setting
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.openai.redaction import (
     MASK,
@@ -150,7 +150,7 @@ def _headers(headers: object) -> dict[str, str]:
         raise ConfigError("headers must be a mapping of strings to strings")
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise ConfigError(f"headers: {shown(name)} is not the name of a header")
+            raise ConfigError(f"headers: {short_repr(name)} is not the name of a header")
         if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise ConfigError(f"headers: the value of {name!r} must be a string on one line")
     return dict(headers)
@@ -165,7 +165,9 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
         raise ConfigError(f"{name}: 'stream' is not supported, leave it out")
     temperature = body.get("temperature")
     if temperature is not None and (not isinstance(temperature, (int, float)) or not temperature >= 0):
-        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, got {shown(temperature)}")
+        raise ConfigError(
+            f"{name}: 'temperature' must be a number of at least 0, got {short_repr(temperature)}"
+        )
     for limit in ("max_tokens", "max_completion_tokens"):
         if body.get(limit) is not None:
             as_count(f"{name}: {limit!r}", body[limit], 1)
