@@ -129,15 +129,17 @@ class Setting:
         """The allowed values in words, such as "an integer from 1 to 1000"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        if self.kind is bool:
-            return "True or False"
-        if self.kind is str:
-            if self.minimum == 1:
-                return "a non-empty string"
-            return f"a string of at least {self.minimum} characters" if self.minimum else "a string"
-        if self.kind not in (int, float):
-            return f"a {self.kind.__name__}"
-        noun = "an integer" if self.kind is int else "a finite number"
+        if self.kind in (int, float):
+            return self._interval_text("an integer" if self.kind is int else "a finite number")
+        if self.kind is str and self.minimum is not None:
+            return (
+                "a non-empty string"
+                if self.minimum == 1
+                else f"a string of {self.minimum} characters or more"
+            )
+        return {bool: "True or False", str: "a string"}.get(self.kind, f"of type {self.kind.__name__}")
+
+    def _interval_text(self, noun: str) -> str:
         if self.minimum is not None and self.maximum is not None:
             return f"{noun} from {_shown(self.minimum)} to {_shown(self.maximum)}"
         bounds = {
@@ -151,11 +153,11 @@ class Setting:
         """The default in words; None where the setting is required or None means nothing in particular."""
         if self.default_text is not None or self.default is MISSING or self.default is None:
             return self.default_text
-        return str(self.default)
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
 @functools.cache
-def declared(kind: type) -> dict[str, Setting]:
+def declared(kind: Any) -> dict[str, Setting]:
     """Return the settings that a dataclass declares, by name and in order."""
     hints = get_type_hints(kind)
     found = {}
@@ -176,7 +178,7 @@ def check(config: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: A value is of another type or out of range; the message names setting, range and value.
     """
-    for each in declared(type(config)).values():
+    for each in declared(type(config)).values():  # type: ignore[arg-type]
         value = each.checked(getattr(config, each.name), prefix + each.name)
         object.__setattr__(config, each.name, value)
 

@@ -29,7 +29,7 @@ class RunConfig:
     budget: int = setting(
         50, "Prompts scored in total, the incumbent and the initial ones included.", minimum=1
     )
-    initial: int = setting(10, "Random prompts scored before the model proposes any.", minimum=1)
+    initial: int = setting(10, "Random prompts scored before the search proposes any.", minimum=1)
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     concurrency: int = setting(
         16, "Calls in flight at a time, where the model sets no limit of its own.", minimum=1
@@ -50,8 +50,8 @@ class RunConfig:
     racing: bool | None = setting(
         None,
         "Score prompts in mini-batches of examples and drop those unlikely to beat the incumbent.",
-        default_text="where possible: a Task of at least 10 train examples, a metric with known bounds, and a "
-        "search other than the published one",
+        default_text="where possible: a Task of at least 10 train examples, a metric with known bounds, and "
+        "not the official search",
     )
     calls: int | None = setting(
         None, "Examples scored in total while racing.", minimum=1, default_text="budget x train examples"
@@ -112,7 +112,7 @@ class RunConfig:
         elif self._bounds(task) is None:
             obstacle = f"the metric {task.metric!r} has no known bounds: give them as score_range"
         elif self.search.official_settings is not None:
-            obstacle = "the published search scores every prompt in full"
+            obstacle = "the official search scores every prompt in full"
         if self.racing and obstacle is not None:
             raise ConfigError(f"racing: {obstacle}, or turn racing off")
         return obstacle is None and (self.racing is True or len(task.train) >= MIN_RACE_EXAMPLES)  # type: ignore[union-attr]

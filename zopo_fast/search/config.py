@@ -89,8 +89,8 @@ class ZopoConfig:
     neighbors: int = setting(
         10, "Candidates in the neighbourhood whose radius is the unit of a gradient step.", minimum=1
     )
-    step: float = setting(
-        None,  # type: ignore[arg-type]  # depends on `search`, see __post_init__
+    step: float = setting(  # type: ignore[assignment]  # None depends on `search`, see __post_init__
+        None,
         "Length of a gradient step in neighbourhood radii; in a trust region, the shift of half of it along "
         "the gradient in its own radii.",
         minimum=0,

@@ -43,8 +43,8 @@ class ClientConfig:
     model: str = field(metadata=described("Name of the chat model at the endpoint.", minimum=1))
     base_url: str | None = setting(
         None,
-        "URL of the endpoint, /v1 included; a trailing slash, a query such as ?api-version=... and a bare host "
-        "whose API lies below /v1 are accepted.",
+        "URL of the endpoint, /v1 included; accepted too are a trailing slash, a query such as "
+        "?api-version=... and a bare host whose API lies below /v1.",
         minimum=1,
         default_text="$OPENAI_BASE_URL, else OpenAI's own endpoint",
     )
@@ -56,7 +56,7 @@ class ClientConfig:
     )
     concurrency: int = setting(16, "Calls in flight at a time.", minimum=1)
     timeout: float = setting(60.0, "Seconds for one attempt of a call.", above=0, maximum=MAX_SECONDS)
-    max_attempts: int = setting(6, "Attempts of one call.", minimum=1)
+    max_attempts: int = setting(6, "Attempts of one call, the first included.", minimum=1)
     max_elapsed: float = setting(
         180.0,
         "Seconds for one call: its attempts and the pauses between them, without the wait for a free slot.",
