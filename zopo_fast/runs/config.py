@@ -51,7 +51,7 @@ class RunConfig:
         None,
         "Score prompts in mini-batches of examples and drop those unlikely to beat the incumbent.",
         default_text="where possible: a Task of at least 10 train examples, a metric with known bounds, and "
-        "not the official search",
+        "not the official preset",
     )
     calls: int | None = setting(
         None, "Examples scored in total while racing.", minimum=1, default_text="budget x train examples"
@@ -112,7 +112,7 @@ class RunConfig:
         elif self._bounds(task) is None:
             obstacle = f"the metric {task.metric!r} has no known bounds: give them as score_range"
         elif self.search.official_settings is not None:
-            obstacle = "the official search scores every prompt in full"
+            obstacle = "the official preset scores every prompt in full"
         if self.racing and obstacle is not None:
             raise ConfigError(f"racing: {obstacle}, or turn racing off")
         return obstacle is None and (self.racing is True or len(task.train) >= MIN_RACE_EXAMPLES)  # type: ignore[union-attr]
