@@ -110,7 +110,7 @@ def test_every_former_module_is_tested() -> None:
 
 
 def test_other_names_are_still_missing() -> None:
-    with pytest.raises(ModuleNotFoundError, match="No module named 'zopo_fast.nonsense'"):
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'zopo_fast\.nonsense'"):
         importlib.import_module("zopo_fast.nonsense")
     with pytest.raises(AttributeError, match="nonsense"):
         pickle.loads(b"czopo_fast.gp\nnonsense\n.")
@@ -119,7 +119,7 @@ def test_other_names_are_still_missing() -> None:
 
 
 def test_a_fresh_process_loads_them() -> None:
-    """Before anything has imported the modules of today, and with one finder however often it is installed."""
+    """No module of today is imported yet, and there is one finder however often it is installed."""
     script = (
         "import pickle, sys, zopo_fast\n"
         "from zopo_fast._utils import moved\n"
