@@ -101,16 +101,16 @@ class Conductor:
             pair = self._next()
             if pair is None:
                 continue
-            before = self._store.last
+            before = self._store.last_seq
             self._waiting[pair].set_result(None)
             end = time.monotonic() + HANG
-            while self._store.last == before and not self._free:
+            while self._store.last_seq == before and not self._free:
                 assert time.monotonic() < end, f"{pair} was answered, and the log has not grown"
                 await asyncio.sleep(0)
-            self._images(self._store.last)
+            self._images(self._store.last_seq)
 
     def _next(self) -> Pair | None:
-        ahead = [seq for seq in self._order if seq > self._store.last]  # what was kept comes by itself
+        ahead = [seq for seq in self._order if seq > self._store.last_seq]  # what was kept comes by itself
         if ahead:
             pair = self._order[min(ahead)]
             return pair if pair in self._waiting else None

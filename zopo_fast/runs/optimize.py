@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from zopo_fast._utils.aio import require_no_loop, require_own_event
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.answer_cache import Cached, identity_of
 from zopo_fast.llm.budget import Account
@@ -19,7 +21,7 @@ from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.runs.state import Study
+from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import Wrap, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.storage.store import Store
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 
 
@@ -40,12 +45,7 @@ class _Embeds(Protocol):
     async def embed(self, texts: Sequence[str]) -> Any: ...
 
 
-def optimize_sync(*args: Any, **kwargs: Any) -> Result:
-    """Run optimize() to its end in an event loop of its own; EventLoopError from inside a running one."""
-    require_no_loop("optimize_sync", "await optimize() in it")
-    return asyncio.run(optimize(*args, **kwargs))
-
-
+@public
 async def optimize(
     task: Task | Callable[[str], Any],
     pool: Pool | Sequence[str],
@@ -105,9 +105,9 @@ async def optimize(
         config.races(task)  # says at once where it cannot be done
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
-    with resume.opened(store) as opened:
+    with resume.open_store(store) as opened:
         account = account or account_of(config, opened)
-        if account is not None and not isinstance(task, Task) and account.limits.others:
+        if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
             raise ConfigError(
                 "limits: the calls of a task function cannot be seen; only seconds can be limited"
             )
@@ -115,8 +115,8 @@ async def optimize(
         wrap = _around(None if opened is None else Kept(opened), cache, account, cached)
         scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
         if opened is not None:
-            resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
-            slots = resume.kept(opened, "slots", slots)
+            resume.check_identity(opened, resume.identity(task, pool, config, llm, judge))
+            slots = resume.pin(opened, "slots", slots)
         Z = await _vectors(pool, embeddings, embedder, phase, opened)
         initial = _initial(pool, first, config)
         races = isinstance(task, Task) and config.races(task)
@@ -133,8 +133,8 @@ async def optimize(
             if race is None
             else prompts_at_once(3 * slots, 2 * race.batch)
         )
-        in_flight = resume.kept(opened, "in_flight", in_flight)
-        study = Study(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        in_flight = resume.pin(opened, "in_flight", in_flight)
+        study = RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
         driver = Driver(
             study,
             scorer,
@@ -151,6 +151,26 @@ async def optimize(
         finally:
             for one in cached:
                 await one.written()
+
+
+def _takes_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    def typed(wrapper: Callable[..., T]) -> Callable[P, T]:
+        wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return wrapper
+
+    return typed
+
+
+@public
+@_takes_arguments_of(optimize)
+def optimize_sync(*args: Any, **kwargs: Any) -> Result:
+    """Run optimize() in an event loop of its own; same arguments.
+
+    Raises:
+        EventLoopError: an event loop is already running in this thread.
+    """
+    require_no_loop("optimize_sync", "await optimize() in it")
+    return asyncio.run(optimize(*args, **kwargs))
 
 
 def account_of(config: RunConfig, store: Store | None) -> Account | None:
@@ -185,7 +205,7 @@ async def _vectors(
     pool: Pool, embeddings: Any, embedder: _Embeds | None, phase: Callable[[str], Any], store: Store | None
 ) -> Any:
     """Embeddings as given, as the study holds them, or made and kept there."""
-    there = None if store is None else resume.same_embeddings(store, embeddings)
+    there = None if store is None else resume.stored_embeddings(store, embeddings)
     if there is not None:
         return there
     if embeddings is None:
@@ -198,8 +218,8 @@ async def _vectors(
             "the pool's is put last)"
         )
     if store is not None:
-        store.keep_pool(pool)
-        store.keep_array("embeddings", Z)
+        store.put_pool(pool)
+        store.put_array("embeddings", Z)
         store.put("embedding", resume.usage_of(embedder))
         await store.flush(durable=True)
     return Z

@@ -30,7 +30,7 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
             request.transport.write(_CONTINUE)
         try:
             body = await asyncio.wait_for(_collect(content, limits), limits.body_timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             close = {"Connection": "close"}
             raise Problem(
                 408, "BodyTimeout", f"no whole body within {limits.body_timeout:g} s", close

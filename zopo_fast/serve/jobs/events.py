@@ -114,5 +114,5 @@ class JobEvents:
             if not events:
                 try:
                     await asyncio.wait_for(changed.wait(), pause)
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     yield b": still here\n\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from zopo_fast._utils.files import sync_folder, write_whole
+from zopo_fast._utils.files import fsync_directory, write_atomic
 from zopo_fast.errors import OutputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
@@ -57,10 +57,10 @@ def keep_request(folder: Path, request: CreateJob, saved: Saved) -> None:
     """Make a job's folder; with its state in it, which comes last, it is a job."""
     try:
         folder.mkdir()
-        write_whole(folder / REQUEST, msgspec.json.encode(request))
-        write_whole(folder / STATE, msgspec.json.encode(saved))
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        write_atomic(folder / REQUEST, msgspec.json.encode(request))
+        write_atomic(folder / STATE, msgspec.json.encode(saved))
+        fsync_directory(folder)
+        fsync_directory(folder.parent)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error

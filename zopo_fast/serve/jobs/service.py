@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from zopo_fast._utils.files import write_whole
+from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Result, Trial
@@ -212,7 +212,7 @@ class Jobs:
             with contextlib.suppress(
                 OutputError
             ):  # it is as good as interrupted, and will be at the next start
-                write_whole(job.folder / STATE, msgspec.json.encode(job.saved))
+                write_atomic(job.folder / STATE, msgspec.json.encode(job.saved))
             _log.info("job ended", extra={"job": job.saved.id, "state": state})
 
     async def _optimized(self, job: Running) -> Result:
@@ -281,10 +281,10 @@ class Jobs:
 
     async def _keep(self, job: Running, result: Result) -> None:
         document = msgspec.json.encode(JobResult(result.to_dict(), job.trials))
-        await asyncio.to_thread(write_whole, job.folder / "result.json", document)
+        await asyncio.to_thread(write_atomic, job.folder / "result.json", document)
 
     async def _save(self, job: Running) -> None:
-        await asyncio.to_thread(write_whole, job.folder / STATE, msgspec.json.encode(job.saved))
+        await asyncio.to_thread(write_atomic, job.folder / STATE, msgspec.json.encode(job.saved))
 
     def _observe(self) -> None:
         counts = dict.fromkeys(("queued", "running", *ENDED), 0)

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast._utils.files import sync_folder
+from zopo_fast._utils.files import fsync_directory
 from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.serve.studies.journal import Event
-from zopo_fast.storage.file import PARTIAL, read_value
-from zopo_fast.storage.store import Event as Kept
-from zopo_fast.storage.store import Store
+from zopo_fast.storage.file import PARTIAL_SUFFIX, read_value
+from zopo_fast.storage.store import Event as Kept, Store
 
 SUFFIX = ".sqlite3"
 
@@ -45,12 +44,12 @@ class StudyFile:
     ) -> None:
         """Write the file; on return it is on disk, or nothing of it is left."""
         pool = None if prompts is None else Pool(tuple(prompts), (1,) * len(prompts))
-        Store.make(self.path, meta, pool, {"embeddings": embeddings})
+        Store.create_closed(self.path, meta, pool, {"embeddings": embeddings})
 
     def append(self, events: Sequence[Event]) -> None:
         """Add events; those that are there already stay as they are. On return they are on disk."""
         with Store.open(self.path) as store:
-            store.append_all(Kept(event.seq, event.kind, json.loads(bytes(event.data))) for event in events)
+            store.merge_events(Kept(event.seq, event.kind, json.loads(bytes(event.data))) for event in events)
             store.sync(durable=True)
 
     def meta(self) -> dict[str, Any]:
@@ -75,13 +74,13 @@ class StudyFile:
             self.path.unlink(missing_ok=True)
             for end in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + end).unlink(missing_ok=True)
-            sync_folder(self.path.parent)
+            fsync_directory(self.path.parent)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be deleted: {error.strerror or error}") from error
 
 
 def files_in(folder: Path) -> list[Path]:
     """The studies' files in a folder; what creations that were cut off left behind is removed."""
-    for path in folder.glob(f".*{PARTIAL}*"):
+    for path in folder.glob(f".*{PARTIAL_SUFFIX}*"):
         path.unlink(missing_ok=True)
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.stem.isalnum())

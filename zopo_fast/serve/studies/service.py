@@ -105,7 +105,7 @@ class Studies:
                 await asyncio.wait(self._tasks, timeout=seconds)
             try:
                 await asyncio.wait_for(self.checkpoint(), seconds)
-            except (StoreError, asyncio.TimeoutError) as error:  # the next start does it
+            except (TimeoutError, StoreError) as error:  # the next start does it
                 _log.warning("checkpoint left undone", extra={"error": type(error).__name__})
             self._journal.flush()
             await asyncio.to_thread(self._journal.close)
