@@ -79,8 +79,8 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Hold:
-    """A reservation: the most that one attempt can take."""
+class Reservation:
+    """Reserved budget of one attempt: the most that the attempt can take."""
 
     id: str
     calls: int
