@@ -56,7 +56,10 @@ def test_the_keys_in_study_files_do_not_change(role: str, key: CallKey | None, d
 def test_the_keys_in_the_answer_cache_do_not_change() -> None:
     url = "http://me:secret99@h/v1?api-version=2"
     client = OpenAIClient(ClientConfig("m", base_url=url, body={"temperature": 0}))
-    assert key_of(client.identity, HELLO).hex() == "a6f389c49106e35d6b2d24c73553b8333c1971774b5fe33c29ad89492bd7c34d"
+    assert (
+        key_of(client.identity, HELLO).hex()
+        == "a6f389c49106e35d6b2d24c73553b8333c1971774b5fe33c29ad89492bd7c34d"
+    )
 
 
 def test_calls_with_equal_messages_are_told_apart_by_role_and_key() -> None:

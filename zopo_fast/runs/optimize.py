@@ -21,7 +21,7 @@ from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.runs.state import Study
+from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
@@ -106,9 +106,9 @@ async def optimize(
     grader = own_judge or model
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
-    with resume.opened(store) as opened:
+    with resume.open_store(store) as opened:
         account = account or account_of(config, opened)
-        if account is not None and not isinstance(task, Task) and account.limits.others:
+        if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
             raise ConfigError(
                 "limits: the calls of a task function cannot be seen; only seconds can be limited"
             )
@@ -120,8 +120,8 @@ async def optimize(
             config.rubric,
         )
         if opened is not None:
-            resume.recognise(opened, resume.identity(task, pool, config, model, own_judge))
-            slots = resume.kept(opened, "slots", slots)
+            resume.check_identity(opened, resume.identity(task, pool, config, model, own_judge))
+            slots = resume.pin(opened, "slots", slots)
         Z = await _vectors(pool, embeddings, embedder, phase, opened)
         initial = _initial(pool, first, config)
         races = isinstance(task, Task) and config.races(task)
@@ -138,8 +138,8 @@ async def optimize(
             if race is None
             else prompts_at_once(3 * slots, 2 * race.batch)
         )
-        in_flight = resume.kept(opened, "in_flight", in_flight)
-        study = Study(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        in_flight = resume.pin(opened, "in_flight", in_flight)
+        study = RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
         driver = Driver(
             study,
             scorer,
@@ -194,7 +194,7 @@ async def _vectors(
     pool: Pool, embeddings: Any, embedder: Any, phase: Callable[[str], Any], store: Store | None
 ) -> Any:
     """Embeddings as given, as the study holds them, or made and kept there."""
-    there = None if store is None else resume.same_embeddings(store, embeddings)
+    there = None if store is None else resume.stored_embeddings(store, embeddings)
     if there is not None:
         return there
     usage: Usage | None = None
@@ -208,8 +208,8 @@ async def _vectors(
             "the pool's is put last)"
         )
     if store is not None:
-        store.keep_pool(pool)
-        store.keep_array("embeddings", Z)
+        store.put_pool(pool)
+        store.put_array("embeddings", Z)
         store.put("embedding", None if usage is None else asdict(usage))
         await store.flush(durable=True)
     return Z

@@ -29,7 +29,7 @@ class RunFolder:
 
     Args:
         path: of the folder.
-        resume: the run in it goes on; its trials are written anew by `again`.
+        resume: the run in it goes on; its trials are written anew by `rewrite_trials`.
 
     Raises:
         OutputError: it cannot be written, or already holds a run.
@@ -59,7 +59,7 @@ class RunFolder:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
         self._write(self._line(trial))
 
-    def again(self, trials: Sequence[Trial]) -> None:
+    def rewrite_trials(self, trials: Sequence[Trial]) -> None:
         """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
         self._trials.close()
         lines = "".join(self._line(trial) for trial in trials)
@@ -100,7 +100,7 @@ class RunFolder:
             return [f"{CURVE}: {error}"]
         return []
 
-    def keep_pool(self, pool: Pool) -> None:
+    def save_pool(self, pool: Pool) -> None:
         """Write pool.jsonl: prompts that a model wrote are paid for, whatever comes after."""
         pool.save(self.path / POOL)
 

@@ -17,7 +17,7 @@ from zopo_fast._utils.files import fsync_directory
 from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.serve.studies.journal import Event
-from zopo_fast.storage.file import PARTIAL, read_value
+from zopo_fast.storage.file import PARTIAL_SUFFIX, read_value
 from zopo_fast.storage.store import Event as Kept
 from zopo_fast.storage.store import Store
 
@@ -45,12 +45,12 @@ class StudyFile:
     ) -> None:
         """Write the file; on return it is on disk, or nothing of it is left."""
         pool = None if prompts is None else Pool(tuple(prompts), (1,) * len(prompts))
-        Store.make(self.path, meta, pool, {"embeddings": embeddings})
+        Store.create_closed(self.path, meta, pool, {"embeddings": embeddings})
 
     def append(self, events: Sequence[Event]) -> None:
         """Add events; those that are there already stay as they are. On return they are on disk."""
         with Store.open(self.path) as store:
-            store.append_all(Kept(event.seq, event.kind, json.loads(bytes(event.data))) for event in events)
+            store.merge_events(Kept(event.seq, event.kind, json.loads(bytes(event.data))) for event in events)
             store.sync(durable=True)
 
     def meta(self) -> dict[str, Any]:
@@ -82,6 +82,6 @@ class StudyFile:
 
 def files_in(folder: Path) -> list[Path]:
     """The studies' files in a folder; what creations that were cut off left behind is removed."""
-    for path in folder.glob(f".*{PARTIAL}*"):
+    for path in folder.glob(f".*{PARTIAL_SUFFIX}*"):
         path.unlink(missing_ok=True)
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.stem.isalnum())

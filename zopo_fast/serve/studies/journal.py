@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreVersionError
-from zopo_fast.storage.writer import typed
+from zopo_fast.storage.writer import as_store_error
 
 VERSION = 1
 
@@ -231,7 +231,7 @@ class Journal:
             self._closed = False
 
     def _broken(self, error: Exception) -> StoreError:
-        problem = error if isinstance(error, StoreError) else typed(error, self.path)
+        problem = error if isinstance(error, StoreError) else as_store_error(error, self.path)
         if not isinstance(problem, StoreFullError):  # what the connection believes of the file may be wrong
             self._connection.close()
             self._closed = True  # and opened again for the next commit
@@ -289,7 +289,7 @@ def _connected(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        problem = typed(error, path)
+        problem = as_store_error(error, path)
         if isinstance(problem, StoreBusyError):
             problem = StoreBusyError(f"{path}: another server, or another program, has it open")
         raise problem from error
