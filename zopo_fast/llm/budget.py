@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, LimitReachedError, ZopoError
 from zopo_fast.llm.limits import Left, Limits, Prices, Reservation, Spent
 from zopo_fast.llm.types import Usage
@@ -43,6 +44,7 @@ class Ledger(Protocol):
         """Keep what a reservation came to in the end."""
 
 
+@public
 class Account:
     """Budget of a run: what is spent and reserved, against the limits; belongs to one event loop.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+from zopo_fast._utils.public import public
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -18,6 +20,7 @@ MAX_CREDIBLE_TOKENS = 10_000_000
 """No context is longer: a larger token count from a server is ignored."""
 
 
+@public
 @dataclass(frozen=True)
 class Usage:
     """Cost of calls, in tokens and calls; adds with `+`."""
