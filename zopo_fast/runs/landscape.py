@@ -34,11 +34,9 @@ from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.runs.result import Trial
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluator, Scored
-from zopo_fast.scoring.scorer import OF_THE_PROMPT, calls_at_once, prompts_at_once
+from zopo_fast.scoring.scorer import OF_THE_PROMPT, prompts_at_once
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example, Task
-
-DEFAULT_CALLS = 16  # at once, of a model that does not say how many it takes
 
 Row = list[float | None]
 """Scores of one prompt, one an example; None: not answered yet."""
@@ -206,8 +204,7 @@ class PoolScorer:
             for index in left:
                 await self._score(index)
 
-        calls = calls_at_once(self._model) or DEFAULT_CALLS
-        at_once = prompts_at_once(calls, len(self._examples))
+        at_once = prompts_at_once(self._model.slots, len(self._examples))
         await gather_or_cancel([work() for _ in range(at_once)])
 
     async def _score(self, index: int) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
-from zopo_fast.llm.types import Usage
 from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Store
 from zopo_fast.tasks import template
@@ -22,6 +21,7 @@ from zopo_fast.tasks.task import Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
 
@@ -65,7 +65,11 @@ def _open_or_create(path: Path) -> Store:
 
 
 def identity(
-    task: Task | Callable[[str], Any], pool: Pool, config: RunConfig, llm: Any, judge: Any
+    task: Task | Callable[[str], Any],
+    pool: Pool,
+    config: RunConfig,
+    model: ChatModel | None,
+    judge: ChatModel | None,
 ) -> dict[str, Any]:
     """All that the asks of a run depend on, as JSON values; texts as their hash."""
     settings = {k: v for k, v in asdict(config).items() if k not in _FREE}
@@ -73,8 +77,8 @@ def identity(
     return {
         "task": _task(task),
         "pool": _digest([pool.prompts, sorted(pool.scores.items())]),
-        "model": None if not isinstance(task, Task) else _model(llm),
-        "judge": None if judge is None else _model(judge),
+        "model": None if model is None else dict(model.description),
+        "judge": None if judge is None else dict(judge.description),
         **json.loads(json.dumps(settings, default=str)),
     }
 
@@ -130,25 +134,10 @@ def spent(store: Store) -> dict[str, float]:
     return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": seconds}
 
 
-def usage_of(embedder: Any) -> dict[str, int] | None:
-    """What an embedder has cost so far, where it says so."""
-    usage = getattr(embedder, "usage", None)
-    return asdict(usage) if isinstance(usage, Usage) else None
-
-
 def _task(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
         return _digest([asdict(task), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
-
-
-def _model(model: Any) -> Any:
-    """What a model answers by, as far as it says so: name and settings, not where it is reached."""
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "public"):
-        public = config.public()
-        return {"model": public["model"], "body": public["body"]}
-    return {"model": str(getattr(model, "name", type(model).__name__)), "body": getattr(model, "body", None)}
 
 
 def _digest(value: Any) -> str:
