@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,12 @@ def waited(condition: Callable[[], Any]) -> Any:
             return value
         time.sleep(0.01)
     raise AssertionError("it does not come about")
+
+
+def scores_in_log(folder: Path) -> int:
+    """Count the scores in the write-ahead log of the only study below a folder."""
+    (log,) = folder.rglob("study.sqlite3-wal")
+    return len(set(re.findall(rb'score{"prompt": [^}]*', log.read_bytes())))
 
 
 @contextmanager
@@ -238,7 +245,7 @@ def test_a_job_cut_off_by_kill_9_is_interrupted_and_goes_on(
     with Process(tmp_path / "data", *options) as server, Client(server.url) as call:
         name = call.ok("POST", "/v1/jobs", job())["id"]
         waited(lambda: model.calls == 14 or None)  # two are in flight
-        time.sleep(0.5)  # what was answered is written down in the background
+        waited(lambda: scores_in_log(tmp_path / "data") == 12 or None)  # written in the background
         server.kill()
     model.over.set()
     model.answers = 10**6
