@@ -1,11 +1,12 @@
-"""Write the figures of the README from the result files: python -m zopo_fast.bench.common.table README.md
+"""Fill the tables of README.md and bench/README.md: python -m zopo_fast.bench.common.table FILE...
 
-Every row is one comparison of one run on one machine; a test holds the README to the files.
+Every row is one comparison of one run on one machine. A test compares both pages with the result files.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,16 +141,20 @@ def searches(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-def filled(readme: str, results: Path = RESULTS) -> str:
-    """Return the README's text with its figures replaced by those of the result files."""
-    parts = {"searches": searches(results), "table": table(results), "limits": limits(results)}
-    for name, text in parts.items():
-        before, start, rest = readme.partition(f"<!-- bench: {name} -->")
-        _, end, after = rest.partition("<!-- end -->")
-        if not (start and end):
-            raise LookupError(f"the README has no place for the figures named {name!r}")
-        readme = f"{before}{start}\n{text}\n{end}{after}"
-    return readme
+TABLES = {"searches": searches, "table": table, "limits": limits}
+_PLACE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str, results: Path = RESULTS) -> str:
+    """Return a page with the tables between its markers replaced by those of the result files.
+
+    Raises:
+        LookupError: the page has no marker, or one without a table.
+    """
+    names = [match[2] for match in _PLACE.finditer(page)]
+    if not names or not set(names) <= TABLES.keys():
+        raise LookupError(f"expected places for {', '.join(TABLES)}, found {names}")
+    return _PLACE.sub(lambda match: f"{match[1]}{TABLES[match[2]](results)}\n{match[3]}", page)
 
 
 def _load(results: Path, question: str) -> Any:
@@ -162,5 +167,5 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -213,7 +213,7 @@ def test_a_fork_while_another_thread_holds_the_native_lock() -> None:
 
 def test_what_lies_on_a_cuda_device_is_refused_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     gp = zf.GaussianProcess(KERNEL)
-    gp._turn.device = "cuda:0"  # as if
+    gp._access.device = "cuda:0"  # as if
     assert_refused(in_child(lambda: refused_in_child(gp)), zf.DeviceError, "lies on cuda:0")
     monkeypatch.setattr(device, "_users", {os.getpid()})
 
@@ -234,16 +234,16 @@ def test_the_enlisted_are_told_as_long_as_they_live() -> None:
     class Listed:
         def __init__(self) -> None:
             self.told = 0
-            forks.enlist(self)
+            forks.register_for_fork(self)
 
-        def in_child(self) -> None:
+        def after_fork_in_child(self) -> None:
             self.told += 1
 
     kept, gone = Listed(), Listed()
     names = {id(kept), id(gone)}
     del gone
     gc.collect()
-    assert in_child(lambda: [thing.told for thing in forks._enlisted if id(thing) in names]) == [1]
+    assert in_child(lambda: [thing.told for thing in forks._registered if id(thing) in names]) == [1]
     assert kept.told == 0
 
 

@@ -100,18 +100,18 @@ class Conductor:
             pair = self._next()
             if pair is None:
                 continue
-            before = self._store.last
+            before = self._store.last_seq
             self._waiting[pair].set_result(None)
             for _ in range(TURNS):
-                if self._store.last > before or self._free:
+                if self._store.last_seq > before or self._free:
                     break
                 await asyncio.sleep(0)
             else:
                 raise AssertionError(f"{pair} was answered, and the log has not grown")
-            self._images(self._store.last)
+            self._images(self._store.last_seq)
 
     def _next(self) -> Pair | None:
-        ahead = [seq for seq in self._order if seq > self._store.last]  # what was kept comes by itself
+        ahead = [seq for seq in self._order if seq > self._store.last_seq]  # what was kept comes by itself
         if ahead:
             pair = self._order[min(ahead)]
             return pair if pair in self._waiting else None

@@ -6,7 +6,7 @@ import numbers
 import operator
 from typing import Any
 
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
 MOST = 2**53  # of a count: what every reader of JSON keeps, and no native size overflows by
@@ -22,7 +22,7 @@ def as_integer(name: str, value: Any) -> int:
             raise TypeError  # NumPy's bools too: some versions take them for integers
         number = operator.index(value)
     except TypeError:
-        raise ConfigError(f"{name}: expected an integer, got {shown(value)}") from None
+        raise ConfigError(f"{name}: expected an integer, got {short_repr(value)}") from None
     if number.bit_length() > 128:
         raise ConfigError(
             f"{name}: expected an integer of at most 128 bits, got one of {number.bit_length()}"
@@ -57,7 +57,7 @@ def as_number(name: str, value: Any) -> float:
             raise TypeError
         return real(value)
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name}: expected a number, got {shown(value)}") from None
+        raise ConfigError(f"{name}: expected a number, got {short_repr(value)}") from None
 
 
 def _require(ok: bool, message: str) -> None:

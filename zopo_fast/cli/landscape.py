@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.files import exists
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.cli.optimize_runner import EXIT_INTERRUPTED
 from zopo_fast.cli.options import (
     FILE,
@@ -99,7 +99,7 @@ class _Command:
         name = options["name"] or task.name
         if name != Path(name).name or not name.isprintable():
             raise ConfigError(
-                f"--name {shown(name)}: has to be a file's name, without a folder and an ending"
+                f"--name {short_repr(name)}: has to be a file's name, without a folder and an ending"
             )
         self.stem: Path = options["out"] / name
         *written, self.journal_path = paths(self.stem)

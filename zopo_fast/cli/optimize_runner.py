@@ -283,7 +283,7 @@ class Command:
 
             def on_resume(trials: list[Any]) -> None:
                 if folder is not None:
-                    folder.again(trials)
+                    folder.rewrite_trials(trials)
                 progress.resume(trials)
 
             def on_trial(trial: Any) -> None:
@@ -327,9 +327,9 @@ class Command:
         pool = _joined(given, written)
         if self.store is not None:
             self.store.put("writing", asdict(self.spent))
-            self.store.keep_pool(pool)
+            self.store.put_pool(pool)
         if folder is not None:
-            folder.keep_pool(pool)
+            folder.save_pool(pool)
         self.pool = pool
         self._check_budget()
         return pool

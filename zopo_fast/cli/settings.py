@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
+from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
 from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
 from zopo_fast.scoring.judge import JUDGE_MAX_TOKENS
 
@@ -233,8 +233,8 @@ def text_or_file(value: str | None, option: str) -> str | None:
     if value is None or not value.startswith("@"):
         return value
     try:
-        return read_bytes(value[1:], MOST_SETTINGS).decode("utf-8-sig").strip()
-    except (Unreadable, UnicodeDecodeError) as error:
+        return read_bytes(value[1:], MAX_SETTINGS_BYTES).decode("utf-8-sig").strip()
+    except (UnreadableFileError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {value}: cannot be read: {error}") from error
 
 

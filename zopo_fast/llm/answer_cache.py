@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from zopo_fast._utils.aio import end
+from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.files import default_cache_dir
-from zopo_fast._utils.sqlite_cache import CacheFile
+from zopo_fast._utils.sqlite_cache import SQLiteCache
 from zopo_fast.errors import ConfigError, ZopoError
 from zopo_fast.llm.middleware import Metered
 from zopo_fast.llm.openai.config import ClientConfig
@@ -66,7 +66,7 @@ class AnswerCache:
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes must be at least 1, got {max_bytes}")
         folder = default_cache_dir() if path is None else Path(path).expanduser()
-        self._file = CacheFile(folder / FILE, "answer cache", _SCHEMA)
+        self._file = SQLiteCache(folder / FILE, "answer cache", _SCHEMA)
 
     @property
     def path(self) -> Path:
@@ -86,7 +86,7 @@ class AnswerCache:
                 connection.execute(f"UPDATE answers SET used = {_NEXT} WHERE key = ?", (key,))
             return row
 
-        row = self._file.visit(read)
+        row = self._file.transaction(read)
         return None if row is None else _unpacked(*row)
 
     def put(self, key: bytes, answer: Answer) -> None:
@@ -102,7 +102,7 @@ class AnswerCache:
             connection.execute(f"INSERT INTO answers VALUES (?, ?, ?, ?, {_NEXT})", row)
             self._make_room(connection)
 
-        self._file.visit(write)
+        self._file.transaction(write)
 
     def held(self) -> tuple[int, int]:
         """Return how many answers are kept, and their bytes."""
@@ -111,7 +111,7 @@ class AnswerCache:
             count = connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
             return count, _total(connection)
 
-        return self._file.visit(read) or (0, 0)
+        return self._file.transaction(read) or (0, 0)
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         if _total(connection) <= self.max_bytes:
@@ -175,7 +175,7 @@ class Cached:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 self._landed(place, flight.task)  # nobody joins what is about to be cancelled
-                await end([flight.task])
+                await cancel_and_wait([flight.task])
         if flight.claimed:
             return Answer(answer.text, Usage(cached=1), answer.finish_reason)
         flight.claimed = True

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.aio import Closing
-from zopo_fast._utils.files import Unreadable, expanded, reason, require_regular
-from zopo_fast._utils.fork import abandon, enlist
+from zopo_fast._utils.aio import AsyncCloseable
+from zopo_fast._utils.files import UnreadableFileError, error_reason, expand_user, require_regular_file
+from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def find_model() -> Path:
     )
 
 
-class LocalModel(Closing):
+class LocalModel(AsyncCloseable):
     """A GGUF model as `ChatModel` and `Embedder`; an async context manager. Loaded at the first call.
 
     `path`: a GGUF file (default: `find_model()`). `threads`: default all cores, at most 8. `slots`: answers
@@ -88,7 +88,7 @@ class LocalModel(Closing):
         body: Mapping[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
-        self.path = _checked_gguf(find_model() if path is None else expanded(path))
+        self.path = _checked_gguf(find_model() if path is None else expand_user(path))
         self.threads = min(_cores(), 8) if threads is None else threads
         self.slots = slots
         self.context = context
@@ -176,14 +176,14 @@ class _Server:
         self._client: OpenAIClient | None = None
         self._key = secrets.token_urlsafe(24)
         self._closed: list[Usage] = []
-        enlist(self)
+        register_for_fork(self)
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Forget the server of the process that was forked: its threads are not here."""
         self._lock = threading.Lock()
         if self._client is not None:
             self._closed.append(self._client.usage)
-            abandon(self._server)  # its end would wait for those threads
+            make_immortal(self._server)  # its end would wait for those threads
         self._client = self._server = None
 
     @property
@@ -266,13 +266,13 @@ def _engine() -> Any:
 
 def _checked_gguf(path: Path) -> Path:
     try:
-        require_regular(path.stat())
+        require_regular_file(path.stat())
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
-    except Unreadable as error:
+    except UnreadableFileError as error:
         raise ConfigError(f"model {path}: {error}") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {path}: {reason(error)}") from error
+        raise ConfigError(f"model {path}: {error_reason(error)}") from error
     if magic != _MAGIC:
         raise ConfigError(f"model {path}: not a GGUF file (it begins with {magic!r}, not {_MAGIC!r})")
     return path

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zopo_fast._utils.files import default_cache_dir, expanded
-from zopo_fast._utils.fork import enlist
-from zopo_fast._utils.sqlite_cache import CacheFile
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.files import default_cache_dir, expand_user
+from zopo_fast._utils.fork import register_for_fork
+from zopo_fast._utils.sqlite_cache import SQLiteCache
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ArrayError, ConfigError, InputError, MissingDependencyError
 from zopo_fast.llm.types import Usage
 
@@ -80,7 +80,7 @@ def resolve(
         embedder = SentenceTransformerEmbedder(find_minilm(), name="minilm")
     else:
         raise ConfigError(
-            f"unknown embedder {shown(spec)}: there are local, local:mean, local:last:PATH.gguf, "
+            f"unknown embedder {short_repr(spec)}: there are local, local:mean, local:last:PATH.gguf, "
             "endpoint:MODEL, st:NAME and minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
@@ -147,10 +147,10 @@ class SentenceTransformerEmbedder:
         self._source = str(model)
         self._device = device
         self._model: Any = None
-        self.in_child()
-        enlist(self)
+        self.after_fork_in_child()
+        register_for_fork(self)
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """A lock of this process: the former may have been held when it was forked."""
         self._lock = threading.Lock()
 
@@ -201,7 +201,7 @@ class CachedEmbedder:
     def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
         self.embedder = embedder
         self.name = embedder.name
-        folder = default_cache_dir() if cache_dir is None else expanded(cache_dir)
+        folder = default_cache_dir() if cache_dir is None else expand_user(cache_dir)
         self._store = _Store(folder / _CACHE_FILE)
 
     @property
@@ -244,7 +244,7 @@ class _Store:
     """Vectors by key in one SQLite file. What is wrong with the file is logged, never raised."""
 
     def __init__(self, path: Path) -> None:
-        self._file = CacheFile(path, "embedding cache", [_SCHEMA])
+        self._file = SQLiteCache(path, "embedding cache", [_SCHEMA])
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
         """Return the intact entries among `keys`."""
@@ -254,7 +254,7 @@ class _Store:
             rows = ((key, connection.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row for key, found in rows if found and (row := _unpacked(*found)) is not None}
 
-        return self._file.visit(read) or {}
+        return self._file.transaction(read) or {}
 
     def put(self, vectors: Mapping[bytes, Vectors]) -> None:
         """Keep all of `vectors`, or none."""
@@ -264,7 +264,7 @@ class _Store:
             rows = ((key, data, hashlib.sha256(data).digest()) for key, data in packed)
             connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 
-        self._file.visit(write)
+        self._file.transaction(write)
 
 
 def _unpacked(vector: object, digest: object) -> Vectors | None:
@@ -297,5 +297,7 @@ def _listed(texts: Sequence[str]) -> list[str]:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InputError(f"a text holds half a character (a lone surrogate): {shown(text)}") from None
+            raise InputError(
+                f"a text holds half a character (a lone surrogate): {short_repr(text)}"
+            ) from None
     return list(texts)

@@ -19,9 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast._utils.aio import all_or_none
-from zopo_fast._utils.files import MOST_DATA, Unreadable, exists, read_bytes, reason, write_whole
-from zopo_fast._utils.text import json_line, parse_json, shown
+from zopo_fast._utils.aio import gather_or_cancel
+from zopo_fast._utils.files import (
+    MAX_DATA_BYTES,
+    UnreadableFileError,
+    error_reason,
+    exists,
+    read_bytes,
+    write_atomic,
+)
+from zopo_fast._utils.text import json_line, parse_json, short_repr
 from zopo_fast.errors import InputError, LLMError, OutputError, PoolError
 from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.runs.result import Trial
@@ -64,10 +71,10 @@ class Journal:
             self._made_folder = not path.parent.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             there = exists(path)
-            data = read_bytes(path, MOST_DATA) if there else b""
+            data = read_bytes(path, MAX_DATA_BYTES) if there else b""
         except (OSError, ValueError) as error:
-            raise OutputError(f"{path}: cannot be used: {reason(error)}") from error
-        except Unreadable as error:
+            raise OutputError(f"{path}: cannot be used: {error_reason(error)}") from error
+        except UnreadableFileError as error:
             raise OutputError(f"{path}: cannot be used: {error}") from error
         whole = data[: data.rfind(b"\n") + 1]  # the end of a line may be missing after a crash
         if whole:
@@ -77,7 +84,7 @@ class Journal:
             self._file.truncate(len(whole))
             self._file.seek(len(whole))
         except (OSError, ValueError) as error:
-            raise OutputError(f"{path}: cannot be written: {reason(error)}") from error
+            raise OutputError(f"{path}: cannot be written: {error_reason(error)}") from error
         if not whole:
             self._write({"settings": dict(settings)})
 
@@ -125,13 +132,13 @@ class Journal:
                     continue
                 index, row = line["index"], line["scores"]
                 if not isinstance(index, int) or index < 0 or len(row) != len(self.rows[index]):
-                    raise ValueError(f"index {shown(index)}")
+                    raise ValueError(f"index {short_repr(index)}")
                 self.rows[index] = [None if score is None else float(score) for score in row]
             except InputError:
                 raise
             except (ValueError, TypeError, LookupError, RecursionError) as error:
                 raise InputError(
-                    f"{self.path}:{number}: not a line of a journal ({shown(error, 200)}); "
+                    f"{self.path}:{number}: not a line of a journal ({short_repr(error, 200)}); "
                     "delete it to begin anew"
                 ) from None
 
@@ -201,7 +208,7 @@ class PoolScorer:
 
         calls = calls_at_once(self._model) or DEFAULT_CALLS
         at_once = prompts_at_once(calls, len(self._examples))
-        await all_or_none([work() for _ in range(at_once)])
+        await gather_or_cancel([work() for _ in range(at_once)])
 
     async def _score(self, index: int) -> None:
         row = list(self._journal.rows[index])
@@ -289,13 +296,13 @@ def save(
     rows = half if np.isfinite(half).all() else embeddings[kept]
     array = io.BytesIO()
     np.save(array, np.ascontiguousarray(rows), allow_pickle=False)
-    write_whole(_with(stem, ".npy"), array.getvalue())  # first: whoever sees the JSON finds both
-    write_whole(_with(stem, ".json"), json_line(document, default=str).encode())
+    write_atomic(_with(stem, ".npy"), array.getvalue())  # first: whoever sees the JSON finds both
+    write_atomic(_with(stem, ".json"), json_line(document, default=str).encode())
     return len(kept)
 
 
 def _brief(value: object) -> str:
-    return value[:200] if isinstance(value, str) else shown(value)
+    return value[:200] if isinstance(value, str) else short_repr(value)
 
 
 def paths(stem: Path) -> tuple[Path, Path, Path]:

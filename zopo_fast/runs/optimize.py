@@ -19,7 +19,7 @@ from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.runs.state import Study
+from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import Wrap, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
@@ -105,7 +105,7 @@ async def optimize(
         config.races(task)  # says at once where it cannot be done
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
-    with resume.opened(store) as opened:
+    with resume.open_store(store) as opened:
         account = account or account_of(config, opened)
         if account is not None and not isinstance(task, Task) and account.limits.others:
             raise ConfigError(
@@ -115,8 +115,8 @@ async def optimize(
         wrap = _around(None if opened is None else Kept(opened), cache, account, cached)
         scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
         if opened is not None:
-            resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
-            slots = resume.kept(opened, "slots", slots)
+            resume.check_identity(opened, resume.identity(task, pool, config, llm, judge))
+            slots = resume.pin(opened, "slots", slots)
         Z = await _vectors(pool, embeddings, embedder, phase, opened)
         initial = _initial(pool, first, config)
         races = isinstance(task, Task) and config.races(task)
@@ -133,8 +133,8 @@ async def optimize(
             if race is None
             else prompts_at_once(3 * slots, 2 * race.batch)
         )
-        in_flight = resume.kept(opened, "in_flight", in_flight)
-        study = Study(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        in_flight = resume.pin(opened, "in_flight", in_flight)
+        study = RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
         driver = Driver(
             study,
             scorer,
@@ -185,7 +185,7 @@ async def _vectors(
     pool: Pool, embeddings: Any, embedder: _Embeds | None, phase: Callable[[str], Any], store: Store | None
 ) -> Any:
     """Embeddings as given, as the study holds them, or made and kept there."""
-    there = None if store is None else resume.same_embeddings(store, embeddings)
+    there = None if store is None else resume.stored_embeddings(store, embeddings)
     if there is not None:
         return there
     if embeddings is None:
@@ -198,8 +198,8 @@ async def _vectors(
             "the pool's is put last)"
         )
     if store is not None:
-        store.keep_pool(pool)
-        store.keep_array("embeddings", Z)
+        store.put_pool(pool)
+        store.put_array("embeddings", Z)
         store.put("embedding", resume.usage_of(embedder))
         await store.flush(durable=True)
     return Z

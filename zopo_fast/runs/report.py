@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from zopo_fast._utils.files import exists, reason, write_whole
+from zopo_fast._utils.files import error_reason, exists, write_atomic
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.errors import MissingDependencyError, OutputError
 from zopo_fast.prompts.pool import Pool
@@ -29,7 +29,7 @@ class RunFolder:
 
     Args:
         path: of the folder.
-        resume: the run in it goes on; its trials are written anew by `again`.
+        resume: the run in it goes on; its trials are written anew by `rewrite_trials`.
 
     Raises:
         OutputError: it cannot be written, or already holds a run.
@@ -53,17 +53,17 @@ class RunFolder:
         except OutputError:
             raise
         except (OSError, ValueError) as error:
-            raise OutputError(f"{self.path}: cannot be written: {reason(error)}") from error
+            raise OutputError(f"{self.path}: cannot be written: {error_reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
         self._write(self._line(trial))
 
-    def again(self, trials: Sequence[Trial]) -> None:
+    def rewrite_trials(self, trials: Sequence[Trial]) -> None:
         """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
         self._trials.close()
         lines = "".join(self._line(trial) for trial in trials)
-        write_whole(self.path / TRIALS, lines.encode(errors="replace"))
+        write_atomic(self.path / TRIALS, lines.encode(errors="replace"))
         try:
             self._trials = (self.path / TRIALS).open("a", encoding="utf-8")
         except OSError as error:
@@ -100,7 +100,7 @@ class RunFolder:
             return [f"{CURVE}: {error}"]
         return []
 
-    def keep_pool(self, pool: Pool) -> None:
+    def save_pool(self, pool: Pool) -> None:
         """Write pool.jsonl: prompts that a model wrote are paid for, whatever comes after."""
         pool.save(self.path / POOL)
 

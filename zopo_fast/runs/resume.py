@@ -14,7 +14,7 @@ import numpy as np
 
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.llm.types import Usage
-from zopo_fast.storage.file import is_nothing
+from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Store
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
@@ -30,7 +30,7 @@ _FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limit
 
 
 @contextmanager
-def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
+def open_store(store: str | Path | Store | None) -> Iterator[Store | None]:
     """Yield the study of a path, made where it is missing and closed in the end; a Store is left open.
 
     Raises:
@@ -40,22 +40,22 @@ def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
         yield None
         return
     if isinstance(store, Store):
-        with store.alone():
+        with store.exclusive():
             yield store
         return
     if not isinstance(store, (str, Path)):
         raise InputError(f"store: expected a path or a Store, got {type(store).__name__}")
-    with _made(Path(store)) as made, made.alone():
+    with _open_or_create(Path(store)) as made, made.exclusive():
         yield made
 
 
-def _made(path: Path) -> Store:
+def _open_or_create(path: Path) -> Store:
     try:
-        if is_nothing(path):
+        if is_absent(path):
             try:
                 return Store.create(path, {})
             except StoreError:
-                if is_nothing(path):
+                if is_absent(path):
                     raise  # else another run was faster
         return Store.open(path)
     except StoreError:
@@ -79,7 +79,7 @@ def identity(
     }
 
 
-def recognise(store: Store, now: Mapping[str, Any]) -> None:
+def check_identity(store: Store, now: Mapping[str, Any]) -> None:
     """Keep what a run depends on, or compare it with what the study was begun with.
 
     Raises:
@@ -100,7 +100,7 @@ def recognise(store: Store, now: Mapping[str, Any]) -> None:
         )
 
 
-def kept(store: Store | None, name: str, value: int) -> int:
+def pin(store: Store | None, name: str, value: int) -> int:
     """The number that a study was begun with; kept there at first."""
     if store is None:
         return value
@@ -111,7 +111,7 @@ def kept(store: Store | None, name: str, value: int) -> int:
     return value
 
 
-def same_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
+def stored_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
     """The embeddings that the study holds; None where it holds none.
 
     Raises:

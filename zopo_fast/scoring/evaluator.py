@@ -127,9 +127,10 @@ class Evaluator:
 
 
 async def _all(calls: dict[int, Coroutine[Any, Any, Scored]], examples: Sequence[Example]) -> list[Scored]:
-    """Results of all calls, in order; asyncio.TaskGroup's promise (Python 3.11) kept on 3.10.
+    """Return the results of all calls, in order.
 
-    On the first failure, or when cancelled itself, it cancels what is left and waits until all have ended.
+    On the first failure, or when cancelled, cancel the other calls and wait until all have ended. As in
+    asyncio.TaskGroup, but the first failure is raised as it is and not in an ExceptionGroup.
     """
     tasks = {index: asyncio.ensure_future(call) for index, call in calls.items()}
     failures: list[tuple[int, BaseException]] = []
@@ -160,8 +161,8 @@ def _about(error: BaseException, index: int, example: Example) -> BaseException:
         error.example_index = index  # type: ignore[attr-defined]
         if isinstance(error, ZopoError):
             error.args = (f"{error} ({note})", *error.args[1:])
-        else:  # not ours to reword; add_note is of Python 3.11
-            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+        else:  # an error of another library keeps its own text
+            error.add_note(note)
     return error
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zopo_fast._utils.text import nfc, shown
+from zopo_fast._utils.text import nfc, short_repr
 from zopo_fast.errors import ConfigError, MetricError, ZopoError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def resolve(
         return Judge(judge, rubric=rubric or DEFAULT_RUBRIC)
     if ":" in name:
         return from_function(_load(name))
-    raise ConfigError(f"unknown metric {shown(name)}: there are {', '.join(NAMES)}, or module:function")
+    raise ConfigError(f"unknown metric {short_repr(name)}: there are {', '.join(NAMES)}, or module:function")
 
 
 def _best_of(compare: Callable[[str, str], float]) -> Metric:
@@ -197,9 +197,9 @@ def finite(result: Any, label: str) -> float:
     try:
         number = math.nan if isinstance(result, (str, bytes, bytearray)) else float(result)
     except Exception as error:  # the object is the user's, and so is its __float__
-        raise MetricError(f"metric {label} returned {shown(result)}, not a number") from error
+        raise MetricError(f"metric {label} returned {short_repr(result)}, not a number") from error
     if not math.isfinite(number):
-        raise MetricError(f"metric {label} returned {shown(result)}, not a finite number")
+        raise MetricError(f"metric {label} returned {short_repr(result)}, not a finite number")
     return number
 
 
@@ -229,7 +229,7 @@ def _load(name: str) -> Callable[..., Any]:
     """The function `module:function` names; the current directory is searched first, for the import only."""
     module_name, _, path = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or not path:
-        raise ConfigError(f"metric {shown(name)}: write module:function, as in my_metrics:score")
+        raise ConfigError(f"metric {short_repr(name)}: write module:function, as in my_metrics:score")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()  # the file may be younger than the last look at the folder

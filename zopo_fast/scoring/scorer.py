@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zopo_fast._utils.aio import in_thread
+from zopo_fast._utils.aio import call_in_thread
 from zopo_fast._utils.checks import real
 from zopo_fast.errors import (
     ConfigError,
@@ -173,7 +173,7 @@ async def _called(function: Callable[[Any], Any], argument: Any) -> Any:
     """Call a user's function: async ones here, sync ones in a thread, where they may block."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         return await function(argument)
-    value = await in_thread(function, argument)
+    value = await call_in_thread(function, argument)
     return await value if inspect.isawaitable(value) else value
 
 

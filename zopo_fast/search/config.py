@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from zopo_fast._utils.checks import _require, as_count, as_integer, as_number
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
 Search = Literal["improvement", "thompson", "gradient"]
@@ -118,10 +118,12 @@ class ZopoConfig:
             object.__setattr__(self, "initial", indices)
         _require(
             isinstance(self.search, str) and self.search in get_args(Search),
-            f"search must be one of {', '.join(get_args(Search))}, got {shown(self.search)}",
+            f"search must be one of {', '.join(get_args(Search))}, got {short_repr(self.search)}",
         )
         _require(self.power in (1, 2), f"power must be 1 or 2, got {self.power}")
-        _require(isinstance(self.zscore, bool), f"zscore must be True or False, got {shown(self.zscore)}")
+        _require(
+            isinstance(self.zscore, bool), f"zscore must be True or False, got {short_repr(self.zscore)}"
+        )
         if self.step is None:
             object.__setattr__(self, "step", 3.0 if self.search == "gradient" else 0.5)
         for name in ("step", "emphasis", "exploration_quantile"):
@@ -137,7 +139,7 @@ class ZopoConfig:
         _require(0.0 <= q <= 1.0, f"exploration_quantile must lie in [0, 1], got {q}")
         if not isinstance(self.official_settings, (OfficialSettings, type(None))):
             raise ConfigError(
-                f"official_settings: expected OfficialSettings, got {shown(self.official_settings)}"
+                f"official_settings: expected OfficialSettings, got {short_repr(self.official_settings)}"
             )
         if self.noise is not None:
             noise = as_number("noise", self.noise)
@@ -176,4 +178,4 @@ class ZopoConfig:
         except (LookupError, TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"not the settings of a search ({shown(error, 200)})") from error
+            raise ConfigError(f"not the settings of a search ({short_repr(error, 200)})") from error

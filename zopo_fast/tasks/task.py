@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zopo_fast._utils.checks import as_integer
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError, InputError, TaskError
 from zopo_fast.tasks import readers as task_files
 
@@ -36,10 +36,10 @@ class Example:
         # Example("2 + 2", "4") would otherwise accept each character of the text.
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         if not outputs:
-            raise InputError(f"an example needs an accepted output: {shown(self.input)}")
+            raise InputError(f"an example needs an accepted output: {short_repr(self.input)}")
         for text in (self.input, *outputs):
             if not isinstance(text, str):
-                raise InputError(f"an example is made of texts, not of {shown(text)}")
+                raise InputError(f"an example is made of texts, not of {short_repr(text)}")
         object.__setattr__(self, "outputs", outputs)
 
 
@@ -83,7 +83,7 @@ class Task:
         metadata, records = task_files.read(path, input_field, output_field, seed)
         if metric is None and ":" in metadata.get("metric", ""):  # a file of data must not say what to run
             raise TaskError(
-                f"'metadata' names a function as its metric, {shown(metadata['metric'])}: only the "
+                f"'metadata' names a function as its metric, {short_repr(metadata['metric'])}: only the "
                 "caller can, by metric= or --metric",
                 path=path,
             )

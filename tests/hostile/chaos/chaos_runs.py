@@ -157,7 +157,7 @@ async def _one_run(row: Row, server: ChaosServer, share: float, seed: int, size:
                 ),
                 MOST_SECONDS,
             )
-        except (ZopoError, asyncio.TimeoutError) as error:
+        except (TimeoutError, ZopoError) as error:
             result = error if isinstance(error, ZopoError) else ZopoError(f"still running: {error!r}")
             if not isinstance(error, (LLMError, LimitReachedError)):
                 row.problems.append(f"seed {seed}: {error!r}")

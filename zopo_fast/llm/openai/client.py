@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import numpy as np
 
-from zopo_fast._utils.aio import Closing, all_or_none
-from zopo_fast._utils.fork import abandon, enlist
+from zopo_fast._utils.aio import AsyncCloseable, gather_or_cancel
+from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
 from zopo_fast.llm import tokens
 from zopo_fast.llm.openai.admission import Admission
@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 
-class OpenAIClient(Closing):
+class OpenAIClient(AsyncCloseable):
     """Chat and embeddings of an OpenAI-compatible server; an async context manager.
 
     A session is opened at the first call in each event loop and closed by `aclose()`, at the end of the
@@ -100,12 +100,12 @@ class OpenAIClient(Closing):
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
         self._prefix = ""
         self._forked = False
-        enlist(self)
+        register_for_fork(self)
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Leave the connections of the process that was forked to that process."""
         self._forked = True
-        abandon(self._homes)  # closing them here would take the event loop's files away from it
+        make_immortal(self._homes)  # closing them here would take the event loop's files away from it
         self._homes = {}
 
     @property
@@ -183,7 +183,7 @@ class OpenAIClient(Closing):
             raise InputError("texts must be a sequence of strings")
         size = self.config.embedding_batch
         batches = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-        parts = await all_or_none([self._embed_batch(batch, account) for batch in batches])
+        parts = await gather_or_cancel([self._embed_batch(batch, account) for batch in batches])
         if len({part.shape[1] for part in parts}) > 1:
             raise MalformedAnswerError(f"{self._where('embeddings')}: batches differ in dimension")
         return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from zopo_fast._utils.checks import MOST
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.openai.redaction import (
     MASK,
@@ -121,13 +121,13 @@ def _text(name: str, value: object) -> None:
 
 def _count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ConfigError(f"{name} must be an integer of at least 1 (at most 2**53), not {shown(value)}")
+        raise ConfigError(f"{name} must be an integer of at least 1 (at most 2**53), not {short_repr(value)}")
 
 
 def _positive(name: str, value: object, what: str) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 < value <= _MOST_SECONDS:  # type: ignore[operator]
-        raise ConfigError(f"{name} must be a positive {what}, not {shown(value)}")
+        raise ConfigError(f"{name} must be a positive {what}, not {short_repr(value)}")
 
 
 def _headers(headers: object) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _headers(headers: object) -> dict[str, str]:
         raise ConfigError("headers must be a mapping of strings to strings")
     for name, value in headers.items():
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ConfigError(f"headers: {shown(name)} is not a header's name")
+            raise ConfigError(f"headers: {short_repr(name)} is not a header's name")
         if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
             raise ConfigError(f"headers: the value of {name!r} must be a string of one line")
     return dict(headers)
@@ -150,7 +150,9 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
         raise ConfigError(f"{name}: 'stream' is not supported, answers are read whole")
     temperature = body.get("temperature")
     if temperature is not None and (not isinstance(temperature, (int, float)) or not temperature >= 0):
-        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, not {shown(temperature)}")
+        raise ConfigError(
+            f"{name}: 'temperature' must be a number of at least 0, not {short_repr(temperature)}"
+        )
     for limit in ("max_tokens", "max_completion_tokens"):
         if body.get(limit) is not None:
             _count(f"{name}: {limit!r}", body[limit])

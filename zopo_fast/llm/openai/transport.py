@@ -60,7 +60,7 @@ class Transport:
                     most = MALFORMED_ATTEMPTS
                     return Failure(MalformedAnswerError, f"{where}: {problem}", lost=True, most=most)
                 return Reply(url, response.status, response.headers, content)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             problem = f"no whole answer within {allowed:.3g} s; raise timeout if the model is that slow"
             return Failure(RequestTimeoutError, f"{where}: {problem}", lost=True)
         except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as error:
