@@ -18,7 +18,7 @@ from serve_tools import SECONDS, TOKEN, Client, Process, packed, pool, served
 from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
 from zopo_fast.serve.config import Limits, ServeConfig, is_loopback
-from zopo_fast.serve.logs import written
+from zopo_fast.serve.logs import json_logging
 
 
 def test_everything_but_health_needs_the_token(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("zopo_fast.serve._NEEDED", {"no_such_module_there": "no-such-package"})
+    monkeypatch.setattr("zopo_fast.serve._PACKAGES", {"no_such_module_there": "no-such-package"})
     done = CliRunner().invoke(cli, ["serve", "--data", str(tmp_path)])
     assert isinstance(done.exception, MissingDependencyError)
     assert "no-such-package" in str(done.exception)
@@ -144,7 +144,7 @@ def test_the_log_keeps_what_an_exception_says_to_itself_unless_asked() -> None:
 
     def logged(messages: bool) -> list[dict[str, str]]:
         stream = io.StringIO()
-        with written(stream, messages=messages, access=False):
+        with json_logging(stream, log_messages=messages, log_access=False):
             try:
                 raise ValueError("a prompt")
             except ValueError:

@@ -18,7 +18,7 @@ from serve_tools import SECONDS, Client, Process, packed, pool, served
 from zopo_fast.errors import ConfigError
 from zopo_fast.serve.config import Limits
 from zopo_fast.serve.jobs.events import JobEvents
-from zopo_fast.serve.models import load
+from zopo_fast.serve.models import load_models
 
 KEY = "sk-a-key-that-must-not-show-anywhere"
 PROMPTS = [f"Say it in way {i}." for i in range(20)]
@@ -301,7 +301,7 @@ def test_requests_that_cannot_run_are_refused_at_once(tmp_path: Path, models: Pa
 
 def test_the_models_are_the_server_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.toml"
-    assert list(load(None)) == ["local"]
+    assert list(load_models(None)) == ["local"]
     for text, match in (
         ('[a]\nmodel = "m"', "needs model and base_url"),
         ('[a]\nmodel = "m"\nbase_url = "nowhere"', "not an http"),
@@ -315,7 +315,7 @@ def test_the_models_are_the_server_s_own(tmp_path: Path, monkeypatch: pytest.Mon
         path.write_text(text)
         monkeypatch.delenv("UNSET", raising=False)
         with pytest.raises(ConfigError, match=match) as raised:
-            load(path)
+            load_models(path)
         assert KEY not in str(raised.value)
 
 
@@ -323,9 +323,9 @@ def test_events_are_bounded_and_a_gap_is_told(tmp_path: Path) -> None:
     import asyncio
 
     async def read(kept: JobEvents, after: int) -> list[bytes]:
-        return [text async for text in kept.listen(after, 1)]
+        return [text async for text in kept.follow(after, 1)]
 
-    events = JobEvents(tmp_path / "e", kept=3)
+    events = JobEvents(tmp_path / "e", max_events=3)
     for number in range(20):
         events.add("trial", number)
     events.close()
@@ -333,7 +333,7 @@ def test_events_are_bounded_and_a_gap_is_told(tmp_path: Path) -> None:
     assert texts[0] == b'event: gap\ndata: {"missing":12}\n\n'
     assert [text.split(b"\n")[0] for text in texts[1:]] == [b"id: 18", b"id: 19", b"id: 20"]
     assert len((tmp_path / "e").read_bytes().splitlines()) <= 6
-    again = JobEvents(tmp_path / "e", kept=3)
+    again = JobEvents(tmp_path / "e", max_events=3)
     again.add("state", 1)
     again.close()
     assert asyncio.run(read(again, 20)) == [b"id: 21\nevent: state\ndata: 1\n\n"]

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from zopo_fast.errors import StoreBusyError, StoreError, StoreFullError, StoreVersionError
-from zopo_fast.serve.studies.journal import Entry, Event, Journal
+from zopo_fast.serve.studies.journal import Journal, JournalEntry, JournalEvent
 
 
-def event(seq: int, study: str = "s", size: int = 1) -> Event:
-    return Event(study, seq, "tell", msgspec.Raw(msgspec.json.encode("x" * size)))
+def event(seq: int, study: str = "s", size: int = 1) -> JournalEvent:
+    return JournalEvent(study, seq, "tell", msgspec.Raw(msgspec.json.encode("x" * size)))
 
 
 class Watched:
@@ -31,15 +31,15 @@ class Watched:
     def start(self) -> None:
         self.journal.start(self._committed, self._failed)
 
-    def _committed(self, number: int, batch: list[Entry], seconds: float) -> None:
+    def _committed(self, number: int, batch: list[JournalEntry], seconds: float) -> None:
         self.commits.append([e.seq for entry in batch for e in entry.events])
 
-    def _failed(self, batch: list[Entry], error: StoreError) -> None:
+    def _failed(self, batch: list[JournalEntry], error: StoreError) -> None:
         self.failures.append([e.seq for entry in batch for e in entry.events])
         self.on_failure()
 
-    def put(self, seq: int, size: int = 1) -> Entry:
-        return self.journal.put(None, [event(seq, size=size)])
+    def put(self, seq: int, size: int = 1) -> JournalEntry:
+        return self.journal.append(None, [event(seq, size=size)])
 
 
 def scenario(path: Path, work: Callable[[Watched], Coroutine[Any, Any, None]]) -> Watched:
@@ -122,7 +122,7 @@ def test_what_was_queued_behind_a_failure_fails_with_it_and_nothing_else_does(tm
         connection = watched.journal._connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
-        later: list[Entry] = []
+        later: list[JournalEntry] = []
 
         def room() -> None:  # as the last one is told of the first failure
             if not later:
@@ -194,7 +194,7 @@ def test_what_is_in_the_files_is_forgotten(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         for seq in (1, 2, 3):
             await watched.put(seq).done
-        await watched.journal.forget(2)
+        await watched.journal.truncate(2)
 
     scenario(tmp_path / "j", work)
     assert kept(tmp_path / "j") == [3]

@@ -278,7 +278,7 @@ def test_many_clients_of_one_study_take_turns(server: InThread, call: Client) ->
 def test_a_large_pool_does_not_hold_up_the_others(
     server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_module, "LARGE", 50)
+    monkeypatch.setattr(study_module, "MIN_LARGE_POOL", 50)
     large, small = call.study(m=100, budget=50), call.study()
     record = server.server.studies.get(large)
     go = threading.Event()
@@ -370,7 +370,7 @@ def test_moving_the_journal_twice_or_not_at_all_changes_nothing(tmp_path: Path) 
         server.do(studies.checkpoint())
         assert record.tail == []
         record.file.append(events)  # as after a crash between the file and the journal
-        server.loop.call_soon_threadsafe(record.drop)
+        server.loop.call_soon_threadsafe(record.unload)
         (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
         order.append(index)
         answer = call.ok(

@@ -45,7 +45,10 @@ class Metrics:
             registry=registry,
         )
         self._commit_entries = Histogram(
-            "zopo_commit_entries", "Requests in one commit of the journal.", buckets=_ENTRIES, registry=registry
+            "zopo_commit_entries",
+            "Requests in one commit of the journal.",
+            buckets=_ENTRIES,
+            registry=registry,
         )
         self.commit_failures = Counter(
             "zopo_commit_failures", "Failed commits of the journal.", registry=registry

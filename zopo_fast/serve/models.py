@@ -129,7 +129,9 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
     if settings.key_env is not None:
         key = os.environ.get(settings.key_env, "").strip()
         if not key:
-            raise ConfigError(f"{where}: key_env: the environment variable {settings.key_env} is not set; set it to the API key")
+            raise ConfigError(
+                f"{where}: key_env: the variable {settings.key_env} is not set; set it to the API key"
+            )
     optional: dict[str, Any] = {"concurrency": settings.concurrency, "timeout": settings.timeout}
     try:
         client = ClientConfig(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ class Server:
             ]
         )
         self._authenticator = Authenticator(config)
+        self._in_flight = 0
         self.app = self._create_app(middlewares)
         self._runner = web.AppRunner(
             self.app,
@@ -77,7 +79,7 @@ class Server:
             auto_decompress=False,  # or a small body could expand beyond the limit
             lingering_time=2.0,
             keepalive_timeout=75.0,
-            shutdown_timeout=config.limits.stop_timeout,
+            shutdown_timeout=1.0,
         )
 
     def _create_app(self, middlewares: Iterable[Middleware]) -> web.Application:
@@ -121,6 +123,13 @@ class Server:
 
     async def stop(self) -> None:
         """Stop listening, finish the requests in flight, and write everything to disk; bounded in time."""
+        await self._begin_shutdown(self.app)
+        for site in self._runner.sites:
+            await site.stop()
+        # Wait before the cleanup: from then on aiohttp drops what arrives, also the rest of a body.
+        end = time.monotonic() + self.config.limits.stop_timeout
+        while self._in_flight and time.monotonic() < end:
+            await asyncio.sleep(0.01)
         await self._runner.cleanup()
         _log.info("stopped")
 
@@ -142,21 +151,27 @@ class Server:
     # ---- requests ----------------------------------------------------------------------------------
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._in_flight += 1
         try:
-            response = await self._respond(request)
+            response = await self._respond_or_fail(request)
+        finally:
+            self._in_flight -= 1
+        if self.is_stopping and not response.prepared:
+            response.force_close()
+        return response
+
+    async def _respond_or_fail(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._respond(request)
         except Problem as problem:
-            response = self._problem(problem)
+            return self._problem(problem)
         except ZopoError as error:
-            response = self._problem(problem_from(error))
+            return self._problem(problem_from(error))
         except web.HTTPException:
             raise
         except Exception:
             _log.exception("request failed", extra={"method": request.method})
-            detail = "internal error; see the log of the server"
-            response = self._problem(Problem(500, "InternalError", detail))
-        if self.is_stopping and not response.prepared:
-            response.force_close()
-        return response
+            return self._problem(Problem(500, "InternalError", "internal error; see the log of the server"))
 
     def _problem(self, problem: Problem) -> web.Response:
         self.metrics.problems.labels(problem.status).inc()

@@ -37,8 +37,10 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
     """
     check_length(request, limits)
     content = request.content
-    if content.is_eof():  # usual: the body arrived with the head, or a middleware has read it
+    if content.at_eof():  # no body, or a middleware has read it
         body = await request.read()
+    elif content.is_eof():  # usual: the body arrived with the head
+        body = content.read_nowait(-1)
     else:
         try:
             body = await asyncio.wait_for(_collect(content, limits), limits.body_timeout)

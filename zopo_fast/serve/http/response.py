@@ -88,10 +88,11 @@ class PreformattedResponse(web.Response):
 
 
 def _is_plain(request: web.BaseRequest, transport: Any) -> bool:
-    """Check that the preformatted head is right for the connection, and that no signal wants to see it."""
-    return (
-        request.keep_alive
-        and request.version == HttpVersion11
-        and not transport.get_write_buffer_size()  # a slow client: the standard way waits for it
-        and not any(app.on_response_prepare for app in request.match_info.apps)
-    )
+    """Check that the preformatted head suits the connection, and that no signal handler is to see it."""
+    if not isinstance(request, web.Request):
+        return False
+    for app in request.match_info.apps:
+        if app.on_response_prepare:
+            return False
+    # The standard way waits for a client that reads slowly.
+    return request.keep_alive and request.version == HttpVersion11 and not transport.get_write_buffer_size()

@@ -37,7 +37,7 @@ class JobRoutes:
         one = "/v1/jobs/{job}"
         return [
             Route(
-                "POST", "/v1/jobs", self.create, "createJob", "Create a job, which runs a whole optimisation.",
+                "POST", "/v1/jobs", self.create, "createJob", "Create a job: a whole optimisation.",
                 body=CreateJob, response=Job, status=201, accepts_key=True,
                 problem_statuses=(409, 422, 429, 503, 507),
             ),
@@ -76,9 +76,7 @@ class JobRoutes:
     async def create(self, request: ParsedRequest) -> bytes:
         job = None if request.key is None else self._jobs.find_created(request.key)
         if job is None:
-            job = await self._creations.run(
-                request.key, lambda: self._jobs.create(request.body, request.key)
-            )
+            job = await self._creations.run(request.key, lambda: self._jobs.create(request.body, request.key))
         return _encode(job.to_response())
 
     async def list(self, request: ParsedRequest) -> bytes:

@@ -166,7 +166,9 @@ class JobService:
         for model in (request.model, request.judge):
             if model is not None and model not in self._models:
                 names = ", ".join(sorted(self._models))
-                raise ConfigError(f"model {model!r} is not in the server's models file; choose one of: {names}")
+                raise ConfigError(
+                    f"model {model!r} is not in the server's models file; choose one of: {names}"
+                )
         if request.embeddings is None and self._embedder is None:
             raise ConfigError(
                 "embeddings are missing and this server has no embedder; send embeddings, or start it with "
@@ -216,7 +218,9 @@ class JobService:
             Problem: 409, the job is not running.
         """
         if job.task is None:
-            raise Problem(409, "NotRunning", f"the job is {job.saved.state}; only a running job can be cancelled")
+            raise Problem(
+                409, "NotRunning", f"the job is {job.saved.state}; only a running job can be cancelled"
+            )
         job.is_cancelled = True
         job.stop.set()
         # A run that has not started has no results to wait for.

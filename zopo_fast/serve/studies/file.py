@@ -57,7 +57,9 @@ class StudyFile:
     def append(self, events: Sequence[JournalEvent]) -> None:
         """Append events durably; events that the file already holds are left as they are."""
         with Store.open(self.path) as store:
-            store.merge_events(Event(event.seq, event.kind, json.loads(bytes(event.data))) for event in events)
+            store.merge_events(
+                Event(event.seq, event.kind, json.loads(bytes(event.data))) for event in events
+            )
             store.sync(durable=True)
 
     def read_meta(self) -> dict[str, Any]:
