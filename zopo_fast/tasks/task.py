@@ -22,7 +22,10 @@ from zopo_fast.errors import ConfigError, InputError, TaskError
 from zopo_fast.tasks import readers as task_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+
+    # (answer, references) -> score, or (answer, references, input) -> score
+    MetricFunction = Callable[..., float | Awaitable[float]]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,23 @@ class Task:
     name: str
     train: tuple[Example, ...]
     heldout: tuple[Example, ...] = ()
-    metric: str = "exact_match"
+    metric: str | MetricFunction = "exact_match"
     template: str = "instruction"
     demonstrations: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) and not callable(self.metric):
+            raise ConfigError(
+                "metric: expected a name or a function (answer, references) -> score, got "
+                f"{short_repr(self.metric)}"
+            )
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the metric; of a function its qualified name, by which a study recognises it."""
+        if isinstance(self.metric, str):
+            return self.metric
+        return str(getattr(self.metric, "__qualname__", type(self.metric).__qualname__))
 
     @classmethod
     def load(
@@ -65,7 +82,7 @@ class Task:
         seed: int = 0,
         input_field: str = "input",
         output_field: str = "output",
-        metric: str | None = None,
+        metric: str | MetricFunction | None = None,
         template: str | None = None,
     ) -> Task:
         """Read a task file and split it by `seed`: the same seed and file give the same split.
@@ -103,7 +120,7 @@ class Task:
             name=metadata.get("name", path.stem),
             train=train,
             heldout=held,
-            metric=metric or metadata.get("metric", "exact_match"),
+            metric=metadata.get("metric", "exact_match") if metric is None or metric == "" else metric,
             template=template or metadata.get("template", "instruction"),
             demonstrations=shots,
         )
