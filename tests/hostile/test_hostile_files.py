@@ -147,10 +147,10 @@ def listening(path: Path) -> None:
 
 
 NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "pipe": (pipe, "a named pipe, not a file"),
-    "socket": (listening, "a socket, not a file"),
-    "directory": (Path.mkdir, "a directory, not a file"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "a device, not a file"),
+    "pipe": (pipe, "a named pipe, not a regular file"),
+    "socket": (listening, "a socket, not a regular file"),
+    "directory": (Path.mkdir, "a directory, not a regular file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "a device, not a regular file"),
     "link to itself": (lambda path: path.symlink_to(path), "(?i)symbolic links"),
     "link to nothing": (lambda path: path.symlink_to("nowhere"), "(?i)no such file"),
 }

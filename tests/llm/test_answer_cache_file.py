@@ -78,7 +78,7 @@ def test_a_broken_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     cache = AnswerCache(tmp_path)
     cache.put(key(1), Answer("one", Usage()))
     assert cache.get(key(1)) is not None
-    assert "begun anew" in caplog.text
+    assert "replaced by a new one" in caplog.text
     assert (tmp_path / FILE).with_suffix(".broken").read_bytes().startswith(b"this is not")
 
 

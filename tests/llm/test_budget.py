@@ -50,7 +50,7 @@ def test_limits_that_cannot_be_are_named(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "much"])
 def test_prices_that_cannot_be_are_named(value: Any) -> None:
-    with pytest.raises(ConfigError, match="price completion"):
+    with pytest.raises(ConfigError, match=r"prices\.completion"):
         Prices(1.0, value)
 
 

@@ -108,7 +108,7 @@ def test_batch_refuses_a_second_thread() -> None:
     gate = Gate(None)
 
     def hold() -> None:
-        with batch._turn:
+        with batch._access:
             gate()
 
     with inside(hold, gate):

@@ -213,7 +213,7 @@ def test_a_fork_while_another_thread_holds_the_native_lock() -> None:
 
 def test_what_lies_on_a_cuda_device_is_refused_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     gp = zf.GaussianProcess(KERNEL)
-    gp._turn.device = "cuda:0"  # as if
+    gp._access.device = "cuda:0"  # as if
     assert_refused(in_child(lambda: refused_in_child(gp)), zf.DeviceError, "lies on cuda:0")
     monkeypatch.setattr(device, "_users", {os.getpid()})
 

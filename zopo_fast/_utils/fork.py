@@ -1,7 +1,7 @@
-"""What a forked process must not go on with as it was: locks, connections, threads of its parent.
+"""At-fork hooks: objects replace their locks and connections in a forked child.
 
-A fork copies the memory and one thread. A lock that another thread held stays locked for ever in the
-child, and a connection would be shared with the parent. Objects that hold such things enlist here.
+A fork copies all memory but only the calling thread. A lock held by another thread stays locked forever in
+the child, and a connection is shared with the parent.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 
 class ForkAware(Protocol):
-    """What has something to do in a child that was forked."""
+    """Object with state that a forked child must replace."""
 
     def after_fork_in_child(self) -> None:
-        """Called in the child, by its only thread, before the fork returns."""
+        """Replace that state; runs in the child's only thread, before the fork returns."""
         ...
 
 
@@ -30,9 +30,9 @@ def register_for_fork(thing: ForkAware) -> None:
 
 
 def make_immortal(thing: Any) -> None:
-    """Let a thing of the parent's be, for good: in this process it is never closed, freed or collected.
+    """Keep an object that belongs to the parent alive forever, so that this process never finalizes it.
 
-    Its end would wait for threads that are not here, or take something away from the parent.
+    Its finalizer would wait for threads that do not exist here, or close files that the parent still uses.
     """
     import ctypes
 
@@ -41,10 +41,10 @@ def make_immortal(thing: Any) -> None:
 
 @functools.cache
 def _hook() -> None:
-    if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-        os.register_at_fork(after_in_child=_in_child)
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _in_child() -> None:
+def _after_fork_in_child() -> None:
     for thing in list(_registered):
         thing.after_fork_in_child()

@@ -107,7 +107,7 @@ async def optimize(
     phase = on_phase or (lambda _: None)
     with resume.open_store(store) as opened:
         account = account or account_of(config, opened)
-        if account is not None and not isinstance(task, Task) and account.limits.others:
+        if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
             raise ConfigError(
                 "limits: the calls of a task function cannot be seen; only seconds can be limited"
             )
