@@ -319,7 +319,7 @@ def test_a_prompt_that_fails_is_left_out(bench: Bench) -> None:
 
 
 def test_too_many_failures_end_it_and_a_later_run_tries_them_again(bench: Bench) -> None:
-    with serving(plan=refused(4)) as server:
+    with serving(plan=refused(4), latency=0.05) as server:
         done = bench.run(*arguments(server, "--max-failed", "0.05", "--concurrency", "1", "--no-cache"))
         assert done.code == 2, done
         assert f"1 of {M} prompts failed, more than --max-failed 0.05 allows" in done.err
