@@ -13,8 +13,7 @@ from typing import Any
 import click
 import pytest
 from hostile_tools import NASTY, numbers, texts
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from time_tools import time_limit
 
 from zopo_fast.cli import group as cli

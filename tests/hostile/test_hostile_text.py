@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from hostile_tools import NASTY, json_values, texts, typed
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from time_tools import time_limit
 
 import zopo_fast as zf

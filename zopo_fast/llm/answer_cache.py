@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.files import default_cache_dir
+from zopo_fast._utils.public import public
 from zopo_fast._utils.sqlite_cache import SQLiteCache
 from zopo_fast.errors import ConfigError, ZopoError
 from zopo_fast.llm.middleware import Metered
@@ -54,6 +55,7 @@ _NEXT = (
 )
 
 
+@public
 class AnswerCache:
     """Answers by key in `answers-1.sqlite3` of the folder `path`, the least recently used ones dropped first.
 

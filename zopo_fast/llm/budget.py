@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, LimitReachedError, ZopoError
 from zopo_fast.llm.limits import Hold, Left, Limits, Prices, Spent
 from zopo_fast.llm.types import Usage
@@ -43,6 +44,7 @@ class Ledger(Protocol):
         """Keep what a reservation came to in the end."""
 
 
+@public
 class Account:
     """What a run has spent and reserved, against its limits; of one event loop.
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from zopo_fast._utils.aio import AsyncCloseable
 from zopo_fast._utils.files import UnreadableFileError, error_reason, expand_user, require_regular_file
 from zopo_fast._utils.fork import make_immortal, register_for_fork
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def find_model() -> Path:
     )
 
 
+@public
 class LocalModel(AsyncCloseable):
     """A GGUF model as `ChatModel` and `Embedder`; an async context manager. Loaded at the first call.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zopo_fast._utils.public import public
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -16,6 +18,7 @@ ABSURD_TOKENS = 10_000_000
 """No context is that long: a server that claims more does not know what it counts."""
 
 
+@public
 @dataclass(frozen=True)
 class Usage:
     """What calls cost, in tokens and in calls; adds with `+`."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from zopo_fast._utils.aio import require_no_loop, require_own_event
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.answer_cache import Cached, identity_of
 from zopo_fast.llm.budget import Account
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.storage.store import Store
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 
 
@@ -40,12 +45,7 @@ class _Embeds(Protocol):
     async def embed(self, texts: Sequence[str]) -> Any: ...
 
 
-def optimize_sync(*args: Any, **kwargs: Any) -> Result:
-    """Run optimize() to its end in an event loop of its own; EventLoopError from inside a running one."""
-    require_no_loop("optimize_sync", "await optimize() in it")
-    return asyncio.run(optimize(*args, **kwargs))
-
-
+@public
 async def optimize(
     task: Task | Callable[[str], Any],
     pool: Pool | Sequence[str],
@@ -151,6 +151,26 @@ async def optimize(
         finally:
             for one in cached:
                 await one.written()
+
+
+def _takes_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    def typed(wrapper: Callable[..., T]) -> Callable[P, T]:
+        wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return wrapper
+
+    return typed
+
+
+@public
+@_takes_arguments_of(optimize)
+def optimize_sync(*args: Any, **kwargs: Any) -> Result:
+    """Run optimize() in an event loop of its own; same arguments.
+
+    Raises:
+        EventLoopError: an event loop is already running in this thread.
+    """
+    require_no_loop("optimize_sync", "await optimize() in it")
+    return asyncio.run(optimize(*args, **kwargs))
 
 
 def account_of(config: RunConfig, store: Store | None) -> Account | None:

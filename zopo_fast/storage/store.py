@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
@@ -46,6 +47,7 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+@public
 class Store:
     """One study file, open for this process alone; close it, or use it in a `with` block.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError, InputError, TaskError
 from zopo_fast.tasks import readers as task_files
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     MetricFunction = Callable[..., float | Awaitable[float]]
 
 
+@public
 @dataclass(frozen=True)
 class Example:
     """An input and the outputs accepted for it; the first one is the reference shown in demonstrations."""
@@ -46,6 +48,7 @@ class Example:
         object.__setattr__(self, "outputs", outputs)
 
 
+@public
 @dataclass(frozen=True)
 class Task:
     """What a prompt is scored on (`train`), and what it is never scored on until the end (`heldout`)."""

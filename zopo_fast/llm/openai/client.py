@@ -27,6 +27,7 @@ import numpy as np
 
 from zopo_fast._utils.aio import AsyncCloseable, gather_or_cancel
 from zopo_fast._utils.fork import make_immortal, register_for_fork
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
 from zopo_fast.llm import tokens
 from zopo_fast.llm.openai.admission import Admission
@@ -64,6 +65,7 @@ __all__ = [
 ]
 
 
+@public
 class OpenAIClient(AsyncCloseable):
     """Chat and embeddings of an OpenAI-compatible server; an async context manager.
 

@@ -18,8 +18,7 @@ from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.serve.studies.journal import Event
 from zopo_fast.storage.file import PARTIAL_SUFFIX, read_value
-from zopo_fast.storage.store import Event as Kept
-from zopo_fast.storage.store import Store
+from zopo_fast.storage.store import Event as Kept, Store
 
 SUFFIX = ".sqlite3"
 
