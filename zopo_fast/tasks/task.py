@@ -12,6 +12,7 @@ It is data: a metric of the user's own, `module:function`, is run only where the
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,10 +24,10 @@ from zopo_fast.errors import ConfigError, InputError, TaskError
 from zopo_fast.tasks import readers as task_files
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    # (answer, references) -> score, or (answer, references, input) -> score
-    MetricFunction = Callable[..., float | Awaitable[float]]
+MetricFunction = Callable[..., float | Awaitable[float]]
+"""(answer, references) -> score, or (answer, references, input) -> score."""
 
 
 @public
