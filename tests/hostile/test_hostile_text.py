@@ -165,7 +165,7 @@ def test_the_judges_message_expands_nothing_twice() -> None:
     sent: list[str] = []
 
     class Model:
-        async def chat(self, messages: Any) -> Answer:
+        async def chat(self, messages: Any, **_: Any) -> Answer:
             sent.append(messages[0]["content"])
             return Answer("Score: 5", Usage())
 

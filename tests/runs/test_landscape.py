@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, serving, until, write_lines
+from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, serving, write_lines
 from fake_server import FakeServer, Request, ok, slow, status
 from resume_tools import copy, events
 from server_behaviours import only_first
+from time_tools import until
 
 from zopo_fast.storage.store import Event
 

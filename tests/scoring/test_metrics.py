@@ -260,7 +260,7 @@ class Grader:
         self.replies = list(replies)
         self.asked: list[str] = []
 
-    async def chat(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+    async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
         self.asked.append(messages[-1]["content"])
         return Answer(self.replies.pop(0), Usage(7, 2, 1))
 

@@ -238,10 +238,8 @@ class _Command:
 
         async with AsyncExitStack() as stack:
             judge = await stack.enter_async_context(self.judge.opened(self.model))
-            embedder = open_embedder(self.embedder, self.model)
+            embedder = open_embedder(self.embedder, self.model, account)
             stack.push_async_callback(embedder.aclose)
-            if hasattr(inner := getattr(embedder, "embedder", embedder), "account"):
-                inner.account = account
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
             return await optimize(

@@ -74,7 +74,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Hold:
+class Reservation:
     """Upper bound of the calls, tokens and money of one attempt, reserved before it is sent."""
 
     id: str

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
-from zopo_fast.llm.types import Usage
 from zopo_fast.runs.state import AGAIN, FAILED
 from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Store
@@ -23,6 +22,7 @@ from zopo_fast.tasks.task import Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
 
@@ -77,7 +77,11 @@ def open_or_create(path: Path, config: Mapping[str, Any]) -> Store:
 
 
 def identity(
-    task: Task | Callable[[str], Any], pool: Pool, config: RunConfig, llm: Any, judge: Any
+    task: Task | Callable[[str], Any],
+    pool: Pool,
+    config: RunConfig,
+    model: ChatModel | None,
+    judge: ChatModel | None,
 ) -> dict[str, Any]:
     """Return all that the asks of a run depend on, as JSON values; texts are hashed."""
     settings = {k: v for k, v in asdict(config).items() if k not in _CHANGEABLE}
@@ -85,8 +89,8 @@ def identity(
     return {
         "task": _task_identity(task),
         "pool": _digest([pool.prompts, sorted(pool.scores.items())]),
-        "model": None if not isinstance(task, Task) else _model_identity(llm),
-        "judge": None if judge is None else _model_identity(judge),
+        "model": None if model is None else dict(model.description),
+        "judge": None if judge is None else dict(judge.description),
         **json.loads(json.dumps(settings, default=str)),
     }
 
@@ -146,12 +150,6 @@ def spent(store: Store) -> dict[str, float]:
     return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": _elapsed(store)}
 
 
-def usage_of(embedder: Any) -> dict[str, int] | None:
-    """Return the usage of an embedder so far as JSON values; None if it states none."""
-    usage = getattr(embedder, "usage", None)
-    return asdict(usage) if isinstance(usage, Usage) else None
-
-
 def failures(store: Store) -> dict[int, str]:
     """Return the error of each prompt that could not be scored, by pool index."""
     return {event.data["prompt"]: event.data["error"] for event in store.events() if event.kind == FAILED}
@@ -179,15 +177,6 @@ def _task_identity(task: Task | Callable[[str], Any]) -> str:
         named = replace(task, metric=task.metric_name)
         return _digest([asdict(named), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
-
-
-def _model_identity(model: Any) -> Any:
-    """Return name and settings of a model, as far as it states them; not the address of its endpoint."""
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "public"):
-        public = config.public()
-        return {"model": public["model"], "body": public["body"]}
-    return {"model": str(getattr(model, "name", type(model).__name__)), "body": getattr(model, "body", None)}
 
 
 def _digest(value: Any) -> str:
