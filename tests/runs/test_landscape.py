@@ -359,7 +359,8 @@ def test_a_failed_prompt_is_tried_again_after_an_interruption(bench: Bench) -> N
 def test_at_least_two_prompts_are_needed(bench: Bench) -> None:
     with serving(plan=lambda request: status(400) if "chat" in request.path else ok()) as server:
         done = bench.run(*arguments(server, "--max-failed", "1"))
-    assert (done.code, f"only 1 of {M} prompts could be scored" in done.err) == (2, True), done
+    assert done.code == 2, done
+    assert re.search(rf"only [01] of {M} prompts could be scored", done.err), done
 
 
 def test_scores_stay_as_the_metric_gives_them(bench: Bench) -> None:
