@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.limits import Limits as RunLimits
-from zopo_fast.llm.limits import Prices
+from zopo_fast.llm.limits import Limits as RunLimits, Prices
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.optimize import RunConfig, optimize
 from zopo_fast.runs.result import Result, Trial
