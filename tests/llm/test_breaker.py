@@ -6,8 +6,8 @@ import random
 import socket
 
 import pytest
-from fake_server import FakeServer, dropped, ok, random_faults, slow, status
-from llm_tools import HELLO, Pauses, make, no_environment, run  # noqa: F401
+from fake_server import FakeServer, dropped, ok, random_faults, status
+from llm_tools import HELLO, Pauses, make, no_environment, run, timed_out  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker, Outcome
@@ -101,12 +101,12 @@ def test_faults_of_a_third_never_open_it() -> None:
 # --- the client
 
 
-@pytest.mark.parametrize("fault", [status(500), dropped(), slow()], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [status(500), dropped(), timed_out(30.0)], ids=["500", "dropped", "slow"])
 def test_calls_to_an_endpoint_that_is_down_end_at_once(fault: object) -> None:
     async def scenario() -> None:
         async with FakeServer(plan=fault) as server:  # type: ignore[arg-type]
             pauses = Pauses()
-            settings = {"max_attempts": 99, "breaker_failures": 4, "timeout": 0.05, "backoff_initial": 3.0}
+            settings = {"max_attempts": 99, "breaker_failures": 4, "timeout": 30.0, "backoff_initial": 3.0}
             async with make(server, pauses, **settings) as client:
                 with pytest.raises(
                     errors.EndpointDownError, match="not sent again after 4 attempts"
@@ -134,7 +134,7 @@ def test_nobody_listens() -> None:
         async def scenario() -> None:
             pauses = Pauses()
             config = ClientConfig("m", base_url=url, breaker_failures=5, max_attempts=50)
-            async with OpenAIClient(config, sleep=pauses, rng=random.Random(0)) as client:
+            async with OpenAIClient(config, sleep=pauses, clock=lambda: 0.0, rng=random.Random(0)) as client:
                 with pytest.raises(errors.EndpointDownError):
                     await client.chat(HELLO)
             assert 5.0 <= sum(pauses) <= 35.0

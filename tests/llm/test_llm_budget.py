@@ -22,7 +22,7 @@ from fake_server import (
     status,
     truncated,
 )
-from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
+from llm_tools import HELLO, Pauses, make, no_environment, run, settle, timed_out  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.budget import Account
@@ -56,8 +56,8 @@ def test_an_attempt_that_failed_is_charged_what_it_may_have_cost(
     fault: Behaviour, calls: int, tokens: int
 ) -> None:
     async def scenario() -> None:
-        server = FakeServer(plan=[fault])
-        async with server, make(server, body=BODY, timeout=0.3 if fault.hold else 30.0) as client:
+        server = FakeServer(plan=timed_out(30.0, times=1) if fault.hold else [fault])
+        async with server, make(server, body=BODY, timeout=30.0) as client:
             account = Account(Limits(calls=9, tokens=10_000))
             answer = await MeteredModel(client, account).chat(HELLO)
             assert answer.usage == client.usage == Usage(2, 2, calls=1, retries=1, lost_calls=calls)

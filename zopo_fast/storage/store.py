@@ -169,6 +169,11 @@ class Store:
         self._writer.submit(*(insert("events", *row, verb="INSERT OR IGNORE") for row in rows))
         self._seq = max([self._seq, *(row[0] for row in rows)])
 
+    def rewind(self, seq: int) -> None:
+        """Delete the entries of the log after number `seq`; answers, trials and charges stay."""
+        self._writer.submit(("DELETE FROM events WHERE seq > ?", (seq,)))
+        self._seq = min(self._seq, seq)
+
     def events(self) -> Iterator[Event]:
         """The log, in order."""
         for seq, kind, data in self._all("SELECT seq, kind, data FROM events ORDER BY seq"):

@@ -12,6 +12,7 @@ It is data: a metric of the user's own, `module:function`, is run only where the
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ from zopo_fast.tasks import readers as task_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+MetricFunction = Callable[..., float | Awaitable[float]]
+"""(answer, references) -> score, or (answer, references, input) -> score."""
 
 
 @public
@@ -53,9 +57,23 @@ class Task:
     name: str
     train: tuple[Example, ...]
     heldout: tuple[Example, ...] = ()
-    metric: str = "exact_match"
+    metric: str | MetricFunction = "exact_match"
     template: str = "instruction"
     demonstrations: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) and not callable(self.metric):
+            raise ConfigError(
+                "metric: expected a name or a function (answer, references) -> score, got "
+                f"{short_repr(self.metric)}"
+            )
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the metric; of a function its qualified name, by which a study recognises it."""
+        if isinstance(self.metric, str):
+            return self.metric
+        return str(getattr(self.metric, "__qualname__", type(self.metric).__qualname__))
 
     @classmethod
     def load(
@@ -68,7 +86,7 @@ class Task:
         seed: int = 0,
         input_field: str = "input",
         output_field: str = "output",
-        metric: str | None = None,
+        metric: str | MetricFunction | None = None,
         template: str | None = None,
     ) -> Task:
         """Read a task file and split it by `seed`: the same seed and file give the same split.
@@ -106,7 +124,7 @@ class Task:
             name=metadata.get("name", path.stem),
             train=train,
             heldout=held,
-            metric=metric or metadata.get("metric", "exact_match"),
+            metric=metadata.get("metric", "exact_match") if metric is None or metric == "" else metric,
             template=template or metadata.get("template", "instruction"),
             demonstrations=shots,
         )
