@@ -15,7 +15,7 @@ from time_tools import time_limit
 from yarl import URL
 
 import zopo_fast as zf
-from zopo_fast.llm.openai import responses
+from zopo_fast.llm.openai import responses as answers
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.retry import Failure, retry_after
 
@@ -56,27 +56,27 @@ bodies = st.one_of(
 @example(302, {"Location": "http://[::1"}, b"")
 @example(302, {"Location": "0 " * 1000}, b"")
 def test_any_answer(status: int, given: dict[str, str], body: bytes) -> None:
-    reply = responses.Response(URL("http://localhost:1/v1/chat/completions"), status, given, body)
+    reply = answers.Response(URL("http://localhost:1/v1/chat/completions"), status, given, body)
     with time_limit():
-        outcome = responses.read_response(reply, ENDPOINT)
+        outcome = answers.read_response(reply, ENDPOINT)
     if isinstance(outcome, Failure):
         assert issubclass(outcome.error, zf.LLMError)
         assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in outcome.message)
         assert len(outcome.message) < 1000
     else:
-        typed(responses.read_chat, outcome)
-        typed(responses.read_embeddings, outcome, 2)
+        typed(answers.read_chat, outcome)
+        typed(answers.read_embeddings, outcome, 2)
 
 
 @given(damaged(CHAT), damaged(VECTORS), st.sampled_from([0, 1, 3, 10**18]))
 def test_answers_of_nearly_the_right_shape(chat: Any, vectors: Any, count: int) -> None:
     for values in (chat, vectors):
         if isinstance(values, dict):
-            document = responses.Document(values, "where", "quoted")
-            read = typed(responses.read_chat, document)
+            document = answers.Document(values, "where", "quoted")
+            read = typed(answers.read_chat, document)
             if read is not None and not isinstance(read, Failure):
                 read.text.encode()
-            found = typed(responses.read_embeddings, document, count)
+            found = typed(answers.read_embeddings, document, count)
             if found is not None and not isinstance(found, Failure):
                 assert np.isfinite(found.vectors).all()
                 assert found.vectors.shape[0] == count
@@ -85,11 +85,9 @@ def test_answers_of_nearly_the_right_shape(chat: Any, vectors: Any, count: int) 
 @pytest.mark.parametrize("nasty", NASTY, ids=ascii)
 def test_any_text_is_an_answer_that_can_be_kept(nasty: str) -> None:
     body = json.dumps({"choices": [{"message": {"content": nasty}, "finish_reason": nasty}]}).encode()
-    document = responses.read_response(
-        responses.Response(URL("http://localhost:1/v1"), 200, {}, body), ENDPOINT
-    )
-    assert isinstance(document, responses.Document)
-    read = responses.read_chat(document)
+    document = answers.read_response(answers.Response(URL("http://localhost:1/v1"), 200, {}, body), ENDPOINT)
+    assert isinstance(document, answers.Document)
+    read = answers.read_chat(document)
     assert not isinstance(read, Failure)
     assert read.text.encode() == nasty.encode("utf-8", "replace")
     assert read.finish_reason == nasty

@@ -9,7 +9,7 @@ from harness import fuzz, instrumented
 
 with instrumented:
     from zopo_fast._utils import text
-    from zopo_fast.llm.openai import responses, retry
+    from zopo_fast.llm.openai import responses as answers, retry
     from zopo_fast.prompts import generate
     from zopo_fast.prompts.pool import normalise
     from zopo_fast.scoring import judge, metrics
@@ -34,13 +34,13 @@ def target(folder: Path, data: bytes) -> None:
         raise AssertionError(f"to wait {wait} s")
     status = int.from_bytes(data[:2], "big") % 600 if data[:1] != b"2" else 200
     texts_of(body.decode("utf-8", "replace"))
-    outcome = responses.read_response(
-        responses.Response(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT
+    outcome = answers.read_response(
+        answers.Response(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT
     )
-    if isinstance(outcome, responses.Document):
-        responses.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
+    if isinstance(outcome, answers.Document):
+        answers.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
             outcome.values.get("data"), list
-        ) else responses.read_chat(outcome)
+        ) else answers.read_chat(outcome)
 
 
 def texts_of(answer: str) -> None:
