@@ -288,10 +288,10 @@ def test_pickle_copy_and_equality(kernel: zf.InfiniteNTK, rng: np.random.Generat
     ("arguments", "message"),
     [
         ({"depth": 0}, "depth must be at least 1, got 0"),
-        ({"depth": 2.5}, "depth: expected an integer"),
+        ({"depth": 2.5}, "depth must be an integer"),
         ({"weight_variance": 0.0}, "weight_variance must be positive"),
         ({"weight_variance": math.nan}, "weight_variance must be positive"),
-        ({"weight_variance": "wide"}, "weight_variance: expected a number"),
+        ({"weight_variance": "wide"}, "weight_variance must be a number"),
         ({"bias_variance": -0.1}, "bias_variance must be finite and not negative"),
         ({"bias_variance": math.inf}, "bias_variance must be finite and not negative"),
         ({"parametrization": "mup"}, "parametrization must be 'standard' or 'ntk', got 'mup'"),

@@ -75,7 +75,7 @@ def test_full_disk_keeps_what_was_acknowledged(small: Path) -> None:
     with pytest.raises(errors.StoreFullError):
         store.close()
     with Store.open(path) as store:
-        assert known <= store.last <= known + 1
+        assert known <= store.last_seq <= known + 1
     filler = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
     with contextlib.suppress(OSError):  # the last page
         while os.write(filler, b"x" * 4096):
@@ -85,7 +85,7 @@ def test_full_disk_keeps_what_was_acknowledged(small: Path) -> None:
         Store.create(small / "other.sqlite3", {})
     assert [p.name for p in small.iterdir() if p.suffix == ".tmp" or p.name.startswith("other")] == []
     with Store.open(path) as store:  # readable with no room at all
-        assert len(list(store.events())) == store.last
+        assert len(list(store.events())) == store.last_seq
 
 
 def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
@@ -96,7 +96,7 @@ def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
     with pytest.raises(errors.StoreFullError):
         store.close()
     with Store.open(path) as store:  # there is room again
-        assert known <= store.last <= known + 1
+        assert known <= store.last_seq <= known + 1
         store.append("score", {})
         store.sync()
 
@@ -179,7 +179,7 @@ def test_a_link_leads_to_the_one_study(path: Path, tmp_path: Path) -> None:
             Store.open(path)
     assert link.is_symlink()
     with Store.open(path) as store:
-        assert store.last == 1
+        assert store.last_seq == 1
 
 
 FORBIDDEN = """
@@ -195,7 +195,7 @@ FORBIDDEN = """
     if not os.getuid():
         os.setuid(65534)
     def made(path):
-        with resume.opened(path):
+        with resume.open_store(path):
             pass
     for name in ("study", "other", "closed/study"):
         path = f"{folder}/{name}.sqlite3"
@@ -249,7 +249,7 @@ def test_an_old_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(2):
         with Store.open(path) as store:
             assert store._all("SELECT * FROM extra") == [(5, None)]
-            assert (store.config, store.last) == ({"a": 1}, 1)
+            assert (store.config, store.last_seq) == ({"a": 1}, 1)
     monkeypatch.undo()
     with pytest.raises(errors.StoreVersionError):
         Store.open(path)
@@ -266,14 +266,14 @@ def test_a_migration_that_fails_leaves_the_old_file(path: Path, monkeypatch: pyt
     monkeypatch.undo()
     assert path.read_bytes() == before
     with Store.open(path) as store:
-        assert (store.config, store.last) == ({"a": 1}, 1)
+        assert (store.config, store.last_seq) == ({"a": 1}, 1)
 
 
 # ---- one value, without the rest -------------------------------------------------------------------------
 
 
 def test_one_value_is_read_without_the_rest(path: Path) -> None:
-    Store.make(path, {"a": [1]}, arrays={"embeddings": np.arange(6.0).reshape(2, 3)})
+    Store.create_closed(path, {"a": [1]}, arrays={"embeddings": np.arange(6.0).reshape(2, 3)})
     assert read_value(path, "config") == {"a": [1]}
     assert read_value(path, "nothing") is None
     with sqlite3.connect(path) as connection:

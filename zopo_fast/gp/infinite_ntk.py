@@ -11,7 +11,8 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, get_args
 import numpy as np
 
 from zopo_fast._utils.checks import as_integer, as_number
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ArrayError, ConfigError
 from zopo_fast.gp.arrays import Array, as_doubles
 from zopo_fast.gp.ntk import MOST_LAYERS
@@ -46,6 +47,7 @@ def _within_float64(
     return checked
 
 
+@public
 @dataclass(frozen=True)
 class InfiniteNTK:
     """Limit of the neural tangent kernel of `NTK.random` as its hidden layers grow wide.
@@ -105,7 +107,7 @@ class InfiniteNTK:
         known = get_args(Parametrization)
         if not isinstance(self.parametrization, str) or self.parametrization not in known:
             raise ConfigError(
-                f"parametrization must be 'standard' or 'ntk', got {shown(self.parametrization)}"
+                f"parametrization must be 'standard' or 'ntk', got {short_repr(self.parametrization)}"
             )
         for name, value in (("depth", depth), ("weight_variance", w), ("bias_variance", b)):
             object.__setattr__(self, name, value)

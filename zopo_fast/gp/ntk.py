@@ -10,7 +10,8 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 from zopo_fast.gp.arrays import as_doubles, as_floats
 from zopo_fast.gp.cuda_arrays import ANYWHERE, OnDevice, on_device
@@ -29,6 +30,7 @@ def parameters(dim: int, width: int, depth: int) -> int:
     return width * (dim + 1) + (depth - 1) * width * (width + 1) + width + 1
 
 
+@public
 class NTK:
     """Neural tangent kernel of f(x) = W_L relu(... relu(W_0 x + b_0) ...) + b_L over all its parameters.
 
@@ -74,7 +76,7 @@ class NTK:
                 f"dim, width and depth must be at least 1 and seed 0, got {dim}, {width}, {depth}, {seed}"
             )
         if not isinstance(initialization, str) or initialization not in ("he", "normal"):
-            raise ConfigError(f"initialization must be 'he' or 'normal', got {shown(initialization)}")
+            raise ConfigError(f"initialization must be 'he' or 'normal', got {short_repr(initialization)}")
         if depth > MOST_LAYERS or parameters(dim, width, depth) > MOST_PARAMETERS:
             raise ConfigError(
                 f"a network of dim {dim}, width {width} and depth {depth} is too large: at most "
@@ -124,7 +126,9 @@ class NTK:
             DeviceError: no such device, it cannot be used, or X and Y are not on one device.
         """
         if not isinstance(precision, str) or precision not in _PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(_PRECISIONS)}, got {shown(precision)}")
+            raise ConfigError(
+                f"precision must be one of {', '.join(_PRECISIONS)}, got {short_repr(precision)}"
+            )
         if call := self._on_device({"X": X} if Y is None else {"X": X, "Y": Y}, device):
             left, right = call.arrays[0], None if Y is None else call.arrays[1]
             return call.finish(_core.cuda_array_gram(self._network, left, right, precision, call.stream))

@@ -9,7 +9,8 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
-from zopo_fast._utils.exclusive import Turn
+from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ArrayError, UnknownIndexError
 from zopo_fast.gp.arrays import Array, as_doubles, as_points
 from zopo_fast.gp.cuda_arrays import ANYWHERE, OnDevice, on_device
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zopo_fast._core import CudaArray
 
 
+@public
 class Posterior(NamedTuple):
     """Posterior at q points, (q, ...) arrays; at one point, floats and a (d,) gradient."""
 
@@ -43,6 +45,7 @@ def _rows(points: CudaArray) -> CudaArray:
     return points.reshape((1, *points.shape)) if len(points.shape) == 1 else points
 
 
+@public
 class GaussianProcess:
     """Exact GP regression with incremental Cholesky updates, in float64.
 
@@ -79,18 +82,18 @@ class GaussianProcess:
             if ordinal is None
             else _core.CudaGaussianProcess(kernel._network, ordinal)
         )
-        self._turn = Turn("GaussianProcess")
-        self._turn.device = None if ordinal is None else device
+        self._access = ExclusiveAccess("GaussianProcess")
+        self._access.device = None if ordinal is None else device
         self.number = number_of(self)  # by which the torch operators know it
 
     def __len__(self) -> int:
-        with self._turn.reading:
+        with self._access.read_only:
             return len(self._gp)
 
     @property
     def jitter(self) -> float:
         """What had to be added to the diagonal to factorise; 0 as a rule."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._gp.jitter
 
     def append(self, x: Any, y: Any, noise: Any | None = None) -> None:
@@ -108,7 +111,7 @@ class GaussianProcess:
             DeviceError: arrays on different devices, or on another one than the process.
             NotPositiveDefiniteError: A cannot be factorised even with jitter; nothing was added.
         """
-        with self._turn:
+        with self._access:
             before = self._gp.jitter
             if not self._append_on_device(x, y, noise):
                 self._append_from_host(x, y, noise)
@@ -172,17 +175,17 @@ class GaussianProcess:
         if len(self._gp):
             moved.append(*self._gp.state())
         self._gp, self._ordinal = moved, ordinal
-        self._turn.device = f"cuda:{ordinal}"
+        self._access.device = f"cuda:{ordinal}"
 
     def pop(self) -> None:
         """Drop the last observation; free. IndexError when there is none."""
-        with self._turn:
+        with self._access:
             self._gp.pop()
 
     def remove(self, i: int) -> None:
         """Drop observation i by a rank-one update, O((n - i)^2). IndexError out of range."""
         at = as_integer("remove", i)
-        with self._turn:
+        with self._access:
             n = len(self._gp)
             if not -n <= at < n:
                 raise UnknownIndexError(f"remove: there is no observation {at}, only {n}")
@@ -198,7 +201,7 @@ class GaussianProcess:
 
         With no observation this is the prior. Variance and uncertainty are clamped at 0.
         """
-        with self._turn.reading:
+        with self._access.read_only:
             if (parts := self._ask_device("posterior", x)) is not None:
                 return Posterior(*parts)
             X, single = as_points(x, "x", self.kernel.dim)
@@ -209,7 +212,7 @@ class GaussianProcess:
 
     def predict(self, x: Any) -> tuple[Any, Any]:
         """Mean and latent variance at x (q, d) alone: (q,), (q,)."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._ask_device("predict", x) or self._gp.predict(as_doubles(x, "x"))
 
     def derivatives(self, x: Any) -> tuple[Any, Any, Any, Any]:
@@ -217,7 +220,7 @@ class GaussianProcess:
 
         The variance's is dk(x, x)/dx - 2 G^T A^-1 k_x, also where rounding has the variance clamped at 0.
         """
-        with self._turn.reading:
+        with self._access.read_only:
             return self._ask_device("derivatives", x) or self._gp.derivatives(as_doubles(x, "x"))
 
     def _ask_device(self, what: str, x: Any) -> Any:
@@ -232,17 +235,17 @@ class GaussianProcess:
 
     def gradient_covariance(self, x: Any) -> Array:
         """Covariance of the derivative at x (d,): d2k - G^T A^-1 G, (d, d)."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._gp.gradient_covariance(as_doubles(x, "x"))
 
     def log_marginal_likelihood(self) -> float:
         """-1/2 (y^T A^-1 y + log det A + n log 2 pi)  (Rasmussen & Williams 2006, eq. 2.30)."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._gp.log_marginal_likelihood()
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._turn.reading:
-            self._turn.check_whole()
+        with self._access.read_only:
+            self._access.require_consistent()
             X, y, noise = self._gp.state()
         return {
             "kernel": self.kernel,

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zopo_fast import _core
-from zopo_fast._utils.exclusive import Turn
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -39,6 +40,7 @@ _RULES: dict[str, Any] = {
 }
 
 
+@public
 class ZopoBatch:
     """B searches of their own, over pools of their own, moved on together.
 
@@ -123,8 +125,8 @@ class ZopoBatch:
             )
         kind = _core.Studies if ordinal is None else _core.CudaStudies
         self._studies = kind(models, settings, _RULES, ordinal or 0)
-        self._turn = Turn("ZopoBatch")
-        self._turn.device = None if ordinal is None else device
+        self._access = ExclusiveAccess("ZopoBatch")
+        self._access.device = None if ordinal is None else device
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -132,19 +134,19 @@ class ZopoBatch:
     @property
     def done(self) -> NDArray[np.bool_]:
         """(B,): whether a study's budget or pool is spent and nothing of it is pending."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._studies.done()
 
     @property
     def pending(self) -> Indices:
         """(B,): the prompt whose score a study waits for, -1 for none."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._studies.pending()
 
     @property
     def best(self) -> tuple[Indices, Array]:
         """Index and score of the best prompt of each study so far, (B,) both; -1 and NaN before a score."""
-        with self._turn.reading:
+        with self._access.read_only:
             return self._studies.best()
 
     @property
@@ -153,7 +155,7 @@ class ZopoBatch:
 
         tr Sigma / tr d2k in [0, 1]; NaN while a study's first prompts are being scored.
         """
-        with self._turn.reading:
+        with self._access.read_only:
             return self._studies.gradient_uncertainty()
 
     def ask(self, studies: Any | None = None) -> Indices:
@@ -167,7 +169,7 @@ class ZopoBatch:
         """
         which = np.arange(len(self)) if studies is None else _integers("studies", studies)
         out = np.full(len(self), -1, dtype=np.int64)
-        with self._turn:
+        with self._access:
             out[which] = self._studies.ask(which)
         return out
 
@@ -183,15 +185,15 @@ class ZopoBatch:
             ArrayError: wrong shapes, or a score that is NaN or infinite; nothing was recorded.
         """
         which, values = _integers("indices", indices), as_doubles(scores, "scores")
-        with self._turn:
+        with self._access:
             self._studies.tell(which, values)
 
     # ---- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to continue identically, as JSON values; from_state() reads it."""
-        with self._turn.reading:
-            self._turn.check_whole()
+        with self._access.read_only:
+            self._access.require_consistent()
             return {
                 "version": STATE_VERSION,
                 "studies": [
@@ -217,7 +219,7 @@ class ZopoBatch:
         try:
             if state["version"] != STATE_VERSION:
                 raise InputError(
-                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
                 )
             saved = state["studies"]
             if len(pools) != len(saved):
@@ -241,7 +243,7 @@ class ZopoBatch:
             raise
         except Exception as error:  # it is of anyone's making: what it breaks is its own fault
             raise InputError(
-                f"state: damaged or not a state of this package ({shown(error, 200)})"
+                f"state: damaged or not a state of this package ({short_repr(error, 200)})"
             ) from error
         return batch
 
@@ -276,14 +278,14 @@ def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
         raise ConfigError(f"{name}: one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
         if not isinstance(item, kind):
-            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {shown(item)}")
+            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {short_repr(item)}")
     return many
 
 
 def _integers(name: str, value: Any) -> Indices:
     array = as_host_array(value, name)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {shown(value)}")
+        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {short_repr(value)}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # not what it wraps around to
     return np.ascontiguousarray(array, dtype=np.int64)

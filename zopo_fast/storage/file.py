@@ -11,30 +11,30 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from zopo_fast._utils.files import sync_folder
+from zopo_fast._utils.files import fsync_directory
 from zopo_fast.errors import StoreDamagedError, StoreError, StoreVersionError
 from zopo_fast.storage import schema
-from zopo_fast.storage.schema import APPLICATION, KEYS, is_whole, migrate
-from zopo_fast.storage.writer import Statement, typed
+from zopo_fast.storage.schema import APPLICATION_ID, KEY_COLUMNS, is_intact, migrate
+from zopo_fast.storage.writer import Statement, as_store_error
 
-PARTIAL = ".tmp"  # what a file is called until it is whole ends so
+PARTIAL_SUFFIX = ".tmp"  # what a file is called until it is whole ends so
 
 """What leads from each version of the schema to the next; the first from an empty file to version 1."""
 
 """The tables, and what their rows are in the order of."""
 
 
-def make(path: Path, statements: Sequence[Statement]) -> None:
+def create_file(path: Path, statements: Sequence[Statement]) -> None:
     """Make a study file that holds what these statements insert: as a whole, or not at all.
 
     Raises:
         StoreError: it is there already, or cannot be made.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}{PARTIAL}")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not is_nothing(target):  # where two come here at once, link() tells one
+        if not is_absent(target):  # where two come here at once, link() tells one
             raise StoreError(f"{path}: is there already")
         with closing(sqlite3.connect(partial, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = MEMORY")
@@ -63,16 +63,16 @@ def _put_in_place(partial: Path, target: Path, path: Path) -> None:
             raise StoreError(f"{path}: is there already") from None
         except OSError:  # a file system without links
             partial.replace(target)
-    sync_folder(target.parent)
+    fsync_directory(target.parent)
 
 
-def is_nothing(path: Path) -> bool:
+def is_absent(path: Path) -> bool:
     """Whether no study was ever there: no file, or an empty one without a log of writes beside it."""
     log = path.with_name(path.name + "-wal")
     return not path.exists() or (path.is_file() and not path.stat().st_size and not log.exists())
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def open_exclusive(path: Path) -> sqlite3.Connection:
     """Open a study file for this process alone, in autocommit mode, migrated to the present schema.
 
     The lock is SQLite's own, on the file: it ends with the process, however that ends.
@@ -122,7 +122,7 @@ def read_value(path: Path, name: str) -> Any:
     """A value kept in a study file, None where there is none, without looking at the rest of the file.
 
     Raises:
-        StoreVersionError, StoreDamagedError, StoreError: as `connect`, as far as it was looked at.
+        StoreVersionError, StoreDamagedError, StoreError: as `open_exclusive`, as far as it was looked at.
     """
     try:
         # Only what is there is opened: a study that is gone must not come back as an empty file.
@@ -135,14 +135,14 @@ def read_value(path: Path, name: str) -> Any:
         raise _explained(error, path) from error
     if row is None:
         return None
-    if not is_whole(row):
+    if not is_intact(row):
         raise StoreDamagedError(f"{path}: the file is damaged (its {name} is not as it was written)")
     return json.loads(row[1])
 
 
 def _explained(error: sqlite3.Error, path: Path) -> StoreError:
     """The typed error; where SQLite says "disk I/O error" of what may not be written, that."""
-    problem = typed(error, path)
+    problem = as_store_error(error, path)
     target = Path(os.path.realpath(path))
     wanted = [target.parent, *([target] if target.exists() else [])]
     if type(problem) is StoreError and not all(os.access(one, os.W_OK) for one in wanted):
@@ -167,7 +167,7 @@ def _recognise(connection: sqlite3.Connection, path: Path) -> None:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
         raise StoreError(f"{path}: holds no study; delete it to begin anew")
-    if application != APPLICATION:
+    if application != APPLICATION_ID:
         raise StoreError(f"{path}: a database of another program")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(schema.MIGRATIONS):
@@ -184,8 +184,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         found = " ".join("; ".join(problems).split())
         raise StoreDamagedError(f"{path}: the file is damaged ({found[:200]})")
     connection.text_factory = bytes
-    for table in KEYS:
-        broken = sum(not is_whole(row) for row in connection.execute(f"SELECT * FROM {table}"))
+    for table in KEY_COLUMNS:
+        broken = sum(not is_intact(row) for row in connection.execute(f"SELECT * FROM {table}"))
         if broken:
             raise StoreDamagedError(
                 f"{path}: the file is damaged ({broken} rows of its {table} are not as they were written)"

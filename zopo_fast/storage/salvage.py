@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zopo_fast.errors import StoreError
 from zopo_fast.storage import schema
-from zopo_fast.storage.schema import KEYS, is_whole, migrate
+from zopo_fast.storage.schema import KEY_COLUMNS, is_intact, migrate
 
 PAGE = 4096  # as every study file has it
 
@@ -63,7 +63,7 @@ def _attempt(path: Path, folder: Path, mended: bool) -> tuple[dict[str, int], Pa
             if not mended:
                 migrate(saved, target, upto=_version(damaged))
             saved.execute("BEGIN")
-            counts = {table: _copy(damaged, saved, table, key) for table, key in KEYS.items()}
+            counts = {table: _copy(damaged, saved, table, key) for table, key in KEY_COLUMNS.items()}
             saved.execute("COMMIT")
         counts["config"] = saved.execute("SELECT count(*) FROM study WHERE name = 'config'").fetchone()[0]
     return counts, target
@@ -96,7 +96,7 @@ def _copy(damaged: sqlite3.Connection, saved: sqlite3.Connection, table: str, ke
     for direction in ("ASC",) if table == "events" else ("ASC", "DESC"):
         try:
             for row in damaged.execute(f"SELECT * FROM {table} ORDER BY {key} {direction}"):
-                if not is_whole(row) or (table == "events" and row[0] != count + 1):
+                if not is_intact(row) or (table == "events" and row[0] != count + 1):
                     if table == "events":
                         return count
                     continue

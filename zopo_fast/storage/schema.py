@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zopo_fast.errors import StoreError
-from zopo_fast.storage.writer import Statement, typed
+from zopo_fast.storage.writer import Statement, as_store_error
 
 
 def insert(table: str, *values: object, verb: str = "INSERT") -> Statement:
@@ -32,12 +32,12 @@ def checksum(values: Sequence[object]) -> int:
     return crc
 
 
-def is_whole(row: Sequence[object]) -> bool:
+def is_intact(row: Sequence[object]) -> bool:
     """Whether a row, with texts in UTF-8, is as it was written."""
     return row[-1] == checksum(row[:-1])
 
 
-def as_json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON text; ASCII, so that half a surrogate pair, as a model may answer, is kept too."""
     try:
         return json.dumps(value)
@@ -45,7 +45,7 @@ def as_json(value: Any) -> str:
         raise StoreError(f"cannot be kept as JSON: {error}") from error
 
 
-APPLICATION = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
+APPLICATION_ID = 0x5A4F504F  # "ZOPO", by which SQLite files of this package are known
 
 # The last column of each table is the checksum of the others (store_rows.py). No semicolon but at the ends.
 MIGRATIONS: list[str] = [
@@ -69,7 +69,7 @@ MIGRATIONS: list[str] = [
     """,
 ]
 
-KEYS = {
+KEY_COLUMNS = {
     "study": "name", "pool": "idx", "arrays": "rowid", "events": "seq", "answers": "id", "trials": "number",
     "charges": "id",
 }  # fmt: skip
@@ -90,11 +90,11 @@ def migrate(
                 connection.execute(statement)
         for sql, values in more:
             connection.execute(sql, values)
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {last}")
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         with suppress(sqlite3.Error):
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-        raise typed(error, path) from error
+        raise as_store_error(error, path) from error

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.storage.file import connect, make
-from zopo_fast.storage.schema import as_json, insert
-from zopo_fast.storage.writer import Statement, Writer, typed
+from zopo_fast.storage.file import create_file, open_exclusive
+from zopo_fast.storage.schema import insert, to_json
+from zopo_fast.storage.writer import Statement, Writer, as_store_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +47,7 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+@public
 class Store:
     """One study file, open for this process alone; close it, or use it in a `with` block.
 
@@ -72,11 +74,11 @@ class Store:
         Raises:
             StoreError: it is there already, or cannot be made.
         """
-        cls.make(path, config, pool)
+        cls.create_closed(path, config, pool)
         return cls.open(path)
 
     @classmethod
-    def make(
+    def create_closed(
         cls,
         path: str | Path,
         config: Mapping[str, Any],
@@ -84,11 +86,11 @@ class Store:
         arrays: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         """Make a study file as `create` does, with these arrays too, and leave it closed."""
-        rows = [insert("study", "config", as_json(dict(config)))]
+        rows = [insert("study", "config", to_json(dict(config)))]
         rows += [] if pool is None else _pool_rows(pool)
         for name, array in (arrays or {}).items():
             rows += _array_rows(name, array)
-        make(Path(path), rows)
+        create_file(Path(path), rows)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -98,7 +100,7 @@ class Store:
             StoreBusyError: it is open elsewhere. StoreVersionError: made by a newer version.
             StoreDamagedError: damaged; says what could be saved. StoreError: missing, or not a study.
         """
-        return cls(Path(path), connect(Path(path)))
+        return cls(Path(path), open_exclusive(Path(path)))
 
     # ---- settings, pool, arrays --------------------------------------------------------------------
 
@@ -117,9 +119,9 @@ class Store:
 
     def put(self, name: str, value: Any) -> None:
         """Keep JSON values under a name."""
-        self._writer.submit(insert("study", name, as_json(value), verb=_AGAIN))
+        self._writer.submit(insert("study", name, to_json(value), verb=_AGAIN))
 
-    def keep_pool(self, pool: Pool) -> None:
+    def put_pool(self, pool: Pool) -> None:
         """Keep the prompts, with their counts and prior scores."""
         self._writer.submit(("DELETE FROM pool", ()), *_pool_rows(pool))
 
@@ -136,7 +138,7 @@ class Store:
         except (ZopoError, TypeError) as error:
             raise StoreDamagedError(f"{self.path}: its pool cannot be read: {error}") from error
 
-    def keep_array(self, name: str, array: NDArray[Any]) -> None:
+    def put_array(self, name: str, array: NDArray[Any]) -> None:
         """Keep an array under a name."""
         self._writer.submit(("DELETE FROM arrays WHERE name = ?", (name,)), *_array_rows(name, array))
 
@@ -157,15 +159,20 @@ class Store:
 
     def append(self, kind: str, data: Mapping[str, Any]) -> int:
         """Add an entry to the log; return its number. Raises the StoreError of an earlier write."""
-        self._writer.submit(insert("events", self._seq + 1, kind, as_json(data)))
+        self._writer.submit(insert("events", self._seq + 1, kind, to_json(data)))
         self._seq += 1
         return self._seq
 
-    def append_all(self, events: Iterable[Event]) -> None:
+    def merge_events(self, events: Iterable[Event]) -> None:
         """Add entries that have their numbers; those that are there already are passed over."""
-        rows = [(event.seq, event.kind, as_json(event.data)) for event in events]
+        rows = [(event.seq, event.kind, to_json(event.data)) for event in events]
         self._writer.submit(*(insert("events", *row, verb="INSERT OR IGNORE") for row in rows))
         self._seq = max([self._seq, *(row[0] for row in rows)])
+
+    def rewind(self, seq: int) -> None:
+        """Delete the entries of the log after number `seq`; answers, trials and charges stay."""
+        self._writer.submit(("DELETE FROM events WHERE seq > ?", (seq,)))
+        self._seq = min(self._seq, seq)
 
     def events(self) -> Iterator[Event]:
         """The log, in order."""
@@ -173,7 +180,7 @@ class Store:
             yield Event(seq, kind, self._parsed(data))
 
     @property
-    def last(self) -> int:
+    def last_seq(self) -> int:
         """Number of the last entry; 0 before there is one."""
         return self._seq
 
@@ -182,7 +189,7 @@ class Store:
     def add_answer(self, key: bytes, role: str, answer: Answer) -> None:
         """Keep a model's answer."""
         # Not by asdict(), which takes longer than all the rest.
-        data = as_json(
+        data = to_json(
             {"text": answer.text, "usage": vars(answer.usage), "finish_reason": answer.finish_reason}
         )
         self._writer.submit(insert("answers", self._answers + 1, key, role, data))
@@ -211,7 +218,7 @@ class Store:
             number: of the trial, from 1.
             trial: its fields, as JSON values.
         """
-        self._writer.submit(insert("trials", number, as_json(trial), verb=_AGAIN))
+        self._writer.submit(insert("trials", number, to_json(trial), verb=_AGAIN))
 
     def trials(self) -> list[dict[str, Any]]:
         """The trials as JSON values, by number."""
@@ -264,7 +271,7 @@ class Store:
                 raise
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Be the one run that uses this object; StoreBusyError where there is one."""
         if self._used:
             raise StoreBusyError(f"{self.path}: another run of this process uses this study")
@@ -281,7 +288,7 @@ class Store:
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise typed(error, self.path) from error
+            raise as_store_error(error, self.path) from error
 
     def _one(self, sql: str, *values: object) -> Any:
         rows = self._all(sql, *values)
@@ -307,7 +314,7 @@ def _close(writer: Writer) -> None:
 
 def _array_rows(name: str, array: NDArray[Any]) -> list[Statement]:
     array = np.ascontiguousarray(array)
-    data, shape = array.reshape(-1).view(np.uint8), as_json(array.shape)
+    data, shape = array.reshape(-1).view(np.uint8), to_json(array.shape)
     return [
         insert("arrays", name, i, array.dtype.str, shape, data[start : start + _PART].tobytes())
         for i, start in enumerate(range(0, max(1, len(data)), _PART))
@@ -317,7 +324,7 @@ def _array_rows(name: str, array: NDArray[Any]) -> list[Statement]:
 def _pool_rows(pool: Pool) -> list[Statement]:
     return [
         insert(
-            "pool", i, as_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
+            "pool", i, to_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
         )
         for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True))
     ]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
 
 Statement = tuple[str, Sequence[object]]
-MOST = 4096  # entries of one transaction
+MAX_GROUP = 4096  # entries of one transaction
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Writer:
                 try:
                     self._commit(entries)
                 except sqlite3.Error as error:
-                    self._error = typed(error, self._path)
+                    self._error = as_store_error(error, self._path)
                 except Exception as error:  # such as a number of more than 64 bits: whoever waits has to hear
                     self._error = StoreError(f"{self._path}: could not be written: {error!r}")
             for entry in entries:
@@ -122,7 +122,7 @@ class Writer:
         entry = self._queue.get()
         while entry is not None:
             entries.append(entry)
-            if len(entries) == MOST:
+            if len(entries) == MAX_GROUP:
                 return entries, False
             try:
                 entry = self._queue.get_nowait()
@@ -153,7 +153,7 @@ class Writer:
         self._unsynced = not durable
 
 
-def typed(error: Exception, path: object) -> StoreError:
+def as_store_error(error: Exception, path: object) -> StoreError:
     """The error of this package that says what SQLite's means."""
     said = str(error)
     name = getattr(error, "sqlite_errorname", "")  # of Python 3.11

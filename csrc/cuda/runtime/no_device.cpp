@@ -1,4 +1,4 @@
-// A build without the CUDA engine.
+// A build without the CUDA engine; CMakeLists.txt sets ZOPO_NO_CUDA to the reason.
 #include "base/error.hpp"
 #include "cuda/runtime/device.hpp"
 
@@ -6,10 +6,7 @@ namespace zopo {
 
 int cuda_device_count() { return 0; }
 
-std::string cuda_status() {
-  return "this build has the CPU engine only: no CUDA compiler (nvcc) was found when it was made, "
-         "or ZOPO_CUDA=OFF";
-}
+std::string cuda_status() { return "this build has the CPU engine only: " ZOPO_NO_CUDA; }
 
 void require_cuda(int) { throw DeviceError("no CUDA device: " + cuda_status()); }
 

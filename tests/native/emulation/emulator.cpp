@@ -62,7 +62,9 @@ struct Memory {
   std::size_t taken = 0;
   bool open = false;
 
-  std::size_t total() const { return static_cast<std::size_t>(setting("ZOPO_EMULATE_MEMORY", 4L << 30)); }
+  std::size_t total() const {
+    return static_cast<std::size_t>(setting("ZOPO_EMULATE_MEMORY", 4L << 30));
+  }
 
   void protect(bool accessible) {
     if (open == accessible) return;
@@ -149,7 +151,7 @@ struct Fiber {
     const void* from;
     std::size_t bytes, valid;
   };
-  std::vector<Copy> open;               // asynchronous copies not committed yet
+  std::vector<Copy> open;                // asynchronous copies not committed yet
   std::deque<std::vector<Copy>> groups;  // committed, not waited for
 #if defined(__x86_64__)
   void* stack_pointer = nullptr;
@@ -235,8 +237,8 @@ void prepare(Fiber& f, std::size_t i) {
   unsigned char* base = stack(i);
 #if defined(__x86_64__)
   auto** top = reinterpret_cast<void**>(base + kStack);
-  *--top = nullptr;                            // aligned as after a call
-  *--top = reinterpret_cast<void*>(&start);    // where `ret` goes
+  *--top = nullptr;                          // aligned as after a call
+  *--top = reinterpret_cast<void*>(&start);  // where `ret` goes
   for (int r = 0; r < 6; ++r) *--top = nullptr;
   f.stack_pointer = top;
 #else
@@ -281,7 +283,10 @@ struct Shared {  // of one block, ending at a closed page
   }
   void clear() const { std::memset(start, kFill, mapped); }
   ~Shared() { munmap(start, mapped + kPage); }
-  Shared(Shared&& o) noexcept : start(o.start), data(o.data), mapped(o.mapped) { o.start = nullptr; o.mapped = 0; }
+  Shared(Shared&& o) noexcept : start(o.start), data(o.data), mapped(o.mapped) {
+    o.start = nullptr;
+    o.mapped = 0;
+  }
   Shared(const Shared&) = delete;
 };
 
@@ -306,12 +311,14 @@ void run_groups(std::vector<Group>& groups) {
       enter(f);
       if (f.done) --live;
     }
-    if (progress == before) fail("deadlock: threads wait for a barrier or a warp that not all of them reach");
+    if (progress == before)
+      fail("deadlock: threads wait for a barrier or a warp that not all of them reach");
   }
   running = nullptr;
 }
 
-void run(dim3 grid, dim3 block, std::size_t bytes, bool cooperative, const std::function<void()>& work) {
+void run(dim3 grid, dim3 block, std::size_t bytes, bool cooperative,
+         const std::function<void()>& work) {
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
   emulate::now.block_size = block;
@@ -434,7 +441,9 @@ int block_barrier_count(int predicate) {
 }
 void block_barrier() { block_barrier_count(0); }
 
-int lane() { return static_cast<int>(static_cast<std::size_t>(running - running->group->fibers.data()) % 32); }
+int lane() {
+  return static_cast<int>(static_cast<std::size_t>(running - running->group->fibers.data()) % 32);
+}
 
 Exchanged exchange(unsigned mask, const void* mine, std::size_t bytes) {
   if (bytes > 128) fail("an exchange of more than 128 bytes");
@@ -463,7 +472,8 @@ Exchanged exchange(unsigned mask, const void* mine, std::size_t bytes) {
 }
 
 void copy_async(void* to, const void* from, std::size_t bytes, std::size_t valid) {
-  if (reinterpret_cast<std::uintptr_t>(to) % bytes || (valid && reinterpret_cast<std::uintptr_t>(from) % bytes))
+  if (reinterpret_cast<std::uintptr_t>(to) % bytes ||
+      (valid && reinterpret_cast<std::uintptr_t>(from) % bytes))
     fail("an asynchronous copy of " + std::to_string(bytes) + " bytes that is not aligned to them");
   running->open.push_back({to, from, bytes, valid});
 }
@@ -485,9 +495,11 @@ cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t share
   if (threads == 0 || threads > 1024 || grid.y > 65535 || grid.z > 65535 || grid.x == 0)
     return cudaErrorInvalidConfiguration;
   const auto limit = shared_limits().find(kernel);
-  const std::size_t allowed = limit == shared_limits().end() ? 48 * 1024 : static_cast<std::size_t>(limit->second);
+  const std::size_t allowed =
+      limit == shared_limits().end() ? 48 * 1024 : static_cast<std::size_t>(limit->second);
   if (shared > allowed) return cudaErrorInvalidValue;
-  if (cooperative && std::size_t{grid.x} * grid.y * grid.z > 8) return cudaErrorLaunchOutOfResources;
+  if (cooperative && std::size_t{grid.x} * grid.y * grid.z > 8)
+    return cudaErrorLaunchOutOfResources;
   push([=, w = std::move(work)] { run(grid, block, shared, cooperative, w); });
   return cudaSuccess;
 }
@@ -502,7 +514,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
   *count = devices();
   return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
-cudaError_t cudaGetDevice(int* ordinal) { *ordinal = current; return cudaSuccess; }
+cudaError_t cudaGetDevice(int* ordinal) {
+  *ordinal = current;
+  return cudaSuccess;
+}
 cudaError_t cudaSetDevice(int ordinal) {
   if (ordinal < 0 || ordinal >= devices()) return cudaErrorInvalidDevice;
   current = ordinal;
@@ -518,28 +533,54 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrCooperativeLaunch: *value = 1; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 228 * 1024; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 227 * 1024; break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      break;
+    case cudaDevAttrCooperativeLaunch:
+      *value = 1;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = 228 * 1024;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = 227 * 1024;
+      break;
   }
   return cudaSuccess;
 }
-cudaError_t cudaDriverGetVersion(int* version) { *version = 13000; return cudaSuccess; }
-cudaError_t cudaRuntimeGetVersion(int* version) { *version = 13000; return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t e) {
   switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorLaunchOutOfResources: return "too many blocks in a cooperative launch";
-    default: return "an error";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorLaunchOutOfResources:
+      return "too many blocks in a cooperative launch";
+    default:
+      return "an error";
   }
 }
 const char* cudaGetErrorName(cudaError_t e) {
@@ -589,22 +630,26 @@ cudaError_t cudaFreeHost(void* p) {
   std::free(p);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
   LOCKED;
   if (memory().of(from) || is_pinned(from)) {
     push([=] { move(to, from, bytes); });
   } else {  // read before the call returns
     const auto* p = static_cast<const unsigned char*>(from);
-    push([to, kept = std::vector<unsigned char>(p, p + bytes)] { move(to, kept.data(), kept.size()); });
+    push([to, kept = std::vector<unsigned char>(p, p + bytes)] {
+      move(to, kept.data(), kept.size());
+    });
   }
   return cudaSuccess;
 }
-cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t s) {
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
+                              std::size_t from_pitch, std::size_t width, std::size_t height,
+                              cudaMemcpyKind kind, cudaStream_t s) {
   LOCKED;
   for (std::size_t i = 0; i < height; ++i)
-    cudaMemcpyAsync(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch,
-                    width, kind, s);
+    cudaMemcpyAsync(static_cast<char*>(to) + i * to_pitch,
+                    static_cast<const char*>(from) + i * from_pitch, width, kind, s);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t) {
@@ -620,8 +665,9 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   LOCKED;
   const Block* block = memory().of(p);
   a->device = block ? block->device : 0;
-  a->type = block ? cudaMemoryTypeDevice
-                           : is_pinned(p) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+  a->type = block          ? cudaMemoryTypeDevice
+            : is_pinned(p) ? cudaMemoryTypeHost
+                           : cudaMemoryTypeUnregistered;
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
@@ -632,14 +678,39 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
   delete s;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { LOCKED; drain(); return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  LOCKED;
+  drain();
+  return cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { LOCKED; drain(); return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = new EmulatedEvent; return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t e) { delete e; return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) { LOCKED; e->at = enqueued; return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { LOCKED; drain(); return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t e) { LOCKED; return executed >= e->at ? cudaSuccess : cudaErrorNotReady; }
+cudaError_t cudaDeviceSynchronize() {
+  LOCKED;
+  drain();
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  *e = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete e;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+  LOCKED;
+  e->at = enqueued;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  LOCKED;
+  drain();
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  LOCKED;
+  return executed >= e->at ? cudaSuccess : cudaErrorNotReady;
+}
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   LOCKED;
   if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {
