@@ -1,6 +1,6 @@
 """Our default search written plainly over an engine of a peer: what a step costs on other libraries.
 
-The decisions are zopo_fast's (local_search.py), without pending candidates; model and pool are the
+The decisions are zopo_fast's (search/gradient.py), without pending candidates; model and pool are the
 engine's: K is kept and grows by a row, the Cholesky factor is made anew, the projection is one product over
 the pool. With the same seeds it asks what zopo_fast asks.
 """
