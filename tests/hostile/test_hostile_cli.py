@@ -43,7 +43,7 @@ def run(*args: str) -> tuple[int, str]:
     out = io.StringIO()
     argv, sys.argv = sys.argv, ["zopo-fast", *args]
     try:
-        with time_limit(30), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        with time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             cli.main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0

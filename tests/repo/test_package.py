@@ -13,7 +13,7 @@ import pytest
 import zopo_fast as zf
 
 PACKAGE = Path(zf.__file__).parent
-HEAVY = ("torch", "aiohttp", "tiktoken", "tenacity", "click", "tqdm", "xllamacpp", "matplotlib", "asyncio")
+HEAVY = ("torch", "aiohttp", "tiktoken", "click", "tqdm", "xllamacpp", "matplotlib", "asyncio")
 
 
 def loaded_after(statements: str) -> set[str]:
