@@ -28,7 +28,7 @@ BASE: dict[str, list[str]] = {
     "generate": ["generate", "t.jsonl", "--how", "compose", "-n", "3", "--out", "new.jsonl"],
     "bench": ["bench", "--list"],
 }
-ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 # What the parameters of one command are, without those that would make it do something else than end soon.
 KEPT_OUT = {"dry_run", "how", "help"}
 

@@ -28,7 +28,7 @@ from zopo_fast.scoring import metrics
 from zopo_fast.tasks import readers as task_files, template
 
 SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment.jsonl"
-ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def toml(path: Path) -> Any:
