@@ -85,8 +85,8 @@ def _batch(
     for _ in range(first):
         indices = batch.ask()
         batch.tell(indices, scores[every, indices])
-    ask: Callable[[], Any] = (lambda: batch._studies.ask(every)) if native else batch.ask
-    tell: Callable[[Any, Any], Any] = batch._studies.tell if native else batch.tell
+    ask: Callable[[], Any] = (lambda: batch._searches.ask(every)) if native else batch.ask
+    tell: Callable[[Any, Any], Any] = batch._searches.tell if native else batch.tell
     samples = []
     for _ in range(steps + 1):
         start = time.perf_counter()

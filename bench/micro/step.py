@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 import zopo_fast as zf
 from zopo_fast.search.config import Search
-from zopo_fast.search.gradient import Surrogate
-from zopo_fast.search.improvement import NUGGETS, RegionSearch
+from zopo_fast.search.gradient import GradientModel
+from zopo_fast.search.improvement import NUGGETS, ImprovementSearch
 
 from .. import peers
 from ..common import limits, machine
@@ -38,8 +38,8 @@ OURS, GRADIENT = "zopo_fast", "zopo_fast, gradient"
 SEARCHES: dict[str, Search] = {OURS: "improvement", GRADIENT: "gradient"}
 # Rare events that slow a step down, and their names in the figures.
 SELDOM: dict[str, tuple[type, str, str]] = {
-    OURS: (RegionSearch, "_build", "building_the_region"),
-    GRADIENT: (Surrogate, "_refresh", "choosing_the_noise"),
+    OURS: (ImprovementSearch, "_build", "building_the_region"),
+    GRADIENT: (GradientModel, "_refresh", "choosing_the_noise"),
 }
 PEERS = ("published", "torch_closed", "numpy_closed", "gpytorch_peer")
 STARTS = (40, 80, 120, 160)  # first steps of a slow peer's few samples, in turn
@@ -259,7 +259,7 @@ def _counts(settings: Settings) -> dict[str, dict[str, float]]:
             count += 1
         return count
 
-    with counting(RegionSearch, "_build") as builds, counting(RegionSearch, "_refresh") as units:
+    with counting(ImprovementSearch, "_build") as builds, counting(ImprovementSearch, "_refresh") as units:
         found: dict[str, dict[str, float]] = {OURS: {"asks": asks(OURS)}}
     found[OURS] |= {"regions_built": builds[0], "score_units_taken_anew": units[0]}
 
@@ -270,8 +270,8 @@ def _counts(settings: Settings) -> dict[str, dict[str, float]]:
 
     total: list[int] = [0]
     with (
-        counting(Surrogate, "uncertainty_at", note) as evaluations,
-        counting(Surrogate, "_refresh") as refreshes,
+        counting(GradientModel, "uncertainty_at", note) as evaluations,
+        counting(GradientModel, "_refresh") as refreshes,
     ):
         count = asks(GRADIENT, lambda: total.append(evaluations[0]))
     of_each = [after - before for before, after in pairwise(total)]

@@ -20,7 +20,7 @@ from device_tools import (
 
 import zopo_fast as zf
 from zopo_fast import _core
-from zopo_fast.gp.cuda_arrays import on_device
+from zopo_fast.gp.cuda_arrays import device_call
 
 A = np.arange(12.0).reshape(3, 4)
 
@@ -257,13 +257,13 @@ def test_the_first_entry_that_is_not_finite(size: int, dtype: Any, value: float)
 @pytest.mark.cuda
 def test_host_and_device_are_not_mixed() -> None:
     there = zf.to_device(A)
-    assert on_device({"X": A, "Y": [1.0]}) is None
+    assert device_call({"X": A, "Y": [1.0]}) is None
     with pytest.raises(zf.DeviceError, match=r"mixed devices: X is on cuda:0, y on the host"):
-        on_device({"X": there, "y": A})
+        device_call({"X": there, "y": A})
     with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, the process on the host"):
-        on_device({"X": there}, "the process", None)
+        device_call({"X": there}, "the process", None)
     with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, the process on cuda:1"):
-        on_device({"X": there}, "the process", 1)
+        device_call({"X": there}, "the process", 1)
     with pytest.raises(zf.DeviceError, match=r"x: the array is on cuda:0, a host array is needed"):
         zf.NTK.random(4).gradient_prior_trace(there)
 
@@ -272,14 +272,14 @@ def test_host_and_device_are_not_mixed() -> None:
 def test_two_devices() -> None:
     script = """
 import numpy as np, zopo_fast as zf
-from zopo_fast.gp.device import on_device
+from zopo_fast.gp.cuda_arrays import device_call
 a, b = zf.to_device(np.ones(3), "cuda:0"), zf.to_device(np.full(3, 2.0), "cuda:1")
 assert (a.device, b.device, b.__dlpack_device__()) == ("cuda:0", "cuda:1", (2, 1))
 assert zf.to_device(b, "cuda:1") is b and b.numpy()[0] == 2.0
 class Interface:
     __cuda_array_interface__ = b.__cuda_array_interface__
 assert zf.to_device(Interface(), "cuda:1").device == "cuda:1"
-for f in (lambda: on_device({"X": a, "Y": b}), lambda: zf.to_device(b), lambda: zf.to_device(a, "cuda:2")):
+for f in (lambda: device_call({"X": a, "Y": b}), lambda: zf.to_device(b), lambda: zf.to_device(a, "cuda:2")):
     try: f()
     except zf.DeviceError as error: print(error)
     else: print("taken")
@@ -311,7 +311,7 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", fake_torch(stream))
     tensor = FakeTensor(zf.to_device(A))
-    call = on_device({"X": tensor})
+    call = device_call({"X": tensor})
     assert call is not None
     assert (call.stream, tensor.asked, call.arrays[0].stream) == (expected, [expected], expected)
     back = call.finish(call.arrays[0])
@@ -322,7 +322,7 @@ def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.
 @pytest.mark.cuda
 def test_results_of_other_libraries_are_ours() -> None:
     for given in (zf.to_device(A), Foreign(zf.to_device(A)), Interface(zf.to_device(A))):
-        call = on_device({"X": given})
+        call = device_call({"X": given})
         assert call is not None
         assert isinstance(call.finish(call.arrays[0]), zf.CudaArray)
         assert len(call.finish(*call.arrays * 2)) == 2
@@ -341,7 +341,7 @@ def test_who_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (tensor, tensor, False), (tensor, ours, False), (tensor, foreign, True), (foreign, foreign, True),
     ):  # fmt: skip
         waited.clear()
-        call = on_device({"X": X, "Y": Y})
+        call = device_call({"X": X, "Y": Y})
         assert call is not None
         call.finish(call.arrays[0])
         assert waited == [(0, 1)] * waits
@@ -354,7 +354,7 @@ def test_a_library_that_will_not_give_its_memory() -> None:
             raise BufferError("use tensor.detach()")
 
     with pytest.raises(zf.ArrayError, match=r"X: cannot be taken without a copy \(use tensor.detach\(\)\)"):
-        on_device({"X": Stubborn(zf.to_device(A))})
+        device_call({"X": Stubborn(zf.to_device(A))})
 
 
 def test_torch_is_asked_for_where_it_is_needed() -> None:

@@ -25,7 +25,7 @@ def made(p: Problem) -> tuple[_core.LocalGradient, np.ndarray]:
     """The observations and the query points are the candidates, as they are."""
     E, d = np.concatenate([p.X, p.Q]), p.X.shape[1]
     pool = _core.Pool(E, np.zeros(d), np.ones(d))
-    return _core.LocalGradient(zf.NTK(p.W, p.b)._network, pool), E
+    return _core.LocalGradient(zf.NTK(p.W, p.b).network, pool), E
 
 
 def assert_gradient(local: _core.LocalGradient, p: Problem, x: np.ndarray) -> None:

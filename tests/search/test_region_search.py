@@ -433,7 +433,7 @@ def test_exact_scores_are_believed() -> None:
         opt.tell(i, float(f[i]))
     model, search = model_of(opt), search_of(opt)
     for i in opt._seen.indices:
-        assert model[i][0] == pytest.approx(search._emphasised(float(f[i])), abs=0.02)
+        assert model[i][0] == pytest.approx(search._transform.value(float(f[i])), abs=0.02)
         assert model[(i + 40) % 80][0] == pytest.approx(model[i][0], abs=0.02)
 
 

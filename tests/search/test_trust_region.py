@@ -16,8 +16,8 @@ SEARCHES = ["improvement", "thompson"]
 
 
 def told(region: TrustRegion, seen: Observations, index: int, value: float, inside: list[int]) -> bool:
-    seen.set(index, value, None)
-    return region.told(seen, index, lambda: inside)
+    seen.record(index, value, None)
+    return region.update(seen, index, lambda: inside)
 
 
 def test_trust_region_grows_shrinks_and_moves() -> None:
@@ -44,8 +44,8 @@ def test_trust_region_grows_shrinks_and_moves() -> None:
 def test_an_abandoned_trust_region_restarts_at_another_local_optimum() -> None:
     region, seen = TrustRegion(8, 1), Observations()
     told(region, seen, 0, 5.0, [])
-    seen.set(50, 3.0, None)
-    seen.set(60, 4.0, None)
+    seen.record(50, 3.0, None)
+    seen.record(60, 4.0, None)
     moved = [told(region, seen, k, 1.0, [0, 1, 2, 3]) for k in (1,)]
     assert moved == [True]  # below the smallest: the best prompt that lies outside
     assert (region.center, region.size) == (60, 8)
