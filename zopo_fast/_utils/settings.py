@@ -46,6 +46,7 @@ def described(
     maximum: float | None = None,
     below: float | None = None,
     default_text: str | None = None,
+    may_change: bool = False,
 ) -> dict[str, Any]:
     """Return the metadata of a field that declares a setting without a plain default.
 
@@ -56,9 +57,10 @@ def described(
         maximum: Greatest value; `MAX_COUNT` unless an integer states another.
         below: Bound above the greatest value.
         default_text: Meaning of the default, where its value does not say it.
+        may_change: Whether a resumed study accepts another value.
     """
     details = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
-    return {_KEY: {"help": help, "default_text": default_text, **details}}
+    return {_KEY: {"help": help, "default_text": default_text, "may_change": may_change, **details}}
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Setting:
     maximum: float | None
     below: float | None
     default_text: str | None
+    may_change: bool
 
     def checked(self, value: Any, name: str) -> Any:
         """Return the value as the setting's type.

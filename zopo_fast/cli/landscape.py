@@ -11,16 +11,15 @@ import click
 
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import short_repr
-from zopo_fast.cli.optimize_runner import EXIT_INTERRUPTED
+from zopo_fast.cli.group import EXIT_INTERRUPTED
 from zopo_fast.cli.options import (
-    FILE,
     dry_run_options,
     embedder_option,
     judge_options,
     model_options,
     task_options,
 )
-from zopo_fast.cli.params import FiniteRange
+from zopo_fast.cli.params import FILE, FiniteRange
 from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import (
     JudgeSettings,
@@ -118,7 +117,7 @@ class _Command:
             self.pool.prompts,
             RunConfig(budget=len(self.pool), heldout=False, rubric=self.rubric),
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.longest_answer(),
+            max_tokens=self.model.max_answer_tokens(),
             embed=len(self.pool) if embedder.startswith("endpoint:") else 0,
             prices=prices_of(self.options),
         )

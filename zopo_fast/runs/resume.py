@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.llm.types import Usage
 from zopo_fast.storage.file import is_absent
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-
-# What may differ between a run and the one that it goes on from: no ask depends on it.
-_FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")
 
 
 @contextmanager
@@ -68,7 +66,8 @@ def identity(
     task: Task | Callable[[str], Any], pool: Pool, config: RunConfig, llm: Any, judge: Any
 ) -> dict[str, Any]:
     """All that the asks of a run depend on, as JSON values; texts as their hash."""
-    settings = {k: v for k, v in asdict(config).items() if k not in _FREE}
+    declarations = declared(type(config))
+    settings = {k: v for k, v in asdict(config).items() if not declarations[k].may_change}
     settings["search"] = config.search.to_dict()
     return {
         "task": _task(task),
