@@ -107,7 +107,7 @@ serve-long: $(VENV)/installed
 
 # Runs cut off at every turn of the event loop; `make test` cuts off some fifty.
 cancel: $(VENV)/installed
-	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/process/test_embedding.py -k cut_off --timeout=900
+	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/process/test_embedding.py -k cancelled --timeout=900
 
 clean:
 	rm -rf $(VENV) build

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import zopo_fast as zf
+from zopo_fast.gp.ntk import GramPrecision
 
 from .. import peers
 from ..common import limits
@@ -18,7 +19,7 @@ QUESTION = "How fast is the kernel matrix on the GPU, beside PyTorch's matrix pr
 N, DIM, WIDTH, DEPTH = 8192, 768, 32, 2
 SETS = 3  # of points, in turn
 # Ours, PyTorch's type of the same inputs, the product whose rate it is held to.
-PRECISIONS = {
+PRECISIONS: dict[GramPrecision, Any] = {
     "float64": (torch.float64, "float64"),
     "float32": (torch.float32, "float32"),
     "tf32x3": (torch.float32, "tf32"),
@@ -52,7 +53,7 @@ def _compare(
     kernel: zf.NTK,
     X: Any,
     Y: Any | None,
-    precision: str,
+    precision: GramPrecision,
 ) -> None:
     dtype, arithmetic = PRECISIONS[precision]
     n, dim = X[0].shape

@@ -21,8 +21,7 @@ from gpytorch.models import ExactGP
 from torch import Tensor
 
 from .local import LocalSearchPeer
-from .torch_closed import Network
-from .torch_closed import _Engine as TorchEngine
+from .torch_closed import Network, _Engine as TorchEngine
 
 BLOCK = 256  # points a call: larger blocks cost more a point, by their joint covariance
 

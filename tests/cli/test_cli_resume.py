@@ -27,11 +27,11 @@ from cli_tools import (
     ended,
     read_lines,
     serving,
-    until,
 )
 from fake_server import FakeServer, Request, key_of, ok, slow, status
 from resume_tools import events
 from server_behaviours import only_first
+from time_tools import until
 
 import zopo_fast as zf
 from zopo_fast.cli.group import cli
@@ -54,7 +54,7 @@ def interrupt(bench: Bench, *more: str, by: int = signal.SIGKILL, answered: int 
             until(lambda: rows_in_log(bench, b'score{"prompt": ') >= answered)
         finally:
             process.send_signal(by)
-            done = ended(process, 20)
+            done = ended(process)
         return done, server.answered.copy()
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_tools import HUGE, arrays, damaged, numbers, typed
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 import zopo_fast as zf
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_tools import NASTY, damaged, json_values, texts, typed
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from time_tools import time_limit
 from yarl import URL
 

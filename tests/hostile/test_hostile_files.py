@@ -16,8 +16,7 @@ from typing import Any
 import click
 import pytest
 from hostile_tools import NASTY, json_values, numbers, texts, typed
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from time_tools import time_limit
 
 import zopo_fast as zf
@@ -26,8 +25,7 @@ from zopo_fast.cli.params import from_toml
 from zopo_fast.cli.settings import text_or_file
 from zopo_fast.prompts import generate
 from zopo_fast.scoring import metrics
-from zopo_fast.tasks import readers as task_files
-from zopo_fast.tasks import template
+from zopo_fast.tasks import readers as task_files, template
 
 SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment.jsonl"
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

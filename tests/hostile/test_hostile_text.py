@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 from hostile_tools import NASTY, json_values, texts, typed
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from time_tools import time_limit
 
 import zopo_fast as zf
@@ -166,7 +165,7 @@ def test_the_judges_message_expands_nothing_twice() -> None:
     sent: list[str] = []
 
     class Model:
-        async def chat(self, messages: Any) -> Answer:
+        async def chat(self, messages: Any, **_: Any) -> Answer:
             sent.append(messages[0]["content"])
             return Answer("Score: 5", Usage())
 

@@ -8,8 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from zopo_fast.errors import (
     ConfigError,
@@ -17,7 +16,7 @@ from zopo_fast.errors import (
     StoreFullError,
 )
 from zopo_fast.llm.budget import Account
-from zopo_fast.llm.limits import Hold, Limits, Prices
+from zopo_fast.llm.limits import Limits, Prices, Reservation
 from zopo_fast.llm.types import Usage
 
 PRICES = Prices(prompt=1e6, completion=2e6)  # one and two a token
@@ -335,4 +334,4 @@ def test_limits_hold_whatever_becomes_of_64_calls_at_once(seed: int, calls: int,
 
 
 def test_a_hold_says_what_it_is() -> None:
-    assert Hold("a", 1, 2, 3, 0.5).tokens == 5
+    assert Reservation("a", 1, 2, 3, 0.5).tokens == 5

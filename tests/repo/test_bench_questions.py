@@ -15,9 +15,7 @@ import pytest
 
 from zopo_fast.bench.common import machine
 from zopo_fast.bench.common.harness import Settings
-from zopo_fast.bench.micro import driver as bench_driver
-from zopo_fast.bench.micro import import_time as bench_import
-from zopo_fast.bench.micro import pool as bench_pool
+from zopo_fast.bench.micro import driver as bench_driver, import_time as bench_import, pool as bench_pool
 
 QUICK = Settings(quick=True, seconds=0.01)
 

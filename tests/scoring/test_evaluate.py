@@ -28,7 +28,7 @@ class Model:
         self.asked: list[str] = []
         self.running = self.most = self.cancelled = 0
 
-    async def chat(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+    async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
         self.asked.append(messages[-1]["content"])
         self.running += 1
         self.most = max(self.most, self.running)
@@ -115,7 +115,7 @@ def test_the_template_gets_prompt_input_and_demonstrations() -> None:
         sent: list[Sequence[Mapping[str, str]]] = []
 
         class Recorder:
-            async def chat(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+            async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
                 sent.append(messages)
                 return Answer("out 0", ONE)
 

@@ -8,8 +8,7 @@ import time
 import numpy as np
 import pytest
 from emulation_tools import EMULATED
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from numeric_tools import assert_close
 from pool_tools import Pool, make_pool
 

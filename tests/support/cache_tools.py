@@ -29,9 +29,12 @@ class Model:
         self.gate.set()
         self.error: Exception | None = None
         self.finish = finish
+        self.identity: Any = "m"
+        self.description = {"model": "m", "body": None}
         self.slots = 7
+        self.max_answer_tokens = None
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
+    async def chat(self, messages: Sequence[Message], **_: Any) -> Answer:
         self.asked.append(messages[-1]["content"])
         try:
             await self.gate.wait()

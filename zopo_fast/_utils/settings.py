@@ -14,7 +14,6 @@ derived from that field:
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import textwrap
@@ -159,9 +158,18 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
-@functools.cache
-def declared(kind: Any) -> dict[str, Setting]:
+_DECLARED: dict[type, dict[str, Setting]] = {}
+
+
+def declared(kind: type) -> dict[str, Setting]:
     """Return the settings that a dataclass declares, by name and in order."""
+    found = _DECLARED.get(kind)
+    if found is None:
+        found = _DECLARED[kind] = _read_declarations(kind)
+    return found
+
+
+def _read_declarations(kind: Any) -> dict[str, Setting]:
     hints = get_type_hints(kind)
     found = {}
     for each in fields(kind):
@@ -181,7 +189,7 @@ def check(config: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: A value is of another type or out of range; the message names setting, range and value.
     """
-    for each in declared(type(config)).values():  # type: ignore[arg-type]
+    for each in declared(type(config)).values():
         value = each.checked(getattr(config, each.name), prefix + each.name)
         object.__setattr__(config, each.name, value)
 

@@ -25,7 +25,7 @@ from zopo_fast.cli.settings import (
     settings_of,
 )
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
-from zopo_fast.llm.middleware import Kept, Metered, Recorded
+from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
@@ -283,10 +283,8 @@ class OptimizeRunner:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model))
-            embedder = open_embedder(self.embedder, self.model)
+            embedder = open_embedder(self.embedder, self.model, self.account)
             stack.push_async_callback(embedder.aclose)
-            if hasattr(inner := getattr(embedder, "embedder", embedder), "account"):
-                inner.account = self.account
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
             pool = self.pool
@@ -335,9 +333,9 @@ class OptimizeRunner:
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
         async with self.model.opened(writing=True) as model:
-            writer = model if self.account is None else Metered(model, self.account)
+            writer = model if self.account is None else MeteredModel(model, self.account)
             if self.store is not None:
-                writer = Recorded(writer, Kept(self.store), "writer")
+                writer = RecordedModel(writer, ReplayedAnswers(self.store), "writer")
             written, self.pool_usage = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )

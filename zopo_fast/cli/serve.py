@@ -55,7 +55,7 @@ def serve(**options: Any) -> int:
     from zopo_fast.serve import require
 
     require()
-    from zopo_fast.serve.logs import written
+    from zopo_fast.serve.logs import json_logging
     from zopo_fast.serve.server import run
 
     given = {each.name: options[each.name] for each in fields(ServeConfig) if each.name in options}
@@ -71,7 +71,7 @@ def serve(**options: Any) -> int:
         with _stopped_by_signals(stop):
             await run(config, stop, ready=lambda url: click.echo(f"Listening on {url}"))
 
-    with written(sys.stderr, messages=config.log_prompts, access=config.access_log):
+    with json_logging(sys.stderr, log_messages=config.log_prompts, log_access=config.access_log):
         _run(work())
     return 0
 

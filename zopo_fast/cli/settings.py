@@ -14,6 +14,7 @@ from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 
 if TYPE_CHECKING:
     from zopo_fast.llm.answer_cache import AnswerCache
+    from zopo_fast.llm.budget import Account
     from zopo_fast.llm.limits import Limits, Prices
     from zopo_fast.llm.openai.config import ClientConfig
     from zopo_fast.llm.types import Usage
@@ -215,7 +216,7 @@ def embedder_name(given: str | None, model: ModelSettings) -> str:
     return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
 
 
-def open_embedder(spec: str, model: ModelSettings) -> Any:
+def open_embedder(spec: str, model: ModelSettings, account: Account | None = None) -> Any:
     """Return the embedder of a name, at the endpoint of the model if the embedder needs one.
 
     Raises:
@@ -224,7 +225,7 @@ def open_embedder(spec: str, model: ModelSettings) -> Any:
     from zopo_fast.prompts.embedders import resolve
 
     try:
-        return resolve(spec, config=None if model.is_local else model.client_config())
+        return resolve(spec, config=None if model.is_local else model.client_config(), account=account)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"{error}; or choose another embedder: --embedder endpoint:MODEL, st:NAME or minilm"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zopo_fast import _core
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ArrayError, ConfigError, DeviceError
 from zopo_fast.gp.arrays import _LEGACY_STREAM, _loaded, _ordinal_of, _take_interface, as_doubles
 from zopo_fast.gp.device import cuda_available, cuda_status, parse_device
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 ANYWHERE = -1  # for on_device(): wherever the arrays are
 
 
+@public
 def to_device(array: Any, device: str = "cuda") -> CudaArray:
     """Copy a host array to a device; an array that is there already is taken as it is, without a copy.
 

@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 from zopo_fast import _core
+from zopo_fast._utils.public import public
 from zopo_fast.errors import DeviceError
 
 _users: set[int] = set()  # the process that has found a device: those forked from it cannot use one
 
 
-def __getattr__(name: str) -> Any:
-    # Missing from a build without the CUDA engine; such a build still has to import.
-    if name == "CudaArray" and hasattr(_core, name):
-        return _core.CudaArray
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if hasattr(_core, "CudaArray"):  # missing from a build without CUDA
+    CudaArray = public(_core.CudaArray)
 
 
+@public
 def cuda_available() -> bool:
     """Whether device="cuda" can be used here; if not, `cuda_status` says why."""
     return _device_count() > 0
 
 
+@public
 def cuda_status() -> str:
     """One line: the CUDA devices that were found, or why none can be used."""
     if _users - {os.getpid()}:

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, get_args
 import numpy as np
 
 from zopo_fast._utils.checks import as_integer, as_number
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ArrayError, ConfigError
 from zopo_fast.gp.arrays import Array, as_doubles
@@ -46,6 +47,7 @@ def _within_float64(
     return checked
 
 
+@public
 @dataclass(frozen=True)
 class InfiniteNTK:
     """Limit of the neural tangent kernel of `NTK.random` as its hidden layers grow wide.

@@ -10,6 +10,7 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 from zopo_fast.gp.arrays import as_doubles, as_floats
@@ -29,6 +30,7 @@ def parameters(dim: int, width: int, depth: int) -> int:
     return width * (dim + 1) + (depth - 1) * width * (width + 1) + width + 1
 
 
+@public
 class NTK:
     """Neural tangent kernel of f(x) = W_L relu(... relu(W_0 x + b_0) ...) + b_L over all its parameters.
 

@@ -10,6 +10,7 @@ import numpy as np
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ArrayError, UnknownIndexError
 from zopo_fast.gp.arrays import Array, as_doubles, as_points
 from zopo_fast.gp.cuda_arrays import ANYWHERE, OnDevice, on_device
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zopo_fast._core import CudaArray
 
 
+@public
 class Posterior(NamedTuple):
     """Posterior at q points, (q, ...) arrays; at one point, floats and a (d,) gradient."""
 
@@ -43,6 +45,7 @@ def _rows(points: CudaArray) -> CudaArray:
     return points.reshape((1, *points.shape)) if len(points.shape) == 1 else points
 
 
+@public
 class GaussianProcess:
     """Exact GP regression with incremental Cholesky updates, in float64.
 

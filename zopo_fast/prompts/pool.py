@@ -18,6 +18,7 @@ from pathlib import Path
 
 from zopo_fast._utils.checks import real
 from zopo_fast._utils.files import MAX_DATA_BYTES, UnreadableFileError, read_bytes, write_atomic
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import json_line, nfc, parse_json, short_repr
 from zopo_fast.errors import ConflictingScoreError, PoolError
 
@@ -37,6 +38,7 @@ def normalise(text: str) -> str:
     return "\n".join(_BLANKS.sub(" ", line.rstrip()) for line in lines).strip()
 
 
+@public
 @dataclass(frozen=True)
 class Pool:
     """Distinct normalised prompts in the order found; `scores` holds prior data, index -> score.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
@@ -17,6 +18,7 @@ from zopo_fast.tasks.task import Task
 MIN_RACE_EXAMPLES = 10  # mini-batches save little on fewer
 
 
+@public
 @document
 @dataclass(frozen=True)
 class RunConfig:

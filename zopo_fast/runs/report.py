@@ -14,6 +14,7 @@ import numpy as np
 from zopo_fast._utils.files import error_reason, exists, write_atomic
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.errors import MissingDependencyError, OutputError
+from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.result import HeldOut, Result, Trial
 from zopo_fast.storage.store import STUDY
@@ -164,16 +165,12 @@ def summary(result: Result) -> str:
     """Return the end of a run in words, for a terminal."""
     scored, full = len(result.prompts_scored()), len(result.prompts_scored(in_full=True))
     failed = sum(t.score is None for t in result.trials)
-    usage = result.usage
     lines = [
         f"Stopped: {STOPPED[result.stopped_by]}.",
         f"Prompts scored: {scored}"
         + (f", {full} of them on all examples" if full < scored else "")
         + (f", failed: {failed}" if failed else ""),
-        f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
-        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
-        + (f"; from the cache: {usage.cached}" if usage.cached else "")
-        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else ""),
+        usage_line(result.usage),
         f"Time: {result.seconds:.1f} s",
         "",
         "Best prompt:",
@@ -183,6 +180,16 @@ def summary(result: Result) -> str:
     if result.heldout:
         lines += ["", *_table(result.heldout)]
     return "\n".join(lines)
+
+
+def usage_line(usage: Usage) -> str:
+    """Return calls and tokens in words."""
+    return (
+        f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
+        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
+        + (f"; from the cache: {usage.cached}" if usage.cached else "")
+        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else "")
+    )
 
 
 def _table(rows: Sequence[HeldOut]) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from zopo_fast import _core
 from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
@@ -39,6 +40,7 @@ _RULES: dict[str, Any] = {
 }
 
 
+@public
 class ZopoBatch:
     """B searches of their own, over pools of their own, moved on together.
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from zopo_fast._utils.checks import as_count, as_integer
+from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, document, setting
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
@@ -47,6 +48,7 @@ class OfficialSettings:
         check(self)
 
 
+@public
 @document
 @dataclass(frozen=True)
 class ZopoConfig:

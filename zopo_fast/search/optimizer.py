@@ -12,6 +12,7 @@ import numpy as np
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
 from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
@@ -33,6 +34,7 @@ from zopo_fast.search.trust_region import Coordinates
 STATE_VERSION = 2
 
 
+@public
 class Zopo:
     """Localized zeroth-order search over a pool of embedded prompts (arXiv 2403.02993), by ask and tell.
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
@@ -46,6 +47,7 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+@public
 class Store:
     """One study file, open for this process alone; close it, or use it in a `with` block.
 
@@ -166,6 +168,11 @@ class Store:
         rows = [(event.seq, event.kind, to_json(event.data)) for event in events]
         self._writer.submit(*(insert("events", *row, verb="INSERT OR IGNORE") for row in rows))
         self._seq = max([self._seq, *(row[0] for row in rows)])
+
+    def rewind(self, seq: int) -> None:
+        """Delete the entries of the log after number `seq`; answers, trials and charges stay."""
+        self._writer.submit(("DELETE FROM events WHERE seq > ?", (seq,)))
+        self._seq = min(self._seq, seq)
 
     def events(self) -> Iterator[Event]:
         """The log, in order."""

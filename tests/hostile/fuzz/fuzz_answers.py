@@ -9,8 +9,7 @@ from harness import fuzz, instrumented
 
 with instrumented:
     from zopo_fast._utils import text
-    from zopo_fast.llm.openai import responses as answers
-    from zopo_fast.llm.openai import retry
+    from zopo_fast.llm.openai import responses as answers, retry
     from zopo_fast.prompts import generate
     from zopo_fast.prompts.pool import normalise
     from zopo_fast.scoring import judge, metrics

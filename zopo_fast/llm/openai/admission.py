@@ -14,8 +14,8 @@ from zopo_fast.errors import (
     ServerError,
     UnreachableError,
 )
-from zopo_fast.llm.openai.circuit_breaker import Breaker, Outcome
-from zopo_fast.llm.openai.rate_limit import Pacer, Ticket
+from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker, Outcome
+from zopo_fast.llm.openai.rate_limit import RateLimiter, Ticket
 from zopo_fast.llm.openai.retry import Failure, Time
 
 _DOWN = (UnreachableError, RequestTimeoutError, ServerError)
@@ -45,10 +45,12 @@ class Admission:
     are not in the queue and hold no slot, so the two cannot wait for each other.
     """
 
-    def __init__(self, concurrency: int, pacer: Pacer, breaker: Breaker, time: Time, where: str) -> None:
+    def __init__(
+        self, concurrency: int, rate_limiter: RateLimiter, breaker: CircuitBreaker, time: Time, where: str
+    ) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._first = asyncio.Lock()
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._breaker = breaker
         self._time = time
         self._where = where
@@ -70,19 +72,19 @@ class Admission:
         async with self._first:
             while True:
                 await self._slots.acquire()
-                delay = self._pacer.delay()
+                delay = self._rate_limiter.delay()
                 if delay <= 0.0 and self._breaker.enter():
-                    return Admitted(self._pacer.take(tokens))
+                    return Admitted(self._rate_limiter.take(tokens))
                 self._slots.release()
                 if (refused := self._refusal(delay)) is not None:
                     return Admitted(Ticket(0.0, 0), refused)
                 await self._time.sleep(delay)
 
     def _refusal(self, delay: float) -> Failure | None:
-        if self._breaker.open:
+        if self._breaker.is_open:
             problem = f"the endpoint is down: {self._breaker.failed} attempts in a row came to nothing"
             return Failure(EndpointDownError, f"{self._where}: {problem}", final=True)
-        if self._pacer.hopeless():
+        if self._rate_limiter.is_hopeless():
             problem = f"too many requests: nothing but 429, and {delay:.3g} s more to wait"
             return Failure(RateLimitError, f"{self._where}: {problem}", final=True)
         return None
@@ -93,8 +95,8 @@ class Admission:
             self._breaker.leave(Outcome.NEITHER)
         elif failure is None:
             self._breaker.leave(Outcome.GOOD)
-            self._pacer.answered(admitted.ticket, admitted.tokens)
+            self._rate_limiter.answered(admitted.ticket, admitted.tokens)
         else:
             self._breaker.leave(Outcome.DOWN if issubclass(failure.error, _DOWN) else Outcome.NEITHER)
             if failure.error is RateLimitError:
-                self._pacer.refused(admitted.ticket, failure.retry_after)
+                self._rate_limiter.refused(admitted.ticket, failure.retry_after)

@@ -31,7 +31,7 @@ class Outcome(enum.Enum):
     NEITHER = "refused, useless, or broken off here"
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts attempts in a row that came to nothing; open, it lets one through every so many seconds.
 
     `failures`: as many in a row open it. `seconds`: until the first probe, and between probes. `now`: clock.
@@ -47,7 +47,7 @@ class Breaker:
         self._probing = False
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether calls end at once, but for a probe now and then."""
         return self._opened is not None
 

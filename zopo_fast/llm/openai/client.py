@@ -20,38 +20,36 @@ import json
 import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import numpy as np
 
 from zopo_fast._utils.aio import AsyncCloseable, gather_or_cancel
 from zopo_fast._utils.fork import make_immortal, register_for_fork
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
 from zopo_fast.llm import tokens
 from zopo_fast.llm.openai.admission import Admission
-from zopo_fast.llm.openai.circuit_breaker import Breaker
+from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker
 from zopo_fast.llm.openai.config import ClientConfig
-from zopo_fast.llm.openai.endpoint import Endpoint
-from zopo_fast.llm.openai.rate_limit import Pacer
+from zopo_fast.llm.openai.endpoint import Endpoint, description_of, identity_of
+from zopo_fast.llm.openai.rate_limit import RateLimiter
 from zopo_fast.llm.openai.redaction import show_url
 from zopo_fast.llm.openai.request import Call, R, Send
 from zopo_fast.llm.openai.responses import (
-    ChatReading,
+    ChatCompletion,
     Document,
-    Reply,
+    Response,
     Vectors,
-    judge,
     read_chat,
     read_embeddings,
+    read_response,
 )
 from zopo_fast.llm.openai.retry import Clock, Failure, Sleep, Time
 from zopo_fast.llm.openai.transport import Transport
 from zopo_fast.llm.tokens import chat_bound, completion_bound, texts_bound
-from zopo_fast.llm.types import Answer, ChatModel, EmbeddingModel, Message, Usage
-
-if TYPE_CHECKING:
-    from zopo_fast.llm.budget import Account
+from zopo_fast.llm.types import Answer, CallKey, ChatModel, EmbeddingModel, Message, Payer, Usage
 
 __all__ = [
     "Answer",
@@ -64,6 +62,7 @@ __all__ = [
 ]
 
 
+@public
 class OpenAIClient(AsyncCloseable):
     """Chat and embeddings of an OpenAI-compatible server; an async context manager.
 
@@ -90,13 +89,15 @@ class OpenAIClient(AsyncCloseable):
         self._rng = rng or random.Random()
         self._usage = Usage()
         self._time = Time(clock, sleep)
-        self._pacer = Pacer(
+        self._rate_limiter = RateLimiter(
             self.config.requests_per_minute,
             self.config.tokens_per_minute,
             now=self._time.now,
             patience=self.config.max_elapsed,
         )
-        self._breaker = Breaker(self.config.breaker_failures, self.config.breaker_seconds, now=self._time.now)
+        self._breaker = CircuitBreaker(
+            self.config.breaker_failures, self.config.breaker_seconds, now=self._time.now
+        )
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
         self._prefix = ""
         self._forked = False
@@ -122,11 +123,40 @@ class OpenAIClient(AsyncCloseable):
         if home is not None:
             await home[0].aclose()
 
-    async def chat(self, messages: Sequence[Message], *, account: Account | None = None) -> Answer:
-        """Answer `messages`; raises an `LLMError` once retries are spent or cannot help.
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Model, URL without secrets and body: what an answer depends on besides the messages."""
+        return identity_of(self.config, self._endpoint)
 
-        Every attempt is paid for from `account`, where there is one: `LimitReachedError` where it has no
-        room for the next, `ConfigError` where it has to know the longest answer and the body does not say.
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Model name and body without secrets."""
+        return description_of(self.config)
+
+    @property
+    def slots(self) -> int:
+        """Number of calls in flight at most."""
+        return self.config.concurrency
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """Upper bound of the tokens of all answers to one call, by the body; None: unbounded."""
+        return completion_bound(self.config.body)
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages`.
+
+        Args:
+            messages: the chat so far.
+            key: unused; see `ChatModel`.
+            account: budget that pays for every attempt.
+
+        Raises:
+            LLMError: the retries are used up, or no retry can help.
+            LimitReachedError: `account` has no room for the next attempt.
+            ConfigError: `account` needs the longest answer, and the body does not limit it.
         """
         messages = _checked(messages)
         payload = {"model": self.config.model, "messages": messages, **self.config.body}
@@ -138,7 +168,7 @@ class OpenAIClient(AsyncCloseable):
             admission,
             self._sending(transport, "chat/completions", payload),
             read_chat,
-            expected=self._expected(messages) if self._pacer.counts_tokens else 0,
+            expected=self._expected(messages) if self._rate_limiter.counts_tokens else 0,
             account=account,
             bound=bound,
         )
@@ -149,7 +179,7 @@ class OpenAIClient(AsyncCloseable):
         usage = await self._counted(reading, messages)
         return Answer(reading.text, usage + call.extra, reading.finish_reason)
 
-    async def _counted(self, reading: ChatReading, messages: Sequence[Message]) -> Usage:
+    async def _counted(self, reading: ChatCompletion, messages: Sequence[Message]) -> Usage:
         """Return, and add to the client's, what an answer took; what it does not state is an estimate."""
         prompt, completion = reading.prompt_tokens, reading.completion_tokens
         if prompt is not None and completion is not None:
@@ -171,7 +201,7 @@ class OpenAIClient(AsyncCloseable):
             self._usage += usage
         return usage
 
-    async def embed(self, texts: Sequence[str], *, account: Account | None = None) -> Vectors:
+    async def embed(self, texts: Sequence[str], *, account: Payer | None = None) -> Vectors:
         """Return one row a text, (n, d) float32, asked for in concurrent batches of `embedding_batch`.
 
         Every attempt is paid for from `account`, where there is one.
@@ -188,7 +218,7 @@ class OpenAIClient(AsyncCloseable):
             raise MalformedAnswerError(f"{self._where('embeddings')}: batches differ in dimension")
         return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
 
-    async def _embed_batch(self, texts: list[str], account: Account | None) -> Vectors:
+    async def _embed_batch(self, texts: list[str], account: Payer | None) -> Vectors:
         model = self.config.embedding_model
         payload = {"model": model, "input": texts, **self.config.embedding_body}
         transport, admission = self._home()
@@ -196,7 +226,7 @@ class OpenAIClient(AsyncCloseable):
             admission,
             self._sending(transport, "embeddings", payload),
             lambda document: read_embeddings(document, len(texts)),
-            expected=sum(map(tokens.estimate, texts)) if self._pacer.counts_tokens else 0,
+            expected=sum(map(tokens.estimate, texts)) if self._rate_limiter.counts_tokens else 0,
             account=account,
             bound=Usage(texts_bound(texts), calls=1),
         )
@@ -224,13 +254,18 @@ class OpenAIClient(AsyncCloseable):
         body = json.dumps(payload).encode()
 
         async def send(allowed: float) -> Document | Failure:
-            reply = await transport.post(self._prefix + path, body, allowed)
-            if isinstance(reply, Reply) and reply.status == 404 and self._endpoint.bare and not self._prefix:
+            response = await transport.post(self._prefix + path, body, allowed)
+            if (
+                isinstance(response, Response)
+                and response.status == 404
+                and self._endpoint.bare
+                and not self._prefix
+            ):
                 # The base URL is a bare host: servers keep the API at the root or, more often, below /v1.
                 second = await transport.post("v1/" + path, body, allowed)
-                if isinstance(second, Reply) and second.status != 404:
-                    self._prefix, reply = "v1/", second
-            return reply if isinstance(reply, Failure) else judge(reply, self._endpoint)
+                if isinstance(second, Response) and second.status != 404:
+                    self._prefix, response = "v1/", second
+            return response if isinstance(response, Failure) else read_response(response, self._endpoint)
 
         return send
 
@@ -247,7 +282,9 @@ class OpenAIClient(AsyncCloseable):
             self._homes = {known: home for known, home in self._homes.items() if not known.is_closed()}
             transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)
             where = self._where("").rstrip("/")
-            admission = Admission(self.config.concurrency, self._pacer, self._breaker, self._time, where)
+            admission = Admission(
+                self.config.concurrency, self._rate_limiter, self._breaker, self._time, where
+            )
             self._homes[loop] = transport, admission
         return self._homes[loop]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.checks import as_count
+from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
@@ -28,6 +29,7 @@ MAX_SECONDS = 10**9  # three decades
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+@public
 @document
 @dataclass(frozen=True, repr=False)
 class ClientConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from yarl import URL
 
@@ -21,6 +22,7 @@ from zopo_fast.llm.openai.redaction import (
     parse_base_url,
     parse_key,
     show_url,
+    visible_query,
 )
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -81,3 +83,16 @@ class Endpoint:
         text = self.redact(_one_line(text))
         text = text.encode("utf-8", "replace").decode()
         return text if len(text) <= limit else text[:limit] + "..."
+
+
+def identity_of(config: ClientConfig, endpoint: Endpoint | None = None) -> dict[str, Any]:
+    """Return what an answer depends on besides the messages: model, URL without secrets, body."""
+    url = (endpoint or Endpoint(config)).url("chat/completions")
+    where = [show_url(url), visible_query(url)]
+    return {"model": config.model, "endpoint": where, "body": dict(config.body)}
+
+
+def description_of(config: ClientConfig) -> dict[str, Any]:
+    """Return model name and body without secrets, as a study records them."""
+    public = config.public()
+    return {"model": public["model"], "body": public["body"]}

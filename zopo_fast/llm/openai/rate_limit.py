@@ -60,7 +60,7 @@ class _Spacing:
         self.next = max(now, self.next) + amount / self.per_second
 
 
-class Pacer:
+class RateLimiter:
     """When the next request may be sent; of one client.
 
     `now` is the clock. `patience`: seconds of nothing but 429s after which waiting is given up; a
@@ -107,7 +107,7 @@ class Pacer:
         spacings = [s.next for s in (self._requests, self._tokens, self._guess) if s is not None]
         return max(0.0, max([self._pause, *spacings]) - self._now())
 
-    def hopeless(self) -> bool:
+    def is_hopeless(self) -> bool:
         """Whether there is nothing but 429s, and has been or will be for as long as anyone waits."""
         now = self._now()
         if self._silent_since is None or now - self._last_refusal > self._patience:

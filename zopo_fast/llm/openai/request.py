@@ -12,12 +12,12 @@ from zopo_fast.llm.openai.retry import Bounds, Clock, Failure, Retry, Sleep
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.budget import Account
-    from zopo_fast.llm.limits import Hold
+    from zopo_fast.llm.limits import Reservation
     from zopo_fast.llm.openai.responses import Document
+    from zopo_fast.llm.types import Payer
 
 
-class Reading(Protocol):
+class Parsed(Protocol):
     """What was read from an answer, with the tokens it states, None where it does not."""
 
     @property
@@ -27,7 +27,7 @@ class Reading(Protocol):
     def completion_tokens(self) -> int | None: ...
 
 
-R = TypeVar("R", bound=Reading)
+R = TypeVar("R", bound=Parsed)
 Send = Callable[[float], Awaitable["Document | Failure"]]
 
 
@@ -44,7 +44,7 @@ class Call(Generic[R]):
         read: Callable[[Document], R | Failure],
         *,
         expected: int = 0,
-        account: Account | None = None,
+        account: Payer | None = None,
         bound: Usage | None = None,
     ) -> None:
         self.extra = Usage()
@@ -56,7 +56,7 @@ class Call(Generic[R]):
         self._account = account
         self._bound = bound or Usage()
         self._admitted: Admitted | None = None
-        self._hold: Hold | None = None
+        self._reservation: Reservation | None = None
 
     async def __call__(self, bounds: Bounds, *, sleep: Sleep, clock: Clock, rng: random.Random) -> R:
         """Return what was read of the answer; raises the last attempt's error, or `LimitReachedError`."""
@@ -68,15 +68,15 @@ class Call(Generic[R]):
 
     @asynccontextmanager
     async def _turn(self) -> AsyncGenerator[Failure | None, None]:
-        """Hold the money and the slot of one attempt."""
+        """Reservation the money and the slot of one attempt."""
         # Before the queue, where it may wait long and must hold no slot.
-        self._hold = None if self._account is None else await self._account.reserve(self._bound)
+        self._reservation = None if self._account is None else await self._account.reserve(self._bound)
         try:
             async with self._admission.turn(self._expected) as self._admitted:
                 yield self._admitted.refused
         finally:
-            if self._account is not None and self._hold is not None:
-                self._account.release(self._hold)  # where it was not sent; else it has been settled
+            if self._account is not None and self._reservation is not None:
+                self._account.release(self._reservation)  # where it was not sent; else it has been settled
 
     async def _attempt(self, allowed: float) -> R | Failure:
         outcome: R | Failure | None = None
@@ -99,14 +99,14 @@ class Call(Generic[R]):
                 admitted.failure = outcome
             elif outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
                 admitted.tokens = outcome.prompt_tokens + outcome.completion_tokens
-        if self._account is None or self._hold is None:
+        if self._account is None or self._reservation is None:
             return
         if lost:
-            self._account.forfeit(self._hold)
+            self._account.forfeit(self._reservation)
         elif isinstance(outcome, Failure) or outcome is None:
-            self._account.release(self._hold)
+            self._account.release(self._reservation)
         else:
-            self._account.settle(self._hold, self._charge(outcome))
+            self._account.settle(self._reservation, self._charge(outcome))
 
     def _charge(self, reading: R) -> Usage:
         """What an answer is charged: what it does not state counts as much as it can be."""

@@ -27,7 +27,7 @@ from zopo_fast.llm.types import stated_tokens
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
-MALFORMED_ATTEMPTS = 4
+MAX_MALFORMED_ATTEMPTS = 4
 """Attempts of a call whose answers come whole and are useless: now and then a good endpoint sends one, a
 wrong address or a proxy in front of it sends nothing else."""
 # Of a gateway or a proxy: what the server behind it did, and bills, they do not say.
@@ -35,7 +35,7 @@ _UNKNOWN_BEHIND = frozenset({408, 499, 502, 504, *range(520, 528)})
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """An HTTP answer, read whole."""
 
     url: URL
@@ -58,7 +58,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class ChatReading:
+class ChatCompletion:
     """The first choice of a chat's answer, and the tokens it states; None where they cannot be believed."""
 
     text: str
@@ -68,7 +68,7 @@ class ChatReading:
 
 
 @dataclass(frozen=True)
-class EmbeddingReading:
+class Embeddings:
     """Vectors in the order of the texts, (count, d) float32, and the tokens of the texts where stated."""
 
     vectors: Vectors
@@ -76,16 +76,16 @@ class EmbeddingReading:
     completion_tokens: int | None = 0
 
 
-def judge(reply: Reply, endpoint: Endpoint) -> Document | Failure:
-    """Return the reply's JSON object, or what is wrong with it."""
-    where = endpoint.redact(f"POST {show_url(reply.url)}")
-    quoted = endpoint.quote(reply.body) or "nothing"
-    if reply.status // 100 != 2:
-        return _refusal(reply, endpoint, where, quoted)
+def read_response(response: Response, endpoint: Endpoint) -> Document | Failure:
+    """Return the response's JSON object, or what is wrong with it."""
+    where = endpoint.redact(f"POST {show_url(response.url)}")
+    quoted = endpoint.quote(response.body) or "nothing"
+    if response.status // 100 != 2:
+        return _refusal(response, endpoint, where, quoted)
     try:
-        values = json.loads(reply.body)
+        values = json.loads(response.body)
     except (ValueError, RecursionError):
-        return _not_json(reply, where, quoted)
+        return _not_json(response, where, quoted)
     if not isinstance(values, dict):
         return _useless(f"{where}: the answer is not a JSON object. It said: {quoted}")
     return Document(values, where, quoted)
@@ -93,24 +93,24 @@ def judge(reply: Reply, endpoint: Endpoint) -> Document | Failure:
 
 def _useless(message: str, *, final: bool = False) -> Failure:
     """An answer that came whole, is billed and is of no use."""
-    return Failure(MalformedAnswerError, message, final=final, lost=True, most=MALFORMED_ATTEMPTS)
+    return Failure(MalformedAnswerError, message, final=final, lost=True, most=MAX_MALFORMED_ATTEMPTS)
 
 
-def _refusal(reply: Reply, endpoint: Endpoint, where: str, quoted: str) -> Failure:
-    status = reply.status
+def _refusal(response: Response, endpoint: Endpoint, where: str, quoted: str) -> Failure:
+    status = response.status
     said = f"{where}: HTTP {status}"
     told = f"It said: {quoted}"
-    if status == 429 and b"insufficient_quota" in reply.body:
+    if status == 429 and b"insufficient_quota" in response.body:
         return Failure(
             RateLimitError, f"{said}, the account's quota is used up; top it up. {told}", final=True
         )
     if status in {408, 429} or status >= 500:
         error, meaning = _REPEATED.get(status, (ServerError, "the server failed; try again later"))
         lost = status in _UNKNOWN_BEHIND
-        return Failure(error, f"{said}, {meaning}. {told}", retry_after(reply.headers), lost=lost)
+        return Failure(error, f"{said}, {meaning}. {told}", retry_after(response.headers), lost=lost)
     error, meaning = _REFUSED.get(status, (RequestRejectedError, "the endpoint refuses the request"))
     if status // 100 == 3:
-        target = endpoint.quote(_location(reply))
+        target = endpoint.quote(_location(response))
         error, meaning = (
             MalformedAnswerError,
             f"it redirects to {target}; redirects are not followed, the key would travel along: "
@@ -131,25 +131,25 @@ _REFUSED: Mapping[int, tuple[type[LLMError], str]] = {
 }
 
 
-def _location(reply: Reply) -> str:
+def _location(response: Response) -> str:
     try:
-        return show_url(reply.url.join(URL(reply.headers.get("Location", ""))))
+        return show_url(response.url.join(URL(response.headers.get("Location", ""))))
     except ValueError:
         return "an address that cannot be read"
 
 
-def _not_json(reply: Reply, where: str, quoted: str) -> Failure:
-    if reply.body.lstrip()[:1] == b"<":
+def _not_json(response: Response, where: str, quoted: str) -> Failure:
+    if response.body.lstrip()[:1] == b"<":
         problem = "the answer is a web page, not JSON; check that base_url includes /v1"
         return _useless(f"{where}: {problem}. It said: {quoted}")
     # With neither a length nor chunks a dropped connection looks like the answer's end.
-    chunked = "chunked" in reply.headers.get("Transfer-Encoding", "").lower()
-    if "Content-Length" in reply.headers or chunked:
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    if "Content-Length" in response.headers or chunked:
         return _useless(f"{where}: the answer is not JSON. It said: {quoted}")
     return Failure(MalformedAnswerError, f"{where}: the answer breaks off. It said: {quoted}", lost=True)
 
 
-def read_chat(document: Document) -> ChatReading | Failure:
+def read_chat(document: Document) -> ChatCompletion | Failure:
     """Return the first choice of a chat's answer, or the failure of one that has no text."""
     choices = document.values.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -170,10 +170,10 @@ def read_chat(document: Document) -> ChatReading | Failure:
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
     completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
     # JSON can spell half a surrogate pair, which no file or terminal takes.
-    return ChatReading(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
+    return ChatCompletion(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
 
 
-def read_embeddings(document: Document, count: int) -> EmbeddingReading | Failure:
+def read_embeddings(document: Document, count: int) -> Embeddings | Failure:
     """Return `count` vectors, or the failure of an answer that does not hold them."""
     data = document.values.get("data")
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
@@ -191,7 +191,7 @@ def read_embeddings(document: Document, count: int) -> EmbeddingReading | Failur
         vectors[order] = rows
     if not np.isfinite(vectors).all():
         return document.malformed("an embedding holds NaN, infinity or a number beyond float32")
-    return EmbeddingReading(vectors, stated_tokens(document.values, "prompt_tokens", least=1))
+    return Embeddings(vectors, stated_tokens(document.values, "prompt_tokens", least=1))
 
 
 def _disorder(order: list[Any], count: int) -> str | None:

@@ -10,7 +10,7 @@ import aiohttp
 from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.responses import MALFORMED_ATTEMPTS, Reply
+from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response
 from zopo_fast.llm.openai.retry import Failure
 
 _ERROR_BODY_BYTES = 2**16
@@ -35,7 +35,7 @@ class Transport:
         if self._opened is not None:
             await self._opened.aclose()
 
-    async def post(self, path: str, body: bytes, allowed: float) -> Reply | Failure:
+    async def post(self, path: str, body: bytes, allowed: float) -> Response | Failure:
         """Return the answer read whole within `allowed` seconds, or why there is none."""
         if self._session is None:
             self._opened = _open_session(proxies=not self._endpoint.loopback)
@@ -57,9 +57,9 @@ class Transport:
                 content, whole = await _read(response, limit)
                 if good and not whole:
                     problem = f"the answer is larger than max_response_bytes={limit}"
-                    most = MALFORMED_ATTEMPTS
+                    most = MAX_MALFORMED_ATTEMPTS
                     return Failure(MalformedAnswerError, f"{where}: {problem}", lost=True, most=most)
-                return Reply(url, response.status, response.headers, content)
+                return Response(url, response.status, response.headers, content)
         except TimeoutError:
             problem = f"no whole answer within {allowed:.3g} s; raise timeout if the model is that slow"
             return Failure(RequestTimeoutError, f"{where}: {problem}", lost=True)

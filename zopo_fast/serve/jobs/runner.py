@@ -17,7 +17,7 @@ from zopo_fast.runs.optimize import optimize
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.schemas import CreateJob, JobConfig, JobExample, JobTask
-from zopo_fast.serve.studies.payload import check_size, unpacked
+from zopo_fast.serve.studies.payload import check_size, decode_embeddings
 from zopo_fast.serve.studies.routes import search_config
 from zopo_fast.storage.store import STUDY
 from zopo_fast.tasks.task import Example, Task
@@ -36,7 +36,7 @@ def check(request: CreateJob, limits: ServerLimits, prices: tuple[float, float] 
     pool.require(2)
     config.races(task)
     if request.embeddings is not None:
-        rows = len(unpacked(request.embeddings, limits))
+        rows = len(decode_embeddings(request.embeddings, limits))
         if rows != len(pool):
             raise ConfigError(f"embeddings: {rows} rows for {len(pool)} distinct prompts")
         if config.incumbent is not None and config.incumbent not in pool.prompts:
@@ -115,7 +115,7 @@ async def run(
         ZopoError: The run failed.
     """
     embeddings = request.embeddings
-    array = None if embeddings is None else await asyncio.to_thread(unpacked, embeddings, limits)
+    array = None if embeddings is None else await asyncio.to_thread(decode_embeddings, embeddings, limits)
     if array is None and embedder is None:
         raise ConfigError(
             "embeddings: the server was started without --embedder; give the embeddings of the pool"
