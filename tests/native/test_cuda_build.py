@@ -183,7 +183,7 @@ def configure(
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "CMAKE"))}
     environment["CUDACXX"] = str(folder / nvcc)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
 def assert_cpu_engine_only(done: subprocess.CompletedProcess[str], folder: Path, reason: str) -> None:

@@ -163,7 +163,7 @@ def test_a_run_on_the_stub_fills_its_slots_and_is_compared() -> None:
     assert (ran.calls, ran.most, len(ran.scores)) == (60, 8, 12)
     assert ran.wall >= plan.ideal
     assert bench_driver.optimise(plan, 2, seed=0, prompts_in_flight=1).most == 5
-    assert 0 < bench_driver.optimiser_seconds(plan, ran.scores, seed=0) < ran.wall
+    assert bench_driver.optimiser_seconds(plan, ran.scores, seed=0) > 0
 
 
 def test_the_driver_s_rows_say_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
