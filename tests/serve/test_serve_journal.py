@@ -47,7 +47,7 @@ def scenario(path: Path, work: Callable[[Watched], Coroutine[Any, Any, None]]) -
         watched = Watched(path)
         watched.start()
         try:
-            await asyncio.wait_for(work(watched), 20)
+            await asyncio.wait_for(work(watched), 60)
         finally:
             watched.journal.flush()
             await asyncio.to_thread(watched.journal.close)
@@ -73,7 +73,7 @@ class Slow:
         self._connection, self.go = connection, threading.Event()
 
     def execute(self, *arguments: Any) -> Any:
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return self._connection.execute(*arguments)
 
     def close(self) -> None:
