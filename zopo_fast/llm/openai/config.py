@@ -125,7 +125,7 @@ class ClientConfig:
     @property
     def bounds(self) -> Bounds:
         """Return the bounds of the retries of a call."""
-        from zopo_fast.llm.openai.retry import Bounds  # loads tenacity
+        from zopo_fast.llm.openai.retry import Bounds  # loads email and logging
 
         return Bounds(
             self.timeout, self.max_attempts, self.max_elapsed, self.backoff_initial, self.backoff_max
