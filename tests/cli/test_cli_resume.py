@@ -171,7 +171,7 @@ def test_the_second_process_is_refused(bench: Bench) -> None:
             process.kill()
             ended(process)
     assert (second.code, second.out) == (2, "")
-    said = "another process has this study open; wait for its end, or stop it"
+    said = "another process has this study open; wait until it ends, or stop it"
     assert second.err == f"Error: {Path('out/study.sqlite3')}: {said}\n"
     assert same.code == 2
     assert "already holds a run (study.sqlite3)" in same.err
@@ -208,8 +208,8 @@ def test_what_cannot_be_taken_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     refused("--resume", "out", "--pool", "other.txt", says="--pool cannot change")
     refused("--resume", "out", "--dry-run", says="--dry-run")
     refused("task.jsonl", "--resume", "out", says="give no TASK")
-    refused("--resume", "missing", says="missing/study.sqlite3: no study there")
-    refused("--resume", "empty", says="no study there")
+    refused("--resume", "missing", says="missing/study.sqlite3: no study file there")
+    refused("--resume", "empty", says="no study file there")
     refused("--resume", "api", says="not begun by `zopo-fast optimize`")
     assert events(bench.folder / "out" / "study.sqlite3") == before
     with serving() as server:  # what is as it was may be typed again

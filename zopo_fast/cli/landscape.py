@@ -140,7 +140,8 @@ class _Command:
             max_failures=prompts + 1,  # --max-failed counts failures of the whole pool, not in a row
             limits=self.limits.limits(),
             prices=self.limits.prices(prices_of(self.options)),
-            search=ZopoConfig(budget=prompts, initial=list(range(prompts))),
+            # All prompts are initial ones, and this search fits no model to the scores of these.
+            search=ZopoConfig.official(budget=prompts, initial=list(range(prompts))),
         )
 
     def dry_run(self) -> None:
