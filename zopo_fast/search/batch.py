@@ -259,7 +259,9 @@ class ZopoBatch:
             for b in which:
                 index, scores[b] = logs[b][at]
                 if index != asked[b]:
-                    raise InputError(f"state: search {b} asked for prompt {index} then and for {asked[b]} now")
+                    raise InputError(
+                        f"state: search {b} asked for prompt {index} then and for {asked[b]} now"
+                    )
             self.tell(asked, scores)
         waiting = [b for b, index in enumerate(pending) if index >= 0]
         if waiting and not np.array_equal(self.ask(waiting), pending):
