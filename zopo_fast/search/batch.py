@@ -46,11 +46,17 @@ _RULES: dict[str, Any] = {
 class ZopoBatch:
     """B independent gradient searches over B pools, advanced together.
 
-        batch = ZopoBatch(pools, configs, device="cuda")
+        import numpy as np
+        import zopo_fast as zf
+
+        pools = np.random.default_rng(0).normal(size=(8, 200, 16))  # B = 8 pools of 200 prompts
+        config = zf.ZopoConfig(search="gradient", budget=30, initial=10)
+        batch = zf.ZopoBatch(pools, config, device="cpu")
         while not batch.done.all():
-            indices = batch.ask()                 # (B,) int64, -1 where a search is done
-            scores = ...                          # (B,) higher is better; ignored where -1
-            batch.tell(indices, scores)
+            indices = batch.ask()  # (8,) int64, -1 where a search is done
+            scores = -np.linalg.norm(pools[np.arange(8), indices], axis=1)
+            batch.tell(indices, scores)  # a score is ignored where the index is -1
+        indices, scores = batch.best
 
     Each search proposes the same indices as `Zopo(pool, config, kernel)` that is told every score before the
     next ask. A search whose score takes longer can be left out of a call: `tell` skips an index of -1, and
@@ -91,7 +97,9 @@ class ZopoBatch:
         if not pools:
             raise ConfigError("pools: expected at least one")
         self.device = device
-        all_configs = _one_each("configs", configs or ZopoConfig(search="gradient"), ZopoConfig, len(pools))
+        if configs is None:
+            configs = ZopoConfig(search="gradient")
+        all_configs = _one_each("configs", configs, ZopoConfig, len(pools))
         all_kernels = (
             [None] * len(pools) if kernels is None else _one_each("kernels", kernels, NTK, len(pools))
         )
@@ -251,7 +259,9 @@ class ZopoBatch:
             for b in which:
                 index, scores[b] = logs[b][at]
                 if index != asked[b]:
-                    raise InputError(f"state: study {b} asked for prompt {index} then and for {asked[b]} now")
+                    raise InputError(
+                        f"state: search {b} asked for prompt {index} then and for {asked[b]} now"
+                    )
             self.tell(asked, scores)
         waiting = [b for b, index in enumerate(pending) if index >= 0]
         if waiting and not np.array_equal(self.ask(waiting), pending):
@@ -309,5 +319,5 @@ def _integers(name: str, value: Any) -> Indices:
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {short_repr(value)}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # int64 would wrap around
+        raise UnknownIndexError(f"{name}: {array.max()} is out of range")  # int64 would wrap around
     return np.ascontiguousarray(array, dtype=np.int64)
