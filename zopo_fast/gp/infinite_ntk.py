@@ -52,9 +52,13 @@ def _within_float64(
 class InfiniteNTK:
     """Limit of the neural tangent kernel of `NTK.random` for infinitely wide hidden layers.
 
-        kernel = InfiniteNTK(depth=2, bias_variance=0.2, parametrization="ntk")
-        K = kernel.gram(X)            # X (n, d) -> (n, n)
-        G = kernel.gradient(X[0], X)  # dk(x, X_i)/dx -> (n, d)
+        import numpy as np
+        import zopo_fast as zf
+
+        X = np.random.default_rng(0).normal(size=(10, 4))
+        kernel = zf.InfiniteNTK(depth=2, bias_variance=0.2, parametrization="ntk")
+        K = kernel.gram(X)  # (10, 10)
+        G = kernel.gradient(X[0], X)  # dk(x, X_i)/dx at x = X[0], (10, 4)
 
     S_1 = w x.x'/d + b is the covariance of a pre-activation and t_l its angle: cos t_l = S_l(x, x') /
     sqrt(S_l(x, x) S_l(x', x')). With the arc-cosine kernels of order 1 and 0 (Cho & Saul 2009)

@@ -34,9 +34,13 @@ def parameter_count(dim: int, width: int, depth: int) -> int:
 class NTK:
     """Empirical neural tangent kernel (NTK) of a finite ReLU network.
 
-        kernel = NTK.random(dim=4, width=32, depth=2, seed=0)
-        K = kernel.gram(X)            # X (n, 4) -> (n, n)
-        G = kernel.gradient(X[0], X)  # dk(x, X_i)/dx -> (n, 4)
+        import numpy as np
+        import zopo_fast as zf
+
+        X = np.random.default_rng(0).normal(size=(10, 4))
+        kernel = zf.NTK.random(dim=4, width=32, depth=2, seed=0)
+        K = kernel.gram(X)  # (10, 10)
+        G = kernel.gradient(X[0], X)  # dk(x, X_i)/dx at x = X[0], (10, 4)
 
     For f(x) = W_L h_L + b_L with h_0 = x and h_{l+1} = relu(W_l h_l + b_l), and D_l the derivative of f with
     respect to the pre-activation of layer l + 1, the kernel over all weights and biases is

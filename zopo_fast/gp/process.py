@@ -56,9 +56,13 @@ def _rows(points: CudaArray) -> CudaArray:
 class GaussianProcess:
     """Exact Gaussian process regression with incremental Cholesky updates, in float64.
 
-        gp = GaussianProcess(NTK.random(dim=4), noise=1e-2)
-        gp.append(X, y)         # X (n, 4), y (n,)
-        p = gp.posterior(x)     # x (4,): p.mean, p.variance, p.gradient, p.gradient_uncertainty
+        import numpy as np
+        import zopo_fast as zf
+
+        X = np.random.default_rng(0).normal(size=(10, 4))
+        gp = zf.GaussianProcess(zf.NTK.random(dim=4), noise=1e-2)
+        gp.append(X, np.sin(X[:, 0]))
+        p = gp.posterior(np.zeros(4))  # p.mean, p.variance, p.gradient, p.gradient_uncertainty
         gp.pop()
 
     With A = K + diag(noise) = C C^T, appending an observation costs O(n^2), popping the last one nothing, and

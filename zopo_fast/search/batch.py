@@ -46,11 +46,17 @@ _RULES: dict[str, Any] = {
 class ZopoBatch:
     """B independent gradient searches over B pools, advanced together.
 
-        batch = ZopoBatch(pools, configs, device="cuda")
+        import numpy as np
+        import zopo_fast as zf
+
+        pools = np.random.default_rng(0).normal(size=(8, 200, 16))  # B = 8 pools of 200 prompts
+        config = zf.ZopoConfig(search="gradient", budget=30, initial=10)
+        batch = zf.ZopoBatch(pools, config, device="cpu")
         while not batch.done.all():
-            indices = batch.ask()                 # (B,) int64, -1 where a search is done
-            scores = ...                          # (B,) higher is better; ignored where -1
-            batch.tell(indices, scores)
+            indices = batch.ask()  # (8,) int64, -1 where a search is done
+            scores = -np.linalg.norm(pools[np.arange(8), indices], axis=1)
+            batch.tell(indices, scores)  # a score is ignored where the index is -1
+        indices, scores = batch.best
 
     Each search proposes the same indices as `Zopo(pool, config, kernel)` that is told every score before the
     next ask. A search whose score takes longer can be left out of a call: `tell` skips an index of -1, and

@@ -38,11 +38,15 @@ STATE_VERSION = 2
 class Zopo:
     """Localized zeroth-order search over a pool of embedded prompts, by ask and tell.
 
-        opt = Zopo(embeddings, ZopoConfig(budget=50, initial=10))
+        import numpy as np
+        import zopo_fast as zf
+
+        embeddings = np.random.default_rng(0).normal(size=(500, 16))
+        opt = zf.Zopo(embeddings, zf.ZopoConfig(budget=50, initial=10))
         while not opt.done:
             i = opt.ask()
-            opt.tell(i, score(prompts[i]))        # higher is better
-        index, best = opt.best
+            opt.tell(i, -np.linalg.norm(embeddings[i]))  # the score of prompt i, higher is better
+        index, score = opt.best
 
     The method is that of arXiv 2403.02993. Asks can run ahead of tells, and tells can come in any order. A
     prompt that was asked and not yet told is pending. Each prompt is offered once, unless it is discarded.
