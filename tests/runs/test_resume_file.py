@@ -94,7 +94,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
             if len(heard) == 3:  # no more pages than there are now
                 store._connection.execute("PRAGMA max_page_count = 1")
 
-        with pytest.raises(zf.StoreFullError, match="no room"):
+        with pytest.raises(zf.StoreFullError, match="no space left"):
             go(store, first, on_trial=listen)
         with pytest.raises(zf.StoreFullError):
             store.close()

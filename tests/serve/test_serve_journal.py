@@ -105,7 +105,7 @@ def test_a_full_disk_fails_the_waiting_entries_until_there_is_room(tmp_path: Pat
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
         full = watched.put(2, size=100_000)
-        with pytest.raises(StoreFullError, match="no room is left"):
+        with pytest.raises(StoreFullError, match="no space left"):
             await full.done
         with pytest.raises(StoreFullError):
             await full.wait()
