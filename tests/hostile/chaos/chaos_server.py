@@ -82,7 +82,7 @@ class ChaosServer:
         self._transports: set[Any] = set()
 
     def begin(self, faults: tuple[str, ...], share: float, seed: int) -> Books:
-        """Start a run with one of `faults` in a `share` of its requests; return its records, which fill up."""
+        """Start a run with one of `faults` in a `share` of its requests; return its records."""
         self._faults, self._share, self._seed = faults, share, seed
         self.books = Books()
         return self.books
