@@ -34,7 +34,7 @@ KEPT_OUT = {"dry_run", "how", "help"}
 
 
 def options(command: str) -> list[click.Option]:
-    parameters = cli.cli.commands[command].params
+    parameters = cli.load_command(command).params
     return [p for p in parameters if isinstance(p, click.Option) and p.name not in KEPT_OUT]
 
 

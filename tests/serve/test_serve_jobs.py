@@ -17,7 +17,7 @@ import pytest
 from serve_tools import SECONDS, Client, Process, packed, pool, served
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.events import JobEvents
 from zopo_fast.serve.models import load_models
 
@@ -219,7 +219,7 @@ def test_jobs_are_queued_and_a_cancelled_one_keeps_its_results(
     tmp_path: Path, models: Path, model: Model
 ) -> None:
     with (
-        served(tmp_path / "data", Limits(max_jobs=1, stop_timeout=5), models=models) as server,
+        served(tmp_path / "data", ServerLimits(max_jobs=1, stop_timeout=5), models=models) as server,
         Client(server.url) as call,
     ):
         model.go.clear()
