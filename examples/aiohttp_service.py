@@ -52,7 +52,8 @@ class Prompts:
             index, _ = self._search.best
         except zf.NothingToAsk:  # no ratings yet
             index = None
-        if (index is None or self._requests % TRIAL_INTERVAL == 0) and (trial := self._on_trial()) is not None:
+        wants_trial = index is None or self._requests % TRIAL_INTERVAL == 0
+        if wants_trial and (trial := self._on_trial()) is not None:
             index = trial
         return {"prompt": self._pool.prompts[index], "index": index}
 
