@@ -50,14 +50,14 @@ def test_a_success_in_between_keeps_it_closed() -> None:
     breaker = CircuitBreaker(3, 30.0, now=clock)
     for second in range(100):
         clock.now = float(second)
-        assert attempt(breaker, Outcome.GOOD if second % 3 == 0 else Outcome.DOWN)
+        assert attempt(breaker, Outcome.ANSWERED if second % 3 == 0 else Outcome.DOWN)
     assert not breaker.is_open
 
 
 def test_a_refusal_neither_opens_nor_resets() -> None:
     clock = Clock()
     breaker = CircuitBreaker(3, 30.0, now=clock)
-    for outcome in (Outcome.DOWN, Outcome.NEITHER, Outcome.NEITHER, Outcome.NEITHER, Outcome.DOWN):
+    for outcome in (Outcome.DOWN, Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.DOWN):
         clock.now += 10.0
         assert attempt(breaker, outcome)
     assert not breaker.is_open
@@ -84,10 +84,10 @@ def test_one_probe_at_a_time_is_let_through(outcome: Outcome) -> None:
     assert breaker.enter()
     assert not breaker.enter()
     breaker.leave(outcome)
-    assert breaker.is_open is (outcome is not Outcome.GOOD)
+    assert breaker.is_open is (outcome is not Outcome.ANSWERED)
     assert breaker.enter() is (outcome is not Outcome.DOWN)
     clock.now = 70.0
-    assert attempt(breaker, Outcome.GOOD) or outcome is Outcome.NEITHER
+    assert attempt(breaker, Outcome.ANSWERED) or outcome is Outcome.UNKNOWN
 
 
 def test_faults_of_a_third_never_open_it() -> None:
@@ -95,7 +95,7 @@ def test_faults_of_a_third_never_open_it() -> None:
     breaker = CircuitBreaker(ClientConfig("m").breaker_failures, 30.0, now=clock)
     for _ in range(300_000):
         clock.now += 1.0
-        assert attempt(breaker, Outcome.DOWN if rng.random() < 0.3 else Outcome.GOOD)
+        assert attempt(breaker, Outcome.DOWN if rng.random() < 0.3 else Outcome.ANSWERED)
 
 
 # --- the client

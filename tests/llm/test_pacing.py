@@ -14,7 +14,7 @@ from fake_server import FakeServer, Request, ok, status
 from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm.openai.rate_limit import LEAST_RATE, RateLimiter, Ticket
+from zopo_fast.llm.openai.rate_limit import MIN_RATE, RateLimiter, Ticket
 from zopo_fast.llm.openai.retry import Time
 
 
@@ -135,7 +135,7 @@ def test_it_recovers_when_the_limit_is_gone() -> None:
 def test_it_slows_down_to_a_floor() -> None:
     simulation = Simulation({}, slots=16)
     simulation.run(170.0, lambda now, sent: True)
-    assert simulation.pacer.rate == LEAST_RATE
+    assert simulation.pacer.rate == MIN_RATE
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.1, 0.6), (0.3, 0.4)])

@@ -333,7 +333,9 @@ asyncio.run(main())
 
 
 def test_a_session_of_the_parent_is_refused_in_a_child() -> None:
-    assert script(SESSION) == ["session: it belongs to the process that was forked; make a client here"]
+    assert script(SESSION) == [
+        "session: it belongs to the parent process; create a client in the forked process"
+    ]
 
 
 def test_the_embedded_model_is_refused_in_a_child_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,9 @@ def target(folder: Path, data: bytes) -> None:
         raise AssertionError(f"to wait {wait} s")
     status = int.from_bytes(data[:2], "big") % 600 if data[:1] != b"2" else 200
     texts_of(body.decode("utf-8", "replace"))
-    outcome = answers.judge(answers.Reply(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT)
+    outcome = answers.read_response(
+        answers.Response(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT
+    )
     if isinstance(outcome, answers.Document):
         answers.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
             outcome.values.get("data"), list
