@@ -21,7 +21,7 @@ from zopo_fast.cli.options import (
 )
 from zopo_fast.cli.settings import load_task, text_or_file
 from zopo_fast.errors import ConfigError
-from zopo_fast.scoring.race import ERROR, FIRST
+from zopo_fast.scoring.race import DEFAULT_ERROR, DEFAULT_FIRST
 
 
 def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, float] | None:
@@ -69,14 +69,14 @@ def _range(_: click.Context, parameter: click.Parameter, value: str | None) -> t
 @click.option(
     "--race-error",
     type=click.FloatRange(0, 1, max_open=True),
-    default=ERROR,
+    default=DEFAULT_ERROR,
     show_default=True,
     help="Probability that a prompt is given up although it would beat the best one.",
 )
 @click.option(
     "--race-first",
     type=click.IntRange(1),
-    default=FIRST,
+    default=DEFAULT_FIRST,
     show_default=True,
     help="Examples of a prompt's first mini-batch.",
 )

@@ -260,7 +260,7 @@ class RunState:
         self._failures_in_a_row = 0
         for one in [index, *(i for i in given_up if i != index)]:
             self.scores[one] = Score(race.mean(one), race.in_order(one)[1], Usage())
-        complete = race.complete(index)
+        complete = race.is_complete(index)
         for one in [index, *given_up] if complete else given_up:
             self._report_raced(one)
         self.reason = self._reached(race.mean(index)) if complete else None
@@ -295,7 +295,7 @@ class RunState:
         usage, seconds = self._unreported.pop(index)
         places, scores = race.in_order(index)
         score = Score(race.mean(index) if scores else math.nan, scores, usage)
-        self._report(index, score, seconds, error, () if race.complete(index) else places)
+        self._report(index, score, seconds, error, () if race.is_complete(index) else places)
 
     def _report(
         self,
