@@ -77,8 +77,8 @@ class _FileError(InputError):
     """An input file is invalid.
 
     Attributes:
-        path: path of the file, or None.
-        line: line number, counted from 1, or None.
+        path: Path of the file, or None.
+        line: Line number, counted from 1, or None.
     """
 
     def __init__(self, message: str, *, path: str | Path | None = None, line: int | None = None) -> None:
@@ -162,7 +162,7 @@ class LimitReachedError(ZopoError, RuntimeError):
     """A hard limit of the run does not allow the next call.
 
     Attributes:
-        limit: name of the limit: "calls", "tokens", "cost" or "time".
+        limit: Name of the limit: "calls", "tokens", "cost" or "time".
     """
 
     def __init__(self, message: str, limit: str) -> None:

@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 class Line(NamedTuple):
-    """A row of the table: which comparison, what it is called here, and which peers to show."""
+    """A row of the speed table: the comparison, its title and the peers shown."""
 
     question: str
     what: str
@@ -73,7 +73,8 @@ def table(results: Path = RESULTS) -> str:
     """Return the comparisons as Markdown.
 
     Raises:
-        FileNotFoundError, LookupError: a result file, or a row of one, is missing.
+        FileNotFoundError: a result file is missing.
+        LookupError: a row of a result file is missing.
     """
     lines = ["| | zopo_fast | others, times as long |", "|---|---|---|"]
     for line in LINES:
@@ -84,7 +85,7 @@ def table(results: Path = RESULTS) -> str:
 
 
 def limits(results: Path = RESULTS) -> str:
-    """Return how much of the machine's limits is reached, as Markdown."""
+    """Return the reached shares of the machine's limits as Markdown."""
     gram, cores = _load(results, "gram"), _load(results, "gram")["machine"]["cores"]
 
     def share(name: str) -> str:
@@ -114,7 +115,7 @@ def limits(results: Path = RESULTS) -> str:
     return "\n".join(["| limit | reached |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-# Methods of the search table, as the README calls them, and the board each is on.
+# Methods of the search table, their titles in the README, and the board of each.
 SEARCHES = (
     ("random, exact", "random search (exact expectation)", "prompts"),
     ("official", "the published loop, in float64", "prompts"),
@@ -129,7 +130,7 @@ SEARCHES = (
 
 
 def searches(results: Path = RESULTS) -> str:
-    """Return where searches end, by landscape, as Markdown."""
+    """Return the final values of the searches by landscape as Markdown."""
     kept = _load(results, "search_quality")
     rows, seeds = kept["rows"], kept["settings"]["seeds"]
     final = {(row["board"], row["method"], row["landscape"]): row["final"] for row in rows}

@@ -28,7 +28,7 @@ from zopo_fast.scoring import metrics
 from zopo_fast.tasks import readers as task_files, template
 
 SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment.jsonl"
-ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def toml(path: Path) -> Any:
@@ -163,7 +163,7 @@ def test_what_is_no_file_is_refused_without_waiting(
     monkeypatch.chdir(tmp_path)
     path, (make, says) = tmp_path / f"x{ending}", NO_FILES[kind]
     make(path)
-    with time_limit(10), pytest.raises(zf.InputError, match=says):
+    with time_limit(), pytest.raises(zf.InputError, match=says):
         LOADERS[name][0](path)
 
 
@@ -177,7 +177,7 @@ def test_a_pipe_that_takes_a_files_place_in_between_is_refused_too(
     looked_at = os.stat(regular)
     shim = SimpleNamespace(**{**vars(os), "stat": lambda _: looked_at})
     monkeypatch.setattr(files, "os", shim)
-    with time_limit(10), pytest.raises(files.UnreadableFileError, match="a named pipe"):
+    with time_limit(), pytest.raises(files.UnreadableFileError, match="a named pipe"):
         files.read_bytes(path, 100)
 
 
@@ -206,7 +206,7 @@ def test_a_size_that_is_too_large_is_refused_before_it_is_read(
     path = tmp_path / f"x{ending}"
     with path.open("wb") as file:
         file.truncate(files.MAX_DATA_BYTES + 1)  # a hole: it takes no room
-    with time_limit(10), pytest.raises(zf.InputError, match="larger than"):
+    with time_limit(), pytest.raises(zf.InputError, match="larger than"):
         LOADERS[name][0](path)
 
 

@@ -23,7 +23,7 @@ PRICES = Prices(prompt=1e6, completion=2e6)  # one and two a token
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 30))
+    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 def call(prompt: int = 0, completion: int = 0) -> Usage:

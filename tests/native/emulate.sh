@@ -15,7 +15,7 @@ python=${PYTHON:-python3}
 root=$PWD
 build=$root/build/emulate
 
-# What uses a device; tests/native/test_cuda_build.py says which files must be named there.
+# The files with tests of devices; tests/native/test_cuda_collection.py checks the list and what is collected.
 mapfile -t tests < tests/native/devices.txt
 # Of these in the other orders, as pytest's -k: not what repeats itself many times or takes long for its size.
 left_out=(properties thousand large_pool any_unit take_and_release any_sequence 5000 7000 very_different
@@ -46,7 +46,7 @@ in_order() {
   echo "threads and blocks in the order $1"
   ZOPO_EMULATE_ORDER=$1 "$build/venv/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir="$root" \
     -p no:cacheprovider --hypothesis-profile=few -q -r fE --timeout=300 \
-    -k "(cuda or batch or device_arrays or device_models) and not cpu and (${2:-cuda or not cuda})" \
+    -m "cuda or emulated or devices" -k "${2:-test}" \
     "${tests[@]}" 2>&1 | sed "s|$root/||g"
 }
 

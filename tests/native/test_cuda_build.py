@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -167,25 +166,6 @@ def test_it_compiles_as_the_package_is_built() -> None:
     assert '"80-real;90-real;90-virtual"' in text
 
 
-# ---- which tests run on devices ----------------------------------------------------------------------
-
-
-def uses_a_device(path: Path) -> bool:
-    """Whether a test or a fixture of this file takes the fixture `device`."""
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-    return any(argument.arg == "device" for f in functions for argument in f.args.args)
-
-
-def test_no_test_of_devices_is_left_out_of_their_list() -> None:
-    tests = ROOT / "tests"
-    named = {Path(name).stem for name in (tests / "native" / "devices.txt").read_text().split()}
-    files = {path.stem: path for path in tests.rglob("test_*.py")}
-    assert named <= files.keys()
-    wanted = {name for name, path in files.items() if uses_a_device(path)}
-    wanted |= {name for name in files if re.match("test_(cuda_(?!build)|device_arrays|batch)", name)}
-    assert wanted <= named
-
-
 # ---- CMake -------------------------------------------------------------------------------------------
 
 
@@ -203,7 +183,7 @@ def configure(
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "CMAKE"))}
     environment["CUDACXX"] = str(folder / nvcc)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
 
 
 def assert_cpu_engine_only(done: subprocess.CompletedProcess[str], folder: Path, reason: str) -> None:

@@ -32,7 +32,7 @@ def test_optuna_s_ask_and_tell_beside_ours() -> None:
     pytest.importorskip("optuna")
     done = subprocess.run(
         [*PYTHON, str(EXAMPLES / "optuna_ask_tell.py"), "rhymes", "2"],
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = {

@@ -51,7 +51,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        await asyncio.wait_for(main(), 10)
+        await asyncio.wait_for(main(), 60)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         gc.collect()  # asyncio complains of an exception nobody looked at when its task goes
 

@@ -207,8 +207,8 @@ def test_scores_between_are_raced_by_a_bet() -> None:
         ({"error": 1.0}, "race error"),
         ({"first": 0}, "first mini-batch"),
         ({"batch": 0}, "mini-batch"),
-        ({"bounds": (1.0, 0.0)}, "least and greatest"),
-        ({"bounds": (0.0, math.inf)}, "least and greatest"),
+        ({"bounds": (1.0, 0.0)}, "bounds must be finite and ascending"),
+        ({"bounds": (0.0, math.inf)}, "bounds must be finite and ascending"),
         ({"calls": 19}, "19 calls"),
     ],
 )

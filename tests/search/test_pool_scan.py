@@ -319,7 +319,9 @@ def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
     pytest.fail(f"the scan takes {best['scan']:.4f} s, everything {best['everything']:.4f} s")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the device: always the same
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)  # the device: always the same
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from(DTYPES),
     st.sampled_from([1, 4, 64, 1e4]), st.integers(1, 12),

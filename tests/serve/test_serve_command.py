@@ -8,16 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from serve_tools import SECONDS, TOKEN, Client, Process, packed, pool, served
+from time_tools import until
 
 from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
-from zopo_fast.serve.config import Limits, ServeConfig, is_loopback
+from zopo_fast.serve.config import ServeConfig, ServerLimits, is_loopback
 from zopo_fast.serve.logs import json_logging
 
 
@@ -52,7 +52,7 @@ def test_without_a_token_a_request_from_a_browser_is_forbidden(tmp_path: Path) -
 def test_a_host_beyond_loopback_needs_a_token(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""):
         assert not is_loopback(host)
-        with pytest.raises(ConfigError, match="only with a token"):
+        with pytest.raises(ConfigError, match="needs a token"):
             ServeConfig(data=tmp_path, host=host)
         ServeConfig(data=tmp_path, host=host, token=TOKEN)
     for host in ("127.0.0.1", "127.8.0.1", "::1", "localhost"):
@@ -61,7 +61,7 @@ def test_a_host_beyond_loopback_needs_a_token(tmp_path: Path) -> None:
         ServeConfig(data=tmp_path, token="short")
     assert TOKEN not in repr(ServeConfig(data=tmp_path, token=TOKEN))
     with pytest.raises(ConfigError, match="max_pool"):
-        Limits(max_pool=0)
+        ServerLimits(max_pool=0)
 
 
 def test_the_command_reports_invalid_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_the_command_reports_invalid_options(tmp_path: Path, monkeypatch: pytest
         assert isinstance(done.exception, ConfigError)
         return str(done.exception)
 
-    assert "only with a token" in refused("--host", "0.0.0.0")
+    assert "needs a token" in refused("--host", "0.0.0.0")
     assert "cannot be read" in refused("--token-file", str(tmp_path / "none"))
     (tmp_path / "token").write_text(" \n")
     assert "holds no token" in refused("--token-file", str(tmp_path / "token"))
@@ -125,9 +125,7 @@ def test_shutdown_is_graceful_and_the_log_has_no_prompts_and_no_keys(tmp_path: P
             call("POST", "/v1/studies", {**body, "wrong": secret})
             call("POST", f"/v1/studies/{made['id']}/ask")
             call("GET", "/v1/studies", Authorization="Bearer another-secret-0123456789")
-        start = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - start < SECONDS / 2
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert [line["message"] for line in lines if line["logger"] == "zopo_fast.serve.server"] == [
         "listening",
@@ -169,6 +167,16 @@ def test_the_log_leaves_out_exception_messages_unless_enabled() -> None:
     assert not logging.getLogger("zopo_fast").handlers
 
 
+def refuses_connections(address: str) -> bool:
+    """Return whether a server that is stopping has closed its listening socket."""
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_requests_in_flight_complete_before_the_shutdown(tmp_path: Path) -> None:
     with Process(tmp_path / "data") as server, Client(server.url) as call:
         study = call.study(m=300, budget=300, initial=300)
@@ -181,7 +189,7 @@ def test_requests_in_flight_complete_before_the_shutdown(tmp_path: Path) -> None
         connection.endheaders(body[:4])
         call.ok("GET", "/healthz")
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        until(lambda: refuses_connections(call.host))
         assert server.process.poll() is None
         connection.send(body[4:])
         assert len(json.load(connection.getresponse())["indices"]) == 200
@@ -200,7 +208,7 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
             with Client(server.url) as call:
                 call.ok("GET", "/healthz")
             server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
+            until(lambda: refuses_connections(f"{host}:{port}"))
             assert server.process.poll() is None  # the server waits for the body
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(SECONDS / 4) == 1
+            assert server.process.wait(SECONDS) == 1

@@ -47,7 +47,7 @@ def scenario(path: Path, work: Callable[[Watched], Coroutine[Any, Any, None]]) -
         watched = Watched(path)
         watched.start()
         try:
-            await asyncio.wait_for(work(watched), 20)
+            await asyncio.wait_for(work(watched), 60)
         finally:
             watched.journal.flush()
             await asyncio.to_thread(watched.journal.close)
@@ -73,7 +73,7 @@ class Slow:
         self._connection, self.go = connection, threading.Event()
 
     def execute(self, *arguments: Any) -> Any:
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return self._connection.execute(*arguments)
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ def test_a_full_disk_fails_the_waiting_entries_until_there_is_room(tmp_path: Pat
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
         full = watched.put(2, size=100_000)
-        with pytest.raises(StoreFullError, match="no room is left"):
+        with pytest.raises(StoreFullError, match="no space left"):
             await full.done
         with pytest.raises(StoreFullError):
             await full.wait()

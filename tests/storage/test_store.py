@@ -79,7 +79,7 @@ def test_round_trip(path: Path) -> None:
 
 
 def test_large_arrays_are_kept_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zopo_fast.storage.store._PART", 100)
+    monkeypatch.setattr("zopo_fast.storage.store._MAX_PART_BYTES", 100)
     array = np.random.default_rng(0).normal(size=(7, 9))
     with Store.create(path, {}) as store:
         store.put_array("Z", np.ones((50, 50)))

@@ -60,7 +60,7 @@ def fill(store: Store) -> int:
             known = number
 
     known = 0
-    with pytest.raises(errors.StoreFullError, match="no room is left"):
+    with pytest.raises(errors.StoreFullError, match="no space left"):
         asyncio.run(work())
     with pytest.raises(errors.StoreFullError):  # and from now on
         store.append("score", {})
@@ -81,7 +81,7 @@ def test_full_disk_keeps_what_was_acknowledged(small: Path) -> None:
         while os.write(filler, b"x" * 4096):
             pass
     os.close(filler)
-    with pytest.raises(errors.StoreFullError, match="no room"):
+    with pytest.raises(errors.StoreFullError, match="no space left"):
         Store.create(small / "other.sqlite3", {})
     assert [p.name for p in small.iterdir() if p.suffix == ".tmp" or p.name.startswith("other")] == []
     with Store.open(path) as store:  # readable with no room at all
@@ -125,7 +125,7 @@ def test_a_second_owner_is_refused(path: Path) -> None:
         for _ in range(2):
             with pytest.raises(errors.StoreBusyError, match="has this study open"):
                 Store.open(path)
-            with pytest.raises(errors.StoreError, match="is there already"):
+            with pytest.raises(errors.StoreError, match="exists already"):
                 Store.create(path, {})
         # Locks of a file go when any handle of this process on it is closed: none of the above may.
         assert "another process has this study open" in opened_elsewhere(path)
@@ -148,11 +148,11 @@ def test_making_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(errors.StoreError, match="no study there"):
+    with pytest.raises(errors.StoreError, match="no study file there"):
         Store.open(path)
-    with pytest.raises(errors.StoreError, match="no study there"):
+    with pytest.raises(errors.StoreError, match="no study file there"):
         Store.open(tmp_path)
-    with pytest.raises(errors.StoreError, match="there already"):
+    with pytest.raises(errors.StoreError, match="exists already"):
         Store.create(tmp_path, {})
     path.touch()
     with pytest.raises(errors.StoreError, match="an empty file"):
@@ -166,7 +166,7 @@ def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.StoreError, match="another program"):
         Store.open(path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(errors.StoreError, match="cannot be made"):
+    with pytest.raises(errors.StoreError, match="cannot be created"):
         Store.create(tmp_path / "file" / "study.sqlite3", {})
 
 
@@ -217,12 +217,12 @@ def test_what_may_not_be_written() -> None:
         os.chmod(folder, 0o755)
         os.chmod(Path(folder) / "closed", 0o755)
     assert done.returncode == 0, done
-    forbidden = "the file or its folder may not be written to"
+    forbidden = "no permission to write the file or its folder"
     said = [line.split(" (")[0] for line in done.stdout.splitlines()]
     assert said == [
-        forbidden, "is there already", forbidden,
-        "no study there", forbidden, forbidden,
-        "cannot be read: Permission denied", "cannot be made: Permission denied",
+        forbidden, "exists already", forbidden,
+        "no study file there", forbidden, forbidden,
+        "cannot be read: Permission denied", "cannot be created: Permission denied",
         "cannot be used: Permission denied",
     ]  # fmt: skip
 
@@ -285,7 +285,7 @@ def test_one_value_is_read_without_the_rest(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE study SET value = '{\"a\": [2]}'")
     connection.close()
-    with pytest.raises(errors.StoreDamagedError, match="config is not as it was written"):
+    with pytest.raises(errors.StoreDamagedError, match="checksum of its config"):
         read_value(path, "config")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")

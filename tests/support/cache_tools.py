@@ -12,7 +12,7 @@ from zopo_fast.llm.types import Answer, Message, Usage
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 30))
+    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 def chat(text: str) -> list[Message]:

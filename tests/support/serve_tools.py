@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from time_tools import HANG
 
-from zopo_fast.serve.config import Limits, ServeConfig
+from zopo_fast.serve.config import ServeConfig, ServerLimits
 from zopo_fast.serve.http.routing import Route
 from zopo_fast.serve.server import Server
 
 TOKEN = "a-token-for-the-tests-0123456789"
-SECONDS = 20.0  # timeout of every step, enough for a busy machine
+SECONDS = HANG
 
 
 class Reply(NamedTuple):
@@ -102,10 +103,10 @@ class InThread(NamedTuple):
 
 @contextmanager
 def served(
-    folder: Path, limits: Limits | None = None, middlewares: Iterable[Any] = (), **settings: Any
+    folder: Path, limits: ServerLimits | None = None, middlewares: Iterable[Any] = (), **settings: Any
 ) -> Iterator[InThread]:
     """Run a server on a free port while the context is open; shut it down gracefully."""
-    config = ServeConfig(data=folder, port=0, limits=limits or Limits(stop_timeout=5), **settings)
+    config = ServeConfig(data=folder, port=0, limits=limits or ServerLimits(stop_timeout=5), **settings)
     found: list[Any] = []
     ready = threading.Event()
 

@@ -37,7 +37,7 @@ def require_no_loop(what: str, instead: str) -> None:
     """Check that no event loop runs in this thread, because `what` would block it.
 
     Raises:
-        EventLoopError: an event loop is running; the message ends with `instead`.
+        EventLoopError: An event loop is running; the message ends with `instead`.
     """
     try:
         asyncio.get_running_loop()
@@ -50,7 +50,7 @@ def require_own_event(event: asyncio.Event, name: str) -> None:
     """Check that the running event loop can wait for an event.
 
     Raises:
-        EventLoopError: the event belongs to another event loop.
+        EventLoopError: The event belongs to another event loop.
     """
     waiting = event.wait()
     try:

@@ -23,17 +23,17 @@ class ExclusiveAccess:
     device; then the child's every access is refused.
 
     Args:
-        name: name of the object in error messages.
+        name: Name of the object in error messages.
 
     Attributes:
-        read_only: context manager for read access.
+        read_only: Context manager for read access.
         is_changing: True while a thread changes the object.
         device: CUDA device that the object lies on; None for the host.
 
     Raises:
-        ConcurrentUseError: on entry, when another thread uses the object or used it at the fork.
-        ConcurrentUseError: on entry to change, when the same thread is already changing the object.
-        DeviceError: on entry in a forked child, when the object lies on a CUDA device.
+        ConcurrentUseError: On entry, when another thread uses the object or used it at the fork.
+        ConcurrentUseError: On entry to change, when the same thread is already changing the object.
+        DeviceError: On entry in a forked child, when the object lies on a CUDA device.
     """
 
     __slots__ = ("__weakref__", "device", "is_changing", "read_only")
@@ -69,7 +69,7 @@ class ExclusiveAccess:
         """Check, inside `read_only`, that the caller has not interrupted a change of its own thread.
 
         Raises:
-            ConcurrentUseError: the caller is a signal handler that interrupted a change.
+            ConcurrentUseError: The caller is a signal handler that interrupted a change.
         """
         if self.is_changing:
             raise self._interrupted()

@@ -51,11 +51,11 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
     """Read a regular file without blocking on a pipe or a device.
 
     Args:
-        path: path of the file.
-        max_bytes: largest accepted size, so that an endless file cannot exhaust memory.
+        path: Path of the file.
+        max_bytes: Largest accepted size, so that an endless file cannot exhaust memory.
 
     Raises:
-        UnreadableFileError: the file is missing, not regular, too large or not readable.
+        UnreadableFileError: The file is missing, not regular, too large or not readable.
     """
     try:
         require_regular_file(os.stat(path))  # check before opening: opening a device can have side effects
@@ -92,7 +92,7 @@ def require_regular_file(status: os.stat_result) -> None:
     """Check that a file is regular: reading any other kind may block or never end.
 
     Raises:
-        UnreadableFileError: the file is a directory, pipe, socket or device.
+        UnreadableFileError: The file is a directory, pipe, socket or device.
     """
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "a special file")
@@ -111,7 +111,7 @@ def exists(path: str | Path) -> bool:
     """Return True if an output path is already occupied, by a file of any kind or a dangling link.
 
     Raises:
-        OutputError: the path is invalid, or its directory cannot be searched.
+        OutputError: The path is invalid, or its directory cannot be searched.
     """
     try:
         os.lstat(path)
@@ -139,7 +139,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     """Write a file atomically: readers see the old content or all of the new content.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     try:
         target = Path(os.path.realpath(path))

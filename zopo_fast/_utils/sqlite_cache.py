@@ -25,8 +25,8 @@ class SQLiteCache:
     writer. A power failure can lose the last transactions but does not corrupt the file.
 
     Args:
-        path: path of the file; missing parent directories are created.
-        label: name of the cache in log messages.
+        path: Path of the file; missing parent directories are created.
+        label: Name of the cache in log messages.
         schema: SQL statements that create missing tables.
     """
 

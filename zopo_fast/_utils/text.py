@@ -78,10 +78,10 @@ def parse_json(text: str, **options: Any) -> Any:
 
     Args:
         text: JSON document.
-        options: keywords of `json.loads`; `parse_constant` can accept NaN and infinity.
+        options: Keywords of `json.loads`; `parse_constant` can accept NaN and infinity.
 
     Raises:
-        ValueError: the text is not JSON, is nested too deeply, or repeats a key.
+        ValueError: The text is not JSON, is nested too deeply, or repeats a key.
     """
     try:
         return json.loads(

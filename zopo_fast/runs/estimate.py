@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zopo_fast.llm import tokens
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 from zopo_fast.runs.config import RunConfig
-from zopo_fast.scoring.judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
+from zopo_fast.scoring.judge import DEFAULT_RUBRIC
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
 UNKNOWN_PROMPT_TOKENS = 40  # of a prompt that is yet to be written
 EMBED_BATCH = 64
-GENERATE_MAX_TOKENS = 256
 SAMPLE = 50  # prompts whose tokens are counted
 
 
@@ -42,7 +42,7 @@ def estimate(
     config: RunConfig,
     *,
     model: str | None = None,
-    max_tokens: int = 64,
+    max_tokens: int = ANSWER_BODY["max_tokens"],
     generate: int = 0,
     embed: int = 0,
     prices: tuple[float, float] | None = None,
@@ -75,11 +75,11 @@ def estimate(
     calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
     shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
     tokens_in = round(calls * per_call) + generate * shown
-    tokens_out = calls * max_tokens + generate * GENERATE_MAX_TOKENS
+    tokens_out = calls * max_tokens + generate * WRITER_BODY["max_tokens"]
     if task.metric == "judge":  # its message holds the rubric, the example and the answer
         rubric = tokens.count_tokens(config.rubric or DEFAULT_RUBRIC, model).tokens
         tokens_in += round(calls * (rubric + per_call + max_tokens))
-        tokens_out += calls * JUDGE_MAX_TOKENS
+        tokens_out += calls * JUDGE_BODY["max_tokens"]
         calls *= 2
     calls += generate
     if embed:

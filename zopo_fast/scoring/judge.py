@@ -29,8 +29,6 @@ Answer to grade:
 Give a whole number from 0 (wrong) to 10 (entirely correct). Reply with one line of the form
 Score: <number>"""
 
-JUDGE_MAX_TOKENS = 256
-"""Tokens of a judge's answer: a grade, and some reasoning before it."""
 _MAX_CHARACTERS = 20_000  # parsed at the end of an answer, where the grade is; bounds the time of the parser
 
 _NUMBER = r"(-?\d{1,300}(?:\.\d{1,300})?)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import Deduplicator
 from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.http.request import PageQuery
@@ -27,7 +27,7 @@ class JobRoutes:
         limits: limits of the server.
     """
 
-    def __init__(self, jobs: JobService, limits: Limits) -> None:
+    def __init__(self, jobs: JobService, limits: ServerLimits) -> None:
         self._jobs, self._limits = jobs, limits
         self._creations: Deduplicator[JobRecord] = Deduplicator()
         self._streams = 0
