@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
 from zopo_fast.llm.types import CallKey, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.scoring.metrics import Metric
@@ -112,11 +112,11 @@ class Evaluator:
         callbacks = [one for one in (self._on_answer, on_answer) if one is not None]
         keys = {i: CallKey(part, prompt, i) for i in chosen}
         tasks = [
-            asyncio.ensure_future(_about(self._score(key, examples[i], callbacks), i, examples[i]))
-            for i, key in keys.items()
+            asyncio.ensure_future(self._score_one(key, examples[i], callbacks)) for i, key in keys.items()
         ]
         try:
-            scored = await asyncio.gather(*tasks)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            scored = [task.result() for task in tasks if task.done()]
         finally:
             await _end(tasks)
         return Evaluation(
@@ -126,6 +126,28 @@ class Evaluator:
             usage=sum((one.usage for one in scored), Usage()),
             indices=chosen,
         )
+
+    async def _score_one(
+        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[Scored], object]]
+    ) -> Scored:
+        """Score one example; an error keeps its type and names the example."""
+        try:
+            return await self._score(key, example, callbacks)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error: Exception = LLMError("the model's client cancelled the call")
+        except Exception as failure:
+            error = failure
+        note = f"example {key.example}: {example.input!r:.80}"
+        if getattr(error, "example_index", None) is None:
+            error.example_index = key.example  # type: ignore[attr-defined]
+            if isinstance(error, ZopoError):
+                error.args = (f"{error} ({note})", *error.args[1:])
+            else:
+                error.add_note(note)
+        raise error
 
     async def _score(
         self, key: CallKey, example: Example, callbacks: Sequence[Callable[[Scored], object]]
@@ -137,27 +159,6 @@ class Evaluator:
         for callback in callbacks:
             callback(scored)
         return scored
-
-
-async def _about(call: Coroutine[Any, Any, Scored], index: int, example: Example) -> Scored:
-    """Await a call; an error keeps its type and names the example."""
-    try:
-        return await call
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        error: Exception = LLMError("the model's client cancelled the call")
-    except Exception as failure:
-        error = failure
-    note = f"example {index}: {example.input!r:.80}"
-    if getattr(error, "example_index", None) is None:
-        error.example_index = index  # type: ignore[attr-defined]
-        if isinstance(error, ZopoError):
-            error.args = (f"{error} ({note})", *error.args[1:])
-        else:
-            error.add_note(note)
-    raise error
 
 
 async def _end(tasks: Sequence[asyncio.Task[Scored]]) -> None:
