@@ -328,7 +328,7 @@ def test_threads_leave_the_process_wide_limit_of_csv_unchanged(
 def test_a_task_file_cannot_name_a_function_to_run(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"metadata": {"metric": "subprocess:call"}}\n{"input": "a", "output": "b"}\n')
-    with pytest.raises(zf.TaskError, match="only the caller can"):
+    with pytest.raises(zf.TaskError, match="names a function as the metric"):
         zf.Task.load(path, examples=None)
     assert zf.Task.load(path, examples=None, metric="f1").metric == "f1"
     assert zf.Task.load(path, examples=None, metric="my:own").metric == "my:own"

@@ -85,7 +85,7 @@ def landscape(task: Path, **options: Any) -> int:
 
     Answers are stored as they arrive: after an error, a limit or Ctrl-C, the same command resumes.
     """
-    command = _Command(options, load_task(task, options))
+    command = LandscapeRunner(options, load_task(task, options))
     if options["dry_run"]:
         command.dry_run()
         return 0
@@ -100,7 +100,7 @@ def landscape(task: Path, **options: Any) -> int:
         return EXIT_INTERRUPTED
 
 
-class _Command:
+class LandscapeRunner:
     """One `landscape` command: checks its options, then scores and exports the pool."""
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
