@@ -82,7 +82,7 @@ def test_calls_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     found = induce(model, n=3, max_calls=7)
     assert len(model.requests) == 7
     assert found.pool.prompts == ("Always this.",)
-    assert "3 prompts were asked for" in caplog.text
+    assert "3 prompts were requested" in caplog.text
     model = Model(lambda text: "Always this.")
     induce(model, n=3)
     assert len(model.requests) == 12
@@ -94,7 +94,7 @@ def test_a_model_that_repeats_itself_is_not_asked_for_ever(caplog: pytest.LogCap
         found = induce(model, n=30)
     assert found.pool.prompts == ("Always the same.",)
     assert len(model.requests) == 30 + 29  # a second wave, and no third: 120 were allowed
-    assert "30 prompts were asked for" in caplog.text
+    assert "30 prompts were requested" in caplog.text
 
 
 def test_a_few_failed_calls_do_not_lose_the_rest(caplog: pytest.LogCaptureFixture) -> None:
@@ -207,7 +207,7 @@ def test_compose_joins_the_parts(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert set(generate.compose(9, lists=lists).prompts) == set(pool.prompts)
-    assert "9 prompts were asked for, the lists give 4" in caplog.text
+    assert "9 prompts were requested, the lists give 4" in caplog.text
     assert generate.compose(1, lists={"instructions": ["Only."]}).prompts == ("Only.",)
 
 
@@ -222,7 +222,7 @@ def test_compose_reads_files(tmp_path: Path) -> None:
     assert generate.compose(1, lists=toml, kind="mine").prompts == ("A B ü",)
     flat.write_text(json.dumps({"instructions": ["Flat."]}))
     assert generate.compose(1, lists=str(flat)).prompts == ("Flat.",)
-    with pytest.raises(ConfigError, match="no table 'general'; there are mine"):
+    with pytest.raises(ConfigError, match="no table 'general'; the tables are mine"):
         generate.compose(1, lists=toml)
 
 
