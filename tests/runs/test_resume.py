@@ -201,7 +201,7 @@ def test_a_score_that_no_race_takes_ends_every_time(tmp_path: Path) -> None:
 
     models = [Model(), Model()]
     for model in models:
-        with pytest.raises(zf.InputError, match="a score has to be 0 to 1, got 7"):
+        with pytest.raises(zf.InputError, match="a score must be 0 to 1, got 7"):
             go(tmp_path / "study.sqlite3", model, task=replace(TASK, metric=beyond), score_range=(0.0, 1.0))
     assert models[1].calls == []
 
