@@ -62,8 +62,8 @@ class Evaluator:
         metric: scores the answers.
         template: makes the messages of prompt and input.
         demonstrations: examples shown in every call.
-        on_answer: called with each `ScoredExample` as it arrives, in any order, so that the caller keeps what was
-            paid for even if a later call fails. An exception of it ends the evaluation.
+        on_answer: called with each `ScoredExample` as it arrives, in any order, so that the caller keeps the
+            paid answers even if a later call fails. An exception of it ends the evaluation.
     """
 
     def __init__(
