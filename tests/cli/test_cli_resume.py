@@ -175,7 +175,7 @@ def test_the_second_process_is_refused(bench: Bench) -> None:
     assert second.err == f"Error: {Path('out/study.sqlite3')}: {said}\n"
     assert same.code == 2
     assert "already holds a run (study.sqlite3)" in same.err
-    assert "go on with it: --resume out" in same.err
+    assert "or resume the run: --resume out" in same.err
     assert (bench.folder / "out" / "trials.jsonl").read_bytes() == before
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from aiohttp import web
 
@@ -121,9 +123,10 @@ class JobRoutes:
     async def _stream(self, request: web.BaseRequest, job: JobRecord, after: int) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"})
         await response.prepare(request)
-        async for event in job.events.follow(after, KEEP_ALIVE_SECONDS):
-            await response.write(event)  # waits for a slow client
-        await response.write_eof()
+        with contextlib.suppress(ConnectionError):  # the client disconnected: not a failure of the server
+            async for event in job.events.follow(after, KEEP_ALIVE_SECONDS):
+                await response.write(event)  # waits for a slow client
+            await response.write_eof()
         return response
 
 
