@@ -114,8 +114,8 @@ class LocalModel(AsyncCloseable):
         if importlib.util.find_spec("xllamacpp") is None:
             raise MissingDependencyError(f"the embedded model needs xllamacpp: run {INSTALL_ENGINE}")
         self.name = f"{self.path.name}:{_fingerprint(self.path)}:{pooling}"
-        self._chat = _Server(self._chat_params, verbose)
-        self._embed = _Server(self._embed_params, verbose)
+        self._chat = _LlamaServer(self._chat_params, verbose)
+        self._embed = _LlamaServer(self._embed_params, verbose)
 
     @property
     def usage(self) -> Usage:
@@ -213,7 +213,7 @@ class LocalModel(AsyncCloseable):
         return params
 
 
-class _Server:
+class _LlamaServer:
     """llama.cpp server on the loopback interface with its client; starts at the first use."""
 
     def __init__(self, params: Callable[[Any], Any], verbose: bool) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredExample:
     """Score of one example; `index` is its index in the examples given to `evaluate`."""
 
     index: int
@@ -62,8 +62,8 @@ class Evaluator:
         metric: scores the answers.
         template: makes the messages of prompt and input.
         demonstrations: examples shown in every call.
-        on_answer: called with each `Scored` as it arrives, in any order, so that the caller keeps what was
-            paid for even if a later call fails. An exception of it ends the evaluation.
+        on_answer: called with each `ScoredExample` as it arrives, in any order, so that the caller keeps the
+            paid answers even if a later call fails. An exception of it ends the evaluation.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Evaluator:
         metric: Metric,
         template: Template,
         demonstrations: Sequence[Example] = (),
-        on_answer: Callable[[Scored], object] | None = None,
+        on_answer: Callable[[ScoredExample], object] | None = None,
     ) -> None:
         self._model = model
         self._metric = metric
@@ -86,7 +86,7 @@ class Evaluator:
         examples: Sequence[Example],
         *,
         indices: Sequence[int] | None = None,
-        on_answer: Callable[[Scored], object] | None = None,
+        on_answer: Callable[[ScoredExample], object] | None = None,
         part: str = "",
     ) -> Evaluation:
         """Evaluate a prompt on examples.
@@ -128,8 +128,8 @@ class Evaluator:
         )
 
     async def _score_one(
-        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[Scored], object]]
-    ) -> Scored:
+        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
+    ) -> ScoredExample:
         """Score one example; an error keeps its type and names the example."""
         try:
             return await self._score(key, example, callbacks)
@@ -150,18 +150,18 @@ class Evaluator:
         raise error
 
     async def _score(
-        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[Scored], object]]
-    ) -> Scored:
+        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
+    ) -> ScoredExample:
         messages = self._template.render(key.prompt, example.input, self._demonstrations)
         answer = await self._model.chat(messages, key=key)
         score, spent = await self._metric.measure(answer.text, example, key)
-        scored = Scored(key.example, example, answer.text, score, answer.usage + spent)
+        scored = ScoredExample(key.example, example, answer.text, score, answer.usage + spent)
         for callback in callbacks:
             callback(scored)
         return scored
 
 
-async def _end(tasks: Sequence[asyncio.Task[Scored]]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[ScoredExample]]) -> None:
     """Cancel tasks and wait until each is done, even if the caller is cancelled meanwhile."""
     cancellation: asyncio.CancelledError | None = None
     for task in tasks:

@@ -19,7 +19,7 @@ from zopo_fast.errors import (
 from zopo_fast.llm.adapter import call_function
 from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.scoring import metrics
-from zopo_fast.scoring.evaluator import Evaluation, Evaluator, Scored
+from zopo_fast.scoring.evaluator import Evaluation, Evaluator, ScoredExample
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
@@ -91,7 +91,7 @@ class TaskScorer:
             on_answer=self._count,
         )
 
-    def _count(self, scored: Scored) -> None:
+    def _count(self, scored: ScoredExample) -> None:
         self.spent += scored.usage
 
     async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
