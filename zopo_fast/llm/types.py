@@ -85,7 +85,7 @@ class Payer(Protocol):
 
     @property
     def bounded(self) -> bool:
-        """Whether the tokens of a call must be bounded before it is sent."""
+        """True when the tokens of a call must be bounded before it is sent."""
         ...
 
     async def reserve(self, bound: Usage) -> Reservation:
