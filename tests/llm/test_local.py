@@ -1,4 +1,4 @@
-"""The embedded model: its file, its settings, and (marked `model`) real answers."""
+"""Embedded model: file, settings and, marked `model`, real answers."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_answers_do_not_depend_on_other_calls(model: LocalModel) -> None:
         return [answer.text for answer in await asyncio.gather(*calls)]
 
     alone = asyncio.run(one_by_one(REVIEWS))
-    assert asyncio.run(together(REVIEWS[::-1])) == alone[::-1]  # another event loop, too
+    assert asyncio.run(together(REVIEWS[::-1])) == alone[::-1]  # in another event loop, too
     assert len(set(alone)) > 1
     assert all(text and text == text.strip("\0") for text in alone)
 
@@ -142,7 +142,7 @@ def test_answers_do_not_depend_on_other_calls(model: LocalModel) -> None:
 @pytest.mark.model
 def test_answers_do_not_depend_on_what_was_cached() -> None:
     pytest.importorskip("xllamacpp")
-    # Close calls between two first words: the least change in the numbers shows.
+    # Prompts whose two best first words are nearly equal: any numerical difference shows.
     prompt = "You are a film critic. Is this praise or criticism? Reply in lowercase with a single word."
     reviews = ["I loved every minute of it.", "Lifeless and far too long.", "A mess from start to finish."]
 
@@ -206,7 +206,11 @@ def test_closing_ends_the_threads_and_a_later_call_loads_again() -> None:
     if not Path("/proc/self/task").is_dir():
         pytest.skip("counts threads in /proc")
     done = python(code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 True 6\n", "")  # llama.cpp is silent, too
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "1 True 6\n",
+        "",
+    )  # llama.cpp writes nothing either
 
 
 @pytest.mark.model

@@ -1,4 +1,4 @@
-"""The evaluator: order, usage, failures, and that no task is ever left running."""
+"""Evaluator: order, usage, failures, and no task left running."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE = Usage(prompt_tokens=10, completion_tokens=1, calls=1)
 
 
 class Model:
-    """Answers through `reply(input)`, an async function; counts what is under way."""
+    """Model that answers by the async function `reply(input)`; counts calls in flight."""
 
     def __init__(self, reply: Callable[[str], Coroutine[Any, Any, str]]) -> None:
         self.reply = reply
@@ -46,14 +46,14 @@ def evaluator(model: Model, metric: Any = "exact_match", **more: Any) -> Evaluat
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `main`, then insist that it left no task behind and that asyncio has nothing to complain about."""
+    """Run `main`; assert that no task is left and that asyncio logged no error."""
     complaints: list[Any] = []
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         await asyncio.wait_for(main(), 60)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        gc.collect()  # asyncio complains of an exception nobody looked at when its task goes
+        gc.collect()  # asyncio logs an exception that was never retrieved when its task is collected
 
     asyncio.run(watched())
     assert complaints == []
@@ -69,7 +69,7 @@ def test_scores_come_in_the_order_of_the_examples_though_answers_do_not() -> Non
         gates = {example.input: asyncio.Event() for example in EXAMPLES}
 
         async def reply(asked: str) -> str:
-            if asked == "5":  # the last one answers first and lets the one before it go on
+            if asked == "5":  # the last call answers first and releases the one before it
                 assert model.running == len(EXAMPLES)
             else:
                 await gates[str(int(asked) + 1)].wait()

@@ -1,4 +1,4 @@
-"""Metrics: normalisation, the built-in comparisons, functions of the user's, and the judge."""
+"""Metrics: normalisation, built-in comparisons, functions of the caller, and the judge."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_case_and_outer_blanks_and_marks_do_not_matter(text: str) -> None:
     assert metrics.normalise(f"\n**{text.strip()}") == wanted
 
 
-# the built-in ones
+# built-in metrics
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_what_a_function_raises_is_the_cause_of_a_metric_error() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
     async def unreachable(answer: str, references: list[str]) -> float:
-        raise ServerError("down")  # ours already says what went wrong
+        raise ServerError("down")  # an error of the package passes unchanged
 
     with pytest.raises(ServerError):
         score(unreachable, "a", "x")
