@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zopo_fast.errors import ConfigError, MissingDependencyError, RequestRejectedError
+from zopo_fast.errors import ConfigError, LimitReachedError, MissingDependencyError, RequestRejectedError
 from zopo_fast.llm import local
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Limits
 from zopo_fast.llm.local import LocalModel, find_model
 
 QUESTION = "Is this review positive or negative? Answer with one word.\n\nReview: {}"
@@ -137,6 +139,18 @@ def test_answers_do_not_depend_on_other_calls(model: LocalModel) -> None:
     assert asyncio.run(together(REVIEWS[::-1])) == alone[::-1]  # in another event loop, too
     assert len(set(alone)) > 1
     assert all(text and text == text.strip("\0") for text in alone)
+
+
+@pytest.mark.model
+def test_calls_are_charged_to_an_account(model: LocalModel) -> None:
+    async def scenario() -> None:
+        account = Account(Limits(calls=1, tokens=2000))
+        answer = await model.chat(ask("Say yes."), account=account)
+        assert (account.spent.calls, account.spent.tokens) == (1, answer.usage.total_tokens)
+        with pytest.raises(LimitReachedError):
+            await model.chat(ask("Say no."), account=account)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.model
