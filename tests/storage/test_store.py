@@ -101,6 +101,24 @@ def test_merging_skips_existing_entries(path: Path) -> None:
         assert store.append("tell", {}) == 6
 
 
+def test_rewind_shortens_the_log_and_leaves_the_rest(path: Path) -> None:
+    answer = Answer("yes", Usage(1, 1, 1))
+    with Store.create(path, {}) as store:
+        for i in range(5):
+            store.append("score", entry(i))
+            store.add_answer(b"k", "model", answer)
+        store.rewind(9)
+        assert store.last_seq == 5
+        store.rewind(2)
+        assert store.last_seq == 2
+        assert store.append("score", entry(7)) == 3
+    with Store.open(path) as store:
+        assert [event.data for event in store.events()] == [entry(0), entry(1), entry(7)]
+        assert len(store.answers()[b"k"]) == 5
+        store.rewind(0)
+        assert (store.last_seq, list(store.events())) == (0, [])
+
+
 def test_reservations_never_settled_count_in_full(path: Path) -> None:
     with Store.create(path, {}) as store:
         assert store.charged() == (0, 0, 0.0)
