@@ -206,7 +206,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.twin, self.free = Twin(K, levels), set(range(m))
 
     def tolerances(self) -> list[float]:
-        return [10 * POINTS_ERROR, 10 * GRAM_ERROR]
+        # A region of points has an error of 1e-4 in the kernel of coincident points, whose scores differ by
+        # little more than the noise: the smallest level divides the error.
+        return [3e-4 / float(self.twin.nuggets.min()), 10 * GRAM_ERROR]
 
     @rule(y=st.floats(-3, 3), noise=st.sampled_from([0.0, 0.0, 0.1, 5.0]), pick=st.integers(0, 10**6))
     def append(self, y: float, noise: float, pick: int) -> None:
