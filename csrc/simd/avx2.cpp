@@ -4,7 +4,7 @@
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
 
-// 4 x 3 accumulators + 3 loads + 1 broadcast: the sixteen registers there are.
+// 4 x 3 accumulators + 3 loads + 1 broadcast fill the sixteen registers.
 #define ZOPO_VECTOR_BYTES 32
 #define ZOPO_GRAM_ROWS 4
 #define ZOPO_GRAM_VECTORS 3

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a compiler as CMake calls it, and keeps what it said beside the object file, for tests/native/ptxas.py.
+# Runs a compiler for CMake and keeps its output beside the object file, for tests/native/ptxas.py.
 #
 #   tests/native/kept_output.sh nvcc ... -c source.cu -o folder/source.cu.o ...
 object=

@@ -1,4 +1,4 @@
-// A build without the CUDA engine.
+// Definitions of device.hpp for a build without the CUDA engine.
 #include "base/error.hpp"
 #include "cuda/runtime/device.hpp"
 
@@ -7,8 +7,8 @@ namespace zopo {
 int cuda_device_count() { return 0; }
 
 std::string cuda_status() {
-  return "this build has the CPU engine only: no CUDA compiler (nvcc) was found when it was made, "
-         "or ZOPO_CUDA=OFF";
+  return "this build has the CPU engine only: it was made without a CUDA compiler (nvcc), or with "
+         "ZOPO_CUDA=OFF";
 }
 
 void require_cuda(int) { throw DeviceError("no CUDA device: " + cuda_status()); }
