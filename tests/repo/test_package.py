@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -61,17 +60,3 @@ def test_the_contract_s_names_exist() -> None:
         assert getattr(zf, name).__module__.startswith("zopo_fast")
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = zf.nonsense
-
-
-def test_the_native_module_comes_with_its_layers() -> None:
-    """Only the bindings know pybind11; device and error headers know nothing above them."""
-    csrc = PACKAGE.parent / "csrc"
-    if not csrc.exists():
-        pytest.skip("installed without its sources")
-    for path in (p for p in csrc.rglob("*") if p.is_file()):
-        text, folder = path.read_text(), path.relative_to(csrc).parts[0]
-        assert folder == "bindings" or "pybind11" not in text, path.name
-        if folder == "base":
-            assert not re.findall(r'#include "(?!base/)', text), path.name
-        if folder in ("ntk", "pool"):
-            assert not re.findall(r'#include "(?:gp|search|bindings)/', text), path.name
