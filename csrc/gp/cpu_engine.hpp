@@ -15,7 +15,7 @@ namespace zopo {
 // Terms of tr(G^T A^-1 G) that depend on the observations alone, where G = diag(c) X + P W_0 (see
 // Linearization): H = A^-1 o X X^T (n, n) and S = X W_0^T (n, width[1]). The trace is
 //   c^T H c + 2 sum(C^-1 P o C^-1 diag(c) S) + sum(C^-1 P o C^-1 P W_0 W_0^T)
-// (DESIGN, section 2).
+// which expands sum(A^-1 o G G^T).
 struct Explained {
   Doubles H, S;
 };

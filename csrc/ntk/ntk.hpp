@@ -8,9 +8,9 @@
 //   d^2 k(x, x') / dx dx' at x'= x = sum_l |D_l(x)|^2 J_l(x)^T J_l(x)
 //
 // The kernel is that of Jacot et al. 2018. The closed form follows from the chain rule over weights
-// and biases and needs no Jacobian of the parameters (DESIGN, section 2). Functions here run on the
-// CPU and take host pointers; cuda/ntk/ntk.hpp overloads them for a device, with a stream as the
-// last argument.
+// and biases and needs no Jacobian of the parameters; zopo_fast/gp/reference.py has it in NumPy.
+// Functions here run on the CPU and take host pointers. cuda/ntk/ntk.hpp overloads them for a
+// device, with a stream as the last argument.
 #pragma once
 
 #include <cstddef>

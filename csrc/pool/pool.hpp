@@ -69,8 +69,7 @@ class Pool<Cpu> {
   void distances(const double* x, double* out) const;
 
  private:
-  static constexpr std::size_t kBlock =
-      256;  // rows ranked at a time: their ranks stay in the cache
+  static constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
 
   // Scratch of a scan, kept between calls so that a step allocates nothing; guarded by the lock.
   struct Workspace {

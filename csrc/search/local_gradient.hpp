@@ -7,10 +7,10 @@
 //
 //   |l_i^T G|^2 = u^T M u + 2 q^T (S^T u) + q^T W_0 W_0^T q,   u = c o l_i,  q = P^T l_i
 //
-// to the explained part tr(G^T A^-1 G) of the gradient's variance (DESIGN, section 2). That is
-// O(n^2) an observation, without a pass over the d columns of G. A new center needs all rows at
-// once, O(n^2 w): with A^-1 kept, the first terms sum to sum(A^-1 o M o c c^T). The gradient is G^T
-// alpha, alpha = A^-1 (y - mean y), one pass over X for each step.
+// to the explained part tr(G^T A^-1 G) of the gradient's variance. That is O(n^2) an observation,
+// without a pass over the d columns of G. A new center needs all rows at once, O(n^2 w): with A^-1
+// kept, the first terms sum to sum(A^-1 o M o c c^T). The gradient is G^T alpha with
+// alpha = A^-1 (y - mean y), one pass over X for each step.
 //
 // Columns of P whose first-layer unit is inactive at the center are zero and left out.
 #pragma once

@@ -4,7 +4,7 @@
 // A block holds a point's features in shared memory. Its warps take observations, or rows of
 // J_l = B_l W_0 at 2 w^2 multiply-adds each for a hidden layer. The covariance is
 //   |D_0|^2 I + (R W_0)^T R W_0 - (C^-1 G)^T C^-1 G,  G = diag(c) X + P W_0,
-// with R the rows of the B_l scaled by |D_l| (DESIGN, section 2): n d (n + d) multiply-adds.
+// with R the rows of the B_l scaled by |D_l|: n d (n + d) multiply-adds.
 #include "cuda/gp/point.cuh"
 #include "cuda/linalg/gemm.cuh"
 #include "cuda/ntk/ntk.hpp"
