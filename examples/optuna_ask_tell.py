@@ -1,9 +1,9 @@
-"""Optuna's ask and tell beside ours, on the same prompts; and our search as a sampler of Optuna's.
+"""Optuna's ask and tell beside ours on the same prompts, and our search as an Optuna sampler.
 
     python examples/optuna_ask_tell.py [LANDSCAPE [RUNS]]     # one of bench/landscapes
 
-A landscape is a pool of prompts each of which a real model was scored with once: nothing is called here.
-`ZopoSampler` is for those who keep their Optuna study, with its storage, dashboard and parallel jobs.
+A landscape is a pool of prompts whose scores with a real model are known, so no model is called here.
+`ZopoSampler` keeps your Optuna study, with its storage, dashboard and parallel jobs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ BUDGET = 30
 
 
 class ZopoSampler(optuna.samplers.BaseSampler):
-    """Chooses the categorical parameter `name` by `zf.Zopo`, all others at random.
+    """Optuna sampler that chooses the categorical parameter `name` by `zf.Zopo`, all others at random.
 
-    `embeddings`: (m, d), one row a choice, in their order. The `budget` of `config`: the trials to be run.
+    Args:
+        embeddings: (m, d), one row per choice, in order.
+        config: settings of the search; its budget is the number of trials.
     """
 
     def __init__(self, embeddings: Any, config: zf.ZopoConfig, name: str = "prompt") -> None:
@@ -59,11 +61,11 @@ class ZopoSampler(optuna.samplers.BaseSampler):
             index = self._asked.pop(trial.number, None)
             if index is not None and state == TrialState.COMPLETE and values:
                 self._opt.tell(index, self._higher_is_better(study, values[0]))
-            elif index is not None:  # failed or pruned: refunded, offered again when nothing else is left
+            elif index is not None:  # failed or pruned: refunded, and offered again after all others
                 self._opt.discard(index)
 
     def _learn(self, study: optuna.Study) -> None:
-        """Once: what a study that is continued knows already is prior data, and not asked for again."""
+        """Tell the scores of a continued study once, as prior data that is not asked for again."""
         known = study.get_trials(states=[TrialState.COMPLETE]) if self._new else []
         self._new = False
         for trial in known:

@@ -1,4 +1,4 @@
-"""What several test files share: the device, golden networks, a seeded generator, a time limit."""
+"""Shared set-up: Hypothesis profiles, Ctrl-C, the devices of this machine, a seeded generator."""
 
 from __future__ import annotations
 
@@ -6,40 +6,75 @@ import signal
 
 import numpy as np
 import pytest
+from emulation_tools import EMULATED
 
 from zopo_fast import _core
 
 try:
-    from hypothesis import settings
-except ImportError:  # a machine with a GPU need not have it: bench/gpu.sh runs what does without
+    from hypothesis import HealthCheck, settings
+except ImportError:  # not needed on a machine with a GPU: bench/gpu.sh runs the tests that do without
     pass
 else:
-    # The same examples in every run; --hypothesis-profile=few where each takes long (sanitizers).
-    settings.register_profile("usual", derandomize=True, deadline=None, database=None, max_examples=60)
+    # The same examples in every run; --hypothesis-profile=few where each takes long (sanitizers). Slow
+    # generation says that the machine is busy.
+    settings.register_profile(
+        "usual",
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=60,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.register_profile("few", settings.get_profile("usual"), max_examples=12)
-    # The hostile input's long form: other examples in every run, until one is found that breaks something.
+    # The long form of the hostile input: other examples in every run, until one fails.
     settings.register_profile("long", settings.get_profile("usual"), derandomize=False, max_examples=2000)
     settings.load_profile("usual")
 
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process they
-# start: those that are to be interrupted would run on.
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and with them every process that
+# they start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(params=["cpu", "cuda"], scope="session")
+# ---- devices -------------------------------------------------------------------------------------------
+
+HAS_CUDA = _core.cuda_device_count() > 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Registered here, because bench/gpu.sh runs without pyproject.toml.
+    config.addinivalue_line("markers", "cuda: needs a CUDA device, or its emulation on the host")
+    config.addinivalue_line("markers", "emulated: sets the properties of emulated CUDA devices")
+    config.addinivalue_line("markers", "devices: looks for CUDA devices, whether there are any or not")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests whose device is missing here; skip one of them, with their number as the reason."""
+    absent = [name for name, here in (("cuda", HAS_CUDA), ("emulated", EMULATED)) if not here]
+    missing = [item for item in items if any(item.get_closest_marker(name) for name in absent)]
+    if not missing:
+        return
+    device = "an emulated CUDA device" if HAS_CUDA else "a CUDA device"
+    reason = f"{len(missing)} tests need {device}: {_core.cuda_status()}"
+    missing[0].add_marker(pytest.mark.skip(reason=reason))
+    deselected = set(missing[1:])
+    config.hook.pytest_deselected(items=missing[1:])
+    items[:] = [item for item in items if item not in deselected]
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)], scope="session")
 def device(request: pytest.FixtureRequest) -> str:
-    """Every device; a test that takes it runs once on each that this machine has.
+    """Name of a device: a test runs once on each that this machine has.
 
     "cuda" is a GPU, or its emulation on the host in a build with ZOPO_CUDA=EMULATE (make emulate).
     """
     name: str = request.param
-    if name == "cuda" and _core.cuda_device_count() == 0:
-        pytest.skip(f"no cuda here: {_core.cuda_status()}")
     return name
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
+    """Return a seeded generator."""
     return np.random.default_rng(20240305)

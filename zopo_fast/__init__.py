@@ -1,4 +1,4 @@
-"""zopo_fast: the instruction that makes a black-box LLM do a task best, in the fewest calls.
+"""Prompt optimization: find the instruction with which a black-box LLM solves a task best, in few calls.
 
     import zopo_fast as zf
 
@@ -8,27 +8,93 @@
         opt.tell(i, score(prompts[i]))
     index, score = opt.best
 
-Names load at first use, so that importing the package costs next to nothing.
+All names but the exceptions are imported on first use, so that `import zopo_fast` stays quick.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from importlib import import_module
 
-from zopo_fast.errors import *  # noqa: F403 - the exception tree is the package's own
+from zopo_fast._utils import moved
+from zopo_fast.errors import (
+    ArrayError as ArrayError,
+    AuthenticationError as AuthenticationError,
+    ConcurrentUseError as ConcurrentUseError,
+    ConfigError as ConfigError,
+    ConflictingScoreError as ConflictingScoreError,
+    DeviceError as DeviceError,
+    DeviceLostError as DeviceLostError,
+    DeviceMemoryError as DeviceMemoryError,
+    EmbeddingMismatchError as EmbeddingMismatchError,
+    EndpointDownError as EndpointDownError,
+    EventLoopError as EventLoopError,
+    InputError as InputError,
+    LimitReachedError as LimitReachedError,
+    LLMError as LLMError,
+    MalformedAnswerError as MalformedAnswerError,
+    MetricError as MetricError,
+    MissingDependencyError as MissingDependencyError,
+    ModelNotFoundError as ModelNotFoundError,
+    NothingToAsk as NothingToAsk,
+    NotPositiveDefiniteError as NotPositiveDefiniteError,
+    OutputError as OutputError,
+    PoolError as PoolError,
+    RateLimitError as RateLimitError,
+    RequestRejectedError as RequestRejectedError,
+    RequestTimeoutError as RequestTimeoutError,
+    ServerError as ServerError,
+    StoreBusyError as StoreBusyError,
+    StoreDamagedError as StoreDamagedError,
+    StoreError as StoreError,
+    StoreFullError as StoreFullError,
+    StoreVersionError as StoreVersionError,
+    StudyMismatchError as StudyMismatchError,
+    TaskError as TaskError,
+    UnknownIndexError as UnknownIndexError,
+    UnreachableError as UnreachableError,
+    ZopoError as ZopoError,
+)
+
+TYPE_CHECKING = False  # not typing's, whose import takes longer than the rest of this module
+if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
+    from zopo_fast.gp.cuda_arrays import to_device as to_device
+    from zopo_fast.gp.device import (
+        CudaArray as CudaArray,
+        cuda_available as cuda_available,
+        cuda_status as cuda_status,
+    )
+    from zopo_fast.gp.infinite_ntk import InfiniteNTK as InfiniteNTK
+    from zopo_fast.gp.ntk import NTK as NTK
+    from zopo_fast.gp.process import GaussianProcess as GaussianProcess, Posterior as Posterior
+    from zopo_fast.gp.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
+    from zopo_fast.llm.answer_cache import AnswerCache as AnswerCache
+    from zopo_fast.llm.budget import Account as Account
+    from zopo_fast.llm.limits import Limits as Limits, Prices as Prices
+    from zopo_fast.llm.local import LocalModel as LocalModel
+    from zopo_fast.llm.openai.client import OpenAIClient as OpenAIClient
+    from zopo_fast.llm.openai.config import ClientConfig as ClientConfig
+    from zopo_fast.llm.types import Usage as Usage
+    from zopo_fast.prompts.pool import Pool as Pool
+    from zopo_fast.runs.config import RunConfig as RunConfig
+    from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
+    from zopo_fast.runs.result import Result as Result, Trial as Trial
+    from zopo_fast.search.batch import ZopoBatch as ZopoBatch
+    from zopo_fast.search.config import ZopoConfig as ZopoConfig
+    from zopo_fast.search.optimizer import Zopo as Zopo
+    from zopo_fast.storage.store import Store as Store
+    from zopo_fast.tasks.task import Example as Example, Task as Task
 
 __version__ = "0.1.0"
 
-_HOME = {
+_LAZY = {
     "NTK": "gp.ntk",
     "InfiniteNTK": "gp.infinite_ntk",
     "GaussianProcess": "gp.process",
     "Posterior": "gp.process",
     "cuda_available": "gp.device",
     "cuda_status": "gp.device",
-    "to_device": "gp.cuda_arrays",
     "CudaArray": "gp.device",
+    "to_device": "gp.cuda_arrays",
     "set_num_threads": "gp.threads",
     "get_num_threads": "gp.threads",
     "Zopo": "search.optimizer",
@@ -53,15 +119,18 @@ _HOME = {
     "Trial": "runs.result",
 }
 
+moved.install()
 
-def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker reports an unknown name
+
+    def __getattr__(name: str) -> object:
+        home = _LAZY.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_LAZY})

@@ -1,4 +1,4 @@
-"""Native operations: C-contiguous float64 in, new arrays out. ArrayError names what cannot be used."""
+"""Native operations: C-contiguous float64 arrays in, new arrays out; an ArrayError names the argument."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 _Array = NDArray[np.float64]
 
-# Names that start with Cuda or cuda_ beyond the next three are missing from a build without nvcc.
+# Other names that start with Cuda or cuda_ are missing from a build without CUDA.
 built_with_cuda: bool
 
 def cuda_device_count() -> int: ...

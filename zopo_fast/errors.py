@@ -1,54 +1,56 @@
-"""Every error this package raises on purpose: one tree, each also a standard exception.
+"""Exception tree of the package; every class is also the matching standard exception.
 
 ZopoError
-├── InputError (ValueError)           an argument that cannot be used
-│   ├── ArrayError                    wrong shape, dtype, memory order, NaN or infinity
-│   ├── ConfigError                   a setting out of range or contradicting another
-│   ├── ConflictingScoreError         one prompt, two different scores
-│   ├── EmbeddingMismatchError        a saved state does not belong to these embeddings
-│   ├── StudyMismatchError            a study file was begun with other settings
-│   ├── TaskError                     a task file; carries path and line
-│   └── PoolError                     a pool file; carries path and line
-├── NothingToAsk (RuntimeError)       all that is left is pending, or the run is done
-├── UnknownIndexError (IndexError)    a pool index out of range, or not pending
-├── NotPositiveDefiniteError (ArithmeticError)
-├── DeviceError (RuntimeError)        the requested device cannot be used
-│   ├── DeviceMemoryError (MemoryError)          too little memory there; the object is as it was
-│   └── DeviceLostError                          its context is gone, and every object on it
-├── MissingDependencyError (ImportError)
-├── OutputError (OSError)             the output folder cannot be written, or holds a run
-├── StoreError (OSError)              a study file cannot be used
-│   ├── StoreBusyError (BlockingIOError)         another process has it open
-│   ├── StoreVersionError                        made by a newer version of this package
-│   ├── StoreDamagedError                        not readable as a whole; says what could be saved
-│   └── StoreFullError                           no room left; what was acknowledged is intact
-├── ConcurrentUseError (RuntimeError) an object is used by two threads at a time
-├── EventLoopError (RuntimeError)     not possible in this event loop, or in any
-├── LimitReachedError (RuntimeError)  a hard limit leaves no room for the next call; carries which
-├── MetricError (RuntimeError)        a user's metric or score function failed
-└── LLMError (RuntimeError)           a call to a model failed; retries are already spent
-    ├── UnreachableError (ConnectionError)
-    │   └── EndpointDownError                    so many calls failed in a row that no more are made
-    ├── RequestTimeoutError (TimeoutError)
+├── InputError (ValueError)           an invalid argument
+│   ├── ArrayError                    wrong shape, dtype or memory order, NaN or infinity
+│   ├── ConfigError                   a setting out of range, or two settings that contradict each other
+│   ├── ConflictingScoreError         two different scores for one prompt
+│   ├── EmbeddingMismatchError        a saved state of other embeddings
+│   ├── StudyMismatchError            a study file with other settings
+│   ├── TaskError                     an invalid task file; carries path and line
+│   └── PoolError                     an invalid pool file; carries path and line
+├── NothingToAsk (RuntimeError)       the search is done, or every remaining prompt is pending
+├── UnknownIndexError (IndexError)    a pool index that is out of range or not pending
+├── NotPositiveDefiniteError (ArithmeticError)   a kernel matrix without a Cholesky factor
+├── DeviceError (RuntimeError)        a missing or unusable device
+│   ├── DeviceMemoryError (MemoryError)          out of device memory; the object is unchanged
+│   └── DeviceLostError                          the CUDA context is lost, with every object in it
+├── MissingDependencyError (ImportError)         an optional package is not installed
+├── OutputError (OSError)             an output path that is not writable or already occupied
+├── StoreError (OSError)              an unusable study file
+│   ├── StoreBusyError (BlockingIOError)         the study is open in another process or object
+│   ├── StoreVersionError                        the study was written by a newer version of the package
+│   ├── StoreDamagedError                        the study file is damaged; tells what was recovered
+│   └── StoreFullError                           the disk is full; acknowledged data is intact
+├── ConcurrentUseError (RuntimeError) two threads use an object at the same time
+├── EventLoopError (RuntimeError)     a call that the running event loop does not allow
+├── LimitReachedError (RuntimeError)  a hard limit of the run; carries which one
+├── MetricError (RuntimeError)        a failure in the user's metric or score function
+└── LLMError (RuntimeError)           a model call that failed after all retries
+    ├── UnreachableError (ConnectionError)       the endpoint cannot be reached
+    │   └── EndpointDownError                    the circuit breaker is open
+    ├── RequestTimeoutError (TimeoutError)       the request timed out on every attempt
     ├── AuthenticationError (PermissionError)    401, 403
     ├── ModelNotFoundError (LookupError)         404
     ├── RequestRejectedError (ValueError)        any other 4xx
-    ├── RateLimitError                           429 after the last retry
-    ├── ServerError                              5xx after the last retry
-    └── MalformedAnswerError (ValueError)        HTML, broken JSON, no choices
+    ├── RateLimitError                           429 on every attempt
+    ├── ServerError                              5xx on every attempt
+    └── MalformedAnswerError (ValueError)        HTML, invalid JSON or no choices
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+TYPE_CHECKING = False  # not typing's: `import zopo_fast` has to stay quick
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class ZopoError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of the package's exception tree."""
 
 
 class InputError(ZopoError, ValueError):
-    """An argument or a file holds a value that cannot be used."""
+    """An argument or a file holds an invalid value."""
 
 
 class ArrayError(InputError):
@@ -56,27 +58,34 @@ class ArrayError(InputError):
 
 
 class ConfigError(InputError):
-    """A setting is out of range or contradicts another one."""
+    """A setting is out of range or contradicts another setting."""
 
 
 class ConflictingScoreError(InputError):
-    """The same prompt was given two different scores."""
+    """One prompt was given two different scores."""
 
 
 class EmbeddingMismatchError(InputError):
-    """A saved state was made with other embeddings than those given."""
+    """A saved state belongs to other embeddings than the given ones."""
 
 
 class StudyMismatchError(InputError):
-    """A study file was begun with other settings than those given."""
+    """A study file was created with other settings than the given ones."""
 
 
 class _FileError(InputError):
-    """A file of the user's cannot be used; says which line where that is known."""
+    """An input file is invalid.
+
+    Attributes:
+        path: Path of the file, or None.
+        line: Line number, counted from 1, or None.
+    """
 
     def __init__(self, message: str, *, path: str | Path | None = None, line: int | None = None) -> None:
         where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
         super().__init__(where + message)
+        from pathlib import Path  # here, because it is a third of the package's import time
+
         self.path = None if path is None else Path(path)
         self.line = line
 
@@ -90,70 +99,70 @@ class PoolError(_FileError):
 
 
 class NothingToAsk(ZopoError, RuntimeError):  # noqa: N818 - the name is part of the public contract
-    """There is no prompt left to ask for: the run is done, or all that is left is pending."""
+    """No prompt can be asked for: the search is done, or every remaining prompt is pending."""
 
 
 class UnknownIndexError(ZopoError, IndexError):
-    """A pool index is out of range, or is not pending where it has to be."""
+    """A pool index is out of range, or is not pending in a call that needs a pending one."""
 
 
 class NotPositiveDefiniteError(ZopoError, ArithmeticError):
-    """A kernel matrix cannot be factorised, even with jitter on its diagonal."""
+    """A kernel matrix has no Cholesky factor, even with jitter on its diagonal."""
 
 
 class DeviceError(ZopoError, RuntimeError):
-    """The requested device does not exist or cannot be used."""
+    """The requested device does not exist or is unusable."""
 
 
 class DeviceMemoryError(DeviceError, MemoryError):
-    """The device has too little memory left for this; the object is as it was before the call."""
+    """The device is out of memory; the object is unchanged by the failed call."""
 
 
 class DeviceLostError(DeviceError):
-    """The device, or this process's context on it, is gone, and with it every object there."""
+    """The device or this process's context on it is lost, together with every object there."""
 
 
 class MissingDependencyError(ZopoError, ImportError):
-    """An optional package is needed for this and is not installed."""
+    """A required optional package is not installed."""
 
 
 class OutputError(ZopoError, OSError):
-    """The output folder cannot be written, or already holds a run."""
+    """An output path is not writable, or is already occupied."""
 
 
 class StoreError(ZopoError, OSError):
-    """A study file cannot be used."""
+    """A study file is unusable."""
 
 
 class StoreBusyError(StoreError, BlockingIOError):
-    """Another process, or another object of this one, has the study open."""
+    """The study is open in another process, or in another object of this process."""
 
 
 class StoreVersionError(StoreError):
-    """The study was written by a newer version of this package."""
+    """The study was written by a newer version of the package."""
 
 
 class StoreDamagedError(StoreError):
-    """The study file is damaged, or no study file; the message says what could be saved, and where to."""
+    """The study file is damaged or not a study file; the message tells what was recovered, and where."""
 
 
 class StoreFullError(StoreError):
-    """There is no room left to write; everything that was acknowledged before is intact."""
+    """The disk is full; all data acknowledged before is intact."""
 
 
 class ConcurrentUseError(ZopoError, RuntimeError):
-    """An object that serves one thread at a time is used by two."""
+    """Two threads use an object that serves one thread at a time."""
 
 
 class EventLoopError(ZopoError, RuntimeError):
-    """A call is not possible in this event loop, or in any; the message says what to do instead."""
+    """The running event loop does not allow this call; the message tells the alternative."""
 
 
 class LimitReachedError(ZopoError, RuntimeError):
-    """A hard limit of the run leaves no room for the next call.
+    """A hard limit of the run does not allow the next call.
 
     Attributes:
-        limit: which: "calls", "tokens", "cost" or "time".
+        limit: Name of the limit: "calls", "tokens", "cost" or "time".
     """
 
     def __init__(self, message: str, limit: str) -> None:
@@ -165,44 +174,50 @@ class LimitReachedError(ZopoError, RuntimeError):
 
 
 class MetricError(ZopoError, RuntimeError):
-    """A user's metric or score function raised, or returned something that is not a finite number."""
+    """A user's metric or score function raised an error, or did not return a finite number."""
 
 
 class LLMError(ZopoError, RuntimeError):
-    """A call to a model failed for good; what could be retried has been."""
+    """A model call failed after all retries."""
 
 
 class UnreachableError(LLMError, ConnectionError):
-    """The endpoint does not answer: refused, dropped, or no such host."""
+    """The endpoint is unreachable: connection refused, connection dropped, or unknown host."""
 
 
 class EndpointDownError(UnreachableError):
-    """So many calls in a row have failed at the endpoint that no more are made for a while."""
+    """The circuit breaker is open: too many consecutive calls to the endpoint failed."""
 
 
 class RequestTimeoutError(LLMError, TimeoutError):
-    """The endpoint took longer than the request's time limit, each time."""
+    """The request exceeded its time limit on every attempt."""
 
 
 class AuthenticationError(LLMError, PermissionError):
-    """The endpoint refuses the key (401 or 403)."""
+    """The endpoint rejects the API key (401 or 403)."""
 
 
 class ModelNotFoundError(LLMError, LookupError):
-    """The endpoint knows no such model or path (404)."""
+    """The endpoint has no such model or path (404)."""
 
 
 class RequestRejectedError(LLMError, ValueError):
-    """The endpoint refuses the request itself (another 4xx)."""
+    """The endpoint rejects the request (any other 4xx)."""
 
 
 class RateLimitError(LLMError):
-    """The endpoint still answers 429 after the last retry."""
+    """The endpoint returned 429 on every attempt."""
 
 
 class ServerError(LLMError):
-    """The endpoint still answers 5xx after the last retry."""
+    """The endpoint returned 5xx on every attempt."""
 
 
 class MalformedAnswerError(LLMError, ValueError):
-    """The endpoint's answer is not what the API promises: HTML, broken JSON, no choices."""
+    """The endpoint's response violates the API: HTML, invalid JSON, or no choices."""
+
+
+# As `_utils.public` does: a pickle then survives a move of the class.
+for _name, _definition in list(vars().items()):
+    if isinstance(_definition, type) and not _name.startswith("_"):
+        _definition.__module__ = "zopo_fast"

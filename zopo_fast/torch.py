@@ -1,4 +1,4 @@
-"""The kernel and the posterior as differentiable torch operators, for CPU and CUDA tensors.
+"""NTK Gram matrix and Gaussian process posterior as differentiable torch operators for CPU and CUDA.
 
     import zopo_fast as zf, zopo_fast.torch
 
@@ -6,10 +6,10 @@
     mean, variance = zopo_fast.torch.posterior(gp, x)        # of x (..., d): (...,) and (...,)
     (mean + 2 * variance.sqrt()).sum().backward()            # x.grad
 
-Beneath are the operators `torch.ops.zopo_fast.ntk_gram` and `torch.ops.zopo_fast.gp_posterior`, which
-torch.compile sees as one node each; they know kernel and process by `number`. Results are float64. First
-derivatives only, a second one raises; the kernel is piecewise smooth, and they are those of the piece that
-the point lies in.
+These functions call the operators `torch.ops.zopo_fast.ntk_gram` and `torch.ops.zopo_fast.gp_posterior`,
+each one node to torch.compile. Operators take the handle (`number`) of a kernel or process. Results are
+float64. Only first derivatives exist; a second one raises. The kernel is piecewise smooth, and its derivative
+at a point is that of the piece which contains the point.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 from zopo_fast.errors import ArrayError, DeviceError, MissingDependencyError
-from zopo_fast.gp.handles import numbered
+from zopo_fast.gp.handles import from_handle
 from zopo_fast.gp.ntk import NTK
 from zopo_fast.gp.process import GaussianProcess
 
@@ -30,25 +30,25 @@ except ImportError as error:
         "zopo_fast.torch needs torch 2.4 or later: pip install 'zopo-fast[torch]'"
     ) from error
 
-# They wait for the device to look for NaN, which a CUDA graph cannot record.
+# The operators wait for the device's NaN check, which a CUDA graph cannot record.
 _TAGS: dict[str, Any] = (
     {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
 )
 
 
 def _plain(x: Tensor) -> Tensor:
-    """As the native layer takes it: C-contiguous, of a dtype that NumPy has, without a gradient."""
+    """Detach, and convert to a C-contiguous tensor of a dtype that the native layer accepts."""
     kept = x.dtype in (torch.float16, torch.float32, torch.float64)
     return x.detach().to(x.dtype if kept else torch.float64).contiguous()
 
 
 def _doubles(x: Tensor) -> Tensor:
-    """The same as float64, which all but gram() want on a device."""
+    """Convert as `_plain` does, to float64; on a device only gram() accepts another dtype."""
     return _plain(x.to(torch.float64))
 
 
 def _tensor(result: Any, like: Tensor) -> Tensor:
-    """A result of the native layer, NumPy's for host tensors, where `like` is."""
+    """Convert a native result, a NumPy array for host tensors, to a tensor on the device of `like`."""
     made = result if isinstance(result, Tensor) else torch.from_numpy(result)
     return made.to(like.device)
 
@@ -58,7 +58,7 @@ def _tensor(result: Any, like: Tensor) -> Tensor:
 
 def _gram(X: Tensor, Y: Tensor | None, kernel: int) -> Tensor:
     other = None if Y is None else _plain(Y)
-    return _tensor(numbered(kernel, NTK).gram(_plain(X), other), X)
+    return _tensor(from_handle(kernel, NTK).gram(_plain(X), other), X)
 
 
 def _fake_gram(X: Tensor, Y: Tensor | None, kernel: int) -> Tensor:
@@ -66,8 +66,8 @@ def _fake_gram(X: Tensor, Y: Tensor | None, kernel: int) -> Tensor:
 
 
 def _gram_gradient(weight: Tensor, X: Tensor, Y: Tensor, kernel: int) -> Tensor:
-    """sum_j weight_ij dk(x_i, y_j)/dx_i: (n, m), (n, d), (m, d) -> (n, d)."""
-    return _tensor(numbered(kernel, NTK).gram_gradient(_doubles(X), _doubles(Y), _doubles(weight)), X)
+    """Compute sum_j weight_ij dk(x_i, y_j)/dx_i: (n, m), (n, d), (m, d) -> (n, d)."""
+    return _tensor(from_handle(kernel, NTK).gram_gradient(_doubles(X), _doubles(Y), _doubles(weight)), X)
 
 
 def _fake_gram_gradient(weight: Tensor, X: Tensor, Y: Tensor, kernel: int) -> Tensor:
@@ -77,13 +77,13 @@ def _fake_gram_gradient(weight: Tensor, X: Tensor, Y: Tensor, kernel: int) -> Te
 def _save_points(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     X, Y, ctx.number = inputs
     ctx.save_for_backward(X, Y)
-    ctx.kernel = numbered(ctx.number, NTK)  # alive until backward
+    ctx.kernel = from_handle(ctx.number, NTK)  # keeps the kernel alive until backward
 
 
 def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     X, Y = ctx.saved_tensors
     operator = torch.ops.zopo_fast.ntk_gram_gradient
-    if Y is None:  # each point has a row and a column
+    if Y is None:  # each point contributes a row and a column
         return operator(grad + grad.T, X, X, ctx.number).to(X.dtype), None, None
     of_X = operator(grad, X, Y, ctx.number).to(X.dtype) if ctx.needs_input_grad[0] else None
     of_Y = operator(grad.T, Y, X, ctx.number).to(Y.dtype) if ctx.needs_input_grad[1] else None
@@ -91,11 +91,19 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def ntk_gram(kernel: NTK, X: Tensor, Y: Tensor | None = None) -> Tensor:
-    """`kernel.gram(X, Y)` for tensors (n, d) and (m, d): (n, m) float64, differentiable in X and Y.
+    """Compute `kernel.gram(X, Y)`, differentiable in X and Y.
+
+    Args:
+        kernel: The kernel.
+        X: (n, d) tensor.
+        Y: (m, d) tensor on the same device; None means Y = X.
+
+    Returns:
+        (n, m) float64 tensor on the device of X.
 
     Raises:
-        ArrayError: wrong shape, NaN or infinity.
-        DeviceError: X and Y on different devices.
+        ArrayError: Wrong shape, NaN or infinity.
+        DeviceError: X and Y are on different devices.
     """
     for name, points in (("X", X), ("Y", Y)):
         if points is not None and (points.ndim != 2 or points.shape[1] != kernel.dim):
@@ -112,8 +120,8 @@ _Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _posterior(x: Tensor, process: int, gradients: bool) -> _Four:
-    """Mean and variance of that process as it is now, and their gradients, empty unless asked for."""
-    gp, points = numbered(process, GaussianProcess), _doubles(x)
+    """Compute mean and variance of a process as it is now, and their gradients, empty unless requested."""
+    gp, points = from_handle(process, GaussianProcess), _doubles(x)
     if gradients:
         mean, variance, of_mean, of_variance = gp.derivatives(points)
     else:
@@ -149,14 +157,21 @@ def _posterior_backward(ctx: Any, mean: Tensor, variance: Tensor, *_: Any) -> tu
 
 
 def posterior(gp: GaussianProcess, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and latent variance of `gp.posterior(x)` at x (..., d): two (...,) float64 tensors.
+    """Compute mean and latent variance of `gp.posterior(x)`, differentiable in x.
 
-    Differentiable in x; the gradients are computed along with the values when x asks for them, so that
-    observations appended before `backward` do not change it. The variance is clamped at 0, its gradient not.
+    If x requires a gradient, the gradients are computed together with the values, so observations appended
+    before `backward` do not change them. The variance is clamped at 0, its gradient is not.
+
+    Args:
+        gp: The process.
+        x: (..., d) tensor.
+
+    Returns:
+        Mean and variance, two (...,) float64 tensors on the device of x.
 
     Raises:
-        ArrayError: wrong shape, NaN or infinity.
-        DeviceError: x on another CUDA device than the process.
+        ArrayError: Wrong shape, NaN or infinity.
+        DeviceError: x is on another CUDA device than the process.
     """
     d = gp.kernel.dim
     if x.ndim == 0 or x.shape[-1] != d:

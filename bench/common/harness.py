@@ -1,7 +1,7 @@
-"""What every benchmark shares: cases timed in turn, their medians, p99 and ratios, and a result to keep.
+"""Harness of all benchmarks: interleaved timing, medians, p99, ratios and results.
 
-A speed is a ratio from one run on one machine: all cases of a comparison run interleaved, in an order
-that is rotated every round, on the same inputs.
+A speed is a ratio from one run on one machine. All cases of a comparison run interleaved on the same
+inputs, in an order that rotates every round.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ HINT = "pip install zopo-fast[bench]"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a question is asked.
+    """Settings of a benchmark.
 
     Args:
-        quick: smaller inputs and fewer rounds; the whole set in under a minute.
-        seed: of all inputs.
+        quick: smaller inputs and fewer rounds; all benchmarks together take under a minute.
+        seed: seed of all inputs.
         seconds: time to spend on one comparison.
     """
 
@@ -35,7 +35,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one case, in seconds a call."""
+    """Samples of one case, in seconds per call."""
 
     samples: tuple[float, ...]
 
@@ -53,7 +53,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result: what was timed, by whom, how long it took, and how that compares.
+    """One row of a result: operation, implementation, time and ratio.
 
     Args:
         what: the operation and its size, such as "append, n = 165".
@@ -73,11 +73,11 @@ class Row:
 
 @dataclass
 class Result:
-    """The answer to one question.
+    """Result of one benchmark.
 
     Args:
         skipped: peers that could not run here, with the reason.
-        figures: what else was found, JSON values: limits of the machine, counts, slopes.
+        figures: further JSON values, such as limits of the machine, counts and slopes.
     """
 
     question: str
@@ -87,9 +87,9 @@ class Result:
 
 
 def absent(*modules: str) -> str | None:
-    """Why a peer that needs these modules cannot run here; None where all are installed.
+    """Return the reason why a peer that needs these modules cannot run; None where all are installed.
 
-    Looks without importing: what is there may still fail to load.
+    The modules are found but not imported, so an installed one may still fail to load.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return f"{', '.join(missing)} not installed; {HINT}" if missing else None
@@ -98,10 +98,10 @@ def absent(*modules: str) -> str | None:
 def interleave(
     cases: Mapping[str, Case], seconds: float, least: int = 5, most: int = 2000
 ) -> dict[str, Timing]:
-    """Time every case in turn until the time is up: at least `least` samples each, at most `most`.
+    """Time the cases in turn until the time is up, with `least` to `most` samples each.
 
-    A case slower than its share of the time is left out of rounds after its `least` samples, so that one
-    slow peer does not cost the others their samples. One call before the clock starts warms each case up.
+    A case slower than its share of the time leaves the rounds after `least` samples, so that one slow peer
+    does not reduce the samples of the others. One untimed call warms each case up.
     """
     for case in cases.values():
         case()
@@ -110,7 +110,7 @@ def interleave(
     share = seconds / max(1, len(cases))
     names = list(cases)
     collecting = gc.isenabled()
-    gc.disable()  # a collection in the middle of a call is not that call's cost
+    gc.disable()  # a collection during a call is not the call's own cost
     try:
         while True:
             wanting = [
@@ -133,7 +133,7 @@ def interleave(
 
 
 def rows(what: str, timings: Mapping[str, Timing], ours: str = "zopo_fast", **extra: Any) -> list[Row]:
-    """Rows of one comparison; ratios are against `ours`."""
+    """Return the rows of one comparison, with ratios to `ours`."""
     unit = timings[ours].median
     return [
         Row(what, who, t.median, t.p99, len(t.samples), t.median / unit, dict(extra) if who == ours else {})

@@ -1,6 +1,6 @@
-"""The machine a result was found on: what it is, and what it can do at most, measured in the same run.
+"""Description and measured ceilings of the machine of a result.
 
-Nothing here names the host, its user or a path: results are published.
+Results are published, so nothing here names the host, its user or a path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,15 @@ PACKAGES = (
     "numpy", "scipy", "threadpoolctl", "torch", "gpytorch", "botorch", "linear-operator", "scikit-learn",
     "jax", "jaxlib", "neural-tangents", "optuna", "dspy", "matplotlib",
 )  # fmt: skip
-ASSUMED_L3 = 64 << 20  # bytes, where the system does not say
+ASSUMED_L3 = 64 << 20  # bytes, where the system reports none
 
 
-# ---- what it is --------------------------------------------------------------------------------------
+# ---- description -------------------------------------------------------------------------------------
 
 
 def describe() -> dict[str, Any]:
     """Return the machine, the software on it and the commit, as JSON values."""
-    # The kernel's release may carry its builder's name behind the number.
+    # The kernel's release may carry its builder's name after the number.
     release = "".join(re.findall(r"^[\d.]+", platform.release()))
     return {
         "cpu": cpu_model(),
@@ -53,12 +53,12 @@ def describe() -> dict[str, Any]:
         "blas": blas(),
         "commit": commit(),
         "load": load(),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 def cpu_model() -> str:
-    """Return the processor's name as it gives it."""
+    """Return the processor's own name."""
     try:
         found = re.search(r"(?m)^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -67,14 +67,14 @@ def cpu_model() -> str:
 
 
 def cores() -> int:
-    """Return how many logical cores this process may run on."""
+    """Return the number of logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cache_bytes(level: int) -> int | None:
-    """Return the size in bytes of one cache of that level, as seen by the first core; None if unknown."""
+    """Return the size in bytes of the first core's cache of that level; None if unknown."""
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
             if int((index / "level").read_text()) == level:
@@ -86,12 +86,12 @@ def cache_bytes(level: int) -> int | None:
 
 
 def load() -> float | None:
-    """Return the load average of the last minute: what else ran on the machine; None if unknown."""
+    """Return the load average of the last minute; None if unknown."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the peers' packages that are installed, without importing them."""
+    """Return the versions of the installed peers, without importing them."""
     found = {}
     for name in PACKAGES:
         try:
@@ -102,7 +102,7 @@ def versions() -> dict[str, str]:
 
 
 def blas() -> dict[str, Any]:
-    """Return which BLAS NumPy calls; with threadpoolctl also its threads and the code path it chose."""
+    """Return the BLAS that NumPy calls; with threadpoolctl also its threads and code path."""
     try:
         import threadpoolctl
     except ImportError:
@@ -113,19 +113,19 @@ def blas() -> dict[str, Any]:
         except (TypeError, KeyError):  # NumPy before 1.25
             return {}
     loaded = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-    # SciPy may bring another copy: NumPy's lies beside NumPy.
+    # SciPy may bring a copy of its own: prefer the one beside NumPy.
     loaded.sort(key=lambda pool: "numpy" not in pool["filepath"])
     kept = ("internal_api", "version", "num_threads", "threading_layer", "architecture")
     return {key: loaded[0].get(key) for key in kept} if loaded else {}
 
 
 def commit() -> str | None:
-    """Return the commit of the source checkout, marked `-dirty` where it was changed; None outside one."""
+    """Return the commit of the checkout, with `-dirty` for changed sources; None outside a checkout."""
     top = _git("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != ROOT:  # installed, perhaps into someone else's checkout
         return None
     head = _git("rev-parse", "--short=12", "HEAD")
-    # Results that this very run has written do not change what was measured.
+    # Exclude results: files that this run wrote do not change what was measured.
     changed = _git("status", "--porcelain", "--", ".", ":(exclude)bench/results")
     return head and head + ("-dirty" if changed else "")
 
@@ -140,18 +140,18 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-# ---- what it can do ----------------------------------------------------------------------------------
+# ---- ceilings ---------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=2)
 def ceilings(quick: bool = False) -> dict[str, Any]:
-    """Measure the ceilings, once a process.
+    """Measure the ceilings, once per process.
 
     Returns:
         dgemm_gflops: float64 rate of NumPy's BLAS on all threads; dgemm_gflops_1: on one thread (None
         without threadpoolctl); read_gb_s, copy_gb_s: memory bandwidth on all cores, GB = 1e9 bytes, a copy
         counted as bytes read plus bytes written; bandwidth_gb_s: the better of the two;
-        bandwidth_bytes: over how many bytes; bandwidth_over_l3: these over the L3 cache's.
+        bandwidth_bytes: size of the arrays; bandwidth_over_l3: that size over the L3 cache's.
     """
     l3 = cache_bytes(3) or ASSUMED_L3
     size = max(4 * l3, 128 << 20)
@@ -171,7 +171,7 @@ def dgemm_gflops(threads: int | None, n: int = 1536, rounds: int = 9) -> float |
     """Return the median rate, in 1e9 flops a second, of NumPy's float64 n x n product.
 
     Args:
-        threads: BLAS threads; None: as many as it takes by itself.
+        threads: BLAS threads; None: its own choice.
     """
     limit = blas_threads(threads)
     if limit is None:
@@ -184,7 +184,7 @@ def dgemm_gflops(threads: int | None, n: int = 1536, rounds: int = 9) -> float |
 
 
 def blas_threads(threads: int | None) -> AbstractContextManager[Any] | None:
-    """Return a context in which BLAS runs on so many threads; None where that cannot be had."""
+    """Return a context that limits BLAS to that many threads; None without threadpoolctl."""
     if threads is None:
         return nullcontext()
     try:

@@ -1,7 +1,7 @@
-"""Run the benchmarks of micro/: print their tables and write their results.
+"""Runner of the benchmarks in micro/: prints tables and writes result files.
 
-A question is a module of micro/ with `QUESTION: str`, one sentence, and
-`run(settings: Settings) -> Result`; with `keep(result, out)` it writes further files, a plot or a profile.
+A question is a module of micro/ with `QUESTION: str`, one sentence, and `run(settings: Settings) ->
+Result`. An optional `keep(result, out)` writes further files, such as a plot or a profile.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .harness import Result, Row, Settings
 
 MICRO = Path(__file__).parents[1] / "micro"
 _QUESTION = re.compile(r"^QUESTION\b", re.MULTILINE)
-_RENAMED = {"import": "import_time"}  # a module cannot bear the name of a statement
-BUSY = 0.5  # load average that is not this run's own
+_RENAMED = {"import": "import_time"}  # `import` is a keyword and no module name
+BUSY = 0.5  # load average above which other work runs on the machine
 Show = Callable[[str], object]
 _ABSOLUTE_PATH = re.compile(r"(?<![\w./:])(?:/[\w.+-]+)+/([\w.+-]+)|\b[A-Za-z]:\\(?:[^\s\\]+\\)+([^\s\\]+)")
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
@@ -37,10 +37,10 @@ def names() -> list[str]:
 
 
 def chosen(wanted: Sequence[str]) -> list[str]:
-    """Return the questions asked for, all where none is named; `bench_pool` and `pool` are the same.
+    """Return the selected questions, or all without a selection; `bench_pool` and `pool` are the same.
 
     Raises:
-        ConfigError: a name that is none of them; lists those there are.
+        ConfigError: an unknown name; the message lists the known ones.
     """
     known = names()
     short = [_RENAMED.get(name, name) for name in (w.removeprefix("bench_") for w in wanted)]
@@ -51,7 +51,7 @@ def chosen(wanted: Sequence[str]) -> list[str]:
 
 
 def question(name: str) -> str:
-    """Return what is asked, or why that cannot be told."""
+    """Return the sentence of a question, or why its module cannot be loaded."""
     try:
         return str(_module(name).QUESTION)
     except Exception as error:
@@ -63,10 +63,10 @@ def _module(name: str) -> Any:
 
 
 def prepare(out: Path) -> None:
-    """Make the folder for the results.
+    """Create the folder for results.
 
     Raises:
-        OutputError: it cannot be made, or nothing can be written into it.
+        OutputError: the folder cannot be created or written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -77,15 +77,16 @@ def prepare(out: Path) -> None:
 
 
 def run(wanted: Sequence[str], settings: Settings, out: Path, show: Show = print) -> list[str]:
-    """Ask the questions in turn, show a table of each and write `<out>/<name>.json`.
+    """Run the questions in turn, show a table of each and write `<out>/<name>.json`.
 
-    A question that fails is shown with its traceback, its earlier result file stays, and the others go on.
+    A failing question is shown with its traceback and keeps its earlier result file; the others still run.
 
     Returns:
-        Names of those that failed.
+        Names of the questions that failed.
 
     Raises:
-        ConfigError: an unknown name. OutputError: `out` cannot be written.
+        ConfigError: an unknown name.
+        OutputError: `out` cannot be written.
     """
     todo = chosen(wanted)
     prepare(out)
@@ -118,7 +119,7 @@ def run(wanted: Sequence[str], settings: Settings, out: Path, show: Show = print
 def document(
     result: Result, settings: Settings, about: dict[str, Any], ceilings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return a result as it is kept: JSON values, without absolute paths."""
+    """Return the result file's content: JSON values without absolute paths."""
     kept = {
         "question": result.question,
         "machine": about,
@@ -133,7 +134,7 @@ def document(
 
 
 def _without_paths(value: Any) -> Any:
-    """JSON values of `value`; a reason why a peer could not run may name a file where it is installed."""
+    """Return `value` as JSON values without absolute paths, which the reason of a skip may contain."""
     if isinstance(value, str):
         return _ABSOLUTE_PATH.sub(lambda found: found[1] or found[2], value)
     if isinstance(value, dict):
@@ -144,8 +145,8 @@ def _without_paths(value: Any) -> Any:
 
 
 def write(path: Path, kept: dict[str, Any]) -> None:
-    """Write a result file, whole or not at all."""
-    text = json.dumps(kept, indent=1, allow_nan=False) + "\n"  # before the old file is touched
+    """Write a result file atomically."""
+    text = json.dumps(kept, indent=1, allow_nan=False) + "\n"  # serialise first: a failure keeps the old file
     partial = path.with_suffix(".tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -155,7 +156,7 @@ def write(path: Path, kept: dict[str, Any]) -> None:
 
 
 def table(result: Result) -> str:
-    """Return the rows, the peers left out and the figures as plain text."""
+    """Return the rows, the skipped peers and the figures as plain text."""
     head = ("what", "who", "median", "p99", "ratio", "")
     lines = [head, *(_cells(row) for row in result.rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]

@@ -1,11 +1,12 @@
-"""Write the figures of the README from the result files: python -m zopo_fast.bench.common.table README.md
+"""Fill the tables of README.md and bench/README.md: python -m zopo_fast.bench.common.table FILE...
 
-Every row is one comparison of one run on one machine; a test holds the README to the files.
+Every row is one comparison of one run on one machine. A test compares both pages with the result files.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 class Line(NamedTuple):
-    """A row of the table: which comparison, what it is called here, and which peers to show."""
+    """A row of the speed table: the comparison, its title and the peers shown."""
 
     question: str
     what: str
@@ -72,7 +73,8 @@ def table(results: Path = RESULTS) -> str:
     """Return the comparisons as Markdown.
 
     Raises:
-        FileNotFoundError, LookupError: a result file, or a row of one, is missing.
+        FileNotFoundError: a result file is missing.
+        LookupError: a row of a result file is missing.
     """
     lines = ["| | zopo_fast | others, times as long |", "|---|---|---|"]
     for line in LINES:
@@ -83,7 +85,7 @@ def table(results: Path = RESULTS) -> str:
 
 
 def limits(results: Path = RESULTS) -> str:
-    """Return how much of the machine's limits is reached, as Markdown."""
+    """Return the reached shares of the machine's limits as Markdown."""
     gram, cores = _load(results, "gram"), _load(results, "gram")["machine"]["cores"]
 
     def share(name: str) -> str:
@@ -113,7 +115,7 @@ def limits(results: Path = RESULTS) -> str:
     return "\n".join(["| limit | reached |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-# Methods of the search table, as the README calls them, and the board each is on.
+# Methods of the search table, their titles in the README, and the board of each.
 SEARCHES = (
     ("random, exact", "random search (exact expectation)", "prompts"),
     ("official", "the published loop, in float64", "prompts"),
@@ -128,7 +130,7 @@ SEARCHES = (
 
 
 def searches(results: Path = RESULTS) -> str:
-    """Return where searches end, by landscape, as Markdown."""
+    """Return the final values of the searches by landscape as Markdown."""
     kept = _load(results, "search_quality")
     rows, seeds = kept["rows"], kept["settings"]["seeds"]
     final = {(row["board"], row["method"], row["landscape"]): row["final"] for row in rows}
@@ -140,16 +142,20 @@ def searches(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-def filled(readme: str, results: Path = RESULTS) -> str:
-    """Return the README's text with its figures replaced by those of the result files."""
-    parts = {"searches": searches(results), "table": table(results), "limits": limits(results)}
-    for name, text in parts.items():
-        before, start, rest = readme.partition(f"<!-- bench: {name} -->")
-        _, end, after = rest.partition("<!-- end -->")
-        if not (start and end):
-            raise LookupError(f"the README has no place for the figures named {name!r}")
-        readme = f"{before}{start}\n{text}\n{end}{after}"
-    return readme
+TABLES = {"searches": searches, "table": table, "limits": limits}
+_PLACE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str, results: Path = RESULTS) -> str:
+    """Return a page with the tables between its markers replaced by those of the result files.
+
+    Raises:
+        LookupError: the page has no marker, or one without a table.
+    """
+    names = [match[2] for match in _PLACE.finditer(page)]
+    if not names or not set(names) <= TABLES.keys():
+        raise LookupError(f"expected places for {', '.join(TABLES)}, found {names}")
+    return _PLACE.sub(lambda match: f"{match[1]}{TABLES[match[2]](results)}\n{match[3]}", page)
 
 
 def _load(results: Path, question: str) -> Any:
@@ -162,5 +168,5 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How many threads everybody computes on."""
+"""One thread count for NumPy, PyTorch and zopo_fast."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from . import machine
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """NumPy's BLAS, PyTorch and our engine on `count` threads, and back again.
+    """Limit NumPy's BLAS, PyTorch and our engine to `count` threads inside the context.
 
-    JAX takes as many as there are cores when it starts, and cannot be told otherwise afterwards.
+    JAX uses all cores from its start and cannot be limited afterwards.
     """
     torch = sys.modules.get("torch")
     before = torch.get_num_threads() if torch else 0

@@ -1,9 +1,9 @@
-"""The benchmarks of the GPU, one part a process: python -m zopo_fast.bench.gpu PART --out DIR; see gpu.sh.
+"""Benchmarks of the CUDA engine, one part per process: python -m zopo_fast.bench.gpu PART --out DIR.
 
-    step, gram, pool, batch      ask one question and write gpu_<part>.json
-    report                       print the tables of all that were written, and the goals
+    step, gram, pool, batch      run one benchmark and write gpu_<part>.json
+    report                       print all tables and the goals
 
-They are no questions of `zopo-fast bench`: a run without a GPU would replace what was found on one.
+`zopo-fast bench` does not include them: a run without a GPU would replace results of one.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MISSED, NOT_RUN = "not reached", "not measured"
 
 
 def run(part: str, settings: Settings, out: Path, device: str = "cuda", commit: str | None = None) -> Result:
-    """Measure the ceilings, ask one question, write its file and show its table.
+    """Measure the ceilings, run one part, write its file and print its table.
 
     Args:
-        device: "cuda"; "host" tries the code out without a GPU, on the emulated one where there is one.
-        commit: of the sources, where they are no checkout.
+        device: "cuda"; "host" runs the code without a GPU, on the emulated device where available.
+        commit: commit of the sources, for trees that are no checkout.
     """
     from . import timing as gpu_timing
 
@@ -53,7 +53,7 @@ def run(part: str, settings: Settings, out: Path, device: str = "cuda", commit: 
 
 
 def report(out: Path) -> str:
-    """All tables, then the goals; a part without a file is named as not measured."""
+    """Return all tables, then the goals; a part without a file is listed as not measured."""
     lines: list[str] = []
     goals: list[tuple[str, str, str, str]] = []
     first = True
@@ -87,7 +87,7 @@ def _machine(kept: dict[str, Any]) -> list[str]:
 
 
 def _goals(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """A line for every figure with `<name>_reached` beside it: what, the goal, what was seen, the verdict."""
+    """Return a row for every figure with `<name>_reached`: figure, goal, value, verdict."""
     found = []
     for what, values in figures.items():
         for key, reached in values.items() if isinstance(values, dict) else ():

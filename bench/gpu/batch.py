@@ -1,4 +1,4 @@
-"""Many studies at once on the GPU: steps a second, beside single ones on the CPU."""
+"""Many searches at once on the GPU: steps per second, beside single searches on the CPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .timing import Devices
 
 QUESTION = "How many steps a second do 1,024 studies make on the GPU, one ask and one tell each a step?"
 STUDIES, N, M, DIM, STEPS = 1024, 128, 500, 384, 32
-SINGLE = 16  # studies of the rows that would take too long with all
+SINGLE = 16  # searches in the rows that would take too long with all of them
 GOAL = 1e6
 
 
 def run(settings: Settings, devices: Devices) -> Result:
-    """Studies of 112 to 144 observations: 32 steps around n = 128."""
+    """Measure searches of 112 to 144 observations: 32 steps around n = 128."""
     result = Result(QUESTION)
     B, first, steps, m, dim = (
         (3, 6, 4, 40, 12) if settings.quick else (STUDIES, N - STEPS // 2, STEPS, M, DIM)
@@ -72,10 +72,10 @@ def run(settings: Settings, devices: Devices) -> Result:
 def _batch(
     pools: Any, scores: Any, first: int, budget: int, steps: int, device: str, native: bool
 ) -> list[float]:
-    """Seconds of each step of the whole batch, ask and tell; the first one after the initial points left out.
+    """Return the seconds of each step (ask + tell) of the whole batch, without the first model step.
 
     Args:
-        native: the native object's calls alone, without the log that makes a state of them.
+        native: time the native calls alone, without the Python log.
     """
     configs = [
         zf.ZopoConfig(search="gradient", budget=budget, initial=first, seed=b) for b in range(len(pools))
@@ -85,8 +85,8 @@ def _batch(
     for _ in range(first):
         indices = batch.ask()
         batch.tell(indices, scores[every, indices])
-    ask: Callable[[], Any] = (lambda: batch._studies.ask(every)) if native else batch.ask
-    tell: Callable[[Any, Any], Any] = batch._studies.tell if native else batch.tell
+    ask: Callable[[], Any] = (lambda: batch._searches.ask(every)) if native else batch.ask
+    tell: Callable[[Any, Any], Any] = batch._searches.tell if native else batch.tell
     samples = []
     for _ in range(steps + 1):
         start = time.perf_counter()
@@ -100,7 +100,7 @@ def _batch(
 
 
 def _singles(pools: Any, scores: Any, first: int, budget: int, steps: int) -> list[float]:
-    """Seconds of a step of all studies, one after another, each a Zopo of its own."""
+    """Return the seconds of a step of all searches in sequence, each a `Zopo` of its own."""
     studies = []
     for b, pool in enumerate(pools):
         study = zf.Zopo(pool, zf.ZopoConfig(search="gradient", budget=budget, initial=first, seed=b))

@@ -1,4 +1,4 @@
-"""The kernel matrix on the GPU, as a share of the rate of PyTorch's matrix product in the same run."""
+"""Kernel matrix on the GPU, as a share of the rate of PyTorch's matrix product in the same run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import zopo_fast as zf
+from zopo_fast.gp.ntk import GramPrecision
 
 from .. import peers
 from ..common import limits
@@ -16,20 +17,20 @@ from .timing import Devices, products, spread, throughput
 
 QUESTION = "How fast is the kernel matrix on the GPU, beside PyTorch's matrix product and closed form?"
 N, DIM, WIDTH, DEPTH = 8192, 768, 32, 2
-SETS = 3  # of points, in turn
-# Ours, PyTorch's type of the same inputs, the product whose rate it is held to.
-PRECISIONS = {
+SETS = 3  # sets of points, used in turn
+# Our precision, PyTorch's type of the same inputs, and the product whose rate is the reference.
+PRECISIONS: dict[GramPrecision, Any] = {
     "float64": (torch.float64, "float64"),
     "float32": (torch.float32, "float32"),
     "tf32x3": (torch.float32, "tf32"),
 }
 GOAL_OF_MATMUL = {"float64": 0.60, "float32": 0.60}
-GOAL_RATIO = {"float64": 2.5, "tf32x3": 5.0}  # against PyTorch's eager closed form of the same type
+GOAL_RATIO = {"float64": 2.5, "tf32x3": 5.0}  # relative to PyTorch's eager closed form of the same type
 EAGER, COMPILED = "PyTorch closed form, eager", "PyTorch closed form, compiled"
 
 
 def run(settings: Settings, devices: Devices) -> Result:
-    """gram(X) and gram(X, Y) in each precision; flops are those of the whole matrix, without symmetry."""
+    """Measure gram(X) and gram(X, Y) in each precision; flops count the whole matrix, without symmetry."""
     result = Result(QUESTION)
     n, dim = (96, 24) if settings.quick else (N, DIM)
     kernel = zf.NTK.random(dim, width=WIDTH, depth=DEPTH, seed=settings.seed)
@@ -40,7 +41,7 @@ def run(settings: Settings, devices: Devices) -> Result:
         for symmetric in (True, False):
             try:
                 _compare(result, settings, devices, kernel, X, None if symmetric else Y, precision)
-            except Exception as error:  # the others are still of use
+            except Exception as error:  # the other precisions still run
                 result.skipped[f"zopo_fast, {precision}, symmetric {symmetric}"] = peers.reason(error)
     return result
 
@@ -52,7 +53,7 @@ def _compare(
     kernel: zf.NTK,
     X: Any,
     Y: Any | None,
-    precision: str,
+    precision: GramPrecision,
 ) -> None:
     dtype, arithmetic = PRECISIONS[precision]
     n, dim = X[0].shape
@@ -119,7 +120,7 @@ def _in_turn(gram: Callable[[Any, Any], Any], A: list[Any], B: list[Any]) -> Cal
 
 
 def _waiting(case: Callable[[], Any], devices: Devices) -> Callable[[], None]:
-    """A caller who waits for each result before the next call."""
+    """Time a caller that waits for each result before the next call."""
 
     def call() -> None:
         case()
@@ -139,7 +140,7 @@ def _torch_cases(
     from ..peers.torch_closed import Network
 
     cases = {EAGER: _eager(kernel, devices, A, B)}
-    if not settings.quick and B[0] is None:  # compiling takes its time
+    if not settings.quick and B[0] is None:  # compilation is slow
         net = Network(kernel, devices.torch, A[0].dtype)
         cases[COMPILED] = _in_turn(torch.compile(net.gram, dynamic=False), A, B)
     return peers.working(cases, result.skipped)
@@ -152,7 +153,7 @@ def _eager(kernel: zf.NTK, devices: Devices, A: list[Any], B: list[Any]) -> Call
 
 
 def _error(kernel: zf.NTK, K: Any, x: Any, y: Any | None, devices: Devices) -> float:
-    """Largest difference from PyTorch's float64 on the same inputs, over the largest entry."""
+    """Return the largest difference from PyTorch's float64 on the same inputs, over the largest entry."""
     from ..peers.torch_closed import Network
 
     expected = Network(kernel, devices.torch).gram(x.double(), None if y is None else y.double())

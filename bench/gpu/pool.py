@@ -1,4 +1,4 @@
-"""The scan of a pool on the GPU, as a share of the read bandwidth measured in the same run."""
+"""Pool scan on the GPU, as a share of the read bandwidth in the same run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRODUCT = "PyTorch, half-precision product and argmin (approximate)"
 
 
 def run(settings: Settings, devices: Devices) -> Result:
-    """nearest and k_nearest over float16 rows."""
+    """Measure nearest and k_nearest over float16 rows."""
     result = Result(QUESTION)
     m, dim = (3000, 48) if settings.quick else (M, DIM)
     Z, x = inputs(m, dim, settings.seed, devices)
@@ -64,7 +64,7 @@ def run(settings: Settings, devices: Devices) -> Result:
 
 
 def inputs(m: int, dim: int, seed: int, devices: Devices) -> tuple[Any, Any]:
-    """(m, d) float16 and (QUERIES, d) float32, random, where PyTorch runs; the pool is beyond any cache."""
+    """Return random (m, d) float16 and (QUERIES, d) float32 tensors; the pool exceeds every cache."""
     generator = devices.generator(seed)
     Z = torch.empty(m, dim, dtype=torch.float16, device=devices.torch)
     for part in Z.split(1 << 20):
@@ -73,13 +73,13 @@ def inputs(m: int, dim: int, seed: int, devices: Devices) -> tuple[Any, Any]:
 
 
 def pool_on(device: str, Z: Any) -> Any:
-    """Our pool of (m, d) rows, neither shifted nor scaled."""
+    """Return our pool of (m, d) rows without shift and scale."""
     mean, scale = np.zeros(Z.shape[1]), np.ones(Z.shape[1])
     return _core.Pool(Z, mean, scale) if device == "cpu" else _core.CudaPool(Z, mean, scale, 0)
 
 
 def _exact(pool: Any, Z: Any, x: Any) -> bool:
-    """Whether every query finds what float64 distances say."""
+    """Return whether every query finds the nearest row by float64 distances."""
     for point in x.double():
         parts = [((part.double() - point) ** 2).sum(1) for part in Z.split(1 << 18)]
         if pool.nearest(point.cpu().numpy()) != int(torch.cat(parts).argmin().item()):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Every operation of the GPU once, on small inputs, beside the same on the CPU: for compute-sanitizer.
+"""Every GPU operation once on small inputs, compared with the CPU: for compute-sanitizer.
 
-    compute-sanitizer --tool memcheck python gpu_small.py
+    compute-sanitizer --tool memcheck python bench/gpu/small.py
     ZOPO_CUDA=EMULATE builds run it without a GPU.
 
-Needs NumPy alone. The exit code is 1 if an answer is wrong or an operation fails; all are tried.
+Needs only NumPy. Runs all operations; the exit code is 1 if one fails or gives a wrong result.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import numpy as np
 
 import zopo_fast as zf
 from zopo_fast import _core
+from zopo_fast.gp.ntk import GramPrecision
 
-# Nothing is a multiple of a tile.
+# No size is a multiple of a tile.
 N, M, DIM = 67, 45, 37
-LOOSE = {"float64": 1e-11, "float32": 1e-4, "tf32x3": 1e-4}
+LOOSE: dict[GramPrecision, float] = {"float64": 1e-11, "float32": 1e-4, "tf32x3": 1e-4}
 
 
 def close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
-    """Raise unless the largest difference is within the tolerance of the largest entry."""
+    """Raise if the largest difference exceeds the tolerance times the largest entry."""
     actual = np.asarray(actual if isinstance(actual, (np.ndarray, float)) else actual.numpy())
     expected = np.asarray(expected)
     if actual.shape != expected.shape:
@@ -36,7 +37,7 @@ def close(actual: Any, expected: Any, tolerance: float = 1e-9) -> None:
 
 
 def check_gram(device: str, rng: np.random.Generator) -> None:
-    """The three precisions, with and without symmetry."""
+    """Check the three precisions, with and without symmetry."""
     kernel = zf.NTK.random(DIM)
     X, Y = rng.normal(size=(N, DIM)), rng.normal(size=(M, DIM))
     for precision, tolerance in LOOSE.items():
@@ -47,7 +48,7 @@ def check_gram(device: str, rng: np.random.Generator) -> None:
 
 
 def check_process(device: str, rng: np.random.Generator) -> None:
-    """Append one and many, remove, pop; the posterior at one point and at many, and the likelihood."""
+    """Check append (one, many), remove, pop, the posterior at one point and at many, and the likelihood."""
     kernel = zf.NTK.random(DIM)
     X, y, x = rng.normal(size=(N, DIM)), rng.normal(size=N), rng.normal(size=(33, DIM))
     ours, other = (zf.GaussianProcess(kernel, noise=1.0, device=d) for d in (device, "cpu"))
@@ -66,7 +67,7 @@ def check_process(device: str, rng: np.random.Generator) -> None:
 
 
 def check_pool(device: str, rng: np.random.Generator) -> None:
-    """The scan over rows of every precision."""
+    """Check the scan over rows of every precision."""
     if not device.startswith("cuda"):
         return
     mean, scale = rng.normal(size=DIM), rng.uniform(0.5, 2.0, DIM)
@@ -86,14 +87,14 @@ def check_pool(device: str, rng: np.random.Generator) -> None:
 
 
 def check_batch(device: str, rng: np.random.Generator) -> None:
-    """Studies of different sizes, index for index as on the CPU."""
+    """Check searches of different sizes, index for index as on the CPU."""
     pools = [rng.normal(size=(m, DIM)).astype(np.float16) for m in (30, 47, 64)]
     configs = [zf.ZopoConfig(search="gradient", budget=16 + 2 * b, initial=6 + b, seed=b) for b in range(3)]
     scores = rng.normal(size=(3, 64))
     batches = [zf.ZopoBatch(pools, configs, device=d) for d in (device, "cpu")]
     while not batches[1].done.all():
         asked = [batch.ask() for batch in batches]
-        if not np.array_equal(*asked):
+        if not np.array_equal(asked[0], asked[1]):
             raise AssertionError(f"{asked[0]}, expected {asked[1]}")
         for batch in batches:
             batch.tell(asked[1], scores[np.arange(3), asked[1]])
@@ -110,7 +111,7 @@ CHECKS: dict[str, Callable[[str, np.random.Generator], None]] = {
 
 
 def main(device: str = "cuda") -> int:
-    """Run all; return 1 if one failed."""
+    """Run all checks; return 1 if one failed."""
     failed = []
     for name, check in CHECKS.items():
         try:

@@ -1,4 +1,4 @@
-"""One posterior and one append: the GPU engine beside the CPU engine, PyTorch and the published step."""
+"""One posterior and one append: GPU engine, CPU engine, PyTorch and the published step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTION = (
     "What do one posterior and one append cost on the GPU, and from which size on is it the faster engine?"
 )
 N, DIM, WIDTH, DEPTH = 256, 768, 32, 2
-POINTS = 16  # at which it is asked, in turn
+POINTS = 16  # query points, used in turn
 GOAL_SECONDS, GOAL_RATIO = 40e-6, 100.0
 CPU = "zopo_fast on the CPU"
 FIT, LOOP = "published, fit and gradient on all points", "published, whole step, pool of 500, lookup by index"
@@ -33,7 +33,7 @@ CROSSOVER = {
 
 
 def run(settings: Settings, devices: Devices) -> Result:
-    """The step at n = 256, d = 768 by everybody; then ours on both engines at several sizes."""
+    """Measure the step at n = 256, d = 768 for all, then ours on both engines at several sizes."""
     result = Result(QUESTION)
     n, dim = (24, 12) if settings.quick else (N, DIM)
     jobs = _ours(n, dim, settings.seed, devices)
@@ -61,7 +61,7 @@ def run(settings: Settings, devices: Devices) -> Result:
 
 
 def problem(n: int, dim: int, seed: int) -> tuple[zf.NTK, Any, Any, Any, float]:
-    """A kernel, points (n, d), scores (n,), further points (POINTS, d), and a noise in the kernel's units."""
+    """Return a kernel, points (n, d), scores (n,), queries (POINTS, d) and the noise."""
     rng = np.random.default_rng([seed, n, dim])
     kernel = zf.NTK.random(dim, width=WIDTH, depth=DEPTH, seed=seed)
     X, x = rng.normal(size=(n, dim)), rng.normal(size=(POINTS, dim))
@@ -90,7 +90,7 @@ def _ours(n: int, dim: int, seed: int, devices: Devices) -> dict[str, Job]:
 
 
 def _torch_jobs(result: Result, n: int, dim: int, settings: Settings, devices: Devices) -> dict[str, Job]:
-    """Peers on the same inputs, which lie on the device before the clock starts; results come to the host."""
+    """Return the peers on the same inputs, on the device before timing; results return to the host."""
     from ..peers import torch_step
 
     kernel, X, y, x, noise = problem(n, dim, settings.seed)
@@ -122,7 +122,7 @@ def _cycled(step: Callable[[Any], object], points: list[Any]) -> Callable[[], ob
 
 
 def _published_fit(kernel: zf.NTK, X: Any, y: Any, x: Any, devices: Devices) -> Callable[[], object]:
-    """What the published step does for one gradient, on all n points: fit anew, then autograd."""
+    """Return the published step's work for one gradient on all n points: refit, then autograd."""
     from zopo_fast.search.config import OfficialSettings
 
     from ..peers.published import EmpiricalNTK, Surrogate
@@ -139,7 +139,7 @@ def _published_fit(kernel: zf.NTK, X: Any, y: Any, x: Any, devices: Devices) -> 
 
 
 def _published_loop(dim: int, n: int, seed: int, devices: Devices) -> Callable[[], object]:
-    """The whole step as it is published, the pool's projection included; its fit takes 20 points."""
+    """Return the whole published step with the projection onto the pool; its fit uses 20 points."""
     from ..peers.published import PublishedZopo
 
     m = max(500, 2 * n)
@@ -161,7 +161,7 @@ def _published_loop(dim: int, n: int, seed: int, devices: Devices) -> Callable[[
 
 
 def _crossovers(result: Result, settings: Settings, devices: Devices) -> None:
-    """From which size on the GPU is the faster engine of ours: what device="auto" is set by."""
+    """Measure from which size our GPU engine is faster than our CPU engine; device="auto" follows this."""
     for what, sizes in CROSSOVER.items():
         make = {"step": _ours, "gram": _gram_jobs, "nearest": _nearest_jobs}[what]
         dim = 12 if settings.quick else DIM
@@ -179,7 +179,7 @@ def _crossovers(result: Result, settings: Settings, devices: Devices) -> None:
 
 
 def _gram_jobs(n: int, dim: int, seed: int, devices: Devices) -> dict[str, Job]:
-    """Arrays of the host in, an array of the host out: the copies count."""
+    """Time with host arrays in and out, copies included."""
     kernel, X, *_ = problem(n, dim, seed)
     return {
         "zopo_fast": Job(lambda: kernel.gram(X, device=devices.ours)),

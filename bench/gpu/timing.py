@@ -1,8 +1,7 @@
-"""Timing on a GPU, and what it can do at most, measured in the same run.
+"""Timing on a GPU, and its ceilings, measured in the same run.
 
-Everything is timed by the host's clock from one wait for the whole device to the next, so that work on
-any stream counts; calls that only enqueue work are timed in bursts of some tens of milliseconds, next to
-which the wait is nothing.
+The host's clock runs from one wait for the whole device to the next, so that work on any stream counts.
+Calls that only enqueue work are timed in bursts of tens of milliseconds, which makes the wait negligible.
 """
 
 from __future__ import annotations
@@ -24,46 +23,46 @@ from zopo_fast import _core
 
 from ..common.harness import Case, Timing
 
-BURST = 0.03  # seconds: a sample of calls that only enqueue work
-MOST_CALLS = 200  # in one sample
+BURST = 0.03  # seconds of a burst of calls that only enqueue work
+MAX_CALLS = 200  # calls of one burst
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Where ours runs, and where PyTorch does: both "cuda", but for tests without a GPU."""
+    """Device of our engine and of PyTorch: both "cuda", except in tests without a GPU."""
 
     ours: str = "cuda"
     torch: str = "cuda"
 
     def wait(self) -> None:
-        """Until everything on the device is done, on whatever stream."""
+        """Wait for all work on the device, on every stream."""
         if self.torch != "cpu":
             torch.cuda.synchronize()
 
     def give(self, tensor: Any) -> Any:
-        """A tensor as an array for ours, where ours runs: the tensor itself on a GPU, without a copy."""
+        """Return a tensor as an array for our engine; on a GPU the tensor itself, without a copy."""
         if self.torch != "cpu":
             return tensor
         return tensor.numpy() if self.ours == "cpu" else zf.to_device(tensor.numpy(), self.ours)
 
     def take(self, array: Any) -> Any:
-        """What ours answers, as a tensor where PyTorch runs."""
+        """Return our result as a tensor on PyTorch's device."""
         if isinstance(array, torch.Tensor):
             return array
         return torch.as_tensor(array if isinstance(array, np.ndarray) else array.numpy())
 
     def generator(self, seed: int) -> Any:
-        """Random numbers made where PyTorch runs."""
+        """Return random numbers on PyTorch's device."""
         return torch.Generator(device=self.torch).manual_seed(seed)
 
 
 def throughput(
     cases: Mapping[str, Case], devices: Devices, seconds: float, least: int = 5, most: int = 100
 ) -> dict[str, Timing]:
-    """Seconds a call of every case, in bursts of calls, interleaved in an order that rotates each round.
+    """Return seconds per call of every case, in interleaved bursts whose order rotates every round.
 
     Args:
-        seconds: for all cases together, beyond the `least` samples of each.
+        seconds: time for all cases together, beyond the `least` samples of each.
     """
     calls = {name: _calls(case, devices) for name, case in cases.items()}
     samples: dict[str, list[float]] = {name: [] for name in cases}
@@ -84,10 +83,10 @@ def throughput(
 
 
 def _calls(case: Case, devices: Devices) -> int:
-    """How many calls fill a burst; warms up."""
+    """Return the number of calls that fill a burst, after a warm-up."""
     _burst(case, 2, devices)
     one = _burst(case, 2, devices)
-    return max(1, min(MOST_CALLS, round(BURST / one)))
+    return max(1, min(MAX_CALLS, round(BURST / one)))
 
 
 def _burst(case: Case, calls: int, devices: Devices) -> float:
@@ -103,7 +102,7 @@ def _burst(case: Case, calls: int, devices: Devices) -> float:
 
 
 def describe(devices: Devices) -> dict[str, Any]:
-    """The GPU, its driver, and the software that drives it, as JSON values; no host, user or path."""
+    """Return the GPU, its driver and software versions as JSON values, without host, user or path."""
     about: dict[str, Any] = {
         "engine": _core.cuda_status(),
         "torch": torch.__version__,
@@ -138,7 +137,7 @@ def _last_line(*command: str) -> str | None:
     return next(iter(_output(*command)[::-1]), None)
 
 
-# ---- what it can do ----------------------------------------------------------------------------------
+# ---- ceilings ---------------------------------------------------------------------------------------
 
 
 def ceilings(devices: Devices, quick: bool) -> dict[str, Any]:
@@ -159,7 +158,7 @@ def ceilings(devices: Devices, quick: bool) -> dict[str, Any]:
 
 
 def _bandwidth(count: int, devices: Devices, quick: bool) -> dict[str, Any]:
-    """Over so many random float32 numbers."""
+    """Measure read and copy bandwidth over that many random float32 numbers."""
     x = torch.randn(count, device=devices.torch, generator=devices.generator(0))
     half = count // 2
     target = torch.empty(half, device=devices.torch)
@@ -174,7 +173,7 @@ def _bandwidth(count: int, devices: Devices, quick: bool) -> dict[str, Any]:
 
 
 def products(n: int, devices: Devices) -> dict[str, Callable[[], object]]:
-    """PyTorch's n x n product in each arithmetic, written to a matrix that is there."""
+    """Measure PyTorch's n x n product in each arithmetic, into a preallocated matrix."""
 
     def product(dtype: torch.dtype, tf32: bool) -> Callable[[], object]:
         generator = devices.generator(n)
@@ -197,7 +196,7 @@ def products(n: int, devices: Devices) -> dict[str, Callable[[], object]]:
 
 
 def spread(timing: Timing) -> float:
-    """Half the distance of the quartiles, as a share of the median: differences below it are noise."""
+    """Return half the interquartile range over the median; smaller differences are noise."""
     if len(timing.samples) < 2:
         return 0.0
     low, _, high = statistics.quantiles(timing.samples, n=4, method="inclusive")

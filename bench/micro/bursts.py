@@ -1,7 +1,7 @@
-"""Timing calls of microseconds beside calls of other libraries.
+"""Burst timing of calls that take microseconds, beside calls of other libraries.
 
-Turns are whole bursts of calls: after another library's call caches are cold, and its threads go on
-spinning for some 25 ms (OpenBLAS, OpenMP), on the very cores of whoever comes next.
+A turn is a whole burst of calls. After another library's call the caches are cold, and its threads (OpenBLAS,
+OpenMP) keep spinning for some 25 ms on the cores that the next case uses.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from ..common.harness import Case, Settings, Timing
 
-SLOW = 0.1  # seconds: a call this long warms its caches itself
+SLOW = 0.1  # seconds; a call this long warms its caches itself
 
 
 @dataclass(frozen=True)
 class Job:
-    """A case: `call` is timed, `undo` after it is not."""
+    """A case whose `call` is timed and whose `undo` runs afterwards, untimed."""
 
     call: Case
     undo: Case | None = None
@@ -27,13 +27,13 @@ class Job:
 def bursts(
     jobs: Mapping[str, Job], settings: Settings, share: float = 1.0, most: int = 2000
 ) -> dict[str, Timing]:
-    """Time every job in turn, a burst of calls each, in an order rotated each round.
+    """Time every job in turn, a burst of calls each, in an order that rotates every round.
 
     Args:
-        jobs: by who.
-        share: of the settings' seconds to spend on timed calls, split evenly; a job slower than its part
-            is called once a round, and not again once it has three samples and no time left.
-        most: samples of one job.
+        jobs: the cases by name.
+        share: share of the settings' seconds for timed calls, split evenly. A job slower than its part is
+            called once a round, and no more once it has three samples and no time left.
+        most: maximum number of samples of one job.
     """
     rounds, rest = (2, 0.01) if settings.quick else (5, 0.03)
     part = settings.seconds * share / max(1, len(jobs)) / rounds
@@ -52,11 +52,11 @@ def bursts(
 
 
 def _burst(job: Job, seconds: float, most: int, warm: bool) -> list[float]:
-    """One call to warm up, unless it is warm, then timed ones until the time is up; at least one."""
+    """Warm up with one call unless warm, then time calls until the time is up; at least one."""
     found: list[float] = []
     spent = 0.0
     collecting = gc.isenabled()
-    gc.disable()  # a collection in the middle of a call is not that call's cost
+    gc.disable()  # a collection during a call is not the call's own cost
     try:
         if not warm:
             _once(job)
@@ -73,7 +73,7 @@ def _once(job: Job) -> float:
     start = time.perf_counter()
     kept = job.call()
     elapsed = time.perf_counter() - start
-    del kept  # freeing a result is not timed for anyone
+    del kept  # free results outside the timed calls
     if job.undo is not None:
         job.undo()
     return elapsed

@@ -1,4 +1,4 @@
-"""Appending and removing one observation, against factorising again; all on one thread."""
+"""Append and remove of one observation, beside factorising again; all on one thread."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ HOW = {
 
 
 def run(settings: Settings) -> Result:
-    """Every size; what was appended is dropped again off the clock, so that no state drifts."""
+    """Measure every size; an untimed pop after each append keeps the state constant."""
     result = Result(QUESTION)
     found = peers.load(PEERS, result.skipped)
     if "torch_closed" in found:
-        found["torch_closed"].compile_too = False  # nothing here is worth compiling
+        found["torch_closed"].compile_too = False  # these calls are too small to gain from compilation
     for n in (40, 165) if settings.quick else (40, 165, 500, 1000, 2000):
         rng = np.random.default_rng(settings.seed)
         X, y = rng.normal(size=(n + 1, DIM)), rng.normal(size=n + 1)
@@ -74,7 +74,7 @@ def _appending(kernel: Any, X: Any, y: Any, noise: float, others: dict[str, Any]
 
 
 def _removing(kernel: Any, X: Any, y: Any, noise: float, others: dict[str, Any]) -> dict[str, Job]:
-    """The point that was removed returns as the last one, so that the next middle one is another."""
+    """Append the removed point again, so that the next middle point is another one."""
     gp = zf.GaussianProcess(kernel, noise)
     gp.append(X, y)
     middle = len(X) // 2

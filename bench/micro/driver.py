@@ -1,4 +1,4 @@
-"""A whole run on a stub model of fixed latency: how well are the model's slots used?"""
+"""Use of a model's slots in a whole run, on a stub model of fixed latency."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ POOL, DIM, INITIAL = 500, 384, 40
 
 @dataclass(frozen=True)
 class Plan:
-    """How large a run is; `latency` in seconds."""
+    """Size of a run; `latency` in seconds."""
 
     budget: int
     latency: float
     repeats: int
-    sample: int  # prompts scored one at a time, to know what all would take
+    sample: int  # prompts scored one at a time, scaled up to all
     examples: int = 20
     slots: int = 32
 
     @property
     def ideal(self) -> float:
-        """Seconds that the calls take with every slot busy all the time."""
+        """Seconds of all calls if every slot were always busy."""
         return self.budget * self.examples * self.latency / self.slots
 
 
@@ -43,14 +43,14 @@ QUICK = Plan(budget=60, latency=0.05, repeats=1, sample=4)
 
 
 class Stub:
-    """A model that answers after a fixed time, and counts its calls and how many run at once."""
+    """Chat model that answers after a fixed time and counts its calls, in total and concurrent."""
 
     def __init__(self, latency: float) -> None:
         self._latency = latency
         self.calls = self.now = self.most = 0
 
     async def __call__(self, messages: Sequence[Any]) -> str:
-        """Answer some prompts' questions rightly and others' not."""
+        """Answer correctly for some prompts and wrongly for others."""
         self.calls += 1
         self.now += 1
         self.most = max(self.most, self.now)
@@ -61,7 +61,7 @@ class Stub:
 
 @dataclass(frozen=True)
 class Ran:
-    """One run: wall and CPU time in seconds, calls, most calls at once, and the scores in order."""
+    """Measurement of one run: wall and CPU seconds, calls, peak concurrency, scores in order."""
 
     wall: float
     cpu: float
@@ -71,7 +71,7 @@ class Ran:
 
 
 def optimise(plan: Plan, budget: int, seed: int, prompts_in_flight: int | None = None) -> Ran:
-    """Run zf.optimize to the end of its budget; embeddings are given, no held-out examples."""
+    """Run zf.optimize to the end of its budget, with given embeddings and no held-out examples."""
     examples = tuple(zf.Example(f"question {'?' * (i % 5)} {i}", ("yes",)) for i in range(plan.examples))
     task = zf.Task("stub", examples, metric="contains")
     prompts = [f"Answer in way {i}{'!' * (i % 13)}" for i in range(POOL)]
@@ -81,7 +81,7 @@ def optimise(plan: Plan, budget: int, seed: int, prompts_in_flight: int | None =
         seed=seed,
         concurrency=plan.slots,
         prompts_in_flight=prompts_in_flight,
-        racing=False,  # so that every run makes the same calls
+        racing=False,  # every run makes the same calls
         stop_at_perfect=False,
     )
     stub = Stub(plan.latency)
@@ -96,12 +96,12 @@ def optimise(plan: Plan, budget: int, seed: int, prompts_in_flight: int | None =
 
 
 def embeddings(seed: int) -> np.ndarray[Any, Any]:
-    """Random ones, as (POOL, DIM) float16."""
+    """Return random embeddings, (POOL, DIM) float16."""
     return np.random.default_rng(seed).standard_normal((POOL, DIM)).astype(np.float16)
 
 
 def optimiser_seconds(plan: Plan, scores: Sequence[float], seed: int) -> float:
-    """What ask and tell cost by themselves in such a run: the same scores, as many prompts in flight."""
+    """Time ask and tell alone on the same scores, with as many prompts in flight."""
     start = time.perf_counter()
     config = zf.ZopoConfig(budget=plan.budget, initial=INITIAL, seed=seed)
     optimizer = zf.Zopo(embeddings(seed), config)
@@ -111,15 +111,15 @@ def optimiser_seconds(plan: Plan, scores: Sequence[float], seed: int) -> float:
         if len(waiting) < 3 and not optimizer.done:
             try:
                 waiting.append(optimizer.ask())
-            except zf.NothingToAsk:  # the last ones are under way
+            except zf.NothingToAsk:  # the last prompts are in flight
                 continue
     return time.perf_counter() - start
 
 
 def run(settings: Settings) -> Result:
-    """Run it a few times, in turn with one prompt at a time on a smaller budget."""
+    """Run the plan a few times, interleaved with one prompt at a time on a smaller budget."""
     plan = QUICK if settings.quick else FULL
-    optimise(plan, 2, settings.seed)  # loads what loads at first use
+    optimise(plan, 2, settings.seed)  # warm up lazy imports
     whole, single = [], []
     for _ in range(plan.repeats):
         whole.append(optimise(plan, plan.budget, settings.seed))

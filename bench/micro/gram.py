@@ -1,4 +1,4 @@
-"""The kernel matrix, beside the rate of NumPy's dgemm in the same run."""
+"""Kernel matrix, beside the rate of NumPy's dgemm in the same run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEATURES = "zopo_fast, features and diagonal alone"
 
 
 def run(settings: Settings) -> Result:
-    """gram(X, Y) and gram(X), on one thread and on all."""
+    """Measure gram(X, Y) and gram(X) on one thread and on all."""
     result = Result(QUESTION)
     quick = settings.quick
     found = peers.load(("published", "torch_closed", "numpy_closed", "neural_tangents_peer"), result.skipped)
@@ -62,7 +62,7 @@ def _compare(result: Result, settings: Settings, found: dict[str, Any], symmetri
         **{label: Job(case) for label, case in cases.items()},
     }
     timings = bursts(jobs, settings)
-    # By the count of the closed form without symmetry, for everybody; features are not counted.
+    # All rates use the flops of the closed form without symmetry and without features.
     flops = limits.gram_flops(n, n, DIM, WIDTH, DEPTH)
     dgemm = 2 * size**3 / timings[DGEMM].median
     name = f"gram({'X' if symmetric else 'X, Y'})"

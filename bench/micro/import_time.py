@@ -1,4 +1,4 @@
-"""What importing costs: fresh interpreters, one statement each, in turn."""
+"""Import time and memory: one statement per fresh interpreter, interleaved."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HEAVY = ("torch", "aiohttp", "tiktoken")
 OURS = "zopo_fast"
 BARE = "bare interpreter"
 
-# The statement alone is timed. Peak memory is the kernel's own mark for this process where there is
-# one: on Linux ru_maxrss starts at what the parent had in use before it became this interpreter.
+# Only the statement is timed. Peak memory is the kernel's high-water mark of this process where available:
+# on Linux ru_maxrss starts at the parent's memory before exec.
 CHILD = """
 import json, sys, time
 start = time.perf_counter()
@@ -36,7 +36,7 @@ print(json.dumps([seconds, kib * 1024, loaded]))
 """
 STATEMENTS = {
     OURS: "import zopo_fast",
-    # What is imported loads at first use; this is the price when it is used.
+    # Names load at first use; this measures the import with the usual ones.
     f"{OURS}, names in use": "import zopo_fast as zf; zf.Zopo; zf.GaussianProcess; zf.NTK",
     f"{OURS}, end to end": "import zopo_fast as zf; zf.Zopo; zf.optimize; zf.Task; zf.Pool",
     "numpy": "import numpy",
@@ -45,12 +45,12 @@ STATEMENTS = {
     "gpytorch": "import gpytorch",
     "botorch": "import botorch",
 }
-SLOW = ("gpytorch", "botorch")  # torch and more: not in a quick run
-OPTIONAL = {"optuna": "import optuna", "dspy": "import dspy"}  # measured where somebody has them
+SLOW = ("gpytorch", "botorch")  # they load torch: skipped in a quick run
+OPTIONAL = {"optuna": "import optuna", "dspy": "import dspy"}  # measured where installed
 
 
 def run(settings: Settings) -> Result:
-    """Import everything in turn."""
+    """Measure all imports, interleaved."""
     result = Result(QUESTION)
     cases = {BARE: "pass", **STATEMENTS, **OPTIONAL}
     for name, statement in list(cases.items()):
@@ -74,7 +74,7 @@ def run(settings: Settings) -> Result:
 
 
 def _sample(cases: dict[str, str], settings: Settings, result: Result) -> dict[str, list[Any]]:
-    """Rounds of all cases, their order rotated, until the time is up; a first round warms the disk cache."""
+    """Time all cases in rotating rounds until the time is up, after one round that warms the disk cache."""
     least, most = (2, 2) if settings.quick else (10, 200)
     order = list(cases)
     for name in list(order):
@@ -96,7 +96,7 @@ def _sample(cases: dict[str, str], settings: Settings, result: Result) -> dict[s
 
 
 def child(statement: str) -> list[Any]:
-    """Run a statement in a fresh interpreter; return its seconds, peak bytes and which of HEAVY it loads."""
+    """Run a statement in a fresh interpreter; return seconds, peak bytes and loaded modules of HEAVY."""
     script = CHILD.format(statement=statement, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     found: list[Any] = json.loads(done.stdout.splitlines()[-1])
@@ -108,7 +108,7 @@ def _memory(found: list[Any]) -> float:
 
 
 def _goals(samples: dict[str, list[Any]], bare: float) -> dict[str, Any]:
-    """What is asked of `import zopo_fast`, and of the names in use, which load NumPy and native code."""
+    """Return the figures of `import zopo_fast`, alone and with the usual names (NumPy and native code)."""
     figures: dict[str, Any] = {"bare_interpreter_mb": bare / 1e6}
     for name in (OURS, f"{OURS}, names in use"):
         seconds = statistics.median(sample[0] for sample in samples[name])

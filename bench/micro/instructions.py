@@ -1,15 +1,15 @@
-"""How many native instructions do the operations of a step execute? A regression shows without a stopwatch.
+"""Native instruction counts of the operations of a step, independent of the machine's load.
 
-    python bench/micro/instructions.py             counts, beside the baseline
-    python bench/micro/instructions.py --check     fails when one grew by more than a tenth
-    python bench/micro/instructions.py --update    makes these the baseline (in a commit that says why)
+    python bench/micro/instructions.py             print counts beside the baseline
+    python bench/micro/instructions.py --check     fail when a count grew by more than a tenth
+    python bench/micro/instructions.py --update    write a new baseline (the commit says why)
 
-Counted by valgrind's callgrind in a process of its own: instructions inside the extension module alone, as
-the C library's own loops differ from processor to processor. AVX2 is forced, since valgrind hides AVX-512,
-and one core is shown, since ranges are split by their number. Two runs give the same counts.
+valgrind's callgrind counts in a process of its own. Only instructions inside the extension module count,
+because the C library's loops differ between processors. AVX2 is forced, because valgrind hides AVX-512. One
+core is visible, because ranges are split by the number of cores. Two runs give the same counts.
 
-Counts of two compilers say nothing about the code: with another major version than the baseline's the check
-says so and passes, in CI too. A new compiler there wants a new baseline, not a red build.
+Counts of two compilers are not comparable: with another major version than the baseline's the check says so
+and passes, also in CI. A new compiler needs a new baseline.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ int get_nprocs(void) { return 1; } /* what std::thread::hardware_concurrency ask
 """
 
 
-class Unavailable(Exception):  # noqa: N818 - says why nothing is counted
-    """Something that counting needs is not on this machine."""
+class Unavailable(Exception):  # noqa: N818 - a reason, not a failure
+    """A tool for counting is missing on this machine."""
 
 
 def extension() -> Path:
-    """The extension module's file, asked of a process like the one that is counted."""
+    """Return the path of the extension module in a process like the one that is counted."""
     code = "from zopo_fast import _core; print(_core.__file__)"
-    command, here = [sys.executable, "-c", code], Path(__file__).parent  # as the workload finds its modules
+    command, here = [sys.executable, "-c", code], Path(__file__).parent  # the workload's own import path
     done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
     return Path(done.stdout.strip()).resolve()
 
 
 def compiler(module: Path) -> str:
-    """What compiled the module, as it is noted in the file itself."""
+    """Return the compiler's identification from the module file."""
     found = re.search(rb"GCC: \([^)]*\) [\d.]+|clang version [\d.]+", module.read_bytes())
     return found.group().decode() if found else "unknown"
 
 
 def major(version: str) -> str:
-    """Compiler and first number: of "GCC: (Debian 12.2.0-14) 12.2.0", "GCC 12"."""
+    """Return compiler and major version: "GCC 12" for "GCC: (Debian 12.2.0-14) 12.2.0"."""
     numbers = re.findall(r"[\d.]+", version)
     return f"{version.split(maxsplit=1)[0].rstrip(':')} {numbers[-1].split('.')[0]}" if numbers else version
 
 
 def flags() -> str:
-    """The optimisation flags of a release build, as CMakeLists.txt has them."""
+    """Return the optimisation flags of a release build from CMakeLists.txt."""
     text = (ROOT / "CMakeLists.txt").read_text()
     loops = re.search(r"set\(ZOPO_LOOP_FLAGS (.*?)\)", text)
     avx2 = re.search(r'\$\{ZOPO_LOOP_FLAGS\};(-mavx2[^"]*)"', text)
@@ -69,7 +69,7 @@ def flags() -> str:
 
 
 def count() -> dict[str, int]:
-    """Instructions in the extension for each operation, by name."""
+    """Count the instructions in the extension for each operation, by name."""
     if shutil.which("valgrind") is None:
         raise Unavailable("valgrind is not installed (Debian: apt-get install valgrind)")
     module = extension()
@@ -95,21 +95,21 @@ def count() -> dict[str, int]:
             raise RuntimeError(f"the workload failed under valgrind:\n{done.stdout}{done.stderr}")
         dumps = sorted(Path(folder).glob("out.*"), key=lambda path: int(path.suffix[1:]))
         counts = dict(own_cost(path.read_text(), str(module)) for path in dumps)
-    counts.pop("", None)  # what was left at the end
+    counts.pop("", None)  # the remainder after the last operation
     if not counts or min(counts.values()) < 1000:
         raise RuntimeError(f"callgrind saw {counts}, which cannot be")
     return counts
 
 
 def own_cost(dump: str, module: str) -> tuple[str, int]:
-    """Name and instructions within `module` of one dump of callgrind, calls to elsewhere left out."""
+    """Return the name and the instructions within `module` of one callgrind dump, without outside calls."""
     name = re.search(r"^desc: Trigger: Client Request: (.*)$", dump, re.MULTILINE)
     total, inside, skip = 0, False, False
     for line in dump.splitlines():
         if line.startswith("ob="):
             inside = line[3:] == module
         elif line.startswith("calls="):
-            skip = True  # the next line is what the call cost in all
+            skip = True  # the next line is the inclusive cost of the call
         elif line[:1].isdigit():
             if inside and not skip:
                 total += int(line.split()[1])
@@ -118,7 +118,7 @@ def own_cost(dump: str, module: str) -> tuple[str, int]:
 
 
 def table(now: dict[str, int], before: dict[str, int]) -> str:
-    """One line an operation: the count, the baseline's, and the change in percent."""
+    """Return one line per operation: count, baseline and change in percent."""
     lines = [f"{'instructions':<44}{'now':>14}{'baseline':>14}{'change':>10}"]
     for name, value in now.items():
         old = before.get(name)
@@ -130,12 +130,12 @@ def table(now: dict[str, int], before: dict[str, int]) -> str:
 
 
 def grew(value: int, old: int | None) -> bool:
-    """Whether a count is beyond what the check allows."""
+    """Return whether a count exceeds the allowed growth."""
     return old is not None and value > ALLOWED * old
 
 
 def check(now: dict[str, int], before: dict[str, int]) -> int:
-    """Exit status: 1 when a count grew too much, or the two do not name the same operations."""
+    """Return 1 when a count grew too much or the operations differ, else 0."""
     if set(now) != set(before):
         print("the operations are not those of the baseline; run --update")
         return 1
@@ -149,7 +149,7 @@ def check(now: dict[str, int], before: dict[str, int]) -> int:
 
 
 def main() -> int:
-    """Count, compare, and keep the counts when asked to."""
+    """Count, compare, and write the counts on --update."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The operations that instructions.py counts: fixed inputs, warmed up, one marked call each."""
+"""Operations that instructions.py counts: fixed inputs, warmed up, one marked call each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Operation = Callable[[], object]
 
 
 def prepared() -> dict[str, Operation]:
-    """Each operation by name, ready for its one call that counts."""
+    """Return the operations by name, each ready for its one counted call."""
     import numpy as np
 
     import zopo_fast as zf
@@ -33,7 +33,7 @@ def prepared() -> dict[str, Operation]:
     grown, fitted = zf.GaussianProcess(kernel, noise=1.0), zf.GaussianProcess(kernel, noise=1.0)
     for gp in (grown, fitted):
         gp.append(X[:165], rng.normal(size=165))
-    for gp in (grown, fitted):  # once for the memory, and back
+    for gp in (grown, fitted):  # allocate once, and return
         gp.append(X[170], 1.0)
         gp.posterior(X[171])
         gp.pop()
@@ -66,14 +66,14 @@ def prepared() -> dict[str, Operation]:
 
 
 def searching(search: Any, better: bool) -> Operation:
-    """One ask and tell at n = 100 of a search whose center stays, or moves at every tell."""
+    """Return one ask + tell at n = 100, with a constant center or one that moves at every tell."""
     import numpy as np
 
     import zopo_fast as zf
 
     rng = np.random.default_rng(1)
     Z = rng.normal(size=(500, 384)).astype(np.float32)
-    # The default settings but for rounds of exploration: which step has one is decided by the last digits.
+    # Default settings without exploration, whose timing depends on the last digits.
     config = zf.ZopoConfig(budget=200, initial=40, seed=0, search=search, exploration=0)
     opt: Any = zf.Zopo(Z, config)
     scores = iter(np.arange(200.0) if better else -np.arange(200.0))
@@ -87,7 +87,7 @@ def searching(search: Any, better: bool) -> Operation:
 
 
 def main(markers: str) -> None:
-    """Run every operation between the markers of a library that speaks to valgrind."""
+    """Run every operation between the markers of a library of valgrind client requests."""
     library = ctypes.CDLL(markers)
     for name, operation in prepared().items():
         library.start()

@@ -1,4 +1,4 @@
-"""The scan of the pool: which candidate that has no score yet is nearest to a point, exactly."""
+"""Exact scan of the pool for the nearest candidates without a score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..common.harness import Case, Result, Row, Settings, absent, interleave, ro
 QUESTION = "How long does it take to find the nearest candidate without a score among m of them?"
 DIM, TAKEN, NEIGHBORS = 384, 300, 10
 SIZES, QUICK_SIZES = (500, 2_000, 10_000, 100_000, 1_000_000), (500, 2_000, 20_000)
-TREES_UP_TO = 10_000  # they are no faster than brute force in 384 dimensions, and slow to build
+TREES_UP_TO = 10_000  # no faster than brute force in 384 dimensions, and slow to build
 GOAL_OF_BANDWIDTH = 0.70
 OURS = "zopo_fast"
 READ = "read alone (ceiling)"
@@ -28,12 +28,12 @@ Find = Callable[[NDArray[np.float64], int], NDArray[np.int64]]  # x (d,), k -> i
 
 @dataclass
 class Inputs:
-    """A pool in which some candidates have a score, and points to look around.
+    """Pool with some scored candidates, and query points.
 
     Args:
-        Z: (m, d) float16. standard: (m, d) float32, the same with its columns standardised, which is what
-            peers search; making it is not timed. mean, scale: (d,) of the columns.
-        taken: indices that have a score. queries: (q, d) float64, in standardised coordinates.
+        Z: (m, d) float16. standard: (m, d) float32, the same with standardised columns, which the peers
+            search; its creation is not timed. mean, scale: (d,) of the columns.
+        taken: indices with a score. queries: (q, d) float64, in standardised coordinates.
     """
 
     Z: NDArray[np.float16]
@@ -45,7 +45,7 @@ class Inputs:
 
     @classmethod
     def random(cls, m: int, seed: int) -> Inputs:
-        """Clusters, as embeddings of prompts are; points one step away from a candidate."""
+        """Create clustered embeddings, as prompts have, and queries one step from a candidate."""
         rng = np.random.default_rng([seed, m])
         standard = rng.standard_normal((m, DIM), dtype=np.float32)
         standard += 2 * rng.standard_normal((64, DIM), dtype=np.float32)[rng.integers(64, size=m)]
@@ -58,11 +58,11 @@ class Inputs:
         return cls(Z, standard, mean, scale, taken, queries)
 
 
-# ---- who finds them ----------------------------------------------------------------------------------
+# ---- implementations ---------------------------------------------------------------------------------
 
 
 def ours(inputs: Inputs) -> Find:
-    """The native pool, on the float16 embeddings."""
+    """Native pool on the float16 embeddings."""
     pool = _core.Pool(inputs.Z, inputs.mean, inputs.scale)
     for i in inputs.taken:
         pool.take(int(i))
@@ -74,14 +74,14 @@ def ours(inputs: Inputs) -> Find:
 
 
 def _norms(inputs: Inputs) -> NDArray[np.float32]:
-    """Squared norms; infinite where a candidate is taken, so that skipping it costs nothing."""
+    """Return squared norms, infinite for taken candidates, so that skipping them is free."""
     norms = np.einsum("ij,ij->i", inputs.standard, inputs.standard)
     norms[inputs.taken] = np.inf
     return norms
 
 
 def numpy_find(inputs: Inputs) -> Find:
-    """|z|^2 - 2 z.x in float32, one matrix-vector product."""
+    """Scan by |z|^2 - 2 z.x in float32: one matrix-vector product."""
     Z, norms = inputs.standard, _norms(inputs)
 
     def find(x: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -95,7 +95,7 @@ def numpy_find(inputs: Inputs) -> Find:
 
 
 def torch_find(inputs: Inputs, how: str) -> Find:
-    """The same product in PyTorch, or its cdist."""
+    """Scan by the same product in PyTorch, or by its cdist."""
     import torch
 
     Z, norms = torch.from_numpy(inputs.standard), torch.from_numpy(_norms(inputs))
@@ -116,7 +116,7 @@ def torch_find(inputs: Inputs, how: str) -> Find:
 
 
 def sklearn_find(inputs: Inputs, algorithm: str) -> Find:
-    """NearestNeighbors, fitted on what is not taken: the fit, due after every score, is not timed."""
+    """Scan by NearestNeighbors, fitted on the free candidates; the fit after every score is not timed."""
     from sklearn.neighbors import NearestNeighbors
 
     free = np.setdiff1d(np.arange(len(inputs.Z)), inputs.taken)
@@ -130,7 +130,7 @@ def sklearn_find(inputs: Inputs, algorithm: str) -> Find:
 
 
 def finders(inputs: Inputs, skipped: dict[str, str]) -> dict[str, Find]:
-    """Everybody who can search here; `skipped` is told who cannot, and why."""
+    """Return the implementations available here; add the others to `skipped` with the reason."""
     found = {OURS: ours(inputs), "NumPy float32": numpy_find(inputs)}
     for how in ("matmul", "cdist"):
         reason = absent("torch")
@@ -151,7 +151,7 @@ def finders(inputs: Inputs, skipped: dict[str, str]) -> dict[str, Find]:
 
 
 def run(settings: Settings) -> Result:
-    """Time the nearest one, and the k nearest, for every size of the pool."""
+    """Time the nearest candidate and the k nearest for every pool size."""
     result = Result(QUESTION)
     result.figures["dim"] = DIM
     for m in QUICK_SIZES if settings.quick else SIZES:
@@ -160,7 +160,7 @@ def run(settings: Settings) -> Result:
         for k in (1, NEIGHBORS):
             result.rows += compare(inputs, found, k, settings)
         del inputs, found
-        gc.collect()  # a pool of a million and its copies are gigabytes
+        gc.collect()  # a pool of a million and its copies take gigabytes
     largest = next(row for row in reversed(result.rows) if row.who == OURS and row.what.startswith("nearest"))
     result.figures["of_bandwidth"] = largest.extra["of_bandwidth"]
     result.figures["goal_of_bandwidth"] = GOAL_OF_BANDWIDTH
@@ -169,11 +169,11 @@ def run(settings: Settings) -> Result:
 
 
 def compare(inputs: Inputs, found: dict[str, Find], k: int, settings: Settings) -> list[Row]:
-    """Rows for one size and one k, with who answers as float64 does."""
+    """Return the rows for one size and one k, with the share of answers equal to float64's."""
     m = len(inputs.Z)
     agreeing = agreement(inputs, found, k)
     cases: dict[str, Case] = {who: _case(find, inputs.queries, k) for who, find in found.items()}
-    if k == 1 and inputs.Z.nbytes > (machine.cache_bytes(3) or machine.ASSUMED_L3):  # else not memory
+    if k == 1 and inputs.Z.nbytes > (machine.cache_bytes(3) or machine.ASSUMED_L3):  # else the caches answer
         cases[READ] = machine.reader(inputs.Z)
     what = f"nearest of {m:,}" if k == 1 else f"{k} nearest of {m:,}"
     compared = rows(what, interleave(cases, settings.seconds), ours=OURS)
@@ -181,7 +181,7 @@ def compare(inputs: Inputs, found: dict[str, Find], k: int, settings: Settings) 
     for row in compared:
         moved = m * DIM * (2 if row.who in (OURS, READ) else 4)
         row.extra["gb_s"] = moved / row.median / 1e9
-        if row.who == READ:  # other work may have slowed the ceilings down: the better one counts
+        if row.who == READ:  # other work may have slowed the ceilings: take the better one
             bandwidth = max(bandwidth, row.extra["gb_s"])
         else:
             row.extra["same_as_float64"] = agreeing[row.who]
@@ -196,10 +196,10 @@ def _case(find: Find, queries: NDArray[np.float64], k: int) -> Case:
 
 
 def agreement(inputs: Inputs, found: dict[str, Find], k: int) -> dict[str, str]:
-    """In how many of the queries each returns exactly the indices that float64 does, in its order.
+    """Count the queries for which each implementation returns the float64 indices in order.
 
     Raises:
-        RuntimeError: ours does not: then there is nothing to time.
+        RuntimeError: ours returns others, so that timing is pointless.
     """
     queries = inputs.queries[: 16 if len(inputs.Z) <= 20_000 else 4]
     exact = [exact_nearest(inputs, x, k) for x in queries]
@@ -213,7 +213,7 @@ def agreement(inputs: Inputs, found: dict[str, Find], k: int) -> dict[str, str]:
 
 
 def exact_nearest(inputs: Inputs, x: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """The k nearest that are not taken, in float64 NumPy, ties to the lowest index."""
+    """Return the k nearest free candidates by float64 NumPy, ties to the lowest index."""
     distances = np.empty(len(inputs.Z))
     for start in range(0, len(distances), 10_000):
         rows64 = inputs.Z[start : start + 10_000].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The posterior at one point with its gradient, and mean and variance at many."""
+"""Posterior with gradient at one point; mean and variance at many points."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARTS = ("mean", "variance", "gradient", "gradient uncertainty")
 
 
 def run(settings: Settings) -> Result:
-    """n = 165, and 500; one point on one thread, many on all cores."""
+    """Measure n = 165 and 500: one point on one thread, many points on all cores."""
     result = Result(QUESTION)
     found = peers.load(PEERS, result.skipped)
     if "torch_closed" in found:
@@ -44,7 +44,7 @@ def _one_size(result: Result, settings: Settings, found: dict[str, Any], n: int)
     gp = zf.GaussianProcess(kernel, noise)
     gp.append(X, y)
     others = peers.collect(found, "processes", result.skipped, kernel, X, y, noise)
-    if n > SIZES[0]:  # seconds a call, and no other answer
+    if n > SIZES[0]:  # takes seconds per call
         others = {who: process for who, process in others.items() if "joint" not in who}
     many = 1_000 if settings.quick else 10_000
     Q = rng.normal(size=(many, DIM))
@@ -64,7 +64,7 @@ def _one_size(result: Result, settings: Settings, found: dict[str, Any], n: int)
             ratio = medians[who] / medians["zopo_fast"]
             goal = {} if settings.quick else {"goal": GOAL, "reached": ratio >= GOAL}
             result.figures[f"{what}: {who}"] = {"ratio": ratio, **goal}
-    # What the products alone take at the rate of dgemm: no exact method with this kernel is below.
+    # Lower bound of every exact method with this kernel: the products alone at the rate of dgemm.
     flops = limits.predict_flops(many, n, Q.shape[1], 32, 2)
     result.figures[f"{what}: limit"] = limits.compute(
         flops, medians["zopo_fast"], machine.cores(), settings.quick
@@ -74,21 +74,21 @@ def _one_size(result: Result, settings: Settings, found: dict[str, Any], n: int)
 def _compare(
     result: Result, settings: Settings, what: str, cases: dict[str, Callable[[], Any]]
 ) -> dict[str, float]:
-    """Add the rows, with what each computes and how far it is from ours; return the medians."""
+    """Add the rows with their outputs and deviations from ours; return the medians."""
     values: dict[str, Any] = {}
     cases = peers.working(cases, result.skipped, values)
     expected = values["zopo_fast"]
     timings = bursts({who: Job(case) for who, case in cases.items()}, settings)
     for row in rows(what, timings):
         row.extra["computes"] = ", ".join(PARTS[: len(values[row.who])])
-        if row.who != "zopo_fast" and "RBF" not in row.who:  # with a kernel of its own it answers otherwise
+        if row.who != "zopo_fast" and "RBF" not in row.who:  # another kernel gives other values
             row.extra["largest_relative_difference"] = _difference(values[row.who], expected)
         result.rows.append(row)
     return {who: timing.median for who, timing in timings.items()}
 
 
 def _difference(actual: Any, expected: Any) -> float:
-    """Over all parts: the largest difference over the largest entry."""
+    """Return the largest difference over the largest entry, over all parts."""
     pairs = [(np.ravel(a), np.ravel(e)) for a, e in zip(actual, expected, strict=False)]
     return max(float(np.abs(a - e).max() / np.abs(e).max()) for a, e in pairs)
 

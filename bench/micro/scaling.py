@@ -1,4 +1,4 @@
-"""What a step costs as observations and candidates grow, beside n^2 w + n d + m d."""
+"""Cost of a step as observations and candidates grow, beside n^2 w + n d + m d."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ POOL = 5_000  # candidates while n grows
 OBSERVED = 165  # observations while m grows
 PICTURE = "scaling.png"
 FITTED = "$a + b n^2w + c nd + e md$, fitted"
-# The same center from step to step, as in most of a run; and the worst case, a new best at every step.
+# A constant center, as in most of a run; and the worst case, a new best at every step.
 EXPONENTS = {"n": 2.0, "m": 1.0}
 SERIES = ("same center", "new center")
 
 
 def run(settings: Settings) -> Result:
-    """Both series over n and over m; medians of some steps at each size."""
+    """Measure both series, over n and over m: medians of some steps at each size."""
     result = Result(QUESTION)
     quick = settings.quick
     sizes = [64, 128, 256, 512] if quick else [64, 128, 256, 512, 1024, 2048, 4096]
@@ -48,7 +48,7 @@ def run(settings: Settings) -> Result:
 
 
 def _embeddings(m: int, seed: int) -> NDArray[np.float16]:
-    """~ N(0, 1), (m, d), drawn in blocks: a million rows of float64 would not fit everywhere."""
+    """Return (m, d) samples of N(0, 1), drawn in blocks to bound memory."""
     rng = np.random.default_rng(seed)
     Z = np.empty((m, DIM), np.float16)
     for begin in range(0, m, 10_000):
@@ -58,10 +58,10 @@ def _embeddings(m: int, seed: int) -> NDArray[np.float16]:
 
 
 def _growing(Z: NDArray[Any], sizes: list[int], steps: int, series: str, seed: int) -> dict[int, list[float]]:
-    """Seconds of `steps` steps from each number of observations on; what lies between is told as prior data.
+    """Time `steps` steps from each number of observations on; the observations between are prior data.
 
-    The noise is given and nothing is explored: every step is one of the gradient. A first step, which
-    takes in all the prior data at once, is not counted.
+    The noise is fixed and exploration is off, so that every step follows the gradient. The first step, which
+    absorbs all prior data, is not counted.
     """
     config = zf.ZopoConfig(
         search="gradient", budget=len(Z), initial=[0], seed=seed, noise=0.01, exploration=0
@@ -99,24 +99,24 @@ def _row(over: str, n: int, m: int, series: str, samples: list[float]) -> Row:
 
 
 def _points(rows: list[Row], over: str, series: str) -> tuple[list[Row], list[int], list[float]]:
-    """Rows of one line of the plot, their sizes, and their seconds."""
+    """Return the rows of one line of the plot, its sizes and its seconds."""
     found = [row for row in rows if row.what.startswith(f"over {over}, {series}:")]
     return found, [row.extra[over] for row in found], [row.median for row in found]
 
 
 def _slope(rows: list[Row], over: str, series: str) -> dict[str, Any]:
-    """Exponent of the time between the larger half of the sizes, and the model's at most."""
+    """Return the exponent of the time over the larger half of the sizes, and the model's upper bound."""
     found, sizes, seconds = _points(rows, over, series)
     half = slice(len(found) // 2 if len(found) > 2 else 0, None)
     slope = float(np.polyfit(np.log(sizes[half]), np.log(seconds[half]), 1)[0])
-    # A tenth for caches: data that no longer fit them cost more a byte.
+    # A tenth for caches: data beyond them cost more per byte.
     return {"exponent": slope, "model": EXPONENTS[over], "no_faster": slope <= EXPONENTS[over] + 0.1}
 
 
 def fit(rows: list[Row], series: str) -> tuple[NDArray[np.float64], float]:
-    """Seconds for the call, and a multiply-add of n^2 w, n d and m d, none negative, (4,).
+    """Fit the seconds of a call and of a multiply-add of n^2 w, n d and m d, all non-negative, (4,).
 
-    Least squares of relative errors over both lines; also returns the largest relative error.
+    Least squares of relative errors over both lines. Also returns the largest relative error.
     """
     from scipy.optimize import nnls
 
@@ -145,7 +145,7 @@ def _terms(row: Row) -> tuple[float, ...]:
 
 
 def plot(result: Result, path: Path) -> None:
-    """Log-log plots of seconds a step over n and over m, with the fitted model."""
+    """Plot seconds per step over n and over m (log-log) with the fitted model."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -172,7 +172,7 @@ def plot(result: Result, path: Path) -> None:
 
 
 def keep(result: Result, out: Path) -> None:
-    """Write the plot; nothing where matplotlib is not installed."""
+    """Write the plot; do nothing without matplotlib."""
     try:
         plot(result, out / PICTURE)
     except ImportError:

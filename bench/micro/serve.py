@@ -168,10 +168,10 @@ def embeddings(seed: int) -> np.ndarray[Any, Any]:
 def in_process(plan: Plan, seed: int) -> float:
     """Seconds of a pair on the same studies, in turn, in this process."""
     rng = np.random.default_rng(seed)
-    config = {"budget": plan.budget, "initial": min(plan.initial, plan.budget)}
+    initial = min(plan.initial, plan.budget)
     studies = [
-        zf.Zopo(embeddings(seed + number), zf.ZopoConfig(seed=seed + number, **config))
-        for number in range(plan.studies)
+        zf.Zopo(embeddings(number), zf.ZopoConfig(budget=plan.budget, initial=initial, seed=number))
+        for number in range(seed, seed + plan.studies)
     ]
     scores = rng.standard_normal(plan.budget * plan.studies).tolist()
     start = time.perf_counter()

@@ -1,10 +1,10 @@
-"""A whole run of ask and tell, step by step, beside other libraries' steps on the same pool.
+"""Steps of ask and tell over a whole run, beside other libraries' steps on the same pool.
 
-Ours is the default search; the gradient search, which the peers implement too, is a row beside it.
+Ours is the default search. The gradient search, which the peers implement too, has a row of its own.
 
-All on one thread: the products of a step are too small to gain from more, and several OpenMP threads
-cost tens of milliseconds a product as soon as anything else runs. The published step is also timed on
-all cores.
+Everything runs on one thread: the products of a step are too small to gain from more, and several OpenMP
+threads cost tens of milliseconds a product once anything else runs. The published step is also timed on all
+cores.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 import zopo_fast as zf
 from zopo_fast.search.config import Search
-from zopo_fast.search.gradient import Surrogate
-from zopo_fast.search.improvement import NUGGETS, RegionSearch
+from zopo_fast.search.gradient import GradientModel
+from zopo_fast.search.improvement import NUGGETS, ImprovementSearch
 
 from .. import peers
 from ..common import limits, machine
@@ -36,21 +36,21 @@ GOAL_SECONDS = {500: 32e-6, 2000: 80e-6}
 GOAL_TAIL, GOAL_RATIO, GOAL_OVER_GRADIENT = 3.0, 2000.0, 2.0
 OURS, GRADIENT = "zopo_fast", "zopo_fast, gradient"
 SEARCHES: dict[str, Search] = {OURS: "improvement", GRADIENT: "gradient"}
-# What makes a step slow now and then, and its name in the figures.
+# Rare events that slow a step down, and their names in the figures.
 SELDOM: dict[str, tuple[type, str, str]] = {
-    OURS: (RegionSearch, "_build", "building_the_region"),
-    GRADIENT: (Surrogate, "_refresh", "choosing_the_noise"),
+    OURS: (ImprovementSearch, "_build", "building_the_region"),
+    GRADIENT: (GradientModel, "_refresh", "choosing_the_noise"),
 }
 PEERS = ("published", "torch_closed", "numpy_closed", "gpytorch_peer")
-STARTS = (40, 80, 120, 160)  # where a slow peer's few steps begin, in turn
-REST = 0.03  # seconds for the last library's spinning threads to go to sleep
+STARTS = (40, 80, 120, 160)  # first steps of a slow peer's few samples, in turn
+REST = 0.03  # seconds until the last library's spinning threads sleep
 PROFILE = "published_profile.txt"
 
 Problem = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]]
 
 
 def run(settings: Settings) -> Result:
-    """Pools of 500, 2,000 and 10,000."""
+    """Measure pools of 500, 2,000 and 10,000."""
     result = Result(QUESTION)
     found = peers.load(PEERS, result.skipped)
     for m in (500, 2000) if settings.quick else (500, 2000, 10_000):
@@ -72,18 +72,18 @@ def run(settings: Settings) -> Result:
 
 
 def _counted(who: str, m: int) -> tuple[float, float]:
-    """Bytes and flops of one of our steps at the n of the median one, float32 rows."""
+    """Return bytes and flops of our step at the median n, with float32 rows."""
     n = 102
     if who == GRADIENT:
         return limits.step_bytes(n, m, DIM, 32, 2, 4), limits.step_flops(n, m, DIM, 32, 2)
-    region = zf.ZopoConfig().region  # beyond it the observations are members too
+    region = zf.ZopoConfig().region  # beyond it the observations are members, too
     columns = m if m <= region else region + n
     size = limits.region_bytes(n, columns, DIM, len(NUGGETS))
     return size, limits.region_flops(n, columns, DIM, len(NUGGETS))
 
 
 def problem(m: int, seed: int) -> Problem:
-    """Random embeddings, a landscape with many local optima, and an order of the first points."""
+    """Return random embeddings, a landscape with many local optima, and an order of the first points."""
     rng = np.random.default_rng(seed)
     Z = rng.normal(size=(m, DIM)).astype(np.float32)
     waves = rng.normal(size=(DIM, 3)) / np.sqrt(DIM)
@@ -96,10 +96,10 @@ def problem(m: int, seed: int) -> Problem:
 def _measure(
     result: Result, settings: Settings, found: dict[str, Any], m: int
 ) -> tuple[dict[str, Timing], dict[str, list[float]]]:
-    """Runs of ours and steps of each peer in turn until the time is up.
+    """Time runs of ours and steps of each peer in turn until the time is up.
 
     Returns:
-        Samples of all; those of our steps in which the seldom happened.
+        All samples, and those of our steps with a rare event.
     """
     samples: dict[str, list[float]] = {who: [] for who in SEARCHES}
     seldom: dict[str, list[float]] = {who: [] for who in SEARCHES}
@@ -124,12 +124,12 @@ def _measure(
 
 
 def _standard_kernel(seed: int) -> zf.NTK:
-    """The kernel of the gradient search of this seed."""
+    """Return the kernel of the gradient search for this seed."""
     return zf.NTK.random(DIM, seed=seed)
 
 
 def _our_run(who: str, Z: Any, scores: Any, seed: int) -> tuple[list[float], list[float]]:
-    """Seconds of every ask + tell after the initial ones; and again of those with the seldom in them."""
+    """Return the seconds of every ask + tell after the initial ones, and of those with a rare event."""
     opt = zf.Zopo(Z, zf.ZopoConfig(seed=seed, search=SEARCHES[who]))
     values = [float(s) for s in scores]
     for _ in range(40):
@@ -150,7 +150,7 @@ def _our_run(who: str, Z: Any, scores: Any, seed: int) -> tuple[list[float], lis
 
 
 def _peer_steps(search: Any, count: int) -> list[float]:
-    """Seconds of `count` steps, after one that sets the model up."""
+    """Return the seconds of `count` steps, after one that sets the model up."""
     search.step()
     samples = []
     for _ in range(count):
@@ -162,7 +162,7 @@ def _peer_steps(search: Any, count: int) -> list[float]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No garbage collection in a step, and nobody else's threads at work."""
+    """Disable garbage collection and wait for other libraries' threads to sleep."""
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
@@ -175,7 +175,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _on_all_cores(settings: Settings, found: dict[str, Any]) -> dict[str, float]:
-    """Median seconds of the published step on all cores, by how it looks candidates up."""
+    """Return the median seconds of the published step on all cores, by its candidate lookup."""
     Z, scores, order = problem(500, settings.seed)
     start = [int(i) for i in order[:100]]
     searches = found["published"].searches(Z, _standard_kernel(settings.seed), scores, start)
@@ -191,7 +191,7 @@ def _rotated(names: list[str], by: int) -> list[str]:
     return names[by:] + names[:by]
 
 
-# ---- what was found ----------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------
 
 
 def _figures(m: int, timings: dict[str, Timing], seldom: dict[str, list[float]]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _search_figures(who: str, timing: Timing, seldom: list[float]) -> dict[str, 
 
 @contextmanager
 def counting(owner: type, name: str, note: Callable[..., None] | None = None) -> Iterator[list[int]]:
-    """Count the calls of a method while the context lasts; `note` sees their arguments."""
+    """Count the calls of a method inside the context; `note` receives their arguments."""
     original, count = getattr(owner, name), [0]
 
     def counted(*arguments: Any) -> Any:
@@ -246,7 +246,7 @@ def counting(owner: type, name: str, note: Callable[..., None] | None = None) ->
 
 
 def _counts(settings: Settings) -> dict[str, dict[str, float]]:
-    """How often one run of each search, off the clock, does what costs."""
+    """Count the expensive events of one untimed run of each search."""
     Z, scores, _ = problem(500, settings.seed)
 
     def asks(who: str, each: Callable[[], None] = lambda: None) -> int:
@@ -259,7 +259,7 @@ def _counts(settings: Settings) -> dict[str, dict[str, float]]:
             count += 1
         return count
 
-    with counting(RegionSearch, "_build") as builds, counting(RegionSearch, "_refresh") as units:
+    with counting(ImprovementSearch, "_build") as builds, counting(ImprovementSearch, "_refresh") as units:
         found: dict[str, dict[str, float]] = {OURS: {"asks": asks(OURS)}}
     found[OURS] |= {"regions_built": builds[0], "score_units_taken_anew": units[0]}
 
@@ -270,14 +270,14 @@ def _counts(settings: Settings) -> dict[str, dict[str, float]]:
 
     total: list[int] = [0]
     with (
-        counting(Surrogate, "uncertainty_at", note) as evaluations,
-        counting(Surrogate, "_refresh") as refreshes,
+        counting(GradientModel, "uncertainty_at", note) as evaluations,
+        counting(GradientModel, "_refresh") as refreshes,
     ):
         count = asks(GRADIENT, lambda: total.append(evaluations[0]))
     of_each = [after - before for before, after in pairwise(total)]
     found[GRADIENT] = {
         "asks": count,
-        "asks_from_a_queue": of_each.count(0),  # initial points and rounds of exploration
+        "asks_from_a_queue": of_each.count(0),  # initial points and exploration rounds
         "gradient_uncertainty_evaluations": evaluations[0],
         "gradient_uncertainty_evaluations_an_ask_at_most": max(of_each),
         "new_centers": sum(a != b for a, b in pairwise(centers)) + bool(centers),
@@ -290,7 +290,7 @@ def _counts(settings: Settings) -> dict[str, dict[str, float]]:
 
 
 def keep(result: Result, out: Path) -> None:
-    """Write where the published step spends its time; nothing when PyTorch is not there."""
+    """Write a profile of the published step; do nothing without PyTorch."""
     found = peers.load(["published"], {})
     if "published" not in found:
         return
@@ -303,7 +303,7 @@ def keep(result: Result, out: Path) -> None:
 
 
 def _profile(search: Any, steps: int = 5) -> str:
-    """The functions with the largest own time, by file and line, no folders."""
+    """Return the functions with the largest own time, by file and line, without folders."""
     import cProfile
     import io
     import pstats

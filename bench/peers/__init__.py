@@ -1,12 +1,12 @@
-"""What a user would pick instead: one peer a file, each importing its library at its top.
+"""Peers: implementations that a user would choose instead, one per file.
 
-A peer offers, under these names, what it has an equivalent of; values are by the label of the row:
+A file imports its library at its top and offers the functions it has an equivalent of. Keys are row labels:
 
     grams(kernel, X, Y)                -> {label: call}      the gram matrix; Y None: gram(X)
     processes(kernel, X, y, noise)     -> {label: Process}   a fitted Gaussian process
     searches(Z, kernel, scores, start) -> {label: Search}    the whole search, a step at a time
 
-Inputs are handed over in the peer's own array type before the clock starts.
+Inputs are converted to the peer's array type before timing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-# By module: which libraries a row of this peer stands for.
+# Libraries of each peer, by module.
 TITLES = {
     "published": "the published algorithm in PyTorch",
     "torch_closed": "PyTorch closed form",
@@ -27,13 +27,13 @@ TITLES = {
 
 
 class Process(Protocol):
-    """A fitted Gaussian process. What a library has no equivalent of is left out of the class.
+    """Fitted Gaussian process. A class lacks the methods for which its library has no equivalent.
 
     predict(X): mean and variance of (q, d) points.
     posterior(x): mean, variance, gradient of the mean and, where there is one, the trace of the
         gradient's covariance, at one point (1, d).
-    appended(x, y): what it is after one more observation, x (1, d); the process itself stays.
-    removed(i): what it is without observation i.
+    appended(x, y): a process with one more observation, x (1, d); the process itself stays unchanged.
+    removed(i): a process without observation i.
     points(X): X in the peer's array type.
     """
 
@@ -42,7 +42,7 @@ class Process(Protocol):
 
 
 class Search(Protocol):
-    """A whole search over a scored pool."""
+    """Whole search over a scored pool."""
 
     evaluated: list[int]
 
@@ -50,7 +50,7 @@ class Search(Protocol):
 
 
 def load(names: Iterable[str], skipped: dict[str, str]) -> dict[str, Any]:
-    """Import the peers; those that cannot be are entered in `skipped` with the reason."""
+    """Import the peers; add those that fail to `skipped` with the reason."""
     found: dict[str, Any] = {}
     for name in names:
         try:
@@ -61,7 +61,7 @@ def load(names: Iterable[str], skipped: dict[str, str]) -> dict[str, Any]:
 
 
 def collect(modules: dict[str, Any], what: str, skipped: dict[str, str], *arguments: Any) -> dict[str, Any]:
-    """What all peers offer under `what`; a peer that fails is entered in `skipped`."""
+    """Return what all peers offer under `what`; add failing peers to `skipped`."""
     found: dict[str, Any] = {}
     for name, module in modules.items():
         try:
@@ -74,10 +74,10 @@ def collect(modules: dict[str, Any], what: str, skipped: dict[str, str], *argume
 def working(
     cases: dict[str, Callable[[], object]], skipped: dict[str, str], values: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Those cases that can be called; compiles what compiles at its first call, off the clock.
+    """Return the cases that work, after one untimed call each, which also compiles.
 
     Args:
-        values: takes what they return.
+        values: receives the results.
     """
     found = {}
     for label, case in cases.items():
@@ -93,6 +93,6 @@ def working(
 
 
 def reason(error: Exception) -> str:
-    """One line that says why."""
+    """Return the reason on one line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:300]

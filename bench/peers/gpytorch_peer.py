@@ -1,8 +1,8 @@
-"""GPyTorch's exact process and BoTorch's model around it, float64: their own RBF kernel, and our NTK.
+"""GPyTorch's exact GP and BoTorch's model on top of it, in float64, with their RBF kernel and our NTK.
 
-Hyperparameters are given, nothing is fitted to the likelihood. The gradient of the mean is autograd's;
-there is no gradient uncertainty. Appending is `condition_on_observations` (BoTorch) or
-`get_fantasy_model` (GPyTorch), which update their caches by a low-rank step.
+Hyperparameters are given; nothing is fitted to the likelihood. Autograd computes the gradient of the mean;
+there is no gradient uncertainty. An append is `condition_on_observations` (BoTorch) or `get_fantasy_model`
+(GPyTorch), which update their caches by a low-rank step.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from gpytorch.models import ExactGP
 from torch import Tensor
 
 from .local import LocalSearchPeer
-from .torch_closed import Network
-from .torch_closed import _Engine as TorchEngine
+from .torch_closed import Network, _Engine as TorchEngine
 
-BLOCK = 256  # points a call: larger blocks cost more a point, by their joint covariance
+BLOCK = 256  # points per call; larger blocks cost more per point because of their joint covariance
 
 
 class NTKKernel(Kernel):
@@ -37,8 +36,8 @@ class NTKKernel(Kernel):
         self._net = net
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:
-        """(..., n, d) and (..., m, d) in, (..., n, m) out; (..., n) of the diagonal."""
-        if x1.dim() > 2:  # leading dimensions are flattened: the kernel of all pairs of a slice each
+        """Return K (..., n, m) of (..., n, d) and (..., m, d), or its diagonal (..., n)."""
+        if x1.dim() > 2:  # flatten leading dimensions: one kernel per slice
             shape = x1.shape[:-2]
             rows = zip(x1.flatten(0, -3), x2.expand(*shape, *x2.shape[-2:]).flatten(0, -3), strict=True)
             return torch.stack([self.forward(a, b, diag) for a, b in rows]).unflatten(0, shape)
@@ -76,12 +75,12 @@ class Process:
         return torch.tensor(np.asarray(X, dtype=np.float64))
 
     def predict(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """By blocks: a call computes the joint covariance of all its points."""
+        """Predict by blocks, because a call computes the joint covariance of all its points."""
         parts = [self.joint(block) for block in X.split(BLOCK)]
         return torch.cat([mean for mean, _ in parts]), torch.cat([variance for _, variance in parts])
 
     def joint(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance in one call."""
+        """Return mean and variance in one call."""
         with torch.no_grad(), settings.fast_pred_var():
             posterior = self._model(X)
             return posterior.mean, posterior.variance
@@ -95,20 +94,20 @@ class Process:
         return mean.detach(), variance.detach(), gradient[0]
 
     def appended(self, x: Tensor, y: float) -> Any:
-        """The model with one observation more, its caches updated."""
+        """Return the model with one more observation and updated caches."""
         targets = x.new_tensor([y])
         return self._model.get_fantasy_model(x, targets, noise=torch.full_like(targets, self._noise))
 
 
 class Joint:
-    """The same with all points in one call, as it is first written; nothing else is different."""
+    """The same process with all points in one call, as users first write it."""
 
     def __init__(self, process: Process) -> None:
         self.points, self.predict = process.points, process.joint
 
 
 class BoTorchProcess(Process):
-    """The same through BoTorch's model."""
+    """The same process through BoTorch's model."""
 
     def appended(self, x: Tensor, y: float) -> Any:
         targets = x.new_tensor([[y]])
@@ -128,7 +127,7 @@ def _botorch(X: Tensor, y: Tensor, noise: float, kernel: Kernel) -> SingleTaskGP
 
 
 def processes(kernel: Any, X: Any, y: Any, noise: float) -> dict[str, Any]:
-    """GPyTorch with its RBF and with our NTK, and BoTorch's model with the RBF."""
+    """Return GPyTorch with its RBF and with our NTK, and BoTorch's model with the RBF."""
     A, targets, net = torch.tensor(X), torch.tensor(y), Network(kernel)
     plain = Process(_Exact(A, targets, noise, rbf(X)), noise)
     return {
@@ -140,7 +139,7 @@ def processes(kernel: Any, X: Any, y: Any, noise: float) -> dict[str, Any]:
 
 
 class _Engine(TorchEngine):
-    """BoTorch's model made anew each step, without hyperparameter search; the pool as in torch_closed."""
+    """BoTorch's model rebuilt each step without hyperparameter search; the pool as in torch_closed."""
 
     def fit(self, indices: list[int], scores: Any, noise: float) -> None:
         self._indices, self._noise = list(indices), noise
@@ -156,10 +155,10 @@ class _Engine(TorchEngine):
         self._process = Process(model, self._noise)  # type: ignore[assignment]
 
     def slope(self, center: int) -> tuple[Tensor, float]:
-        """Gradient of the mean at a candidate; of its uncertainty BoTorch says nothing."""
+        """Return the gradient of the mean at a candidate; BoTorch has no gradient uncertainty."""
         return self._process.posterior(self.Z[center : center + 1])[2], 0.0
 
 
 def searches(Z: Any, kernel: Any, scores: Any, start: list[int]) -> dict[str, Any]:
-    """Our default search over BoTorch's model with our NTK, its exploration left out."""
+    """Return our gradient search over BoTorch's model with our NTK, without exploration."""
     return {"BoTorch, NTK": LocalSearchPeer(_Engine, Z, kernel, scores, start)}

@@ -1,8 +1,8 @@
-"""Our default search written plainly over an engine of a peer: what a step costs on other libraries.
+"""Our gradient search, written plainly over a peer's engine, to measure a step on other libraries.
 
-The decisions are zopo_fast's (local_search.py), without pending candidates; model and pool are the
-engine's: K is kept and grows by a row, the Cholesky factor is made anew, the projection is one product over
-the pool. With the same seeds it asks what zopo_fast asks.
+The decisions are those of zopo_fast/search/gradient.py, without pending candidates. Model and pool are the
+engine's: K grows by a row, the Cholesky factor is recomputed, and the projection is one product over the
+pool. With the same seeds it asks for the same candidates as zopo_fast.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from zopo_fast.search.gradient import HISTORY, MIN_HISTORY, NOISE_GRID
 
 
 class LocalSearchPeer:
-    """A run on a pool whose scores are known.
+    """Run on a pool with known scores.
 
     Args:
-        engine: a class made from standardised embeddings (m, d) and a kernel, with scale, gram, take,
+        engine: class constructed from standardised embeddings (m, d) and a kernel, with scale, gram, take,
             fit, append, slope, moved, radius and neighbors.
         Z: raw embeddings, (m, d).
         start: indices scored first.
@@ -84,7 +84,7 @@ class LocalSearchPeer:
         return int(self._engine.moved(center, gradient, self._config.step * self._radii[center]))
 
     def _sync(self) -> None:
-        """Take in the new scores; choose the noise when the data have grown fourfold."""
+        """Add the new scores; choose the noise again when the data have grown fourfold."""
         n, seen = len(self.evaluated), self._scores[self.evaluated]
         if n >= self._refresh_at and (self._refresh_at == 1 or 16 * (self._config.budget - n) >= n):
             self._refresh_at = 4 * n
@@ -97,7 +97,7 @@ class LocalSearchPeer:
             self._engine.append(self.evaluated[self._modelled - 1], seen[: self._modelled])
 
     def _uncertain(self, uncertainty: float) -> bool:
-        """Whether the gradient is more uncertain than at most steps so far."""
+        """Return whether the gradient is more uncertain than at most steps so far."""
         window = self._history
         explores = False
         if len(window) >= MIN_HISTORY and self._config.exploration > 0:
@@ -110,7 +110,7 @@ class LocalSearchPeer:
 
 
 def _best_noise(K: Any, y: Any) -> float:
-    """The noise of the grid under which scores y (n,) are likeliest, K (n, n): one eigendecomposition."""
+    """Return the grid's noise of largest marginal likelihood for y (n,), by an eigendecomposition of K."""
     eigenvalues, U = np.linalg.eigh(K)
     damped = np.maximum(eigenvalues, 0.0)[:, None] + NOISE_GRID
     amplitude = ((U.T @ y) ** 2 @ (1.0 / damped)) / len(y)

@@ -1,4 +1,4 @@
-"""neural-tangents' empirical NTK of the same network in JAX, float64, compiled."""
+"""Empirical NTK of the same network by neural-tangents in JAX, float64, compiled."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import warnings
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it loads TensorFlow, which greets
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # silence TensorFlow's startup messages
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # deprecations between JAX and TensorFlow, none of them ours
+    warnings.simplefilter("ignore")  # deprecations between JAX and TensorFlow
     import jax
     import neural_tangents as nt
 
@@ -19,7 +19,7 @@ IMPLEMENTATIONS = {
 
 
 def _network(parameters: Any, x: Any) -> Any:
-    """f(x), (n, 1)."""
+    """Return f(x), (n, 1)."""
     for W, b in parameters[:-1]:
         x = jax.nn.relu(x @ W.T + b)
     W, b = parameters[-1]
@@ -27,7 +27,7 @@ def _network(parameters: Any, x: Any) -> Any:
 
 
 def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
-    """Its two implementations that run with a current JAX; structured derivatives do not."""
+    """Return the two implementations that run with a current JAX; structured derivatives fail there."""
     jax.config.update("jax_enable_x64", True)
     parameters = [
         (jax.numpy.asarray(W), jax.numpy.asarray(b))
@@ -39,7 +39,7 @@ def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
     for label, implementation in IMPLEMENTATIONS.items():
         ntk = jax.jit(nt.empirical_ntk_fn(_network, trace_axes=(-1,), implementation=implementation))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of JAX, about neural-tangents' tracing
+            warnings.simplefilter("ignore", DeprecationWarning)  # JAX deprecates neural-tangents' tracing
             ntk(A, B, parameters)
         cases[label] = lambda ntk=ntk: ntk(A, B, parameters).block_until_ready()
     return cases

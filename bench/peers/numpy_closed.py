@@ -1,4 +1,4 @@
-"""The closed form in NumPy and SciPy, float64: the same formulas as ours, vectorised over points."""
+"""Closed form in NumPy and SciPy, float64: our formulas, vectorised over points."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABEL = "NumPy/SciPy closed form"
 
 
 def features(kernel: Any, X: Array) -> Features:
-    """h_0..h_L (n, width_l) and D_0..D_L, D_l (n, width_{l+1})."""
+    """Return h_0..h_L (n, width_l) and D_0..D_L, D_l (n, width_{l+1})."""
     h = [X]
     for W, b in zip(kernel.weights[:-1], kernel.biases[:-1], strict=True):
         a = h[-1] @ W.T
@@ -29,7 +29,7 @@ def features(kernel: Any, X: Array) -> Features:
 
 
 def contract(p: Features, q: Features) -> Array:
-    """k = sum_l (h_l.h_l' + 1) (D_l.D_l'), (n, m), in place where it can be."""
+    """Return k = sum_l (h_l.h_l' + 1) (D_l.D_l'), (n, m), in place where possible."""
     total: Any = None
     for h, g, D, E in zip(p[0], q[0], p[1], q[1], strict=True):
         K = h @ g.T
@@ -40,13 +40,13 @@ def contract(p: Features, q: Features) -> Array:
 
 
 def diag(p: Features) -> Array:
-    """k(X_i, X_i), (n,)."""
+    """Return k(X_i, X_i), (n,)."""
     terms = [(np.einsum("ij,ij->i", h, h) + 1) * np.einsum("ij,ij->i", D, D) for h, D in zip(*p, strict=True)]
     return np.sum(terms, axis=0)
 
 
 def derivative(kernel: Any, x: Array, p: Features) -> tuple[Array, float]:
-    """dk(x, X)/dx as (n, d), and tr d2k at x; x (1, d), p the features of X."""
+    """Return dk(x, X)/dx (n, d) and tr d2k at x; x (1, d), p the features of X."""
     h, D = features(kernel, x)
     gamma = [E @ c[0] for c, E in zip(D, p[1], strict=True)]
     G = gamma[0][:, None] * p[0][0]
@@ -60,7 +60,7 @@ def derivative(kernel: Any, x: Array, p: Features) -> tuple[Array, float]:
 
 
 class ClosedProcess:
-    """Exact process from a Cholesky factor; K is kept, the factor made anew when the data change."""
+    """Exact GP by a Cholesky factor; K is kept, and the factor is recomputed when the data change."""
 
     def __init__(self, kernel: Any, X: Array, y: Array, noise: float, K: Array | None = None) -> None:
         self.kernel, self.X, self.y, self.noise = kernel, X, y, noise
@@ -78,14 +78,14 @@ class ClosedProcess:
         return np.ascontiguousarray(X, dtype=np.float64)
 
     def fitted(self) -> tuple[Features, Array]:
-        """Features of X and A^-1 y."""
+        """Compute the features of X and A^-1 y."""
         if self._fit is None:
             alpha = sl.cho_solve((self.C, True), self.y, check_finite=False)
             self._fit = features(self.kernel, self.X), alpha
         return self._fit
 
     def half(self, B: Array) -> Array:
-        """C^-1 B."""
+        """Return C^-1 B."""
         return sl.solve_triangular(self.C, B, lower=True, check_finite=False)  # type: ignore[no-any-return]
 
     def predict(self, X: Array) -> tuple[Array, Array]:
@@ -118,7 +118,7 @@ class ClosedProcess:
 
 
 def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
-    """One product a layer, summed in place."""
+    """Sum one product per layer in place."""
 
     def gram() -> Array:
         p = features(kernel, X)
@@ -128,12 +128,12 @@ def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
 
 
 def processes(kernel: Any, X: Any, y: Any, noise: float) -> dict[str, Any]:
-    """The process above."""
+    """Return the process above."""
     return {LABEL: ClosedProcess(kernel, X, y, noise)}
 
 
 class _Engine:
-    """The model and the pool of a search; see local.py."""
+    """Model and pool of a search; see local.py."""
 
     def __init__(self, Z: Any, kernel: Any) -> None:
         self.Z, self._kernel = np.ascontiguousarray(Z), kernel
@@ -159,30 +159,30 @@ class _Engine:
         self._process = grown
 
     def slope(self, center: int) -> tuple[Array, float]:
-        """Gradient of the mean at a candidate, and its relative uncertainty."""
+        """Return the gradient of the mean at a candidate and its relative uncertainty."""
         p, alpha = self._process.fitted()
         G, prior = derivative(self._kernel, self.Z[center : center + 1], p)
         half = self._process.half(G)
         return alpha @ G, 1.0 - float(np.vdot(half, half)) / prior
 
     def _distances(self, x: Array) -> Array:
-        """Squared distances less |x|^2, by one product over the pool."""
+        """Return squared distances minus |x|^2, by one product over the pool."""
         return self._squares - 2.0 * (self.Z @ x)
 
     def moved(self, center: int, gradient: Array, length: float) -> int:
-        """The free candidate nearest to the center moved along the gradient."""
+        """Return the free candidate nearest to the center shifted along the gradient."""
         target = self.Z[center] + (length / np.linalg.norm(gradient)) * gradient
         distances = self._distances(target)
         distances[self._taken] = np.inf
         return int(distances.argmin())
 
     def radius(self, center: int, neighbors: int) -> float:
-        """Distance to the last of the nearest other candidates."""
+        """Return the distance to the k-th nearest other candidate."""
         square = np.partition(self._distances(self.Z[center]), neighbors)[neighbors]
         return float(np.sqrt(max(0.0, square + self._squares[center])))
 
     def neighbors(self, center: int, k: int) -> list[int]:
-        """The nearest free candidates, nearest first."""
+        """Return the nearest free candidates, nearest first."""
         distances = self._distances(self.Z[center])
         distances[self._taken] = np.inf
         near = np.argpartition(distances, k)[:k]
@@ -190,5 +190,5 @@ class _Engine:
 
 
 def searches(Z: Any, kernel: Any, scores: Any, start: list[int]) -> dict[str, Any]:
-    """Our default search with this engine."""
+    """Return our gradient search with this engine."""
     return {LABEL: LocalSearchPeer(_Engine, Z, kernel, scores, start)}

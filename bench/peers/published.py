@@ -1,13 +1,12 @@
-"""The published ZOPO loop as people run it, in PyTorch, written from its description (DESIGN.md, sec. 2).
+"""Published ZOPO loop in PyTorch, written from its description (arXiv 2403.02993).
 
-A fresh Gaussian process a fit on the scored points nearest to the current one; its kernel is the
-empirical NTK contracted from per-sample Jacobians (vmap(jacrev)), inverted in float32; the gradient
-of its mean by autograd through that kernel; Adam; a Python loop that projects onto the nearest
-candidate not scored yet. In float64 it reproduces recorded runs evaluation by evaluation.
+Each fit is a new Gaussian process on the scored points nearest to the current one. Its kernel is the
+empirical NTK, contracted from per-sample Jacobians (vmap(jacrev)) and inverted in float32. Autograd through
+that kernel gives the gradient of the mean. Adam takes the step, and a Python loop projects it onto the
+nearest unscored candidate. In float64 the loop reproduces recorded runs evaluation by evaluation.
 
-The state that is described is a list of (embedding, score): whether a candidate was scored is then
-looked up by its embedding, n comparisons a candidate, and this is most of a step. Looked up by its
-index instead, a step costs a tenth; both are timed.
+The described state is a list of (embedding, score). Looking a candidate up by its embedding takes n
+comparisons per candidate and most of a step. Lookup by index costs a tenth; both are timed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Lookup = Literal["embedding", "index"]
 
 
 def network(kernel: Any, dtype: torch.dtype, device: str = "cpu") -> nn.Sequential:
-    """Linear and ReLU layers with these weights."""
+    """Return Linear and ReLU layers with these weights."""
     layers: list[nn.Module] = []
     sizes = [kernel.dim, *(len(b) for b in kernel.biases)]
     for (fan_in, fan_out), W, b in zip(pairwise(sizes), kernel.weights, kernel.biases, strict=True):
@@ -38,7 +37,7 @@ def network(kernel: Any, dtype: torch.dtype, device: str = "cpu") -> nn.Sequenti
 
 
 class EmpiricalNTK:
-    """k(x, x') = <df(x)/dtheta, df(x')/dtheta>, from Jacobians over all parameters."""
+    """Kernel k(x, x') = <df(x)/dtheta, df(x')/dtheta> from Jacobians over all parameters."""
 
     def __init__(self, kernel: Any, dtype: torch.dtype, device: str = "cpu") -> None:
         self.net = network(kernel, dtype, device)
@@ -49,11 +48,11 @@ class EmpiricalNTK:
         return functional_call(self.net, parameters, (x,)).squeeze(-1)
 
     def jacobian(self, X: Tensor) -> list[Tensor]:
-        """df(X_i)/dtheta, one (n, parameters) matrix a layer's weight or bias."""
+        """Return df(X_i)/dtheta, one (n, parameters) matrix per weight or bias."""
         return [J.flatten(1) for J in self._jacobian(self.parameters, X).values()]
 
     def contract(self, J: list[Tensor], K: list[Tensor]) -> Tensor:
-        """Sum over all parameters of the products of two sets of Jacobians, (n, m)."""
+        """Return the sum over all parameters of products of two sets of Jacobians, (n, m)."""
         return sum((a @ b.T for a, b in zip(J, K, strict=True)), J[0].new_zeros(()))
 
     def __call__(self, X: Tensor, Y: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ class EmpiricalNTK:
 
 
 class Surrogate:
-    """The process on the scored points nearest to `center`, inputs scaled to [0, 1] over them."""
+    """GP on the scored points nearest to `center`, with inputs scaled to [0, 1] over them."""
 
     def __init__(
         self, ntk: EmpiricalNTK, X: Tensor, y: Tensor, center: Tensor, settings: OfficialSettings
@@ -84,7 +83,7 @@ class Surrogate:
         return (X - self._low) / self._span
 
     def descent(self, x: Tensor) -> tuple[Tensor, float]:
-        """Gradient of minus the mean with respect to the raw x, (d,), by autograd; and |variance|."""
+        """Return the gradient of -mean with respect to raw x (d,) by autograd, and |variance|."""
         x = x.detach().clone().requires_grad_()
         J = self._ntk.jacobian(self._scaled(x)[None])
         k = self._ntk.contract(J, self._jacobian)
@@ -95,16 +94,16 @@ class Surrogate:
 
 
 class PublishedZopo:
-    """The whole loop on a pool whose scores are known.
+    """Whole loop on a pool with known scores.
 
     Args:
         Z: (m, d) embeddings, used raw.
         kernel: weights and biases of the network.
-        scores: (m,), higher is better; looked up, so that a step is the optimiser's work alone.
+        scores: (m,), higher is better; known in advance, so that a step is the optimiser's work alone.
         initial: indices scored first.
-        budget: evaluations in all.
-        dtype: float32, as it is published; float64 to compare.
-        lookup: how a candidate is found among those scored; see above.
+        budget: total evaluations.
+        dtype: float32 as published; float64 to compare.
+        lookup: lookup of a candidate among the scored ones; see above.
         device: PyTorch's name of the device.
     """
 
@@ -137,16 +136,16 @@ class PublishedZopo:
         self._count = len(initial)
         self._best = float(self._scores[initial].max())
         self._stale = self._uncertain = 0
-        self._held = nn.Parameter(torch.zeros_like(self._pool[0]))  # the point that Adam holds
+        self._held = nn.Parameter(torch.zeros_like(self._pool[0]))  # the parameter of Adam
         self._fresh_adam()
 
     @property
     def done(self) -> bool:
-        """The budget is spent."""
+        """Whether the budget is spent."""
         return self._count >= self._budget
 
     def step(self) -> int:
-        """One ask and its evaluation, exploration rounds included; returns the answer, -1 for none left."""
+        """Run one ask with its evaluation and exploration rounds; return its index, -1 for none left."""
         self._count += 1
         current = self._current()
         surrogate, x, answer, steps = self._fit(current), current, -1, 0
@@ -160,7 +159,7 @@ class PublishedZopo:
             if flat or (self._explores() and not exhausted):
                 self._stale = self._uncertain = 0
                 exhausted = not self._explore(current)
-                if exhausted and flat:  # where the published loop never returns
+                if exhausted and flat:  # the published loop never returns here
                     answer = self._project(x)
                     break
                 surrogate = self._fit(current)
@@ -170,12 +169,12 @@ class PublishedZopo:
             if steps == 0:
                 self._held.data.copy_(x)
                 self._held.grad = descent
-            self._adam.step()  # a second pass takes the first point and gradient again
+            self._adam.step()  # a second pass repeats the first point and gradient
             x = self._pool[answer := self._project(self._held.data if steps == 0 else x)]
             steps += 1
             if variance >= s.uncertainty_threshold:
                 break
-        if answer < 0:  # the rounds have taken the last candidates
+        if answer < 0:  # exploration rounds scored the last candidates
             self._count -= 1
             return answer
         self._score(answer)
@@ -191,7 +190,7 @@ class PublishedZopo:
         self._adam = torch.optim.Adam([self._held], lr=self.settings.lr)
 
     def _current(self) -> Tensor:
-        """Where this ask starts: the best point at first, then the last one, the best after a stall."""
+        """Return the start of this ask: first the best point, then the last one, the best after a stall."""
         seen = self._scores[self.evaluated]
         at = len(seen) - 1 if self.asked else int(np.argmax(seen))
         if seen[at] > self._best:
@@ -219,7 +218,7 @@ class PublishedZopo:
         return self._uncertain >= s.uncertainty_count and self._count <= self._budget - s.neighbors
 
     def _project(self, x: Tensor) -> int:
-        """The nearest candidate not scored yet, the first of equals."""
+        """Return the nearest unscored candidate, ties to the first."""
         nearest, least = -1, float("inf")
         for i, candidate in enumerate(self._pool):
             if self._is_scored(i, candidate):
@@ -235,7 +234,7 @@ class PublishedZopo:
         return any(torch.equal(candidate, x) for x in self._seen)
 
     def _explore(self, current: Tensor) -> bool:
-        """Score what is unscored among the neighbours; False when nothing is."""
+        """Score the unscored neighbours; return False without any."""
         k = self.settings.neighbors
         distance = torch.linalg.vector_norm(self._pool - current, dim=1).cpu().numpy()
         near = np.argpartition(distance, k)[:k] if k < len(distance) else np.arange(len(distance))
@@ -248,7 +247,7 @@ class PublishedZopo:
 
 
 def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
-    """The Jacobians of both sides and their contraction, float32 as published."""
+    """Return the kernel matrix from Jacobians of both sides, float32 as published."""
     ntk = EmpiricalNTK(kernel, torch.float32)
     A = torch.tensor(X, dtype=torch.float32)
     B = A if Y is None else torch.tensor(Y, dtype=torch.float32)
@@ -256,9 +255,9 @@ def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
 
 
 def searches(Z: Any, kernel: Any, scores: Any, start: list[int]) -> dict[str, Any]:
-    """The published loop with its script's settings, in float32, on a network with its N(0, 1) weights."""
+    """Return the published loop with its script's settings, in float32, with N(0, 1) weights."""
     kernel = NTK.random(kernel.dim, initialization="normal")
-    endless = len(start) + 10**6  # the benchmark stops it
+    endless = len(start) + 10**6  # the benchmark stops the loop
     return {
         "published": PublishedZopo(Z, kernel, scores, start, endless),
         "published, lookup by index": PublishedZopo(Z, kernel, scores, start, endless, lookup="index"),

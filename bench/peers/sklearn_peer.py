@@ -1,6 +1,6 @@
-"""scikit-learn's Gaussian process with its RBF kernel, as everyday code uses it: no hyperparameter search.
+"""scikit-learn's Gaussian process with its RBF kernel, without hyperparameter search.
 
-It has no update and no derivative: an observation more or less is a new fit.
+The library has no update and no derivative: each change of the data is a new fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LABEL = "scikit-learn, RBF"
 
 
 class Process:
-    """A fitted regressor."""
+    """Fitted regressor."""
 
     def __init__(self, X: Array, y: Array, noise: float) -> None:
         self._X, self._y, self._noise = X, y, noise
@@ -42,5 +42,5 @@ class Process:
 
 
 def processes(kernel: Any, X: Any, y: Any, noise: float) -> dict[str, Any]:
-    """The regressor on this data; the kernel is its own."""
+    """Return the regressor on this data, with its own kernel."""
     return {LABEL: Process(X, y, noise)}

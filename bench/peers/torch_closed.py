@@ -1,4 +1,4 @@
-"""The closed form in PyTorch: the same formulas as ours, eager and compiled; float64 unless said."""
+"""Closed form in PyTorch: our formulas, eager and compiled, float64 unless stated."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from .local import LocalSearchPeer
 
-# Compiling takes tens of seconds, off the clock; the quick run leaves it out.
+# Compilation takes tens of seconds, untimed; a quick run skips it.
 compile_too = True
 
 
 class Network:
-    """Weights as tensors; the features of points (DESIGN.md, sec. 2)."""
+    """Weights as tensors, and the features of points."""
 
     def __init__(self, kernel: Any, device: str = "cpu", dtype: torch.dtype = torch.float64) -> None:
         self.W = [torch.tensor(w, device=device, dtype=dtype) for w in kernel.weights]
         self.b = [torch.tensor(b, device=device, dtype=dtype) for b in kernel.biases]
 
     def features(self, X: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """h_0..h_L (n, width_l) and D_0..D_L, D_l (n, width_{l+1})."""
+        """Return h_0..h_L (n, width_l) and D_0..D_L, D_l (n, width_{l+1})."""
         h = [X]
         for W, b in zip(self.W[:-1], self.b[:-1], strict=True):
             h.append(torch.relu(torch.addmm(b, h[-1], W.T)))
@@ -32,17 +32,17 @@ class Network:
         return h, D
 
     def gram(self, X: Tensor, Y: Tensor | None = None) -> Tensor:
-        """k(X_i, Y_j) = sum_l (h_l.h_l' + 1) (D_l.D_l'), (n, m)."""
+        """Return k(X_i, Y_j) = sum_l (h_l.h_l' + 1) (D_l.D_l'), (n, m)."""
         p = self.features(X)
         return contract(p, p if Y is None else self.features(Y))
 
     def diag(self, X: Tensor) -> Tensor:
-        """k(X_i, X_i), (n,)."""
+        """Return k(X_i, X_i), (n,)."""
         h, D = self.features(X)
         return sum(((a * a).sum(1) + 1) * (c * c).sum(1) for a, c in zip(h, D, strict=True))  # type: ignore[return-value]
 
     def input_jacobians(self, h: list[Tensor]) -> list[Tensor]:
-        """J_1..J_L at one point, (width_l, d); J_0 is the identity."""
+        """Return J_1..J_L at one point, (width_l, d); J_0 is the identity."""
         J: list[Tensor] = []
         for W, active in zip(self.W[:-1], h[1:], strict=True):
             J.append((active[0] > 0)[:, None] * (W @ J[-1] if J else W))
@@ -53,7 +53,7 @@ Features = tuple[list[Tensor], list[Tensor]]
 
 
 def contract(p: Features, q: Features) -> Tensor:
-    """The kernel between two sets of points, from their features."""
+    """Return the kernel between two sets of points, from their features."""
     K = torch.addmm(p[0][0].new_ones(()), p[0][0], q[0][0].T) * (p[1][0] @ q[1][0].T)
     for h, g, D, E in zip(p[0][1:], q[0][1:], p[1][1:], q[1][1:], strict=True):
         K = K + (h @ g.T + 1) * (D @ E.T)
@@ -61,7 +61,7 @@ def contract(p: Features, q: Features) -> Tensor:
 
 
 def derivative(net: Network, x: Tensor, p: Features) -> tuple[Tensor, Tensor]:
-    """dk(x, X)/dx as (n, d), and tr d2k at x; x (1, d), p the features of X."""
+    """Return dk(x, X)/dx (n, d) and tr d2k at x; x (1, d), p the features of X."""
     h, D = net.features(x)
     gamma = [E @ c[0] for c, E in zip(D, p[1], strict=True)]  # D_l(X_i).D_l(x)
     G = gamma[0][:, None] * p[0][0]
@@ -73,7 +73,7 @@ def derivative(net: Network, x: Tensor, p: Features) -> tuple[Tensor, Tensor]:
 
 
 class ClosedProcess:
-    """Exact process from a Cholesky factor; K is kept, the factor made anew when the data change."""
+    """Exact GP by a Cholesky factor; K is kept, and the factor is recomputed when the data change."""
 
     def __init__(self, net: Network, X: Tensor, y: Tensor, noise: float, K: Tensor | None = None) -> None:
         self.net, self.X, self.y, self.noise = net, X, y, noise
@@ -85,7 +85,7 @@ class ClosedProcess:
         return torch.tensor(np.asarray(X, dtype=np.float64), device=self.X.device)
 
     def _fitted(self) -> tuple[Features, Tensor]:
-        """Features of X and A^-1 y."""
+        """Compute the features of X and A^-1 y."""
         if self._fit is None:
             alpha = torch.cholesky_solve(self.y[:, None], self.C)[:, 0]
             self._fit = self.net.features(self.X), alpha
@@ -119,7 +119,7 @@ class ClosedProcess:
 
 
 class Compiled(ClosedProcess):
-    """The same with mean and variance, and the whole posterior, compiled."""
+    """The same process with compiled prediction and posterior."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -135,7 +135,7 @@ class Compiled(ClosedProcess):
 
 
 def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
-    """Eager, and compiled as a whole."""
+    """Return an eager and a compiled version."""
     net, A = Network(kernel), torch.tensor(X)
     B = None if Y is None else torch.tensor(Y)
     cases = {"PyTorch closed form": lambda: net.gram(A, B)}
@@ -146,7 +146,7 @@ def grams(kernel: Any, X: Any, Y: Any | None) -> dict[str, Any]:
 
 
 def processes(kernel: Any, X: Any, y: Any, noise: float) -> dict[str, Any]:
-    """Eager, and compiled as a whole."""
+    """Return an eager and a compiled version."""
     net, A, targets = Network(kernel), torch.tensor(X), torch.tensor(y)
     found: dict[str, Any] = {"PyTorch closed form": ClosedProcess(net, A, targets, noise)}
     if compile_too:
@@ -155,7 +155,7 @@ def processes(kernel: Any, X: Any, y: Any, noise: float) -> dict[str, Any]:
 
 
 class _Engine:
-    """The model and the pool of a search; see local.py."""
+    """Model and pool of a search; see local.py."""
 
     def __init__(self, Z: Any, kernel: Any) -> None:
         self.Z, self._net = torch.tensor(Z), Network(kernel)
@@ -182,7 +182,7 @@ class _Engine:
         self._process = grown
 
     def slope(self, center: int) -> tuple[Tensor, float]:
-        """Gradient of the mean at a candidate, and its relative uncertainty."""
+        """Return the gradient of the mean at a candidate and its relative uncertainty."""
         process = self._process
         p, alpha = process._fitted()
         G, prior = derivative(self._net, self.Z[center : center + 1], p)
@@ -190,25 +190,25 @@ class _Engine:
         return alpha @ G, 1.0 - ((half * half).sum() / prior).item()
 
     def _distances(self, x: Tensor) -> Tensor:
-        """Squared distances less |x|^2, by one product over the pool."""
+        """Return squared distances minus |x|^2, by one product over the pool."""
         return torch.addmv(self._squares, self.Z, x, alpha=-2.0)
 
     def moved(self, center: int, gradient: Tensor, length: float) -> int:
-        """The free candidate nearest to the center moved along the gradient."""
+        """Return the free candidate nearest to the center shifted along the gradient."""
         target = self.Z[center] + (length / torch.linalg.vector_norm(gradient)) * gradient
         return self._distances(target).masked_fill_(~self._free, torch.inf).argmin().item()  # type: ignore[return-value]
 
     def radius(self, center: int, neighbors: int) -> float:
-        """Distance to the last of the nearest other candidates."""
+        """Return the distance to the k-th nearest other candidate."""
         square = self._distances(self.Z[center]).topk(neighbors + 1, largest=False).values[-1]
         return (square + self._squares[center]).clamp_min_(0.0).sqrt_().item()
 
     def neighbors(self, center: int, k: int) -> list[int]:
-        """The nearest free candidates, nearest first."""
+        """Return the nearest free candidates, nearest first."""
         distances = self._distances(self.Z[center]).masked_fill_(~self._free, torch.inf)
         return distances.topk(k, largest=False).indices.tolist()  # type: ignore[no-any-return]
 
 
 def searches(Z: Any, kernel: Any, scores: Any, start: list[int]) -> dict[str, Any]:
-    """Our default search with this engine."""
+    """Return our gradient search with this engine."""
     return {"PyTorch closed form": LocalSearchPeer(_Engine, Z, kernel, scores, start)}

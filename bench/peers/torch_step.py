@@ -1,8 +1,7 @@
-"""One posterior and one append at the same point as a function of tensors alone, in PyTorch: eager, compiled
-by torch.compile, and replayed as a CUDA graph.
+"""One posterior and one append at the same point in PyTorch: eager, compiled, and as a CUDA graph.
 
-It favours the peer: the kernel row and the triangular solve of the posterior serve the append as well, which
-a caller who decides from the posterior what to append cannot have.
+The comparison favours the peer: posterior and append share the kernel row and the triangular solve. A
+caller that chooses the appended point from the posterior cannot share them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Step = Callable[[Tensor], Tensor]
 
 
 class Fitted:
-    """A process of n points: their features, the Cholesky factor C (n, n) of K + noise, and C^-1 y."""
+    """GP of n points: features, the Cholesky factor C (n, n) of K + noise, and C^-1 y."""
 
     def __init__(self, net: Network, X: Tensor, y: Tensor, noise: float) -> None:
         self.net, self.noise = net, noise
@@ -29,7 +28,7 @@ class Fitted:
         self.b = torch.linalg.solve_triangular(self.C, y[:, None], upper=False)[:, 0]
 
     def step(self, x: Tensor) -> Tensor:
-        """Posterior at x (1, d) and the append of x with score 0.
+        """Compute the posterior at x (1, d) and the append of x with score 0.
 
         Returns:
             mean, variance, trace of the gradient's covariance, the gradient (d,), the factor's new row
@@ -51,7 +50,7 @@ class Fitted:
 def steps(
     kernel: Any, X: Any, y: Any, noise: float, device: str, compile_too: bool = True
 ) -> dict[str, Callable[[], Step]]:
-    """Makers of the step, by label: each may compile for seconds, and may not work here.
+    """Return factories of the step by label; each may compile for seconds or fail here.
 
     A step takes x (1, d) on the device and returns the result on the host.
     """
@@ -70,12 +69,12 @@ def steps(
 
 
 def graphed(step: Step, dim: int) -> Step:
-    """The step captured once: a call copies x in and replays it."""
+    """Return the step as a captured graph: a call copies x in and replays it."""
     x = torch.zeros(1, dim, dtype=torch.float64, device="cuda").normal_()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # libraries set themselves up, which cannot be captured
+        for _ in range(3):  # library initialisation cannot be captured
             step(x)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()

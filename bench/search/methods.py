@@ -1,4 +1,4 @@
-"""The methods that are compared: random search, published ZOPO, APE, TRIPLE, and this package's search."""
+"""Search methods of the comparison: random, published ZOPO, APE, TRIPLE and this package's search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .replay import Method, Problem, Search, in_full
 
 
 class RandomSearch(Method):
-    """The initial points, then others in random order."""
+    """Random search: the initial points, then the others in random order."""
 
     name = "random"
 
@@ -27,12 +27,12 @@ class RandomSearch(Method):
 
 
 class Zopo(Method):
-    """This package's search; keywords are those of ZopoConfig, so that an ablation is a line.
+    """This package's search with keywords of ZopoConfig, so that an ablation is one line.
 
     Args:
-        in_flight: prompts that are asked for before the first of them is told, as by a driver that scores so
-            many at a time; told in the order of asking.
-        networks: so many random finite networks, their kernels averaged, in place of the default kernel.
+        in_flight: prompts asked before the first is told, as by a driver that scores that many at a time;
+            told in the order of asking.
+        networks: number of random finite networks whose averaged kernel replaces the default one.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Zopo(Method):
         self.name, self.in_flight, self.networks, self.settings = name, in_flight, networks, settings
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
-        """Settings of one run."""
+        """Return the settings of one run."""
         return zf.ZopoConfig(
             budget=problem.prompts, initial=problem.initial, seed=problem.seed, **self.settings
         )
 
     def kernels(self, problem: Problem) -> list[zf.NTK] | None:
-        """Random networks of one run; None for the default kernel."""
+        """Return the random networks of one run; None for the default kernel."""
         drawn = np.random.default_rng([problem.seed, 4]).integers(2**31, size=self.networks)
         return [zf.NTK.random(problem.Z.shape[1], seed=int(seed)) for seed in drawn] or None
 
@@ -59,13 +59,13 @@ class Zopo(Method):
                 while len(waiting) < self.in_flight:
                     waiting.append(optimizer.ask())
             except NothingToAsk:
-                pass  # the last ones are in flight
+                pass  # the last prompts are in flight
             index = waiting.popleft()
             optimizer.tell(index, (yield from in_full(problem, index)))
 
 
 class Racing(Zopo):
-    """This package's search as its driver races it: mini-batches, and an end for what is unlikely to win."""
+    """This package's search as its driver races it: mini-batches, and early stopping of weak prompts."""
 
     partial = shuffles = True
 
@@ -87,7 +87,7 @@ class Racing(Zopo):
             racing.tell(optimizer, race, index, given_up)
 
     def decided(self, race: racing.Race, index: int, given_up: Sequence[int]) -> None:
-        """Called after every mini-batch of `index`, for who wants to judge the race."""
+        """Hook after every mini-batch of `index`, for subclasses that judge the race."""
 
 
 class Official(Zopo):
@@ -119,11 +119,11 @@ class OfficialFloat32(Method):
 
 
 class BestOfInit(Method):
-    """APE (arXiv 2211.01910) without resampling, on a pool that is there already.
+    """APE (arXiv 2211.01910) without resampling, on a given pool.
 
-    The whole budget goes into the initial candidates: random ones are scored on a quarter of the examples
-    for half of the calls, then the best of them on the rest until the calls are spent. Scored in full only,
-    it would be random search.
+    The whole budget goes into the initial candidates. Half of the calls score random candidates on a
+    quarter of the examples; the other half scores the best of them on the rest. With full scores only, APE
+    would be random search.
     """
 
     name = "APE, best of init"
@@ -141,11 +141,11 @@ class BestOfInit(Method):
 
 
 class SequentialHalving(Method):
-    """TRIPLE-SH (arXiv 2402.09723): candidates are halved round by round, their examples doubled.
+    """TRIPLE-SH (arXiv 2402.09723): each round halves the candidates and doubles their examples.
 
-    Rounds cost about the same. The first gives `first` examples to as many candidates (the initial points,
-    then random ones) as the budget can carry to the end; where that is the whole pool, it gives more.
-    Unlike the others' initial points, its own are not scored in full unless they survive.
+    Rounds cost about the same. The first round scores `first` examples of as many candidates (the initial
+    points, then random ones) as the budget carries to the end, and more examples where that is the whole
+    pool. Its initial points are scored in full only if they survive.
     """
 
     name = "TRIPLE, halving"
@@ -173,7 +173,7 @@ class SequentialHalving(Method):
 
     @staticmethod
     def rounds(n: int, first: int, examples: int) -> list[tuple[int, int]]:
-        """(candidates, examples of each so far), round by round until all examples are used."""
+        """Return (candidates, examples of each so far) by round, until all examples are used."""
         found = [(n, first)]
         while found[-1][1] < examples:
             size, upto = found[-1]
@@ -182,20 +182,20 @@ class SequentialHalving(Method):
 
     @classmethod
     def cost(cls, n: int, first: int, examples: int) -> int:
-        """Calls of all rounds."""
+        """Return the calls of all rounds."""
         rounds = cls.rounds(n, first, examples)
         return n * first + sum(size * (upto - had) for (_, had), (size, upto) in itertools.pairwise(rounds))
 
 
 def order(problem: Problem) -> list[int]:
-    """All prompts: the initial points, then the others in random order."""
+    """Return all prompts: the initial points, then the others in random order."""
     taken = set(problem.initial)
     shuffled = problem.rng.permutation(len(problem.Z))
     return problem.initial + [int(i) for i in shuffled if int(i) not in taken]
 
 
 def methods() -> dict[str, Method]:
-    """Every method by its name."""
+    """Return every method by its name."""
     from . import processes
 
     listed: list[Method] = [
@@ -216,7 +216,7 @@ def methods() -> dict[str, Method]:
 
 
 def ablations() -> dict[str, Method]:
-    """Our search with one ingredient changed, or left out."""
+    """Return our search with one ingredient changed or removed."""
     listed = [
         Zopo("zopo_fast, power 1", power=1),
         Zopo("zopo_fast, no emphasis", emphasis=0.0),
@@ -233,10 +233,10 @@ def ablations() -> dict[str, Method]:
 
 
 def parallel() -> dict[str, Method]:
-    """Our search with several prompts in flight."""
+    """Return our search with several prompts in flight."""
     return {method.name: method for method in (Zopo(f"zopo_fast, {n} in flight", n) for n in (4, 16))}
 
 
 def every() -> dict[str, Method]:
-    """All of them by name."""
+    """Return all methods, ablations and parallel variants by name."""
     return methods() | ablations() | parallel()

@@ -1,4 +1,4 @@
-"""What is told of many runs: final, mean best so far, calls needed, ranks with their intervals."""
+"""Metrics over many runs: final value, mean best so far, calls needed, ranks with intervals."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 from .replay import Array
 
-NEAR = 0.95  # of the best
+NEAR = 0.95  # share of the best value
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Runs of one method on one landscape, a row a seed, judged in one way.
+    """Runs of one method on one landscape, one row per seed, judged one way.
 
     Args:
-        curves: (seeds, prompts): value of the incumbent when the calls of 1, 2, ... prompts are made.
-        calls: (seeds,): after which it is within 5 % of the best and stays there; infinite: never.
+        curves: (seeds, prompts): value of the incumbent after the calls of 1, 2, ... prompts.
+        calls: (seeds,): calls after which the value stays within 5 % of the best; infinite: never.
     """
 
     curves: Array
@@ -28,12 +28,12 @@ class Outcome:
 
     @property
     def finals(self) -> Array:
-        """Value at the end, (seeds,)."""
+        """Final values, (seeds,)."""
         finals: Array = self.curves[:, -1]
         return finals
 
     def means(self, initial: int) -> Array:
-        """Mean value over what was chosen after the initial points, (seeds,); the final where nothing was."""
+        """Mean values after the initial points, (seeds,); the final value where no prompt followed."""
         means: Array = self.curves[:, min(initial, self.curves.shape[1] - 1) :].mean(axis=1)
         return means
 
@@ -55,18 +55,18 @@ def summary(outcome: Outcome, initial: int) -> dict[str, Any]:
 
 
 def error(values: Array) -> float:
-    """Standard error of the mean; 0 for a single value."""
+    """Return the standard error of the mean; 0 for a single value."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def prompts_to(curve: Array, level: float) -> int | None:
-    """Prompts' worth of calls after which a mean curve is at `level`; None: never."""
+    """Return the prompts' worth of calls after which a mean curve reaches `level`; None: never."""
     above = np.flatnonzero(curve >= level)
     return int(above[0]) + 1 if len(above) else None
 
 
 def ranks(values: Array) -> Array:
-    """Rank of every method in every case, (methods, ...) in and out: 1 is best, equals share theirs."""
+    """Rank the methods in every case, (methods, ...) in and out: 1 is best, ties share their rank."""
     above = (values[None] > values[:, None]).sum(axis=1)
     equal = (values[None] == values[:, None]).sum(axis=1)
     shared: Array = 1.0 + above + 0.5 * (equal - 1.0)
@@ -74,9 +74,9 @@ def ranks(values: Array) -> Array:
 
 
 def interval(per_seed: Array, seed: int = 0) -> Array:
-    """Mean over seeds and its 95 % bootstrap interval: (methods, seeds) in, (methods, 3) out.
+    """Return the mean over seeds and its 95 % bootstrap interval: (methods, seeds) in, (methods, 3) out.
 
-    All methods are resampled with the same seeds: their runs are paired.
+    All methods are resampled with the same seeds, because their runs are paired.
     """
     count = per_seed.shape[1]
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1.0 / count), RESAMPLES) / count
@@ -85,9 +85,12 @@ def interval(per_seed: Array, seed: int = 0) -> Array:
 
 
 def overall(outcomes: Mapping[str, Mapping[str, Outcome]], initial: int) -> dict[str, dict[str, list[float]]]:
-    """Over all landscapes, by method: [mean, low, high] of ranks and values; outcomes[landscape][method].
+    """Return [mean, low, high] of ranks and values over all landscapes, by method.
 
-    Methods with fewer seeds than others are left out: their runs cannot all be paired.
+    Methods with fewer seeds than others are excluded, because their runs cannot all be paired.
+
+    Args:
+        outcomes: outcomes[landscape][method].
     """
     seeds = max(len(o.finals) for by_method in outcomes.values() for o in by_method.values())
     names = [

@@ -1,4 +1,4 @@
-"""Methods that model the scores of the whole pool: Gaussian processes, NeuralUCB."""
+"""Methods with a model of the whole pool's scores: Gaussian processes and NeuralUCB."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Indices = NDArray[np.intp]
 Posterior = Callable[[Indices, Array, Indices], tuple[Array, Array]]
 # Mean (q,) and covariance (q, q) of the latent scores of the free candidates, the best score so far.
 Acquisition = Callable[[Array, Array, float, np.random.Generator], Array]
-NOISE_GRID = np.logspace(-3, 1, 17)  # noise variance over the signal's
-REFIT = 10  # scikit-learn's hyperparameters are fitted again after so many scores
+NOISE_GRID = np.logspace(-3, 1, 17)  # noise variance relative to the signal's
+REFIT = 10  # scores between two fits of scikit-learn's hyperparameters
 JITTER = 1e-9
 
 
-# ---- what to ask next --------------------------------------------------------------------------------
+# ---- acquisition -------------------------------------------------------------------------------------
 
 
 def expected_improvement(mean: Array, covariance: Array, best: float, _: np.random.Generator) -> Array:
-    """E max(f - best, 0)."""
+    """Return E max(f - best, 0)."""
     deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
@@ -39,7 +39,7 @@ def expected_improvement(mean: Array, covariance: Array, best: float, _: np.rand
 
 
 def thompson(mean: Array, covariance: Array, _: float, rng: np.random.Generator) -> Array:
-    """One joint sample of the posterior."""
+    """Return one joint sample of the posterior."""
     jitter = 1e-6 * np.diag(covariance).max() + JITTER
     root = np.linalg.cholesky(covariance + jitter * np.eye(len(mean)))
     sample: Array = mean + root @ rng.standard_normal(len(mean))
@@ -47,23 +47,23 @@ def thompson(mean: Array, covariance: Array, _: float, rng: np.random.Generator)
 
 
 def upper_confidence(mean: Array, covariance: Array, _: float, __: np.random.Generator) -> Array:
-    """Mean and one standard deviation: NeuralUCB's nu = 1."""
+    """Return the mean plus one standard deviation: NeuralUCB's nu = 1."""
     bound: Array = mean + np.sqrt(np.maximum(np.diag(covariance), 0.0))
     return bound
 
 
-# ---- the loop they share -----------------------------------------------------------------------------
+# ---- common loop ------------------------------------------------------------------------------------
 
 
 class Process(Method):
-    """Scores the initial points, then ever the free candidate of the highest acquisition, first of equals."""
+    """Loop that scores the initial points, then always the free candidate of highest acquisition."""
 
     def __init__(self, name: str, acquire: Acquisition) -> None:
         self.name, self.acquire = name, acquire
 
     @abstractmethod
     def posterior(self, problem: Problem) -> Posterior:
-        """Return a function of (scored, standardised scores, free) that gives mean and covariance."""
+        """Return a function (scored, standardised scores, free) -> mean and covariance."""
 
     def search(self, problem: Problem) -> Search:
         posterior = self.posterior(problem)
@@ -86,7 +86,7 @@ class Process(Method):
 class RbfProcess(Process):
     """RBF kernel on unit-norm embeddings; scikit-learn fits signal, length and noise by marginal likelihood.
 
-    At first and after every REFIT scores; in between the process takes in the scores one by one.
+    The fit is repeated after every REFIT scores. In between the process adds the scores one by one.
     """
 
     needs = ("sklearn",)
@@ -97,7 +97,7 @@ class RbfProcess(Process):
         from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
         U, S, _ = np.linalg.svd(unit_norm(problem.Z), full_matrices=False)
-        X = U * S  # turned into as few dimensions as there are prompts: the same distances, faster
+        X = U * S  # rotate into as few dimensions as there are prompts: same distances, less work
         found: Any = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(0.5, (1e-2, 1e1)) + WhiteKernel(0.1, (1e-3, 1e1))
         K, noise = np.empty((0, 0)), 0.0
 
@@ -105,7 +105,7 @@ class RbfProcess(Process):
             nonlocal found, K, noise
             if (len(scored) - len(problem.initial)) % REFIT == 0:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", ConvergenceWarning)  # at a bound: as good as it gets
+                    warnings.simplefilter("ignore", ConvergenceWarning)  # the optimum lies at a bound
                     found = GaussianProcessRegressor(found).fit(X[scored], y).kernel_
                 K, noise = found.k1(X), found.k2.noise_level
             inverse = np.linalg.inv(K[np.ix_(scored, scored)] + noise * np.eye(len(scored)))
@@ -116,11 +116,11 @@ class RbfProcess(Process):
 
 
 class GramProcess(Process):
-    """A process whose kernel over the pool is computed once; its noise by marginal likelihood on a grid."""
+    """Process whose kernel over the pool is computed once, with noise by marginal likelihood on a grid."""
 
     @abstractmethod
     def gram(self, problem: Problem) -> Array:
-        """K over the pool, (m, m)."""
+        """Return K over the pool, (m, m)."""
 
     def posterior(self, problem: Problem) -> Posterior:
         K = self.gram(problem)
@@ -133,19 +133,19 @@ class GramProcess(Process):
             at = int(np.argmin(len(y) * np.log(signal) + np.log(damped).sum(axis=0)))
             inverse = (U / damped[:, at]) @ U.T
             k = K[np.ix_(free, scored)]
-            # Only the diagonal is asked for by EI and UCB; pools are small enough for all of it.
+            # EI and UCB need the diagonal only; the pools are small enough for the full matrix.
             return k @ (inverse @ y), signal[at] * (K[np.ix_(free, free)] - k @ inverse @ k.T)
 
         return call
 
 
 class NeuralUCB(GramProcess):
-    """NeuralUCB in the manner of INSTINCT (arXiv 2310.02905), in closed form.
+    """NeuralUCB as in INSTINCT (arXiv 2310.02905), in closed form.
 
     INSTINCT trains a small network on the scores and adds the uncertainty of its NTK features. Here the
-    prediction is what such a network of width 100 trains to in the linear regime, regression on the
-    features of its gradient at the start, and the ridge is chosen by marginal likelihood: same
-    uncertainty, no training noise.
+    prediction is the linear regime of such a network of width 100: regression on the features of its
+    gradient at initialisation. Marginal likelihood chooses the ridge. The uncertainty is the same, without
+    training noise.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class NeuralUCB(GramProcess):
 
 
 class InfiniteNTK(GramProcess):
-    """The NTK of a ReLU network of infinite width, two hidden layers, on z-scored embeddings; EI."""
+    """Expected improvement under the infinite-width NTK (two hidden layers) on z-scored embeddings."""
 
     def __init__(self) -> None:
         super().__init__("GP-EI, infinite NTK", expected_improvement)
@@ -172,7 +172,7 @@ class InfiniteNTK(GramProcess):
 
 
 def unit_norm(Z: Any) -> Array:
-    """Rows of length 1; a zero row stays."""
+    """Scale rows to unit length; a zero row stays zero."""
     X = np.asarray(Z, dtype=np.float64)
     norms = np.linalg.norm(X, axis=1, keepdims=True)
     unit: Array = X / np.where(norms > 0, norms, 1.0)

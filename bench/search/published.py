@@ -1,8 +1,8 @@
-"""The published loop in float32, Jacobians in closed form: the same rounding, without functorch and autograd.
+"""Published loop in float32 with closed-form Jacobians, bit-identical to functorch and autograd.
 
-Its exploration follows rounding noise, so it is not enough to compute the same kernel: products and sums are
-taken in the order that vmap(jacrev) and autograd take them in (peers/published.py). With the same library and
-threads the two then agree bit for bit. Of a run only the time differs.
+The loop's exploration follows rounding noise, so products and sums must run in the order of vmap(jacrev)
+and autograd (peers/published.py). With the same library and threads both agree bit for bit; only the time
+differs.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from ..peers.published import EmpiricalNTK, PublishedZopo, Surrogate
 
 
 class ClosedFormNTK(EmpiricalNTK):
-    """df(x)/dW_l = D_l h_l^T and df(x)/db_l = D_l; the sum over parameters stays as it is published."""
+    """Jacobians df(x)/dW_l = D_l h_l^T and df(x)/db_l = D_l; the sum over parameters is the published one."""
 
     def __init__(self, kernel: Any, dtype: torch.dtype, device: str = "cpu") -> None:
         arrays = zip(kernel.weights, kernel.biases, strict=True)
         self.layers = [tuple(torch.tensor(a).to(device, dtype) for a in pair) for pair in arrays]
 
     def signals(self, X: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """h_l and D_l, (n, width) each, of every layer."""
+        """Return h_l and D_l of every layer, (n, width) each."""
         h = [X]
         for W, b in self.layers[:-1]:
-            h.append((h[-1] @ W.T + b).relu_())  # not addmm, which rounds once less
+            h.append((h[-1] @ W.T + b).relu_())  # addmm would round once less
         D = [X.new_ones(len(X), 1)]
         for (W, _), above in zip(self.layers[:0:-1], h[:0:-1], strict=True):
             D.append((D[-1] @ W).mul_(above > 0))
         return h, D[::-1]
 
     def outer(self, h: list[Tensor], D: list[Tensor]) -> list[Tensor]:
-        """Their products: the Jacobian, in the order of the network's parameters."""
+        """Return their products, the Jacobian, in the order of the network's parameters."""
         found = []
         for a, b in zip(D, h, strict=True):
             found += [(a[:, :, None] * b[:, None, :]).flatten(1), a]
@@ -47,7 +47,7 @@ class ClosedFormNTK(EmpiricalNTK):
 
 
 class ClosedFormSurrogate(Surrogate):
-    """The same process; the gradient by its chain rule written out."""
+    """The published process with its gradient by the explicit chain rule."""
 
     _ntk: ClosedFormNTK
 
@@ -69,7 +69,7 @@ class ClosedFormSurrogate(Surrogate):
 
 
 class Adam:
-    """What torch.optim.Adam does to one vector, operation by operation."""
+    """torch.optim.Adam for one vector, operation by operation."""
 
     def __init__(self, held: nn.Parameter, lr: float) -> None:
         self._held, self._lr, self._count = held, lr, 0
@@ -86,7 +86,7 @@ class Adam:
 
 
 class ClosedFormZopo(PublishedZopo):
-    """The whole loop, on the CPU; candidates looked up by index, all distances at once."""
+    """The whole loop on the CPU; candidates by index, all distances at once."""
 
     kernel_type = ClosedFormNTK
     surrogate_type = ClosedFormSurrogate
@@ -103,12 +103,12 @@ class ClosedFormZopo(PublishedZopo):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(Z, kernel, scores, initial, budget, settings, dtype, "index")
-        self._rows = self._pool.numpy()  # the same memory: it gathers rows in less time
+        self._rows = self._pool.numpy()  # the same memory; NumPy gathers rows faster
         self._noted = self._scores.astype(self._rows.dtype)
 
     @torch.inference_mode()
     def step(self) -> int:
-        """The same; on one thread, as more would add in another order, and wait for each other."""
+        """Run one ask on one thread: more threads would add in another order."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

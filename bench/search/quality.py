@@ -1,10 +1,11 @@
-"""Which search finds the better prompt in fewer LLM calls? Replays every method on the measured landscapes.
+"""Search quality: every method replayed on the scored landscapes.
 
     python -m zopo_fast.bench.search.quality [--seeds 200] [--methods random zopo_fast] [--quick]
     python -m zopo_fast.bench.search.quality --methods zopo_fast --ablations --parallel
 
-50 prompts' worth of calls, the first 10 prompts drawn at random and the same for every method of a seed;
-worst prompt 0, best 1. Writes <out>/search_quality.json and .png; bench/README.md says how to read them.
+Each method gets 50 prompts' worth of calls. The first 10 prompts are random and the same for every method
+of a seed. The worst prompt counts 0, the best 1. Writes <out>/search_quality.json and .png; bench/README.md
+explains them.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ from .replay import (
 BENCH = Path(__file__).resolve().parents[1]
 NAME = "search_quality"
 OURS, REFERENCE = "zopo_fast", "official"
-BLOCK = 10  # seeds a task
-# Judged on: what selection saw; "unseen": the half of the examples that it did not.
+BLOCK = 10  # seeds per task
+# "seen": judged on the examples of the selection; "unseen": on the other half.
 BOARDS = {
     "prompts": "prompts scored in full, selected and judged on all examples",
     "calls": "single calls, selected and judged on all examples",
@@ -57,7 +58,7 @@ Outcomes = dict[str, dict[str, dict[str, Outcome]]]  # by board, landscape, meth
 
 @dataclass(frozen=True)
 class Plan:
-    """How large a comparison is; budget and initial in prompts."""
+    """Size of a comparison; budget and initial in prompts."""
 
     seeds: int = 200
     budget: int = 50
@@ -72,7 +73,7 @@ class Plan:
 
 
 def block(method: Method, landscape: Landscape, plan: Plan, seeds: Sequence[int]) -> dict[str, Outcome]:
-    """Runs of some seeds, by how they are judged: "all", "seen" and "unseen"."""
+    """Return runs of some seeds by the way they are judged: "all", "seen" and "unseen"."""
     curves: dict[str, list[Any]] = {"all": [], "seen": [], "unseen": []}
     calls: dict[str, list[float]] = {judge: [] for judge in curves}
     every = np.arange(landscape.scores.shape[1])
@@ -109,7 +110,7 @@ def _task(
 
 
 def _key(name: str, landscape: Landscape, plan: Plan, seeds: Sequence[int]) -> str:
-    """File of a block: what it was run with, all of it."""
+    """Return the file of a block, named by all its settings."""
     data = hashlib.blake2b(landscape.Z.tobytes() + landscape.scores.tobytes(), digest_size=6).hexdigest()
     method = re.sub(r"[^a-z0-9]+", "_", name.lower())
     return f"{method}-{landscape.name}-{data}-{plan.budget}-{plan.initial}-{seeds[0]}-{len(seeds)}.npz"
@@ -122,7 +123,7 @@ def compare(
     workers: int = 1,
     keep: Path | None = None,
 ) -> Outcomes:
-    """Every method on every landscape; the answer does not depend on the number of workers."""
+    """Run every method on every landscape; the result does not depend on the number of workers."""
     seeds = [range(plan.seeds)[k : k + BLOCK] for k in range(0, plan.seeds, BLOCK)]
     tasks = list(itertools.product(names, landscapes, [plan], seeds, [keep]))
     if keep is not None:
@@ -130,7 +131,8 @@ def compare(
     if workers == 1:
         done = list(itertools.starmap(_task, tasks))
     else:
-        # A thread each: the matrices are small. Spawned processes read this when they load BLAS and torch.
+        # One thread each, because the matrices are small. Spawned processes read this when they load BLAS
+        # and torch.
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(variable, "1")
         context = multiprocessing.get_context("spawn")
@@ -155,10 +157,10 @@ def compare(
 
 
 def chosen(wanted: Sequence[str], more: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
-    """Methods to run, those of methods() where none is named, and `more`; those that cannot with the reason.
+    """Return the methods to run (default: methods() and `more`), and the unavailable ones with reasons.
 
     Raises:
-        ConfigError: a name that is none of them; lists those there are.
+        ConfigError: an unknown name; the message lists the known ones.
     """
     known = every()
     for name in wanted:
@@ -169,11 +171,11 @@ def chosen(wanted: Sequence[str], more: Sequence[str] = ()) -> tuple[list[str], 
     return [name for name in names if name not in skipped], skipped
 
 
-# ---- what is kept and shown --------------------------------------------------------------------------
+# ---- results ----------------------------------------------------------------------------------------
 
 
 def rows(outcomes: Outcomes, landscapes: Sequence[Landscape], plan: Plan) -> list[dict[str, Any]]:
-    """A row for every board, landscape and method, and the exact expectation of random search."""
+    """Return a row per board, landscape and method, and the exact expectation of random search."""
     found: list[dict[str, Any]] = []
     for board, by_landscape in outcomes.items():
         for landscape in landscapes:
@@ -200,7 +202,7 @@ def rows(outcomes: Outcomes, landscapes: Sequence[Landscape], plan: Plan) -> lis
 
 
 def table(found: Sequence[Mapping[str, Any]], over_all: Mapping[str, Any]) -> str:
-    """Plain text: per board and landscape, then ranks over all landscapes."""
+    """Return plain text: values per board and landscape, then ranks over all landscapes."""
     text = []
     for board, group in itertools.groupby(found, key=lambda row: row["board"]):
         text.append(f"\n{board}: {BOARDS[board]}")
@@ -247,7 +249,7 @@ def _interval(figures: Sequence[float]) -> str:
 
 
 def plot(found: Sequence[Mapping[str, Any]], initial: int, path: Path) -> None:
-    """Mean value of the incumbent over prompts' worth of calls: a column a landscape, two boards."""
+    """Plot the mean value of the incumbent over calls: one column per landscape, two boards."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -282,7 +284,7 @@ def plot(found: Sequence[Mapping[str, Any]], initial: int, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, show, write."""
+    """Run the comparison, print and write it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""How often does a race give up a prompt that would have won, and how few calls does it need?
+"""Wrong decisions and saved calls of races, replayed on the scored landscapes.
 
     python -m zopo_fast.bench.search.racing [--seeds 200] [--landscapes FOLDER] [--errors 0.05 0.1 0.2]
 
-First the share of wrong decisions in whole runs, by landscape and stated error; then the curves in calls
-beside the official preset, and the calls after which racing is where that ends. Writes
+Prints the share of wrong decisions in whole runs by landscape and stated error. Then prints the curves in
+calls beside the official preset, and the calls after which racing reaches the preset's final value. Writes
 <out>/search_racing.json.
 """
 
@@ -36,15 +36,16 @@ CALLS = (100, 150, 200, 250, 300, 333, 400, 500, 700, 1000)  # of 50 prompts on 
 
 
 class Watched(Racing):
-    """A race whose decisions are judged by the scores on all examples, which it does not see.
+    """Race whose decisions are judged by the scores on all examples, which the race does not see.
 
-    A decision is the last one on a candidate: given up, or completed after it had been measured against an
-    incumbent. It is about a winner where the full mean exceeds that incumbent's.
+    A decision is the last one on a candidate: dropped, or completed after a comparison with an incumbent. The
+    candidate is a winner where its full mean exceeds that incumbent's.
 
     Attributes:
         winners: decisions about winners.
-        wrong: those of them that were given up.
-        losers, examples: candidates given up rightly, and what all given up had cost until then.
+        wrong: winners that were dropped.
+        losers: candidates dropped correctly.
+        examples: examples scored on all dropped candidates.
     """
 
     def __init__(self, means: Array, stated: float) -> None:
@@ -69,7 +70,7 @@ class Watched(Racing):
 
 @dataclass(frozen=True)
 class Decisions:
-    """Counts over runs; `wrong` of `winners` were given up."""
+    """Counts over runs; `wrong` of `winners` were dropped."""
 
     winners: int
     wrong: int
@@ -78,7 +79,7 @@ class Decisions:
 
 
 def decisions(landscape: Landscape, stated: float, plan: Plan, seeds: Sequence[int]) -> Decisions:
-    """Judge the decisions of whole runs, the examples in an order of each seed's own."""
+    """Judge the decisions of whole runs; each seed has its own order of examples."""
     counts = np.zeros(4, dtype=int)
     for seed in seeds:
         order = np.random.default_rng([seed, 3]).permutation(landscape.scores.shape[1])
@@ -89,7 +90,7 @@ def decisions(landscape: Landscape, stated: float, plan: Plan, seeds: Sequence[i
 
 
 def _curves(official: bool, landscape: Landscape, plan: Plan, seeds: Sequence[int]) -> Array:
-    """Value of the incumbent at each of CALLS, (seeds, CALLS)."""
+    """Return the value of the incumbent at each of CALLS, (seeds, CALLS)."""
     method = Official("official") if official else Racing()
     examples, value, found = landscape.scores.shape[1], normalised(landscape.scores), []
     grid = [calls * plan.budget * examples // CALLS[-1] for calls in CALLS]
@@ -101,7 +102,7 @@ def _curves(official: bool, landscape: Landscape, plan: Plan, seeds: Sequence[in
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run, show, write."""
+    """Run the replays, print and write them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _curve_rows(curves: dict[str, dict[str, Array]]) -> list[dict[str, Any]]:
-    """Mean curves with their standard errors, by landscape and over all; shown as they are made."""
+    """Return and print mean curves with standard errors, by landscape and over all."""
     rows: list[dict[str, Any]] = []
     print(f"\n{'':22}" + "".join(f"{calls:>13}" for calls in CALLS))
     for name, by_landscape in curves.items():

@@ -1,4 +1,4 @@
-"""What a search is replayed on, and how: measured landscapes, the interface of a method, one counted run."""
+"""Replay of searches: scored landscapes, the interface of a method, one counted run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Search = Generator[tuple[int, int], Array, None]
 
 @dataclass(frozen=True)
 class Landscape:
-    """Prompts scored once.
+    """Landscape: a pool of prompts, each scored once.
 
     Args:
-        Z: (m, d) embeddings, as they were saved.
+        Z: (m, d) embeddings in their stored precision.
         scores: (m, examples), higher is better.
     """
 
@@ -40,7 +40,7 @@ class Landscape:
         """Read NAME.json and NAME.npy beside it.
 
         Raises:
-            InputError: a file is missing or damaged, or the two do not belong together.
+            InputError: a file is missing or damaged, or the two files do not match.
         """
         try:
             scores = np.array(json.loads(path.read_text(encoding="utf-8"))["scores"], dtype=np.float64)
@@ -53,7 +53,11 @@ class Landscape:
 
 
 def load_folder(folder: Path) -> list[Landscape]:
-    """Every landscape of a folder, by name; InputError where there is none."""
+    """Read every landscape of a folder, by name.
+
+    Raises:
+        InputError: the folder holds none.
+    """
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise InputError(f"{folder}: no landscape (NAME.json and NAME.npy) lies there")
@@ -61,7 +65,7 @@ def load_folder(folder: Path) -> list[Landscape]:
 
 
 def normalised(scores: Array) -> Array:
-    """Mean over the examples, (m,): the worst prompt 0, the best 1; all 1 when none is better."""
+    """Return normalised means over the examples, (m,): worst prompt 0, best 1; all 1 if all are equal."""
     means = scores.mean(axis=1)
     spread = means.max() - means.min()
     scaled: Array = (means - means.min()) / spread if spread > 0 else np.ones(len(means))
@@ -73,14 +77,14 @@ def normalised(scores: Array) -> Array:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given.
+    """Problem that a method receives.
 
     Args:
         Z: (m, d) embeddings.
-        examples: of each prompt; scoring one in full costs so many calls.
-        initial: prompts to begin with, the same for all methods of a seed.
-        prompts: how many prompts the budget can score in full.
-        rng: of the method's own choices.
+        examples: number per prompt, and so the calls of a full score.
+        initial: first prompts, the same for all methods of a seed.
+        prompts: number of prompts that the budget can score in full.
+        rng: source of the method's own random choices.
         recorded: (m,) mean scores, for a method that `replays`; None for all others.
     """
 
@@ -94,21 +98,22 @@ class Problem:
 
     @property
     def calls(self) -> int:
-        """The budget in single calls."""
+        """Budget in single calls."""
         return self.prompts * self.examples
 
 
 class Method(ABC):
-    """A way to search.
+    """Search method.
 
-    `search` yields (prompt, examples): "score this prompt on its next so many examples"; it is sent all the
-    prompt's scores so far, in the order of their examples. It is stopped when the budget is spent.
+    `search` yields (prompt, examples), a request to score the prompt on that many further examples, and
+    receives all of the prompt's scores so far, in the order of their examples. The replay stops it at the
+    end of the budget.
 
     Attributes:
-        partial: scores prompts on a part of the examples, so that only a budget in calls is fair to it.
-        shuffles: every prompt sees the examples in an order of its own, not of the run's.
-        replays: a finished program that looks its scores up by itself.
-        needs: modules that must be installed.
+        partial: whether it scores prompts on a part of the examples; only a budget in calls is fair then.
+        shuffles: whether every prompt has its own order of examples instead of the run's.
+        replays: whether it is a complete program that looks its scores up itself.
+        needs: required modules.
     """
 
     name: str
@@ -119,11 +124,11 @@ class Method(ABC):
 
     @abstractmethod
     def search(self, problem: Problem) -> Search:
-        """Yield what to score until the budget is spent or nothing is left."""
+        """Yield scoring requests until the budget is spent or no candidate is left."""
 
 
 def in_full(problem: Problem, index: int) -> Generator[tuple[int, int], Array, float]:
-    """Score a prompt on all examples; returns the mean."""
+    """Score a prompt on all examples and return the mean."""
     return float((yield index, problem.examples).mean())
 
 
@@ -132,12 +137,12 @@ def in_full(problem: Problem, index: int) -> Generator[tuple[int, int], Array, f
 
 @dataclass(frozen=True)
 class Run:
-    """What one search did.
+    """Record of one search.
 
     Args:
-        asked: prompts in the order they were first scored.
-        calls: made after each request, ascending.
-        incumbents: the prompt one would deploy then: the highest mean among those with most examples.
+        asked: prompts in the order of their first score.
+        calls: cumulative calls after each request.
+        incumbents: deployable prompt after each request: the highest mean among those with most examples.
     """
 
     asked: list[int]
@@ -145,13 +150,13 @@ class Run:
     incumbents: list[int]
 
     def curve(self, value: Array, grid: Sequence[int]) -> Array:
-        """Value, by prompt, of the incumbent after so many calls; 0 before the first."""
+        """Return the incumbent's value (by prompt) after each number of calls; 0 before the first."""
         at = np.searchsorted(self.calls, grid, side="right") - 1
         held: Array = np.where(at >= 0, value[np.array(self.incumbents)[at]], 0.0)
         return held
 
     def calls_to(self, value: Array, level: float) -> float:
-        """Calls after which the incumbent's value is at `level` and stays there; infinite for never."""
+        """Return the calls after which the incumbent's value stays at `level`; infinite for never."""
         below = np.flatnonzero(value[np.array(self.incumbents)] < level)
         after = int(below[-1]) + 1 if len(below) else 0
         return float(self.calls[after]) if after < len(self.calls) else float("inf")
@@ -160,11 +165,11 @@ class Run:
 def replay(
     method: Method, landscape: Landscape, examples: NDArray[np.intp], prompts: int, first: int, seed: int
 ) -> Run:
-    """One run of a method on the given examples of a landscape, each in that order.
+    """Run a method once on the given examples of a landscape, in that order.
 
     Args:
-        prompts: the budget, in prompts scored in full.
-        first: how many initial points are drawn, by the seed alone.
+        prompts: the budget, in fully scored prompts.
+        first: number of initial points, drawn by the seed alone.
     """
     scores = landscape.scores[:, examples]
     if method.shuffles:
@@ -196,7 +201,7 @@ def replay(
         standing = (had + count, float(so_far.mean()))
         if had == 0:
             run.asked.append(index)
-        if standing > best:  # the first of equals stays; the incumbent's own new examples give it a lead
+        if standing > best:  # ties keep the earlier prompt; the incumbent's own new examples give it a lead
             best, incumbent = standing, index
         run.calls.append(spent)
         run.incumbents.append(incumbent)
@@ -209,18 +214,18 @@ def replay(
 
 
 def initial_points(m: int, count: int, seed: int) -> list[int]:
-    """The first prompts of a seed, the same for every method."""
+    """Return the first prompts of a seed, the same for every method."""
     return [int(i) for i in np.random.default_rng(seed).permutation(m)[:count]]
 
 
 def halves(examples: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Two halves of the examples, drawn by the seed: one to select on, one that selection never sees."""
+    """Split the examples by the seed into a half for selection and a half that selection never sees."""
     order = np.random.default_rng([seed, 2]).permutation(examples)
     return order[: examples // 2], order[examples // 2 :]
 
 
 def expected_random(value: Array, draws: int) -> Array:
-    """Expected best of the first 1 .. `draws` prompts drawn without replacement, (draws,)."""
+    """Return the expected best of 1 .. `draws` prompts drawn without replacement, (draws,)."""
     ranked, m = np.sort(value), len(value)
     return np.array(
         [

@@ -27,11 +27,11 @@ from cli_tools import (
     ended,
     read_lines,
     serving,
-    until,
 )
 from fake_server import FakeServer, Request, key_of, ok, slow, status
 from resume_tools import events
 from server_behaviours import only_first
+from time_tools import until
 
 import zopo_fast as zf
 from zopo_fast.cli.group import cli
@@ -54,7 +54,7 @@ def cut(bench: Bench, *more: str, how: int = signal.SIGKILL, answered: int = 2 *
             until(lambda: kept(bench, b'score{"prompt": ') >= answered)
         finally:
             process.send_signal(how)
-            done = ended(process, 20)
+            done = ended(process)
         return done, server.answered.copy()
 
 
@@ -171,7 +171,7 @@ def test_the_second_process_is_refused(bench: Bench) -> None:
             process.kill()
             ended(process)
     assert (second.code, second.out) == (2, "")
-    said = "another process has this study open; wait for its end, or stop it"
+    said = "another process has this study open; wait until it ends, or stop it"
     assert second.err == f"Error: {Path('out/study.sqlite3')}: {said}\n"
     assert same.code == 2
     assert "already holds a run (study.sqlite3)" in same.err
@@ -208,8 +208,8 @@ def test_what_cannot_be_taken_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     refused("--resume", "out", "--pool", "other.txt", says="--pool cannot change")
     refused("--resume", "out", "--dry-run", says="--dry-run")
     refused("task.jsonl", "--resume", "out", says="give no TASK")
-    refused("--resume", "missing", says="missing/study.sqlite3: no study there")
-    refused("--resume", "empty", says="no study there")
+    refused("--resume", "missing", says="missing/study.sqlite3: no study file there")
+    refused("--resume", "empty", says="no study file there")
     refused("--resume", "api", says="not begun by `zopo-fast optimize`")
     assert events(bench.folder / "out" / "study.sqlite3") == before
     with serving() as server:  # what is as it was may be typed again

@@ -8,9 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from cli_tools import EXAMPLES, FILES, KEY, Bench, chats, ended, read_lines, serving, until
+from cli_tools import EXAMPLES, FILES, KEY, Bench, chats, ended, read_lines, serving
 from fake_server import ok, slow, status
 from server_behaviours import only_first
+from time_tools import until
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_ctrl_c_before_the_first_score(bench: Bench, where: str) -> None:
             until(lambda: any(r.path.endswith(where) for r in server.requests))
         finally:
             process.send_signal(signal.SIGINT)
-            done = ended(process, 20)
+            done = ended(process)
     assert done.code == 130, done
     assert "Traceback" not in done.text
     assert not (bench.folder / "out").exists()  # nothing to keep: the name stays free

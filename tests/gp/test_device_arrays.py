@@ -15,14 +15,12 @@ from device_tools import (
     Interface,
     address,
     fake_torch,
-    needs_cuda,
-    needs_emulation,
     run,
 )
 
 import zopo_fast as zf
 from zopo_fast import _core
-from zopo_fast.gp.cuda_arrays import on_device
+from zopo_fast.gp.cuda_arrays import device_call
 
 A = np.arange(12.0).reshape(3, 4)
 
@@ -30,6 +28,7 @@ A = np.arange(12.0).reshape(3, 4)
 # ---- with and without a device
 
 
+@pytest.mark.devices
 def test_status_in_words() -> None:
     assert isinstance(zf.cuda_available(), bool)
     assert zf.cuda_status() == _core.cuda_status()
@@ -51,7 +50,7 @@ def test_without_a_device() -> None:
         zf.NTK.random(4).gram(Tensor())
 
 
-@needs_emulation
+@pytest.mark.emulated
 def test_a_driver_without_devices() -> None:
     script = (
         "import zopo_fast as zf, numpy as np\n"
@@ -80,7 +79,7 @@ def test_devices_that_are_none(name: str) -> None:
 # ---- round trips
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 4), (3, 0), (5, 1, 3)])
 def test_there_and_back(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator) -> None:
@@ -97,7 +96,7 @@ def test_there_and_back(dtype: Any, shape: tuple[int, ...], rng: np.random.Gener
             len(there)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_what_else_to_device_takes() -> None:
     for other in ([[0, 1], [2, 3]], np.array([[0, 1], [2, 3]]), np.array([[0, 2], [1, 3]], float).T):
         there = zf.to_device(other)
@@ -109,7 +108,7 @@ def test_what_else_to_device_takes() -> None:
         zf.to_device(["a"])
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("versioned", [True, False])
 def test_dlpack_moves_nothing_and_keeps_the_memory(versioned: bool) -> None:
     made = zf.to_device(A)
@@ -125,7 +124,7 @@ def test_dlpack_moves_nothing_and_keeps_the_memory(versioned: bool) -> None:
     del other
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("more", [{}, {"max_version": (1, 0)}, {"max_version": (0, 8)}])
 def test_a_capsule_is_used_once(more: Any) -> None:
     array = zf.to_device(A)
@@ -144,7 +143,7 @@ def test_a_capsule_is_used_once(more: Any) -> None:
             _core.cuda_from_dlpack(no_capsule)
 
 
-@needs_emulation
+@pytest.mark.emulated
 def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of arrays, capsules and interfaces in turn, in the room of a few."""
     monkeypatch.setenv("ZOPO_EMULATE_MEMORY", str(64 << 20))
@@ -160,7 +159,7 @@ def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
         del again
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_interface_moves_nothing_and_keeps_its_owner() -> None:
     made = zf.to_device(A)
     where = address(made)
@@ -179,7 +178,7 @@ def test_interface_moves_nothing_and_keeps_its_owner() -> None:
         np.testing.assert_array_equal(array.numpy(), A)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_read_only_stays_so() -> None:
     array = zf.to_device(A)
     locked = zf.to_device(Interface(array, data=(address(array), True)))
@@ -190,7 +189,7 @@ def test_read_only_stays_so() -> None:
     assert again.__cuda_array_interface__["data"][1]
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_export_as_the_standard_has_it() -> None:
     array = zf.to_device(A)
     assert array.__dlpack_device__() == (2, 0)
@@ -212,7 +211,7 @@ def test_export_as_the_standard_has_it() -> None:
 # ---- what is refused
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -235,7 +234,7 @@ def test_interfaces_that_cannot_be_used(entries: dict[str, Any], message: str) -
         _core.cuda_from_interface(Interface(array, **entries).__cuda_array_interface__, array, name="name")
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 2, 33, 1000, 40001])
@@ -255,32 +254,32 @@ def test_the_first_entry_that_is_not_finite(size: int, dtype: Any, value: float)
                 _core.cuda_require_finite(zf.to_device(Interface(array, **entries)), name="X")
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_host_and_device_are_not_mixed() -> None:
     there = zf.to_device(A)
-    assert on_device({"X": A, "Y": [1.0]}) is None
+    assert device_call({"X": A, "Y": [1.0]}) is None
     with pytest.raises(zf.DeviceError, match=r"mixed devices: X is on cuda:0, y on the host"):
-        on_device({"X": there, "y": A})
+        device_call({"X": there, "y": A})
     with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, the process on the host"):
-        on_device({"X": there}, "the process", None)
+        device_call({"X": there}, "the process", None)
     with pytest.raises(zf.DeviceError, match=r"X is on cuda:0, the process on cuda:1"):
-        on_device({"X": there}, "the process", 1)
+        device_call({"X": there}, "the process", 1)
     with pytest.raises(zf.DeviceError, match=r"x: the array is on cuda:0, a host array is needed"):
         zf.NTK.random(4).gradient_prior_trace(there)
 
 
-@needs_emulation
+@pytest.mark.emulated
 def test_two_devices() -> None:
     script = """
 import numpy as np, zopo_fast as zf
-from zopo_fast.gp.device import on_device
+from zopo_fast.gp.cuda_arrays import device_call
 a, b = zf.to_device(np.ones(3), "cuda:0"), zf.to_device(np.full(3, 2.0), "cuda:1")
 assert (a.device, b.device, b.__dlpack_device__()) == ("cuda:0", "cuda:1", (2, 1))
 assert zf.to_device(b, "cuda:1") is b and b.numpy()[0] == 2.0
 class Interface:
     __cuda_array_interface__ = b.__cuda_array_interface__
 assert zf.to_device(Interface(), "cuda:1").device == "cuda:1"
-for f in (lambda: on_device({"X": a, "Y": b}), lambda: zf.to_device(b), lambda: zf.to_device(a, "cuda:2")):
+for f in (lambda: device_call({"X": a, "Y": b}), lambda: zf.to_device(b), lambda: zf.to_device(a, "cuda:2")):
     try: f()
     except zf.DeviceError as error: print(error)
     else: print("taken")
@@ -291,7 +290,7 @@ for f in (lambda: on_device({"X": a, "Y": b}), lambda: zf.to_device(b), lambda: 
     assert "'cuda:2' does not exist" in lines[2]
 
 
-@needs_emulation
+@pytest.mark.emulated
 def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     small = zf.to_device(A)
     monkeypatch.setenv("ZOPO_EMULATE_MEMORY", "100000")
@@ -307,12 +306,12 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the caller's library and its stream
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize(("stream", "expected"), [(0, 1), (PER_THREAD, PER_THREAD)])
 def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", fake_torch(stream))
     tensor = FakeTensor(zf.to_device(A))
-    call = on_device({"X": tensor})
+    call = device_call({"X": tensor})
     assert call is not None
     assert (call.stream, tensor.asked, call.arrays[0].stream) == (expected, [expected], expected)
     back = call.finish(call.arrays[0])
@@ -320,16 +319,16 @@ def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.
     assert address(back.array) == address(tensor.array)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_results_of_other_libraries_are_ours() -> None:
     for given in (zf.to_device(A), Foreign(zf.to_device(A)), Interface(zf.to_device(A))):
-        call = on_device({"X": given})
+        call = device_call({"X": given})
         assert call is not None
         assert isinstance(call.finish(call.arrays[0]), zf.CudaArray)
         assert len(call.finish(*call.arrays * 2)) == 2
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_who_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another library than the stream's gave may be used again by it as soon as we let go."""
     monkeypatch.setitem(sys.modules, "torch", fake_torch(0))
@@ -342,20 +341,20 @@ def test_who_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (tensor, tensor, False), (tensor, ours, False), (tensor, foreign, True), (foreign, foreign, True),
     ):  # fmt: skip
         waited.clear()
-        call = on_device({"X": X, "Y": Y})
+        call = device_call({"X": X, "Y": Y})
         assert call is not None
         call.finish(call.arrays[0])
         assert waited == [(0, 1)] * waits
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_library_that_will_not_give_its_memory() -> None:
     class Stubborn(Foreign):
         def __dlpack__(self, **_: Any) -> Any:
             raise BufferError("use tensor.detach()")
 
     with pytest.raises(zf.ArrayError, match=r"X: cannot be taken without a copy \(use tensor.detach\(\)\)"):
-        on_device({"X": Stubborn(zf.to_device(A))})
+        device_call({"X": Stubborn(zf.to_device(A))})
 
 
 def test_torch_is_asked_for_where_it_is_needed() -> None:

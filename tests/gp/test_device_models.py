@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_tools import FakeTensor, fake_torch, needs_cuda, needs_emulation, run
+from device_tools import FakeTensor, fake_torch, run
 from numeric_tools import assert_close
 
 import zopo_fast as zf
@@ -22,7 +22,7 @@ def kernel(request: pytest.FixtureRequest) -> zf.NTK:
     return zf.NTK.random(5, width=9, depth=request.param, seed=request.param)
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 3), (33, 65), (0, 4), (4, 0)])
 def test_kernel_of_arrays(kernel: zf.NTK, n: int, m: int, rng: np.random.Generator) -> None:
     X, Y, weight = rng.normal(size=(n, 5)), rng.normal(size=(m, 5)), rng.normal(size=(n, m))
@@ -40,7 +40,7 @@ def test_kernel_of_arrays(kernel: zf.NTK, n: int, m: int, rng: np.random.Generat
         assert_close(actual.numpy(), expected, 1e-13)
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_gram_of_narrow_arrays(kernel: zf.NTK, dtype: Any, rng: np.random.Generator) -> None:
     X, Y = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(4, 5))
@@ -53,7 +53,7 @@ def test_gram_of_narrow_arrays(kernel: zf.NTK, dtype: Any, rng: np.random.Genera
             call()
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_kernel_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X = rng.normal(size=(4, 5))
     bad = X.copy()
@@ -80,7 +80,7 @@ def test_kernel_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
             call()
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_process_of_arrays(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, y, noise = rng.normal(size=(40, 5)), rng.normal(size=40), rng.uniform(0.1, 0.2, size=40)
     host = zf.GaussianProcess(kernel, noise=0.1)
@@ -112,7 +112,7 @@ def test_process_of_arrays(kernel: zf.NTK, rng: np.random.Generator) -> None:
         assert_close(a.numpy(), b, 1e-9)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_variance_gradient_of_an_empty_process(kernel: zf.NTK, rng: np.random.Generator) -> None:
     x = rng.normal(size=(3, 5))
     expected = zf.GaussianProcess(kernel).derivatives(x)
@@ -121,7 +121,7 @@ def test_variance_gradient_of_an_empty_process(kernel: zf.NTK, rng: np.random.Ge
         assert_close(a.numpy(), b, 1e-12)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_process_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, y = rng.normal(size=(4, 5)), rng.normal(size=4)
     gp = zf.GaussianProcess(kernel, noise=0.1, device="cuda")
@@ -155,7 +155,7 @@ def test_process_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
     assert_close(gp.posterior(twin(X)).mean.numpy(), gp.posterior(X).mean, 1e-12)
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_auto_goes_where_the_arrays_are(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, y = rng.normal(size=(4, 5)), rng.normal(size=4)
     gp = zf.GaussianProcess(kernel, noise=0.1, device="auto")
@@ -165,7 +165,7 @@ def test_auto_goes_where_the_arrays_are(kernel: zf.NTK, rng: np.random.Generator
     assert isinstance(gp.posterior(twin(X)).mean, zf.CudaArray)
 
 
-@needs_emulation
+@pytest.mark.emulated
 def test_no_room_for_an_observation(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     kernel = zf.NTK.random(5, width=9)
     X, y = rng.normal(size=(600, 5)), rng.normal(size=600)
@@ -185,7 +185,7 @@ def test_no_room_for_an_observation(monkeypatch: pytest.MonkeyPatch, rng: np.ran
     assert len(gp) == 608
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_torch_user_gets_tensors(kernel: zf.NTK, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", fake_torch(0))
     X = FakeTensor(zf.to_device(np.ones((3, 5))))
@@ -194,7 +194,7 @@ def test_a_torch_user_gets_tensors(kernel: zf.NTK, monkeypatch: pytest.MonkeyPat
     assert all(isinstance(part, FakeTensor) for part in gp.posterior(X))
 
 
-@needs_emulation
+@pytest.mark.emulated
 def test_a_process_on_the_second_device() -> None:
     script = """
 import numpy as np, zopo_fast as zf

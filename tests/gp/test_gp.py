@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from emulation_tools import EMULATED
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numeric_tools import assert_close, golden_names, load_golden, random_network
 
 import zopo_fast as zf

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulation_tools import EMULATED
 from numeric_tools import assert_close, random_network
 
 import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp import process as gp_module
 
-pytestmark = pytest.mark.skipif(_core.cuda_device_count() == 0, reason=f"no CUDA here: {_core.cuda_status()}")
+pytestmark = pytest.mark.cuda
 
 
 def pair(kernel: zf.NTK, noise: float = 1e-2) -> tuple[zf.GaussianProcess, zf.GaussianProcess]:
@@ -89,7 +88,7 @@ def test_the_same_bits_each_time(rng: np.random.Generator) -> None:
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.skipif(not EMULATED, reason="the memory of a real device is not to be filled")
+@pytest.mark.emulated  # would fill the memory of a real device
 def test_too_little_memory_changes_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, Q = rng.normal(size=(300, 5)), rng.normal(size=300), rng.normal(size=(2, 5))
     cpu, cuda = pair(zf.NTK.random(5, width=8))
@@ -116,7 +115,7 @@ def test_a_network_too_deep() -> None:
         zf.GaussianProcess(zf.NTK.random(3, width=4, depth=9), device="cuda")
 
 
-@pytest.mark.skipif(not EMULATED, reason="asks for two devices")
+@pytest.mark.emulated  # needs two devices
 def test_each_object_on_its_device() -> None:
     program = """
 import numpy as np, zopo_fast as zf

@@ -287,14 +287,14 @@ def test_pickle_copy_and_equality(kernel: zf.InfiniteNTK, rng: np.random.Generat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth must be at least 1, got 0"),
-        ({"depth": 2.5}, "depth: expected an integer"),
-        ({"weight_variance": 0.0}, "weight_variance must be positive"),
-        ({"weight_variance": math.nan}, "weight_variance must be positive"),
-        ({"weight_variance": "wide"}, "weight_variance: expected a number"),
-        ({"bias_variance": -0.1}, "bias_variance must be finite and not negative"),
-        ({"bias_variance": math.inf}, "bias_variance must be finite and not negative"),
-        ({"parametrization": "mup"}, "parametrization must be 'standard' or 'ntk', got 'mup'"),
+        ({"depth": 0}, "depth must be an integer from 1 to 1000, got 0"),
+        ({"depth": 2.5}, "depth must be an integer"),
+        ({"weight_variance": 0.0}, "weight_variance must be a finite number above 0, got 0.0"),
+        ({"weight_variance": math.nan}, "weight_variance must be a finite number above 0, got nan"),
+        ({"weight_variance": "wide"}, "weight_variance must be a number"),
+        ({"bias_variance": -0.1}, "bias_variance must be a finite number of at least 0, got -0.1"),
+        ({"bias_variance": math.inf}, "bias_variance must be a finite number of at least 0, got inf"),
+        ({"parametrization": "mup"}, "parametrization must be one of standard, ntk, got 'mup'"),
     ],
 )
 def test_bad_settings(arguments: dict[str, Any], message: str) -> None:

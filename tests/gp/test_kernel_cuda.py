@@ -20,11 +20,10 @@ PRECISIONS = sorted(RTOL)
 NETWORKS = [(1, [1]), (15, [16]), (16, [17, 15]), (33, [31, 8, 65]), (130, [48, 3])]
 
 
-@pytest.fixture
-def cuda() -> str:
-    if _core.cuda_device_count() == 0:
-        pytest.skip(f"no cuda here: {_core.cuda_status()}")
-    return "cuda"
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.cuda)])
+def cuda(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -209,6 +208,7 @@ def test_names_of_devices() -> None:
         assert parse_device(f"cuda:{count - 1}") == count - 1
 
 
+@pytest.mark.devices
 def test_a_device_that_is_not_there(rng: np.random.Generator) -> None:
     kernel, X = zf.NTK.random(3, width=2), rng.normal(size=(2, 3))
     with pytest.raises(zf.DeviceError):

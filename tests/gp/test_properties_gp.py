@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from property_tools import Problem, Rounding, assert_within, problems, tolerance, tolerance_in_parts
 
 import zopo_fast as zf

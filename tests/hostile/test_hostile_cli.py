@@ -13,8 +13,7 @@ from typing import Any
 import click
 import pytest
 from hostile_tools import NASTY, numbers, texts
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from time_tools import time_limit
 
 from zopo_fast.cli import group as cli
@@ -29,7 +28,7 @@ BASE: dict[str, list[str]] = {
     "generate": ["generate", "t.jsonl", "--how", "compose", "-n", "3", "--out", "new.jsonl"],
     "bench": ["bench", "--list"],
 }
-ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 # What the parameters of one command are, without those that would make it do something else than end soon.
 KEPT_OUT = {"dry_run", "how", "help"}
 
@@ -44,7 +43,7 @@ def run(*args: str) -> tuple[int, str]:
     out = io.StringIO()
     argv, sys.argv = sys.argv, ["zopo-fast", *args]
     try:
-        with time_limit(30), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        with time_limit(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             cli.main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
@@ -174,14 +173,14 @@ def test_names_from_files_command_no_terminal(folder: Path, nasty: str) -> None:
 
 def test_a_warning_of_the_progress_bar_commands_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     """A prompt that failed is quoted with the error, which quotes the endpoint."""
-    from zopo_fast.cli.landscape import _Command
+    from zopo_fast.cli.landscape import _warn
     from zopo_fast.runs.result import Trial
 
     progress = Progress(3, quiet=True)
     progress.phase("search")
     nasty = "".join(NASTY)
     trial = Trial(1, 0, nasty, None, (), Usage(), 0.0, None, Usage(), error=nasty)
-    _Command._warn(_Command.__new__(_Command), progress, trial)
+    _warn(progress, trial)
     progress.show(trial)
     progress.close()
     check(0, capfd.readouterr().err)

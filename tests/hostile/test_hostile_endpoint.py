@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_tools import NASTY, damaged, json_values, texts, typed
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from time_tools import time_limit
 from yarl import URL
 
@@ -57,9 +56,9 @@ bodies = st.one_of(
 @example(302, {"Location": "http://[::1"}, b"")
 @example(302, {"Location": "0 " * 1000}, b"")
 def test_any_answer(status: int, given: dict[str, str], body: bytes) -> None:
-    reply = answers.Reply(URL("http://localhost:1/v1/chat/completions"), status, given, body)
-    with time_limit(20):
-        outcome = answers.judge(reply, ENDPOINT)
+    reply = answers.Response(URL("http://localhost:1/v1/chat/completions"), status, given, body)
+    with time_limit():
+        outcome = answers.read_response(reply, ENDPOINT)
     if isinstance(outcome, Failure):
         assert issubclass(outcome.error, zf.LLMError)
         assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in outcome.message)
@@ -86,7 +85,7 @@ def test_answers_of_nearly_the_right_shape(chat: Any, vectors: Any, count: int) 
 @pytest.mark.parametrize("nasty", NASTY, ids=ascii)
 def test_any_text_is_an_answer_that_can_be_kept(nasty: str) -> None:
     body = json.dumps({"choices": [{"message": {"content": nasty}, "finish_reason": nasty}]}).encode()
-    document = answers.judge(answers.Reply(URL("http://localhost:1/v1"), 200, {}, body), ENDPOINT)
+    document = answers.read_response(answers.Response(URL("http://localhost:1/v1"), 200, {}, body), ENDPOINT)
     assert isinstance(document, answers.Document)
     read = answers.read_chat(document)
     assert not isinstance(read, Failure)
@@ -98,7 +97,7 @@ def test_any_text_is_an_answer_that_can_be_kept(nasty: str) -> None:
 @example({"Retry-After": "9" * 400})
 @example({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Fri, 31 Dec 0001 23:59:59 +2359"})
 def test_any_header_that_asks_to_wait(given: dict[str, str]) -> None:
-    with time_limit(20):
+    with time_limit():
         seconds = retry_after(given)
     assert seconds is None or seconds >= 0.0
     assert seconds is None or not math.isnan(seconds)

@@ -18,7 +18,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(FUZZ / "run.py"), *args],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
 
@@ -49,7 +49,7 @@ def test_a_target_that_breaks_is_noticed(tmp_path: Path) -> None:
         [sys.executable, str(tmp_path / "run.py"), "--runs", "50", "--out", str(tmp_path / "found")],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 1

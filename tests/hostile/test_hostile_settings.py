@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_tools import HUGE, json_values, numbers, texts, typed
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import zopo_fast as zf
 from zopo_fast.errors import MissingDependencyError
-from zopo_fast.prompts import embedders as embed
-from zopo_fast.prompts import generate
+from zopo_fast.prompts import embedders as embed, generate
 from zopo_fast.search.config import OfficialSettings
 
 anything: st.SearchStrategy[Any] = st.one_of(numbers, texts, json_values)

@@ -12,13 +12,13 @@ from fake_server import FakeServer, status
 from llm_tools import HELLO, KEY, make, no_environment  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm.answer_cache import FILE, AnswerCache, Cached, identity_of, key_of
+from zopo_fast.llm.adapter import as_chat_model
+from zopo_fast.llm.answer_cache import FILE, AnswerCache, CachedModel, key_of
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.limits import Limits
-from zopo_fast.llm.middleware import Metered
+from zopo_fast.llm.middleware import MeteredModel
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
-from zopo_fast.llm.types import Usage
-from zopo_fast.scoring.scorer import calls_at_once
+from zopo_fast.llm.types import Answer, ChatModel, Usage
 
 # --- hits
 
@@ -28,7 +28,7 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
         model = Model()
         for number in range(2):  # two runs
             cache = AnswerCache(tmp_path)
-            cached = Cached(model, cache, "m")
+            cached = CachedModel(model, cache)
             first, again = await cached.chat(chat("a")), await cached.chat(chat("a"))
             assert first.text == again.text == "A"
             assert first.finish_reason == again.finish_reason == "stop"
@@ -61,9 +61,7 @@ def test_what_an_answer_depends_on_is_in_its_key() -> None:
 
 def test_the_identity_of_an_endpoint_s_model() -> None:
     def identity(**settings: Any) -> Any:
-        return identity_of(
-            OpenAIClient(ClientConfig(**{"model": "m", "base_url": "http://h/v1", **settings}))
-        )
+        return OpenAIClient(ClientConfig(**{"model": "m", "base_url": "http://h/v1", **settings})).identity
 
     plain = identity()
     assert plain == identity(api_key=KEY, concurrency=3, base_url="http://me:secret99@h/v1/")
@@ -78,16 +76,24 @@ def test_the_identity_of_an_endpoint_s_model() -> None:
     shown = str(identity(api_key=KEY, base_url="http://me:secret99@h/v1?api_key=secret99&x=1"))
     assert "secret99" not in shown
     assert KEY not in shown
+
+    class Named:
+        name = "m"
+
+        async def chat(self, messages: Any) -> Answer:
+            raise AssertionError
+
     client = OpenAIClient(ClientConfig("m", base_url="http://h/v1"))
-    assert identity_of(Metered(client, Account(Limits()))) == plain
-    assert identity_of(Model()) is None
-    assert identity_of(print) is None
+    assert MeteredModel(client, Account(Limits())).identity == plain
+    assert as_chat_model(Named(), 1).identity is None
+    assert as_chat_model(print, 1).identity is None
 
 
 def test_a_model_that_is_not_known_is_not_cached(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
-        cached = Cached(model, AnswerCache(tmp_path), None)
+        model.identity = None
+        cached = CachedModel(model, AnswerCache(tmp_path))
         await cached.chat(chat("a"))
         await cached.chat(chat("a"))
         assert model.asked == ["a", "a"]
@@ -102,7 +108,7 @@ def test_a_model_that_is_not_known_is_not_cached(tmp_path: Path) -> None:
 def test_only_whole_answers_are_kept(tmp_path: Path, finish: str | None, kept: int) -> None:
     async def scenario() -> None:
         cache = AnswerCache(tmp_path)
-        cached = Cached(Model(finish), cache, "m")
+        cached = CachedModel(Model(finish), cache)
         await cached.chat(chat("a"))
         await cached.written()
         assert cache.held()[0] == kept
@@ -114,7 +120,7 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
         model.error = errors.ServerError("HTTP 500")
-        cached = Cached(model, AnswerCache(tmp_path), "m")
+        cached = CachedModel(model, AnswerCache(tmp_path))
         with pytest.raises(errors.ServerError):
             await cached.chat(chat("a"))
         model.error = None
@@ -124,19 +130,19 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
 
 
 def test_the_wrapper_is_the_model_otherwise(tmp_path: Path) -> None:
-    assert calls_at_once(Cached(Model(), AnswerCache(tmp_path), "m")) == 7
-    client = OpenAIClient(ClientConfig("m", base_url="http://h/v1", concurrency=5))
-    wrapped = Cached(Metered(client, Account(Limits())), AnswerCache(tmp_path), "m")
-    assert calls_at_once(wrapped) == 5
-    assert wrapped.usage == Usage()
-    assert not hasattr(wrapped, "nonsense")
+    assert CachedModel(Model(), AnswerCache(tmp_path)).slots == 7
+    client = OpenAIClient(ClientConfig("m", base_url="http://h/v1", concurrency=5, body={"max_tokens": 9}))
+    wrapped = CachedModel(MeteredModel(client, Account(Limits())), AnswerCache(tmp_path))
+    assert (wrapped.slots, wrapped.max_answer_tokens) == (5, 9)
+    assert (wrapped.identity, wrapped.description) == (client.identity, client.description)
+    assert isinstance(wrapped, ChatModel)
 
 
 def test_hits_cost_neither_budget_nor_slot(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with FakeServer() as server, make(server, concurrency=1, body={"max_tokens": 9}) as client:
             account = Account(Limits(calls=1, tokens=1000))
-            model = Cached(Metered(client, account), AnswerCache(tmp_path), identity_of(client))
+            model = CachedModel(MeteredModel(client, account), AnswerCache(tmp_path))
             await model.chat(HELLO)
             spent = account.spent
             server.gate = asyncio.Event()
@@ -159,7 +165,7 @@ def test_identical_calls_at_once_are_made_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
         model.gate.clear()
-        cached = Cached(model, AnswerCache(tmp_path), "m")
+        cached = CachedModel(model, AnswerCache(tmp_path))
         calls = [asyncio.ensure_future(cached.chat(chat("ab"[number % 2]))) for number in range(10)]
         await turns()
         model.gate.set()
@@ -175,7 +181,7 @@ def test_a_first_asker_that_is_cancelled_fails_no_other(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
         model.gate.clear()
-        cached = Cached(model, AnswerCache(tmp_path), "m")
+        cached = CachedModel(model, AnswerCache(tmp_path))
         first, second, third = (asyncio.ensure_future(cached.chat(chat("a"))) for _ in range(3))
         await turns()
         first.cancel()
@@ -194,7 +200,7 @@ def test_a_call_nobody_waits_for_ends(tmp_path: Path) -> None:
         before = asyncio.all_tasks()
         model = Model()
         model.gate.clear()
-        cached = Cached(model, AnswerCache(tmp_path), "m")
+        cached = CachedModel(model, AnswerCache(tmp_path))
         calls = [asyncio.ensure_future(cached.chat(chat("a"))) for _ in range(2)]
         while not model.asked:  # it is looked up in a thread first
             await asyncio.sleep(0.001)
@@ -214,7 +220,7 @@ def test_each_asker_has_an_error_of_its_own(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
         model.error = errors.LimitReachedError("no more calls", "calls")
-        cached = Cached(model, AnswerCache(tmp_path), "m")
+        cached = CachedModel(model, AnswerCache(tmp_path))
         calls = [cached.chat(chat("a")) for _ in range(3)]
         failures = await asyncio.gather(*calls, return_exceptions=True)
         assert len({id(failure) for failure in failures}) == 3
@@ -229,7 +235,7 @@ def test_each_asker_has_an_error_of_its_own(tmp_path: Path) -> None:
 def test_an_endpoint_s_failure_reaches_all_that_wait(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with FakeServer(plan=status(400)) as server, make(server) as client:
-            model = Cached(client, AnswerCache(tmp_path), identity_of(client))
+            model = CachedModel(client, AnswerCache(tmp_path))
             failures = await asyncio.gather(*(model.chat(HELLO) for _ in range(5)), return_exceptions=True)
             assert {type(failure) for failure in failures} == {errors.RequestRejectedError}
             assert len(server.requests) == 1
@@ -243,8 +249,8 @@ def test_the_identity_of_the_embedded_model() -> None:
         model = local.LocalModel(body={"max_tokens": 5})
     except errors.MissingDependencyError as missing:
         pytest.skip(str(missing))
-    identity = identity_of(model)
+    identity = model.identity
     assert identity is not None
     assert identity["local"] == model.name
     assert identity["body"] == {"temperature": 0, "seed": 0, "max_tokens": 5}
-    assert identity != identity_of(local.LocalModel(body={"max_tokens": 6}))
+    assert identity != local.LocalModel(body={"max_tokens": 6}).identity

@@ -18,7 +18,7 @@ import pytest
 from cache_tools import Model, chat, run, turns
 
 from zopo_fast import errors
-from zopo_fast.llm.answer_cache import FILE, AnswerCache, Cached, key_of
+from zopo_fast.llm.answer_cache import FILE, AnswerCache, CachedModel, key_of
 from zopo_fast.llm.types import Answer, Usage
 
 
@@ -78,7 +78,7 @@ def test_a_broken_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     cache = AnswerCache(tmp_path)
     cache.put(key(1), Answer("one", Usage()))
     assert cache.get(key(1)) is not None
-    assert "begun anew" in caplog.text
+    assert "replaced by a new one" in caplog.text
     assert (tmp_path / FILE).with_suffix(".broken").read_bytes().startswith(b"this is not")
 
 
@@ -87,7 +87,7 @@ def test_a_cache_that_cannot_be_used_is_one_warning(tmp_path: Path, caplog: pyte
 
     async def scenario() -> None:
         model = Model()
-        cached = Cached(model, AnswerCache(tmp_path / "file" / "cache"), "m")
+        cached = CachedModel(model, AnswerCache(tmp_path / "file" / "cache"))
         for text in ("a", "a", "b"):
             assert (await cached.chat(chat(text))).text == text.upper()
             await cached.written()
@@ -146,7 +146,7 @@ def test_the_event_loop_does_not_wait_for_the_file(tmp_path: Path) -> None:
         cache.put(key(1), Answer("one", Usage()))
         with closing(sqlite3.connect(tmp_path / FILE)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            call = asyncio.ensure_future(Cached(Model(), cache, "m").chat(chat("1")))
+            call = asyncio.ensure_future(CachedModel(Model(), cache).chat(chat("1")))
             await turns()  # the loop goes on
             assert not call.done()
             other.rollback()

@@ -6,11 +6,11 @@ import random
 import socket
 
 import pytest
-from fake_server import FakeServer, dropped, ok, random_faults, slow, status
-from llm_tools import HELLO, Pauses, make, no_environment, run  # noqa: F401
+from fake_server import FakeServer, dropped, ok, random_faults, status
+from llm_tools import HELLO, Pauses, make, no_environment, run, timed_out  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm.openai.circuit_breaker import Breaker, Outcome
+from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker, Outcome
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 
@@ -24,7 +24,7 @@ class Clock:
         return self.now
 
 
-def attempt(breaker: Breaker, outcome: Outcome) -> bool:
+def attempt(breaker: CircuitBreaker, outcome: Outcome) -> bool:
     """Make one if it may be made."""
     if not breaker.enter():
         return False
@@ -34,43 +34,43 @@ def attempt(breaker: Breaker, outcome: Outcome) -> bool:
 
 def test_it_opens_after_failures_in_a_row_that_last() -> None:
     clock = Clock()
-    breaker = Breaker(3, 30.0, now=clock)
+    breaker = CircuitBreaker(3, 30.0, now=clock)
     for _ in range(10):
         assert attempt(breaker, Outcome.DOWN)  # all at one moment: a hiccup
     clock.now = 4.9
     assert attempt(breaker, Outcome.DOWN)
     clock.now = 5.0
     assert attempt(breaker, Outcome.DOWN)
-    assert breaker.open
+    assert breaker.is_open
     assert not breaker.enter()
 
 
 def test_a_success_in_between_keeps_it_closed() -> None:
     clock = Clock()
-    breaker = Breaker(3, 30.0, now=clock)
+    breaker = CircuitBreaker(3, 30.0, now=clock)
     for second in range(100):
         clock.now = float(second)
-        assert attempt(breaker, Outcome.GOOD if second % 3 == 0 else Outcome.DOWN)
-    assert not breaker.open
+        assert attempt(breaker, Outcome.ANSWERED if second % 3 == 0 else Outcome.DOWN)
+    assert not breaker.is_open
 
 
 def test_a_refusal_neither_opens_nor_resets() -> None:
     clock = Clock()
-    breaker = Breaker(3, 30.0, now=clock)
-    for outcome in (Outcome.DOWN, Outcome.NEITHER, Outcome.NEITHER, Outcome.NEITHER, Outcome.DOWN):
+    breaker = CircuitBreaker(3, 30.0, now=clock)
+    for outcome in (Outcome.DOWN, Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.DOWN):
         clock.now += 10.0
         assert attempt(breaker, outcome)
-    assert not breaker.open
+    assert not breaker.is_open
     assert attempt(breaker, Outcome.DOWN)
-    assert breaker.open
+    assert breaker.is_open
 
 
-def opened(clock: Clock) -> Breaker:
-    breaker = Breaker(1, 30.0, now=clock)
+def opened(clock: Clock) -> CircuitBreaker:
+    breaker = CircuitBreaker(1, 30.0, now=clock)
     attempt(breaker, Outcome.DOWN)
     clock.now = 10.0
     attempt(breaker, Outcome.DOWN)
-    assert breaker.open
+    assert breaker.is_open
     return breaker
 
 
@@ -84,29 +84,29 @@ def test_one_probe_at_a_time_is_let_through(outcome: Outcome) -> None:
     assert breaker.enter()
     assert not breaker.enter()
     breaker.leave(outcome)
-    assert breaker.open is (outcome is not Outcome.GOOD)
+    assert breaker.is_open is (outcome is not Outcome.ANSWERED)
     assert breaker.enter() is (outcome is not Outcome.DOWN)
     clock.now = 70.0
-    assert attempt(breaker, Outcome.GOOD) or outcome is Outcome.NEITHER
+    assert attempt(breaker, Outcome.ANSWERED) or outcome is Outcome.UNKNOWN
 
 
 def test_faults_of_a_third_never_open_it() -> None:
     clock, rng = Clock(), random.Random(1)
-    breaker = Breaker(ClientConfig("m").breaker_failures, 30.0, now=clock)
+    breaker = CircuitBreaker(ClientConfig("m").breaker_failures, 30.0, now=clock)
     for _ in range(300_000):
         clock.now += 1.0
-        assert attempt(breaker, Outcome.DOWN if rng.random() < 0.3 else Outcome.GOOD)
+        assert attempt(breaker, Outcome.DOWN if rng.random() < 0.3 else Outcome.ANSWERED)
 
 
 # --- the client
 
 
-@pytest.mark.parametrize("fault", [status(500), dropped(), slow()], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [status(500), dropped(), timed_out(30.0)], ids=["500", "dropped", "slow"])
 def test_calls_to_an_endpoint_that_is_down_end_at_once(fault: object) -> None:
     async def scenario() -> None:
         async with FakeServer(plan=fault) as server:  # type: ignore[arg-type]
             pauses = Pauses()
-            settings = {"max_attempts": 99, "breaker_failures": 4, "timeout": 0.05, "backoff_initial": 3.0}
+            settings = {"max_attempts": 99, "breaker_failures": 4, "timeout": 30.0, "backoff_initial": 3.0}
             async with make(server, pauses, **settings) as client:
                 with pytest.raises(
                     errors.EndpointDownError, match="not sent again after 4 attempts"
@@ -134,7 +134,7 @@ def test_nobody_listens() -> None:
         async def scenario() -> None:
             pauses = Pauses()
             config = ClientConfig("m", base_url=url, breaker_failures=5, max_attempts=50)
-            async with OpenAIClient(config, sleep=pauses, rng=random.Random(0)) as client:
+            async with OpenAIClient(config, sleep=pauses, clock=lambda: 0.0, rng=random.Random(0)) as client:
                 with pytest.raises(errors.EndpointDownError):
                     await client.chat(HELLO)
             assert 5.0 <= sum(pauses) <= 35.0
@@ -149,7 +149,7 @@ def test_a_server_that_fails_now_and_then_is_not_down() -> None:
         async with server, make(server) as client:
             for number in range(200):
                 await client.chat([{"role": "user", "content": str(number)}])
-            assert not client._breaker.open
+            assert not client._breaker.is_open
 
     run(scenario())
 

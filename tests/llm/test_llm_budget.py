@@ -22,12 +22,12 @@ from fake_server import (
     status,
     truncated,
 )
-from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
+from llm_tools import HELLO, Pauses, make, no_environment, run, settle, timed_out  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.limits import Limits
-from zopo_fast.llm.middleware import Metered
+from zopo_fast.llm.middleware import MeteredModel
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.tokens import chat_bound
 from zopo_fast.llm.types import Usage
@@ -56,10 +56,10 @@ def test_an_attempt_that_failed_is_charged_what_it_may_have_cost(
     fault: Behaviour, calls: int, tokens: int
 ) -> None:
     async def scenario() -> None:
-        server = FakeServer(plan=[fault])
-        async with server, make(server, body=BODY, timeout=0.3 if fault.hold else 30.0) as client:
+        server = FakeServer(plan=timed_out(30.0, times=1) if fault.hold else [fault])
+        async with server, make(server, body=BODY, timeout=30.0) as client:
             account = Account(Limits(calls=9, tokens=10_000))
-            answer = await Metered(client, account).chat(HELLO)
+            answer = await MeteredModel(client, account).chat(HELLO)
             assert answer.usage == client.usage == Usage(2, 2, calls=1, retries=1, lost_calls=calls)
             assert account.outstanding == 0
             assert (account.spent.calls, account.spent.tokens) == (calls + 1, tokens + 4)
@@ -178,7 +178,7 @@ def test_64_calls_at_once_never_exceed_a_limit(limits: Limits) -> None:
         server = FakeServer(plan=random_faults(seed=11, share=0.3, kinds=kinds, at_most=99))
         async with server, make(server, body=BODY, concurrency=64) as client:
             account = Account(limits)
-            model = Metered(client, account)
+            model = MeteredModel(client, account)
             chats = [[{"role": "user", "content": f"question number {i}"}] for i in range(300)]
             outcomes = await asyncio.gather(*(model.chat(chat) for chat in chats), return_exceptions=True)
             reached = [o for o in outcomes if isinstance(o, errors.LimitReachedError)]

@@ -67,7 +67,7 @@ def _with_vector(vector: Any) -> Behaviour:
         (edited(lambda answer: {}), "no embeddings"),
         (edited(lambda answer: {**answer, "data": None}), "no embeddings"),
         (edited(lambda answer: {**answer, "data": [1, 2, 3]}), "no embeddings"),
-        (edited(lambda answer: {**answer, "data": answer["data"][:2]}), "2 embeddings came back for 3"),
+        (edited(lambda answer: {**answer, "data": answer["data"][:2]}), "2 embeddings for 3 texts"),
         (edited(lambda answer: {**answer, "data": [answer["data"][0]] * 3}), "indices"),
         (_with_vector([1.0]), "different dimensions"),
         (_with_vector([float("nan")] * 8), "NaN"),

@@ -139,7 +139,7 @@ def test_retries_are_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_bodies_are_quoted_short_and_without_control_characters() -> None:
     raw = b"\x1b[31mred\x00\r\n" + "\u202eevil\u2028".encode() + b"z" * 5000
     message, _, _ = fail(Behaviour("odd", status=400, raw=raw), errors.RequestRejectedError)
-    quoted = message.split("It said: ")[1]
+    quoted = message.split("The server said: ")[1]
     assert quoted.startswith("[31mred evil z")
     assert len(quoted) < 230
     assert message.isprintable()

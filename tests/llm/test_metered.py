@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from zopo_fast.errors import ConfigError, RateLimitError, RequestTimeoutError
+from zopo_fast.llm.adapter import as_chat_model
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.limits import Limits
-from zopo_fast.llm.middleware import Metered
+from zopo_fast.llm.middleware import MeteredModel
 from zopo_fast.llm.tokens import chat_bound
 from zopo_fast.llm.types import Answer, Message, Usage
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 30))
+    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 async def turns(count: int = 5) -> None:
@@ -60,9 +61,8 @@ BOUND = chat_bound(HELLO, {"max_tokens": 10}, required=True)
 def test_any_model_can_be_metered(outcome: Any, calls: int, tokens: int) -> None:
     async def scenario() -> None:
         account = Account(Limits(calls=5, tokens=10_000))
-        model = Metered(Model(outcome), account)
+        model = MeteredModel(as_chat_model(Model(outcome), 16), account)
         assert model.slots == 3
-        assert not hasattr(model, "config")
         if isinstance(outcome, Exception):
             with pytest.raises(type(outcome)):
                 await model.chat(HELLO)
@@ -76,7 +76,7 @@ def test_any_model_can_be_metered(outcome: Any, calls: int, tokens: int) -> None
 def test_a_cancelled_call_counts_in_full() -> None:
     async def scenario() -> None:
         account = Account(Limits(calls=5, tokens=10_000))
-        task = asyncio.ensure_future(Metered(Model(None), account).chat(HELLO))
+        task = asyncio.ensure_future(MeteredModel(as_chat_model(Model(None), 16), account).chat(HELLO))
         await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -89,6 +89,6 @@ def test_a_cancelled_call_counts_in_full() -> None:
 def test_a_model_of_unbounded_answers_is_refused_at_once() -> None:
     model = Model(None)
     model.body = {}
-    Metered(model, Account(Limits(calls=5)))
+    MeteredModel(as_chat_model(model, 16), Account(Limits(calls=5)))
     with pytest.raises(ConfigError, match="max_tokens"):
-        Metered(model, Account(Limits(tokens=5)))
+        MeteredModel(as_chat_model(model, 16), Account(Limits(tokens=5)))

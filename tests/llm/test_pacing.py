@@ -14,7 +14,7 @@ from fake_server import FakeServer, Request, ok, status
 from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
-from zopo_fast.llm.openai.rate_limit import LEAST_RATE, Pacer, Ticket
+from zopo_fast.llm.openai.rate_limit import MIN_RATE, RateLimiter, Ticket
 from zopo_fast.llm.openai.retry import Time
 
 
@@ -24,7 +24,7 @@ class Simulation:
     def __init__(self, pacer_settings: dict[str, Any], slots: int, latency: float = 0.5) -> None:
         self.now = 0.0
         self.slots, self.latency = slots, latency
-        self.pacer = Pacer(**{"requests_per_minute": None, "tokens_per_minute": None, **pacer_settings},
+        self.pacer = RateLimiter(**{"requests_per_minute": None, "tokens_per_minute": None, **pacer_settings},
                            now=lambda: self.now, patience=180.0)  # fmt: skip
         self.sent: list[float] = []
         self.good = self.bad = 0
@@ -102,7 +102,7 @@ def test_tokens_of_a_minute_are_limited() -> None:
 
 def test_tokens_are_corrected_by_what_was_taken() -> None:
     now = [0.0]
-    pacer = Pacer(None, 600.0, now=lambda: now[0], patience=180.0)
+    pacer = RateLimiter(None, 600.0, now=lambda: now[0], patience=180.0)
     ticket = pacer.take(100)
     assert pacer.delay() == pytest.approx(10.0)
     pacer.answered(ticket, 20)
@@ -135,7 +135,7 @@ def test_it_recovers_when_the_limit_is_gone() -> None:
 def test_it_slows_down_to_a_floor() -> None:
     simulation = Simulation({}, slots=16)
     simulation.run(170.0, lambda now, sent: True)
-    assert simulation.pacer.rate == LEAST_RATE
+    assert simulation.pacer.rate == MIN_RATE
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.1, 0.6), (0.3, 0.4)])
@@ -148,7 +148,7 @@ def test_429s_that_come_at_any_rate_do_not_stop_everything(share: float, least: 
 
 def test_a_few_429s_are_left_to_the_backoff() -> None:
     now = [0.0]
-    pacer = Pacer(None, None, now=lambda: now[0], patience=180.0)
+    pacer = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
     for _ in range(100):
         pacer.refused(pacer.take(0), None)
         now[0] += 2.0
@@ -157,30 +157,30 @@ def test_a_few_429s_are_left_to_the_backoff() -> None:
 
 def test_retry_after_stops_everything() -> None:
     now = [0.0]
-    pacer = Pacer(None, None, now=lambda: now[0], patience=180.0)
+    pacer = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
     pacer.refused(pacer.take(0), 7.0)
     assert pacer.delay() == 7.0
     pacer.refused(pacer.take(0), 3.0)
     assert pacer.delay() == 7.0
     pacer.refused(pacer.take(0), float("inf"))
     assert pacer.delay() == 180.0
-    assert pacer.hopeless()
+    assert pacer.is_hopeless()
     now[0] = 180.0
     assert pacer.delay() == 0.0
 
 
 def test_nothing_but_429_is_hopeless_in_the_end() -> None:
     now = [0.0]
-    pacer = Pacer(None, None, now=lambda: now[0], patience=180.0)
+    pacer = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
     while now[0] < 179.0:
-        assert not pacer.hopeless()
+        assert not pacer.is_hopeless()
         pacer.refused(pacer.take(0), None)
         now[0] += 5.0
-    assert pacer.hopeless()
+    assert pacer.is_hopeless()
     now[0] += 3600.0  # nothing was asked meanwhile
-    assert not pacer.hopeless()
+    assert not pacer.is_hopeless()
     pacer.refused(pacer.take(0), None)
-    assert not pacer.hopeless()
+    assert not pacer.is_hopeless()
 
 
 # --- the client
@@ -200,7 +200,7 @@ def test_calls_are_sent_at_the_pace_that_was_set() -> None:
         pauses = Pauses()
         async with FakeServer() as server, make(server, pauses, requests_per_minute=60) as client:
             await asyncio.gather(*(client.chat(HELLO) for _ in range(10)))
-            assert sum(pauses) == pytest.approx(9.0, abs=0.5)
+            assert sum(pauses) == pytest.approx(9.0)
 
     run(scenario())
 
@@ -234,7 +234,7 @@ def test_retry_after_holds_up_every_call() -> None:
         async with FakeServer(plan=plan) as server, make(server, pauses, concurrency=1) as client:
             await asyncio.gather(*(client.chat(HELLO) for _ in range(4)))
             assert len(server.requests) == 5
-            assert max(pauses) == pytest.approx(20.0, abs=0.1)
+            assert max(pauses) == pytest.approx(20.0)
             assert len(pauses) == 2  # the call's own, and that of the next in the queue for all
 
     run(scenario())

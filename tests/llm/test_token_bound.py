@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.tokens import chat_bound, count_messages, text_bound

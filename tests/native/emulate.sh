@@ -15,7 +15,7 @@ python=${PYTHON:-python3}
 root=$PWD
 build=$root/build/emulate
 
-# Tests that use a device; tests/native/test_cuda_build.py checks that the list is complete.
+# Files with tests of devices; tests/native/test_cuda_collection.py checks that the list is complete.
 mapfile -t tests < tests/native/devices.txt
 # Tests left out of the other orders, as pytest's -k: many repetitions, or long for their size.
 left_out=(properties thousand large_pool any_unit take_and_release any_sequence 5000 7000 very_different
@@ -46,7 +46,7 @@ in_order() {
   echo "threads and blocks in the order $1"
   ZOPO_EMULATE_ORDER=$1 "$build/venv/bin/python" -m pytest -c "$root/pyproject.toml" --rootdir="$root" \
     -p no:cacheprovider --hypothesis-profile=few -q -r fE --timeout=300 \
-    -k "(cuda or batch or device_arrays or device_models) and not cpu and (${2:-cuda or not cuda})" \
+    -m "cuda or emulated or devices" -k "${2:-test}" \
     "${tests[@]}" 2>&1 | sed "s|$root/||g"
 }
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import ptxas
@@ -166,59 +166,100 @@ def test_it_compiles_as_the_package_is_built() -> None:
     assert '"80-real;90-real;90-virtual"' in text
 
 
-# ---- which tests run on devices ----------------------------------------------------------------------
-
-
-def uses_a_device(path: Path) -> bool:
-    """Whether a test or a fixture of this file takes the fixture `device`."""
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-    return any(argument.arg == "device" for f in functions for argument in f.args.args)
-
-
-def test_no_test_of_devices_is_left_out_of_their_list() -> None:
-    tests = ROOT / "tests"
-    named = {Path(name).stem for name in (tests / "native" / "devices.txt").read_text().split()}
-    files = {path.stem: path for path in tests.rglob("test_*.py")}
-    assert named <= files.keys()
-    wanted = {name for name, path in files.items() if uses_a_device(path)}
-    wanted |= {name for name in files if re.match("test_(cuda_(?!build)|device_arrays|batch)", name)}
-    assert wanted <= named
-
-
 # ---- CMake -------------------------------------------------------------------------------------------
 
 
-def configure(folder: Path, setting: str) -> subprocess.CompletedProcess[str]:
-    """Configure a build on a machine without nvcc."""
+def configure(
+    folder: Path, setting: str, nvcc: str = "no-such-nvcc", **values: str
+) -> subprocess.CompletedProcess[str]:
+    """Configure a build with this CUDA compiler, by default on a machine that has none."""
     if CMAKE is None:
         pytest.skip("no cmake here")
     pybind11 = pytest.importorskip("pybind11")
     command = [
         CMAKE, "-S", str(ROOT), "-B", str(folder / "build"), f"-DZOPO_CUDA={setting}",
         f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        *(f"-D{name}={value}" for name, value in values.items()),
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "CMAKE"))}
-    environment["CUDACXX"] = str(folder / "no-such-nvcc")
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    environment["CUDACXX"] = str(folder / nvcc)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def assert_cpu_engine_only(done: subprocess.CompletedProcess[str], folder: Path, reason: str) -> None:
+    """Check that a configured build has the CPU engine, and one line that says why."""
+    assert done.returncode == 0, done.stderr
+    assert f"-- CPU engine only: {reason}\n" in done.stdout
+    database = "\n".join(path.read_text() for path in (folder / "build").rglob("build.make"))
+    assert "no_device.cpp.o" in database
+    assert ".cu.o" not in database
+
+
+NO_COMPILER = "no working CUDA compiler (nvcc) was found: put nvcc on PATH or set CUDACXX"
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "reason"), [("AUTO", NO_COMPILER), ("OFF", "it was built with ZOPO_CUDA=OFF")]
+)
+def test_without_nvcc_the_cpu_engine_is_built(setting: str, reason: str, tmp_path: Path) -> None:
+    assert_cpu_engine_only(configure(tmp_path, setting), tmp_path, reason)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
     [
-        ("ON", "ZOPO_CUDA=ON, but no CUDA compiler was found: put nvcc on PATH, set CUDACXX"),
+        ("ON", f"ZOPO_CUDA=ON, but {NO_COMPILER}"),
         ("MAYBE", "ZOPO_CUDA must be AUTO, ON, OFF or EMULATE, not 'MAYBE'"),
     ],
 )
-def test_a_build_that_cannot_be_had_is_refused(setting: str, said: str, tmp_path: Path) -> None:
+def test_an_impossible_setting_is_an_error(setting: str, message: str, tmp_path: Path) -> None:
     done = configure(tmp_path, setting)
     assert done.returncode != 0
-    assert said in " ".join(done.stderr.split())  # CMake breaks lines
+    assert message in " ".join(done.stderr.split())  # CMake breaks lines
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"), [("AUTO", "No CUDA compiler (nvcc) found: the CPU engine only"), ("OFF", "")]
-)
-def test_without_nvcc_the_cpu_engine_is_built(setting: str, said: str, tmp_path: Path) -> None:
-    done = configure(tmp_path, setting)
-    assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+def test_a_failing_nvcc_leaves_the_cpu_engine_and_is_tried_again(tmp_path: Path) -> None:
+    nvcc_that_says(tmp_path, "unsupported GNU version!", 1)
+    assert_cpu_engine_only(configure(tmp_path, "AUTO", "nvcc"), tmp_path, NO_COMPILER)
+    assert "CMAKE_CUDA_COMPILER:" not in (tmp_path / "build" / "CMakeCache.txt").read_text()
+
+
+def test_an_nvcc_that_cannot_compile_the_engine_is_named(tmp_path: Path) -> None:
+    """An architecture that nvcc does not know stands for every build it cannot make."""
+    nvcc = ptxas.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc here")
+    done = configure(tmp_path, "AUTO", nvcc, ZOPO_CUDA_ARCHITECTURES="1-real;2-real")
+    if "knows no C++20" in done.stdout:
+        pytest.skip("this CMake is too old for the CUDA engine")
+    version = re.search(r"CUDA compiler identification is NVIDIA (\S+)", done.stdout)
+    assert version is not None
+    reason = f"nvcc {version[1]} with this host compiler does not compile C++20 for the architectures "
+    reason += "1-real, 2-real"
+    assert_cpu_engine_only(done, tmp_path, reason)
+    refused = configure(tmp_path, "ON", nvcc, ZOPO_CUDA_ARCHITECTURES="1-real;2-real")
+    assert refused.returncode != 0
+    assert f"ZOPO_CUDA=ON, but {reason}" in " ".join(refused.stderr.split())
+
+
+def test_a_cmake_too_old_for_cuda_is_named(tmp_path: Path) -> None:
+    """CMake's list of what the CUDA compiler can do, replaced, stands for an old CMake."""
+    nvcc = ptxas.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc here")
+    hook = tmp_path / "forget.cmake"
+    hook.write_text(
+        "macro(enable_language)\n_enable_language(${ARGN})\n"
+        "if(DEFINED CMAKE_CUDA_COMPILE_FEATURES)\nset(CMAKE_CUDA_COMPILE_FEATURES cuda_std_17)\nendif()\n"
+        "endmacro()\n"
+    )
+    done = configure(tmp_path, "AUTO", nvcc, CMAKE_PROJECT_INCLUDE=str(hook))
+    reason = re.search(r"-- CPU engine only: (CMake \S+ knows no C\+\+20 for nvcc \S+: .*)", done.stdout)
+    assert reason is not None, done.stdout
+    assert reason[1].endswith(": the CUDA engine needs CMake 3.25.2 and nvcc 12.0 or later")
+    assert_cpu_engine_only(done, tmp_path, reason[1])
+
+
+def test_the_build_asks_for_the_cmake_that_cuda_needs() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    assert settings["cmake"]["version"] == ">=3.25.2"

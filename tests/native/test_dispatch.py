@@ -35,7 +35,7 @@ for d in (1, 7, 37, 129):
         pool.take(3)
         near = [pool.k_nearest(q, 25, available_only=True) for q in Q]
         out[f"near{d}{dtype}"] = np.stack([*near])
-    local = _core.LocalGradient(kernel._network, pool)
+    local = _core.LocalGradient(kernel.network, pool)
     for i in range(20):
         local.append(i, float(i % 6), 1.0)
         local.center(i // 5)

@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     program = tmp_path_factory.mktemp("emulation") / "checks"
     sources = sorted(map(str, FOLDER.glob("*.cpp")))
     command = [*shlex.split(COMPILER), *FLAGS, *sources, "-o", str(program)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    built = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert built.returncode == 0, built.stderr
 
     def call(check: str, numbers: Any = (), **settings: str) -> subprocess.CompletedProcess[str]:

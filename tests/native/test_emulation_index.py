@@ -85,6 +85,6 @@ def test_tiles(tmp_path: Path) -> None:
         "-o",
         program,
     ]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=280)
     done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout

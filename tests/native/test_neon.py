@@ -29,7 +29,7 @@ def assemble(source: Path, out: Path) -> str:
         pytest.skip("no aarch64-linux-gnu-g++ here (Debian: g++-aarch64-linux-gnu, 46 MB)")
     done = subprocess.run(
         [*COMPILER.split(), *FLAGS, "-S", str(source), "-o", str(out)],
-        capture_output=True, text=True, timeout=110, check=False,
+        capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out.read_text()

@@ -37,7 +37,7 @@ def test_pool_is_scanned_while_candidates_are_taken_and_released() -> None:
 
 
 def test_process_state_is_never_torn() -> None:
-    gp = _core.GaussianProcess(zf.NTK.random(8, seed=0)._network)
+    gp = _core.GaussianProcess(zf.NTK.random(8, seed=0).network)
     rng = np.random.default_rng(0)
 
     def grow() -> None:
@@ -57,7 +57,7 @@ def test_process_state_is_never_torn() -> None:
 def test_process_grows_and_shrinks_in_two_threads() -> None:
     """Each thread takes away as many as it adds; whatever the order, the factor fits what is left."""
     kernel = zf.NTK.random(8, seed=0)
-    gp, X = _core.GaussianProcess(kernel._network), np.random.default_rng(0).normal(size=(40, 8))
+    gp, X = _core.GaussianProcess(kernel.network), np.random.default_rng(0).normal(size=(40, 8))
     gp.append(X[:20], np.arange(20.0), np.ones(20))
 
     def change() -> None:
@@ -73,7 +73,7 @@ def test_process_grows_and_shrinks_in_two_threads() -> None:
     at_once(change, change)
     left, y, noise = gp.state()
     assert left.shape == (20, 8)
-    fresh = _core.GaussianProcess(kernel._network)
+    fresh = _core.GaussianProcess(kernel.network)
     fresh.append(left, y, noise)
     for long, short in zip(gp.posterior(X), fresh.posterior(X), strict=True):
         np.testing.assert_allclose(long, short, rtol=1e-8)
@@ -82,7 +82,7 @@ def test_process_grows_and_shrinks_in_two_threads() -> None:
 def test_gradient_at_a_center_is_never_torn() -> None:
     Z = np.random.default_rng(0).normal(size=(60, 16))
     pool = _core.Pool(Z, np.zeros(16), np.ones(16))
-    local = _core.LocalGradient(zf.NTK.random(16, seed=0)._network, pool)
+    local = _core.LocalGradient(zf.NTK.random(16, seed=0).network, pool)
     local.center(59)
 
     def grow() -> None:
@@ -99,7 +99,7 @@ def test_gradient_at_a_center_is_never_torn() -> None:
 
     at_once(grow, look, look)
     local.center(59)
-    alone = _core.LocalGradient(zf.NTK.random(16, seed=0)._network, pool)
+    alone = _core.LocalGradient(zf.NTK.random(16, seed=0).network, pool)
     for n in range(50):
         alone.append(n, float(n % 7), 1.0)
     alone.center(59)

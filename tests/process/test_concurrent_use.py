@@ -1,8 +1,9 @@
-"""One thread at a time: a second one is refused while a first is inside, and welcome afterwards."""
+"""Exclusive access: a second thread is refused while another is inside a call, and accepted afterwards."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from thread_tools import Gate, at_once, frequent_switches, inside
+from time_tools import HANG
 
 import zopo_fast as zf
 
@@ -24,7 +26,7 @@ KERNEL = zf.NTK.random(12, seed=0)
 
 
 def held_in_ask(opt: zf.Zopo, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Its next ask() stops in the middle, until the gate is opened."""
+    """Make the next ask() wait in the middle until the gate is opened."""
     gate = Gate(opt._search.propose())
     monkeypatch.setattr(opt._search, "propose", gate)
     return gate
@@ -43,7 +45,7 @@ OF_ZOPO: dict[str, Callable[[zf.Zopo], Any]] = {
 }
 
 
-def test_zopo_refuses_a_second_thread_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zopo_refuses_a_second_thread_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=20, initial=5))
     opt.tell(opt.ask(), 1.0)
     with monkeypatch.context() as patch:
@@ -53,12 +55,12 @@ def test_zopo_refuses_a_second_thread_and_says_what_to_do(monkeypatch: pytest.Mo
                 with pytest.raises(zf.ConcurrentUseError, match="Zopo: called from thread 'MainThread'") as e:
                     call(opt)
                 assert "hold a lock around each call, or give each thread an object" in str(e.value), name
-    # The one that was inside has its answer, the others changed nothing, and now all may again.
+    # The first call returned its proposal, the refused ones changed nothing, and every call works again.
     assert opt.pending == [gate.result]
     assert [entry[0] for entry in opt.state_dict()["log"]] == ["ask", "tell", "ask"]
     again = zf.Zopo.from_state(Z, opt.state_dict())
     answers: list[Any] = []
-    at_once(lambda: answers.append(opt.ask(3)))  # from a thread that is new to it
+    at_once(lambda: answers.append(opt.ask(3)))  # from a thread that has not used the object before
     assert answers == [again.ask(3)]
 
 
@@ -108,7 +110,7 @@ def test_batch_refuses_a_second_thread() -> None:
     gate = Gate(None)
 
     def hold() -> None:
-        with batch._turn:
+        with batch._access:
             gate()
 
     with inside(hold, gate):
@@ -125,12 +127,9 @@ def test_batch_refuses_a_second_thread() -> None:
     ids=["default", "gradient", "official"],
 )
 def test_one_optimizer_is_shared_by_threads_with_a_lock(config: Callable[..., zf.ZopoConfig]) -> None:
-    """Workers that ask, score and tell: every prompt once, the budget kept, the log a valid history."""
-    opt, lock, stop = (
-        zf.Zopo(Z, config(budget=150, initial=20, seed=4)),
-        threading.Lock(),
-        time.monotonic() + 30,
-    )
+    """Four workers score every prompt once, keep to the budget, and leave a log that restores."""
+    opt, lock = zf.Zopo(Z, config(budget=150, initial=20, seed=4)), threading.Lock()
+    stop = time.monotonic() + HANG
     asked: list[int] = []
 
     def work() -> None:
@@ -141,7 +140,7 @@ def test_one_optimizer_is_shared_by_threads_with_a_lock(config: Callable[..., zf
                     if opt.done:
                         return
                     i = opt.ask()
-            except zf.NothingToAsk:  # what is left is with the other workers
+            except zf.NothingToAsk:  # the rest is pending with the other workers
                 continue
             asked.append(i)
             with lock:
@@ -156,11 +155,19 @@ def test_one_optimizer_is_shared_by_threads_with_a_lock(config: Callable[..., zf
     assert zf.Zopo.from_state(Z, opt.state_dict()).best == opt.best
 
 
-def test_threads_without_a_lock_are_refused_and_tear_nothing() -> None:
-    """However they meet, each call is done as a whole or not at all."""
-    opt, stop = zf.Zopo(Z, zf.ZopoConfig(budget=150, initial=20, seed=4)), time.monotonic() + 30
+def test_threads_without_a_lock_are_refused_and_tear_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call is complete or refused; every tenth proposal waits until another thread was refused."""
+    opt, stop = zf.Zopo(Z, zf.ZopoConfig(budget=150, initial=20, seed=4)), time.monotonic() + HANG
     told: dict[int, float] = {}
-    refused = [0]
+    refused, numbers, propose = threading.Event(), itertools.count(), opt._search.propose
+
+    def colliding() -> int:
+        if next(numbers) % 10 == 0:  # the others go on calling: this one is pending, so opt is not done
+            refused.clear()
+            assert refused.wait(HANG), "no other thread was refused"
+        return propose()
+
+    monkeypatch.setattr(opt._search, "propose", colliding)
 
     def persist(call: Callable[[], Any]) -> Any:
         while True:
@@ -168,7 +175,7 @@ def test_threads_without_a_lock_are_refused_and_tear_nothing() -> None:
             try:
                 return call()
             except zf.ConcurrentUseError:
-                refused[0] += 1
+                refused.set()
                 time.sleep(1e-6)
 
     def work() -> None:
@@ -182,15 +189,15 @@ def test_threads_without_a_lock_are_refused_and_tear_nothing() -> None:
             persist(lambda i=i: opt.tell(i, told[i]))
 
     at_once(work, work, work, work)
-    assert refused[0] > 0
+    assert next(numbers) > 100
     assert len(told) == 150
     again = zf.Zopo.from_state(Z, opt.state_dict())
     assert (again.best, again.done) == (opt.best, True)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no signals to send")
-def test_a_signal_handler_may_look_and_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs in the thread that is inside: waiting for that would never end."""
+def test_a_signal_handler_may_read_but_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs in the thread that is inside the call: waiting for that call would never end."""
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=90))
     opt.tell(opt.ask(), 1.0)
     proposal, seen, refused = opt._search.propose(), [], []
@@ -214,12 +221,12 @@ def test_a_signal_handler_may_look_and_not_change(monkeypatch: pytest.MonkeyPatc
         signal.signal(signal.SIGALRM, before)
     assert seen == [(1.0, [], False)]
     assert len(refused) == 6
-    assert (opt.pending, opt.best[1]) == ([proposal], 1.0)  # the turn was given back, all of it
+    assert (opt.pending, opt.best[1]) == ([proposal], 1.0)  # access was released completely
     at_once(lambda: opt.tell(proposal, 2.0))
 
 
-def test_what_a_signal_handler_reads_is_whole_at_every_line() -> None:
-    """It may interrupt ask and tell anywhere: here at each line that they run through."""
+def test_a_signal_handler_reads_a_consistent_state_at_every_line() -> None:
+    """A signal may interrupt ask and tell anywhere: here it does at each line that they execute."""
     opt, scored = zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, seed=1)), {7: -3.0}
     opt.tell(7, -3.0)
     seen: list[float] = []
@@ -246,7 +253,7 @@ def test_what_a_signal_handler_reads_is_whole_at_every_line() -> None:
     assert opt.best[1] == max(scored.values())
 
 
-def test_refused_and_failed_calls_give_their_turn_back() -> None:
+def test_refused_and_failed_calls_release_access() -> None:
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=3, initial=3))
     opt.tell(0, 1.0)
     failing: list[tuple[type[Exception], Callable[[], Any]]] = [

@@ -1,4 +1,4 @@
-"""After a fork: the child goes on as the parent would have, or is told why it cannot; nothing hangs."""
+"""Forked children: objects work there as in the parent, or refuse with the reason; nothing hangs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from thread_tools import Gate, inside
+from time_tools import HANG, until
 
 import zopo_fast as zf
 from zopo_fast._utils import fork as forks
@@ -37,8 +38,8 @@ Z = np.random.default_rng(0).normal(size=(200, 12))
 KERNEL = zf.NTK.random(12, seed=0)
 
 
-def in_child(work: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What `work` returns in a forked child, or the exception it raises there; fails where that hangs."""
+def in_child(work: Callable[[], Any]) -> Any:
+    """Run `work` in a forked child; return its result, or the exception that it raised there."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -51,17 +52,17 @@ def in_child(work: Callable[[], Any], seconds: float = 20.0) -> Any:
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        ready = select.select([pipe], [], [], seconds)[0]
+        ready = select.select([pipe], [], [], HANG)[0]
         if not ready:
             os.kill(pid, signal.SIGKILL)
         content = pipe.read()
     status = os.waitpid(pid, 0)[1]
-    assert ready, f"the child hangs: nothing after {seconds} s"
+    assert ready, f"the child hangs: no result after {HANG} s"
     assert status == 0
     return pickle.loads(content)
 
 
-def go_on(opt: zf.Zopo, asks: int = 25) -> list[int]:
+def advance(opt: zf.Zopo, asks: int = 25) -> list[int]:
     asked = []
     for _ in range(asks):
         asked.append(opt.ask())
@@ -74,20 +75,20 @@ def go_on(opt: zf.Zopo, asks: int = 25) -> list[int]:
     [zf.ZopoConfig, functools.partial(zf.ZopoConfig, search="gradient"), zf.ZopoConfig.official],
     ids=["default", "gradient", "official"],
 )
-def test_parent_and_child_go_on_alike(config: Callable[..., zf.ZopoConfig]) -> None:
+def test_a_search_continues_alike_in_parent_and_child(config: Callable[..., zf.ZopoConfig]) -> None:
     opt = zf.Zopo(Z, config(budget=60, initial=10, seed=3))
-    go_on(opt)
+    advance(opt)
     pending = opt.ask(2)
 
     def work() -> tuple[Any, ...]:
-        return opt.pending, go_on(opt), opt.best, opt.state_dict()
+        return opt.pending, advance(opt), opt.best, opt.state_dict()
 
     there, here = in_child(work), work()
     assert here[0] == pending
     assert there == here
 
 
-def test_process_and_batch_go_on_in_a_child() -> None:
+def test_gaussian_process_and_batch_continue_in_a_child() -> None:
     gp = zf.GaussianProcess(KERNEL, noise=1.0)
     gp.append(Z[:20], Z[:20, 0])
     batch = zf.ZopoBatch([Z, Z[:50]], zf.ZopoConfig(search="gradient", budget=40, initial=10))
@@ -106,8 +107,8 @@ def test_process_and_batch_go_on_in_a_child() -> None:
         np.testing.assert_array_equal(there, here)
 
 
-def test_native_threads_are_started_anew_in_a_child() -> None:
-    """Large enough to be split over threads, before the fork and after it."""
+def test_native_threads_are_started_again_in_a_child() -> None:
+    """The Gram matrix is large enough for several threads, before the fork and after it."""
     X = np.random.default_rng(1).normal(size=(700, 12))
     zf.set_num_threads(4)
     try:
@@ -118,13 +119,13 @@ def test_native_threads_are_started_anew_in_a_child() -> None:
 
 
 def _report(opt: zf.Zopo, to: Any) -> None:
-    to.send(go_on(opt))
+    to.send(advance(opt))
     to.close()
 
 
 def test_children_of_multiprocessing() -> None:
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=60, initial=10, seed=3))
-    go_on(opt, 12)
+    advance(opt, 12)
     context = multiprocessing.get_context("fork")
     answers, children = [], []
     for _ in range(2):
@@ -132,16 +133,16 @@ def test_children_of_multiprocessing() -> None:
         children.append(context.Process(target=_report, args=(opt, writer)))
         children[-1].start()
         writer.close()
-        answers.append(reader.recv() if reader.poll(20) else None)
+        answers.append(reader.recv() if reader.poll(HANG) else None)
         reader.close()
     for child in children:
-        child.join(20)
+        child.join(HANG)
         assert child.exitcode == 0
-    assert answers == [go_on(opt)] * 2
+    assert answers == [advance(opt)] * 2
 
 
 def refused_in_child(gp: zf.GaussianProcess) -> list[Any]:
-    """In the child by its first thread and by one of its own, which may have the lost thread's number."""
+    """Call `gp` from the child's first thread and from new ones, which may get the lost thread's id."""
 
     def attempt() -> None:
         for call in (len, lambda gp: gp.posterior(Z[0]), lambda gp: gp.append(Z[0], 1.0)):
@@ -157,7 +158,7 @@ def refused_in_child(gp: zf.GaussianProcess) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join()
-    other = zf.GaussianProcess(KERNEL)  # what nobody was inside of works
+    other = zf.GaussianProcess(KERNEL)  # an object that no thread was using works
     other.append(Z[0], 1.0)
     return [*found, len(other)]
 
@@ -177,43 +178,42 @@ def test_a_fork_while_another_thread_is_inside() -> None:
     with inside(lambda: gp.append(gate, 4.0), gate):
         found = in_child(lambda: refused_in_child(gp))
     assert_refused(found, zf.ConcurrentUseError, "when this process was forked")
-    assert len(gp) == 5  # the parent's is whole
+    assert len(gp) == 5  # the call in the parent is complete
     assert in_child(lambda: len(gp)) == 5
 
 
 def test_a_fork_while_another_thread_holds_the_native_lock() -> None:
-    """In the middle of a long native call, whose lock nobody will release in the child."""
+    """A lock that a long native call holds at the fork is never released in the child."""
     gp = zf.GaussianProcess(KERNEL, noise=1.0)
     X = np.random.default_rng(2).normal(size=(1000, 12))
     gp.append(X, X[:, 0])
-    points, started = np.tile(X, (30, 1)), threading.Event()
 
-    def predict() -> None:
-        started.set()
-        gp.predict(points)
-
-    def busy() -> bool:
+    def is_held() -> bool:
         try:
             return len(gp) < 0
         except zf.ConcurrentUseError:
             return True
 
-    thread = threading.Thread(target=predict)
-    thread.start()
-    started.wait()
-    while thread.is_alive() and not busy():
-        time.sleep(1e-4)
-    time.sleep(0.01)  # from the check of its arguments into the native call
-    assert busy(), "the call was over before the fork: make it longer"
-    found = in_child(lambda: refused_in_child(gp))
-    thread.join()
+    # The call takes four times as long with each attempt, until the fork falls into it.
+    for copies in (30, 120, 480, 1920):
+        points = np.tile(X, (copies, 1))
+        thread = threading.Thread(target=gp.predict, args=(points,))
+        thread.start()
+        until(lambda thread=thread: is_held() or not thread.is_alive())
+        time.sleep(0.01)  # the check of the arguments comes before the native call
+        found = in_child(lambda: refused_in_child(gp))
+        was_held = is_held()
+        thread.join()
+        if was_held:
+            break
+    assert was_held, "every call was over before the fork"
     assert_refused(found, zf.ConcurrentUseError, "when this process was forked")
     assert len(gp) == 1000
 
 
-def test_what_lies_on_a_cuda_device_is_refused_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_on_a_cuda_device_is_refused_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     gp = zf.GaussianProcess(KERNEL)
-    gp._turn.device = "cuda:0"  # as if
+    gp._access.device = "cuda:0"  # without a device
     assert_refused(in_child(lambda: refused_in_child(gp)), zf.DeviceError, "lies on cuda:0")
     monkeypatch.setattr(device, "_users", {os.getpid()})
 
@@ -230,34 +230,36 @@ def test_what_lies_on_a_cuda_device_is_refused_in_a_child(monkeypatch: pytest.Mo
     assert status in error
 
 
-def test_the_enlisted_are_told_as_long_as_they_live() -> None:
+def test_hooks_run_in_the_child_while_their_object_lives() -> None:
     class Listed:
         def __init__(self) -> None:
             self.told = 0
-            forks.enlist(self)
+            forks.register_for_fork(self)
 
-        def in_child(self) -> None:
+        def after_fork_in_child(self) -> None:
             self.told += 1
 
     kept, gone = Listed(), Listed()
     names = {id(kept), id(gone)}
     del gone
     gc.collect()
-    assert in_child(lambda: [thing.told for thing in forks._enlisted if id(thing) in names]) == [1]
+    assert in_child(lambda: [thing.told for thing in forks._registered if id(thing) in names]) == [1]
     assert kept.told == 0
 
 
 # ---- clients ---------------------------------------------------------------------------------------------
 
 
-def script(code: str, *arguments: str, seconds: float = 60.0) -> list[str]:
-    """Lines that a program prints under -X dev with warnings as errors; it says nothing else."""
+def script(code: str, *arguments: str) -> list[str]:
+    """Run a program under -X dev with warnings as errors; return its lines, stderr must stay empty."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-W", "ignore:.*fork:DeprecationWarning"]
     done = subprocess.run(
         [*command, "-c", code, *arguments],
-        capture_output=True, text=True, timeout=seconds, check=False, cwd=TESTS,
+        capture_output=True, text=True, timeout=HANG, check=False, cwd=TESTS,
     )  # fmt: skip
-    told = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]  # slow, no more
+    told = [
+        line for line in done.stderr.splitlines() if not line.startswith("Executing <")
+    ]  # asyncio reports slow callbacks
     assert (done.returncode, told) == (0, []), done
     return done.stdout.splitlines()
 
@@ -273,7 +275,7 @@ thread = threading.Thread(target=servers.run_forever)
 thread.start()
 
 def there(work):
-    return asyncio.run_coroutine_threadsafe(work, servers).result(20)
+    return asyncio.run_coroutine_threadsafe(work, servers).result(60)
 
 server = FakeServer()
 there(server.__aenter__())
@@ -292,7 +294,7 @@ if pid == 0:
 os.waitpid(pid, 0)
 print("connections", len(server.connections))
 for _ in range(2):
-    answer = loop.run_until_complete(asyncio.wait_for(client.chat(HELLO), 10))
+    answer = loop.run_until_complete(asyncio.wait_for(client.chat(HELLO), 60))
 print("parent", answer.text, len(server.connections), client.usage.calls)
 loop.run_until_complete(client.aclose())
 loop.close()
@@ -305,7 +307,7 @@ servers.close()
 
 @pytest.mark.parametrize(("loop", "connections"), [("new", 3), ("the parent's", 2)])
 def test_a_client_opens_connections_of_its_own_in_a_child(loop: str, connections: int) -> None:
-    """The parent's stays open, unused by the child, even where that goes on with the parent's event loop."""
+    """The parent's connection stays open and unused, even if the child runs the parent's event loop."""
     lines = script(CLIENT, loop)
     assert lines == ["child 1", f"connections {connections}", f"parent hello {connections} 3"]
 
@@ -330,18 +332,20 @@ asyncio.run(main())
 """
 
 
-def test_a_session_of_the_parent_s_is_refused_in_a_child() -> None:
-    assert script(SESSION) == ["session: it belongs to the process that was forked; make a client here"]
+def test_a_session_of_the_parent_is_refused_in_a_child() -> None:
+    assert script(SESSION) == [
+        "session: it belongs to the parent process; create a client in the forked process"
+    ]
 
 
 def test_the_embedded_model_is_refused_in_a_child_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """llama.cpp's threads are not there; its server is neither called nor freed, which would hang."""
+    """The child lacks llama.cpp's threads: calling or freeing the server there would hang."""
     server = local._Server(lambda _: None, verbose=False)
     server._client = zf.OpenAIClient(zf.ClientConfig("m", base_url="http://127.0.0.1:9/v1"))
     server._server = object()
     monkeypatch.setattr(local, "_loaded_by", {os.getpid()})
     monkeypatch.setattr(local, "_engine", lambda: None)
-    server._lock.acquire()  # as if it were being loaded: the child does not wait for that
+    server._lock.acquire()  # as while it is loaded: the child must not wait for the lock
 
     def work() -> Any:
         assert server._server is None

@@ -97,7 +97,7 @@ def test_a_broken_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFi
     for _ in range(2):
         assert run(CachedEmbedder(fake, tmp_path), "a").shape == (1, 2)
     assert fake.asked == [["a"]]
-    assert "begun anew" in caplog.text
+    assert "replaced by a new one" in caplog.text
     assert path.with_suffix(".broken").read_bytes().startswith(b"this is not")
 
 

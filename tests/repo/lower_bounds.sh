@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests with every dependency of the core at exactly the version that pyproject.toml names as its lowest:
 #   tests/repo/lower_bounds.sh [FOLDER]     a virtual environment is made there, outside the tree; default a new one
-# PYTHON is the interpreter, 3.10 or 3.11: the lowest numpy has no wheels for later ones. ARGS go to pytest.
+# PYTHON is the interpreter, 3.11: the lowest numpy has no wheels for later ones. ARGS go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
@@ -9,18 +9,15 @@ folder=${1:-$(mktemp -d)/lower-bounds}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install --quiet uv packaging "tomli; python_version < '3.11'"
+"$folder/bin/python" -m pip install --quiet uv packaging
 # The requirements as they stand there, with their lower bounds alone: a bound that is none is an error.
 "$folder/bin/python" - pyproject.toml > "$folder/core.txt" << 'EOF'
 import sys
+import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-try:
-    import tomllib
-except ImportError:
-    import tomli as tomllib
 for line in tomllib.loads(Path(sys.argv[1]).read_text())["project"]["dependencies"]:
     if not any(part.operator in (">=", "==", "~=") for part in Requirement(line).specifier):
         sys.exit(f"{line}: no lower bound")

@@ -23,9 +23,11 @@ from zopo_fast import _core
 torch = pytest.importorskip("torch")
 
 from zopo_fast.bench.common.harness import Result, Row, Settings, Timing  # noqa: E402
-from zopo_fast.bench.gpu import __main__ as gpu  # noqa: E402
-from zopo_fast.bench.gpu import small as gpu_small  # noqa: E402
-from zopo_fast.bench.gpu import timing as gpu_timing  # noqa: E402
+from zopo_fast.bench.gpu import (  # noqa: E402
+    __main__ as gpu,
+    small as gpu_small,
+    timing as gpu_timing,
+)
 
 ROOT = Path(__file__).parents[2]
 QUICK = Settings(quick=True, seconds=0.01)

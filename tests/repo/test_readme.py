@@ -17,11 +17,16 @@ import zopo_fast as zf
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bench" / "README.md")
+}
+TEXT = "\n".join(text for page, text in PAGES.items() if not page.startswith("bench/"))
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    assert found, f"no block of {language} in README.md"
+    found = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert found, f"no block of {language} in the documents"
     return found
 
 
@@ -33,7 +38,8 @@ def shell_lines() -> list[list[str]]:
 
 def commands(subcommand: str) -> list[list[str]]:
     found = [words[1:] for words in shell_lines() if words[:2] == ["zopo-fast", subcommand]]
-    assert found, f"README.md shows no zopo-fast {subcommand}"
+    found = [words for i, words in enumerate(found) if words not in found[:i]]
+    assert found, f"no document shows zopo-fast {subcommand}"
     return found
 
 
@@ -75,10 +81,10 @@ def test_options_exist(subcommand: str) -> None:
 def test_options_in_the_text_exist() -> None:
     known = frozenset().union(*map(options_of, ("optimize", "generate", "landscape", "serve")))
     quoted = [
-        word for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README) for word in options_in(code.split())
+        word for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT) for word in options_in(code.split())
     ]
     quoted = [option for option in quoted if option not in {"--no-deps"}]  # pip's
-    assert "--config" in quoted
+    assert {"--config", "--resume"} <= set(quoted)
     assert set(quoted) <= known
 
 
@@ -103,7 +109,7 @@ def test_commands_shown_can_be_run(tmp_path: Path) -> None:
 
 def test_make_targets_exist() -> None:
     targets = {words[1] for words in shell_lines() if words[0] == "make"}
-    targets |= set(re.findall(r"`make (\w+)`", README))
+    targets |= set(re.findall(r"`make ([\w-]+)`", TEXT))
     assert {"demo", "test"} <= targets
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
@@ -113,6 +119,9 @@ def test_make_targets_exist() -> None:
 def test_files_named_exist() -> None:
     named = set(re.findall(r"\b(?:bench|csrc|docs|examples|tests|zopo_fast)/[\w./-]*\w", README))
     assert "examples/sentiment.jsonl" in named
+    for page, text in PAGES.items():  # links, from the page's own folder
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
     for name in named:
         assert (ROOT / name).exists(), name
     for name in ("best_prompt.txt", "result.json", "trials.jsonl", "curve.png"):
@@ -121,11 +130,11 @@ def test_files_named_exist() -> None:
 
 def test_extras_and_requirements_named_are_those_of_the_package() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    extras = re.findall(r"`\[(\w+)\]`", README)
+    extras = re.findall(r"`\[(\w+)\]`", TEXT)
     assert extras
     for extra in extras:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
-    listed = re.search(r"^\| run-time dependencies \| ([^|]+)\|", README, re.MULTILINE)
+    listed = re.search(r"^\| run-time dependencies \| ([^|]+)\|", TEXT, re.MULTILINE)
     declared = re.search(r"^dependencies = \[(.*?)^\]", project, re.MULTILINE | re.DOTALL)
     assert listed is not None
     assert declared is not None
@@ -137,6 +146,11 @@ def test_speed_figures_are_those_of_the_result_files() -> None:
     """`python -m zopo_fast.bench.common.table README.md` changes nothing: no figure is edited by hand."""
     from zopo_fast.bench.common.table import filled
 
-    assert filled(README) == README
-    with pytest.raises(LookupError, match="limits"):
-        filled(README.replace("bench: limits", "bench: lost"))
+    for page in ("README.md", "bench/README.md"):
+        assert filled(PAGES[page]) == PAGES[page], page
+        with pytest.raises(LookupError, match="searches, table, limits"):
+            filled(re.sub("bench: [a-z]+", "bench: lost", PAGES[page]))
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150

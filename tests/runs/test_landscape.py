@@ -1,24 +1,26 @@
-"""`zopo-fast landscape`: whole runs, runs that are cut and go on, and what they leave, at a real server."""
+"""`zopo-fast landscape` against a server: whole runs, interrupted and resumed runs, and their files."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, read_lines, serving, until
+from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, serving, write_lines
 from fake_server import FakeServer, Request, ok, slow, status
+from resume_tools import copy, events
 from server_behaviours import only_first
+from time_tools import until
 
-from zopo_fast.errors import InputError
-from zopo_fast.runs.landscape import Journal
+from zopo_fast.storage.store import Event
 
 M = len(PROMPTS)
-JOURNAL, SCORES, ROWS = "land/mine.journal.jsonl", "land/mine.json", "land/mine.npy"
+STUDY, SCORES, ROWS = "land/mine.study.sqlite3", "land/mine.json", "land/mine.npy"
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def files(bench: Bench) -> list[str]:
 
 
 def assert_right(bench: Bench, prompts: list[str] = PROMPTS) -> dict[str, Any]:
-    """The two files hold these prompts with the scores that `answer` earns them."""
+    """Check that the two files hold these prompts with the scores of the answers by `answer`."""
     assert files(bench) == ["mine.json", "mine.npy"]
     document: dict[str, Any] = json.loads((bench.folder / SCORES).read_text())
     assert document["prompts"] == prompts
@@ -89,40 +91,65 @@ def test_the_benchmark_reads_it(bench: Bench) -> None:
     assert all(0.0 <= row["final"] <= 1.0 for row in rows)
 
 
-def test_ctrl_c_and_going_on_ask_for_nothing_twice(bench: Bench) -> None:
-    """The run is cut in the midst of a prompt; what that prompt was answered is not asked again either."""
+def test_ctrl_c_and_resume_ask_for_nothing_twice(bench: Bench) -> None:
+    """The interruption comes in the middle of a prompt; answers for that prompt are kept too."""
     calls = 2 * EXAMPLES + 3
     with serving(plan=only_first(calls, slow())) as server:
-        process = bench.start(*arguments(server, "--concurrency", "1"))
+        process = bench.start(*arguments(server, "--concurrency", "1", "--no-cache"))
         try:
             until(lambda: len(chats(server)) == calls + 1)
-            until(lambda: len(read_lines(bench.folder / JOURNAL)) == 3)  # two prompts are on disk by now
         finally:
             process.send_signal(signal.SIGINT)
             cut = ended(process)
         assert cut.code == 130, cut
         assert "Traceback" not in cut.text
-        assert "mine.journal.jsonl; the same command goes on from there" in " ".join(cut.err.split())
-        assert files(bench) == ["mine.journal.jsonl"]
-        assert KEY not in (bench.folder / JOURNAL).read_text()
+        assert "mine.study.sqlite3; run the same command again to resume" in " ".join(cut.err.split())
+        assert files(bench) == ["mine.study.sqlite3"]
+        assert KEY.encode() not in (bench.folder / STUDY).read_bytes()
         before = len(chats(server))
 
         server._plan = None
-        done = bench.run(*arguments(server, "--concurrency", "7", "--quiet"))
+        done = bench.run(*arguments(server, "--concurrency", "7", "--no-cache", "--quiet"))
         assert done.code == 0, done
         assert done.err == ""
         assert len(chats(server)) - before == M * EXAMPLES - calls
     assert set(server.answered.values()) == {1}  # the embeddings too
+    assert f"Calls: {M * EXAMPLES + 1}, " in done.out  # of both runs
     assert_right(bench)
 
 
-def test_a_lost_endpoint_keeps_what_was_answered(bench: Bench) -> None:
-    with serving(plan=only_first(EXAMPLES + 2, status(401))) as server:
-        lost = bench.run(*arguments(server, "--concurrency", "1"))
-        assert (lost.code, "HTTP 401" in lost.err) == (2, True), lost
-        assert "the same command goes on from there" in " ".join(lost.err.split())
+def test_kill_and_resume_ask_for_nothing_scored_twice(bench: Bench) -> None:
+    calls = 2 * EXAMPLES + 3
+    with serving(plan=only_first(calls, slow())) as server:
+        process = bench.start(*arguments(server, "--concurrency", "1", "--no-cache"))
+        try:
+            until(lambda: len(chats(server)) == calls + 1)
+            until(lambda: len(scored_in_copy(bench)) == calls)
+        finally:
+            process.kill()
+            assert ended(process).code == -signal.SIGKILL
         server._plan = None
-        done = bench.run(*arguments(server))
+        done = bench.run(*arguments(server, "--no-cache"))
+    assert done.code == 0, done
+    assert set(server.answered.values()) == {1}
+    assert_right(bench)
+
+
+def scored_in_copy(bench: Bench) -> list[Event]:
+    """Scores in a copy of the study, whose file itself is locked."""
+    path = bench.folder / STUDY
+    log = events(copy(path, bench.folder / "copy.sqlite3")) if path.exists() else []
+    return [event for event in log if event.kind == "score"]
+
+
+def test_an_unreachable_endpoint_keeps_the_answers(bench: Bench) -> None:
+    with serving(plan=only_first(EXAMPLES + 2, status(401))) as server:
+        lost = bench.run(*arguments(server, "--concurrency", "1", "--no-cache"))
+        assert (lost.code, "HTTP 401" in lost.err) == (2, True), lost
+        assert "run the same command again to resume" in " ".join(lost.err.split())
+        assert "a prompt failed" not in lost.err
+        server._plan = None
+        done = bench.run(*arguments(server, "--no-cache"))
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
     assert_right(bench)
@@ -132,61 +159,148 @@ def test_nothing_answered_leaves_nothing(bench: Bench) -> None:
     with serving(plan=only_first(0, status(401))) as server:
         done = bench.run(*arguments(server))
     assert done.code == 2, done
-    assert "goes on from there" not in done.err
+    assert "to resume" not in done.err
     assert not (bench.folder / "land").exists()
 
 
+@pytest.mark.parametrize(
+    ("limit", "says"),
+    [
+        (("--limit-calls", "23"), "Error: the limit of calls is reached: 4 of 12 prompts are scored"),
+        (("--limit-tokens", "500", "--max-tokens", "4"), "Error: the limit of tokens is reached: "),
+        (
+            ("--limit-cost", "0.0005", "--price-in", "1", "--price-out", "1", "--max-tokens", "4"),
+            "Error: the limit of cost is reached: ",
+        ),
+    ],
+)
+def test_a_limit_holds_over_all_runs(bench: Bench, limit: tuple[str, ...], says: str) -> None:
+    body = limit[-2:] if "--max-tokens" in limit else ()
+    with serving() as server:
+        done = bench.run(*arguments(server, "--no-cache", *limit))
+        assert (done.code, files(bench)) == (2, ["mine.study.sqlite3"]), done
+        assert says in done.err
+        assert "run the same command again to resume" in " ".join(done.err.split())
+        asked = len(server.requests)
+        assert asked < M * EXAMPLES
+        if limit[0] == "--limit-calls":
+            assert asked == 23  # the one that embeds included
+        again = bench.run(*arguments(server, "--no-cache", *limit))
+        assert (again.code, says in again.err) == (2, True), again
+        assert len(server.requests) == asked
+        done = bench.run(*arguments(server, "--no-cache", *body))  # without the limit
+    assert done.code == 0, done
+    assert set(server.answered.values()) == {1}
+    assert_right(bench)
+
+
+def test_a_time_limit(bench: Bench) -> None:
+    with serving(plan=only_first(EXAMPLES, slow())) as server:
+        done = bench.run(*arguments(server, "--no-cache", "--concurrency", "1", "--limit-seconds", "1"))
+        assert (done.code, "the time is up: 1 of 12 prompts" in done.err) == (2, True), done
+        server._plan = None
+        done = bench.run(*arguments(server, "--no-cache", "--limit-seconds", "60"))
+    assert done.code == 0, done
+    assert_right(bench)
+
+
+def test_answers_come_from_the_cache(bench: Bench) -> None:
+    with serving() as server:
+        assert bench.run(*arguments(server)).code == 0
+        asked = len(chats(server))
+        done = bench.run(*arguments(server, "--name", "other"))
+        assert done.code == 0, done
+        assert len(chats(server)) == asked
+        assert f"from the cache: {M * EXAMPLES}" in done.out
+        done = bench.run(*arguments(server, "--name", "third", "--no-cache"))
+        assert done.code == 0, done
+        assert len(chats(server)) == 2 * asked
+    names = ("mine", "other", "third")
+    documents = [json.loads((bench.folder / "land" / f"{name}.json").read_text()) for name in names]
+    assert documents[0] == documents[1] == documents[2]
+
+
+def test_scores_in_the_pool_file_are_no_scores_of_examples(bench: Bench) -> None:
+    """The file holds means, of a task that it does not name: each prompt is scored on each example."""
+    pool = bench.folder / "pool.jsonl"
+    write_lines(pool, [{"prompt": prompt, "score": 0.5, "count": 2} for prompt in PROMPTS])
+    with serving() as server:
+        done = bench.run(*arguments(server, "--pool", "pool.jsonl"))
+    assert done.code == 0, done
+    assert len(chats(server)) == M * EXAMPLES
+    assert_right(bench)
+
+
 def begun(bench: Bench, server: FakeServer) -> None:
-    """Leave a journal of one prompt and some answers."""
+    """Leave a study of one prompt and some answers."""
     server._plan = only_first(EXAMPLES + 2, status(401))
-    assert bench.run(*arguments(server, "--concurrency", "1")).code == 2
+    assert bench.run(*arguments(server, "--concurrency", "1", "--no-cache")).code == 2
     server._plan = None
-    assert files(bench) == ["mine.journal.jsonl"]
+    assert files(bench) == ["mine.study.sqlite3"]
 
 
 OTHERS = {
-    "pool": ((), "pool: 12 prompts ("),
-    "examples": (("--examples", "6"), "examples: 5 examples ("),
-    "split": (("--seed", "1"), "examples: 5 examples ("),
-    "metric": (("--metric", "contains"), "metric: exact_match then, contains now"),
-    "template": (("--template", "system"), "template: instruction ("),
-    "model": (("--model", "n"), "model: m, temperature 0 then, n, temperature 0 now"),
-    "body": (("--max-tokens", "9"), "body: 2 parameters ("),
+    "pool": ((), "pool: "),
+    "examples": (("--examples", "6"), "task: "),
+    "split": (("--seed", "1"), "task: "),
+    "metric": (("--metric", "contains"), "task: "),
+    "template": (("--template", "system"), "task: "),
+    "model": (("--model", "n"), "model: {'model': 'm', "),
+    "body": (("--max-tokens", "9"), "model: {'model': 'm', "),
+    "rubric": (("--rubric", "{input} {references} {answer}"), "rubric: None then, {input} "),
+    "embedder": (("--embedder", "endpoint:f"), "embedder: endpoint:e then, endpoint:f now"),
 }
 
 
-def test_another_run_than_the_journals_is_refused(bench: Bench) -> None:
+def test_another_run_than_that_of_the_study_is_refused(bench: Bench) -> None:
     with serving() as server:
         begun(bench, server)
-        journal, asked = (bench.folder / JOURNAL).read_bytes(), len(server.requests)
+        asked = len(server.requests)
+        log = events(bench.folder / STUDY)
         for name, (more, says) in OTHERS.items():
             if name == "pool":
                 (bench.folder / "pool.txt").write_text("\n".join([*PROMPTS[:-1], "another"]))
             done = bench.run(*arguments(server, *more))
             (bench.folder / "pool.txt").write_text("\n".join(PROMPTS))
             assert done.code == 2, done
-            assert says in done.err, done
-            assert "another --name" in done.err
-            assert done.err.count(" then, ") == 1, done  # and nothing else differs
-            assert "goes on from there" not in done.err
+            assert f"mine.study.sqlite3 was begun with something else: {says}" in done.err, done
+            if name != "split":  # the seed is a setting of its own, and splits the task
+                assert done.err.count(" then, ") == 1, done  # and nothing else differs
         assert len(server.requests) == asked
-        assert (bench.folder / JOURNAL).read_bytes() == journal
+        assert events(bench.folder / STUDY) == log
         assert bench.run(*arguments(server)).code == 0
     assert_right(bench)
 
 
-@pytest.mark.parametrize("cut", [1, 30])
-def test_a_line_that_a_crash_cut_short_is_dropped(bench: Bench, cut: int) -> None:
+def test_two_commands_do_not_share_a_study(bench: Bench) -> None:
+    with serving(plan=only_first(EXAMPLES, slow())) as server:
+        process = bench.start(*arguments(server, "--concurrency", "1", "--no-cache"))
+        try:
+            until(lambda: len(chats(server)) == EXAMPLES + 1)
+            second = bench.run(*arguments(server, "--no-cache"))
+            assert (second.code, "another process has this study open" in second.err) == (2, True), second
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert ended(process).code == 130
+        server._plan = None
+        assert bench.run(*arguments(server, "--no-cache")).code == 0
+    assert set(server.answered.values()) == {1}
+    assert_right(bench)
+
+
+def test_a_damaged_study_is_refused_and_stays(bench: Bench) -> None:
     with serving() as server:
         begun(bench, server)
-        path = bench.folder / JOURNAL
-        path.write_bytes(path.read_bytes()[:-cut])
-        assert bench.run(*arguments(server)).code == 0
-    assert_right(bench)
+        path = bench.folder / STUDY
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        done = bench.run(*arguments(server))
+    assert (done.code, "the file is damaged" in done.err) == (2, True), done
+    assert path.read_bytes() == data[: len(data) // 2]
 
 
 def refused(number: int) -> Any:
-    """A plan: the calls of this prompt are refused."""
+    """Return a plan that refuses the calls of this prompt."""
 
     def plan(request: Request) -> Any:
         asked = request.path.endswith("/chat/completions") and re.search(rf"number {number}\.", request.key)
@@ -206,17 +320,58 @@ def test_a_prompt_that_fails_is_left_out(bench: Bench) -> None:
 
 
 def test_too_many_failures_end_it_and_a_later_run_tries_them_again(bench: Bench) -> None:
-    with serving(plan=refused(4)) as server:
-        done = bench.run(*arguments(server, "--max-failed", "0.05", "--concurrency", "1"))
+    refusing, refusals = refused(4), 0
+
+    def plan(request: Request) -> Any:
+        """Hold every call after the refusal, so that only those in flight are counted."""
+        nonlocal refusals
+        if refusals:
+            return slow()
+        behaviour = refusing(request)
+        refusals += not behaviour.good
+        return behaviour
+
+    with serving(plan=plan) as server:
+        done = bench.run(*arguments(server, "--max-failed", "0.05", "--concurrency", "1", "--no-cache"))
         assert done.code == 2, done
         assert f"1 of {M} prompts failed, more than --max-failed 0.05 allows" in done.err
-        assert len(chats(server)) < (6 + 1) * EXAMPLES  # nothing is paid for in vain
-        assert files(bench) == ["mine.journal.jsonl"]
+        assert len(chats(server)) <= (4 + 2) * EXAMPLES  # of 12 * EXAMPLES: none but those in flight follow
+        assert files(bench) == ["mine.study.sqlite3"]
         server._plan = None
-        done = bench.run(*arguments(server, "--max-failed", "0.05"))
+        done = bench.run(*arguments(server, "--max-failed", "0.05", "--no-cache"))
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
     assert "failed" not in assert_right(bench)
+
+
+def test_a_failed_prompt_is_tried_again_after_an_interruption(bench: Bench) -> None:
+    """Nothing that was answered is asked again, although the log is rewound to before the failure."""
+    first = refused(2)
+
+    def plan(request: Request) -> Any:
+        late = request.path.endswith("/chat/completions") and re.search(r"number (9|1\d)\.", request.key)
+        return status(401) if late else first(request)
+
+    with serving(plan=plan) as server:
+        done = bench.run(*arguments(server, "--concurrency", "1", "--no-cache"))
+        assert (done.code, "HTTP 401" in done.err) == (2, True), done
+        assert done.err.count("a prompt failed and is left out") == 1
+        server._plan = refused(2)
+        done = bench.run(*arguments(server, "--no-cache"))
+        assert done.code == 0, done
+        assert done.err.count("a prompt failed and is left out") == 1
+        asked = Counter(request.key for request in chats(server) if "number 2." in request.key)
+        assert max(asked.values()) == 2  # the one that was refused
+    assert set(server.answered.values()) == {1}
+    document = assert_right(bench, [prompt for prompt in PROMPTS if prompt != PROMPTS[2]])
+    assert [row["prompt"] for row in document["failed"]] == [PROMPTS[2]]
+
+
+def test_at_least_two_prompts_are_needed(bench: Bench) -> None:
+    with serving(plan=lambda request: status(400) if "chat" in request.path else ok()) as server:
+        done = bench.run(*arguments(server, "--max-failed", "1"))
+    assert done.code == 2, done
+    assert re.search(rf"only [01] of {M} prompts could be scored", done.err), done
 
 
 def test_scores_stay_as_the_metric_gives_them(bench: Bench) -> None:
@@ -241,34 +396,3 @@ def test_a_name_is_no_path(bench: Bench) -> None:
     with serving() as server:
         done = bench.run(*arguments(server, "--name", "a/b"))
     assert (done.code, "--name 'a/b'" in done.err) == (2, True), done
-
-
-@pytest.mark.parametrize(
-    "line", ["null", "{", '{"index": 3, "scores": [1, 1]}', '{"index": 0, "scores": [1]}', '{"index": -1}']
-)
-def test_a_file_that_is_no_journal(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "x.jsonl"
-    journal = Journal(path, {"a": 1}, 2, 2)
-    journal.add(0, [1.0, None])
-    journal.close()
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(InputError, match=rf"{path.name}:3: not a line of a journal"):
-        Journal(path, {"a": 1}, 2, 2)
-    path.write_text(line + "\n")
-    with pytest.raises(InputError, match=rf"{path.name}:1: not a line of a journal"):
-        Journal(path, {"a": 1}, 2, 2)
-
-
-def test_the_journal_goes_on_where_a_crash_left_it(tmp_path: Path) -> None:
-    """Also where the line that was cut short is longer than all that comes after it."""
-    path = tmp_path / "x.jsonl"
-    for row in ([1.0, None], [1.0, 0.5]):
-        journal = Journal(path, {"a": 1}, 2, 2)
-        journal.add(0, list(row))
-        journal.close()
-        with path.open("ab") as file:
-            file.write(b'{"index": 0, "scores": [' + b"9" * 500)
-    journal = Journal(path, {"a": 1}, 2, 2)
-    assert journal.rows == [[1.0, 0.5], [None, None]]
-    journal.close()
-    assert len(path.read_bytes().splitlines()) == 3

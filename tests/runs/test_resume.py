@@ -303,7 +303,7 @@ def test_a_log_that_does_not_follow_is_refused(tmp_path: Path) -> None:
     with Store.create(tmp_path / "other.sqlite3", {}) as store:
         ask = next(i for i, e in enumerate(log) if e.kind == "ask" and i > 30)
         changed = log[ask]._replace(data={**log[ask].data, "prompt": 59})
-        store.append_all([*log[:ask], changed])
+        store.merge_events([*log[:ask], changed])
     with pytest.raises(zf.StudyMismatchError, match=rf"entry {ask + 1} of its log does not follow .*59"):
         go(tmp_path / "other.sqlite3", Model())
     with Store.create(tmp_path / "strange.sqlite3", {}) as store:

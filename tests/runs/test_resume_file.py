@@ -94,7 +94,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
             if len(heard) == 3:  # no more pages than there are now
                 store._connection.execute("PRAGMA max_page_count = 1")
 
-        with pytest.raises(zf.StoreFullError, match="no room"):
+        with pytest.raises(zf.StoreFullError, match="no space left"):
             go(store, first, on_trial=listen)
         with pytest.raises(zf.StoreFullError):
             store.close()
@@ -158,7 +158,7 @@ def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> No
     class Slow(AnswerCache):
         def put(self, key: bytes, answer: Answer) -> None:
             writing.set()
-            assert going_on.wait(20)
+            assert going_on.wait(60)
 
     class Client:
         name = "m"
@@ -172,7 +172,7 @@ def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> No
 
     async def cut_off() -> None:
         run = asyncio.ensure_future(optimize(Slow(tmp_path / "slow")))
-        assert await asyncio.to_thread(writing.wait, 20)
+        assert await asyncio.to_thread(writing.wait, 60)
         await asyncio.sleep(0.2)  # so that all that came before has been told of
         run.cancel()
         asyncio.get_running_loop().call_later(0.5, going_on.set)  # the run waits for what the cache was given

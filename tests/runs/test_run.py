@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import threading
-import time
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_server import FakeServer, random_faults, status
+from time_tools import HANG
 
 import zopo_fast as zf
 
@@ -73,35 +74,23 @@ def test_result_of_a_whole_run() -> None:
 def test_more_than_one_prompt_is_in_flight_and_the_slots_stay_full() -> None:
     running: Counter[int] = Counter()
     most_prompts = most_calls = 0
+    full = asyncio.Event()
 
     async def slow(messages: Any) -> str:
         nonlocal most_prompts, most_calls
         running[number_in(messages)] += 1
-        await asyncio.sleep(0)
         most_prompts = max(most_prompts, sum(v > 0 for v in running.values()))
         most_calls = max(most_calls, sum(running.values()))
-        await asyncio.sleep(0.002)
+        if most_calls == 8:
+            full.set()
+        await asyncio.wait_for(full.wait(), HANG)  # no call ends before all slots are full
         running[number_in(messages)] -= 1
         return answer(messages)
 
-    run(make_task(5, 0), slow, zf.RunConfig(budget=12, initial=4, concurrency=8, stop_at_perfect=False))
+    config = zf.RunConfig(budget=12, initial=4, concurrency=8, stop_at_perfect=False)
+    assert run(make_task(5, 0), slow, config).error is None
     assert most_prompts >= 2
     assert most_calls == 8
-
-
-@pytest.mark.alone
-def test_run_takes_little_more_than_calls_times_latency_over_slots() -> None:
-    latency, slots = 0.02, 16
-
-    async def stub(messages: Any) -> str:
-        await asyncio.sleep(latency)
-        return answer(messages)
-
-    config = zf.RunConfig(budget=20, initial=4, concurrency=slots, stop_at_perfect=False, heldout=False)
-    started = time.perf_counter()
-    run(make_task(20, 0), stub, config)
-    ideal = 20 * 20 * latency / slots
-    assert time.perf_counter() - started < 2.5 * ideal  # bench/ holds the tight figure
 
 
 def test_every_example_is_scored_exactly_once_by_a_server_that_misbehaves() -> None:
@@ -111,7 +100,7 @@ def test_every_example_is_scored_exactly_once_by_a_server_that_misbehaves() -> N
             config = zf.ClientConfig(
                 "m",
                 base_url=server.url,
-                timeout=0.5,
+                timeout=30.0,
                 max_attempts=8,
                 backoff_initial=0.001,
                 backoff_max=0.01,
@@ -275,9 +264,8 @@ def test_cancelling_leaves_no_task_behind() -> None:
         running = asyncio.ensure_future(
             zf.optimize(make_task(), PROMPTS, forever, config, embeddings=EMBEDDINGS)
         )
-        for _ in range(20):
+        while len(asyncio.all_tasks()) < 10:
             await asyncio.sleep(0)
-        assert len(asyncio.all_tasks()) >= 10
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
@@ -346,21 +334,16 @@ def test_interval_covers_the_mean_and_shrinks_with_agreement() -> None:
 
 
 def test_sync_functions_do_not_hold_up_each_other() -> None:
-    running = most = 0
-    lock = threading.Lock()
+    numbers, together = itertools.count(1), threading.Event()
 
     def slow(messages: Any) -> str:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.01)
-        with lock:
-            running -= 1
+        if next(numbers) == 4:
+            together.set()
+        assert together.wait(HANG)  # no call ends before four run at the same time
         return answer(messages)
 
-    run(make_task(5, 0), slow, zf.RunConfig(budget=4, initial=2, concurrency=4, stop_at_perfect=False))
-    assert most >= 3
+    config = zf.RunConfig(budget=4, initial=2, concurrency=4, stop_at_perfect=False)
+    assert run(make_task(5, 0), slow, config).error is None
 
 
 def test_failure_of_a_user_s_model_keeps_the_results() -> None:

@@ -28,7 +28,7 @@ class Model:
         self.asked: list[str] = []
         self.running = self.most = self.cancelled = 0
 
-    async def chat(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+    async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
         self.asked.append(messages[-1]["content"])
         self.running += 1
         self.most = max(self.most, self.running)
@@ -51,7 +51,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        await asyncio.wait_for(main(), 10)
+        await asyncio.wait_for(main(), 60)
         assert asyncio.all_tasks() == {asyncio.current_task()}
         gc.collect()  # asyncio complains of an exception nobody looked at when its task goes
 
@@ -115,7 +115,7 @@ def test_the_template_gets_prompt_input_and_demonstrations() -> None:
         sent: list[Sequence[Mapping[str, str]]] = []
 
         class Recorder:
-            async def chat(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+            async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
                 sent.append(messages)
                 return Answer("out 0", ONE)
 

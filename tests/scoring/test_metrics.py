@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from zopo_fast.errors import ConfigError, MetricError, ServerError
 from zopo_fast.llm.types import Answer, Usage
@@ -261,7 +260,7 @@ class Grader:
         self.replies = list(replies)
         self.asked: list[str] = []
 
-    async def chat(self, messages: Sequence[Mapping[str, str]]) -> Answer:
+    async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
         self.asked.append(messages[-1]["content"])
         return Answer(self.replies.pop(0), Usage(7, 2, 1))
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import zopo_fast as zf
-from zopo_fast.bench.search import quality as search_quality
-from zopo_fast.bench.search import racing as search_racing
+from zopo_fast.bench.search import quality as search_quality, racing as search_racing
 from zopo_fast.bench.search.replay import load_folder
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.scoring import race as racing

@@ -108,7 +108,7 @@ def test_parts_of_one_array(device: str, rng: np.random.Generator) -> None:
 def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """More observations than room was made for at first."""
     pools, scores = problems
-    monkeypatch.setattr("zopo_fast.search.batch.MAX_CAPACITY", 8)
+    monkeypatch.setattr("zopo_fast.search.batch.MAX_PREALLOCATED", 8)
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
 
@@ -129,7 +129,7 @@ def test_gradient_uncertainty(device: str, problems: Any) -> None:
         batch.tell(asked, [y[i] if i >= 0 else 0.0 for y, i in zip(scores, asked, strict=True)])
         for b, uncertainty in enumerate(batch.gradient_uncertainty):
             if np.isfinite(uncertainty):
-                model = models[b]._search._surrogate._model  # type: ignore[attr-defined]
+                model = models[b]._search._model._model  # type: ignore[attr-defined]
                 assert uncertainty == pytest.approx(model.relative_uncertainty([], 0.0), rel=1e-9, abs=1e-12)
                 compared += 1
     assert compared > 80
@@ -231,7 +231,7 @@ def test_what_a_batch_cannot_be_made_of(problems: Any) -> None:
     pools, _ = problems
     with pytest.raises(zf.ConfigError, match="at least one"):
         zf.ZopoBatch([])
-    with pytest.raises(zf.ConfigError, match="configs: one for all or one for each of 6"):
+    with pytest.raises(zf.ConfigError, match="configs: expected one for all or one for each of 6"):
         zf.ZopoBatch(pools, CONFIGS[1:])
     with pytest.raises(zf.ConfigError, match=r"configs\[2\].*search='gradient'"):
         zf.ZopoBatch(pools, [*CONFIGS[:2], zf.ZopoConfig.official(budget=5, initial=2), *CONFIGS[3:]])

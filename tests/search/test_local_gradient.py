@@ -15,7 +15,7 @@ def made(dim: int, width: int, depth: int, m: int = 120) -> tuple[_core.LocalGra
     Z = np.random.default_rng(dim).normal(size=(m, dim)).astype(np.float32)
     kernel = zf.NTK.random(dim, width=width, depth=depth, seed=3, initialization="normal")
     pool = _core.Pool(Z, *_core.column_moments(Z))
-    return _core.LocalGradient(kernel._network, pool), kernel, pool.rows(np.arange(m))
+    return _core.LocalGradient(kernel.network, pool), kernel, pool.rows(np.arange(m))
 
 
 @pytest.mark.parametrize(("dim", "width", "depth"), [(384, 32, 2), (16, 24, 3), (5, 100, 1), (9, 7, 4)])
@@ -73,7 +73,7 @@ def test_step_is_the_free_candidate_nearest_to_the_moved_center() -> None:
     Z = np.random.default_rng(0).normal(size=(200, 8))
     kernel = zf.NTK.random(8, seed=1)
     pool = _core.Pool(Z, np.zeros(8), np.ones(8))
-    local = _core.LocalGradient(kernel._network, pool)
+    local = _core.LocalGradient(kernel.network, pool)
     for n in range(30):
         local.append(n, float(Z[n, 0]), 0.1)
         pool.take(n)
@@ -117,7 +117,7 @@ def test_dimensions_have_to_agree() -> None:
     Z = np.zeros((3, 5))
     pool = _core.Pool(Z, np.zeros(5), np.ones(5))
     with pytest.raises(zf.ArrayError, match="dimension 5"):
-        _core.LocalGradient(zf.NTK.random(4)._network, pool)
+        _core.LocalGradient(zf.NTK.random(4).network, pool)
 
 
 def test_without_a_center_there_is_no_gradient() -> None:
@@ -233,7 +233,7 @@ def test_room_grows_with_the_observations() -> None:
     kernel = zf.NTK.random(5, seed=1)
     pools = [_core.Pool(Z, np.zeros(5), np.ones(5)) for _ in range(2)]
     small, large = (
-        _core.LocalGradient(kernel._network, pool, c) for pool, c in zip(pools, (1, 90), strict=True)
+        _core.LocalGradient(kernel.network, pool, c) for pool, c in zip(pools, (1, 90), strict=True)
     )
     for model in (small, large):
         model.center(80)

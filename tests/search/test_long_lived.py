@@ -67,7 +67,7 @@ def test_gradient_at_a_center_after_ten_thousand_changes(noise: float) -> None:
     kernel = zf.NTK.random(16, width=24, depth=2, seed=2)
     Z = rng.normal(size=(300, 16))
     pool, unit = _core.Pool(Z, np.zeros(16), np.ones(16)), kernel.diag(Z).mean()
-    local, seen, center = _core.LocalGradient(kernel._network, pool), [], 0
+    local, seen, center = _core.LocalGradient(kernel.network, pool), [], 0
     local.center(center)
     clears, most = 0, 0
     for operation in range(1, OPERATIONS + 1):
@@ -86,7 +86,7 @@ def test_gradient_at_a_center_after_ten_thousand_changes(noise: float) -> None:
             local.relative_uncertainty(rng.integers(300, size=3).tolist(), unit * noise)
         most = max(most, len(local))
         if operation % CHECK_EVERY == 0:
-            fresh = _core.LocalGradient(kernel._network, pool)
+            fresh = _core.LocalGradient(kernel.network, pool)
             for observation in seen:
                 fresh.append(*observation)
             fresh.center(center)

@@ -36,7 +36,7 @@ def test_golden_order_of_evaluation(name: str, dtype: str) -> None:
     g = load_golden(name)
     opt = replay(g, g.data["Z"].astype(dtype))
     order = []
-    with time_limit(30):
+    with time_limit():
         while not opt.done:
             order.append(i := opt.ask())
             opt.tell(i, float(g.data["f"][i]))
@@ -127,7 +127,7 @@ def embeddings(kind: str, m: int = 60) -> np.ndarray:
 def run(opt: zf.Zopo, score: Callable[[int], float], batch: int | None = None) -> list[int]:
     """Play to the end; a bounded number of asks, a bounded time."""
     order: list[int] = []
-    with time_limit(3):
+    with time_limit():
         for _ in range(1000):
             if opt.done:
                 return order
@@ -177,7 +177,7 @@ def test_everything_else_is_told_already(variant: str) -> None:
     opt = zf.Zopo(Z, zf.ZopoConfig.official(budget=20, initial=[0, 1], **VARIANTS[variant]))
     for i in range(2, 59):
         opt.tell(i, 0.0)
-    with time_limit(3):
+    with time_limit():
         assert [opt.ask(), opt.ask()] == [0, 1]
         opt.tell(0, 0.0)
         opt.tell(1, 0.0)
@@ -219,7 +219,7 @@ def test_discards_are_refunded(variant: str) -> None:
     rng = np.random.default_rng(5)
     opt = zf.Zopo(embeddings("normal"), zf.ZopoConfig.official(budget=25, initial=6, **VARIANTS[variant]))
     told, discarded = [], 0
-    with time_limit(3):
+    with time_limit():
         for _ in range(500):
             if opt.done:
                 break
@@ -236,7 +236,7 @@ def test_discards_are_refunded(variant: str) -> None:
 
 def test_all_initial_points_discarded() -> None:
     opt = zf.Zopo(embeddings("normal"), zf.ZopoConfig.official(budget=12, initial=4, seed=0))
-    with time_limit(3):
+    with time_limit():
         for _ in range(4):
             opt.discard(opt.ask())
         order = run(opt, SCORES["waves"])

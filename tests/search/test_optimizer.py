@@ -118,7 +118,7 @@ def test_ask_many_is_at_most_n_on_top_of_those_pending(config: Any) -> None:
 
 def test_tell_in_any_order(config: Any) -> None:
     rng, opt, asked = np.random.default_rng(0), zf.Zopo(pool(), config(budget=40, initial=6)), []
-    with time_limit(10):
+    with time_limit():
         while not opt.done:
             if len(opt.pending) < 7 and len(asked) < 40:
                 asked.extend(opt.ask(int(rng.integers(1, 4))))
@@ -176,7 +176,7 @@ def test_partial_scores_replace_each_other_and_count_once(config: Any) -> None:
 
 def test_partial_scores_while_others_go_on(config: Any) -> None:
     opt, order = zf.Zopo(pool(), config(budget=30, initial=5)), []
-    with time_limit(10):
+    with time_limit():
         while not opt.done:
             while len(opt.pending) < 3 and len(order) < 30:
                 order.append(opt.ask())

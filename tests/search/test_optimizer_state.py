@@ -146,6 +146,21 @@ def test_pickle_and_copy(case: str, duplicate: Callable[[zf.Zopo], zf.Zopo]) -> 
     assert answers == [step(twin, rng_twin) for _ in range(30)]  # neither moves the other
 
 
+def test_the_caller_may_change_what_it_was_given() -> None:
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, search="gradient"))
+    asked = opt.ask(5)
+    state = opt.state_dict()
+    saved = copy.deepcopy(state)
+    asked.sort(reverse=True)
+    for part in ("log", "kernel", "pending", "config"):
+        given = opt.state_dict()
+        if part == "log":
+            given["log"][0][2].clear()
+        given[part].clear()
+    assert opt.state_dict() == saved
+    assert zf.Zopo.from_state(Z, opt.state_dict()).pending == opt.pending
+
+
 def test_the_state_of_a_kernel_changed_after_its_construction() -> None:
     """The network computes with the weights it was given; so must the restored one."""
     W, b = random_network(np.random.default_rng(8), D, [6, 4])

@@ -8,8 +8,7 @@ import time
 import numpy as np
 import pytest
 from emulation_tools import EMULATED
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from numeric_tools import assert_close
 from pool_tools import Pool, make_pool
 
@@ -320,7 +319,9 @@ def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
     pytest.fail(f"the scan takes {best['scan']:.4f} s, everything {best['everything']:.4f} s")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the device: always the same
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)  # the device: always the same
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from(DTYPES),
     st.sampled_from([1, 4, 64, 1e4]), st.integers(1, 12),

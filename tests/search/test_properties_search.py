@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from pool_tools import make_pool
 from property_tools import (
     EPS,
@@ -26,7 +25,7 @@ def made(p: Problem) -> tuple[_core.LocalGradient, np.ndarray]:
     """The observations and the query points are the candidates, as they are."""
     E, d = np.concatenate([p.X, p.Q]), p.X.shape[1]
     pool = _core.Pool(E, np.zeros(d), np.ones(d))
-    return _core.LocalGradient(zf.NTK(p.W, p.b)._network, pool), E
+    return _core.LocalGradient(zf.NTK(p.W, p.b).network, pool), E
 
 
 def assert_gradient(local: _core.LocalGradient, p: Problem, x: np.ndarray) -> None:
@@ -108,7 +107,9 @@ def scans(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     return Z, mean, scale, x, draw(st.integers(0, m + 1), label="k")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # the device: always the same
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)  # the device: always the same
 @given(scans(), st.integers(0, 2**32 - 1))
 def test_scan_is_brute_force(
     device: str, scan: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], seed: int

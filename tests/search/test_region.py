@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dispatch_tools import require, run
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from property_tools import points
 from region_tools import NUGGETS, Twin, assert_promising, assert_same_posterior, of_points, problem

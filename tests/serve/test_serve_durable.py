@@ -1,4 +1,4 @@
-"""What was acknowledged is on disk: after kill -9 at any moment, and in the order of the system calls."""
+"""Durability: acknowledged changes survive kill -9 and a full disk; fdatasync precedes each response."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def score(study: int, index: int) -> float:
 
 
 class Hammer:
-    """A client of one study that asks and tells without a pause, and keeps what was acknowledged."""
+    """Client of one study that asks and tells without pause, and logs what the server acknowledged."""
 
     def __init__(self, number: int) -> None:
         self.number, self.id = number, ""
         self.log: list[tuple[str, Any]] = []  # acknowledged
-        self.open: tuple[str, Any] | None = None  # sent, and not acknowledged: done or not
+        self.open: tuple[str, Any] | None = None  # sent but not acknowledged: may or may not be applied
 
     def create(self, url: str) -> None:
         with Client(url) as call:
@@ -40,7 +40,7 @@ class Hammer:
             self.id = call.ok("POST", "/v1/studies", body)["id"]
 
     def run(self, url: str) -> None:
-        """Until the server is gone, or nothing is left to ask."""
+        """Ask and tell until the server is gone or no prompt is left."""
         try:
             with Client(url) as call:
                 pending = call.ok("GET", f"/v1/studies/{self.id}")["pending"]
@@ -52,7 +52,7 @@ class Hammer:
                         pending = list(answer.body["indices"])
                     index = pending.pop(0)
                     self._send(call, "tell", {"index": index, "score": score(self.number, index)})
-        except (OSError, ValueError):  # killed: also in the middle of an answer
+        except (OSError, ValueError):  # killed, perhaps in the middle of a response
             return
         except Exception as error:
             if "http.client" not in type(error).__module__:
@@ -67,7 +67,7 @@ class Hammer:
         return reply
 
     def check(self, url: str) -> None:
-        """What the server has is what was acknowledged, and at most the open request more; take it over."""
+        """Check that the server has all that was acknowledged and at most the open request; adopt its log."""
         with Client(url) as call:
             log = call.ok("GET", f"/v1/studies/{self.id}/state")["state"]["log"]
         found = [(kind, rest[1] if kind == "ask" else rest[0]) for kind, *rest in log]
@@ -77,7 +77,7 @@ class Hammer:
         if more and self.open is not None:
             assert more[0][0] == self.open[0]
         self.log, self.open = found, None
-        # The same log in this process leads to the same asks, bit for bit.
+        # Replaying the log in this process gives the same asks, bit for bit.
         optimizer = zf.Zopo(pool(M, 8, self.number), zf.ZopoConfig(**{**CONFIG, "seed": self.number}))
         for kind, value in self.log:
             if kind == "ask":
@@ -94,7 +94,7 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(tmp_path: Path) -> 
     moments = np.random.default_rng(9).uniform(0.0, 0.5, KILLS)
     hammers: list[Hammer] = []
     for moment in moments:
-        live = [hammer for hammer in hammers if len(hammer.log) < 200]  # the others soon have nothing to ask
+        live = [hammer for hammer in hammers if len(hammer.log) < 200]  # the others soon run out of prompts
         new = [Hammer(len(hammers) + i) for i in range(4 - len(live))]
         hammers, live = hammers + new, live + new
         with Process(tmp_path / "data") as server:
@@ -107,7 +107,7 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(tmp_path: Path) -> 
             for thread in threads:
                 thread.start()
             until = time.monotonic() + SECONDS
-            while acknowledged(live) == before:  # it has to have something to lose
+            while acknowledged(live) == before:  # kill only once there is something to lose
                 assert time.monotonic() < until
                 time.sleep(0.001)
             time.sleep(moment)
@@ -119,16 +119,16 @@ def test_kill_9_at_random_moments_loses_nothing_acknowledged(tmp_path: Path) -> 
         for hammer in hammers:
             hammer.check(server.url)
         assert server.stop() == 0
-    with Process(tmp_path / "data") as server:  # from the files alone
+    with Process(tmp_path / "data") as server:  # the checkpoint at shutdown emptied the journal
         for hammer in hammers:
             hammer.check(server.url)
 
 
-# ---- a disk that takes no more -----------------------------------------------------------------------
+# ---- failed writes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit of a running process is set as Linux has it")
-def test_what_cannot_be_written_is_refused_until_it_can_be(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="resource.prlimit needs Linux")
+def test_changes_are_refused_while_the_disk_cannot_be_written(tmp_path: Path) -> None:
     import resource
 
     with Process(tmp_path / "data") as server, Client(server.url) as call:
@@ -139,7 +139,7 @@ def test_what_cannot_be_written_is_refused_until_it_can_be(tmp_path: Path) -> No
         for _ in range(3):
             answer = call.ok("POST", f"/v1/studies/{study}/ask")["indices"]
             assert answer == [optimizer.ask()]
-            for size in (0, hard):  # no file of the process may grow, then they may again
+            for size in (0, hard):  # forbid the process to grow any file, then allow it again
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
                 reply = call("POST", f"/v1/studies/{study}/tell", {"index": answer[0], "score": 0.5})
                 assert reply.status == (200 if size else 503), reply
@@ -153,11 +153,11 @@ def test_what_cannot_be_written_is_refused_until_it_can_be(tmp_path: Path) -> No
         assert server.stop() == 0
 
 
-# ---- the order of the system calls -------------------------------------------------------------------
+# ---- order of the system calls -----------------------------------------------------------------------
 
 
 def traced() -> str | None:
-    """Why system calls cannot be traced here; None where they can."""
+    """Return why system calls cannot be traced here; None if they can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     done = subprocess.run(
@@ -187,10 +187,10 @@ def test_an_acknowledgement_follows_an_fdatasync_that_follows_the_tell(tmp_path:
         if re.search(r"(write|writev|sendto|sendmsg)\(", lines[i]) and "HTTP/1.1 200 OK" in lines[i]
     )  # fmt: skip
     between = lines[arrived:answered]
-    # Finished, not only begun, before the answer was.
+    # The fdatasync returned before the response was written.
     synced = [i for i, line in enumerate(between) if re.search(r"(fdatasync|fsync)(\(| resumed).*= 0", line)]
     assert synced, "\n".join(between)
-    # And what it had on the disk is this tell: the journal's page was written before.
+    # The journal page with this tell was written before that fdatasync.
     written = [i for i, line in enumerate(between) if "pwrite64(" in line and f',\\"tell\\",[{index}' in line]
     assert written, "\n".join(between)
     assert written[0] < synced[-1]

@@ -1,4 +1,4 @@
-"""The journal: commits grouped, failures undone as a whole, one server a folder."""
+"""The journal: group commit, failures of whole batches, exclusive lock."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 import pytest
 
 from zopo_fast.errors import StoreBusyError, StoreError, StoreFullError, StoreVersionError
-from zopo_fast.serve.studies.journal import Entry, Event, Journal
+from zopo_fast.serve.studies.journal import Journal, JournalEntry, JournalEvent
 
 
-def event(seq: int, study: str = "s", size: int = 1) -> Event:
-    return Event(study, seq, "tell", msgspec.Raw(msgspec.json.encode("x" * size)))
+def event(seq: int, study: str = "s", size: int = 1) -> JournalEvent:
+    return JournalEvent(study, seq, "tell", msgspec.Raw(msgspec.json.encode("x" * size)))
 
 
 class Watched:
-    """A running journal and what it reported."""
+    """Journal with a record of its callbacks."""
 
     def __init__(self, path: Path) -> None:
         self.journal = Journal(path)
@@ -31,15 +31,15 @@ class Watched:
     def start(self) -> None:
         self.journal.start(self._committed, self._failed)
 
-    def _committed(self, number: int, batch: list[Entry], seconds: float) -> None:
+    def _committed(self, number: int, batch: list[JournalEntry], seconds: float) -> None:
         self.commits.append([e.seq for entry in batch for e in entry.events])
 
-    def _failed(self, batch: list[Entry], error: StoreError) -> None:
+    def _failed(self, batch: list[JournalEntry], error: StoreError) -> None:
         self.failures.append([e.seq for entry in batch for e in entry.events])
         self.on_failure()
 
-    def put(self, seq: int, size: int = 1) -> Entry:
-        return self.journal.put(None, [event(seq, size=size)])
+    def put(self, seq: int, size: int = 1) -> JournalEntry:
+        return self.journal.append(None, [event(seq, size=size)])
 
 
 def scenario(path: Path, work: Callable[[Watched], Coroutine[Any, Any, None]]) -> Watched:
@@ -47,7 +47,7 @@ def scenario(path: Path, work: Callable[[Watched], Coroutine[Any, Any, None]]) -
         watched = Watched(path)
         watched.start()
         try:
-            await asyncio.wait_for(work(watched), 20)
+            await asyncio.wait_for(work(watched), 60)
         finally:
             watched.journal.flush()
             await asyncio.to_thread(watched.journal.close)
@@ -65,7 +65,7 @@ def kept(path: Path) -> list[int]:
 
 
 class Slow:
-    """A connection whose statements wait until they are let go."""
+    """Connection whose statements block until `go` is set."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         import threading
@@ -73,23 +73,23 @@ class Slow:
         self._connection, self.go = connection, threading.Event()
 
     def execute(self, *arguments: Any) -> Any:
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         return self._connection.execute(*arguments)
 
     def close(self) -> None:
         self._connection.close()
 
 
-def test_what_waits_together_is_committed_together_and_in_order(tmp_path: Path) -> None:
+def test_waiting_entries_are_committed_together_and_in_order(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         slow = Slow(watched.journal._connection)
         watched.journal._connection = slow  # type: ignore[assignment]
         first = watched.put(1)
         watched.journal.flush()
-        while not watched.journal._queue.empty():  # the thread has it
+        while not watched.journal._queue.empty():  # the thread has taken the entry
             await asyncio.sleep(0.001)
         rest = [watched.put(seq) for seq in range(2, 40)]
-        assert not first.done.done()  # nothing is answered before its commit
+        assert not first.done.done()  # no entry is resolved before its commit
         slow.go.set()
         await asyncio.gather(first.done, *(entry.done for entry in rest))
 
@@ -98,14 +98,14 @@ def test_what_waits_together_is_committed_together_and_in_order(tmp_path: Path) 
     assert kept(tmp_path / "j") == list(range(1, 40))
 
 
-def test_a_full_disk_fails_what_waits_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_fails_the_waiting_entries_until_there_is_room(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         await watched.put(1).done
         connection = watched.journal._connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
         full = watched.put(2, size=100_000)
-        with pytest.raises(StoreFullError, match="no room is left"):
+        with pytest.raises(StoreFullError, match="no space left"):
             await full.done
         with pytest.raises(StoreFullError):
             await full.wait()
@@ -117,14 +117,14 @@ def test_a_full_disk_fails_what_waits_and_goes_on_when_there_is_room(tmp_path: P
     assert kept(tmp_path / "j") == [1, 3]
 
 
-def test_what_was_queued_behind_a_failure_fails_with_it_and_nothing_else_does(tmp_path: Path) -> None:
+def test_entries_queued_behind_a_failure_fail_and_later_ones_do_not(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         connection = watched.journal._connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
-        later: list[Entry] = []
+        later: list[JournalEntry] = []
 
-        def room() -> None:  # as the last one is told of the first failure
+        def room() -> None:  # in the first callback
             if not later:
                 connection.execute("PRAGMA max_page_count = 100000")
                 later.append(watched.put(100))
@@ -133,11 +133,11 @@ def test_what_was_queued_behind_a_failure_fails_with_it_and_nothing_else_does(tm
         entries = [watched.put(1, size=100_000)]
         watched.journal.flush()
         while not watched.journal._queue.empty():
-            pass  # without a turn for the loop: the failure is not heard of before the next ones are queued
+            pass  # block the loop, so that the next entries are queued before it sees the failure
         entries += [watched.put(seq) for seq in (2, 3)]
         results = await asyncio.gather(*(entry.done for entry in entries), return_exceptions=True)
         assert [type(result) for result in results] == [StoreFullError] * 3
-        # Queued in the first call of `failed`: it was built on the failure, or before it was heard of.
+        # Queued in the first call of `on_failure`: may build on the failed changes.
         with pytest.raises(StoreFullError):
             await later[0].done
         await watched.put(200).done
@@ -147,7 +147,7 @@ def test_what_was_queued_behind_a_failure_fails_with_it_and_nothing_else_does(tm
     assert kept(tmp_path / "j") == [200]
 
 
-def test_a_broken_connection_is_opened_again(tmp_path: Path) -> None:
+def test_a_broken_connection_is_reopened(tmp_path: Path) -> None:
     class Broken(Slow):
         def execute(self, *arguments: Any) -> Any:
             raise sqlite3.OperationalError("disk I/O error")
@@ -163,10 +163,10 @@ def test_a_broken_connection_is_opened_again(tmp_path: Path) -> None:
     assert kept(tmp_path / "j") == [1, 3]
 
 
-def test_a_failed_commit_that_reached_the_disk_is_written_over(tmp_path: Path) -> None:
+def test_a_failed_commit_that_reached_the_disk_is_overwritten(tmp_path: Path) -> None:
     class Late(Slow):
         def execute(self, *arguments: Any) -> Any:
-            self._connection.execute(*arguments)  # it is there, but the disk did not say so
+            self._connection.execute(*arguments)  # written, but reported as failed
             raise sqlite3.OperationalError("disk I/O error")
 
     async def work(watched: Watched) -> None:
@@ -179,7 +179,7 @@ def test_a_failed_commit_that_reached_the_disk_is_written_over(tmp_path: Path) -
     assert kept(tmp_path / "j") == [2]
 
 
-def test_a_cancelled_request_does_not_take_its_commit_along(tmp_path: Path) -> None:
+def test_cancelling_a_request_does_not_cancel_its_commit(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         entry = watched.put(1)
         entry.done.cancel()
@@ -190,17 +190,17 @@ def test_a_cancelled_request_does_not_take_its_commit_along(tmp_path: Path) -> N
     assert kept(tmp_path / "j") == [1, 2]
 
 
-def test_what_is_in_the_files_is_forgotten(tmp_path: Path) -> None:
+def test_truncation_deletes_old_commits(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         for seq in (1, 2, 3):
             await watched.put(seq).done
-        await watched.journal.forget(2)
+        await watched.journal.truncate(2)
 
     scenario(tmp_path / "j", work)
     assert kept(tmp_path / "j") == [3]
 
 
-def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
+def test_closing_writes_queued_entries(tmp_path: Path) -> None:
     async def work(watched: Watched) -> None:
         for seq in range(50):
             watched.put(seq)
@@ -209,7 +209,7 @@ def test_closing_writes_what_is_queued(tmp_path: Path) -> None:
     assert kept(tmp_path / "j") == list(range(50))
 
 
-def test_one_server_a_folder(tmp_path: Path) -> None:
+def test_a_second_journal_on_the_file_is_refused(tmp_path: Path) -> None:
     first = Journal(tmp_path / "j")
     with pytest.raises(StoreBusyError, match="another server"):
         Journal(tmp_path / "j")

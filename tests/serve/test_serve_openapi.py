@@ -1,4 +1,4 @@
-"""The OpenAPI document against the server: what the one promises the other keeps, for hostile requests."""
+"""OpenAPI document: generated requests, valid and hostile, get the documented responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serve_tools import TOKEN, Client, InThread, served, table
 
 from zopo_fast.serve.config import Limits
 
-# For each operation with a body, half as many for others; and so much with wrong ones again.
+# Examples for each operation with a body, valid and invalid each; half as many for the others.
 EXAMPLES = int(os.environ.get("ZOPO_SERVE_EXAMPLES", "10"))
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InThread]:
 
 @pytest.fixture(scope="module")
 def study(server: InThread) -> str:
-    """One that is there, with something asked and something told."""
+    """Create a study with pending prompts and a score."""
     with Client(server.url, TOKEN) as call:
         name = call.study()
         indices = call.ok("POST", f"/v1/studies/{name}/ask", {"n": 3})["indices"]
@@ -50,7 +50,7 @@ def api(server: InThread) -> schemathesis.BaseSchema:
 
 
 def operations() -> list[str]:
-    """The names of all operations, known without a server."""
+    """List all operations without starting a server."""
     return [f"{route.method} {route.path}" for route in table()]
 
 
@@ -58,13 +58,13 @@ def operations() -> list[str]:
     "mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda mode: mode.value
 )
 @pytest.mark.parametrize("name", operations())
-def test_the_server_is_what_its_document_says(
+def test_the_server_conforms_to_its_document(
     api: schemathesis.BaseSchema, study: str, empty: str, name: str, mode: GenerationMode
 ) -> None:
     method, path = name.split()
     operation = api[path][method]
     if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.headers):
-        pytest.skip("nothing but its path can be wrong")
+        pytest.skip("only the path can be invalid")
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
@@ -76,9 +76,9 @@ def test_the_server_is_what_its_document_says(
     )
     def check(case: schemathesis.Case) -> None:
         if method != "DELETE" and "study" in case.path_parameters and mode is GenerationMode.POSITIVE:
-            # One that is there: random ones test the 404 alone. And one without a score, which has no best.
+            # Existing studies, because random ids only test the 404; without a score, /best is a 409.
             case.path_parameters["study"] = empty if path.endswith("/best") else study
-        # Not every body that the schema allows can be used: an index beyond the pool is a 422.
+        # Some bodies are valid by the schema and refused: an index beyond the pool is a 422.
         case.call_and_validate(headers=BEARER, timeout=20, excluded_checks=[positive_data_acceptance])
 
     check()

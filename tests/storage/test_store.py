@@ -52,7 +52,7 @@ def test_round_trip(path: Path) -> None:
     trial = Trial(1, 0, "first", 0.5, (0.5,), usage, 0.25, 0.5, usage, None, (3,))
     with Store.create(path, config, POOL) as store:
         for name, array in arrays.items():
-            store.keep_array(name, array)
+            store.put_array(name, array)
         store.put("name", config)
         for key, answer in zip((b"k", b"j", b"k"), answers, strict=True):
             store.add_answer(key, "model", answer)
@@ -73,17 +73,17 @@ def test_round_trip(path: Path) -> None:
         assert store.answers() == {b"k": [1, 3], b"j": [2]}
         assert [store.answer(i) for i in (1, 2, 3)] == answers
         assert store.trials()[0]["examples"] == [3]
-        assert store.last == 3
+        assert store.last_seq == 3
         assert store.append("score", {}) == 4
         assert not store.is_empty
 
 
 def test_large_arrays_are_kept_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zopo_fast.storage.store._PART", 100)
+    monkeypatch.setattr("zopo_fast.storage.store._MAX_PART_BYTES", 100)
     array = np.random.default_rng(0).normal(size=(7, 9))
     with Store.create(path, {}) as store:
-        store.keep_array("Z", np.ones((50, 50)))
-        store.keep_array("Z", array)
+        store.put_array("Z", np.ones((50, 50)))
+        store.put_array("Z", array)
         again = store.array("Z")
         assert again is not None
         assert np.array_equal(again, array)
@@ -92,9 +92,9 @@ def test_large_arrays_are_kept_in_parts(path: Path, monkeypatch: pytest.MonkeyPa
 def test_entries_that_are_there_already_are_passed_over(path: Path) -> None:
     events = [Event(i + 1, "tell", entry(i)) for i in range(5)]
     with Store.create(path, {}) as store:
-        store.append_all(events[:3])
-        store.append_all(events[1:])
-        store.append_all([])
+        store.merge_events(events[:3])
+        store.merge_events(events[1:])
+        store.merge_events([])
         assert list(store.events()) == events
         assert store.append("tell", {}) == 6
 
@@ -154,7 +154,7 @@ def test_a_killed_writer_leaves_a_beginning_with_all_that_was_flushed(path: Path
         assert len(numbers) >= before
         held.append(len(numbers))
     with Store.open(path) as store:
-        assert store.last == 1500
+        assert store.last_seq == 1500
 
 
 def test_a_value_that_cannot_be_written_ends_the_writing(path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_value_that_cannot_be_written_ends_the_writing(path: Path) -> None:
             store.close()
         store.close()
     with Store.open(path) as store:
-        assert store.last in (0, 1)  # in one transaction with it, or in the one before
+        assert store.last_seq in (0, 1)  # in one transaction with it, or in the one before
 
 
 def test_a_waiter_that_gives_up_holds_up_nobody(path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_waiter_that_gives_up_holds_up_nobody(path: Path) -> None:
 
     with Store.create(path, {}) as store:
         asyncio.run(asyncio.wait_for(work(store), 30))
-        assert store.last == 50
+        assert store.last_seq == 50
 
 
 def test_after_its_end(path: Path) -> None:
@@ -215,14 +215,14 @@ def test_what_nobody_closes_is_written_all_the_same(path: Path) -> None:
     del store
     gc.collect()
     with Store.open(path) as store:
-        assert store.last == 1
+        assert store.last_seq == 1
     code = (
         "from zopo_fast.storage.store import Store; s = Store.open({!r}); "
         "[s.append('x', {{}}) for _ in range(500)]"
     )
     subprocess.run([sys.executable, "-c", code.format(str(path))], check=True, timeout=60)
     with Store.open(path) as store:
-        assert store.last == 501
+        assert store.last_seq == 501
 
 
 FORK = """
@@ -256,7 +256,7 @@ def test_a_forked_process_can_neither_use_nor_harm_it(path: Path) -> None:
     done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert done.returncode == 6, done
     with Store.open(path) as store:
-        assert store.last == 11
+        assert store.last_seq == 11
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")

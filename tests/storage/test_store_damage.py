@@ -60,7 +60,7 @@ def saved(path: Path, said: str) -> tuple[list[Event], list[Answer], Pool | None
         prompts = 0 if pool is None else len(pool)
         assert store.config == CONFIG
     assert f"Saved to {target}: 0 trials, {len(answers)} answers, {len(events)} entries of the log" in said
-    assert f"{prompts} prompts; put it in this one's place" in said
+    assert f"{prompts} prompts; replace the damaged file by it to resume" in said
     assert events == EVENTS[: len(events)]
     assert set(answers) <= set(ANSWERS)
     return events, answers, pool
@@ -125,7 +125,7 @@ def test_a_single_bit_is_noticed(path: Path) -> None:
     at = path.read_bytes().index(before)
     changed(path, at, before.replace(b"0.5", b"0.7"))
     said = refused(path)
-    assert "1 rows of its events are not as they were written" in said
+    assert "checksum of 1 rows of its events" in said
     events, answers, _ = saved(path, said)
     assert len(events) == 150
     assert answers == ANSWERS
@@ -165,7 +165,7 @@ def test_nothing_of_random_damage_passes(path: Path, sound: Path) -> None:
                 assert (store.config, store.pool()) == (CONFIG, POOL)
         except errors.StoreError as error:
             noticed += 1
-            if "put it in" in str(error):
+            if "replace the damaged" in str(error):
                 saved(path, str(error))
     assert noticed > 8
 
@@ -183,7 +183,7 @@ def test_settings_that_are_lost_are_said(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE study SET value = '{}' WHERE name = 'config'")
     connection.close()
-    assert refused(path).endswith("its settings are lost, so that it cannot be gone on from")
+    assert refused(path).endswith("the settings are lost, so the study cannot be resumed")
 
 
 def test_what_was_saved_before_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_what_was_saved_before_is_kept(path: Path, monkeypatch: pytest.MonkeyPat
     assert [p.name for p in path.parent.iterdir()] == ["study.sqlite3"]
     saved(path, refused(path))
     before = path.with_name("study.salvaged.sqlite3").read_bytes()
-    assert "holds what was saved of it before" in refused(path)
+    assert "holds what was saved from it before" in refused(path)
     assert path.with_name("study.salvaged.sqlite3").read_bytes() == before
 
 

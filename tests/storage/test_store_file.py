@@ -60,7 +60,7 @@ def fill(store: Store) -> int:
             known = number
 
     known = 0
-    with pytest.raises(errors.StoreFullError, match="no room is left"):
+    with pytest.raises(errors.StoreFullError, match="no space left"):
         asyncio.run(work())
     with pytest.raises(errors.StoreFullError):  # and from now on
         store.append("score", {})
@@ -75,17 +75,17 @@ def test_full_disk_keeps_what_was_acknowledged(small: Path) -> None:
     with pytest.raises(errors.StoreFullError):
         store.close()
     with Store.open(path) as store:
-        assert known <= store.last <= known + 1
+        assert known <= store.last_seq <= known + 1
     filler = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
     with contextlib.suppress(OSError):  # the last page
         while os.write(filler, b"x" * 4096):
             pass
     os.close(filler)
-    with pytest.raises(errors.StoreFullError, match="no room"):
+    with pytest.raises(errors.StoreFullError, match="no space left"):
         Store.create(small / "other.sqlite3", {})
     assert [p.name for p in small.iterdir() if p.suffix == ".tmp" or p.name.startswith("other")] == []
     with Store.open(path) as store:  # readable with no room at all
-        assert len(list(store.events())) == store.last
+        assert len(list(store.events())) == store.last_seq
 
 
 def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
@@ -96,7 +96,7 @@ def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
     with pytest.raises(errors.StoreFullError):
         store.close()
     with Store.open(path) as store:  # there is room again
-        assert known <= store.last <= known + 1
+        assert known <= store.last_seq <= known + 1
         store.append("score", {})
         store.sync()
 
@@ -125,7 +125,7 @@ def test_a_second_owner_is_refused(path: Path) -> None:
         for _ in range(2):
             with pytest.raises(errors.StoreBusyError, match="has this study open"):
                 Store.open(path)
-            with pytest.raises(errors.StoreError, match="is there already"):
+            with pytest.raises(errors.StoreError, match="exists already"):
                 Store.create(path, {})
         # Locks of a file go when any handle of this process on it is closed: none of the above may.
         assert "another process has this study open" in opened_elsewhere(path)
@@ -148,11 +148,11 @@ def test_making_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(errors.StoreError, match="no study there"):
+    with pytest.raises(errors.StoreError, match="no study file there"):
         Store.open(path)
-    with pytest.raises(errors.StoreError, match="no study there"):
+    with pytest.raises(errors.StoreError, match="no study file there"):
         Store.open(tmp_path)
-    with pytest.raises(errors.StoreError, match="there already"):
+    with pytest.raises(errors.StoreError, match="exists already"):
         Store.create(tmp_path, {})
     path.touch()
     with pytest.raises(errors.StoreError, match="an empty file"):
@@ -166,7 +166,7 @@ def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.StoreError, match="another program"):
         Store.open(path)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(errors.StoreError, match="cannot be made"):
+    with pytest.raises(errors.StoreError, match="cannot be created"):
         Store.create(tmp_path / "file" / "study.sqlite3", {})
 
 
@@ -179,7 +179,7 @@ def test_a_link_leads_to_the_one_study(path: Path, tmp_path: Path) -> None:
             Store.open(path)
     assert link.is_symlink()
     with Store.open(path) as store:
-        assert store.last == 1
+        assert store.last_seq == 1
 
 
 FORBIDDEN = """
@@ -195,7 +195,7 @@ FORBIDDEN = """
     if not os.getuid():
         os.setuid(65534)
     def made(path):
-        with resume.opened(path):
+        with resume.open_store(path):
             pass
     for name in ("study", "other", "closed/study"):
         path = f"{folder}/{name}.sqlite3"
@@ -217,12 +217,12 @@ def test_what_may_not_be_written() -> None:
         os.chmod(folder, 0o755)
         os.chmod(Path(folder) / "closed", 0o755)
     assert done.returncode == 0, done
-    forbidden = "the file or its folder may not be written to"
+    forbidden = "no permission to write the file or its folder"
     said = [line.split(" (")[0] for line in done.stdout.splitlines()]
     assert said == [
-        forbidden, "is there already", forbidden,
-        "no study there", forbidden, forbidden,
-        "cannot be read: Permission denied", "cannot be made: Permission denied",
+        forbidden, "exists already", forbidden,
+        "no study file there", forbidden, forbidden,
+        "cannot be read: Permission denied", "cannot be created: Permission denied",
         "cannot be used: Permission denied",
     ]  # fmt: skip
 
@@ -249,7 +249,7 @@ def test_an_old_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(2):
         with Store.open(path) as store:
             assert store._all("SELECT * FROM extra") == [(5, None)]
-            assert (store.config, store.last) == ({"a": 1}, 1)
+            assert (store.config, store.last_seq) == ({"a": 1}, 1)
     monkeypatch.undo()
     with pytest.raises(errors.StoreVersionError):
         Store.open(path)
@@ -266,14 +266,14 @@ def test_a_migration_that_fails_leaves_the_old_file(path: Path, monkeypatch: pyt
     monkeypatch.undo()
     assert path.read_bytes() == before
     with Store.open(path) as store:
-        assert (store.config, store.last) == ({"a": 1}, 1)
+        assert (store.config, store.last_seq) == ({"a": 1}, 1)
 
 
 # ---- one value, without the rest -------------------------------------------------------------------------
 
 
 def test_one_value_is_read_without_the_rest(path: Path) -> None:
-    Store.make(path, {"a": [1]}, arrays={"embeddings": np.arange(6.0).reshape(2, 3)})
+    Store.create_closed(path, {"a": [1]}, arrays={"embeddings": np.arange(6.0).reshape(2, 3)})
     assert read_value(path, "config") == {"a": [1]}
     assert read_value(path, "nothing") is None
     with sqlite3.connect(path) as connection:
@@ -285,7 +285,7 @@ def test_one_value_is_read_without_the_rest(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE study SET value = '{\"a\": [2]}'")
     connection.close()
-    with pytest.raises(errors.StoreDamagedError, match="config is not as it was written"):
+    with pytest.raises(errors.StoreDamagedError, match="checksum of its config"):
         read_value(path, "config")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")

@@ -12,7 +12,7 @@ from zopo_fast.llm.types import Answer, Message, Usage
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 30))
+    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 def chat(text: str) -> list[Message]:
@@ -29,9 +29,12 @@ class Model:
         self.gate.set()
         self.error: Exception | None = None
         self.finish = finish
+        self.identity: Any = "m"
+        self.description = {"model": "m", "body": None}
         self.slots = 7
+        self.max_answer_tokens = None
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
+    async def chat(self, messages: Sequence[Message], **_: Any) -> Answer:
         self.asked.append(messages[-1]["content"])
         try:
             await self.gate.wait()

@@ -1,4 +1,4 @@
-"""The real command against a server in a thread of the tests' process, and a task and a pool for it."""
+"""The installed command, a fake server in a thread of the test process, and a small task and pool."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fake_server import FakeServer, Request
+from time_tools import HANG
 
 COMMAND = str(Path(sys.executable).parent / "zopo-fast")
 KEY = "sk-secret-0123456789abcdef"
@@ -24,11 +24,10 @@ HEADER_KEY = "sk-header-0123456789abcdef"
 FILES = ("best_prompt.txt", "curve.png", "result.json", "study.sqlite3", "trials.jsonl")
 PROMPTS = [f"Do it in way number {i}." for i in range(12)]
 EXAMPLES, HELDOUT = 5, 7
-LIMIT = 40.0  # seconds for one command
 
 
 def answer(messages: Any) -> str:
-    """Prompt number n answers n of 24 questions rightly, on the whole."""
+    """Answer about n of 24 questions correctly under prompt number n."""
     content = messages[-1]["content"]
     number = re.search(r"number (\d+)", content)
     question = re.search(r"question (\d+)", content)
@@ -39,33 +38,25 @@ def answer(messages: Any) -> str:
 
 @contextmanager
 def serving(reply: Callable[[Any], str] = answer, **settings: Any) -> Iterator[FakeServer]:
-    """A FakeServer in an event loop of its own."""
+    """Run a FakeServer in a thread with an event loop of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     server = FakeServer(reply, **settings)
     try:
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(HANG)
         try:
             yield server
         finally:
-            asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(10)
+            asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(HANG)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(HANG)
         loop.close()
 
 
 def chats(server: FakeServer) -> list[Request]:
     return [r for r in server.requests if r.path.endswith("/chat/completions")]
-
-
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait for it, and fail where it does not come."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"still not so after {seconds} s"
-        time.sleep(0.01)
 
 
 def write_lines(path: Path, rows: Sequence[Any]) -> Path:
@@ -78,7 +69,7 @@ def read_lines(path: Path) -> list[Any]:
 
 
 class Bench:
-    """A folder with `task.jsonl` and `pool.txt`, in which the command runs."""
+    """Working folder of the command, with `task.jsonl` and `pool.txt`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,7 +84,7 @@ class Bench:
         return {**kept, **own, **more}
 
     def optimize(self, server: FakeServer | str, *more: str, budget: int = 6) -> list[str]:
-        """Arguments of a small run at the server."""
+        """Return the arguments of a small run against the server."""
         url = server if isinstance(server, str) else server.url
         return [
             "optimize", "task.jsonl", "--pool", "pool.txt", "--budget", str(budget), "--initial", "3",
@@ -109,7 +100,7 @@ class Bench:
 
 
 class Done:
-    """How a command ended."""
+    """Exit code, stdout and stderr of a command that has ended."""
 
     def __init__(self, code: int, out: bytes | None, err: bytes | None) -> None:
         self.code = code
@@ -124,11 +115,11 @@ class Done:
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
-def ended(process: subprocess.Popen[bytes], seconds: float = LIMIT) -> Done:
-    """Wait for the end of a command; one that hangs is killed and fails the test."""
+def ended(process: subprocess.Popen[bytes]) -> Done:
+    """Wait for the end of a command; kill one that hangs, and fail."""
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate(timeout=HANG)
     except subprocess.TimeoutExpired:
         process.kill()
-        raise AssertionError(f"hangs: {Done(-9, *process.communicate(timeout=10))!r}") from None
+        raise AssertionError(f"the command hangs: {Done(-9, *process.communicate(timeout=10))!r}") from None
     return Done(process.returncode, out, err)

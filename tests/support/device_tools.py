@@ -1,4 +1,4 @@
-"""Arrays on a device as other libraries hand them in, for the tests."""
+"""Device arrays of other libraries, by stand-ins."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import sys
 import types
 from typing import Any
 
-import pytest
-from emulation_tools import EMULATED
+from time_tools import HANG
 
 import zopo_fast as zf
 
-needs_cuda = pytest.mark.skipif(not zf.cuda_available(), reason=zf.cuda_status())
-needs_emulation = pytest.mark.skipif(not EMULATED, reason="sets what the emulated devices have")
-PER_THREAD = 2  # the per-thread default stream: a stream that exists everywhere and is not the default one
+PER_THREAD = 2  # the per-thread default stream: exists on every device, and is not the default stream
 
 
 class Foreign:
-    """Another library's array: what it exports is one of ours; counts the exports and keeps the streams."""
+    """Array of another library that exports one of ours by DLPack; records the streams of the exports."""
 
     def __init__(self, array: Any, versioned: bool = True) -> None:
         self.array, self.versioned = array, versioned
@@ -36,7 +33,7 @@ class Foreign:
 
 
 class Interface:
-    """An array known by its __cuda_array_interface__ alone, some entries replaced."""
+    """Array with a __cuda_array_interface__ only, some of its entries replaced."""
 
     def __init__(self, array: Any, **entries: Any) -> None:
         self.array = array
@@ -48,20 +45,21 @@ def address(array: Any) -> int:
 
 
 def run(script: str, **environment: str) -> str:
-    """Run a script in a process of its own, with other emulated devices."""
+    """Run a script in a new process with other emulated devices; return its stdout."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | environment, capture_output=True, text=True, timeout=HANG, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 class FakeTensor(Foreign):
-    """Stands for torch.Tensor."""
+    """Stand-in for torch.Tensor."""
 
 
 def fake_torch(stream: int) -> Any:
+    """Make a module with the parts of torch that the package uses, and a current stream."""
     torch = types.ModuleType("torch")
     torch.Tensor = FakeTensor  # type: ignore[attr-defined]
     torch.from_dlpack = lambda array: FakeTensor(zf.to_device(Foreign(array)))  # type: ignore[attr-defined]

@@ -1,8 +1,9 @@
-"""Runs that are cut off, shared or repeated: a program to be run under -X dev with warnings as errors.
+"""Cancel, share and repeat runs inside a program: executed under -X dev with warnings as errors.
 
     python -X dev -W error tests/support/embedding_runs.py asyncio|uvloop SCENARIO...
 
-Prints what was found as JSON, by scenario. What was left behind shows there, or as a warning on stderr.
+Prints the findings as JSON, by scenario. A leaked task, connection or file shows there, or as a warning on
+stderr.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from fake_server import FakeServer, random_faults
+from time_tools import HANG
 
 import zopo_fast as zf
 
@@ -35,7 +38,7 @@ TRAIN, HELDOUT = 4, 2
 
 
 def answer(messages: Sequence[Mapping[str, str]]) -> str:
-    """Prompt number n answers about n of 12 questions rightly."""
+    """Answer about n of 12 questions correctly under prompt number n."""
     text = messages[-1]["content"]
     number = int(text.split("way number ")[1].split(".")[0])
     question = int(text.split("question ")[1].split("\n")[0])
@@ -48,7 +51,7 @@ def task(train: int = TRAIN) -> zf.Task:
 
 
 class Endpoint:
-    """An embedder at the fake server's, so that embedding is a call that can be cut off too."""
+    """Embedder that calls the fake server, so that a run can be cancelled during the embedding as well."""
 
     def __init__(self, client: zf.OpenAIClient) -> None:
         self._client = client
@@ -74,7 +77,7 @@ def run(
     loops: Callable[[], asyncio.AbstractEventLoop],
     debug: bool = sys.flags.dev_mode,
 ) -> Any:
-    """As asyncio.run, with a loop of that kind."""
+    """Run a coroutine to its end in a new loop made by `loops`, like asyncio.run."""
     loop = loops()
     loop.set_debug(debug)
     try:
@@ -86,7 +89,7 @@ def run(
 
 
 def others(known: Collection[asyncio.Task[Any]] = ()) -> list[str]:
-    """Tasks of this loop but for this one, those known before and the server's."""
+    """List the tasks of this loop except the current one, the `known` ones and the server's."""
     left = []
     for one in asyncio.all_tasks() - {asyncio.current_task(), *known}:
         coroutine = one.get_coro()
@@ -97,26 +100,32 @@ def others(known: Collection[asyncio.Task[Any]] = ()) -> list[str]:
 
 
 async def settled(condition: Callable[[], bool]) -> bool:
-    """Whether it comes to hold within some turns of the loop: closed sockets take a few to be noticed."""
-    for _ in range(200):
-        if condition():
-            return True
+    """Wait until a condition holds: the loop notices a closed socket only after some iterations."""
+    end = time.monotonic() + HANG
+    while not condition() and time.monotonic() < end:
         await asyncio.sleep(0.001)
     return condition()
 
 
 class Complaints(list[str]):
-    """What the loop complains of: exceptions never retrieved, callbacks that failed."""
+    """Exception handler of a loop: records exceptions never retrieved and callbacks that failed."""
 
     def __call__(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.append(f"{context.get('message')}: {context.get('exception')!r}")
 
 
-# ---- cut off ---------------------------------------------------------------------------------------------
+# ---- cancelled -------------------------------------------------------------------------------------------
+
+PHASES = ("embedding", "search", "random sample", "comparison")
+VARIANTS: list[dict[str, Any]] = [
+    {"plan": None, "racing": False, "times": 1},
+    {"plan": None, "racing": True, "times": 2, "store": True},
+    {"plan": random_faults(seed=1, share=0.3), "racing": True, "times": 3},
+]
 
 
 def cancel_after(task: asyncio.Future[Any], turns: int, times: int) -> None:
-    """Cancel after so many turns of the loop, several times in as many turns."""
+    """Cancel a task after `turns` iterations of the loop, in `times` successive iterations."""
     loop = asyncio.get_running_loop()
 
     def tick(left: int, times: int) -> None:
@@ -131,16 +140,19 @@ def cancel_after(task: asyncio.Future[Any], turns: int, times: int) -> None:
     loop.call_soon(tick, turns, times)
 
 
-VARIANTS: list[dict[str, Any]] = [
-    {"plan": None, "racing": False, "times": 1},
-    {"plan": None, "racing": True, "times": 2, "store": True},
-    {"plan": random_faults(seed=1, share=0.3), "racing": True, "times": 3},
-]
+async def cancelled_run(
+    start: str, turns: int, variant: Mapping[str, Any], own_client: bool, folder: str
+) -> tuple[str, str]:
+    """Cancel one run; return how it ended, and its phase at that moment.
 
-
-async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool, folder: str) -> tuple[str, str]:
-    """One run, cancelled; how it ended, and in which phase."""
-    phases, known = ["start"], asyncio.all_tasks()
+    Args:
+        start: phase from whose begin the iterations of the loop are counted.
+        turns: number of those iterations before the cancellation.
+        variant: one of VARIANTS.
+        own_client: whether the client is closed together with the run, or used again afterwards.
+        folder: directory for the study file.
+    """
+    phases, known = [], asyncio.all_tasks()
     config = zf.RunConfig(
         budget=4, initial=2, seed=1, stop_at_perfect=False, racing=variant["racing"], compare_random=True
     )
@@ -148,14 +160,19 @@ async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool, fold
     async def on_trial(_: zf.Trial) -> None:
         await asyncio.sleep(0)
 
+    def on_phase(phase: str) -> None:
+        phases.append(phase)
+        if phase == start and phases.count(phase) == 1:
+            cancel_after(running, turns, variant["times"])
+
     async with FakeServer(answer, plan=variant["plan"]) as server:
-        client = client_of(server, concurrency=8, timeout=30.0)
+        client = client_of(server, concurrency=8, timeout=HANG)
         store = Path(folder) / "study" if variant.get("store") else None
 
         async def optimize() -> zf.Result:
             return await zf.optimize(
                 task(), PROMPTS, client, config,
-                embedder=Endpoint(client), on_trial=on_trial, on_phase=phases.append, store=store,
+                embedder=Endpoint(client), on_trial=on_trial, on_phase=on_phase, store=store,
             )  # fmt: skip
 
         async def optimize_and_close() -> zf.Result:
@@ -163,53 +180,59 @@ async def one_cut(turns: int, variant: Mapping[str, Any], own_client: bool, fold
                 return await optimize()
 
         running = asyncio.ensure_future(optimize_and_close() if own_client else optimize())
-        cancel_after(running, turns, variant["times"])
+        on_phase("start")
         try:
             await running
             how = "ended"
         except asyncio.CancelledError:
             how = "cancelled"
-        except zf.LLMError:  # the faults were too many
+        except zf.LLMError:  # more faults than retries
             how = "failed"
-        cut_in = phases[-1]
-        # Nothing of the run is left as it ends, not some turns later.
+        phase = phases[-1]
+        # A run must have cleaned up when it ends, not some iterations later.
         assert not (left := others(known)), left
         if not own_client:
-            # Cut off, calls are given up at the server too, and the client is as good as before.
-            assert await settled(lambda: server.in_flight == 0), "a request is still under way"
+            # Cancelled calls must be cancelled at the server too, and leave the client usable.
+            assert await settled(lambda: server.in_flight == 0), "a request is still in flight"
             server._plan = None
             text = PROMPTS[3] + "\nquestion 1\n"
             assert (await client.chat([{"role": "user", "content": text}])).text in {"yes", "no"}
-            if store is not None:  # nor is the study still held: it goes on
+            if store is not None:  # the study is released: it can be resumed
                 assert (await optimize()).stopped_by == "budget"
             await client.aclose()
-        # In the middle of closing a second cancel may leave that to the loop: some turns.
+        # A second cancellation while closing may leave the connections to the loop.
         assert await settled(lambda: server.open_connections == 0), "a connection is still open"
         assert not (left := others(known)), left
-    return how, cut_in
+    return how, phase
 
 
-def cut_off(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
-    """Cancel at turns 0, 1, 2, ..., later in longer steps, until runs end before they are cancelled."""
+def cancelled(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
+    """Cancel runs at iterations 0, 1, 2, ..., later in longer steps, and in each phase."""
     every = int(os.environ.get("ZOPO_CANCEL_EVERY", "20"))
     found: Counter[str] = Counter()
     complaints = Complaints()
+    files: list[int] = []
 
-    async def cut(turns: int, variant: Mapping[str, Any], own_client: bool) -> str:
+    async def cancel(start: str, turns: int, variant: Mapping[str, Any], own_client: bool) -> str:
         asyncio.get_running_loop().set_exception_handler(complaints)
         with tempfile.TemporaryDirectory() as folder:
-            how, phase = await asyncio.wait_for(one_cut(turns, variant, own_client, folder), 30)
+            run = cancelled_run(start, turns, variant, own_client, folder)
+            how, phase = await asyncio.wait_for(run, HANG)
         gc.collect()
         found[f"{how} in {phase}" if how == "cancelled" else how] += 1
         return how
 
-    files: list[int] = []
     for number, variant in enumerate(VARIANTS):
-        turns, own_client = 17 * number, number % 2 == 0  # the first turns are alike in all
-        while run(cut(turns, variant, own_client), loops, debug=number == 0) == "cancelled":  # slow
+        turns, own_client = 17 * number, number % 2 == 0  # the first iterations are alike in all variants
+        # Debug mode is slow, so only the first variant runs in it.
+        while run(cancel("start", turns, variant, own_client), loops, debug=number == 0) == "cancelled":
             turns += min(every, max(1, turns // 4))
             own_client = not own_client
             files.append(open_files())
+    # The number of iterations of a phase depends on the machine: count from the begin of each as well.
+    for phase, turns in itertools.product(PHASES, (0, 3)):
+        run(cancel(phase, turns, VARIANTS[turns > 0], own_client=turns == 0), loops)
+        files.append(open_files())
     return {"found": dict(found), "complaints": complaints, "more_files": files[-1] - files[0]}
 
 
@@ -221,7 +244,7 @@ def open_files() -> int:
 
 
 async def alone(llm: Any, seed: int, **settings: Any) -> zf.Result:
-    """A run whose outcome does not depend on what is quicker: one prompt at a time."""
+    """Run with one prompt in flight, so that the outcome does not depend on the order of the answers."""
     config = zf.RunConfig(
         budget=6, initial=3, seed=seed, stop_at_perfect=False, racing=False, prompts_in_flight=1, **settings
     )
@@ -233,7 +256,7 @@ def outcome(result: zf.Result) -> list[Any]:
 
 
 def shared(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
-    """Two runs at once in one loop with one client: each as it is alone, the calls theirs together."""
+    """Make two concurrent runs in one loop with one client; compare each with the same run alone."""
 
     async def scenario() -> dict[str, Any]:
         async with FakeServer(answer) as server, client_of(server) as client:
@@ -241,7 +264,7 @@ def shared(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
             before = client.usage
             server.gate = asyncio.Event()
             both = asyncio.gather(alone(client, 1), alone(client, 2))
-            await asyncio.wait_for(server.wait_in_flight(2 * 4), 30)  # a prompt of each, on 4 examples
+            await asyncio.wait_for(server.wait_in_flight(2 * 4), HANG)  # one prompt of each run on 4 examples
             server.gate.set()
             together = await both
             return {
@@ -256,15 +279,15 @@ def shared(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
 
 @contextmanager
 def serving(loops: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[FakeServer]:
-    """A server in a thread with a loop of its own."""
+    """Run a server in a thread with a loop of its own."""
     loop = loops()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     server = FakeServer(answer)
     try:
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(HANG)
         yield server
-        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(20)
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result(HANG)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -272,16 +295,15 @@ def serving(loops: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[FakeServ
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """Whether it comes to hold: the server's thread takes a moment to notice what was closed."""
-    for _ in range(1000):
-        if condition():
-            return True
-        threading.Event().wait(0.005)
+    """Wait until a condition holds that the server's thread brings about."""
+    end = time.monotonic() + HANG
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
     return condition()
 
 
 def repeated(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
-    """One client in loops that come one after the other, and is never closed but by their ends."""
+    """Use one client in successive loops; only the end of each loop closes its connections."""
     with serving(loops) as server:
         client = client_of(server)
         results = [outcome(run(alone(client, 1), loops)) for _ in range(3)]
@@ -290,7 +312,7 @@ def repeated(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
 
 
 def threads(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
-    """Runs in threads, each with its loop, on one client: each as it is alone."""
+    """Make runs in threads, each with its loop, on one client; compare each with the same run alone."""
     seeds, found = (1, 2, 3), {}
     with serving(loops) as server:
         client = client_of(server)
@@ -309,7 +331,7 @@ def threads(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
 
 
 def misused(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
-    """optimize_sync in a running loop, and a stop event of another loop: typed errors, nothing left."""
+    """Call optimize_sync in a running loop, and pass a stop event of another loop."""
     said: dict[str, Any] = {}
 
     async def inside() -> None:
@@ -339,7 +361,7 @@ def misused(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
 
 
 def interrupted(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any]:
-    """Ctrl-C in optimize_sync: KeyboardInterrupt, and no thread, connection or file left; then once more."""
+    """Interrupt optimize_sync by Ctrl-C, look for leaked threads, connections and files, and run it again."""
     trials: list[zf.Trial] = []
 
     def on_trial(trial: zf.Trial) -> None:
@@ -365,7 +387,7 @@ def interrupted(loops: Callable[[], asyncio.AbstractEventLoop]) -> dict[str, Any
 
 
 SCENARIOS: dict[str, Callable[[Callable[[], asyncio.AbstractEventLoop]], dict[str, Any]]] = {
-    "cut_off": cut_off,
+    "cancelled": cancelled,
     "shared": shared,
     "repeated": repeated,
     "threads": threads,
@@ -376,13 +398,13 @@ SCENARIOS: dict[str, Callable[[Callable[[], asyncio.AbstractEventLoop]], dict[st
 
 def main() -> None:
     kind, *scenarios = sys.argv[1:]
-    logging.getLogger("aiohttp.server").disabled = True  # it says that clients went away
+    logging.getLogger("aiohttp.server").disabled = True  # logs disconnected clients
     loops: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if kind == "uvloop":
         import uvloop
 
         loops = uvloop.new_event_loop
-        if sys.version_info < (3, 14):  # for optimize_sync; deprecated later
+        if sys.version_info < (3, 14):  # used by optimize_sync; deprecated in 3.14
             asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     print(json.dumps({scenario: SCENARIOS[scenario](loops) for scenario in scenarios}))
 

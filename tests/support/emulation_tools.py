@@ -1,8 +1,8 @@
-"""Whether the CUDA kernels run on the host."""
+"""Emulation of the CUDA kernels on the host."""
 
 from __future__ import annotations
 
 from zopo_fast import _core
 
-# Kernels run thread by thread on the host (tests/native/emulation): long tests are shortened, and only there.
 EMULATED = "emulated" in _core.cuda_status()
+"""Whether devices are emulated (tests/native/emulation): a launch takes milliseconds, so tests loop less."""

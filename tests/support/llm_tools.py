@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import time
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from fake_server import FakeServer, Plan
+from fake_server import Behaviour, FakeServer, Plan, Request, ok, slow
+from time_tools import HANG
 
 from zopo_fast import errors
 from zopo_fast.llm.openai.client import Answer, ClientConfig, OpenAIClient, Usage
@@ -43,17 +45,36 @@ def run(scenario: Coroutine[Any, Any, T]) -> T:
 
 
 def make(server: FakeServer, pauses: Pauses | None = None, **settings: Any) -> OpenAIClient:
-    config = ClientConfig("m", base_url=server.url, **{"api_key": KEY, "timeout": 30.0, **settings})
-    return OpenAIClient(config, sleep=Pauses() if pauses is None else pauses, rng=random.Random(0))
+    """Make a client for the server; its time consists of its pauses alone, on any machine."""
+    config = ClientConfig("m", base_url=server.url, **{"api_key": KEY, "timeout": HANG, **settings})
+    sleep = Pauses() if pauses is None else pauses
+    return OpenAIClient(config, sleep=sleep, clock=lambda: 0.0, rng=random.Random(0))
+
+
+def timed_out(seconds: float, times: int | None = None) -> Callable[[Request], Behaviour]:
+    """Plan: hold the first `times` requests (None: all), and advance the clock of the loop by `seconds` each.
+
+    The timeout of the call that is held expires then, on any machine and without waiting.
+    """
+
+    def plan(request: Request) -> Behaviour:
+        if times is not None and request.index >= times:
+            return ok()
+        loop = asyncio.get_running_loop()
+        now = loop.time
+        # aiohttp rounds a timeout up to whole seconds.
+        loop.time = lambda: now() + seconds + 1.0  # type: ignore[method-assign]
+        return slow()
+
+    return plan
 
 
 async def settle(condition: Any) -> bool:
-    """Give the loop turns, with no waiting, until the condition holds."""
-    for _ in range(2000):
-        if condition():
-            return True
+    """Wait until a condition holds that other tasks of the loop bring about."""
+    end = time.monotonic() + HANG
+    while not condition() and time.monotonic() < end:
         await asyncio.sleep(0)
-    return False
+    return bool(condition())
 
 
 def ask(plan: Plan, pauses: Pauses | None = None, **settings: Any) -> tuple[Answer, Usage, FakeServer]:

@@ -11,7 +11,7 @@ from search_tools import pool
 import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp import reference
-from zopo_fast.search.improvement import RegionSearch
+from zopo_fast.search.improvement import ImprovementSearch
 
 NUGGETS = np.logspace(-2, 0.5, 4)
 
@@ -114,8 +114,8 @@ def made(m: int = 120, kernel: Any = None, **settings: Any) -> zf.Zopo:
     return zf.Zopo(pool(m), zf.ZopoConfig(**{"budget": 60, "initial": 8, "seed": 2, **settings}), kernel)
 
 
-def search_of(opt: zf.Zopo) -> RegionSearch:
-    assert isinstance(opt._search, RegionSearch)
+def search_of(opt: zf.Zopo) -> ImprovementSearch:
+    assert isinstance(opt._search, ImprovementSearch)
     return opt._search
 
 

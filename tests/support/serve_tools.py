@@ -1,4 +1,4 @@
-"""A server to test, in a thread of this process or as a process of its own that can be killed; a client."""
+"""Server under test, in a thread of this process or as a process that can be killed; HTTP client."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from time_tools import HANG
 
 from zopo_fast.serve.config import Limits, ServeConfig
 from zopo_fast.serve.http.routing import Route
 from zopo_fast.serve.server import Server
 
 TOKEN = "a-token-for-the-tests-0123456789"
-SECONDS = 20.0  # that nothing takes longer than, on a busy machine
+SECONDS = HANG
 
 
 class Reply(NamedTuple):
-    """An answer: `body` is parsed where it is JSON."""
+    """HTTP response; `body` is parsed if it is JSON."""
 
     status: int
     body: Any
@@ -37,7 +38,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """One keep-alive connection."""
+    """HTTP client with one keep-alive connection."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self.host = urlsplit(url).netloc
@@ -51,7 +52,7 @@ class Client:
         self._connection.close()
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        """Send JSON (or bytes as they are); header names have _ for -."""
+        """Send a request; a body that is not bytes is sent as JSON. In header names, _ stands for -."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if data is not None else {}
         if self._token is not None:
@@ -65,51 +66,53 @@ class Client:
         return Reply(response.status, parsed, dict(response.getheaders()))
 
     def ok(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The same, and it has to succeed; the body."""
+        """Send a request that must succeed; return the body of the response."""
         reply = self(method, path, body, **headers)
         assert reply.status // 100 == 2, reply
         return reply.body
 
     def study(self, m: int = 30, d: int = 6, seed: int = 0, **config: Any) -> str:
-        """Make a study of `pool(m, d, seed)`; its id."""
+        """Create a study of `pool(m, d, seed)`; return its id."""
         settings = {"budget": m, "initial": 5, "seed": seed, **config}
         made = self.ok("POST", "/v1/studies", {"embeddings": packed(pool(m, d, seed)), "config": settings})
         return str(made["id"])
 
 
 def pool(m: int = 30, d: int = 6, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Random embeddings, (m, d) float32."""
+    """Return random embeddings, (m, d) float32."""
     return np.random.default_rng(seed).standard_normal((m, d)).astype(np.float32)
 
 
 def packed(rows: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Embeddings as a request has them."""
+    """Encode embeddings as a packed array."""
     data = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<")).tobytes()
     return {"base64": base64.b64encode(data).decode(), "dtype": rows.dtype.name, "shape": list(rows.shape)}
 
 
 class InThread(NamedTuple):
-    """A server in a thread: what it is, and how to have its event loop do something."""
+    """Server that runs in a thread."""
 
     server: Server
     url: str
     loop: asyncio.AbstractEventLoop
 
-    def do(self, work: Any) -> Any:
-        """Run a coroutine in the server's loop."""
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the event loop of the server."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(SECONDS)
 
 
 @contextmanager
-def served(folder: Path, limits: Limits | None = None, **settings: Any) -> Iterator[InThread]:
-    """A server on a free port, stopped in order at the end of the block."""
+def served(
+    folder: Path, limits: Limits | None = None, middlewares: Iterable[Any] = (), **settings: Any
+) -> Iterator[InThread]:
+    """Run a server on a free port while the context is open; shut it down gracefully."""
     config = ServeConfig(data=folder, port=0, limits=limits or Limits(stop_timeout=5), **settings)
     found: list[Any] = []
     ready = threading.Event()
 
     async def work() -> None:
         stop = asyncio.Event()
-        server = Server(config)
+        server = Server(config, middlewares)
         try:
             await server.start()
             found.append((server, asyncio.get_running_loop(), stop))
@@ -147,7 +150,7 @@ def served(folder: Path, limits: Limits | None = None, **settings: Any) -> Itera
 
 
 class Process:
-    """`zopo-fast serve` as a process of its own."""
+    """`zopo-fast serve` in a process of its own."""
 
     def __init__(
         self, folder: Path, *options: str, wrapped: tuple[str, ...] = (), **environment: str
@@ -161,7 +164,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            start_new_session=True,  # so that a program that wraps it ends with it
+            start_new_session=True,  # signals then reach a wrapping program too
             env={**os.environ, "PYTHONWARNINGS": "default", **environment},
         )
         assert self.process.stdout is not None
@@ -169,7 +172,7 @@ class Process:
         found = re.search(r"Listening on (\S+)", line)
         if found is None:
             self.process.wait(SECONDS)
-            raise AssertionError(f"it does not listen: {self.log.read_text()}")
+            raise AssertionError(f"the server does not listen: {self.log.read_text()}")
         self.url = found.group(1)
 
     def __enter__(self) -> Process:
@@ -183,16 +186,16 @@ class Process:
         self._log.close()
 
     def kill(self) -> None:
-        """End it with no chance to write anything down."""
+        """Kill the process."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(SECONDS)
 
     def stop(self) -> int:
-        """End it in order; its exit code."""
+        """Shut the process down gracefully; return its exit code."""
         os.killpg(self.process.pid, signal.SIGTERM)
         return self.process.wait(SECONDS)
 
 
 def table() -> tuple[Route, ...]:
-    """The routes of a server that does not run."""
+    """Return the routes of a server without starting it."""
     return Server(ServeConfig(data=Path("unused"))).table.routes

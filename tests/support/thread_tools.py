@@ -1,4 +1,4 @@
-"""What tests of threads share: frequent switches, works at once, a thread held inside a call."""
+"""Tools for tests of threads: frequent switches, functions run in parallel, a thread held inside a call."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from time_tools import HANG
 
 
 @pytest.fixture(autouse=True)
 def frequent_switches() -> Iterator[None]:
-    """Threads change a thousand times as often as usual, so that a missing lock shows."""
+    """Switch threads a thousand times as often as usual, so that a missing lock shows."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(5e-6)
     yield
@@ -21,11 +22,13 @@ def frequent_switches() -> Iterator[None]:
 
 
 def at_once(*works: Callable[[], None]) -> None:
-    """Run each in a thread of its own, together; re-raise the first failure."""
+    """Run each function in a thread of its own, all in parallel; re-raise the first failure."""
     failures: list[BaseException] = []
+    ready = threading.Barrier(len(works))
 
     def guarded(work: Callable[[], None]) -> None:
         try:
+            ready.wait(HANG)  # starting a thread takes longer than some of the functions
             work()
         except BaseException as error:
             failures.append(error)
@@ -40,7 +43,7 @@ def at_once(*works: Callable[[], None]) -> None:
 
 
 class Gate:
-    """What is converted to an array, or called, stops here until it is let go on."""
+    """A barrier in the middle of a call: whoever calls it or converts it to an array waits for `release`."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
@@ -48,7 +51,7 @@ class Gate:
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         self.entered.set()
-        assert self.release.wait(30), "nobody let it go on"
+        assert self.release.wait(HANG), "the gate was not opened"
         return self.result
 
     __call__ = __array__
@@ -56,7 +59,7 @@ class Gate:
 
 @contextmanager
 def inside(call: Callable[[], object], gate: Gate) -> Iterator[None]:
-    """Meanwhile another thread is in the middle of `call`, where it has come to the gate."""
+    """Hold another thread in the middle of `call`, at the gate, for the duration of the block."""
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -68,11 +71,11 @@ def inside(call: Callable[[], object], gate: Gate) -> Iterator[None]:
     thread = threading.Thread(target=work, name="first")
     thread.start()
     try:
-        assert gate.entered.wait(30), failures
+        assert gate.entered.wait(HANG), failures
         yield
     finally:
         gate.release.set()
-        thread.join(30)
+        thread.join(HANG)
     assert not thread.is_alive()
     if failures:
         raise failures[0]

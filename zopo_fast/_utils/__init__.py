@@ -1,1 +1,1 @@
-"""Helpers that know nothing of prompts or models."""
+"""Helpers that depend on no domain of the package: files, text, asyncio, forks, locks."""

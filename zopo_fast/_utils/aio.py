@@ -1,4 +1,7 @@
-"""Concurrent work of which nothing outlives its caller (asyncio.TaskGroup needs Python 3.11)."""
+"""Structured concurrency for asyncio, and blocking calls in a thread.
+
+`asyncio.TaskGroup` would wrap the first failure in an ExceptionGroup; callers here need the failure itself.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,17 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from zopo_fast.errors import EventLoopError
 
 T = TypeVar("T")
-C = TypeVar("C", bound="Closing")
 
 
-class Closing:
-    """An async context manager that closes at the end of its block."""
+class AsyncCloseable:
+    """Base of async context managers that close themselves at the end of their block."""
 
-    async def __aenter__(self: C) -> C:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -27,12 +29,16 @@ class Closing:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Free what was opened."""
+        """Release all resources."""
         raise NotImplementedError
 
 
 def require_no_loop(what: str, instead: str) -> None:
-    """EventLoopError where an event loop is running in this thread: `what` would have to block it."""
+    """Check that no event loop runs in this thread, because `what` would block it.
+
+    Raises:
+        EventLoopError: An event loop is running; the message ends with `instead`.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -41,11 +47,15 @@ def require_no_loop(what: str, instead: str) -> None:
 
 
 def require_own_event(event: asyncio.Event, name: str) -> None:
-    """EventLoopError where an event belongs to another loop than the running one: it cannot be waited for."""
+    """Check that the running event loop can wait for an event.
+
+    Raises:
+        EventLoopError: The event belongs to another event loop.
+    """
     waiting = event.wait()
     try:
-        waiting.send(None)  # up to where it would wait, which binds it to the loop
-    except StopIteration:  # set already
+        waiting.send(None)  # runs until the event would block, which binds it to the running loop
+    except StopIteration:  # already set
         return
     except RuntimeError:
         raise EventLoopError(
@@ -56,27 +66,31 @@ def require_own_event(event: asyncio.Event, name: str) -> None:
         waiting.close()
 
 
-async def all_or_none(calls: Sequence[Awaitable[T]]) -> list[T]:
-    """Return all results in order; where one fails, or the caller is cancelled, the others end first."""
+async def gather_or_cancel(calls: Sequence[Awaitable[T]]) -> list[T]:
+    """Return all results in order.
+
+    On the first failure or a cancellation, cancel the remaining calls and wait for them before raising.
+    """
     futures = [asyncio.ensure_future(call) for call in calls]
     try:
         return list(await asyncio.gather(*futures))
     finally:
-        await end(futures)
+        await cancel_and_wait(futures)
 
 
-async def end(futures: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancel what still runs and wait until it has ended."""
+async def cancel_and_wait(futures: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel futures and wait until each one is done."""
     for future in futures:
         future.cancel()
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-async def in_thread(function: Callable[[Any], T], argument: Any) -> T:
-    """Call a function that may block in a thread of its own.
+async def call_in_thread(function: Callable[[Any], T], argument: Any) -> T:
+    """Call a blocking function in a new daemon thread.
 
-    Not in the event loop's executor: that has few threads, shares them with others, and would hold up
-    the end of the process until the last call returns. A cancelled call's thread runs on unheard.
+    The event loop's executor is unsuitable: its few threads are shared, and it delays the exit of the
+    process until the last call returns. Cancelling this coroutine leaves the thread running and drops its
+    result.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
@@ -90,11 +104,11 @@ async def in_thread(function: Callable[[Any], T], argument: Any) -> T:
         problem: BaseException | None = None
         try:
             value = function(argument)
-        except StopIteration as error:  # a future cannot carry it
+        except StopIteration as error:  # a future cannot carry a StopIteration
             problem = RuntimeError(f"the function raised StopIteration: {error}")
         except BaseException as error:
             problem = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no coroutine awaits the result
             loop.call_soon_threadsafe(settle, value, problem)
 
     threading.Thread(target=work, name="zopo-fast-call", daemon=True).start()

@@ -1,7 +1,7 @@
-"""What a forked process must not go on with as it was: locks, connections, threads of its parent.
+"""At-fork hooks: objects replace their locks and connections in a forked child.
 
-A fork copies the memory and one thread. A lock that another thread held stays locked for ever in the
-child, and a connection would be shared with the parent. Objects that hold such things enlist here.
+A fork copies all memory but only the calling thread. A lock held by another thread stays locked forever in
+the child, and a connection is shared with the parent.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import weakref
 from typing import Any, Protocol
 
 
-class Inherits(Protocol):
-    """What has something to do in a child that was forked."""
+class ForkAware(Protocol):
+    """Object with state that a forked child must replace."""
 
-    def in_child(self) -> None:
-        """Called in the child, by its only thread, before the fork returns."""
+    def after_fork_in_child(self) -> None:
+        """Replace that state; runs in the child's only thread, before the fork returns."""
         ...
 
 
-_enlisted: weakref.WeakSet[Any] = weakref.WeakSet()
+_registered: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def enlist(thing: Inherits) -> None:
-    """Have `thing.in_child()` called in every child forked from now on, for as long as it lives."""
+def register_for_fork(thing: ForkAware) -> None:
+    """Call `thing.after_fork_in_child()` in every child forked during the lifetime of `thing`."""
     _hook()
-    _enlisted.add(thing)
+    _registered.add(thing)
 
 
-def abandon(thing: Any) -> None:
-    """Let a thing of the parent's be, for good: in this process it is never closed, freed or collected.
+def make_immortal(thing: Any) -> None:
+    """Keep an object that belongs to the parent alive forever, so that this process never finalizes it.
 
-    Its end would wait for threads that are not here, or take something away from the parent.
+    Its finalizer would wait for threads that do not exist here, or close files that the parent still uses.
     """
     import ctypes
 
@@ -41,10 +41,10 @@ def abandon(thing: Any) -> None:
 
 @functools.cache
 def _hook() -> None:
-    if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-        os.register_at_fork(after_in_child=_in_child)
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _in_child() -> None:
-    for thing in list(_enlisted):
-        thing.in_child()
+def _after_fork_in_child() -> None:
+    for thing in list(_registered):
+        thing.after_fork_in_child()

@@ -1,4 +1,4 @@
-"""A cache in one SQLite file, shared by threads and processes; never a reason for a run to fail."""
+"""SQLite file shared by threads and processes that degrades to "no cache" on any failure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ BUSY_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-class CacheFile:
-    """Transactions on one file. What is wrong with it is logged, the first time as a warning, never raised.
+class SQLiteCache:
+    """Cache in one SQLite file; failures are logged, never raised.
 
-    `schema`: statements that make the tables where they are missing. A file that is no database is set aside
-    as `.broken` and begun anew. In WAL mode, so that readers do not wait for a writer; what the last
-    transactions wrote may be lost with the power, the file stays whole.
+    The first failure is logged as a warning, later ones at debug level. A file that is not a database is
+    renamed to `.broken` and replaced by a new one. The file is in WAL mode, so readers do not wait for a
+    writer. A power failure can lose the last transactions but does not corrupt the file.
+
+    Args:
+        path: Path of the file; missing parent directories are created.
+        label: Name of the cache in log messages.
+        schema: SQL statements that create missing tables.
     """
 
     def __init__(self, path: Path, label: str, schema: Sequence[str]) -> None:
@@ -35,38 +40,38 @@ class CacheFile:
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
-        self._open: list[sqlite3.Connection] = []  # one, or none
+        self._open: list[sqlite3.Connection] = []  # at most one
         self._owner = os.getpid()
         weakref.finalize(self, _close_own, self._open, self._owner)
 
     def close(self) -> None:
-        """Close the file; the next visit opens it again."""
+        """Close the file; the next transaction reopens it."""
         with self._lock:
             _close_own(self._open, self._owner)
 
-    def visit(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Return what `work` does in a transaction; None where the file cannot be used."""
-        if self._owner != os.getpid():  # a fork: the parent's connection is not ours to use, nor to close
+    def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Run `work` in a transaction and return its result; None if the file cannot be used."""
+        if self._owner != os.getpid():  # forked child: using or closing the parent's connection corrupts it
             self._inherited.append(self._open)
             self._begin()
         with self._lock:
             try:
                 try:
-                    return self._transaction(work)
+                    return self._run(work)
                 except sqlite3.DatabaseError as error:
                     _close(self._open)
-                    # Locked, read-only, full: not the file's fault.
+                    # A locked, read-only or full file is not damaged.
                     if isinstance(error, sqlite3.OperationalError):
                         raise
-                    self._log("%s %s is broken and begun anew: %s", error)
+                    self._log("%s %s: not a valid database, replaced by a new one: %s", error)
                     self._set_aside()
-                    return self._transaction(work)
+                    return self._run(work)
             except (OSError, sqlite3.Error) as error:
                 _close(self._open)
-                self._log("%s %s cannot be used: %s", error)
+                self._log("%s %s: cannot be used: %s", error)
                 return None
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if not self._open:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)

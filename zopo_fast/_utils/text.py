@@ -1,4 +1,4 @@
-"""Text that others wrote: shown, compared, read and written so that nothing in it can do harm."""
+"""Untrusted text: repr for messages, terminal escaping, Unicode normalization and strict JSON."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-MOST_MARKS = 4  # combining marks in a row that a terminal is shown as they are
-# Unicode's own limit for text in streams (UAX 15, 13): no language stacks as many.
+MAX_COMBINING_MARKS = 4  # consecutive combining marks printed unescaped
+# Limit of Unicode's Stream-Safe Text Format (UAX #15, section 13); no language stacks more marks.
 _MOST_NONSTARTERS = 30
-# Half surrogate pairs, and the controls that JSON lets through: some readers take them for ends of lines.
+# Lone surrogates, and control characters that JSON allows but some readers take for line breaks.
 _UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def shown(value: object, most: int = 80) -> str:
-    """Return a value's repr for an error's message: at most `most` characters, whatever the value is.
+def short_repr(value: object, max_length: int = 80) -> str:
+    """Return a value's repr for an error message, cut to `max_length` characters.
 
-    repr alone fails for an integer of more than 4,300 digits, and for what is nested almost as deeply as
-    the parser that read it allowed.
+    Falls back to the type's name where repr fails: for integers of more than 4,300 digits, and for values
+    nested almost as deeply as the recursion limit.
     """
     if isinstance(value, (str, bytes, bytearray)):
-        value = value[: most + 1]
+        value = value[: max_length + 1]
     try:
         text = repr(value)
     except Exception:
         text = f"<{type(value).__name__}>"
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= max_length else text[: max_length - 3] + "..."
 
 
 def printable(text: str) -> str:
-    """Return text that cannot command a terminal: what is no plain character is shown escaped.
+    """Escape text for a terminal, so that it cannot send control sequences.
 
-    Escaped are controls but "\\n", format characters such as those that turn the direction of writing,
-    ends of lines other than "\\n", half surrogate pairs, and combining marks beyond `MOST_MARKS` in a row.
+    Escapes control characters except "\\n", format characters such as text direction marks, line and
+    paragraph separators, lone surrogates, and combining marks beyond `MAX_COMBINING_MARKS` in a row.
     """
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
@@ -42,21 +42,21 @@ def printable(text: str) -> str:
     for c in text:
         category = unicodedata.category(c)
         marks = marks + 1 if category in ("Mn", "Me") else 0
-        plain = category not in ("Cc", "Cf", "Cs", "Zl", "Zp") and marks <= MOST_MARKS
+        plain = category not in ("Cc", "Cf", "Cs", "Zl", "Zp") and marks <= MAX_COMBINING_MARKS
         parts.append(c if c == "\n" or plain else ascii(c)[1:-1])
     return "".join(parts)
 
 
 def nfc(text: str) -> str:
-    """Return the text in Unicode's normal form C, in linear time.
+    """Convert text to Unicode Normalization Form C in linear time.
 
-    Combining marks are sorted, in quadratic time where they are many in a row: runs beyond what any
-    language has are left as they are.
+    Normalization sorts combining marks, in quadratic time for long runs. Runs longer than any language uses
+    are left unchanged.
     """
     if text.isascii() or unicodedata.is_normalized("NFC", text):
         return text
     parts: list[str] = []
-    start = run = 0  # of what is yet to be normalised, and of the marks before i
+    start = run = 0  # start of the text not yet normalized; length of the run of marks before i
     for i, c in enumerate(text):
         if unicodedata.combining(c):
             run += 1
@@ -73,36 +73,42 @@ def nfc(text: str) -> str:
     return "".join(parts)
 
 
-def parse_json(text: str, **how: Any) -> Any:
-    """Return the parsed JSON; ValueError where it is none, is nested too deeply, or names a key twice.
+def parse_json(text: str, **options: Any) -> Any:
+    """Parse JSON strictly: no duplicate keys, no NaN or infinity.
 
     Args:
-        how: keywords of json.loads. NaN and infinity are no JSON unless `parse_constant` takes them.
+        text: JSON document.
+        options: Keywords of `json.loads`; `parse_constant` can accept NaN and infinity.
+
+    Raises:
+        ValueError: The text is not JSON, is nested too deeply, or repeats a key.
     """
     try:
-        return json.loads(text, **{"object_pairs_hook": _each_once, "parse_constant": _refuse, **how})
+        return json.loads(
+            text, **{"object_pairs_hook": _unique_keys, "parse_constant": _refuse_constant, **options}
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
 def json_line(row: object, default: Callable[[Any], Any] | None = None) -> str:
-    """Return a row as JSON on one line, its end included, for any reader: readable, and of plain text.
+    """Encode a row as one line of JSON with its line break, readable by any JSON Lines reader.
 
-    What some readers take for the end of a line (U+0085, U+2028, U+2029), controls, and half surrogate
-    pairs, which no file holds, are written as JSON's escapes.
+    Characters that some readers take for line breaks (U+0085, U+2028, U+2029), control characters, and lone
+    surrogates, which UTF-8 cannot encode, are written as JSON escapes.
     """
     text = json.dumps(row, ensure_ascii=False, default=default)
     return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} is there twice")
+        repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"duplicate key {short_repr(repeated)}")
     return fields
 
 
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is not a JSON value")
+def _refuse_constant(constant: str) -> object:
+    raise ValueError(f"{constant} is not valid JSON")

@@ -1,22 +1,23 @@
-"""`zopo-fast landscape`: scores a whole pool once and keeps it for benchmarks."""
+"""`zopo-fast landscape`: score a whole pool once and export it for benchmarks."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zopo_fast._utils.files import exists
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.text import printable, short_repr
 from zopo_fast.cli.optimize_runner import EXIT_INTERRUPTED
 from zopo_fast.cli.options import (
     FILE,
     dry_run_options,
     embedder_option,
     judge_options,
+    limit_options,
     model_options,
     task_options,
 )
@@ -24,6 +25,7 @@ from zopo_fast.cli.params import FiniteRange
 from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import (
     JudgeSettings,
+    LimitSettings,
     ModelSettings,
     check_names,
     embedder_name,
@@ -33,21 +35,34 @@ from zopo_fast.cli.settings import (
     settings_of,
     text_or_file,
 )
-from zopo_fast.errors import ConfigError, OutputError, ZopoError
+from zopo_fast.errors import (
+    ConfigError,
+    LimitReachedError,
+    LLMError,
+    OutputError,
+    PoolError,
+    StoreError,
+    StudyMismatchError,
+    ZopoError,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from zopo_fast.llm.types import Usage
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.runs.landscape import Journal
-    from zopo_fast.runs.result import Trial
+    from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.result import Result, Trial
+    from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
 
 
 @click.command()
 @task_options
-@click.option("--pool", "pool_file", type=FILE, required=True, help="Prompts to score, .txt or .jsonl.")
+@click.option(
+    "--pool",
+    "pool_file",
+    type=FILE,
+    required=True,
+    help="Prompts to score, .txt or .jsonl; scores in the file are ignored.",
+)
 @embedder_option
 @model_options
 @judge_options
@@ -58,14 +73,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the pool that may fail and be left out.",
 )
+@limit_options
 @dry_run_options
 @click.option("--out", type=FILE, required=True, help="Folder for NAME.json and NAME.npy.")
-@click.option("--name", help="Of the landscape.  [default: the task's]")
+@click.option("--name", help="Name of the landscape.  [default: name of the task]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def landscape(task: Path, **options: Any) -> int:
-    """Score every prompt of a pool on TASK once, for searches to be replayed on.
+    """Score every prompt of a pool on TASK once, to replay searches on the scores.
 
-    What was answered is kept as it comes: after Ctrl-C or an error the same command goes on from there.
+    Answers are stored as they arrive: after an error, a limit or Ctrl-C, the same command resumes.
     """
     command = _Command(options, load_task(task, options))
     if options["dry_run"]:
@@ -74,175 +90,240 @@ def landscape(task: Path, **options: Any) -> int:
     try:
         return asyncio.run(command.run())
     except ZopoError:
-        command.say_how_to_go_on()
+        command.say_how_to_resume()
         raise
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
-        command.say_how_to_go_on()
+        command.say_how_to_resume()
         return EXIT_INTERRUPTED
 
 
 class _Command:
-    """One `landscape`, between its options and its exit code; what cannot work is refused here."""
+    """One `landscape` command: checks its options, then scores and exports the pool."""
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
         from zopo_fast.prompts.pool import Pool
-        from zopo_fast.runs.landscape import paths
+        from zopo_fast.runs.landscape import LandscapeFiles
 
         self.options, self.task = options, task
-        self.begun = False
+        self.has_opened_study = False
         self.model = settings_of(ModelSettings, options)
         self.judge = settings_of(JudgeSettings, options)
-        self.rubric = text_or_file(options["rubric"], "--rubric")
-        self.pool: Pool = Pool.load(options["pool_file"]).require(2)
+        self.limits = settings_of(LimitSettings, options)
+        self.embedder = embedder_name(options["embedder"], self.model)
+        pool: Pool = Pool.load(options["pool_file"]).require(2)
+        # A landscape needs a score for every example; a pool file holds means, possibly of another task.
+        self.pool = Pool(pool.prompts, pool.counts)
+        self.config = self._run_config()
         check_names(task)
         name = options["name"] or task.name
         if name != Path(name).name or not name.isprintable():
-            raise ConfigError(
-                f"--name {shown(name)}: has to be a file's name, without a folder and an ending"
-            )
-        self.stem: Path = options["out"] / name
-        *written, self.journal_path = paths(self.stem)
-        for path in written:
+            raise ConfigError(f"--name {short_repr(name)}: expected a file name without folder and suffix")
+        self.files = LandscapeFiles.of(options["out"], name)
+        for path in (self.files.scores, self.files.embeddings):
             if exists(path):
                 raise OutputError(f"{path}: exists already; give another --name or --out")
 
-    def dry_run(self) -> None:
-        """Print what scoring the whole pool would take."""
+    def _run_config(self) -> RunConfig:
+        """Settings of a run that scores every prompt on every example, in the order of the pool."""
         from zopo_fast.runs.config import RunConfig
+        from zopo_fast.search.config import ZopoConfig
+
+        prompts = len(self.pool)
+        return RunConfig(
+            budget=prompts,
+            seed=self.options["seed"],
+            stop_at_perfect=False,
+            heldout=False,
+            racing=False,
+            rubric=text_or_file(self.options["rubric"], "--rubric"),
+            max_failures=prompts + 1,  # --max-failed counts failures of the whole pool, not in a row
+            limits=self.limits.limits(),
+            prices=self.limits.prices(prices_of(self.options)),
+            # All prompts are initial ones, and this search fits no model to the scores of these.
+            search=ZopoConfig.official(budget=prompts, initial=list(range(prompts))),
+        )
+
+    def dry_run(self) -> None:
+        """Print an upper bound of calls, tokens and cost."""
         from zopo_fast.runs.estimate import estimate
 
-        embedder = embedder_name(self.options["embedder"], self.model)
         bound = estimate(
             self.task,
             self.pool.prompts,
-            RunConfig(budget=len(self.pool), heldout=False, rubric=self.rubric),
+            self.config,
             model=None if self.model.is_local else self.model.model,
             max_tokens=self.model.longest_answer(),
-            embed=len(self.pool) if embedder.startswith("endpoint:") else 0,
+            embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
             prices=prices_of(self.options),
         )
         click.echo(f"{len(self.pool)} prompts on {len(self.task.train)} examples.")
         click.echo(f"This would take {bound}. No call was made.")
 
     async def run(self) -> int:
-        """Embed the pool, score it, write the landscape; return the exit code."""
-        from zopo_fast.runs.landscape import Journal, PoolScorer, save
-
-        prompts = self.pool.prompts
-        progress = Progress(len(prompts), self.options["quiet"])
-        saved = False
-        async with self.model.opened() as llm, self.judge.opened(self.model) as judge:
-            settings = self._settings(llm, judge)
-            journal = Journal(self.journal_path, settings, len(prompts), len(self.task.train))
-            self.begun = True
-            try:
-                embeddings, spent = await self._embed(progress)
-                progress.done = sum(journal.done)
-
-                def on_trial(trial: Trial) -> None:
-                    if trial.error is not None:
-                        self._warn(progress, trial)
-                    progress.show(trial)
-
-                scorer = PoolScorer(
-                    self.task,
-                    prompts,
-                    llm,
-                    journal,
-                    judge=judge,
-                    rubric=self.rubric,
-                    max_failed=self.options["max_failed"],
-                    on_trial=on_trial,
-                )
-                progress.phase("search")
-                await scorer.run()
-                progress.close()
-                kept = save(self.stem, self.task, self._model_name(llm), prompts, journal, embeddings)
-                saved = True
-            finally:
-                progress.close()
-                journal.close(remove=saved)
-        self._report(kept, journal, spent + scorer.spent)
+        """Score the pool, or what an interrupted run has left of it, and export it; return the exit code."""
+        is_new_folder = not exists(self.files.study.parent)
+        store = self._open_study()
+        self.has_opened_study = True
+        is_exported = False
+        try:
+            await self._score_and_export(store)
+            is_exported = True
+        finally:
+            is_needed = not is_exported
+            with suppress(StoreError):  # an error in writing was raised where it occurred
+                is_needed = is_needed and not store.is_empty
+            with suppress(StoreError):
+                store.close()
+            if not is_needed:
+                self._remove_study(is_new_folder and not is_exported)
         return 0
 
-    async def _embed(self, progress: Progress) -> tuple[np.ndarray[Any, Any], Usage]:
-        """Embed the pool before anything is scored: what fails here has cost least."""
-        embedder = open_embedder(embedder_name(self.options["embedder"], self.model), self.model)
-        progress.phase("embedding")
+    def _open_study(self) -> Store:
+        """Open the study of this landscape, or create it.
+
+        Raises:
+            StudyMismatchError: the study holds embeddings of another embedder.
+        """
+        from zopo_fast.runs.resume import open_or_create, retry_failures
+
+        store = open_or_create(self.files.study, {"embedder": self.embedder})
         try:
-            return await embedder.embed(list(self.pool.prompts)), embedder.usage
+            before = store.config.get("embedder")
+            if before != self.embedder:
+                raise StudyMismatchError(
+                    f"{store.path} was begun with something else: embedder: {before} then, {self.embedder} "
+                    "now. Give what it was begun with, another --name, or delete it"
+                )
+            retry_failures(store)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _remove_study(self, with_folder: bool) -> None:
+        study = self.files.study
+        with suppress(OSError):
+            for path in (study, study.with_name(study.name + "-wal")):
+                path.unlink(missing_ok=True)
+            if with_folder:
+                study.parent.rmdir()
+
+    async def _score_and_export(self, store: Store) -> None:
+        from zopo_fast.runs.landscape import export
+        from zopo_fast.runs.resume import failures
+
+        progress = Progress(len(self.pool), self.options["quiet"])
+        try:
+            async with self.model.opened() as llm:
+                result = await self._score(store, llm, progress)
+                model = self._model_name(llm)
         finally:
-            await embedder.aclose()
+            progress.close()
+        self._require_complete(result)
+        failed = failures(store)
+        embeddings = store.array("embeddings")
+        assert embeddings is not None
+        means = export(self.files, self.task, model, self.pool.prompts, result.trials, embeddings, failed)
+        self._report(store, result, means, len(failed))
 
-    def _settings(self, llm: Any, judge: Any) -> dict[str, Any]:
-        """All that the scores depend on; texts, and what may be secret, by their fingerprint."""
-        from zopo_fast.runs.landscape import fingerprint
-        from zopo_fast.tasks import template
+    async def _score(self, store: Store, llm: Any, progress: Progress) -> Result:
+        from zopo_fast.runs.optimize import account_of, optimize
 
-        def named(values: list[Any], unit: str) -> str:
-            return f"{len(values)} {unit} ({fingerprint(values)})"
+        account = account_of(self.config, store)
 
-        task, layout = self.task, template.resolve(self.task.template)
-        return {
-            "task": task.name,
-            "pool": named(list(self.pool.prompts), "prompts"),
-            "examples": named([asdict(example) for example in task.train], "examples"),
-            "demonstrations": named([asdict(example) for example in task.demonstrations], "examples"),
-            "metric": task.metric,
-            "template": f"{layout.name} ({fingerprint(asdict(layout))})",
-            "model": llm.name if self.model.is_local else self._model_name(llm),
-            "endpoint": None if self.model.is_local else _shown(llm),
-            "body": named(sorted(self.model.full_body().items()), "parameters"),
-            "judge": None if judge is None else judge.config.model,
-            "judge's endpoint": None if judge is None else _shown(judge),
-            "rubric": None if self.rubric is None else fingerprint(self.rubric),
-        }
+        def on_trial(trial: Trial) -> None:
+            if trial.error is not None:
+                self._check_failure(store, trial, progress)
+            progress.show(trial)
+
+        async with AsyncExitStack() as stack:
+            judge = await stack.enter_async_context(self.judge.opened(self.model))
+            embedder = open_embedder(self.embedder, self.model, account)
+            stack.push_async_callback(embedder.aclose)
+            if (cache := self.limits.open_cache()) is not None:
+                stack.callback(cache.close)
+            return await optimize(
+                self.task,
+                self.pool,
+                llm,
+                self.config,
+                embedder=embedder,
+                judge=judge,
+                on_trial=on_trial,
+                on_resume=progress.resume,
+                on_phase=progress.phase,
+                store=store,
+                cache=cache,
+                account=account,
+            )
+
+    def _check_failure(self, store: Store, trial: Trial, progress: Progress) -> None:
+        """Warn of a prompt that failed.
+
+        Raises:
+            LLMError: more prompts failed than --max-failed allows.
+            PoolError: fewer than two prompts are left to export.
+        """
+        from zopo_fast.runs.resume import failures
+
+        failed, prompts = len(found := failures(store)), len(self.pool)
+        if trial.index not in found:  # an error of the whole run, which optimize() raises or returns
+            return
+        _warn(progress, trial)
+        if failed > self.options["max_failed"] * prompts:
+            raise LLMError(
+                f"{failed} of {prompts} prompts failed, more than --max-failed "
+                f"{self.options['max_failed']:g} allows; the last one: {trial.error}"
+            )
+        if prompts - failed < 2:
+            raise PoolError(f"only {prompts - failed} of {prompts} prompts could be scored")
+
+    def _require_complete(self, result: Result) -> None:
+        """Raise the error or the limit that ended the run before the whole pool was scored."""
+        from zopo_fast.runs.report import STOPPED
+
+        if result.error is not None:
+            raise result.error
+        if result.stopped_by in ("calls", "tokens", "cost", "time"):
+            raise LimitReachedError(
+                f"{STOPPED[result.stopped_by]}: {len(result.prompts_scored())} of {len(self.pool)} prompts "
+                "are scored",
+                result.stopped_by,
+            )
 
     def _model_name(self, llm: Any) -> str:
-        """The model as the landscape names it."""
+        """Model and temperature, as the landscape states them."""
         name = llm.path.name if self.model.is_local else llm.config.model
         temperature = str(self.model.full_body()["temperature"]).removesuffix(".0")
         return f"{name}, temperature {temperature}"
 
-    def _warn(self, progress: Progress, trial: Trial) -> None:
-        from zopo_fast.runs.report import printable
+    def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
+        from zopo_fast.llm.types import Usage
+        from zopo_fast.runs.report import usage_line
 
-        progress.say(
-            f"Warning: a prompt failed and is left out: {printable(f'{trial.prompt!r:.80}: {trial.error}')}"
-        )
-
-    def _report(self, kept: int, journal: Journal, usage: Usage) -> None:
-        from zopo_fast.runs.landscape import paths
-        from zopo_fast.runs.report import printable
-
-        means = [sum(s for s in row if s is not None) / len(row) for row in journal.rows if None not in row]
-        if journal.errors:
+        if failed:
             click.echo(
-                f"Warning: {len(journal.errors)} of {len(self.pool)} prompts failed and are left out.",
+                f"Warning: {failed} of {len(self.pool)} prompts failed and are left out.",
                 err=True,
             )
-        click.echo(f"Prompts scored: {kept} on {len(self.task.train)} examples")
+        click.echo(f"Prompts scored: {len(means)} on {len(self.task.train)} examples")
         click.echo(f"Mean scores: {min(means):.3f} to {max(means):.3f}")
-        click.echo(f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out")
-        scores, embeddings, _ = paths(self.stem)
+        click.echo(usage_line(result.usage + Usage(**(store.get("embedding") or {}))))
+        scores, embeddings, _ = self.files
         click.echo(f"Written to {printable(str(scores))} and {printable(str(embeddings))}")
 
-    def say_how_to_go_on(self) -> None:
-        """Say where the answers so far are, if there are any."""
-        if self.begun and exists(self.journal_path):
-            from zopo_fast.runs.report import printable
-
+    def say_how_to_resume(self) -> None:
+        """Name the study that holds the answers so far, if there are any."""
+        if self.has_opened_study and exists(self.files.study):
             click.echo(
-                f"What was answered is kept in {printable(str(self.journal_path))}; the same command goes on "
-                "from there.",
+                f"The answers so far are stored in {printable(str(self.files.study))}; "
+                "run the same command again to resume.",
                 err=True,
             )
 
 
-def _shown(client: Any) -> str:
-    """The client's endpoint, without a password or a key in its query."""
-    from zopo_fast.llm.openai.endpoint import Endpoint
-    from zopo_fast.llm.openai.redaction import show_url
-
-    return show_url(Endpoint(client.config).url(""))
+def _warn(progress: Progress, trial: Trial) -> None:
+    """Report a failed prompt above the progress bar."""
+    what = printable(f"{trial.prompt!r:.80}: {trial.error}")
+    progress.say(f"Warning: a prompt failed and is left out: {what}")

@@ -24,7 +24,7 @@ from zopo_fast.cli.settings import (
     settings_of,
 )
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
-from zopo_fast.llm.middleware import Kept, Metered, Recorded
+from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
@@ -266,10 +266,8 @@ class Command:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model))
-            embedder = open_embedder(self.embedder, self.model)
+            embedder = open_embedder(self.embedder, self.model, self.account)
             stack.push_async_callback(embedder.aclose)
-            if hasattr(inner := getattr(embedder, "embedder", embedder), "account"):
-                inner.account = self.account
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
             pool = self.pool
@@ -283,7 +281,7 @@ class Command:
 
             def on_resume(trials: list[Any]) -> None:
                 if folder is not None:
-                    folder.again(trials)
+                    folder.rewrite_trials(trials)
                 progress.resume(trials)
 
             def on_trial(trial: Any) -> None:
@@ -318,18 +316,18 @@ class Command:
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
         async with self.model.opened(writing=True) as model:
-            writer = model if self.account is None else Metered(model, self.account)
+            writer = model if self.account is None else MeteredModel(model, self.account)
             if self.store is not None:
-                writer = Recorded(writer, Kept(self.store), "writer")
+                writer = RecordedModel(writer, ReplayedAnswers(self.store), "writer")
             written, self.spent = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )
         pool = _joined(given, written)
         if self.store is not None:
             self.store.put("writing", asdict(self.spent))
-            self.store.keep_pool(pool)
+            self.store.put_pool(pool)
         if folder is not None:
-            folder.keep_pool(pool)
+            folder.save_pool(pool)
         self.pool = pool
         self._check_budget()
         return pool

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
-from zopo_fast._utils.text import parse_json, shown
+from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
+from zopo_fast._utils.text import parse_json, short_repr
 from zopo_fast.errors import ConfigError
 
 
@@ -22,7 +21,7 @@ class File(click.Path):
         try:
             return super().convert(value, param, ctx)
         except ValueError as error:  # NUL, or half a surrogate pair
-            self.fail(f"{shown(value)} is not a path: {error}", param, ctx)
+            self.fail(f"{short_repr(value)} is not a path: {error}", param, ctx)
 
 
 class FiniteRange(click.FloatRange):
@@ -31,7 +30,7 @@ class FiniteRange(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{shown(value)} is not a finite number.", param, ctx)
+            self.fail(f"{short_repr(value)} is not a finite number.", param, ctx)
         return number
 
 
@@ -39,20 +38,20 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
     """Take defaults from a TOML file whose keys are the options' names."""
     if path is None:
         return
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
+
     try:
         # Line ends as in a text file: TOML itself knows no lone carriage return.
-        text = read_bytes(path, MOST_SETTINGS).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        text = (
+            read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        )
         table = tomllib.loads(text)
-    except Unreadable as error:
+    except UnreadableFileError as error:
         raise ConfigError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: nested too deeply") from error
     except ValueError as error:  # not UTF-8 or not TOML; also a number of too many digits
-        raise ConfigError(f"{path}: {shown(str(error), 300)[1:-1]}") from error
+        raise ConfigError(f"{path}: {short_repr(str(error), 300)[1:-1]}") from error
     # By what is typed, "--pool" or "--from": the parameters behind have names of their own.
     options = {
         name.removeprefix("--"): option
@@ -65,7 +64,9 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
     for key, value in table.items():
         option = options.get(key.replace("_", "-"))
         if option is None:
-            raise ConfigError(f"{path}: unknown key {shown(key)}; there are {', '.join(sorted(options))}")
+            raise ConfigError(
+                f"{path}: unknown key {short_repr(key)}; there are {', '.join(sorted(options))}"
+            )
         defaults[option.name] = _as_typed(option, value, f"{path}: {key}")
     context.default_map = {**(context.default_map or {}), **defaults}
 
@@ -79,7 +80,7 @@ def _as_typed(option: click.Option, value: Any, where: str) -> str | bool:
             raise ConfigError(f"{where}: cannot be written as JSON: {error}") from error
     if not isinstance(value, (bool, str, int, float)) or isinstance(value, bool) != option.is_flag:
         wanted = "true or false" if option.is_flag else "a text or a number"
-        raise ConfigError(f"{where} has to be {wanted}, not {shown(value, 60)}")
+        raise ConfigError(f"{where} has to be {wanted}, not {short_repr(value, 60)}")
     try:
         return value if isinstance(value, bool) else str(value)
     except ValueError as error:  # an integer of too many digits

@@ -60,7 +60,7 @@ def serve(**options: Any) -> int:
 
     require()
     from zopo_fast.serve.config import Limits, ServeConfig
-    from zopo_fast.serve.logs import written
+    from zopo_fast.serve.logs import json_logging
     from zopo_fast.serve.server import run
 
     names = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
@@ -82,7 +82,7 @@ def serve(**options: Any) -> int:
         with _stopped_by_signals(stop):
             await run(config, stop, ready=lambda url: click.echo(f"Listening on {url}"))
 
-    with written(sys.stderr, messages=config.log_prompts, access=config.access_log):
+    with json_logging(sys.stderr, log_messages=config.log_prompts, log_access=config.access_log):
         _run(work())
     return 0
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
+from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
 from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
 from zopo_fast.scoring.judge import JUDGE_MAX_TOKENS
 
 if TYPE_CHECKING:
     from zopo_fast.llm.answer_cache import AnswerCache
+    from zopo_fast.llm.budget import Account
     from zopo_fast.llm.limits import Limits, Prices
 
 if TYPE_CHECKING:
@@ -203,12 +204,12 @@ def embedder_name(given: str | None, model: ModelSettings) -> str:
     return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
 
 
-def open_embedder(spec: str, model: ModelSettings) -> Any:
+def open_embedder(spec: str, model: ModelSettings, account: Account | None = None) -> Any:
     """The embedder of that name, at the model's endpoint where it has one."""
     from zopo_fast.prompts.embedders import resolve
 
     try:
-        return resolve(spec, config=None if model.is_local else model.client_config())
+        return resolve(spec, config=None if model.is_local else model.client_config(), account=account)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"{error}; or embed the pool with something else: --embedder endpoint:MODEL, st:NAME or minilm"
@@ -233,8 +234,8 @@ def text_or_file(value: str | None, option: str) -> str | None:
     if value is None or not value.startswith("@"):
         return value
     try:
-        return read_bytes(value[1:], MOST_SETTINGS).decode("utf-8-sig").strip()
-    except (Unreadable, UnicodeDecodeError) as error:
+        return read_bytes(value[1:], MAX_SETTINGS_BYTES).decode("utf-8-sig").strip()
+    except (UnreadableFileError, UnicodeDecodeError) as error:
         raise InputError(f"{option} {value}: cannot be read: {error}") from error
 
 

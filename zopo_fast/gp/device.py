@@ -1,44 +1,35 @@
-"""Devices by name, and arrays that lie on one: taken and handed back without a copy.
-
-A CUDA array is anything with `__dlpack__` on a CUDA device (torch, CuPy, JAX, this package's CudaArray)
-or with `__cuda_array_interface__` (Numba). A call on such arrays runs on their device, on the caller's
-current stream, and answers in kind: a torch tensor for torch tensors, a CuPy array for CuPy arrays, a
-CudaArray otherwise. Neither torch nor CuPy is imported: an array of theirs means that they are.
-"""
+"""CUDA devices: names and availability."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any
 
 from zopo_fast import _core
+from zopo_fast._utils.public import public
 from zopo_fast.errors import DeviceError
 
-_users: set[int] = set()  # the process that has found a device: those forked from it cannot use one
+if hasattr(_core, "CudaArray"):  # missing from a build without CUDA
+    CudaArray = public(_core.CudaArray)
+
+_users: set[int] = set()  # ids of the process that has initialised CUDA; a forked child of it cannot use CUDA
 
 
-def __getattr__(name: str) -> Any:
-    # Missing from a build without the CUDA engine; such a build still has to import.
-    if name == "CudaArray" and hasattr(_core, name):
-        return _core.CudaArray
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
+@public
 def cuda_available() -> bool:
-    """Whether device="cuda" can be used here; if not, `cuda_status` says why."""
+    """Return True if `device="cuda"` is usable; if not, `cuda_status()` tells why."""
     return _device_count() > 0
 
 
+@public
 def cuda_status() -> str:
-    """One line: the CUDA devices that were found, or why none can be used."""
+    """Describe in one line the CUDA devices found, or the reason why none is usable."""
     if _users - {os.getpid()}:
         return "CUDA was in use when this process was forked, and cannot be used here; start it with 'spawn'"
     return _core.cuda_status()
 
 
 def _device_count() -> int:
-    """Devices; none in a child of a process that has used them, where the driver only fails."""
     if _users - {os.getpid()}:
         return 0
     count = _core.cuda_device_count()
@@ -48,10 +39,16 @@ def _device_count() -> int:
 
 
 def parse_device(name: str | None) -> int | None:
-    """Ordinal of the CUDA device that "cuda" (the first one) or "cuda:N" names; None for "cpu" or None.
+    """Convert a device name to a CUDA ordinal.
+
+    Args:
+        name: "cpu", "cuda" (the first CUDA device) or "cuda:N".
+
+    Returns:
+        The ordinal; None for "cpu" and None.
 
     Raises:
-        DeviceError: another name, or a device that is not there or cannot be used, with the reason.
+        DeviceError: The name is invalid, or the device does not exist or is unusable.
     """
     if name is None or name == "cpu":
         return None

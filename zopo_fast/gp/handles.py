@@ -1,4 +1,4 @@
-"""Objects by number, for callers that can pass no Python object: the torch operators."""
+"""Integer handles of objects, for the torch operators, which cannot take Python objects."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ _alive: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _next = itertools.count(1)
 
 
-def number_of(thing: Any) -> int:
-    """A new number for an object, which lives no longer for it; numbers are not used again."""
-    number = next(_next)
-    _alive[number] = thing
-    return number
+def new_handle(thing: Any) -> int:
+    """Return a new handle of an object; a handle does not keep its object alive and is never reused."""
+    handle = next(_next)
+    _alive[handle] = thing
+    return handle
 
 
-def numbered(number: int, kind: type[T]) -> T:
-    """The object of that number; ConfigError when it is gone or of another kind."""
-    thing = _alive.get(number)
+def from_handle(handle: int, kind: type[T]) -> T:
+    """Return the object of a handle.
+
+    Raises:
+        ConfigError: The object no longer exists, or is not of type `kind`.
+    """
+    thing = _alive.get(handle)
     if not isinstance(thing, kind):
-        raise ConfigError(f"number {number}: no {kind.__name__} of that number is alive in this process")
+        raise ConfigError(f"number {handle}: no {kind.__name__} of that number is alive in this process")
     return thing

@@ -1,4 +1,4 @@
-"""The neural tangent kernel of an infinitely wide ReLU network, in closed form."""
+"""Neural tangent kernel of an infinitely wide ReLU network, in closed form."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, get_args
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec
 
 import numpy as np
 
-from zopo_fast._utils.checks import as_integer, as_number
-from zopo_fast._utils.text import shown
-from zopo_fast.errors import ArrayError, ConfigError
+from zopo_fast._utils.public import public
+from zopo_fast._utils.settings import check, document, setting
+from zopo_fast.errors import ArrayError
 from zopo_fast.gp.arrays import Array, as_doubles
-from zopo_fast.gp.ntk import MOST_LAYERS
+from zopo_fast.gp.ntk import MAX_LAYERS
 
 Parametrization = Literal["standard", "ntk"]
 P = ParamSpec("P")
 
-_TILE = 256  # rows and columns worked on at once: the temporaries stay in the cache
-# Pairs whose angle is this small against the spread of the points are measured by their difference: an inner
-# product would leave an error of about eps / angle in it.
+_TILE = 256  # rows and columns of a tile, so that its temporaries stay in the cache
+# Pairs whose angle is this small relative to the spread of the points: compute the angle from the difference
+# of the vectors, because their inner product has an error of about eps / angle.
 _NEAR = 1e-3
-_PAIRS = 4096  # measured so at once
+_PAIRS = 4096  # such pairs per batch
 
 
 def _within_float64(
     method: Callable[Concatenate[InfiniteNTK, P], Array],
 ) -> Callable[Concatenate[InfiniteNTK, P], Array]:
-    """Raise ArrayError where a value is beyond what float64 holds, instead of returning infinity or NaN."""
+    """Make a method raise ArrayError if its result overflows float64."""
 
     @functools.wraps(method)
     def checked(self: InfiniteNTK, /, *args: P.args, **kwargs: P.kwargs) -> Array:
@@ -46,89 +46,83 @@ def _within_float64(
     return checked
 
 
+@public
+@document
 @dataclass(frozen=True)
 class InfiniteNTK:
-    """Limit of the neural tangent kernel of `NTK.random` as its hidden layers grow wide.
+    """Limit of the neural tangent kernel of `NTK.random` for infinitely wide hidden layers.
 
-    With S_1 = w x.x'/d + b the covariance of a unit before its relu, t_l its angle (cos t_l = S_l(x, x') /
-    sqrt(S_l(x, x) S_l(x', x'))), and the arc-cosine kernels of order 1 and 0 (Cho & Saul 2009)
+        import numpy as np
+        import zopo_fast as zf
+
+        X = np.random.default_rng(0).normal(size=(10, 4))
+        kernel = zf.InfiniteNTK(depth=2, bias_variance=0.2, parametrization="ntk")
+        K = kernel.gram(X)  # (10, 10)
+        G = kernel.gradient(X[0], X)  # dk(x, X_i)/dx at x = X[0], (10, 4)
+
+    S_1 = w x.x'/d + b is the covariance of a pre-activation and t_l its angle: cos t_l = S_l(x, x') /
+    sqrt(S_l(x, x) S_l(x', x')). With the arc-cosine kernels of order 1 and 0 (Cho & Saul 2009)
 
         Q_l = E relu relu = sqrt(S_l(x, x) S_l(x', x')) (sin t_l + (pi - t_l) cos t_l) / 2 pi
         P_l = E relu' relu' = (pi - t_l) / 2 pi
         S_{l+1} = w Q_l + b
 
-    the kernel K = T_{L+1} is, by layers (Jacot et al. 2018, theorem 1),
+    the kernel is K = T_{L+1} (Jacot et al. 2018, theorem 1), where
 
         "standard"   T_1 = 0,    T_{l+1} = Q_l + w P_l T_l
         "ntk"        T_1 = S_1,  T_{l+1} = S_{l+1} + w P_l T_l
 
-    "standard" is how `NTK.random` is parametrised: weights N(0, w / fan_in), biases N(0, b), and derivatives
-    by these themselves. Its kernel grows with the width, and K = lim k / width: a hidden activation has
-    as many entries as its layer is wide, so that the weights out of the hidden layers stay in the limit
-    and the first layer's, x.x' + 1, and all biases fall out of it. Of depth 1 it is Q_1 alone.
-    "ntk" is Jacot et al.'s: factors sqrt(w / fan_in) and sqrt(b) before N(0, 1) parameters, so that
-    every layer stays, biases too; this is neural-tangents' default.
+    "standard" is the parametrization of `NTK.random`: weights ~ N(0, w / fan_in), biases ~ N(0, b), and
+    derivatives with respect to these. Its kernel grows with the width, so K = lim k / width. The weights out
+    of the hidden layers dominate this limit; the first layer's term x.x' + 1 and all biases vanish in it.
+    At depth 1 it is Q_1. "ntk" is the parametrization of Jacot et al.: parameters ~ N(0, 1) with the factors
+    sqrt(w / fan_in) and sqrt(b). All layers and biases contribute; it is the default of neural-tangents.
 
-    Any dimension d; float64; raw, never rescaled. K has a cusp where two inputs coincide ("standard" of
-    depth 1 has not): it falls off like |x - x'|, has no derivative there, and its sample paths have none
-    anywhere. `gradient` leaves the cusp's term out there, which is the mean of the two one-sided
-    derivatives. What needs the covariance of the derivative takes it from a finite `NTK`.
-
-    Args:
-        depth: hidden layers L.
-        weight_variance: w, times the fan-in; 2 keeps the scale from layer to layer (He et al. 2015).
-        bias_variance: b.
-        parametrization: "standard" or "ntk".
+    Inputs have any dimension d. Values are float64 and raw, never rescaled. K has a cusp where two inputs
+    coincide, except "standard" at depth 1: it falls off like |x - x'| and has no derivative there. Sample
+    paths are differentiable nowhere. `gradient` omits the cusp's term, which gives the mean of the two
+    one-sided derivatives. Use a finite `NTK` where the covariance of the derivative is needed.
 
     Raises:
-        ConfigError: depth below 1 or above 1,000, a variance negative or not finite, w zero, an unknown
-            parametrization.
+        ConfigError: A value is out of range; the message names the setting.
     """
 
-    depth: int = 2
-    weight_variance: float = 2.0
-    bias_variance: float = 0.01
-    parametrization: Parametrization = "standard"
+    depth: int = setting(2, "Number L of hidden layers.", minimum=1, maximum=MAX_LAYERS)
+    weight_variance: float = setting(
+        2.0,
+        "Variance w of a weight times its fan-in; 2 preserves the scale across layers (He et al. 2015).",
+        above=0,
+    )
+    bias_variance: float = setting(0.01, "Variance b of a bias.", minimum=0)
+    parametrization: Parametrization = setting("standard", 'Parametrization, "standard" or "ntk".')
 
     def __post_init__(self) -> None:
-        depth = as_integer("depth", self.depth)
-        w = as_number("weight_variance", self.weight_variance)
-        b = as_number("bias_variance", self.bias_variance)
-        if depth < 1:
-            raise ConfigError(f"depth must be at least 1, got {depth}")
-        if depth > MOST_LAYERS:
-            raise ConfigError(f"depth must be at most {MOST_LAYERS}, got {depth}")
-        if not (math.isfinite(w) and w > 0):
-            raise ConfigError(f"weight_variance must be positive and finite, got {w}")
-        if not (math.isfinite(b) and b >= 0):
-            raise ConfigError(f"bias_variance must be finite and not negative, got {b}")
-        known = get_args(Parametrization)
-        if not isinstance(self.parametrization, str) or self.parametrization not in known:
-            raise ConfigError(
-                f"parametrization must be 'standard' or 'ntk', got {shown(self.parametrization)}"
-            )
-        for name, value in (("depth", depth), ("weight_variance", w), ("bias_variance", b)):
-            object.__setattr__(self, name, value)
+        check(self)
 
     @_within_float64
     def gram(self, X: Any, Y: Any | None = None) -> Array:
-        """K_ij = k(X_i, Y_j): (n, d) and (m, d) in, (n, m) out; Y = X when left out.
+        """Compute the Gram matrix K_ij = k(X_i, Y_j).
 
-        Near-duplicates are as exact as the rest: an entry is off by some 1e-15 of sqrt(K_ii K_jj).
+        Args:
+            X: (n, d) points.
+            Y: (m, d) points; None means Y = X.
+
+        Returns:
+            (n, m) array. The error of an entry is about 1e-15 of sqrt(K_ii K_jj), near-duplicates included.
 
         Raises:
-            ArrayError: wrong shape, NaN or infinity, a row whose square is not finite, or a kernel beyond
-                float64.
+            ArrayError: Wrong shape, NaN or infinity, a row with a non-finite square, or a kernel that
+                overflows float64.
         """
         A = _matrix(X, "X")
         left = self._directions(A, "X")
         if Y is None:
-            return self._symmetric(_about(left.unit.sum(axis=0) / max(1, len(A)), left)[0])
+            return self._symmetric(_centered(left.unit.sum(axis=0) / max(1, len(A)), left)[0])
         right = self._directions(_matrix(Y, "Y", A.shape[1]), "Y")
         n, m = len(left.norm), len(right.norm)
-        middle = (left.unit.sum(axis=0) + right.unit.sum(axis=0)) / max(1, n + m)
-        rows, columns = _about(middle, left, right)
-        K: Array = rows.offset @ columns.offset.T  # in one product; then each tile becomes K's in its place
+        center = (left.unit.sum(axis=0) + right.unit.sum(axis=0)) / max(1, n + m)
+        rows, columns = _centered(center, left, right)
+        K: Array = rows.offset @ columns.offset.T  # one product; its tiles are then replaced by those of K
         wide = _TILE * max(1, _TILE // max(1, n))
         for i in range(0, n, _TILE):
             some = rows.part(i, _TILE)
@@ -139,7 +133,18 @@ class InfiniteNTK:
 
     @_within_float64
     def diag(self, X: Any) -> Array:
-        """k(X_i, X_i): (n, d) in, (n,) out."""
+        """Compute k(X_i, X_i).
+
+        Args:
+            X: (n, d) points.
+
+        Returns:
+            (n,) array.
+
+        Raises:
+            ArrayError: Wrong shape, NaN or infinity, a row with a non-finite square, or a kernel that
+                overflows float64.
+        """
         S = self._directions(_matrix(X, "X"), "X").norm ** 2
         T = S if self._ntk else np.zeros_like(S)
         half = self.weight_variance / 2
@@ -151,10 +156,21 @@ class InfiniteNTK:
 
     @_within_float64
     def gradient(self, x: Any, X: Any) -> Array:
-        """dk(x, X_i)/dx: (d,) and (n, d) in, (n, d) out; where X_i = x without the cusp's term.
+        """Compute dk(x, X_i)/dx, without the cusp's term where X_i = x.
 
-        That leaves half the derivative of k(x, x). Without biases the cusp runs along the whole ray through
-        x and is left out there too; at x = 0 the derivative is then taken to be 0, as relu'(0) is.
+        The rest is half the derivative of k(x, x). Without biases the cusp extends along the whole ray
+        through x, and its term is omitted there too; the derivative at x = 0 is then 0, as relu'(0) is.
+
+        Args:
+            x: (d,) point.
+            X: (n, d) points.
+
+        Returns:
+            (n, d) array.
+
+        Raises:
+            ArrayError: Wrong shape, NaN or infinity, a row with a non-finite square, or a derivative that
+                overflows float64.
         """
         point = _vector(x, "x")
         others = _matrix(X, "X", len(point))
@@ -163,7 +179,20 @@ class InfiniteNTK:
 
     @_within_float64
     def gram_gradient(self, X: Any, Y: Any, weight: Any) -> Array:
-        """sum_j weight_ij dk(X_i, Y_j)/dX_i: (n, d), (m, d) and (n, m) in, (n, d) out."""
+        """Compute sum_j weight_ij dk(X_i, Y_j)/dX_i: the vector-Jacobian product of gram(X, Y) in X.
+
+        Args:
+            X: (n, d) points.
+            Y: (m, d) points.
+            weight: (n, m) derivative of a scalar with respect to gram(X, Y).
+
+        Returns:
+            (n, d) array: derivative of that scalar with respect to X.
+
+        Raises:
+            ArrayError: Wrong shape, NaN or infinity, a row with a non-finite square, or a derivative that
+                overflows float64.
+        """
         A = _matrix(X, "X")
         B = _matrix(Y, "Y", A.shape[1])
         by = as_doubles(weight, "weight")
@@ -176,7 +205,14 @@ class InfiniteNTK:
         return out
 
     def gradient_prior_trace(self, x: Any) -> float:
-        """Trace of d^2 k(x, x')/dx dx' at x' = x (d,): infinite, for the cusp; w / 2 where there is none."""
+        """Return the trace of d^2 k(x, x')/dx dx' at x' = x: infinity at a cusp, w / 2 without one.
+
+        Args:
+            x: (d,) point.
+
+        Raises:
+            ArrayError: Wrong shape, NaN or infinity.
+        """
         _vector(x, "x")
         return math.inf if self._ntk or self.depth > 1 else self.weight_variance / 2
 
@@ -185,7 +221,7 @@ class InfiniteNTK:
         return self.parametrization == "ntk"
 
     def _directions(self, X: Array, name: str) -> _Directions:
-        """The rows (sqrt(w/d) x, sqrt(b)), whose inner products are S_1, as directions and norms."""
+        """Return direction and norm of each row (sqrt(w/d) x, sqrt(b)); S_1 is their inner product."""
         n, d = X.shape
         rows = np.empty((n, d + 1))
         rows[:, d] = math.sqrt(self.bias_variance)
@@ -194,10 +230,10 @@ class InfiniteNTK:
             norm = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         if not np.isfinite(norm).all():
             raise ArrayError(f"{name}: the square of row {int(np.argmin(np.isfinite(norm)))} is not finite")
-        rows /= np.where(norm > 0, norm, 1.0)[:, None]  # a row of zeros has no direction, and needs none
+        rows /= np.where(norm > 0, norm, 1.0)[:, None]  # the direction of a zero row is irrelevant
         return _Directions(rows, norm)
 
-    def _symmetric(self, points: _Centred) -> Array:
+    def _symmetric(self, points: _Centered) -> Array:
         n = len(points.norm)
         K: Array = points.offset @ points.offset.T
         for i in range(0, n, _TILE):
@@ -210,8 +246,8 @@ class InfiniteNTK:
                 K[j : j + _TILE, i : i + _TILE] = tile.T
         return K
 
-    def _tile(self, products: Array, left: _Centred, right: _Centred) -> Array:
-        """K between two sets of points, from their offsets' inner products."""
+    def _tile(self, products: Array, left: _Centered, right: _Centered) -> Array:
+        """Compute K between two sets of points from the inner products of their offsets."""
         half, b = self.weight_variance / 2, self.bias_variance
         versine, opposite = _versines(products, left, right)
         r, q = left.norm[:, None], right.norm[None, :]
@@ -228,10 +264,10 @@ class InfiniteNTK:
     def _next_layer(
         self, versine: Array, lost: Array, r: Any, q: Any, difference: Any
     ) -> tuple[Array, Any, Any, Any]:
-        """1 - cos t_{l+1}, the norms sqrt(S_{l+1}(x, x)) and sqrt(S_{l+1}(x', x')), and their difference.
+        """Compute 1 - cos t_{l+1}, the norms sqrt(S_{l+1}(x, x)) and sqrt(S_{l+1}(x', x')), and r' - q'.
 
-        S_{l+1}(x, x') is the inner product of (sqrt(w/2) r f(x), sqrt(b)) with its like, f of length 1 and
-        f(x).f(x') = 1 - lost; hence, without the difference of nearly equal numbers,
+        S_{l+1}(x, x') is the inner product of (sqrt(w/2) r f(x), sqrt(b)) and (sqrt(w/2) q f(x'), sqrt(b)),
+        where |f| = 1 and f(x).f(x') = 1 - lost. This gives a formula without cancellation:
         r' q' (1 - cos t_{l+1}) = b (w/2) (r - q)^2 / (r' q' + (w/2) r q + b) + (w/2) r q lost.
         """
         half, b = self.weight_variance / 2, self.bias_variance
@@ -249,15 +285,15 @@ class InfiniteNTK:
         )
 
     def _gradient(self, x: Array, unit: Array, norm: np.float64, X: Array, others: _Directions) -> Array:
-        """The chain rule forward through the layers, by r = sqrt(S_1(x, x)), the norm, and by t_1."""
+        """Differentiate forward through the layers, by the norm r = sqrt(S_1(x, x)) and by t_1."""
         half, b, d = self.weight_variance / 2, self.bias_variance, len(x)
         factor = math.sqrt(self.weight_variance / d)
         if norm == 0:
             return np.zeros_like(X)
         r: Any = norm
-        nothing = others.norm == 0  # rows of zeros without biases: k is 0 whatever x
-        q = np.where(nothing, 1.0, others.norm)
-        # v/|v| - u/|u| of u = (sqrt(w/d) x, sqrt(b)) and v likewise, from the difference v - u
+        is_zero = others.norm == 0  # zero rows without biases: k is 0 for every x
+        q = np.where(is_zero, 1.0, others.norm)
+        # apart = v/|v| - u/|u| with u = (sqrt(w/d) x, sqrt(b)) and v likewise, from the difference v - u
         step = factor * (X - x)
         difference = -np.einsum("ij,ij->i", step, factor * (X + x)) / (r + q)
         apart = np.empty_like(others.unit)
@@ -267,16 +303,16 @@ class InfiniteNTK:
         sum_ = apart + 2 * unit
         versine = np.minimum(np.einsum("ij,ij->i", apart, apart) / 2, 2.0)
         opposite = np.minimum(np.einsum("ij,ij->i", sum_, sum_) / 2, 2.0)
-        # On one line through 0 an angle of 0 or pi is left with what was rounded off: it has no direction.
+        # On a line through 0 the angle is 0 or pi up to rounding: set it exactly, the remainder is noise.
         rounding = 8 * np.finfo(float).eps
         versine[2 * versine <= rounding**2 * np.einsum("ij,ij->i", step, step) / q**2] = 0.0
-        versine[nothing] = 0.0
+        versine[is_zero] = 0.0
         opposite[2 * opposite <= rounding**2] = 0.0
-        # dt_1/dx = -factor tangent / r, a unit vector's x-part; 0 where there is none
+        # dt_1/dx = -factor tangent / r, where tangent is the x-part of a unit vector, or 0
         sine = np.sqrt(versine * opposite)
         tangent = _ratio(apart[:, :d] + versine[:, None] * unit[:d], sine[:, None])
 
-        angle_r, angle_t, norm_r = np.zeros_like(q), np.ones_like(q), 1.0  # by r and by t_1
+        angle_r, angle_t, norm_r = np.zeros_like(q), np.ones_like(q), 1.0  # derivatives by r and by t_1
         if self._ntk:
             T, T_r, T_t = r * q * (1 - versine), q * (1 - versine), -r * q * sine
         else:
@@ -284,7 +320,7 @@ class InfiniteNTK:
         share = self.weight_variance if self._ntk else 1.0
         for _ in range(self.depth):
             angle = _Angle.of(versine, opposite)
-            slope = -angle.order0 * angle.sine  # of 1 - lost by the angle
+            slope = -angle.order0 * angle.sine  # derivative of 1 - lost by the angle
             T_r = half * (angle.order0 * T_r - angle_r * T / np.pi)
             T_r += share * q / 2 * ((1 - angle.lost) * norm_r + r * slope * angle_r)
             T_t = half * (angle.order0 * T_t - angle_t * T / np.pi) + share * r * q / 2 * slope * angle_t
@@ -301,39 +337,39 @@ class InfiniteNTK:
             r, q, difference = r_next, q_next, difference_next
 
         out = factor * (T_r[:, None] * unit[:d] - (T_t / norm)[:, None] * tangent)
-        out[nothing] = 0.0
+        out[is_zero] = 0.0
         return np.asarray(out)
 
 
 class _Directions(NamedTuple):
-    """Vectors as unit (n, k) and norm (n,)."""
+    """Vectors as unit vectors (n, k) and norms (n,)."""
 
     unit: Array
     norm: Array
 
 
-class _Centred(NamedTuple):
-    """The same, with the units' offsets from a common middle (n, k) and half their squares (n,)."""
+class _Centered(NamedTuple):
+    """Directions with their offsets from a common center (n, k) and half the squared offsets (n,)."""
 
     unit: Array
     norm: Array
     offset: Array
     half_square: Array
 
-    def part(self, start: int, count: int) -> _Centred:
-        return _Centred(*(values[start : start + count] for values in self))
+    def part(self, start: int, count: int) -> _Centered:
+        return _Centered(*(values[start : start + count] for values in self))
 
 
-def _about(middle: Array, *sets: _Directions) -> list[_Centred]:
-    offsets = [points.unit - middle for points in sets]
+def _centered(center: Array, *sets: _Directions) -> list[_Centered]:
+    offsets = [points.unit - center for points in sets]
     return [
-        _Centred(*points, offset, np.einsum("ij,ij->i", offset, offset) / 2)
+        _Centered(*points, offset, np.einsum("ij,ij->i", offset, offset) / 2)
         for points, offset in zip(sets, offsets, strict=True)
     ]
 
 
 class _Angle(NamedTuple):
-    """Of angles t: sin t, and the normalised arc-cosine kernels, order 1 as 1 - lost, and order 0."""
+    """Sines of angles, and their normalized arc-cosine kernels of order 1 (1 - lost) and order 0."""
 
     sine: Array
     lost: Array
@@ -341,23 +377,24 @@ class _Angle(NamedTuple):
 
     @classmethod
     def of(cls, versine: Array, opposite: Array) -> _Angle:
-        """From 1 - cos t and 1 + cos t, of which the smaller one is the more exact."""
+        """Compute from 1 - cos t and 1 + cos t; the smaller of the two is the more exact one."""
         low, high = np.sqrt(versine), np.sqrt(opposite)
         t = 2 * np.arctan2(low, high)
         sine = low * high
         cubic = sine - t * (1 - versine)
         small = t < 0.03
-        if small.any():  # t^3 / 3 from the difference of two t; by its series, to 1e-18 of it
+        if small.any():  # avoid cancellation by the series t^3 / 3 (1 - t^2 / 10 + ...), exact to 1e-18
             square = t[small] ** 2
             cubic[small] = t[small] * square / 3 * (1 - square / 10 * (1 - square / 28 * (1 - square / 54)))
         return cls(sine, versine - cubic / np.pi, 1 - t / np.pi)
 
 
-def _versines(products: Array, left: _Centred, right: _Centred) -> tuple[Array, Array]:
-    """1 - cos and 1 + cos of the angles between the vectors of two sets, each (n, m).
+def _versines(products: Array, left: _Centered, right: _Centered) -> tuple[Array, Array]:
+    """Compute 1 - cos and 1 + cos, (n, m) each, of the angles between the vectors of two sets.
 
-    As half of |u - v|^2 by the inner products about their middle, which keeps the digits of vectors that
-    all point one way; where those of u - v or of u + v would be lost, from that vector itself.
+    1 - cos = |u - v|^2 / 2 follows from inner products about the common center, which keeps the digits of
+    vectors that point in similar directions. Where cancellation would lose the digits of u - v or u + v, it
+    follows from that vector itself.
     """
     spread = left.half_square[:, None] + right.half_square[None, :]
     versine = np.clip(spread - products, 0.0, 2.0)
@@ -375,7 +412,7 @@ def _versines(products: Array, left: _Centred, right: _Centred) -> tuple[Array, 
 
 
 def _ratio(above: Array, below: Array) -> Array:
-    """above / below, and 0 where below is 0."""
+    """Divide, with 0 for a division by 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
 
 

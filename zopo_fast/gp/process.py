@@ -1,4 +1,4 @@
-"""Gaussian process with that kernel, grown and shrunk one observation at a time."""
+"""Gaussian process with an NTK, updated one observation at a time."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer
-from zopo_fast._utils.exclusive import Turn
+from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ArrayError, UnknownIndexError
 from zopo_fast.gp.arrays import Array, as_doubles, as_points
-from zopo_fast.gp.cuda_arrays import ANYWHERE, OnDevice, on_device
+from zopo_fast.gp.cuda_arrays import ANY_DEVICE, DeviceCall, device_call
 from zopo_fast.gp.device import cuda_available, parse_device
-from zopo_fast.gp.handles import number_of
-from zopo_fast.gp.ntk import NTK, as_network_kernel
+from zopo_fast.gp.handles import new_handle
+from zopo_fast.gp.ntk import NTK, require_ntk
 
-# "auto" takes a device where the observations fill matrices of this size, n d: below, a launch and its
-# answer take longer than the work on the CPU. An estimate, to be replaced by a measured crossover.
+# Size n d of the observations from which device="auto" uses a CUDA device. Below this size, a launch takes
+# longer than the work on the CPU. An estimate, not a measurement.
 AUTO_CROSSOVER = 1 << 18
 
 if TYPE_CHECKING:
     from zopo_fast._core import CudaArray
 
 
+@public
 class Posterior(NamedTuple):
-    """Posterior at q points, (q, ...) arrays; at one point, floats and a (d,) gradient."""
+    """Posterior of a Gaussian process.
+
+    Attributes:
+        mean: (q,) posterior mean; a float at a single point.
+        variance: (q,) latent variance, without observation noise; a float at a single point.
+        gradient: (q, d) gradient of the mean; (d,) at a single point.
+        gradient_uncertainty: (q,) trace of the gradient's covariance; a float at a single point.
+    """
 
     mean: Any
     variance: Any
@@ -39,78 +48,94 @@ def _is_number(value: Any) -> bool:
 
 
 def _rows(points: CudaArray) -> CudaArray:
-    """A single point (d,) as (1, d)."""
+    """Reshape a single point (d,) to (1, d)."""
     return points.reshape((1, *points.shape)) if len(points.shape) == 1 else points
 
 
+@public
 class GaussianProcess:
-    """Exact GP regression with incremental Cholesky updates, in float64.
+    """Exact Gaussian process regression with incremental Cholesky updates, in float64.
 
-    A = K + diag(noise) = C C^T; appending costs O(n^2), popping the last observation nothing, removing
-    any other a rank-one update (Rasmussen & Williams 2006, sec. 2.2; the derivative is a GP too, sec. 9.4).
+        import numpy as np
+        import zopo_fast as zf
 
-    It serves one thread at a time, any thread: a call that comes in from another one meanwhile raises
-    ConcurrentUseError, and changes nothing. It can be pickled and copied, and goes on in a forked process,
-    though not from a CUDA device (DeviceError).
+        X = np.random.default_rng(0).normal(size=(10, 4))
+        gp = zf.GaussianProcess(zf.NTK.random(dim=4), noise=1e-2)
+        gp.append(X, np.sin(X[:, 0]))
+        p = gp.posterior(np.zeros(4))  # p.mean, p.variance, p.gradient, p.gradient_uncertainty
+        gp.pop()
+
+    With A = K + diag(noise) = C C^T, appending an observation costs O(n^2), popping the last one nothing, and
+    removing another one a rank-one update (Rasmussen & Williams 2006, sec. 2.2). The derivative of the
+    process is a Gaussian process too (sec. 9.4).
+
+    One thread at a time can use a process. It can be pickled, copied, and used in a forked child unless it is
+    on a CUDA device.
 
     Args:
-        kernel: the kernel, used raw.
-        noise: default noise variance of an observation, in K's units.
-        device: "cpu", "cuda" or "cuda:N"; "auto": the CPU until the observations are many, then a CUDA
-            device where there is one.
+        kernel: Kernel, used without rescaling.
+        noise: Default noise variance of an observation, in units of K.
+        device: "cpu", "cuda", "cuda:N", or "auto": the CPU for few observations, a CUDA device for many.
+
+    Attributes:
+        kernel: The kernel.
+        default_noise: Default noise variance of an observation.
+        device: The device as given.
+        number: Handle by which the torch operators find this process.
 
     Raises:
-        ArrayError: noise negative or not finite.
-        ConfigError: a kernel without a network, such as InfiniteNTK.
-        DeviceError: a device that is not there or cannot be used.
+        ArrayError: `noise` is negative or not finite.
+        ConfigError: The kernel has no network, such as InfiniteNTK.
+        ConcurrentUseError: In any method, another thread is using the process.
+        DeviceError: The device does not exist or is unusable; in any method, the process is on a CUDA device
+            and this is a forked child.
     """
 
     def __init__(self, kernel: NTK, noise: float = 1e-4, device: str = "cpu") -> None:
         ordinal = None if device == "auto" else parse_device(str(device))
         variance = as_doubles(noise, "noise")
         if variance.ndim != 0 or not (np.isfinite(variance) and variance >= 0):
-            raise ArrayError(f"noise: a variance is one number, finite and not negative, got {noise!r}")
-        self.kernel = as_network_kernel(kernel)
+            raise ArrayError(f"noise: expected one finite number of at least 0, got {noise!r}")
+        self.kernel = require_ntk(kernel)
         self.default_noise = float(variance)
         self.device = device
         self._ordinal = ordinal
         self._gp: _core.GaussianProcess | _core.CudaGaussianProcess = (
-            _core.GaussianProcess(kernel._network)
+            _core.GaussianProcess(kernel.network)
             if ordinal is None
-            else _core.CudaGaussianProcess(kernel._network, ordinal)
+            else _core.CudaGaussianProcess(kernel.network, ordinal)
         )
-        self._turn = Turn("GaussianProcess")
-        self._turn.device = None if ordinal is None else device
-        self.number = number_of(self)  # by which the torch operators know it
+        self._access = ExclusiveAccess("GaussianProcess")
+        self._access.device = None if ordinal is None else device
+        self.number = new_handle(self)
 
     def __len__(self) -> int:
-        with self._turn.reading:
+        with self._access.read_only:
             return len(self._gp)
 
     @property
     def jitter(self) -> float:
-        """What had to be added to the diagonal to factorise; 0 as a rule."""
-        with self._turn.reading:
+        """Return the jitter added to the diagonal for the factorization; usually 0."""
+        with self._access.read_only:
             return self._gp.jitter
 
     def append(self, x: Any, y: Any, noise: Any | None = None) -> None:
-        """Add one observation (x (d,), y a number) or many (X (q, d), y (q,)).
-
-        A process on a CUDA device also takes float64 CUDA arrays, all of them or none.
+        """Add one observation or several.
 
         Args:
-            x: point or points.
-            y: score or scores.
-            noise: variance replacing the default for these rows, a number or (q,).
+            x: (d,) point or (q, d) points. A process on a CUDA device accepts float64 CUDA arrays, for all
+                array arguments or for none.
+            y: Score, or (q,) scores.
+            noise: Noise variance of these observations, a number or (q,). Default: that of the process.
 
         Raises:
-            ArrayError: wrong shape, NaN or infinity, negative noise.
-            DeviceError: arrays on different devices, or on another one than the process.
-            NotPositiveDefiniteError: A cannot be factorised even with jitter; nothing was added.
+            ArrayError: Wrong shape, NaN or infinity, or negative noise; nothing was added.
+            DeviceError: The arrays are on different devices, or not on the device of the process.
+            NotPositiveDefiniteError: A has no Cholesky factor even with jitter; nothing was added.
         """
-        with self._turn:
+        with self._access:
             before = self._gp.jitter
-            if not self._append_on_device(x, y, noise):
+            if not self._append_from_device(x, y, noise):
                 self._append_from_host(x, y, noise)
             jitter = self._gp.jitter
         if jitter > before:
@@ -130,11 +155,11 @@ class GaussianProcess:
             self._move_when_large(len(self._gp) + len(X))
         self._gp.append(X, targets, np.ascontiguousarray(np.broadcast_to(variances, len(X))))
 
-    def _append_on_device(self, x: Any, y: Any, noise: Any | None) -> bool:
-        """Whether these were CUDA arrays; they have been appended then."""
+    def _append_from_device(self, x: Any, y: Any, noise: Any | None) -> bool:
+        """Append CUDA arrays; return False for host arrays."""
         given = {"X": x, "y": y, "noise": self.default_noise if noise is None else noise}
         arrays = {name: value for name, value in given.items() if not _is_number(value)}
-        call = self._on_device(arrays)
+        call = self._device_call(arrays)
         if call is None:
             return False
         taken = dict(zip(arrays, call.arrays, strict=True))
@@ -145,61 +170,78 @@ class GaussianProcess:
             targets = _core.cuda_from_numpy(as_doubles(y, "y"), call.ordinal, call.stream, "y")
         if targets.shape == ():
             targets = targets.reshape((1,))
-        # A few numbers, to be looked at one by one.
+        # The native layer checks noise variances on the host.
         variances = as_doubles(taken["noise"].numpy() if "noise" in taken else given["noise"], "noise")
         if variances.ndim == 0:
             variances = np.full(len(X), variances)
-        process = cast("_core.CudaGaussianProcess", self._gp)  # _on_device() saw to it
+        process = cast("_core.CudaGaussianProcess", self._gp)  # checked by _device_call()
         _core.cuda_array_append(process, X, targets, variances, call.stream)
         return True
 
-    def _on_device(self, arguments: dict[str, Any]) -> OnDevice | None:
-        """CUDA arrays among the arguments, where this process is; "auto" goes to theirs."""
-        auto = self.device == "auto" and self._ordinal is None
-        call = on_device(arguments, "the process", ANYWHERE if auto else self._ordinal)
-        if call is not None and auto:
+    def _device_call(self, arguments: dict[str, Any]) -> DeviceCall | None:
+        """Prepare a call on CUDA arrays; an "auto" process on the host moves to their device."""
+        can_move = self.device == "auto" and self._ordinal is None
+        call = device_call(arguments, "the process", ANY_DEVICE if can_move else self._ordinal)
+        if call is not None and can_move:
             self._move(call.ordinal)
         return call
 
     def _move_when_large(self, n: int) -> None:
-        """To a CUDA device, once, when n observations are many and there is one."""
-        large = n * self.kernel.dim >= AUTO_CROSSOVER
-        if self._ordinal is None and large and cuda_available():
+        """Move to a CUDA device, if there is one, once n observations are enough to repay it."""
+        is_large = n * self.kernel.dim >= AUTO_CROSSOVER
+        if self._ordinal is None and is_large and cuda_available():
             self._move(0)
 
     def _move(self, ordinal: int) -> None:
-        moved = _core.CudaGaussianProcess(self.kernel._network, ordinal)
+        moved = _core.CudaGaussianProcess(self.kernel.network, ordinal)
         if len(self._gp):
             moved.append(*self._gp.state())
         self._gp, self._ordinal = moved, ordinal
-        self._turn.device = f"cuda:{ordinal}"
+        self._access.device = f"cuda:{ordinal}"
 
     def pop(self) -> None:
-        """Drop the last observation; free. IndexError when there is none."""
-        with self._turn:
+        """Drop the last observation, at no cost.
+
+        Raises:
+            UnknownIndexError: There is no observation.
+        """
+        with self._access:
             self._gp.pop()
 
     def remove(self, i: int) -> None:
-        """Drop observation i by a rank-one update, O((n - i)^2). IndexError out of range."""
+        """Drop observation i by a rank-one update, in O((n - i)^2).
+
+        Args:
+            i: Position in order of appending; negative positions count from the end.
+
+        Raises:
+            UnknownIndexError: The position is out of range.
+        """
         at = as_integer("remove", i)
-        with self._turn:
+        with self._access:
             n = len(self._gp)
             if not -n <= at < n:
-                raise UnknownIndexError(f"remove: there is no observation {at}, only {n}")
+                raise UnknownIndexError(f"remove: no observation {at}; there are {n}")
             self._gp.remove(at + n if at < 0 else at)
 
     def posterior(self, x: Any) -> Posterior:
-        """Mean, latent variance, gradient of the mean, and trace of the gradient's covariance.
+        """Compute mean, latent variance, gradient of the mean, and trace of the gradient's covariance.
 
         Args:
-            x: (d,) gives floats and a (d,) gradient; (q, d) gives (q,), (q,), (q, d), (q,). A float64 CUDA
-                array, on the process's device, gives arrays of its kind there; (d,) then gives arrays of
-                no dimensions for numbers.
+            x: (d,) point or (q, d) points; a float64 CUDA array on the device of the process gives arrays of
+                its kind.
 
-        With no observation this is the prior. Variance and uncertainty are clamped at 0.
+        Returns:
+            The posterior, or the prior without observations. (d,) gives floats and a (d,) gradient, with
+            0-dimensional arrays instead of floats for a CUDA array; (q, d) gives (q,), (q,), (q, d), (q,).
+            Variance and uncertainty are clamped at 0.
+
+        Raises:
+            ArrayError: Wrong shape, NaN or infinity.
+            DeviceError: The array is not on the device of the process.
         """
-        with self._turn.reading:
-            if (parts := self._ask_device("posterior", x)) is not None:
+        with self._access.read_only:
+            if (parts := self._query_device("posterior", x)) is not None:
                 return Posterior(*parts)
             X, single = as_points(x, "x", self.kernel.dim)
             mean, variance, gradient, uncertainty = self._gp.posterior(X)
@@ -208,41 +250,41 @@ class GaussianProcess:
         return Posterior(mean, variance, gradient, uncertainty)
 
     def predict(self, x: Any) -> tuple[Any, Any]:
-        """Mean and latent variance at x (q, d) alone: (q,), (q,)."""
-        with self._turn.reading:
-            return self._ask_device("predict", x) or self._gp.predict(as_doubles(x, "x"))
+        """Compute mean and latent variance only, (q,) each, at x (q, d)."""
+        with self._access.read_only:
+            return self._query_device("predict", x) or self._gp.predict(as_doubles(x, "x"))
 
     def derivatives(self, x: Any) -> tuple[Any, Any, Any, Any]:
-        """Mean and variance at x (q, d) and the gradients of both: (q,), (q,), (q, d), (q, d).
+        """Compute mean and variance at x (q, d) and the gradients of both: (q,), (q,), (q, d), (q, d).
 
-        The variance's is dk(x, x)/dx - 2 G^T A^-1 k_x, also where rounding has the variance clamped at 0.
+        The gradient of the variance is dk(x, x)/dx - 2 G^T A^-1 k_x, even where the variance is clamped at 0.
         """
-        with self._turn.reading:
-            return self._ask_device("derivatives", x) or self._gp.derivatives(as_doubles(x, "x"))
+        with self._access.read_only:
+            return self._query_device("derivatives", x) or self._gp.derivatives(as_doubles(x, "x"))
 
-    def _ask_device(self, what: str, x: Any) -> Any:
-        """That part of the posterior at points on a device, answered there; None for a host array."""
-        call = self._on_device({"x": x})
+    def _query_device(self, query: str, x: Any) -> Any:
+        """Answer a query at CUDA points on their device; return None for a host array."""
+        call = self._device_call({"x": x})
         if call is None:
             return None
         points = call.arrays[0]
         single = len(points.shape) == 1
-        parts = getattr(_core, f"cuda_array_{what}")(self._gp, _rows(points), call.stream)
+        parts = getattr(_core, f"cuda_array_{query}")(self._gp, _rows(points), call.stream)
         return call.finish(*(part.reshape(part.shape[1:]) for part in parts) if single else parts)
 
     def gradient_covariance(self, x: Any) -> Array:
-        """Covariance of the derivative at x (d,): d2k - G^T A^-1 G, (d, d)."""
-        with self._turn.reading:
+        """Compute the covariance of the derivative at x (d,): d2k - G^T A^-1 G, (d, d)."""
+        with self._access.read_only:
             return self._gp.gradient_covariance(as_doubles(x, "x"))
 
     def log_marginal_likelihood(self) -> float:
-        """-1/2 (y^T A^-1 y + log det A + n log 2 pi)  (Rasmussen & Williams 2006, eq. 2.30)."""
-        with self._turn.reading:
+        """Compute -1/2 (y^T A^-1 y + log det A + n log 2 pi) (Rasmussen & Williams 2006, eq. 2.30)."""
+        with self._access.read_only:
             return self._gp.log_marginal_likelihood()
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._turn.reading:
-            self._turn.check_whole()
+        with self._access.read_only:
+            self._access.require_consistent()
             X, y, noise = self._gp.state()
         return {
             "kernel": self.kernel,

@@ -1,7 +1,7 @@
-"""Readable NumPy float64 twin of every native operation: the oracle of the tests.
+"""NumPy reference of every native operation in float64: the oracle of the tests.
 
-Written for the eye, one formula a function, no caching and no blocking. Shapes: x (d,), X (n, d),
-W[l] (width_{l+1}, width_l) with the last one (1, width_L), b[l] (width_{l+1},).
+Each function is one formula, without caching or blocking. Shapes: x (d,), X (n, d), W[l] (width_{l+1},
+width_l) with the last one (1, width_L), b[l] (width_{l+1},).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 class Features(NamedTuple):
-    """What the kernel needs of one point: h_0..h_L, D_0..D_L and J_0..J_L (J_l = dh_l/dx)."""
+    """Features of one point: activations h_0..h_L, backward vectors D_0..D_L, Jacobians J_l = dh_l/dx."""
 
     h: list[Array]
     D: list[Array]
@@ -25,7 +25,7 @@ class Features(NamedTuple):
 
 
 def network(W: Sequence[Array], b: Sequence[Array], x: Array) -> float:
-    """f(x) = W_L h_L + b_L with h_l = relu(W_{l-1} h_{l-1} + b_{l-1})."""
+    """Evaluate f(x) = W_L h_L + b_L with h_l = relu(W_{l-1} h_{l-1} + b_{l-1})."""
     h = x
     for weight, bias in zip(W[:-1], b[:-1], strict=True):
         h = np.maximum(weight @ h + bias, 0.0)
@@ -33,7 +33,7 @@ def network(W: Sequence[Array], b: Sequence[Array], x: Array) -> float:
 
 
 def features(W: Sequence[Array], b: Sequence[Array], x: Array) -> Features:
-    """Hidden activations, backward vectors and input Jacobians of one point."""
+    """Compute the activations, backward vectors and input Jacobians of one point."""
     h, J = [x], [np.eye(len(x))]
     for weight, bias in zip(W[:-1], b[:-1], strict=True):
         a = weight @ h[-1] + bias
@@ -46,19 +46,19 @@ def features(W: Sequence[Array], b: Sequence[Array], x: Array) -> Features:
 
 
 def kernel(p: Features, q: Features) -> float:
-    """k(x, x') = sum_l (h_l(x).h_l(x') + 1) (D_l(x).D_l(x'))."""
+    """Compute k(x, x') = sum_l (h_l(x).h_l(x') + 1) (D_l(x).D_l(x'))."""
     return float(sum((hp @ hq + 1) * (Dp @ Dq) for hp, hq, Dp, Dq in zip(p.h, q.h, p.D, q.D, strict=True)))
 
 
 def gram(W: Sequence[Array], b: Sequence[Array], X: Array, Y: Array | None = None) -> Array:
-    """K_ij = k(X_i, Y_j), (n, m)."""
+    """Compute K_ij = k(X_i, Y_j), (n, m)."""
     P = [features(W, b, x) for x in X]
     Q = P if Y is None else [features(W, b, y) for y in Y]
     return np.array([[kernel(p, q) for q in Q] for p in P]).reshape(len(P), len(Q))
 
 
 def gradient(W: Sequence[Array], b: Sequence[Array], x: Array, X: Array) -> Array:
-    """dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i), (n, d)."""
+    """Compute dk(x, X_i)/dx = sum_l (D_l(x).D_l(X_i)) J_l(x)^T h_l(X_i), (n, d)."""
     p = features(W, b, x)
     rows = []
     for y in X:
@@ -68,7 +68,7 @@ def gradient(W: Sequence[Array], b: Sequence[Array], x: Array, X: Array) -> Arra
 
 
 def gradient_prior(W: Sequence[Array], b: Sequence[Array], x: Array) -> Array:
-    """d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l, (d, d)."""
+    """Compute d^2 k(x, x')/dx dx' at x' = x: sum_l |D_l|^2 J_l^T J_l, (d, d)."""
     p = features(W, b, x)
     total = np.zeros((len(x), len(x)))
     for D, J in zip(p.D, p.J, strict=True):
@@ -76,7 +76,7 @@ def gradient_prior(W: Sequence[Array], b: Sequence[Array], x: Array) -> Array:
     return total
 
 
-class Posterior(NamedTuple):
+class PointPosterior(NamedTuple):
     """Exact posterior at one point."""
 
     mean: float
@@ -87,35 +87,35 @@ class Posterior(NamedTuple):
 
 def posterior(
     W: Sequence[Array], b: Sequence[Array], X: Array, y: Array, noise: Array | float, x: Array
-) -> Posterior:
-    """Mean k^T a, variance k(x,x) - k^T A^-1 k, gradient G^T a, covariance d2k - G^T A^-1 G."""
+) -> PointPosterior:
+    """Compute mean k^T a, variance k(x,x) - k^T A^-1 k, gradient G^T a, covariance d2k - G^T A^-1 G."""
     A = gram(W, b, X) + np.diag(np.broadcast_to(noise, len(X)))
     k = gram(W, b, x[None], X)[0]
     G = gradient(W, b, x, X)
     prior = gram(W, b, x[None])[0, 0]
     if len(X) == 0:
-        return Posterior(0.0, prior, np.zeros(len(x)), gradient_prior(W, b, x))
+        return PointPosterior(0.0, prior, np.zeros(len(x)), gradient_prior(W, b, x))
     C = np.linalg.cholesky(A)
     half = np.linalg.solve(C, np.column_stack([y, k, G]))
     z, v, V = half[:, 0], half[:, 1], half[:, 2:]
-    return Posterior(float(v @ z), float(prior - v @ v), V.T @ z, gradient_prior(W, b, x) - V.T @ V)
+    return PointPosterior(float(v @ z), float(prior - v @ v), V.T @ z, gradient_prior(W, b, x) - V.T @ V)
 
 
 def log_marginal_likelihood(
     W: Sequence[Array], b: Sequence[Array], X: Array, y: Array, noise: Array | float
 ) -> float:
-    """-1/2 (y^T A^-1 y + log det A + n log 2 pi)."""
+    """Compute -1/2 (y^T A^-1 y + log det A + n log 2 pi)."""
     A = gram(W, b, X) + np.diag(np.broadcast_to(noise, len(X)))
     return float(-0.5 * (y @ np.linalg.solve(A, y) + np.linalg.slogdet(A)[1] + len(X) * np.log(2 * np.pi)))
 
 
 def standardize(Z: Array, mean: Array, scale: Array) -> Array:
-    """Coordinates in which candidates are compared: (Z - mean) / scale in float64."""
+    """Compute the standardized coordinates (Z - mean) / scale in float64."""
     return (Z.astype(np.float64) - mean) * (1.0 / scale)
 
 
 def k_nearest(E: Array, x: Array, k: int, available: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-    """Indices of the k nearest rows of E to x, nearest first, ties by the lowest index."""
+    """Return the indices of the k rows of E nearest to x, nearest first, ties by lowest index."""
     distance = ((E - x) ** 2).sum(axis=1)
     order = np.lexsort((np.arange(len(E)), distance))
     if available is not None:
@@ -124,7 +124,7 @@ def k_nearest(E: Array, x: Array, k: int, available: NDArray[np.bool_] | None = 
 
 
 def profile_log_likelihood(K: Array, y: Array, noise: float) -> float:
-    """Log likelihood of y ~ N(0, a (K + noise I)) at its best amplitude a, up to a constant.
+    """Compute the log likelihood of y ~ N(0, a (K + noise I)) at its best amplitude a, up to a constant.
 
     With K + noise I = U diag(l) U^T and t = U^T y: a = mean(t^2 / l), and the log likelihood is
     -n/2 log a - 1/2 sum log l (Rasmussen & Williams 2006, eq. 5.8). K (n, n), y (n,).
@@ -135,13 +135,21 @@ def profile_log_likelihood(K: Array, y: Array, noise: float) -> float:
 
 
 class RegionLevel(NamedTuple):
-    """The posterior at all candidates under one noise level: (m,) each, in units of the scores."""
+    """Posterior at all candidates under one nugget, in units of the scores.
 
-    weight: float  # share of this level, by marginal likelihood
-    amplitude: float  # signal variance over that of the scores
+    Attributes:
+        weight: Weight of the nugget, by marginal likelihood.
+        amplitude: Signal variance divided by the variance of the scores.
+        mean: (m,) posterior mean.
+        variance: (m,) posterior variance.
+        fantasised: (m,) posterior variance with the pending candidates added at their expected scores.
+    """
+
+    weight: float
+    amplitude: float
     mean: Array
     variance: Array
-    fantasised: Array  # the variance, the pending candidates scored as expected
+    fantasised: Array
 
 
 def region_levels(
@@ -152,9 +160,9 @@ def region_levels(
     nuggets: Sequence[float],
     pending: Sequence[int] = (),
 ) -> list[RegionLevel]:
-    """Gaussian processes with A_g = a_g (K + diag(nugget_g + noise)), each at its best amplitude a_g.
+    """Fit Gaussian processes with A_g = a_g (K + diag(nugget_g + noise)), each at its best amplitude a_g.
 
-    K (m, m) over the candidates; observed, y and noise (n,), noise in K's units. Scores are centred.
+    K (m, m) over the candidates; observed, y and noise (n,), noise in units of K. Scores are centered.
     """
     n, at, waiting = len(observed), list(observed), list(pending)
     mean = y.mean() if n else 0.0
@@ -166,7 +174,7 @@ def region_levels(
         solved = np.linalg.solve(A, y - mean)
         a = max(float((y - mean) @ solved) / (n * spread**2), 1e-6) if spread else 1.0
         log_likelihoods.append(-0.5 * (n * np.log(a) + np.linalg.slogdet(A)[1]))
-        # A pending candidate is one more observation, of no noise but the nugget; it changes no mean.
+        # A pending candidate is an observation with no noise but the nugget; the mean stays as it is.
         both = at + waiting
         B = K[np.ix_(both, both)] + np.diag(nugget + np.concatenate([noise, np.full(len(waiting), 1e-12)]))
         left = [np.diag(K) - np.einsum("ij,ij->j", k, np.linalg.solve(A, k))]
@@ -178,14 +186,14 @@ def region_levels(
 
 
 def region_posterior(levels: Sequence[RegionLevel]) -> tuple[Array, Array]:
-    """Mean and variance of the mixture of levels: E m and E (v + (m - E m)^2), (m,) each."""
+    """Compute mean and variance of the mixture of levels: E m and E (v + (m - E m)^2), (m,) each."""
     mean = sum((level.weight * level.mean for level in levels), np.zeros(1))
     spread = (level.weight * (level.variance + (level.mean - mean) ** 2) for level in levels)
     return mean, sum(spread, np.zeros(1))
 
 
 def expected_improvement(mean: Array, variance: Array, incumbent: float, power: int) -> Array:
-    """E max(0, f - incumbent)^p, f ~ N(mean, variance), for p = 1 or 2 (Schonlau, Welch & Jones 1998).
+    """Compute E max(0, f - incumbent)^p, f ~ N(mean, variance), p = 1 or 2 (Schonlau, Welch & Jones 1998).
 
     With u = (mean - incumbent) / s: s (u Phi(u) + phi(u)), and s^2 ((u^2 + 1) Phi(u) + u phi(u)).
     """
@@ -199,10 +207,10 @@ def expected_improvement(mean: Array, variance: Array, incumbent: float, power: 
 
 
 def region_criterion(levels: Sequence[RegionLevel], incumbent: float, power: int) -> Array:
-    """What the next candidate has the most of: the mixture's expected improvement, (m,).
+    """Compute the expected improvement under the mixture, (m,); the next candidate maximizes it.
 
-    Levels of a share below 1e-4 are left out. Where no candidate has any, standard deviations from the
-    incumbent under the likeliest level.
+    Levels of weight below 1e-4 are omitted. If the expected improvement is 0 everywhere, return the standard
+    deviations from the incumbent under the likeliest level.
     """
     total = np.zeros(len(levels[0].mean))
     for level in levels:

@@ -13,25 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from zopo_fast._utils.aio import end
+from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.files import default_cache_dir
-from zopo_fast._utils.sqlite_cache import CacheFile
+from zopo_fast._utils.public import public
+from zopo_fast._utils.sqlite_cache import SQLiteCache
 from zopo_fast.errors import ConfigError, ZopoError
-from zopo_fast.llm.middleware import Metered
-from zopo_fast.llm.openai.config import ClientConfig
-from zopo_fast.llm.openai.endpoint import Endpoint
-from zopo_fast.llm.openai.redaction import show_url, visible_query
-from zopo_fast.llm.types import Answer, Message, Usage
+from zopo_fast.llm.middleware import ModelWrapper
+from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer, Usage
 
 FILE = "answers-1.sqlite3"
 MAX_BYTES = 256 * 2**20
@@ -54,6 +53,7 @@ _NEXT = (
 )
 
 
+@public
 class AnswerCache:
     """Answers by key in `answers-1.sqlite3` of the folder `path`, the least recently used ones dropped first.
 
@@ -66,7 +66,7 @@ class AnswerCache:
         if self.max_bytes < 1:
             raise ConfigError(f"max_bytes must be at least 1, got {max_bytes}")
         folder = default_cache_dir() if path is None else Path(path).expanduser()
-        self._file = CacheFile(folder / FILE, "answer cache", _SCHEMA)
+        self._file = SQLiteCache(folder / FILE, "answer cache", _SCHEMA)
 
     @property
     def path(self) -> Path:
@@ -86,7 +86,7 @@ class AnswerCache:
                 connection.execute(f"UPDATE answers SET used = {_NEXT} WHERE key = ?", (key,))
             return row
 
-        row = self._file.visit(read)
+        row = self._file.transaction(read)
         return None if row is None else _unpacked(*row)
 
     def put(self, key: bytes, answer: Answer) -> None:
@@ -102,7 +102,7 @@ class AnswerCache:
             connection.execute(f"INSERT INTO answers VALUES (?, ?, ?, ?, {_NEXT})", row)
             self._make_room(connection)
 
-        self._file.visit(write)
+        self._file.transaction(write)
 
     def held(self) -> tuple[int, int]:
         """Return how many answers are kept, and their bytes."""
@@ -111,7 +111,7 @@ class AnswerCache:
             count = connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
             return count, _total(connection)
 
-        return self._file.visit(read) or (0, 0)
+        return self._file.transaction(read) or (0, 0)
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         if _total(connection) <= self.max_bytes:
@@ -133,36 +133,32 @@ class _Flight:
     claimed: bool = False
 
 
-class Cached:
-    """A chat model with a cache in front of it; all else is the model's own.
+class CachedModel(ModelWrapper):
+    """Chat model with a cache of answers in front; a model without identity is not cached.
 
-    `identity` is what an answer depends on besides the messages, JSON values; None: nothing is kept.
-    Identical calls at the same time are made once; the call goes on as long as anyone waits for it. A hit
-    takes no slot, and no budget where the metered model is inside: `Cached(Metered(client, ...), ...)`.
+    Identical calls in flight are made once, and the call runs until its last caller is cancelled. A hit takes
+    no slot and, with the metered model inside (`CachedModel(MeteredModel(client, ...), ...)`), no budget.
     """
 
-    def __init__(self, model: Any, cache: AnswerCache, identity: Any) -> None:
-        self.model = model
+    def __init__(self, model: ChatModel, cache: AnswerCache) -> None:
+        super().__init__(model)
         self._cache = cache
-        self._identity = identity
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
         self._writing: dict[asyncio.Task[None], tuple[bytes, Answer]] = {}
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
-
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages` from the cache, else by the model, whose errors it raises."""
-        if self._identity is None:
-            uncached: Answer = await self.model.chat(messages)
-            return uncached
-        place = (asyncio.get_running_loop(), key_of(self._identity, messages))
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` from the cache, else by the wrapped model, whose errors it raises."""
+        identity = self.identity
+        if identity is None:
+            return await super().chat(messages, key=key, account=account)
+        place = (asyncio.get_running_loop(), key_of(identity, messages))
         flight = self._flights.get(place)
         if flight is None:
-            task = asyncio.ensure_future(self._answer(place[1], messages))
+            call = functools.partial(super().chat, messages, key=key, account=account)
+            task = asyncio.ensure_future(self._answer(place[1], call))
             flight = self._flights[place] = _Flight(task)
             task.add_done_callback(lambda _: self._landed(place, task))
         flight.waiting += 1
@@ -175,7 +171,7 @@ class Cached:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 self._landed(place, flight.task)  # nobody joins what is about to be cancelled
-                await end([flight.task])
+                await cancel_and_wait([flight.task])
         if flight.claimed:
             return Answer(answer.text, Usage(cached=1), answer.finish_reason)
         flight.claimed = True
@@ -186,16 +182,16 @@ class Cached:
         if flight is not None and flight.task is task:
             del self._flights[place]
 
-    async def _answer(self, key: bytes, messages: Sequence[Message]) -> Answer:
+    async def _answer(self, key: bytes, call: Callable[[], Awaitable[Answer]]) -> Answer:
         for known, answer in self._writing.values():
             if known == key:
                 return answer
-        # One after another, so that calls reach the model in the order in which they were made.
-        async with self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        # One lookup at a time, so that calls reach the model in the order in which they were made.
+        async with self._lookups.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             found = await asyncio.to_thread(self._cache.get, key)
         if found is not None:
             return found
-        answer = await self.model.chat(messages)
+        answer = await call()
         if isinstance(answer, Answer) and isinstance(answer.text, str) and answer.finish_reason not in _CUT:
             # Not waited for: an answer is never lost, where its call is cancelled, to writing it down.
             writing = asyncio.ensure_future(asyncio.to_thread(self._cache.put, key, answer))
@@ -216,26 +212,6 @@ def key_of(identity: Any, messages: Sequence[Message]) -> bytes:
     """Return the key of a call: the SHA-256 of canonical JSON of what its answer depends on."""
     asked = [identity, [dict(message) for message in messages]]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).digest()
-
-
-def identity_of(model: Any) -> Mapping[str, Any] | None:
-    """Return what a model's answers depend on besides the messages; None where that is not known.
-
-    Of an `OpenAIClient` its model, URL (no credentials, no secret parameters) and body; of a `LocalModel` its
-    file's fingerprint and body.
-    """
-    if isinstance(model, Metered):
-        model = model.model
-    config = getattr(model, "config", None)
-    if isinstance(config, ClientConfig):
-        url = Endpoint(config).url("chat/completions")
-        where = [show_url(url), visible_query(url)]
-        return {"model": config.model, "endpoint": where, "body": dict(config.body)}
-    from zopo_fast.llm.local import LocalModel
-
-    if isinstance(model, LocalModel):
-        return {"local": model.name, "context": model.context, "body": dict(model.body)}
-    return None
 
 
 def _total(connection: sqlite3.Connection) -> int:

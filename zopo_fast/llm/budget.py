@@ -1,7 +1,7 @@
 """Hard limits of a run: what a call may take at most is reserved before it is sent, and settled after it.
 
     account = Account(Limits(calls=1000, cost=2.0), Prices(prompt=0.15, completion=0.60))
-    model = Metered(client, account)
+    model = MeteredModel(client, account)
     try:
         answer = await model.chat(messages)
     except LimitReachedError as reached:
@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, LimitReachedError, ZopoError
-from zopo_fast.llm.limits import Hold, Left, Limits, Prices, Spent
+from zopo_fast.llm.limits import Left, Limits, Prices, Reservation, Spent
 from zopo_fast.llm.types import Usage
 
 _log = logging.getLogger(__name__)
@@ -36,18 +37,27 @@ class Ledger(Protocol):
     writing it was cut short.
     """
 
-    async def reserved(self, hold_id: str, calls: int, tokens: int, cost: float) -> None:
+    async def reserved(self, reservation_id: str, calls: int, tokens: int, cost: float, /) -> None:
         """Keep a reservation; returns once it is safe, and only then is the call sent."""
 
-    def settled(self, hold_id: str, calls: int, tokens: int, cost: float) -> None:
+    def settled(self, reservation_id: str, calls: int, tokens: int, cost: float, /) -> None:
         """Keep what a reservation came to in the end."""
 
 
+@public
 class Account:
-    """What a run has spent and reserved, against its limits; of one event loop.
+    """Budget of a run: what is spent and reserved, against the limits; belongs to one event loop.
 
-    Each hold that `reserve` returns is ended once, by `settle`, `release` or `forfeit`; a later word on it
-    changes nothing. `clock` counts seconds. Raises `ConfigError` for a limit of cost without prices.
+    End each reservation once, by `settle`, `release` or `forfeit`; ending it again changes nothing.
+
+    Args:
+        limits: the limits.
+        prices: prices of tokens, required by a limit of cost.
+        ledger: log of reservations that survives the process.
+        clock: time in seconds.
+
+    Raises:
+        ConfigError: a limit of cost without prices.
     """
 
     def __init__(
@@ -68,7 +78,7 @@ class Account:
         self._calls, self._tokens, self._cost = 0, 0, 0.0
         self._held: set[str] = set()
         self._held_calls, self._held_prompt, self._held_completion = 0, 0, 0
-        self._queue: deque[tuple[Hold, asyncio.Future[None]]] = deque()
+        self._queue: deque[tuple[Reservation, asyncio.Future[None]]] = deque()
 
     @property
     def bounded(self) -> bool:
@@ -124,7 +134,7 @@ class Account:
 
     # ---- reservations ------------------------------------------------------------------------------
 
-    async def reserve(self, bound: Usage) -> Hold:
+    async def reserve(self, bound: Usage) -> Reservation:
         """Reserve the most that one attempt can take: `bound.calls` (at least 1) and its tokens.
 
         Waits, in order of arrival, while other reservations are outstanding, which may leave room. Raises
@@ -132,51 +142,53 @@ class Account:
         """
         prompt, completion = bound.prompt_tokens, bound.completion_tokens
         cost = self._price(prompt, completion)
-        hold = Hold(uuid.uuid4().hex, max(1, bound.calls), prompt, completion, cost)
-        await self._room(hold)
+        reservation = Reservation(uuid.uuid4().hex, max(1, bound.calls), prompt, completion, cost)
+        await self._room(reservation)
         if self._ledger is not None:
             try:
-                await self._ledger.reserved(hold.id, hold.calls, hold.tokens, hold.cost)
+                await self._ledger.reserved(
+                    reservation.id, reservation.calls, reservation.tokens, reservation.cost
+                )
             except BaseException:
                 with suppress(ZopoError):  # where nothing can be written that is the error to raise
-                    self.release(hold)
+                    self.release(reservation)
                 raise
-        return hold
+        return reservation
 
-    def settle(self, hold: Hold, usage: Usage) -> None:
+    def settle(self, reservation: Reservation, usage: Usage) -> None:
         """Charge what an answered attempt took; tokens that are an estimate count as all that was reserved.
 
         More than was reserved, which no server should state, is charged too and logged as a warning.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if usage.estimated_calls:
-            prompt, completion = max(prompt, hold.prompt), max(completion, hold.completion)
+            prompt, completion = max(prompt, reservation.prompt), max(completion, reservation.completion)
         calls = usage.calls + usage.lost_calls or (0 if usage.cached else 1)
         cost = self._price(prompt, completion)
-        over = self.bounded and (prompt > hold.prompt or completion > hold.completion)
-        if hold.id in self._held and (over or calls > hold.calls):
+        over = self.bounded and (prompt > reservation.prompt or completion > reservation.completion)
+        if reservation.id in self._held and (over or calls > reservation.calls):
             _log.warning(
                 "a call took more than the most it can take: %d calls, %d + %d tokens stated, "
                 "%d calls, %d + %d reserved; charged as stated",
-                *(calls, prompt, completion, hold.calls, hold.prompt, hold.completion),
+                *(calls, prompt, completion, reservation.calls, reservation.prompt, reservation.completion),
             )
-        self._end(hold, calls, prompt + completion, cost)
+        self._end(reservation, calls, prompt + completion, cost)
 
-    def release(self, hold: Hold) -> None:
+    def release(self, reservation: Reservation) -> None:
         """Free all that was reserved: the attempt was surely not billed."""
-        self._end(hold, 0, 0, 0.0)
+        self._end(reservation, 0, 0, 0.0)
 
-    def forfeit(self, hold: Hold) -> None:
+    def forfeit(self, reservation: Reservation) -> None:
         """Charge all that was reserved: the attempt may be billed, its answer is lost."""
-        self._end(hold, hold.calls, hold.tokens, hold.cost)
+        self._end(reservation, reservation.calls, reservation.tokens, reservation.cost)
 
-    def _end(self, hold: Hold, calls: int, tokens: int, cost: float) -> None:
-        if not self._drop(hold):
+    def _end(self, reservation: Reservation, calls: int, tokens: int, cost: float) -> None:
+        if not self._drop(reservation):
             return
         self._calls, self._tokens, self._cost = self._calls + calls, self._tokens + tokens, self._cost + cost
         self._advance()
         if self._ledger is not None:
-            self._ledger.settled(hold.id, calls, tokens, cost)
+            self._ledger.settled(reservation.id, calls, tokens, cost)
 
     def _price(self, prompt: int, completion: int) -> float:
         return 0.0 if self.prices is None else self.prices.of(prompt, completion)
@@ -187,26 +199,26 @@ class Account:
         cost = self._cost + self._price(self._held_prompt, self._held_completion)
         return self._calls + self._held_calls, tokens, cost
 
-    def _take(self, hold: Hold) -> None:
-        self._held.add(hold.id)
-        self._held_calls += hold.calls
-        self._held_prompt += hold.prompt
-        self._held_completion += hold.completion
+    def _take(self, reservation: Reservation) -> None:
+        self._held.add(reservation.id)
+        self._held_calls += reservation.calls
+        self._held_prompt += reservation.prompt
+        self._held_completion += reservation.completion
 
-    def _drop(self, hold: Hold) -> bool:
-        """Give back what a hold reserves; false where that was done before."""
-        if hold.id not in self._held:
+    def _drop(self, reservation: Reservation) -> bool:
+        """Give back what a reservation reserves; false where that was done before."""
+        if reservation.id not in self._held:
             return False
-        self._held.remove(hold.id)
-        self._held_calls -= hold.calls
-        self._held_prompt -= hold.prompt
-        self._held_completion -= hold.completion
+        self._held.remove(reservation.id)
+        self._held_calls -= reservation.calls
+        self._held_prompt -= reservation.prompt
+        self._held_completion -= reservation.completion
         return True
 
-    async def _room(self, hold: Hold) -> None:
-        """Take the room for a hold, once all that came before have theirs."""
+    async def _room(self, reservation: Reservation) -> None:
+        """Take the room for a reservation, once all that came before have theirs."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((hold, future))
+        self._queue.append((reservation, future))
         self._advance()
         seconds = self.left().seconds
         timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._advance)
@@ -214,7 +226,7 @@ class Account:
             await future
         except BaseException:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._drop(hold)  # cancelled just after it was granted
+                self._drop(reservation)  # cancelled just after it was granted
             self._advance()
             raise
         finally:
@@ -224,12 +236,12 @@ class Account:
     def _advance(self) -> None:
         """Serve the queue as far as there is room; refuse where nothing outstanding could make any."""
         while self._queue:
-            hold, future = self._queue[0]
-            problem = self._problem(hold)
+            reservation, future = self._queue[0]
+            problem = self._problem(reservation)
             if future.done():  # cancelled
                 pass
             elif problem is None:
-                self._take(hold)
+                self._take(reservation)
                 future.set_result(None)
             elif self._held and problem.limit != "time":
                 return
@@ -237,23 +249,23 @@ class Account:
                 future.set_exception(problem)
             self._queue.popleft()
 
-    def _problem(self, hold: Hold) -> LimitReachedError | None:
-        """Return why there is no room for a hold now."""
+    def _problem(self, reservation: Reservation) -> LimitReachedError | None:
+        """Return why there is no room for a reservation now."""
         left, limits = self.left(), self.limits
         if left.seconds == 0:
             return LimitReachedError(f"the limit of {limits.seconds:g} s is reached", "time")
-        if left.calls is not None and hold.calls > left.calls:
+        if left.calls is not None and reservation.calls > left.calls:
             return LimitReachedError(f"the limit of {limits.calls} calls is reached", "calls")
-        if left.tokens is not None and hold.tokens > left.tokens:
+        if left.tokens is not None and reservation.tokens > left.tokens:
             return LimitReachedError(
                 f"the limit of {limits.tokens} tokens is reached: {self._tokens} are spent, the next call "
-                f"may take up to {hold.tokens}",
+                f"may take up to {reservation.tokens}",
                 "tokens",
             )
-        if left.cost is not None and hold.cost > left.cost:
+        if left.cost is not None and reservation.cost > left.cost:
             return LimitReachedError(
                 f"the cost limit of {limits.cost:g} is reached: {self._cost:.6g} is spent, and the next call "
-                f"may cost up to {hold.cost:.3g}",
+                f"may cost up to {reservation.cost:.3g}",
                 "cost",
             )
         return None

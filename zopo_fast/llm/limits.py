@@ -1,66 +1,61 @@
-"""What a run may take in all, what things cost, and what one call reserves."""
+"""Limits of a run, prices of tokens, and the reservation of one call."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from zopo_fast._utils.checks import as_integer, as_number
-from zopo_fast.errors import ConfigError
+from zopo_fast._utils.public import public
+from zopo_fast._utils.settings import check, described, document, setting
 
 
+@public
+@document
 @dataclass(frozen=True)
 class Limits:
-    """What a run may take in all; None: no limit. Raises `ConfigError` naming what is not above 0.
+    """Limits of a run in total; None sets no limit.
 
-    `calls`: attempts sent to a model and not refused by it. `tokens`: prompt and completion together.
-    `cost`: in the unit of the prices. `seconds`: of wall-clock time.
+    Raises:
+        ConfigError: A limit is not above 0; the message names it.
     """
 
-    calls: int | None = None
-    tokens: int | None = None
-    cost: float | None = None
-    seconds: float | None = None
+    calls: int | None = setting(None, "Attempts sent to a model that it did not refuse.", minimum=1)
+    tokens: int | None = setting(None, "Prompt and completion tokens together.", minimum=1)
+    cost: float | None = setting(None, "Money, in the unit of the prices.", above=0)
+    seconds: float | None = setting(None, "Wall-clock time in seconds.", above=0)
 
     def __post_init__(self) -> None:
-        for name in ("calls", "tokens", "cost", "seconds"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            whole = name in ("calls", "tokens")
-            value = as_integer(f"limit {name}", value) if whole else as_number(f"limit {name}", value)
-            if not math.isfinite(value) or value <= 0:
-                raise ConfigError(f"limit {name} must be finite and above 0, got {value}")
-            object.__setattr__(self, name, value)
+        check(self, prefix="limits.")
 
     @property
-    def others(self) -> bool:
-        """Whether anything but the time is limited."""
+    def has_spending_limit(self) -> bool:
+        """Return whether calls, tokens or cost are limited."""
         return (self.calls, self.tokens, self.cost) != (None, None, None)
 
 
+@public
+@document
 @dataclass(frozen=True)
 class Prices:
-    """Prices of a million tokens in and out. Raises `ConfigError` for one below 0."""
+    """Prices of a million tokens.
 
-    prompt: float
-    completion: float
+    Raises:
+        ConfigError: A price is below 0; the message names it.
+    """
+
+    prompt: float = field(metadata=described("Price of a million prompt tokens.", minimum=0))
+    completion: float = field(metadata=described("Price of a million completion tokens.", minimum=0))
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "completion"):
-            value = as_number(f"price {name}", getattr(self, name))
-            if not math.isfinite(value) or value < 0:
-                raise ConfigError(f"price {name} must be finite and at least 0, got {value}")
-            object.__setattr__(self, name, value)
+        check(self, prefix="prices.")
 
     def of(self, prompt: int, completion: int) -> float:
-        """What so many tokens cost."""
+        """Return the cost of a number of prompt and completion tokens."""
         return (prompt * self.prompt + completion * self.completion) / 1e6
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Calls, tokens and money; `seconds` since the run began."""
+    """Calls, tokens, money and wall-clock seconds that a run has spent."""
 
     calls: int = 0
     tokens: int = 0
@@ -70,7 +65,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Left:
-    """What the limits leave beyond what is spent and reserved; None: not limited."""
+    """Budget neither spent nor reserved; None where there is no limit."""
 
     calls: int | None
     tokens: int | None
@@ -79,8 +74,8 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Hold:
-    """A reservation: the most that one attempt can take."""
+class Reservation:
+    """Upper bound of the calls, tokens and money of one attempt, reserved before it is sent."""
 
     id: str
     calls: int
@@ -90,5 +85,5 @@ class Hold:
 
     @property
     def tokens(self) -> int:
-        """Prompt and completion tokens together."""
+        """Return the prompt and completion tokens together."""
         return self.prompt + self.completion

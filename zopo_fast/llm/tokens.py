@@ -147,18 +147,30 @@ _PER_BODY_BYTE = 4  # tools and schemas go into the prompt, indented by some for
 
 
 def chat_bound(messages: Sequence[Message], body: Mapping[str, Any], *, required: bool) -> Usage:
-    """Return the most that one chat call with this body can take: calls=1, prompt and completion tokens.
+    """Return an upper bound of the usage of one chat call: one call, prompt and completion tokens.
 
-    Without a limit of the answer's length completion tokens are 0; where the bound is `required` that raises
-    `ConfigError`, which says what to set.
+    Completion tokens are 0 where nothing limits the answer.
+
+    Raises:
+        ConfigError: a bound is `required` and nothing limits the answer; says what to set.
     """
     completion = completion_bound(body)
-    if completion is None and required:
+    if required:
+        require_answer_limit(completion)
+    return Usage(prompt_bound(messages, body), completion or 0, calls=1)
+
+
+def require_answer_limit(max_answer_tokens: int | None) -> None:
+    """Refuse answers of unbounded length.
+
+    Raises:
+        ConfigError: `max_answer_tokens` is None; says what to set.
+    """
+    if max_answer_tokens is None:
         raise ConfigError(
-            "a limit of tokens or cost needs to know the longest answer: set max_tokens (or "
+            "a limit of tokens or cost needs the length of the longest answer: set max_tokens (or "
             "max_completion_tokens) in the body of the calls, --max-tokens on the command line"
         )
-    return Usage(prompt_bound(messages, body), completion or 0, calls=1)
 
 
 def completion_bound(body: Mapping[str, Any]) -> int | None:

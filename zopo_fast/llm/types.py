@@ -1,38 +1,43 @@
-"""What a model answers and what it cost: the types every caller of a model shares."""
+"""Types shared by all callers of models: messages, answers, usage and the model protocols."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from zopo_fast._utils.public import public
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from zopo_fast.llm.limits import Reservation
+
 Message = Mapping[str, str]
 """One message of a chat: `{"role": "system" | "user" | "assistant", "content": str}`."""
 
-ABSURD_TOKENS = 10_000_000
-"""No context is that long: a server that claims more does not know what it counts."""
+MAX_CREDIBLE_TOKENS = 10_000_000
+"""No context is longer: a larger token count from a server is ignored."""
 
 
+@public
 @dataclass(frozen=True)
 class Usage:
-    """What calls cost, in tokens and in calls; adds with `+`."""
+    """Cost of calls, in tokens and calls; adds with `+`."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     calls: int = 0
-    """Calls that were answered."""
+    """Answered calls."""
     retries: int = 0
-    """Attempts that failed and were repeated."""
+    """Failed attempts that were retried."""
     estimated_calls: int = 0
-    """Calls whose tokens are an estimate, at least in part: the server gave no (believable) usage."""
+    """Calls whose token counts are estimated, at least in part: the server stated no credible usage."""
     cached: int = 0
-    """Calls answered from a cache, or along with an identical one: they took nothing; not among `calls`."""
+    """Calls answered from a cache or by an identical call in flight: free, and not counted in `calls`."""
     lost_calls: int = 0
-    """Attempts whose answer was lost on the way (timeout, dropped connection, cut or useless answer,
-    cancelled): they may be billed, and what for is not known. Not among `calls`."""
+    """Attempts whose answer was lost: timeout, dropped connection, malformed response, cancellation.
+    Such attempts may be billed by an unknown amount. Not counted in `calls`."""
 
     @property
     def total_tokens(self) -> int:
@@ -55,33 +60,126 @@ class Usage:
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to one chat call, and what that call cost."""
+    """Answer of a model to one chat call, with the cost of that call."""
 
     text: str
     usage: Usage
     finish_reason: str | None = None
 
 
-class ChatModel(Protocol):
-    """Anything that answers messages."""
+class CallKey(NamedTuple):
+    """Key of a scoring call within a study: calls with equal messages are told apart by it."""
 
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer `messages`; raises an `LLMError` when no answer can be had."""
+    part: str
+    """Part of the task: "train" or "heldout"."""
+    prompt: str
+    example: int
+    """Index of the example in its part."""
+
+
+class Payer(Protocol):
+    """Budget that pays for calls: reserve before an attempt, then settle, release or forfeit once.
+
+    `budget.Account` implements it.
+    """
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the tokens of a call must be bounded before it is sent."""
+        ...
+
+    async def reserve(self, bound: Usage) -> Reservation:
+        """Reserve the most that one attempt can take; raises `LimitReachedError`."""
+        ...
+
+    def settle(self, reservation: Reservation, usage: Usage) -> None:
+        """Charge what an answered attempt took."""
+        ...
+
+    def release(self, reservation: Reservation) -> None:
+        """Free the reservation: the attempt was not billed."""
+        ...
+
+    def forfeit(self, reservation: Reservation) -> None:
+        """Charge the whole reservation: the attempt may be billed and its answer is lost."""
         ...
 
 
+@runtime_checkable
+class ChatModel(Protocol):
+    """Chat model that states what scheduling, caching and budgets need to know about it.
+
+    `adapter.as_chat_model` makes one of a function or of an object with `async chat(messages)`.
+    """
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """JSON values an answer depends on besides the messages; None: answers must not be cached."""
+        ...
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Model name and body as a study records them, without endpoint and secrets."""
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Number of calls the model runs at once."""
+        ...
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """Upper bound of the tokens of all answers to one call; None: unbounded."""
+        ...
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages`.
+
+        Args:
+            messages: the chat so far.
+            key: key of the call within a study; an answer does not depend on it.
+            account: budget that pays for every attempt; None: no limit.
+
+        Raises:
+            LLMError: no answer can be had.
+            LimitReachedError: `account` has no room for the call.
+        """
+        ...
+
+
+@runtime_checkable
 class EmbeddingModel(Protocol):
-    """Anything that turns texts into vectors."""
+    """Embedding model with its cost.
+
+    `adapter.as_embedding_model` makes one of an object with `async embed(texts)`.
+    """
+
+    @property
+    def usage(self) -> Usage:
+        """Usage of all calls so far."""
+        ...
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return one row a text: (n, d) float32."""
         ...
 
+    async def aclose(self) -> None:
+        """Free the resources of the model."""
+        ...
+
 
 def stated_tokens(document: Mapping[str, Any], field: str, *, least: int) -> int | None:
-    """Return the tokens an answer's `usage` states under `field`, or None where that cannot be believed."""
+    """Return the token count under `field` of a response's `usage`; None where it is missing or not credible.
+
+    Args:
+        document: the JSON object of the response.
+        field: name of the count, such as "prompt_tokens".
+        least: smallest credible count.
+    """
     usage = document.get("usage")
     value = usage.get(field) if isinstance(usage, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= ABSURD_TOKENS:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_CREDIBLE_TOKENS:
         return None
     return value

@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zopo_fast._utils.files import default_cache_dir, expanded
-from zopo_fast._utils.fork import enlist
-from zopo_fast._utils.sqlite_cache import CacheFile
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.files import default_cache_dir, expand_user
+from zopo_fast._utils.fork import register_for_fork
+from zopo_fast._utils.sqlite_cache import SQLiteCache
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ArrayError, ConfigError, InputError, MissingDependencyError
-from zopo_fast.llm.types import Usage
+from zopo_fast.llm.adapter import as_embedding_model
+from zopo_fast.llm.types import EmbeddingModel, Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.budget import Account
     from zopo_fast.llm.openai.client import ClientConfig
+    from zopo_fast.llm.types import Payer
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -45,20 +46,21 @@ _CHUNK = 256  # texts embedded between two writes to the cache
 _log = logging.getLogger(__name__)
 
 
-class Embedder(Protocol):
-    """Anything that turns texts into vectors; two of the same name give the same vectors."""
+class Embedder(EmbeddingModel, Protocol):
+    """Embedding model with a name; models of equal name give equal vectors."""
 
     @property
     def name(self) -> str: ...
 
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return one row a text: (n, d) float32."""
-        ...
-
 
 def resolve(
-    spec: str, *, config: ClientConfig | None = None, cache: bool = True, cache_dir: str | Path | None = None
-) -> OwnEmbedder | CachedEmbedder:
+    spec: str,
+    *,
+    config: ClientConfig | None = None,
+    account: Payer | None = None,
+    cache: bool = True,
+    cache_dir: str | Path | None = None,
+) -> Embedder:
     """Return the embedder `spec` names, with a cache in front of it unless `cache` is false.
 
     - `local`, `local:mean`, `local:last:PATH.gguf`: the embedded model, last (default) or mean token.
@@ -68,19 +70,19 @@ def resolve(
     Raises `ConfigError` for another spec, `MissingDependencyError`. Close it with `await embedder.aclose()`.
     """
     kind, _, rest = spec.partition(":")
-    embedder: OwnEmbedder
+    embedder: Embedder
     if kind == "local":
         pooling, _, path = rest.partition(":")
         embedder = LocalEmbedder(path or None, pooling=pooling or "last")
     elif kind == "endpoint" and rest:
-        embedder = EndpointEmbedder(rest, config)
+        embedder = EndpointEmbedder(rest, config, account)
     elif kind == "st" and rest:
         embedder = SentenceTransformerEmbedder(rest)
     elif spec == "minilm":
         embedder = SentenceTransformerEmbedder(find_minilm(), name="minilm")
     else:
         raise ConfigError(
-            f"unknown embedder {shown(spec)}: there are local, local:mean, local:last:PATH.gguf, "
+            f"unknown embedder {short_repr(spec)}: there are local, local:mean, local:last:PATH.gguf, "
             "endpoint:MODEL, st:NAME and minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
@@ -111,14 +113,14 @@ class LocalEmbedder:
 class EndpointEmbedder:
     """An embedding model behind an OpenAI-compatible endpoint: that of `config`, or of the environment."""
 
-    def __init__(self, model: str, config: ClientConfig | None = None) -> None:
+    def __init__(self, model: str, config: ClientConfig | None = None, account: Payer | None = None) -> None:
         from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
         from zopo_fast.llm.openai.endpoint import Endpoint
         from zopo_fast.llm.openai.redaction import show_url
 
         config = replace(config or ClientConfig(model), embedding_model=model)
         self.client = OpenAIClient(config)
-        self.account: Account | None = None  # pays for the calls, where there are limits
+        self._account = account
         self.name = f"endpoint:{show_url(Endpoint(config).url(''))}:{model}"
         if config.embedding_body:  # e.g. `dimensions`
             body = repr(sorted(config.embedding_body.items()))
@@ -131,7 +133,7 @@ class EndpointEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one row a text: (n, d) float32; raises an `LLMError`."""
-        return checked(await self.client.embed(texts, account=self.account), len(texts), self.name)
+        return checked(await self.client.embed(texts, account=self._account), len(texts), self.name)
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -147,10 +149,10 @@ class SentenceTransformerEmbedder:
         self._source = str(model)
         self._device = device
         self._model: Any = None
-        self.in_child()
-        enlist(self)
+        self.after_fork_in_child()
+        register_for_fork(self)
 
-    def in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """A lock of this process: the former may have been held when it was forked."""
         self._lock = threading.Lock()
 
@@ -179,9 +181,6 @@ class SentenceTransformerEmbedder:
             return self._model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
 
 
-OwnEmbedder = LocalEmbedder | EndpointEmbedder | SentenceTransformerEmbedder
-
-
 def find_minilm() -> Path:
     """Return the folder of all-MiniLM-L6-v2 in its package; raises `MissingDependencyError` without it."""
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
@@ -199,16 +198,15 @@ class CachedEmbedder:
     """
 
     def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
-        self.embedder = embedder
         self.name = embedder.name
-        folder = default_cache_dir() if cache_dir is None else expanded(cache_dir)
+        self._embedder = as_embedding_model(embedder)
+        folder = default_cache_dir() if cache_dir is None else expand_user(cache_dir)
         self._store = _Store(folder / _CACHE_FILE)
 
     @property
     def usage(self) -> Usage:
-        """What the embedder cost, where it says so; what the cache holds costs nothing."""
-        usage = getattr(self.embedder, "usage", None)
-        return usage if isinstance(usage, Usage) else Usage()
+        """Usage of the embedder; a vector from the cache is free."""
+        return self._embedder.usage
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one row a text: (n, d) float32; raises `ArrayError` where the embedder gives another."""
@@ -225,14 +223,13 @@ class CachedEmbedder:
         return checked(np.stack([found[text] for text in texts]), len(texts), self.name)
 
     async def aclose(self) -> None:
-        """Close the embedder, where it can be closed."""
-        if close := getattr(self.embedder, "aclose", None):
-            await close()
+        """Close the embedder."""
+        await self._embedder.aclose()
 
     async def _fill(self, texts: list[str], found: dict[str, Vectors]) -> None:
         for start in range(0, len(texts), _CHUNK):
             part = texts[start : start + _CHUNK]
-            rows = checked(await self.embedder.embed(part), len(part), self.name)
+            rows = checked(await self._embedder.embed(part), len(part), self.name)
             found.update(zip(part, rows, strict=True))
             await asyncio.to_thread(self._store.put, {self._key(text): found[text] for text in part})
 
@@ -244,7 +241,7 @@ class _Store:
     """Vectors by key in one SQLite file. What is wrong with the file is logged, never raised."""
 
     def __init__(self, path: Path) -> None:
-        self._file = CacheFile(path, "embedding cache", [_SCHEMA])
+        self._file = SQLiteCache(path, "embedding cache", [_SCHEMA])
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
         """Return the intact entries among `keys`."""
@@ -254,7 +251,7 @@ class _Store:
             rows = ((key, connection.execute(query, (key,)).fetchone()) for key in keys)
             return {key: row for key, found in rows if found and (row := _unpacked(*found)) is not None}
 
-        return self._file.visit(read) or {}
+        return self._file.transaction(read) or {}
 
     def put(self, vectors: Mapping[bytes, Vectors]) -> None:
         """Keep all of `vectors`, or none."""
@@ -264,7 +261,7 @@ class _Store:
             rows = ((key, data, hashlib.sha256(data).digest()) for key, data in packed)
             connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
 
-        self._file.visit(write)
+        self._file.transaction(write)
 
 
 def _unpacked(vector: object, digest: object) -> Vectors | None:
@@ -297,5 +294,7 @@ def _listed(texts: Sequence[str]) -> list[str]:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InputError(f"a text holds half a character (a lone surrogate): {shown(text)}") from None
+            raise InputError(
+                f"a text holds half a character (a lone surrogate): {short_repr(text)}"
+            ) from None
     return list(texts)

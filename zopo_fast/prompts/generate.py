@@ -10,19 +10,17 @@ taken in the order they were asked for, so the same seed and the same answers gi
 
 from __future__ import annotations
 
-import importlib
 import logging
 import random
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.aio import all_or_none
-from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, read_bytes
-from zopo_fast._utils.text import parse_json, printable, shown
+from zopo_fast._utils.aio import gather_or_cancel
+from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
+from zopo_fast._utils.text import parse_json, printable, short_repr
 from zopo_fast.errors import ConfigError, LLMError, PoolError
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise
@@ -223,7 +221,7 @@ async def _collect(
         numbers = range(asked, min(limit, asked + n - len(distinct)))
         asked = numbers.stop
         before = len(distinct)
-        outcomes = await all_or_none([_ask(model, request(number)) for number in numbers])
+        outcomes = await gather_or_cancel([_ask(model, request(number)) for number in numbers])
         answers = [outcome for outcome in outcomes if not isinstance(outcome, LLMError)]
         errors += [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
         for answer in answers:
@@ -258,7 +256,7 @@ def _parts(lists: Mapping[str, Sequence[str]] | str | Path | None, kind: str) ->
     source = "lists" if isinstance(lists, Mapping) else str(lists or COMPOSE_FILE.name)
     table = lists if isinstance(lists, Mapping) else _table(Path(lists or COMPOSE_FILE), kind)
     if unknown := [key for key in table if key not in PARTS]:
-        raise ConfigError(f"{source}: unknown {shown(unknown[0])}; there are {', '.join(PARTS)}")
+        raise ConfigError(f"{source}: unknown {short_repr(unknown[0])}; there are {', '.join(PARTS)}")
     parts = []
     for name in PARTS:
         values = table.get(name, [""])
@@ -282,22 +280,23 @@ def _table(path: Path, kind: str) -> Mapping[str, Any]:
     table = document.get(kind)
     if not isinstance(table, dict):
         there = ", ".join(map(str, document)) or "none"
-        raise ConfigError(f"{path}: no table {shown(kind)}; there are {there:.200}")
+        raise ConfigError(f"{path}: no table {short_repr(kind)}; there are {there:.200}")
     return table
 
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        text = read_bytes(path, MOST_SETTINGS).decode("utf-8-sig")
+        text = read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig")
         if path.suffix.lower() == ".json":
             document = parse_json(text)
         else:
-            toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-            document = toml.loads(text)
-    except Unreadable as error:
+            import tomllib
+
+            document = tomllib.loads(text)
+    except UnreadableFileError as error:
         raise ConfigError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, TOML or JSON
-        raise ConfigError(f"{path}: not a TOML or JSON file: {shown(str(error), 200)}") from None
+        raise ConfigError(f"{path}: not a TOML or JSON file: {short_repr(str(error), 200)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: has to hold tables with {', '.join(PARTS)}")
     return document
@@ -306,6 +305,6 @@ def _document(path: Path) -> dict[str, Any]:
 def _counted(**numbers: int) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be an integer of at least 1, not {shown(value)}")
+            raise ConfigError(f"{name} must be an integer of at least 1, not {short_repr(value)}")
         if value > MOST_PROMPTS * 100:
-            raise ConfigError(f"{name} must be at most {MOST_PROMPTS * 100}, got {shown(value)}")
+            raise ConfigError(f"{name} must be at most {MOST_PROMPTS * 100}, got {short_repr(value)}")

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from zopo_fast._utils.checks import real
-from zopo_fast._utils.files import MOST_DATA, Unreadable, read_bytes, write_whole
-from zopo_fast._utils.text import json_line, nfc, parse_json, shown
+from zopo_fast._utils.files import MAX_DATA_BYTES, UnreadableFileError, read_bytes, write_atomic
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import json_line, nfc, parse_json, short_repr
 from zopo_fast.errors import ConflictingScoreError, PoolError
 
 _NEWLINE = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
@@ -37,6 +38,7 @@ def normalise(text: str) -> str:
     return "\n".join(_BLANKS.sub(" ", line.rstrip()) for line in lines).strip()
 
 
+@public
 @dataclass(frozen=True)
 class Pool:
     """Distinct normalised prompts in the order found; `scores` holds prior data, index -> score.
@@ -56,15 +58,16 @@ class Pool:
             try:
                 normal = _text(prompt)
             except _Malformed as problem:
-                raise PoolError(f"{shown(prompt)}: {problem}") from None
+                raise PoolError(f"{short_repr(prompt)}: {problem}") from None
             if prompt != normal:
-                raise PoolError(f"not normalised, use Pool.from_texts: {shown(prompt)}")
+                raise PoolError(f"not normalised, use Pool.from_texts: {short_repr(prompt)}")
         if len(set(self.prompts)) != len(self.prompts):
             raise PoolError("a prompt is there twice: use Pool.from_texts, which merges them")
         for index, score in self.scores.items():
             if index not in range(len(self.prompts)) or not _is_finite(score):
                 raise PoolError(
-                    f"score {shown(score)} at index {shown(index)}: no such prompt, or not a finite number"
+                    f"score {short_repr(score)} at index {short_repr(index)}: no such prompt, "
+                    "or not a finite number"
                 )
         object.__setattr__(self, "scores", dict(self.scores))
 
@@ -123,7 +126,7 @@ class Pool:
             raise PoolError(f"not a path: {error}", path=path) from error
         if suffix.lower() != ".jsonl":
             raise PoolError("a pool is saved as a .jsonl file", path=path)
-        write_whole(path, "".join(map(json_line, self._rows())).encode())
+        write_atomic(path, "".join(map(json_line, self._rows())).encode())
 
     def require(self, least: int = 2) -> Pool:
         """Return the pool itself; raises `PoolError` with fewer than `least` prompts."""
@@ -156,7 +159,9 @@ class _Builder:
     def add(self, text: object, score: object, count: object) -> None:
         prompt = _text(text)
         if not _is_count(count):
-            raise _Malformed(f"count has to be an integer of at least 1 (at most 2**53), not {shown(count)}")
+            raise _Malformed(
+                f"count has to be an integer of at least 1 (at most 2**53), not {short_repr(count)}"
+            )
         value = None if score is None else _finite(score)
         index = self.prompts.setdefault(prompt, len(self.prompts))
         if index == len(self._counts):
@@ -164,7 +169,7 @@ class _Builder:
         self._counts[index] = min(self._counts[index] + count, _MOST_COUNT)  # type: ignore[operator]
         if value is not None and self._scores.setdefault(index, value) != value:
             raise ConflictingScoreError(
-                f"{shown(prompt)} has two scores: {self._scores[index]!r} and {value!r}"
+                f"{short_repr(prompt)} has two scores: {self._scores[index]!r} and {value!r}"
             )
 
     def pool(self) -> Pool:
@@ -173,7 +178,7 @@ class _Builder:
 
 def _finite(score: object) -> float:
     if not _is_finite(score):
-        raise _Malformed(f"score has to be a finite number, not {shown(score)}")
+        raise _Malformed(f"score has to be a finite number, not {short_repr(score)}")
     return float(score)  # type: ignore[arg-type]
 
 
@@ -209,7 +214,7 @@ def _by_position(
         return {}
     if isinstance(scores, Mapping):
         if unknown := [position for position in scores if position not in range(length)]:
-            raise PoolError(f"scores: there is no text {shown(unknown[0])}, only {length} texts")
+            raise PoolError(f"scores: there is no text {short_repr(unknown[0])}, only {length} texts")
         return dict(scores)
     if len(scores) != length:
         raise PoolError(f"{len(scores)} scores for {length} texts")
@@ -218,8 +223,8 @@ def _by_position(
 
 def _read(path: Path) -> str:
     try:
-        data = read_bytes(path, MOST_DATA)
-    except Unreadable as error:
+        data = read_bytes(path, MAX_DATA_BYTES)
+    except UnreadableFileError as error:
         raise PoolError(f"cannot be read: {error}", path=path) from error
     try:
         text = data.decode("utf-8-sig")

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zopo_fast._utils.aio import all_or_none
+from zopo_fast._utils.aio import gather_or_cancel
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import HeldOut, Interval, paired_interval
 from zopo_fast.scoring.scorer import OF_THE_PROMPT, Score
 
 if TYPE_CHECKING:
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.state import Study
+    from zopo_fast.runs.state import RunState
     from zopo_fast.scoring.scorer import Scorer
 
 
 class Comparison:
     """Scores on the examples that the search has never seen."""
 
-    def __init__(self, study: Study, scorer: Scorer, config: RunConfig, phase: Callable[[str], Any]) -> None:
+    def __init__(
+        self, study: RunState, scorer: Scorer, config: RunConfig, phase: Callable[[str], Any]
+    ) -> None:
         self._study, self._scorer, self._config, self._phase = study, scorer, config, phase
 
     async def rows(self, seed_prompt: int) -> list[HeldOut]:
@@ -58,7 +60,7 @@ class Comparison:
 
     def _row(self, role: str, index: int, score: Score, ahead: Interval | None) -> HeldOut:
         study = self._study
-        train = study.scores[index].mean if study.in_full(index) else study.pool.scores.get(index)
+        train = study.scores[index].mean if study.is_fully_scored(index) else study.pool.scores.get(index)
         return HeldOut(role, study.pool.prompts[index], train, score.mean, score.scores, ahead)
 
     async def _heldout(self, index: int) -> Score | None:
@@ -88,11 +90,11 @@ class Comparison:
         rng = np.random.default_rng([self._config.seed, 1])
         count = len(study.scores) if study.race is None else study.race.spent // study.race.examples
         sample = [int(i) for i in rng.permutation(len(study.pool))[:count]]
-        full = {i for i in sample if study.in_full(i)}
+        full = {i for i in sample if study.is_fully_scored(i)}
         missing = [i for i in sample if i not in full]
         for start in range(0, len(missing), study.in_flight):
             some = missing[start : start + study.in_flight]
-            scores = await all_or_none([self._train(i) for i in some])
+            scores = await gather_or_cancel([self._train(i) for i in some])
             for index, score in zip(some, scores, strict=True):
                 if score is not None:
                     study.scores[index] = score

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.aio import end
+from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast.errors import (
     InputError,
     LimitReachedError,
@@ -35,7 +35,7 @@ from zopo_fast.scoring.scorer import OF_THE_PROMPT
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.state import Study, Work
+    from zopo_fast.runs.state import RunState, Work
     from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.storage.store import Store
 
@@ -59,7 +59,7 @@ class Driver:
 
     def __init__(
         self,
-        study: Study,
+        study: RunState,
         scorer: Scorer,
         config: RunConfig,
         *,
@@ -100,7 +100,7 @@ class Driver:
         best = study.best
         in_part = best is None and self._limit is not None
         if in_part:  # a limit ends a run with the best so far, whatever that is
-            best = study.best_in_part
+            best = study.best_partial
         if best is None:
             raise (
                 self._error
@@ -160,7 +160,7 @@ class Driver:
         self._error = self._study.refusal  # which ends this run as it has ended that one
         if self._study.reason == "failures" and self._study.refusal is None:
             self._write(AGAIN, {"at": self._now()})
-            self._study.again()
+            self._study.reset_failures()
         if began and self._on_resume is not None:
             await _called(self._on_resume, list(self._study.trials))
 
@@ -185,7 +185,7 @@ class Driver:
             return self._why(stopping.done())
         finally:
             self._closing = True
-            await end([*self._running, stopping])
+            await cancel_and_wait([*self._running, stopping])
 
     def _goes_on(self) -> bool:
         if self._account is not None and self._account.left().seconds == 0:
@@ -208,7 +208,7 @@ class Driver:
         Also where they are not sent any more: what the study asks depends on its log alone, not on when a
         limit or an error has ended a run.
         """
-        while (work := self._study.begin(self._now())) is not None:
+        while (work := self._study.ask(self._now())) is not None:
             entry = {"prompt": work.index, "examples": list(work.examples), "at": work.begun}
             self._write(ASK, entry)
             if not self._closing and self._error is None and self._limit is None:
@@ -229,11 +229,11 @@ class Driver:
         if self._study.reason is not None:  # after the end, and paid for
             if self._study.reason != "failures":  # where a run that goes on takes it from the answers
                 self._write(LATE, {"usage": vars(usage), "at": at})
-                self._study.late(usage)
+                self._study.record_late(usage)
             return
         entry = {"prompt": work.index, "example": example, "score": score, "usage": vars(usage), "at": at}
         self._write(SCORE, entry)
-        if self._study.scored(work.index, example, score, usage, at):
+        if self._study.record_score(work.index, example, score, usage, at):
             self._start()
 
     def _settle(self) -> None:
@@ -250,7 +250,7 @@ class Driver:
             elif isinstance(error, OF_THE_PROMPT):
                 at = self._now()
                 self._write(FAILED, {"prompt": work.index, "error": str(error), "at": at})
-                self._study.failed(work.index, str(error), at)
+                self._study.record_failure(work.index, str(error), at)
                 if self._study.reason is not None:
                     self._error = error
                 self._start()
@@ -263,8 +263,8 @@ class Driver:
         """Report what has ended since, and what the end has cut off."""
         await self._report()
         for work in self._lost:
-            self._study.lost(work.index, str(self._error), self._now())
-        self._study.cut_off()
+            self._study.report_lost(work.index, str(self._error), self._now())
+        self._study.report_unfinished()
         await self._report(last=True)
 
     async def _report(self, last: bool = False) -> None:
@@ -300,7 +300,7 @@ class Driver:
             self._error = error
             return None
         finally:
-            await end([future, stopping])
+            await cancel_and_wait([future, stopping])
 
 
 async def _called(function: Callable[[Any], Any], argument: Any) -> None:

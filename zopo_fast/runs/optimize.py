@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from zopo_fast._utils.aio import require_no_loop, require_own_event
+from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.answer_cache import Cached, identity_of
+from zopo_fast.llm.adapter import as_chat_model, as_embedding_model
+from zopo_fast.llm.answer_cache import CachedModel
 from zopo_fast.llm.budget import Account
-from zopo_fast.llm.middleware import Kept, Metered, Recorded
+from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
+from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.runs.state import Study
-from zopo_fast.scoring.scorer import Wrap, prompts_at_once, scorer_for
+from zopo_fast.runs.state import RunState
+from zopo_fast.scoring.scorer import prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import as_embeddings
@@ -33,19 +37,13 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.storage.store import Store
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 
 
-class _Embeds(Protocol):
-    async def embed(self, texts: Sequence[str]) -> Any: ...
-
-
-def optimize_sync(*args: Any, **kwargs: Any) -> Result:
-    """Run optimize() to its end in an event loop of its own; EventLoopError from inside a running one."""
-    require_no_loop("optimize_sync", "await optimize() in it")
-    return asyncio.run(optimize(*args, **kwargs))
-
-
+@public
 async def optimize(
     task: Task | Callable[[str], Any],
     pool: Pool | Sequence[str],
@@ -53,7 +51,7 @@ async def optimize(
     config: RunConfig | ZopoConfig | None = None,
     *,
     embeddings: Any = None,
-    embedder: _Embeds | None = None,
+    embedder: Any = None,
     judge: ChatModel | None = None,
     on_trial: Callable[[Trial], Any] | None = None,
     on_resume: Callable[[list[Trial]], Any] | None = None,
@@ -103,20 +101,27 @@ async def optimize(
     pool.require(2)
     if config.racing:
         config.races(task)  # says at once where it cannot be done
+    model = as_chat_model(llm, config.concurrency) if isinstance(task, Task) else None
+    own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
+    grader = own_judge or model
     pool, first = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
-    with resume.opened(store) as opened:
+    with resume.open_store(store) as opened:
         account = account or account_of(config, opened)
-        if account is not None and not isinstance(task, Task) and account.limits.others:
+        if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
             raise ConfigError(
                 "limits: the calls of a task function cannot be seen; only seconds can be limited"
             )
-        cached: list[Cached] = []
-        wrap = _around(None if opened is None else Kept(opened), cache, account, cached)
-        scorer, slots = scorer_for(task, llm, config.concurrency, judge, config.rubric, wrap)
+        models = _Models(opened, cache, account)
+        scorer, slots = scorer_for(
+            task,
+            None if model is None else models.wrap(model, "model"),
+            None if grader is None else models.wrap(grader, "judge"),
+            config.rubric,
+        )
         if opened is not None:
-            resume.recognise(opened, resume.identity(task, pool, config, llm, judge))
-            slots = resume.kept(opened, "slots", slots)
+            resume.check_identity(opened, resume.identity(task, pool, config, model, own_judge))
+            slots = resume.pin(opened, "slots", slots)
         Z = await _vectors(pool, embeddings, embedder, phase, opened)
         initial = _initial(pool, first, config)
         races = isinstance(task, Task) and config.races(task)
@@ -133,8 +138,8 @@ async def optimize(
             if race is None
             else prompts_at_once(3 * slots, 2 * race.batch)
         )
-        in_flight = resume.kept(opened, "in_flight", in_flight)
-        study = Study(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        in_flight = resume.pin(opened, "in_flight", in_flight)
+        study = RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
         driver = Driver(
             study,
             scorer,
@@ -149,8 +154,27 @@ async def optimize(
         try:
             return await driver.run(0 if first is None else first)
         finally:
-            for one in cached:
-                await one.written()
+            await models.written()
+
+
+def _takes_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    def typed(wrapper: Callable[..., T]) -> Callable[P, T]:
+        wrapper.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return wrapper
+
+    return typed
+
+
+@public
+@_takes_arguments_of(optimize)
+def optimize_sync(*args: Any, **kwargs: Any) -> Result:
+    """Run optimize() in an event loop of its own; same arguments.
+
+    Raises:
+        EventLoopError: an event loop is already running in this thread.
+    """
+    require_no_loop("optimize_sync", "await optimize() in it")
+    return asyncio.run(optimize(*args, **kwargs))
 
 
 def account_of(config: RunConfig, store: Store | None) -> Account | None:
@@ -163,34 +187,40 @@ def account_of(config: RunConfig, store: Store | None) -> Account | None:
     return account
 
 
-def _around(
-    kept: Kept | None, cache: AnswerCache | None, account: Account | None, cached: list[Cached]
-) -> Wrap:
-    """What is put around the models of a run: it is looked up first in the study, then in the cache.
+class _Models:
+    """Wraps the models of a run: an answer comes from the study, else from the cache, else from the model."""
 
-    Models with a cache in front are added to `cached`.
-    """
+    def __init__(self, store: Store | None, cache: AnswerCache | None, account: Account | None) -> None:
+        self._answers = None if store is None else ReplayedAnswers(store)
+        self._cache = cache
+        self._account = account
+        self._cached: list[CachedModel] = []
 
-    def wrap(model: ChatModel, role: str) -> ChatModel:
-        wrapped = model if account is None else Metered(model, account)
-        if cache is not None and (known_as := identity_of(model)) is not None:
-            wrapped = Cached(wrapped, cache, known_as)
-            cached.append(wrapped)
-        return wrapped if kept is None else Recorded(wrapped, kept, role)
+    def wrap(self, model: ChatModel, role: str) -> ChatModel:
+        if self._account is not None:
+            model = MeteredModel(model, self._account)
+        if self._cache is not None and model.identity is not None:
+            model = CachedModel(model, self._cache)
+            self._cached.append(model)
+        return model if self._answers is None else RecordedModel(model, self._answers, role)
 
-    return wrap
+    async def written(self) -> None:
+        """Wait until the cache holds all answers so far."""
+        for model in self._cached:
+            await model.written()
 
 
 async def _vectors(
-    pool: Pool, embeddings: Any, embedder: _Embeds | None, phase: Callable[[str], Any], store: Store | None
+    pool: Pool, embeddings: Any, embedder: Any, phase: Callable[[str], Any], store: Store | None
 ) -> Any:
     """Embeddings as given, as the study holds them, or made and kept there."""
-    there = None if store is None else resume.same_embeddings(store, embeddings)
+    there = None if store is None else resume.stored_embeddings(store, embeddings)
     if there is not None:
         return there
+    usage: Usage | None = None
     if embeddings is None:
         phase("embedding")
-        embeddings = await _embed(pool, embedder)
+        embeddings, usage = await _embed(pool, embedder)
     Z = as_embeddings(embeddings)
     if len(Z) != len(pool):
         raise ConfigError(
@@ -198,9 +228,9 @@ async def _vectors(
             "the pool's is put last)"
         )
     if store is not None:
-        store.keep_pool(pool)
-        store.keep_array("embeddings", Z)
-        store.put("embedding", resume.usage_of(embedder))
+        store.put_pool(pool)
+        store.put_array("embeddings", Z)
+        store.put("embedding", None if usage is None else asdict(usage))
         await store.flush(durable=True)
     return Z
 
@@ -234,13 +264,14 @@ def _initial(pool: Pool, first: int | None, config: RunConfig) -> list[int]:
     return some or [0]  # every prompt has a score: an initial one that has is passed over
 
 
-async def _embed(pool: Pool, embedder: _Embeds | None) -> Any:
+async def _embed(pool: Pool, embedder: Any) -> tuple[Any, Usage]:
     if embedder is not None:
-        return np.asarray(await embedder.embed(list(pool.prompts)))
+        model = as_embedding_model(embedder)
+        return np.asarray(await model.embed(list(pool.prompts))), model.usage
     from zopo_fast.prompts.embedders import resolve
 
     default = resolve("local")
     try:
-        return await default.embed(list(pool.prompts))
+        return await default.embed(list(pool.prompts)), default.usage
     finally:
         await default.aclose()

@@ -11,9 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from zopo_fast._utils.files import exists, reason, write_whole
+from zopo_fast._utils.files import error_reason, exists, write_atomic
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.errors import MissingDependencyError, OutputError
+from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.result import HeldOut, Result, Trial
 from zopo_fast.storage.store import STUDY
@@ -29,7 +30,7 @@ class RunFolder:
 
     Args:
         path: of the folder.
-        resume: the run in it goes on; its trials are written anew by `again`.
+        resume: the run in it goes on; its trials are written anew by `rewrite_trials`.
 
     Raises:
         OutputError: it cannot be written, or already holds a run.
@@ -53,17 +54,17 @@ class RunFolder:
         except OutputError:
             raise
         except (OSError, ValueError) as error:
-            raise OutputError(f"{self.path}: cannot be written: {reason(error)}") from error
+            raise OutputError(f"{self.path}: cannot be written: {error_reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
         """Append a trial to trials.jsonl; it is in the file when this returns."""
         self._write(self._line(trial))
 
-    def again(self, trials: Sequence[Trial]) -> None:
+    def rewrite_trials(self, trials: Sequence[Trial]) -> None:
         """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
         self._trials.close()
         lines = "".join(self._line(trial) for trial in trials)
-        write_whole(self.path / TRIALS, lines.encode(errors="replace"))
+        write_atomic(self.path / TRIALS, lines.encode(errors="replace"))
         try:
             self._trials = (self.path / TRIALS).open("a", encoding="utf-8")
         except OSError as error:
@@ -100,7 +101,7 @@ class RunFolder:
             return [f"{CURVE}: {error}"]
         return []
 
-    def keep_pool(self, pool: Pool) -> None:
+    def save_pool(self, pool: Pool) -> None:
         """Write pool.jsonl: prompts that a model wrote are paid for, whatever comes after."""
         pool.save(self.path / POOL)
 
@@ -164,16 +165,12 @@ def summary(result: Result) -> str:
     """Return the end of a run in words, for a terminal."""
     scored, full = len(result.prompts_scored()), len(result.prompts_scored(in_full=True))
     failed = sum(t.score is None for t in result.trials)
-    usage = result.usage
     lines = [
         f"Stopped: {STOPPED[result.stopped_by]}.",
         f"Prompts scored: {scored}"
         + (f", {full} of them on all examples" if full < scored else "")
         + (f", failed: {failed}" if failed else ""),
-        f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
-        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
-        + (f"; from the cache: {usage.cached}" if usage.cached else "")
-        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else ""),
+        usage_line(result.usage),
         f"Time: {result.seconds:.1f} s",
         "",
         "Best prompt:",
@@ -183,6 +180,16 @@ def summary(result: Result) -> str:
     if result.heldout:
         lines += ["", *_table(result.heldout)]
     return "\n".join(lines)
+
+
+def usage_line(usage: Usage) -> str:
+    """Return calls and tokens in words."""
+    return (
+        f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
+        + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
+        + (f"; from the cache: {usage.cached}" if usage.cached else "")
+        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else "")
+    )
 
 
 def _table(rows: Sequence[HeldOut]) -> list[str]:

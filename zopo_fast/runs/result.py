@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.public import public
 from zopo_fast.llm.types import Usage
 
 
+@public
 @dataclass(frozen=True)
 class Trial:
     """One prompt that was scored, or whose scoring failed."""
@@ -68,6 +70,7 @@ class HeldOut:
     winner_ahead: Interval | None = None  # winner's score minus this one's; None for the winner itself
 
 
+@public
 @dataclass
 class Result:
     """Outcome of a run.

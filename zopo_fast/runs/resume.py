@@ -1,4 +1,4 @@
-"""What ties a run to its study file: opening it, knowing the run again, and what it keeps beside the log."""
+"""Open the study of a run, check that it belongs to the run, and read what it keeps beside the log."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
-from zopo_fast.llm.types import Usage
-from zopo_fast.storage.file import is_nothing
+from zopo_fast.runs.state import AGAIN, FAILED
+from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Store
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
@@ -22,68 +22,84 @@ from zopo_fast.tasks.task import Task
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
 
-# What may differ between a run and the one that it goes on from: no ask depends on it.
-_FREE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")
+# Settings that may change when a run is resumed: no ask depends on them.
+_CHANGEABLE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")
 
 
 @contextmanager
-def opened(store: str | Path | Store | None) -> Iterator[Store | None]:
-    """Yield the study of a path, made where it is missing and closed in the end; a Store is left open.
+def open_store(store: str | Path | Store | None) -> Iterator[Store | None]:
+    """Open the study of a run for the length of a block.
+
+    Args:
+        store: a path, created if absent and closed at the end; a Store, left open; or None.
 
     Raises:
-        StoreBusyError: another run uses it.
+        StoreBusyError: another run uses the study.
+        StoreError: the study cannot be opened or created.
+        InputError: neither a path nor a Store.
     """
     if store is None:
         yield None
         return
     if isinstance(store, Store):
-        with store.alone():
+        with store.exclusive():
             yield store
         return
     if not isinstance(store, (str, Path)):
         raise InputError(f"store: expected a path or a Store, got {type(store).__name__}")
-    with _made(Path(store)) as made, made.alone():
-        yield made
+    with open_or_create(Path(store), {}) as opened, opened.exclusive():
+        yield opened
 
 
-def _made(path: Path) -> Store:
+def open_or_create(path: Path, config: Mapping[str, Any]) -> Store:
+    """Open a study file; where there is none, create it with these settings (JSON values).
+
+    Raises:
+        StoreBusyError: another process has the study open.
+        StoreError: the study cannot be opened or created.
+    """
     try:
-        if is_nothing(path):
+        if is_absent(path):
             try:
-                return Store.create(path, {})
+                return Store.create(path, config)
             except StoreError:
-                if is_nothing(path):
-                    raise  # else another run was faster
+                if is_absent(path):
+                    raise  # otherwise another run has created it meanwhile
         return Store.open(path)
     except StoreError:
         raise
-    except OSError as error:  # such as a folder that may not be looked into
+    except OSError as error:  # such as a folder without permission to search it
         raise StoreError(f"{path}: cannot be used: {error.strerror or error}") from error
 
 
 def identity(
-    task: Task | Callable[[str], Any], pool: Pool, config: RunConfig, llm: Any, judge: Any
+    task: Task | Callable[[str], Any],
+    pool: Pool,
+    config: RunConfig,
+    model: ChatModel | None,
+    judge: ChatModel | None,
 ) -> dict[str, Any]:
-    """All that the asks of a run depend on, as JSON values; texts as their hash."""
-    settings = {k: v for k, v in asdict(config).items() if k not in _FREE}
+    """Return all that the asks of a run depend on, as JSON values; texts are hashed."""
+    settings = {k: v for k, v in asdict(config).items() if k not in _CHANGEABLE}
     settings["search"] = config.search.to_dict()
     return {
-        "task": _task(task),
+        "task": _task_identity(task),
         "pool": _digest([pool.prompts, sorted(pool.scores.items())]),
-        "model": None if not isinstance(task, Task) else _model(llm),
-        "judge": None if judge is None else _model(judge),
+        "model": None if model is None else dict(model.description),
+        "judge": None if judge is None else dict(judge.description),
         **json.loads(json.dumps(settings, default=str)),
     }
 
 
-def recognise(store: Store, now: Mapping[str, Any]) -> None:
-    """Keep what a run depends on, or compare it with what the study was begun with.
+def check_identity(store: Store, now: Mapping[str, Any]) -> None:
+    """Store the identity of a new run, or compare it with that of the study.
 
     Raises:
-        StudyMismatchError: it differs; names what.
+        StudyMismatchError: the two differ; names each difference.
     """
     then = store.get("run")
     if then is None:
@@ -92,7 +108,8 @@ def recognise(store: Store, now: Mapping[str, Any]) -> None:
     differ = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     if differ:
         what = "; ".join(
-            f"{name}: {_short(then.get(name))} then, {_short(now.get(name))} now" for name in differ
+            f"{name}: {_abbreviated(then.get(name))} then, {_abbreviated(now.get(name))} now"
+            for name in differ
         )
         raise StudyMismatchError(
             f"{store.path} was begun with something else: {what}. Give what it was begun with, or another "
@@ -100,8 +117,8 @@ def recognise(store: Store, now: Mapping[str, Any]) -> None:
         )
 
 
-def kept(store: Store | None, name: str, value: int) -> int:
-    """The number that a study was begun with; kept there at first."""
+def pin(store: Store | None, name: str, value: int) -> int:
+    """Return the number that the study was begun with; a new study stores `value` as that number."""
     if store is None:
         return value
     then = store.get(name)
@@ -111,54 +128,62 @@ def kept(store: Store | None, name: str, value: int) -> int:
     return value
 
 
-def same_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
-    """The embeddings that the study holds; None where it holds none.
+def stored_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
+    """Return the embeddings of the study, (m, d); None before they are stored.
+
+    Args:
+        store: the study.
+        given: embeddings that must equal the stored ones; None: no embeddings are given.
 
     Raises:
-        StudyMismatchError: others were given.
+        StudyMismatchError: the study was begun with other embeddings.
     """
-    there = store.array("embeddings")
-    if there is not None and given is not None and not np.array_equal(there, np.asarray(given)):
+    stored = store.array("embeddings")
+    if stored is not None and given is not None and not np.array_equal(stored, np.asarray(given)):
         raise StudyMismatchError(f"{store.path} was begun with other embeddings")
-    return there
+    return stored
 
 
 def spent(store: Store) -> dict[str, float]:
-    """What the study has spent, as an Account takes it; a call cut off by a kill with all it may cost."""
+    """Return what the study has spent, for Account.restore(); a call interrupted by a kill counts in full."""
     calls, tokens, cost = store.charged()
-    seconds = max((float(event.data.get("at", 0.0)) for event in store.events()), default=0.0)
-    return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": seconds}
+    return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": _elapsed(store)}
 
 
-def usage_of(embedder: Any) -> dict[str, int] | None:
-    """What an embedder has cost so far, where it says so."""
-    usage = getattr(embedder, "usage", None)
-    return asdict(usage) if isinstance(usage, Usage) else None
+def failures(store: Store) -> dict[int, str]:
+    """Return the error of each prompt that could not be scored, by pool index."""
+    return {event.data["prompt"]: event.data["error"] for event in store.events() if event.kind == FAILED}
 
 
-def _task(task: Task | Callable[[str], Any]) -> str:
+def retry_failures(store: Store) -> None:
+    """Rewind the log to before its first failure, so that the resumed run scores all failed prompts again.
+
+    Answers stay in the study: the resumed run takes them from there, without a call, for all other prompts.
+    """
+    first = next((event.seq for event in store.events() if event.kind == FAILED), None)
+    if first is not None:
+        seconds = _elapsed(store)
+        store.rewind(first - 1)
+        store.append(AGAIN, {"at": seconds})  # keeps the time spent so far, which a limit counts
+
+
+def _elapsed(store: Store) -> float:
+    """Return the seconds into the run at the end of its log."""
+    return max((float(event.data.get("at", 0.0)) for event in store.events()), default=0.0)
+
+
+def _task_identity(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
-        return _digest([asdict(task), asdict(template.resolve(task.template))])
+        named = replace(task, metric=task.metric_name)
+        return _digest([asdict(named), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
 
 
-def _model(model: Any) -> Any:
-    """What a model answers by, as far as it says so: name and settings, not where it is reached."""
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "public"):
-        public = config.public()
-        return {"model": public["model"], "body": public["body"]}
-    return {"model": str(getattr(model, "name", type(model).__name__)), "body": getattr(model, "body", None)}
-
-
 def _digest(value: Any) -> str:
-    def named(other: Any) -> str:  # a metric that is a function: not by where it lies in memory
-        return str(getattr(other, "__qualname__", type(other).__qualname__))
-
-    text = json.dumps(value, sort_keys=True, default=named)
+    text = json.dumps(value, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _short(value: Any) -> str:
+def _abbreviated(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -50,7 +50,7 @@ class Work:
         return tuple(place for place in self.examples if place not in self.scores)
 
 
-class Study:
+class RunState:
     """What is being scored, what is known, and why the search has ended, if it has.
 
     Args:
@@ -88,7 +88,7 @@ class Study:
 
     # ---- entries -----------------------------------------------------------------------------------
 
-    def begin(self, at: float) -> Work | None:
+    def ask(self, at: float) -> Work | None:
         """Ask for the next prompt to score; None: none now. `at` is in seconds into the run."""
         if self.reason is not None or len(self.running) >= self.in_flight:
             return None
@@ -99,7 +99,7 @@ class Study:
         work = self.running[index] = Work(index, examples, at)
         return work
 
-    def scored(self, index: int, example: int, score: float, usage: Usage, at: float) -> bool:
+    def record_score(self, index: int, example: int, score: float, usage: Usage, at: float) -> bool:
         """Take in the score of one example; True when it was the last one that the prompt waited for.
 
         Raises:
@@ -121,20 +121,20 @@ class Study:
             self.reason, self.refusal = "failures", refused
         return True
 
-    def failed(self, index: int, error: str, at: float) -> None:
+    def record_failure(self, index: int, error: str, at: float) -> None:
         """A prompt cannot be scored, which says nothing about the next one."""
         self._drop(self.running.pop(index), error, at)
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= self._config.max_failures:
             self.reason = "failures"
 
-    def again(self) -> None:
+    def reset_failures(self) -> None:
         """Go on after too many failures in a row, in another run."""
         self._failures_in_a_row = 0
         if self.reason == "failures":
             self.reason = None
 
-    def late(self, usage: Usage) -> None:
+    def record_late(self, usage: Usage) -> None:
         """Count a call that was answered when the search had ended."""
         self.spent += usage
 
@@ -146,22 +146,22 @@ class Study:
         """
         try:
             if kind == AGAIN:
-                self.again()
+                self.reset_failures()
             elif kind == LATE:
-                self.late(Usage(**entry["usage"]))
+                self.record_late(Usage(**entry["usage"]))
             elif self.reason is not None:
                 raise InputError(f"{kind!r} after the end of the search ({self.reason})")
             elif kind == ASK:
-                work = self.begin(entry["at"])
+                work = self.ask(entry["at"])
                 asked = (entry["prompt"], tuple(entry["examples"]))
                 if work is None or (work.index, work.examples) != asked:
                     now = "nothing" if work is None else (work.index, work.examples)
                     raise InputError(f"asked for {asked} then and for {now} now")
             elif kind == SCORE:
                 usage = Usage(**entry["usage"])
-                self.scored(entry["prompt"], entry["example"], entry["score"], usage, entry["at"])
+                self.record_score(entry["prompt"], entry["example"], entry["score"], usage, entry["at"])
             elif kind == FAILED:
-                self.failed(entry["prompt"], entry["error"], entry["at"])
+                self.record_failure(entry["prompt"], entry["error"], entry["at"])
             else:
                 raise InputError(f"unknown entry {kind!r}")
         except (LookupError, TypeError) as error:
@@ -180,7 +180,7 @@ class Study:
             return None
 
     @property
-    def best_in_part(self) -> tuple[int, float] | None:
+    def best_partial(self) -> tuple[int, float] | None:
         """Index and mean so far of the most promising prompt that is not scored in full; None without one.
 
         By the mean drawn towards 1/2, as a race chooses which to go on with: few scores promise little.
@@ -203,17 +203,17 @@ class Study:
             spent = self.optimizer.done and len(self.pool) > self._config.budget
         return "budget" if spent else "pool"
 
-    def in_full(self, index: int) -> bool:
+    def is_fully_scored(self, index: int) -> bool:
         """Whether a prompt was scored in this run on all examples."""
         return index in self.scores and len(self.scores[index].scores) == self._parts
 
     # ---- the end -----------------------------------------------------------------------------------
 
-    def lost(self, index: int, error: str, at: float) -> None:
+    def report_lost(self, index: int, error: str, at: float) -> None:
         """Make a trial of a prompt that an error of the whole run has cut off."""
         self._drop(self.running.pop(index), error, at)
 
-    def cut_off(self) -> None:
+    def report_unfinished(self) -> None:
         """Make trials of what a race has begun and neither completed nor given up: it is paid for."""
         for index in list(self._unreported):
             self._report_raced(index)

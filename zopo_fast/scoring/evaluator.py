@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
-from zopo_fast.llm.middleware import OCCASION
-from zopo_fast.llm.types import Usage
+from zopo_fast.llm.types import CallKey, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -98,7 +97,8 @@ class Evaluator:
         if len(set(chosen)) != len(chosen) or not all(0 <= i < len(examples) for i in chosen):
             raise InputError(f"indices have to be different numbers from 0 to {len(examples) - 1}")
         heard = [one for one in (self._on_answer, on_answer) if one is not None]
-        scored = await _all({i: self._score((part, prompt, i), examples[i], heard) for i in chosen}, examples)
+        keys = {i: CallKey(part, prompt, i) for i in chosen}
+        scored = await _all({i: self._score(key, examples[i], heard) for i, key in keys.items()}, examples)
         return Evaluation(
             prompt=prompt,
             scores=tuple(one.score for one in scored),
@@ -108,28 +108,22 @@ class Evaluator:
         )
 
     async def _score(
-        self, occasion: tuple[str, str, int], example: Example, heard: Sequence[Callable[[Scored], object]]
+        self, key: CallKey, example: Example, heard: Sequence[Callable[[Scored], object]]
     ) -> Scored:
-        OCCASION.set(occasion)  # of this call's own task
-        _, prompt, index = occasion
-        answer = await self._model.chat(self._template.render(prompt, example.input, self._demonstrations))
-        usage = answer.usage
-        measure = getattr(self._metric, "measure", None)  # a metric that costs calls says what it took
-        if measure is None:
-            score = await self._metric(answer.text, example)
-        else:
-            score, spent = await measure(answer.text, example)
-            usage += spent
-        scored = Scored(index, example, answer.text, score, usage)
+        messages = self._template.render(key.prompt, example.input, self._demonstrations)
+        answer = await self._model.chat(messages, key=key)
+        score, spent = await self._metric.measure(answer.text, example, key)
+        scored = Scored(key.example, example, answer.text, score, answer.usage + spent)
         for tell in heard:
             tell(scored)
         return scored
 
 
 async def _all(calls: dict[int, Coroutine[Any, Any, Scored]], examples: Sequence[Example]) -> list[Scored]:
-    """Results of all calls, in order; asyncio.TaskGroup's promise (Python 3.11) kept on 3.10.
+    """Return the results of all calls, in order.
 
-    On the first failure, or when cancelled itself, it cancels what is left and waits until all have ended.
+    On the first failure, or when cancelled, cancel the other calls and wait until all have ended. As in
+    asyncio.TaskGroup, but the first failure is raised as it is and not in an ExceptionGroup.
     """
     tasks = {index: asyncio.ensure_future(call) for index, call in calls.items()}
     failures: list[tuple[int, BaseException]] = []
@@ -160,8 +154,8 @@ def _about(error: BaseException, index: int, example: Example) -> BaseException:
         error.example_index = index  # type: ignore[attr-defined]
         if isinstance(error, ZopoError):
             error.args = (f"{error} ({note})", *error.args[1:])
-        else:  # not ours to reword; add_note is of Python 3.11
-            error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+        else:  # an error of another library keeps its own text
+            error.add_note(note)
     return error
 
 

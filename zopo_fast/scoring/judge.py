@@ -10,7 +10,7 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.tasks.template import fill
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.types import ChatModel
+    from zopo_fast.llm.types import CallKey, ChatModel
     from zopo_fast.tasks.task import Example
 
 DEFAULT_RUBRIC = """\
@@ -90,14 +90,14 @@ class Judge:
         self._in_a_row = 0
 
     async def __call__(self, answer: str, example: Example, /) -> float:
-        """Score of one answer; LLMError if the judge cannot be reached."""
+        """Return the score of one answer; raises `LLMError` where the model cannot be reached."""
         return (await self.measure(answer, example))[0]
 
-    async def measure(self, answer: str, example: Example) -> tuple[float, Usage]:
-        """Score of one answer, and what judging it took."""
+    async def measure(self, answer: str, example: Example, key: CallKey | None = None) -> tuple[float, Usage]:
+        """Return the score of one answer and the usage of the call that graded the answer."""
         references = "\n".join(f"- {output}" for output in example.outputs)
         values = {"{input}": example.input, "{references}": references, "{answer}": answer}
-        reply = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}])
+        reply = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}], key=key)
         self.usage += reply.usage
         score = parse_score(reply.text, self._scale)
         if score is None:

@@ -14,24 +14,48 @@ import re
 import string
 import sys
 import unicodedata
+from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zopo_fast._utils.text import nfc, shown
+from zopo_fast._utils.text import nfc, short_repr
 from zopo_fast.errors import ConfigError, MetricError, ZopoError
+from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from zopo_fast.llm.types import ChatModel
+    from zopo_fast.llm.types import CallKey, ChatModel
     from zopo_fast.tasks.task import Example
 
 
 class Metric(Protocol):
-    """The score of one answer; higher is better, and from 0 to 1 for all that are built in."""
+    """Score of one answer; higher is better, and from 0 to 1 for the built-in metrics."""
 
+    async def __call__(self, answer: str, example: Example, /) -> float:
+        """Return the score of one answer."""
+        ...
+
+    async def measure(self, answer: str, example: Example, key: CallKey | None = None) -> tuple[float, Usage]:
+        """Return the score of one answer and the usage of the calls the metric made for it.
+
+        Args:
+            answer: text of the answer.
+            example: the example it answers.
+            key: key of the answer's call; a metric that asks a model passes it on.
+        """
+        ...
+
+
+class _FreeMetric(ABC):
+    """Metric that makes no calls."""
+
+    @abstractmethod
     async def __call__(self, answer: str, example: Example, /) -> float: ...
+
+    async def measure(self, answer: str, example: Example, key: CallKey | None = None) -> tuple[float, Usage]:
+        return await self(answer, example), Usage()
 
 
 def normalise(text: str) -> str:
@@ -147,7 +171,7 @@ def resolve(
     if not isinstance(name, str):
         return from_function(name)
     if name in METRICS:
-        return _best_of(METRICS[name])
+        return _BestMatch(METRICS[name])
     if name == "judge":
         from zopo_fast.scoring.judge import DEFAULT_RUBRIC, Judge
 
@@ -156,40 +180,57 @@ def resolve(
         return Judge(judge, rubric=rubric or DEFAULT_RUBRIC)
     if ":" in name:
         return from_function(_load(name))
-    raise ConfigError(f"unknown metric {shown(name)}: there are {', '.join(NAMES)}, or module:function")
+    raise ConfigError(f"unknown metric {short_repr(name)}: there are {', '.join(NAMES)}, or module:function")
 
 
-def _best_of(compare: Callable[[str, str], float]) -> Metric:
-    async def best(answer: str, example: Example, /) -> float:
-        return max(compare(answer, output) for output in example.outputs)
+class _BestMatch(_FreeMetric):
+    """Highest score of an answer over the accepted outputs."""
 
-    return best
+    def __init__(self, compare: Callable[[str, str], float]) -> None:
+        self._compare = compare
+
+    async def __call__(self, answer: str, example: Example, /) -> float:
+        return max(self._compare(answer, output) for output in example.outputs)
 
 
 def from_function(function: Callable[..., Any]) -> Metric:
-    """Metric from `f(answer, references)` or `f(answer, references, input)`, sync or async.
+    """Return the metric of `f(answer, references)` or `f(answer, references, input)`, sync or async.
 
-    The input is passed to a third parameter without default, or one named `input`. A sync function runs on
-    the event loop: one that takes long holds up every call in flight, so make such a one async. What it
-    raises, and a result that is not a finite number, becomes a MetricError.
+    The input is passed to a third parameter without default, or to one named `input`. A sync function runs
+    on the event loop and blocks it: make a slow function async. An exception of the function, and a result
+    that is not a finite number, becomes a `MetricError`.
+
+    Raises:
+        ConfigError: the function does not take these arguments.
     """
-    label = getattr(function, "__qualname__", repr(function))
-    as_keyword, as_third = _wants_input(function, label)
+    return _FunctionMetric(function)
 
-    async def metric(answer: str, example: Example, /) -> float:
-        third = (example.input,) if as_third else ()
-        keyword = {"input": example.input} if as_keyword else {}
+
+class _FunctionMetric(_FreeMetric):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._label = name_of(function)
+        self._as_keyword, self._as_third = _wants_input(function, self._label)
+
+    async def __call__(self, answer: str, example: Example, /) -> float:
+        third = (example.input,) if self._as_third else ()
+        keyword = {"input": example.input} if self._as_keyword else {}
         try:
-            result = function(answer, list(example.outputs), *third, **keyword)
+            result = self._function(answer, list(example.outputs), *third, **keyword)
             if inspect.isawaitable(result):
                 result = await result
         except ZopoError:
             raise
         except Exception as error:
-            raise MetricError(f"metric {label} raised {type(error).__name__}: {error}") from error
-        return finite(result, label)
+            raise MetricError(f"metric {self._label} raised {type(error).__name__}: {error}") from error
+        return finite(result, self._label)
 
-    return metric
+
+def name_of(metric: str | Callable[..., Any]) -> str:
+    """Return the name of a metric: itself where it is a text, else the function's qualified name."""
+    if isinstance(metric, str):
+        return metric
+    return str(getattr(metric, "__qualname__", type(metric).__qualname__))
 
 
 def finite(result: Any, label: str) -> float:
@@ -197,16 +238,16 @@ def finite(result: Any, label: str) -> float:
     try:
         number = math.nan if isinstance(result, (str, bytes, bytearray)) else float(result)
     except Exception as error:  # the object is the user's, and so is its __float__
-        raise MetricError(f"metric {label} returned {shown(result)}, not a number") from error
+        raise MetricError(f"metric {label} returned {short_repr(result)}, not a number") from error
     if not math.isfinite(number):
-        raise MetricError(f"metric {label} returned {shown(result)}, not a finite number")
+        raise MetricError(f"metric {label} returned {short_repr(result)}, not a finite number")
     return number
 
 
 def _wants_input(function: Callable[..., Any], label: str) -> tuple[bool, bool]:
     """Whether the input goes to the keyword `input`, whether as the third argument."""
     if not callable(function):
-        raise ConfigError(f"metric {label} cannot be called")
+        raise ConfigError(f"metric {short_repr(function)} is neither a name nor a function")
     try:
         signature = inspect.signature(function)
     except ValueError:  # some built-in functions tell nothing
@@ -229,7 +270,7 @@ def _load(name: str) -> Callable[..., Any]:
     """The function `module:function` names; the current directory is searched first, for the import only."""
     module_name, _, path = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or not path:
-        raise ConfigError(f"metric {shown(name)}: write module:function, as in my_metrics:score")
+        raise ConfigError(f"metric {short_repr(name)}: write module:function, as in my_metrics:score")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     importlib.invalidate_caches()  # the file may be younger than the last look at the folder

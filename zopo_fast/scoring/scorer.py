@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zopo_fast._utils.aio import in_thread
 from zopo_fast._utils.checks import real
 from zopo_fast.errors import (
     ConfigError,
-    LLMError,
     MalformedAnswerError,
     MetricError,
     RequestRejectedError,
     ZopoError,
 )
-from zopo_fast.llm.types import Answer, ChatModel, Message, Usage
+from zopo_fast.llm.adapter import call_function
+from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluation, Evaluator, Scored
 from zopo_fast.tasks import template
@@ -41,10 +39,6 @@ class Score:
 
 OnScore = Callable[[int, float, Usage], object]
 """Called with the place of an example, the score there and what it took."""
-
-
-Wrap = Callable[[ChatModel, str], ChatModel]
-"""Called with a model and its role, "model" or "judge"; returns what is asked in its place."""
 
 
 class Scorer(Protocol):
@@ -126,7 +120,7 @@ class FunctionScorer:
         """
         label = getattr(self._function, "__name__", type(self._function).__name__)
         try:
-            value = await _called(self._function, prompt)
+            value = await call_function(self._function, prompt)
             score = real(value)
         except (ZopoError, asyncio.CancelledError):
             raise
@@ -142,47 +136,6 @@ class FunctionScorer:
         return None
 
 
-class FunctionModel:
-    """A user's `messages -> text` (or Answer) as a chat model with at most `slots` calls at once.
-
-    Sync functions run in threads.
-    """
-
-    def __init__(self, function: Callable[[Sequence[Message]], Any], slots: int) -> None:
-        self._function = function
-        self._slots = asyncio.Semaphore(slots)
-        self.slots = slots
-
-    async def chat(self, messages: Sequence[Message]) -> Answer:
-        """Answer the messages; tokens are not known and stay 0 unless the function returns an Answer."""
-        async with self._slots:
-            try:
-                answer = await _called(self._function, messages)
-            except (ZopoError, asyncio.CancelledError):
-                raise
-            except Exception as error:
-                raise LLMError(f"the model function failed: {error!r}") from error
-        if isinstance(answer, Answer):
-            return answer
-        if not isinstance(answer, str):
-            raise MetricError(f"the model function returned {type(answer).__name__}, expected str or Answer")
-        return Answer(answer, Usage(calls=1))
-
-
-async def _called(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Call a user's function: async ones here, sync ones in a thread, where they may block."""
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        return await function(argument)
-    value = await in_thread(function, argument)
-    return await value if inspect.isawaitable(value) else value
-
-
-def calls_at_once(llm: Any) -> int | None:
-    """How many calls the model runs at once, where it says so."""
-    own: int | None = getattr(getattr(llm, "config", None), "concurrency", None)
-    return own or getattr(llm, "slots", None)
-
-
 def prompts_at_once(calls: int, parts: int) -> int:
     """Prompts of `parts` calls each that keep so many calls busy while one of them ends."""
     return max(2, math.ceil(calls / parts) + 1)
@@ -190,26 +143,28 @@ def prompts_at_once(calls: int, parts: int) -> int:
 
 def scorer_for(
     task: Task | Callable[[str], Any],
-    llm: Any,
-    slots: int,
+    model: ChatModel | None,
     judge: ChatModel | None = None,
     rubric: str | None = None,
-    wrap: Wrap = lambda model, _: model,
 ) -> tuple[Scorer, int]:
-    """Return the scorer of a task (or function) and how many calls its model runs at once.
+    """Return the scorer of a task or function, and the number of calls its model runs at once.
 
-    `wrap` puts what it likes around the model, and around the judge, which it is told by their role.
+    A function counts as one call at a time, whatever it runs concurrently.
 
-    A task function counts as one call at a time: how much it runs at once is its own affair.
+    Args:
+        task: a Task, or a function `prompt -> score`.
+        model: answers the examples; unused with a function.
+        judge: model of the metric "judge"; None: `model`.
+        rubric: message to the judge; None: the default one.
+
+    Raises:
+        ConfigError: `task` is neither, or has no train examples, or no model is given for it.
     """
     if not isinstance(task, Task):
         if not callable(task):
             kind = type(task).__name__
             raise ConfigError(f"task: expected a Task or a function prompt -> score, got {kind}")
         return FunctionScorer(task), 1
-    if not hasattr(llm, "chat"):
-        if not callable(llm):
-            raise ConfigError("llm: expected a client with chat(), or a function messages -> text")
-        llm = FunctionModel(llm, slots)
-    scorer = TaskScorer(task, wrap(llm, "model"), wrap(judge or llm, "judge"), rubric)
-    return scorer, calls_at_once(llm) or slots
+    if model is None:
+        raise ConfigError("llm: a Task needs a model that answers its examples")
+    return TaskScorer(task, model, judge, rubric), model.slots

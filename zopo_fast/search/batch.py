@@ -1,4 +1,4 @@
-"""Many independent searches side by side: one call asks them all, one call tells them all."""
+"""Many independent gradient searches in one native object."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zopo_fast import _core
-from zopo_fast._utils.exclusive import Turn
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -22,11 +23,13 @@ from zopo_fast.errors import (
 )
 from zopo_fast.gp.arrays import Array, Indices, as_doubles, as_host_array
 from zopo_fast.gp.device import parse_device
-from zopo_fast.gp.ntk import NTK, as_network_kernel
+from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.gradient import HISTORY, MAX_REFRESH, MIN_HISTORY, MIN_NOISE, NOISE_GRID
-from zopo_fast.search.problem import MAX_CAPACITY, StudyStart, kernel_scale
+from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
+from zopo_fast.search.problem import SearchProblem
 from zopo_fast.search.state import kernel_state, kernels_from_state, pool_fingerprint, same_pool
+from zopo_fast.search.strategy import MAX_PREALLOCATED
 
 STATE_VERSION = 2
 
@@ -39,34 +42,47 @@ _RULES: dict[str, Any] = {
 }
 
 
+@public
 class ZopoBatch:
-    """B searches of their own, over pools of their own, moved on together.
+    """B independent gradient searches over B pools, advanced together.
 
-        batch = ZopoBatch(pools, configs, device="cuda")
+        import numpy as np
+        import zopo_fast as zf
+
+        pools = np.random.default_rng(0).normal(size=(8, 200, 16))  # B = 8 pools of 200 prompts
+        config = zf.ZopoConfig(search="gradient", budget=30, initial=10)
+        batch = zf.ZopoBatch(pools, config, device="cpu")
         while not batch.done.all():
-            indices = batch.ask()                 # (B,) int64, -1 where a study is done
-            scores = ...                          # (B,) higher is better; ignored where -1
-            batch.tell(indices, scores)
+            indices = batch.ask()  # (8,) int64, -1 where a search is done
+            scores = -np.linalg.norm(pools[np.arange(8), indices], axis=1)
+            batch.tell(indices, scores)  # a score is ignored where the index is -1
+        indices, scores = batch.best
 
-    Each study proposes what `Zopo(pool, config, kernel)` would, index for index, when it is told each
-    score before the next ask. Studies whose score takes longer can be left out of a call: tell() skips
-    an index of -1, ask() takes the studies to ask. On "cuda" every operation of all studies is one launch;
-    on "cpu" threads split the studies.
+    Each search proposes the same indices as `Zopo(pool, config, kernel)` that is told every score before the
+    next ask. A search whose score takes longer can be left out of a call: `tell` skips an index of -1, and
+    `ask` accepts the numbers of the searches to ask. On "cuda" one launch serves all searches; on "cpu"
+    threads share them.
 
-    Like `Zopo` it serves one thread at a time (ConcurrentUseError), can be pickled and copied, and goes on
-    in a forked process, though not from a CUDA device (DeviceError).
+    One thread at a time can use a batch. A batch can be pickled and copied, and used in a forked child unless
+    it is on a CUDA device.
 
     Args:
-        pools: B arrays (m_b, d_b), float16, float32 or float64, one row a prompt; the same array may
-            be given several times. Kept, not copied, when C-contiguous: do not change them afterwards.
-        configs: one ZopoConfig for all, or one for each. The official preset is not among them.
+        pools: B arrays (m_b, d_b) of float16, float32 or float64, one row per prompt; an array may repeat. A
+            C-contiguous array is not copied; do not change it afterwards.
+        configs: One ZopoConfig with search="gradient" for all searches, or one each.
         device: "cpu", "cuda" or "cuda:N".
-        kernels: one for all or one for each; a random one by the seed of its config when left out.
+        kernels: One kernel for all searches, or one each. Default: random, by the seed of each config.
+
+    Attributes:
+        device: The device as given.
 
     Raises:
-        ArrayError: a pool that is empty, not two-dimensional, not real, with NaN or infinity; names it.
-        ConfigError: another number of configs than pools; the official preset; settings out of range.
-        DeviceError: no such device.
+        ArrayError: A pool is empty, not two-dimensional, not real, or holds NaN or infinity.
+        ConfigError: The number of configs or kernels differs from that of pools, a config is not for a
+            gradient search, or a setting is out of range.
+        ConcurrentUseError: In any method, another thread is using the batch.
+        DeviceError: The device is not available; in any method, the batch is on a CUDA device and this is a
+            forked child.
     """
 
     def __init__(
@@ -79,169 +95,158 @@ class ZopoBatch:
         ordinal = parse_device(device)
         pools = list(pools)
         if not pools:
-            raise ConfigError("pools: a batch has at least one study")
+            raise ConfigError("pools: expected at least one")
         self.device = device
-        many = _one_each("configs", configs or ZopoConfig(search="gradient"), ZopoConfig, len(pools))
-        given = [None] * len(pools) if kernels is None else _one_each("kernels", kernels, NTK, len(pools))
-        self._starts: list[StudyStart] = []
-        for b, (pool, config, kernel) in enumerate(zip(pools, many, given, strict=True)):
+        all_configs = _one_each("configs", configs or ZopoConfig(search="gradient"), ZopoConfig, len(pools))
+        all_kernels = (
+            [None] * len(pools) if kernels is None else _one_each("kernels", kernels, NTK, len(pools))
+        )
+        self._problems: list[SearchProblem] = []
+        for b, (pool, config, kernel) in enumerate(zip(pools, all_configs, all_kernels, strict=True)):
             if config.official_settings or config.search != "gradient":
                 raise ConfigError(
-                    f"configs[{b}]: a batch runs the search along the gradient: give "
+                    f"configs[{b}]: a batch runs gradient searches only; give "
                     "ZopoConfig(search='gradient', ...)"
                 )
             try:
-                self._starts.append(StudyStart(pool, config, kernel))
+                self._problems.append(SearchProblem(pool, config, kernel))
             except ArrayError as error:
                 raise ArrayError(f"pools[{b}]: {error}") from error
             except ConfigError as error:
                 raise ConfigError(f"configs[{b}]: {error}") from error
-        models, settings = [], []
-        for start in self._starts:
-            config = start.config
-            models.append(
-                {
-                    "network": start.kernel._network,
-                    "embeddings": start.embeddings,
-                    "mean": start.mean,
-                    "deviation": start.deviation,
-                    "capacity": min(config.budget, MAX_CAPACITY),
-                }
-            )
-            settings.append(
-                {
-                    "budget": start.budget,
-                    "expected": config.budget,
-                    "initial": start.initial,
-                    "neighbors": config.neighbors,
-                    "exploration": config.exploration,
-                    "step": config.step,
-                    "exploration_quantile": config.exploration_quantile,
-                    "noise": config.noise,
-                    "scale": kernel_scale(start.kernel, start.pool()),
-                }
-            )
+        models = [_model_of(problem) for problem in self._problems]
+        settings = [_settings_of(problem) for problem in self._problems]
         kind = _core.Studies if ordinal is None else _core.CudaStudies
-        self._studies = kind(models, settings, _RULES, ordinal or 0)
-        self._turn = Turn("ZopoBatch")
-        self._turn.device = None if ordinal is None else device
+        self._searches = kind(models, settings, _RULES, ordinal or 0)
+        self._access = ExclusiveAccess("ZopoBatch")
+        self._access.device = None if ordinal is None else device
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._problems)
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """(B,): whether a study's budget or pool is spent and nothing of it is pending."""
-        with self._turn.reading:
-            return self._studies.done()
+        """Return (B,) bool: True where nothing is pending and the budget or the pool is exhausted."""
+        with self._access.read_only:
+            return self._searches.done()
 
     @property
     def pending(self) -> Indices:
-        """(B,): the prompt whose score a study waits for, -1 for none."""
-        with self._turn.reading:
-            return self._studies.pending()
+        """Return (B,) int64: the pending prompt of each search, -1 for none."""
+        with self._access.read_only:
+            return self._searches.pending()
 
     @property
     def best(self) -> tuple[Indices, Array]:
-        """Index and score of the best prompt of each study so far, (B,) both; -1 and NaN before a score."""
-        with self._turn.reading:
-            return self._studies.best()
+        """Return index and score of the best prompt of each search, (B,) both; -1 and NaN before a score."""
+        with self._access.read_only:
+            return self._searches.best()
 
     @property
     def gradient_uncertainty(self) -> Array:
-        """(B,): share of the prior uncertainty of the derivative at the best prompt that is left.
+        """Return tr Sigma / tr d2k, (B,) in [0, 1], at the best prompt of each search.
 
-        tr Sigma / tr d2k in [0, 1]; NaN while a study's first prompts are being scored.
+        This is the remaining share of the gradient's prior uncertainty; NaN while the initial prompts of
+        a search are being scored.
         """
-        with self._turn.reading:
-            return self._studies.gradient_uncertainty()
+        with self._access.read_only:
+            return self._searches.gradient_uncertainty()
 
     def ask(self, studies: Any | None = None) -> Indices:
-        """Return the next prompt of every study, (B,) int64; -1 where a study is done.
+        """Return the next prompt of each search.
 
         Args:
-            studies: numbers of the studies to ask; the others get -1.
+            studies: Numbers of the searches to ask. Default: all.
+
+        Returns:
+            (B,) int64; -1 where a search is done or was not asked.
 
         Raises:
-            UnknownIndexError: a study that waits for a score, or that does not exist.
+            UnknownIndexError: A search has a pending prompt, or does not exist.
         """
         which = np.arange(len(self)) if studies is None else _integers("studies", studies)
         out = np.full(len(self), -1, dtype=np.int64)
-        with self._turn:
-            out[which] = self._studies.ask(which)
+        with self._access:
+            out[which] = self._searches.ask(which)
         return out
 
     def tell(self, indices: Any, scores: Any) -> None:
         """Record the scores of pending prompts.
 
         Args:
-            indices: (B,), what ask() returned; -1 where there is nothing to tell.
-            scores: (B,), higher is better; ignored where the index is -1.
+            indices: (B,) result of `ask`; -1 where there is nothing to tell.
+            scores: (B,) scores, higher is better; ignored where the index is -1.
 
         Raises:
-            UnknownIndexError: an index that is not the pending one; nothing was recorded.
-            ArrayError: wrong shapes, or a score that is NaN or infinite; nothing was recorded.
+            UnknownIndexError: An index is not the pending one; nothing was recorded.
+            ArrayError: Wrong shape, or a score that is NaN or infinite; nothing was recorded.
         """
         which, values = _integers("indices", indices), as_doubles(scores, "scores")
-        with self._turn:
-            self._studies.tell(which, values)
+        with self._access:
+            self._searches.tell(which, values)
 
     # ---- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue identically, as JSON values; from_state() reads it."""
-        with self._turn.reading:
-            self._turn.check_whole()
+        """Return the state as JSON values, from which `from_state` rebuilds the batch exactly.
+
+        Raises:
+            ConcurrentUseError: Another thread is using the batch, or the caller is a signal handler that
+                interrupted a change.
+        """
+        with self._access.read_only:
+            self._access.require_consistent()
             return {
                 "version": STATE_VERSION,
                 "studies": [
                     {
-                        "config": start.config.to_dict(),
-                        "kernel": kernel_state(start.kernels),
-                        "embeddings": pool_fingerprint(start.embeddings),
-                        "log": [[int(i), float(y)] for i, y in zip(*self._studies.log(b), strict=True)],
+                        "config": problem.config.to_dict(),
+                        "kernel": kernel_state(problem.kernels),
+                        "embeddings": pool_fingerprint(problem.embeddings),
+                        "log": [[int(i), float(y)] for i, y in zip(*self._searches.log(b), strict=True)],
                         "pending": int(pending),
                     }
-                    for b, (start, pending) in enumerate(zip(self._starts, self.pending, strict=True))
+                    for b, (problem, pending) in enumerate(zip(self._problems, self.pending, strict=True))
                 ],
             }
 
     @classmethod
     def from_state(cls, pools: Sequence[Any], state: dict[str, Any], device: str = "cpu") -> ZopoBatch:
-        """Rebuild a batch from state_dict() and the same pools, on any device.
+        """Rebuild a batch from `state_dict()` and the same pools, on any device.
 
         Raises:
-            EmbeddingMismatchError: other pools than those the state was made with.
-            InputError: a state of another version, or damaged.
+            EmbeddingMismatchError: The pools are not those of the state.
+            InputError: The state is damaged or of another version.
+            DeviceError: The device is not available.
         """
         try:
             if state["version"] != STATE_VERSION:
                 raise InputError(
-                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
                 )
             saved = state["studies"]
             if len(pools) != len(saved):
                 raise EmbeddingMismatchError(f"the state is of {len(saved)} pools, {len(pools)} were given")
-            known = [same_pool(pool, study["embeddings"]) for pool, study in zip(pools, saved, strict=True)]
+            matched = [same_pool(pool, study["embeddings"]) for pool, study in zip(pools, saved, strict=True)]
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said once, when the first object was made
+                warnings.simplefilter("ignore")  # the first object has already warned
                 batch = cls(
-                    known,
+                    matched,
                     [ZopoConfig.from_dict(study["config"]) for study in saved],
                     device,
                     [
-                        as_network_kernel(kernels_from_state(study["kernel"], Z.shape[1])[0])
-                        for study, Z in zip(saved, known, strict=True)
+                        require_ntk(kernels_from_state(study["kernel"], Z.shape[1])[0])
+                        for study, Z in zip(saved, matched, strict=True)
                     ],
                 )
             batch._replay([study["log"] for study in saved], [study["pending"] for study in saved])
         except InputError:
             raise
-        except DeviceError:  # the machine's fault, not the state's
+        except DeviceError:  # the machine lacks the device; the state is valid
             raise
-        except Exception as error:  # it is of anyone's making: what it breaks is its own fault
+        except Exception as error:  # a state is untrusted: whatever fails, it is invalid
             raise InputError(
-                f"state: damaged or not a state of this package ({shown(error, 200)})"
+                f"state: damaged or not a state of this package ({short_repr(error, 200)})"
             ) from error
         return batch
 
@@ -260,7 +265,7 @@ class ZopoBatch:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "pools": [start.embeddings for start in self._starts],
+            "pools": [problem.embeddings for problem in self._problems],
             "state": self.state_dict(),
             "device": self.device,
         }
@@ -269,21 +274,46 @@ class ZopoBatch:
         self.__dict__ = ZopoBatch.from_state(pickled["pools"], pickled["state"], pickled["device"]).__dict__
 
 
+def _model_of(problem: SearchProblem) -> dict[str, Any]:
+    return {
+        "network": problem.kernel.network,
+        "embeddings": problem.embeddings,
+        "mean": problem.mean,
+        "deviation": problem.deviation,
+        "capacity": min(problem.config.budget, MAX_PREALLOCATED),
+    }
+
+
+def _settings_of(problem: SearchProblem) -> dict[str, Any]:
+    config, pool = problem.config, problem.pool()
+    return {
+        "budget": problem.budget,
+        "expected": config.budget,
+        "initial": problem.initial,
+        "neighbors": config.neighbors,
+        "exploration": config.exploration,
+        "step": config.step,
+        "exploration_quantile": config.exploration_quantile,
+        "noise": config.noise,
+        "scale": kernel_scale([problem.kernel], pool.rows(scale_sample(len(pool)))),
+    }
+
+
 def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
     single = isinstance(value, kind) or not isinstance(value, Iterable)
     many = [value] * count if single else list(value)
     if len(many) != count:
-        raise ConfigError(f"{name}: one for all or one for each of {count} pools, got {len(many)}")
+        raise ConfigError(f"{name}: expected one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
         if not isinstance(item, kind):
-            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {shown(item)}")
+            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {short_repr(item)}")
     return many
 
 
 def _integers(name: str, value: Any) -> Indices:
     array = as_host_array(value, name)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {shown(value)}")
+        raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {short_repr(value)}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # not what it wraps around to
+        raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # int64 would wrap around
     return np.ascontiguousarray(array, dtype=np.int64)

@@ -1,157 +1,148 @@
-"""Settings of the search, checked when they are made."""
+"""Settings of a search."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from zopo_fast._utils.checks import _require, as_count, as_integer, as_number
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.checks import as_count, as_integer
+from zopo_fast._utils.public import public
+from zopo_fast._utils.settings import check, document, setting
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 
 Search = Literal["improvement", "thompson", "gradient"]
 
-MOST_STEPS = 1000  # of the published loop in one ask; its own are 2
-MOST_INITIAL = 10**6  # prompts named one by one
+DEFAULT_BUDGET = 165
+DEFAULT_INITIAL = 40
+MAX_SEED = 2**128 - 1
+MAX_INITIAL = 10**6  # length of a list of initial indices
 
 
+@document
 @dataclass(frozen=True)
 class OfficialSettings:
-    """The published script's settings, by its names; the loop is in official.py."""
-
-    lr: float = 0.01
-    uncertainty_threshold: float = 0.01
-    uncertainty_count: int = 5
-    neighbors: int = 10
-    gp_queries: int = 20
-    tolerance: int = 2
-    max_steps: int = 2
-    sigma: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "uncertainty_threshold", "sigma"):
-            value = as_number(name, getattr(self, name))
-            object.__setattr__(self, name, value)
-            _require(
-                math.isfinite(value) and value >= 0, f"{name} must be finite and not negative, got {value}"
-            )
-        _require(
-            self.sigma <= 1e150, f"sigma must be at most 1e150, for its square is used, got {self.sigma}"
-        )
-        for name in ("uncertainty_count", "neighbors", "gp_queries", "max_steps", "tolerance"):
-            object.__setattr__(self, name, as_count(name, getattr(self, name), int(name != "tolerance")))
-        _require(
-            self.max_steps <= MOST_STEPS, f"max_steps must be at most {MOST_STEPS}, got {self.max_steps}"
-        )
-
-
-@dataclass(frozen=True)
-class ZopoConfig:
-    """How Zopo searches a pool.
-
-    Args:
-        budget: prompts scored in all, the initial ones included.
-        initial: a number of random first prompts, or the list of their indices.
-        seed: of every random choice.
-        search: "improvement" proposes the candidate of largest expected improvement, "thompson" the best
-            one in a sample of the posterior, "gradient" one step along the posterior mean's gradient.
-        region: candidates that these two consider at a time; a larger pool is searched by a trust region.
-        patience: scores in a row without a better prompt after which the trust region is halved; 0: never.
-        power: of the improvement that is expected, 1 or 2; 2 takes more risk.
-        emphasis: how much more differences among good scores count than among bad ones: the model sees
-            exp(emphasis u), u in standard deviations; 0: as they are.
-        zscore: whether every embedding column is scaled to unit variance, instead of all by one factor.
-        neighbors: of "gradient": how many candidates make up the neighbourhood whose radius is the unit of
-            a step.
-        step: of "gradient": length of a step, in such radii; the nearest unscored candidate is its end. In
-            a trust region: how far half of it is shifted along the gradient, in its radii; 0: not at all.
-        exploration: of "gradient": candidates scored around the current one when the gradient there is
-            uncertain; 0 turns this off.
-        exploration_quantile: uncertain means above this running quantile of the run so far.
-        noise: noise variance of a score as a share of the signal's; None: averaged over ("gradient":
-            chosen) by marginal likelihood. Less than 1e-4 counts as that, except for "gradient".
-        official_settings: of the published loop; None runs this package's own.
+    """Settings of the published loop under the names of the published script; see official.py.
 
     Raises:
-        ConfigError: a value out of range; names the setting.
+        ConfigError: A value is out of range; the message names the setting.
     """
 
-    budget: int = 165
-    initial: int | Sequence[int] = 40
-    seed: int = 0
-    search: Search = "improvement"
-    region: int = 1024
-    patience: int = 10
-    power: int = 2
-    emphasis: float = 0.3
-    zscore: bool = False
-    neighbors: int = 10
-    step: float = None  # type: ignore[assignment]  # by the search, see __post_init__
-    exploration: int = 3
-    exploration_quantile: float = 0.9
-    noise: float | None = None
-    official_settings: OfficialSettings | None = field(default=None)
+    lr: float = setting(0.01, "Learning rate of the Adam step.", minimum=0)
+    uncertainty_threshold: float = setting(
+        0.01, "Posterior variance above which the current point counts as uncertain.", minimum=0
+    )
+    uncertainty_count: int = setting(
+        5, "Uncertain points in a row after which the neighbours are explored.", minimum=1
+    )
+    neighbors: int = setting(10, "Nearest candidates that one exploration round considers.", minimum=1)
+    gp_queries: int = setting(20, "Observations nearest to the current point that the model uses.", minimum=1)
+    tolerance: int = setting(2, "Scores in a row without improvement before a restart.", minimum=0)
+    max_steps: int = setting(2, "Adam steps of one ask.", minimum=1, maximum=1000)
+    # The model uses the square, which must not overflow.
+    sigma: float = setting(0.01, "Noise standard deviation of a score.", minimum=0, maximum=1e150)
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("budget", 1),
-            ("region", 1),
-            ("patience", 0),
-            ("neighbors", 1),
-            ("exploration", 0),
-        ):
-            object.__setattr__(self, name, as_count(name, getattr(self, name), least))
-        for name in ("seed", "power"):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name)))
-        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
-        if not isinstance(self.initial, Iterable):
-            object.__setattr__(self, "initial", as_count("initial", self.initial, 1))
-        else:
-            named = itertools.islice(self.initial, MOST_INITIAL + 1)  # an iterator may not end
-            indices = tuple(as_integer("initial", i) for i in named)
-            _require(len(indices) <= MOST_INITIAL, f"initial must name at most {MOST_INITIAL} prompts")
-            _require(len(indices) > 0, "initial must name at least one prompt")
-            _require(len(set(indices)) == len(indices), "initial names a prompt twice")
-            object.__setattr__(self, "initial", indices)
-        _require(
-            isinstance(self.search, str) and self.search in get_args(Search),
-            f"search must be one of {', '.join(get_args(Search))}, got {shown(self.search)}",
-        )
-        _require(self.power in (1, 2), f"power must be 1 or 2, got {self.power}")
-        _require(isinstance(self.zscore, bool), f"zscore must be True or False, got {shown(self.zscore)}")
+        check(self)
+
+
+@public
+@document
+@dataclass(frozen=True)
+class ZopoConfig:
+    """Settings of a search over a pool.
+
+    Raises:
+        ConfigError: A value is out of range; the message names the setting.
+    """
+
+    budget: int = setting(DEFAULT_BUDGET, "Prompts scored in total, the initial ones included.", minimum=1)
+    initial: int | Sequence[int] = setting(
+        DEFAULT_INITIAL, "Number of random initial prompts, or the list of their indices."
+    )
+    seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
+    search: Search = setting(
+        "improvement",
+        "Proposal rule: the candidate of largest expected improvement, the best candidate in a sample of the "
+        "posterior (thompson), or a step along the gradient of the posterior mean.",
+    )
+    region: int = setting(
+        1024,
+        "Candidates that improvement and thompson consider at a time; a trust region searches a larger pool.",
+        minimum=1,
+    )
+    patience: int = setting(
+        10, "Scores in a row without improvement that halve the trust region; 0 never halves it.", minimum=0
+    )
+    power: int = setting(
+        2, "Power of the improvement whose expectation is maximised; 2 takes more risk.", minimum=1, maximum=2
+    )
+    emphasis: float = setting(
+        0.3,
+        "Weight of differences among good scores: the model fits exp(emphasis u), u in standard deviations; "
+        "0 fits u.",
+        minimum=0,
+    )
+    zscore: bool = setting(
+        False, "Scale every embedding column to unit variance instead of all columns by one factor."
+    )
+    neighbors: int = setting(
+        10, "Candidates in the neighbourhood whose radius is the unit of a gradient step.", minimum=1
+    )
+    step: float = setting(  # type: ignore[assignment]  # None depends on `search`, see __post_init__
+        None,
+        "Length of a gradient step in neighbourhood radii; in a trust region, the shift of half of it along "
+        "the gradient in its own radii.",
+        minimum=0,
+        default_text="3 for the gradient search, else 0.5",
+    )
+    exploration: int = setting(
+        3,
+        "Candidates near the current one that the gradient search scores where the gradient is uncertain; "
+        "0 turns exploration off.",
+        minimum=0,
+    )
+    exploration_quantile: float = setting(
+        0.9, "Running quantile of the gradient uncertainty above which exploration starts.",
+        minimum=0, maximum=1,
+    )  # fmt: skip
+    noise: float | None = setting(
+        None,
+        "Noise variance of a score as a share of the signal variance; values below 1e-4 count as 1e-4 except "
+        "in the gradient search.",
+        above=0,
+        default_text="inferred from the marginal likelihood",
+    )
+    official_settings: OfficialSettings | None = setting(
+        None, "Settings of the published loop.", default_text="the loop of this package"
+    )
+
+    def __post_init__(self) -> None:
         if self.step is None:
             object.__setattr__(self, "step", 3.0 if self.search == "gradient" else 0.5)
-        for name in ("step", "emphasis", "exploration_quantile"):
-            object.__setattr__(self, name, as_number(name, getattr(self, name)))
-        _require(
-            math.isfinite(self.step) and self.step >= 0, f"step must be finite and >= 0, got {self.step}"
-        )
-        _require(
-            math.isfinite(self.emphasis) and self.emphasis >= 0,
-            f"emphasis must be finite and >= 0, got {self.emphasis}",
-        )
-        q = self.exploration_quantile
-        _require(0.0 <= q <= 1.0, f"exploration_quantile must lie in [0, 1], got {q}")
-        if not isinstance(self.official_settings, (OfficialSettings, type(None))):
-            raise ConfigError(
-                f"official_settings: expected OfficialSettings, got {shown(self.official_settings)}"
-            )
-        if self.noise is not None:
-            noise = as_number("noise", self.noise)
-            _require(math.isfinite(noise) and noise > 0, f"noise must be positive and finite, got {noise}")
-            object.__setattr__(self, "noise", noise)
+        object.__setattr__(self, "initial", _checked_initial(self.initial))
+        check(self)
 
     @classmethod
     def official(
-        cls, budget: int = 165, initial: int | Sequence[int] = 40, seed: int = 0, **settings: Any
+        cls,
+        budget: int = DEFAULT_BUDGET,
+        initial: int | Sequence[int] = DEFAULT_INITIAL,
+        seed: int = 0,
+        **settings: Any,
     ) -> ZopoConfig:
-        """Return the published implementation's loop with its script's settings.
+        """Return the configuration of the published loop: raw embeddings, kernel and scores.
 
-        Keywords: lr, uncertainty_threshold, uncertainty_count, neighbors, gp_queries, tolerance,
-        max_steps, sigma. Embeddings, kernel and scores are used raw.
+        Args:
+            budget: Prompts scored in total, the initial ones included.
+            initial: Number of random initial prompts, or the list of their indices.
+            seed: Seed of every random choice.
+            **settings: Fields of `OfficialSettings`.
+
+        Raises:
+            ConfigError: A value is out of range, or a keyword names no setting.
         """
         try:
             official = OfficialSettings(**settings)
@@ -160,7 +151,7 @@ class ZopoConfig:
         return cls(budget=budget, initial=initial, seed=seed, official_settings=official)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; from_dict reverses it."""
+        """Return the settings as plain JSON values; `from_dict` reverses it."""
         state = asdict(self)
         if not isinstance(self.initial, int):
             state["initial"] = list(self.initial)
@@ -168,7 +159,11 @@ class ZopoConfig:
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> ZopoConfig:
-        """Rebuild a configuration from to_dict(); ConfigError where it is none of this package's."""
+        """Rebuild a configuration from the result of `to_dict`.
+
+        Raises:
+            ConfigError: The values are not those of a configuration.
+        """
         try:
             state = dict(state)
             official = state.pop("official_settings")
@@ -176,4 +171,18 @@ class ZopoConfig:
         except (LookupError, TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError(f"not the settings of a search ({shown(error, 200)})") from error
+            raise ConfigError(f"not the settings of a search ({short_repr(error, 200)})") from error
+
+
+def _checked_initial(initial: Any) -> int | tuple[int, ...]:
+    """Return the number of initial prompts, or their distinct indices."""
+    if not isinstance(initial, Iterable):
+        return as_count("initial", initial, 1)
+    indices = tuple(
+        as_integer("initial", index) for index in itertools.islice(initial, MAX_INITIAL + 1)
+    )  # an iterator may be infinite
+    if not 0 < len(indices) <= MAX_INITIAL:
+        raise ConfigError(f"initial must name at least 1 and at most {MAX_INITIAL} prompts")
+    if len(set(indices)) < len(indices):
+        raise ConfigError("initial must not name a prompt twice")
+    return indices

@@ -1,9 +1,8 @@
-"""The paper's search with its mathematics done in float64: local steps along the posterior gradient.
+"""Gradient search: the paper's local steps along the gradient of the posterior mean, in float64.
 
-From the best prompt so far, one step along the gradient of the posterior mean, projected to the
-nearest candidate not scored yet; where the derivative is more uncertain than it usually was in this
-run, the nearest neighbours are scored instead (uncertainty-informed local exploration, arXiv
-2403.02993, sec. 4.3, driven by the *gradient's* uncertainty).
+Each step starts at the best prompt so far, follows the gradient of the posterior mean, and is projected to
+the nearest free candidate. Where the gradient is more uncertain than in earlier steps, the nearest neighbors
+are scored instead (uncertainty-informed local exploration, arXiv 2403.02993, sec. 4.3).
 """
 
 from __future__ import annotations
@@ -19,21 +18,30 @@ from zopo_fast.errors import NotPositiveDefiniteError
 from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.ntk import NTK
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.problem import MAX_CAPACITY, kernel_scale
-from zopo_fast.search.strategy import Observations
+from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
+from zopo_fast.search.strategy import MAX_PREALLOCATED, Observations
 
-HISTORY = 50  # steps that the running quantile of the uncertainty looks back on
-MIN_HISTORY = 5  # steps before it decides anything
+HISTORY = 50  # steps in the running quantile of the uncertainty
+MIN_HISTORY = 5  # steps before the quantile is used
+
+# Noise as a share of the kernel's mean diagonal, chosen by marginal likelihood: over the whole grid the first
+# time, later by hill climbing from the last choice.
+NOISE_GRID = np.logspace(-3, 1, 17)
+MAX_REFRESH = 1024  # observations beyond which the choice stands, because it costs O(n^3)
+# Bounds of a stated noise, as shares of the kernel's mean diagonal.
+MIN_NOISE = 1e-6
+MAX_NOISE = 1e12
 
 
-class LocalSearch:
-    """Proposes at any time; what is pending enters the model as fantasised scores.
+class GradientSearch:
+    """Local search along the gradient; pending candidates enter the model as fantasised scores.
 
     Args:
-        pool: standardised coordinates; taken candidates are those scored, pending or set aside.
-        kernel: on those coordinates, normalised here.
-        seen: filled by the caller as scores come in.
-        initial: indices proposed first.
+        pool: Candidates in standardized coordinates; those scored, pending or set aside are taken.
+        kernel: Kernel on these coordinates; its scale is normalized here.
+        seen: Observations; the caller adds scores.
+        initial: Indices to propose first.
+        config: Settings.
     """
 
     def __init__(
@@ -41,20 +49,20 @@ class LocalSearch:
     ) -> None:
         self._pool, self._seen, self._config = pool, seen, config
         self._dim = kernel.dim
-        self._surrogate = Surrogate(pool, kernel, seen, config.noise, config.budget)
-        self._designing = True  # until all initial scores are in, or a step is asked for before
-        self._queue = list(initial)  # initial points, later those of an exploration round
+        self._model = GradientModel(pool, kernel, seen, config.noise, config.budget)
+        self._designing = True  # until all initial scores are known, or the first step
+        self._queue = list(initial)  # initial candidates, later those of an exploration round
         self._pending: dict[int, None] = {}
-        self._center = -1  # the best prompt so far; -1 before the first score
+        self._center = -1  # best prompt so far; -1 before the first score
         self._radii: dict[int, float] = {}  # by center
-        # Relative gradient uncertainty at the last steps, in order and sorted.
+        # Relative gradient uncertainty of the last steps, in order of time and sorted.
         self._history: deque[float] = deque()
         self._ranked: list[float] = []
 
     def propose(self) -> int:
-        """Return the next candidate: initial, of an exploration round, or one step up the gradient."""
+        """Return the next candidate: an initial one, one of an exploration round, or the end of a step."""
         index = self._from_queue()
-        if index is None and len(self._seen) == 0:  # all initial scores are out: spread around them
+        if index is None and len(self._seen) == 0:  # all initial scores are pending
             anchor = self._pool.row(next(iter(self._pending))) if self._pending else np.zeros(self._dim)
             index = self._pool.nearest(anchor)
         if index is None:
@@ -62,30 +70,30 @@ class LocalSearch:
         self._pending[index] = None
         return index
 
-    def told(self, index: int, final: bool, again: bool) -> None:
-        """Move the center to the best prompt; the model takes the score in, so that the ask need not."""
+    def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
+        """Move the center to the best prompt, and update the model now to keep the next ask fast."""
         if final:
             self._pending.pop(index, None)
         seen = self._seen
         if self._center < 0 or seen.score_of(index) > seen.score_of(self._center):
             self._center = index
-        elif index == self._center:  # a partial score that has sunk since
+        elif index == self._center:  # a partial score that was replaced by a lower one
             self._center = seen.indices[seen.best_position()]
-        if again:
-            self._surrogate.retold()
+        if is_repeat:
+            self._model.invalidate()
         if self._designing and not self._queue and not self._pending:
             self._designing = False
         if not self._designing:
-            self._surrogate.told(self._center)
+            self._model.update(self._center)
 
-    def discarded(self, index: int) -> None:
-        """Forget a pending candidate."""
+    def on_discard(self, index: int) -> None:
+        """Remove a pending candidate from the model."""
         self._pending.pop(index, None)
 
-    def grown(self, pool: _core.Pool, budget: int) -> None:
-        """Search on in a pool with more candidates."""
+    def on_add(self, pool: _core.Pool, budget: int) -> None:
+        """Continue in a pool with more candidates."""
         self._pool, self._radii = pool, {}
-        self._surrogate.grown(pool, budget)
+        self._model.reset(pool, budget)
 
     def _from_queue(self) -> int | None:
         while self._queue:
@@ -98,17 +106,17 @@ class LocalSearch:
         self._designing = False
         pending = self._pending
         fantasised = [i for i in pending if i not in self._seen] if pending else []
-        if self._explores(self._surrogate.uncertainty_at(self._center, fantasised)):
+        if self._explores(self._model.uncertainty_at(self._center, fantasised)):
             center = self._pool.row(self._center)
             near = self._pool.k_nearest(center, self._config.exploration, available_only=True)
             self._queue = [int(i) for i in near]
             return self._queue.pop(0)
-        return self._surrogate.step(self._config.step * self._radius())
+        return self._model.step(self._config.step * self._radius())
 
     def _explores(self, uncertainty: float) -> bool:
-        """Whether the derivative is more uncertain than at most steps so far.
+        """Return True if the gradient is more uncertain than in most of the last steps.
 
-        A fixed threshold would measure the network's initialisation; the running quantile does not.
+        A fixed threshold would depend on the network's initialization; a running quantile does not.
         """
         window, ranked = self._history, self._ranked
         explores = False
@@ -121,70 +129,63 @@ class LocalSearch:
         return explores
 
     def _radius(self) -> float:
-        """Distance from the center to the last of its `neighbors` nearest other candidates."""
+        """Return the distance from the center to the farthest of its `neighbors` nearest candidates."""
         if self._center not in self._radii:
             self._radii[self._center] = self._pool.radius(self._center, self._config.neighbors)
         return self._radii[self._center]
 
 
-# Noise as a share of the kernel's mean diagonal, chosen by marginal likelihood: the whole grid at first,
-# later a climb from the last choice. Beyond so many observations the choice stands: it costs O(n^3).
-NOISE_GRID = np.logspace(-3, 1, 17)
+class GradientModel:
+    """Gradient of the posterior mean at the center of the search, updated with the observations.
 
-MAX_REFRESH = 1024
-
-MIN_NOISE = 1e-6  # of a score said to be exact
-
-MAX_NOISE = 1e12  # of one that tells nothing
-
-
-class Surrogate:
-    """The posterior's derivative at the center of the search, kept in step with what is observed.
-
-    The kernel's unit is its mean diagonal over the pool; a score's noise is measured against the
-    scores' variance when the noise was last chosen: at the first call, and when the data have grown
-    fourfold, unless the run is about to end. An observation costs O(n^2 + nd), a new center O(n^2 w + nd).
+    The unit of the kernel is its mean diagonal over the pool. The unit of a stated noise is the variance of
+    the scores at the last choice of the noise level. The level is chosen at the first call and whenever the
+    number of observations has quadrupled, unless the run is about to end. An observation costs O(n^2 + nd),
+    a new center O(n^2 w + nd).
 
     Args:
-        noise: noise variance as a share of the signal's; None: by marginal likelihood.
-        budget: observations expected in all.
+        pool: Candidates in standardized coordinates.
+        kernel: Kernel on these coordinates.
+        seen: Observations; the caller adds scores.
+        noise: Noise variance as a share of the signal variance; None to choose it by marginal likelihood.
+        budget: Expected number of observations.
     """
 
     def __init__(
         self, pool: _core.Pool, kernel: NTK, seen: Observations, noise: float | None, budget: int
     ) -> None:
         self._seen, self._fixed = seen, noise
-        self._scale = kernel_scale(kernel, pool)
-        self._network = kernel._network
-        self.grown(pool, budget)
+        self._scale = kernel_scale([kernel], pool.rows(scale_sample(len(pool))))
+        self._network = kernel.network
+        self.reset(pool, budget)
         self._choice: int | None = None  # position in the grid
-        self._noise = (noise or 1e-2) * self._scale  # in K's units
+        self._noise = (noise or 1e-2) * self._scale  # in units of K
         self._score_variance = 1.0
         self._refresh_at = 1
-        self._retold = False
+        self._has_changes = False  # in the scores of observations that the model already has
 
-    def grown(self, pool: _core.Pool, budget: int) -> None:
-        """Begin the model anew on a pool, the first or one with more candidates, in the same units."""
+    def reset(self, pool: _core.Pool, budget: int) -> None:
+        """Discard the model and start on a pool, in the same units."""
         self._budget = budget
-        self._model = _core.LocalGradient(self._network, pool, min(budget, MAX_CAPACITY))
+        self._model = _core.LocalGradient(self._network, pool, min(budget, MAX_PREALLOCATED))
         self._size = 0  # observations in the model
-        self._center = -1  # of the model; -1: none
+        self._center = -1  # center of the model; -1 for none
 
-    def retold(self) -> None:
-        """Take in that an observation has changed: the model follows at the next step."""
-        self._retold = True
+    def invalidate(self) -> None:
+        """Mark that an observation has changed; the next step refits the model."""
+        self._has_changes = True
 
-    def told(self, center: int) -> None:
-        """Take in a new observation, unless more than that has changed, and where the search now is."""
-        if not self._retold:
+    def update(self, center: int) -> None:
+        """Append new observations and move to a center, unless the next step refits the model anyway."""
+        if not self._has_changes:
             self._sync()
             self._move(center)
 
     def uncertainty_at(self, center: int, pending: list[int]) -> float:
-        """Share of the derivative's prior uncertainty at a candidate that the data have not removed.
+        """Return tr Sigma / tr d2k: the remaining share of the gradient's prior uncertainty at a candidate.
 
-        tr Sigma / tr d2k, as if the pending candidates had scored what is expected of them: such
-        fantasised points leave the gradient as it is and lower its uncertainty around them.
+        Pending candidates count as observed at their expected scores. Such fantasised observations leave the
+        gradient unchanged and reduce its uncertainty around them.
         """
         self._sync()
         self._move(center)
@@ -196,22 +197,22 @@ class Surrogate:
             self._center = center
 
     def step(self, length: float) -> int:
-        """Return the free candidate nearest to the center moved by `length` along the gradient."""
+        """Return the free candidate nearest to the end of a step of `length` along the gradient."""
         return self._model.step(length)
 
     def _sync(self) -> None:
         n = len(self._seen)
-        if self._retold:
-            self._retold = False
+        if self._has_changes:
+            self._has_changes = False
             self._refit(min(self._size, n))
         while self._size < n:
             self._append(self._size)
-        # A choice pays by the steps that follow: none with fewer left than a sixteenth of those taken.
+        # The choice pays off in later steps: skip it when fewer than n / 16 of them are left.
         if n >= self._refresh_at and (self._choice is None or 16 * (self._budget - n) >= n):
             self._refresh()
 
     def _variance(self, k: int) -> float:
-        """Noise of observation k in the kernel's units."""
+        """Return the noise variance of observation k, in units of K."""
         variance = self._seen.noises[k]
         noise = self._noise if variance is None else variance / self._score_variance * self._scale
         return min(max(noise, MIN_NOISE * self._scale), MAX_NOISE * self._scale)
@@ -223,7 +224,7 @@ class Surrogate:
                 self._model.append(self._seen.indices[k], self._seen.scores[k], noise)
                 self._size = k + 1
                 return
-            except NotPositiveDefiniteError:  # a near-duplicate: it tells less than its noise says
+            except NotPositiveDefiniteError:  # a near-duplicate carries less information than its noise says
                 noise *= 10.0
 
     def _refit(self, n: int) -> None:
@@ -232,13 +233,13 @@ class Surrogate:
             noises = np.array([self._variance(k) for k in range(n)])
             self._model.refit(self._seen.score_array()[:n], noises)
         except NotPositiveDefiniteError:
-            self._size = len(self._model)  # those from the near-duplicate on are appended again
+            self._size = len(self._model)  # append those from the near-duplicate on again
 
     def _refresh(self) -> None:
         n = len(self._seen)
         self._refresh_at = 4 * n
         scores = self._seen.score_array()
-        with np.errstate(over="ignore"):  # scores beyond what a square can hold count as equal
+        with np.errstate(over="ignore"):  # scores with squares beyond float64 count as equal
             variance = float(scores.var())
         variance = variance if np.isfinite(variance) else 0.0
         self._score_variance = variance if variance > 0 else 1.0
@@ -250,7 +251,7 @@ class Surrogate:
             self._append(self._size)
 
     def _best_noise(self, y: Array) -> int:
-        """Position in the grid of the highest marginal likelihood of standardised scores y (n,)."""
+        """Return the grid position of the highest marginal likelihood of standardized scores y (n,)."""
 
         @functools.cache
         def likelihood(at: int) -> float:

@@ -1,10 +1,10 @@
-"""The published implementation's loop, step for step, in float64.
+"""Loop of the published ZOPO implementation, step for step, in float64.
 
-Kept as it was published, oddities included, so that results can be compared: a Gaussian process on
-the `gp_queries` scored points nearest to the current one, inputs scaled to [0, 1] over that subset,
-one Adam step along the posterior mean's gradient, projected to the nearest unscored candidate;
-exploration of the neighbours when the *variance* stays above a threshold (in float32, where that
-variance is rounding noise, this fires often; in float64 hardly ever).
+The loop reproduces the published one, oddities included, for comparison. It fits a Gaussian process to the
+`gp_queries` scored points nearest to the current point, with inputs scaled to [0, 1] over that subset. It
+takes one Adam step along the gradient of the posterior mean and projects to the nearest unscored candidate.
+It explores the neighbors when the posterior *variance* stays above a threshold. In float32 this variance is
+rounding noise and exploration is frequent; in float64 it is rare.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from zopo_fast.search.strategy import Observations
 
 
 class Adam:
-    """Adam's update direction (Kingma & Ba 2015, alg. 1) for one vector, default betas and eps."""
+    """Adam optimizer (Kingma & Ba 2015, alg. 1) for one vector, with the default betas and epsilon."""
 
     def __init__(self, lr: float, dim: int) -> None:
         self.lr = lr
         self.first, self.second, self.count = np.zeros(dim), np.zeros(dim), 0
 
     def step(self, gradient: Array) -> Array:
-        """Take in one gradient, (d,), and return the change it makes, (d,)."""
+        """Update the moments with a gradient (d,), and return the step (d,)."""
         self.count += 1
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # absurd scores: the step vanishes, the run goes on
+        # Scores beyond arithmetic give a zero step; the search continues.
+        with np.errstate(over="ignore", invalid="ignore"):
             self.first = 0.9 * self.first + 0.1 * gradient
             self.second = 0.999 * self.second + 0.001 * gradient * gradient
             scale = np.sqrt(self.second) / np.sqrt(1.0 - 0.999**self.count) + 1e-8
@@ -41,16 +40,18 @@ class Adam:
 
 
 class OfficialSearch:
-    """The loop as a generator of batches, resumed once every one of a batch is scored or discarded.
+    """Published loop as a generator of batches; it resumes when a whole batch is scored or discarded.
 
-    Asked for more while it waits, it runs ahead of itself: the next nearest unscored candidates to
-    the last point that it projected.
+    When more candidates are asked for before that, propose the unscored candidates nearest to the last target
+    of a projection.
 
     Args:
-        pool: raw coordinates (mean 0, scale 1); taken candidates are those scored, pending or set aside.
-        kernel: used raw.
-        seen: filled by the caller as scores come in.
-        initial: indices of the first batch.
+        pool: Candidates in raw coordinates; those scored, pending or set aside are taken.
+        kernel: Kernel, used without rescaling.
+        seen: Observations; the caller adds scores.
+        initial: Indices of the first batch.
+        budget: Number of evaluations.
+        settings: Settings of the loop.
     """
 
     def __init__(
@@ -64,20 +65,16 @@ class OfficialSearch:
     ) -> None:
         self._pool, self._kernel, self._seen = pool, kernel, seen
         self._initial, self._budget, self._settings = initial, budget, settings
-        self._count = 0  # evaluations of the loop: the published k
+        self._count = 0  # evaluations, k in the published code
         self._best, self._stale, self._uncertain = -np.inf, 0, 0
         self._adam = Adam(settings.lr, kernel.dim)
-        self._target = np.zeros(kernel.dim)  # where the last projection started from
+        self._target = np.zeros(kernel.dim)  # point that was projected last
         self._batches = self._loop()
-        self._queue: list[int] = []  # of the current batch, not yet proposed
-        self._awaited: set[int] = set()  # of the current batch, not yet scored or discarded
-
-    def grown(self, pool: _core.Pool, budget: int) -> None:
-        """Search on in a pool with more candidates."""
-        self._pool, self._budget = pool, budget
+        self._queue: list[int] = []  # of the current batch, not proposed yet
+        self._awaited: set[int] = set()  # of the current batch, not scored or discarded yet
 
     def propose(self) -> int:
-        """Return the loop's next evaluation, or while it waits for scores the nearest to its target."""
+        """Return the loop's next candidate, or the one nearest to its target while it awaits scores."""
         if not self._queue and not self._awaited:
             self._queue = [i for i in next(self._batches, []) if not self._pool.taken(i)]
             self._awaited = set(self._queue)
@@ -87,21 +84,25 @@ class OfficialSearch:
                 return index
         return self._pool.nearest(self._target)
 
-    def told(self, index: int, final: bool, again: bool) -> None:
-        """Let the loop go on when this was the last score it waited for."""
+    def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
+        """Remove a final score from those that the loop awaits."""
         if final:
             self._awaited.discard(index)
 
-    def discarded(self, index: int) -> None:
-        """Let the loop go on without this score, its evaluation uncounted."""
+    def on_discard(self, index: int) -> None:
+        """Remove a candidate from those that the loop awaits, and from the count of evaluations."""
         if index in self._awaited:
             self._awaited.remove(index)
             self._count -= 1
 
+    def on_add(self, pool: _core.Pool, budget: int) -> None:
+        """Continue in a pool with more candidates."""
+        self._pool, self._budget = pool, budget
+
     def _loop(self) -> Iterator[list[int]]:
         self._count = len(self._initial)
         yield self._initial
-        while len(self._seen) == 0:  # everything was discarded: any candidate will do
+        while len(self._seen) == 0:  # all were discarded: any candidate will do
             self._count += 1
             yield [self._nearest(np.zeros(self._kernel.dim))]
         self._best = max(self._seen.scores)
@@ -112,7 +113,7 @@ class OfficialSearch:
             at = len(self._seen) - 1
 
     def _current(self, at: int) -> Array:
-        """Return the embedding that this ask starts from: observation `at`, or the best after a stall."""
+        """Return the embedding that an ask starts from: observation `at`, or the best one after a stall."""
         score = self._seen.scores[at]
         if score > self._best:
             self._best, self._stale = score, 0
@@ -124,16 +125,16 @@ class OfficialSearch:
         return self._pool.row(self._seen.indices[at])
 
     def _ask(self, current: Array) -> Iterator[list[int]]:
-        """Yield exploration rounds, if any, then the answer."""
+        """Yield exploration rounds, if any, and then the next candidate."""
         s = self._settings
         x, answer, steps = current, -1, 0
-        held: Array | None = None  # the first gradient, which a second pass feeds to Adam again
-        surrogate = _Surrogate(self._pool, self._kernel, self._seen, current, s)
-        explored_out = False  # a round found every neighbour scored: this ask explores no more
+        held: Array | None = None  # the first gradient; a second pass passes it to Adam again
+        process = _SubsetProcess(self._pool, self._kernel, self._seen, current, s)
+        explored_out = False  # a round found all neighbors scored, so this ask explores no more
         while True:
-            descent, variance = surrogate.descent(x)
+            descent, variance = process.descent(x)
             if steps == 0:
-                self._note(variance)
+                self._count_uncertain(variance)
             flat = descent.sum() == 0.0
             if flat or (self._explores() and not explored_out):
                 self._stale = self._uncertain = 0
@@ -142,14 +143,14 @@ class OfficialSearch:
                     self._count += len(round_)
                     yield round_
                     if not self._pool.available:
-                        self._count -= 1  # the round took the last candidates: nothing left to answer
+                        self._count -= 1  # the round took the last candidates
                         return
-                    surrogate = _Surrogate(self._pool, self._kernel, self._seen, current, s)
+                    process = _SubsetProcess(self._pool, self._kernel, self._seen, current, s)
                     continue
                 if not flat:
                     explored_out = True
                     continue
-                answer = self._nearest(x)  # where the published loop never returns
+                answer = self._nearest(x)  # here the published loop never returns
                 break
             certain = variance < s.uncertainty_threshold
             if steps >= s.max_steps or not (certain or steps == 0):
@@ -158,13 +159,13 @@ class OfficialSearch:
                 held = descent
                 x = self._pool.row(answer := self._nearest(current + self._adam.step(descent)))
             else:
-                self._adam.step(held)  # x stays: the published optimiser still holds the first point
+                self._adam.step(held)  # x stays: the published optimizer still holds the first point
             steps += 1
             if variance >= s.uncertainty_threshold:
                 break
         yield [answer]
 
-    def _note(self, variance: float) -> None:
+    def _count_uncertain(self, variance: float) -> None:
         if variance > self._settings.uncertainty_threshold:
             self._uncertain += 1
         elif variance < self._settings.uncertainty_threshold:
@@ -179,33 +180,33 @@ class OfficialSearch:
         return self._pool.nearest(x)
 
     def _neighbors(self, x: Array) -> list[int]:
-        """Return what is unscored among the nearest, in the order argpartition leaves them in."""
+        """Return the unscored ones among the nearest candidates, in the order of numpy.argpartition."""
         distance, k = self._pool.distances(x), self._settings.neighbors
         near = np.argpartition(distance, k)[:k] if k < len(distance) else np.arange(len(distance))
         return [int(i) for i in near if not self._pool.taken(i)]
 
 
-class _Surrogate:
-    """The process on the scored points nearest to `center`, inputs scaled over them."""
+class _SubsetProcess:
+    """Gaussian process on the scored points nearest to `center`, with inputs scaled over this subset."""
 
     def __init__(
         self, pool: _core.Pool, kernel: NTK, seen: Observations, center: Array, settings: OfficialSettings
     ) -> None:
         X = np.stack([pool.row(i) for i in seen.indices])
-        with np.errstate(over="ignore"):  # what overflows is farthest
+        with np.errstate(over="ignore"):  # an overflow means farthest
             near = np.argsort(((X - center) ** 2).sum(axis=1), kind="stable")[: settings.gp_queries]
         X = X[near]
         low, high = X.min(axis=0), X.max(axis=0)
         constant = low == high
         self._low, self._span = np.where(constant, 0.0, low), np.where(constant, 1.0, high - low)
-        self._gp = _core.GaussianProcess(kernel._network)
+        self._gp = _core.GaussianProcess(kernel.network)
         noise = np.full(len(X), settings.sigma**2)
         self._gp.append((X - self._low) / self._span, seen.score_array()[near], noise)
 
     def descent(self, x: Array) -> tuple[Array, float]:
-        """Gradient of minus the mean with respect to the raw x, (d,), and |variance|."""
+        """Return the gradient (d,) of minus the mean with respect to the raw x, and |variance|."""
         _, variance, gradient, _ = self._gp.posterior(((x - self._low) / self._span)[None])
         descent = -gradient[0] / self._span
-        if not np.isfinite(descent).all():  # scores beyond what arithmetic can hold: no direction
+        if not np.isfinite(descent).all():  # scores beyond arithmetic: no direction
             descent = np.zeros_like(descent)
         return descent, abs(float(variance[0]))

@@ -1,4 +1,4 @@
-"""Ask and tell: which prompt of a pool to score next. No I/O, no event loop; owns its randomness."""
+"""Ask/tell optimizer over a pool of embeddings, without I/O or event loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
-from zopo_fast._utils.exclusive import Turn
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
     ArrayError,
     ConfigError,
@@ -22,10 +23,10 @@ from zopo_fast.errors import (
     UnknownIndexError,
 )
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.gradient import LocalSearch
-from zopo_fast.search.improvement import RegionSearch
+from zopo_fast.search.gradient import GradientSearch
+from zopo_fast.search.improvement import ImprovementSearch
 from zopo_fast.search.official import OfficialSearch
-from zopo_fast.search.problem import Kernel, StudyStart, as_embeddings
+from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
 from zopo_fast.search.state import kernel_state, kernels_from_state, pool_fingerprint, same_pool
 from zopo_fast.search.strategy import Observations, Strategy
 from zopo_fast.search.trust_region import Coordinates
@@ -33,36 +34,44 @@ from zopo_fast.search.trust_region import Coordinates
 STATE_VERSION = 2
 
 
+@public
 class Zopo:
-    """Localized zeroth-order search over a pool of embedded prompts (arXiv 2403.02993), by ask and tell.
+    """Localized zeroth-order search over a pool of embedded prompts, by ask and tell.
 
-        opt = Zopo(embeddings, ZopoConfig(budget=50, initial=10))
+        import numpy as np
+        import zopo_fast as zf
+
+        embeddings = np.random.default_rng(0).normal(size=(500, 16))
+        opt = zf.Zopo(embeddings, zf.ZopoConfig(budget=50, initial=10))
         while not opt.done:
             i = opt.ask()
-            opt.tell(i, score(prompts[i]))        # higher is better
+            opt.tell(i, -np.linalg.norm(embeddings[i]))  # the score of prompt i, higher is better
+        index, score = opt.best
 
-    Asks may run ahead of tells, and tells may come in any order: what was asked and not told is
-    pending, and is neither offered again nor forgotten. Each prompt is offered once, unless it is
-    discarded. Given the same calls in the same order the answers are the same, bit for bit; see
-    state_dict.
+    The method is that of arXiv 2403.02993. Asks can run ahead of tells, and tells can come in any order. A
+    prompt that was asked and not yet told is pending. Each prompt is offered once, unless it is discarded.
+    The same calls in the same order give bitwise the same answers, also after `from_state`.
 
-    It serves one thread at a time, any thread: a call that comes in from another one meanwhile raises
-    ConcurrentUseError, and changes nothing. Share one among threads by a lock of your own around each
-    call, or around several that belong together. A signal handler may look at done, pending and best at any
-    time. It can be pickled and copied, and goes on in a forked process.
+    One thread at a time can use an optimizer. To share it, hold a lock around each call, or around calls that
+    belong together. A signal handler may read `done`, `pending` and `best` at any time. An optimizer can be
+    pickled, copied and used in a forked child.
 
     Args:
-        embeddings: (m, d) float16, float32 or float64, one row a prompt. Kept, not copied, when
-            C-contiguous: do not change it afterwards.
-        config: settings; the defaults when left out.
-        kernel: the kernel on the centered and scaled embeddings, or several, whose mean is taken: InfiniteNTK
-            of depth 2 when left out. A search along a gradient needs one NTK; a random one by the seed.
+        embeddings: (m, d) array of float16, float32 or float64, one row per prompt. A C-contiguous array is
+            not copied; do not change it afterwards.
+        config: Settings. Default: ZopoConfig().
+        kernel: Kernel on the centered and scaled embeddings, or several, of which the mean is used. Default:
+            InfiniteNTK of depth 2; for a gradient search, a random NTK drawn with the seed of the config.
+
+    Attributes:
+        config: The settings.
 
     Raises:
-        ArrayError: embeddings empty, not two-dimensional, not real, with NaN or infinity; a kernel of
-            another dimension.
-        ConfigError: initial indices outside the pool, or more than the budget; a kernel that the search
-            cannot use.
+        ArrayError: The embeddings are empty, not two-dimensional, not real, or hold NaN or infinity, or the
+            kernel has another dimension.
+        ConfigError: Initial indices are outside the pool or exceed the budget, or the search cannot use the
+            kernel.
+        ConcurrentUseError: In any method, another thread is using the optimizer.
     """
 
     def __init__(
@@ -71,63 +80,58 @@ class Zopo:
         config: ZopoConfig | None = None,
         kernel: Kernel | Sequence[Kernel] | None = None,
     ) -> None:
-        start = StudyStart(embeddings, config or ZopoConfig(), kernel)
-        self._start = start
-        self.config = start.config
-        self._budget = start.budget
-        self._embeddings = start.embeddings
-        self._rng = start.rng
-        self._kernels = start.kernels
-        self._pool = start.pool()
+        problem = SearchProblem(embeddings, config or ZopoConfig(), kernel)
+        self._problem = problem
+        self.config = problem.config
+        self._budget = problem.budget
+        self._embeddings = problem.embeddings
+        self._rng = problem.rng
+        self._kernels = problem.kernels
+        self._pool = problem.pool()
         self._seen = Observations()
         self._pending: dict[int, None] = {}  # in order of asking
-        self._partial: set[int] = set()  # told, but not finally
-        self._set_aside: dict[int, None] = {}  # discarded: offered again when nothing else is left
+        self._partial: set[int] = set()  # indices with a partial score
+        self._set_aside: dict[int, None] = {}  # discarded; offered again when nothing else is left
         self._counted = 0  # asked and not discarded
         self._log: list[list[Any]] = []
-        self._turn = Turn("Zopo")  # one call at a time, or two threads would be given the same prompt
-        self._search: Strategy
-        official = self.config.official_settings
+        self._access = ExclusiveAccess("Zopo")
+        self._search = self._make_search()
+
+    def _make_search(self) -> Strategy:
+        problem, config, official = self._problem, self.config, self.config.official_settings
         if official:
-            self._search = OfficialSearch(
-                self._pool, start.kernel, self._seen, start.initial, self._budget, official
+            return OfficialSearch(
+                self._pool, problem.kernel, self._seen, problem.initial, self._budget, official
             )
-        elif self.config.search == "gradient":
-            self._search = LocalSearch(self._pool, start.kernel, self._seen, start.initial, self.config)
-        else:
-            coordinates = Coordinates(self._pool, start.deviation, start.spread, self.config.zscore)
-            self._search = RegionSearch(
-                self._pool,
-                coordinates,
-                self._kernels,
-                self._seen,
-                start.initial,
-                self.config,
-                self._rng,
-            )
+        if config.search == "gradient":
+            return GradientSearch(self._pool, problem.kernel, self._seen, problem.initial, config)
+        coordinates = Coordinates(self._pool, problem.deviation, problem.spread, config.zscore)
+        return ImprovementSearch(
+            self._pool, coordinates, self._kernels, self._seen, problem.initial, config, self._rng
+        )
 
     # ---- ask ---------------------------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
-        """Nothing pending, and the budget or the pool is spent."""
-        with self._turn.reading:
+        """Return True if nothing is pending and the budget or the pool is exhausted."""
+        with self._access.read_only:
             return not self._pending and not self._can_offer()
 
     @property
     def pending(self) -> list[int]:
-        """Indices asked and neither told nor discarded, in order of asking."""
-        with self._turn.reading:
+        """Return the indices asked and neither told nor discarded, in order of asking."""
+        with self._access.read_only:
             return list(self._pending)
 
     @property
     def best(self) -> tuple[int, float]:
-        """Index and score of the best prompt scored so far, final scores before partial ones.
+        """Return index and score of the best prompt so far; any final score beats a partial one.
 
         Raises:
-            NothingToAsk: nothing was told yet.
+            NothingToAsk: No score was told yet.
         """
-        with self._turn.reading:
+        with self._access.read_only:
             final = [i for i in self._seen.indices if i not in self._partial]
             candidates = final or self._seen.indices
             if not candidates:
@@ -140,25 +144,23 @@ class Zopo:
     @overload
     def ask(self, n: int) -> list[int]: ...
     def ask(self, n: int | None = None) -> int | list[int]:
-        """Return the next index to score, or with `n` a list of at most `n` of them.
+        """Return the next index to score, or with `n` a list of at most `n` indices.
+
+        Args:
+            n: Largest number of indices; None for a single index instead of a list.
 
         Raises:
-            NothingToAsk: budget or pool is spent, or all that is left is pending.
-            ConfigError: n below one.
+            NothingToAsk: The budget or the pool is exhausted, or every remaining prompt is pending.
+            ConfigError: `n` is not an integer of at least 1.
         """
         if n is not None and (n := as_integer("ask: n", n)) < 1:
             raise ConfigError(f"ask: n must be at least 1, got {n}")
-        turn = self._turn  # `with turn`, written out: this is the hot path
-        if not turn.lock.acquire(False):
-            raise turn.reading.refusal()
-        if turn.changing:
-            raise turn.back_out()
-        turn.changing = True
+        self._access.acquire()  # faster than `with`: this is the hot path
         try:
             if not self._can_offer():
-                left = "all that is left is pending" if self._pending else "the run is done"
+                reason = "all that is left is pending" if self._pending else "the run is done"
                 raise NothingToAsk(
-                    f"{left}: {self._counted} of {self._budget} asked, {len(self._pending)} pending"
+                    f"{reason}: {self._counted} of {self._budget} asked, {len(self._pending)} pending"
                 )
             if n is None:
                 index = self._offer()
@@ -167,11 +169,10 @@ class Zopo:
             asked = [self._offer()]
             while len(asked) < n and self._can_offer():
                 asked.append(self._offer())
-            self._log.append(["ask", n, asked])
+            self._log.append(["ask", n, list(asked)])  # a copy: the caller may change the list
             return asked
         finally:
-            turn.changing = False
-            turn.lock.release()
+            self._access.release()
 
     def _offer(self) -> int:
         index = self._next()
@@ -186,37 +187,32 @@ class Zopo:
     def _next(self) -> int:
         if self._pool.available:
             return self._search.propose()
-        index = next(iter(self._set_aside))  # only what was discarded is left
+        index = next(iter(self._set_aside))  # only discarded prompts are left
         del self._set_aside[index]
         return index
 
     # ---- tell --------------------------------------------------------------------------------------
 
     def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None:
-        """Record the score of a prompt; any index, in any order.
+        """Record the score of a prompt, for any index and in any order.
 
         Args:
-            index: pool index. One never asked is prior data and is not counted.
-            score: higher is better; a mean so far when not final.
-            noise: variance of this score, in units of score squared; the default when left out.
-            final: False records a partial score: it replaces the index's observation, and the index
-                stays pending.
+            index: Pool index. A prompt that was never asked is prior data and does not count.
+            score: Score, higher is better; the mean so far if not final.
+            noise: Variance of the score, in squared units of the score. Default: that of the config.
+            final: False records a partial score, which replaces the prompt's observation and leaves the
+                prompt pending.
 
         Raises:
-            UnknownIndexError: outside the pool.
-            InputError: score or noise NaN, infinite, or noise negative.
-            ConflictingScoreError: the index already has another final score.
+            UnknownIndexError: The index is outside the pool.
+            InputError: `score` or `noise` is NaN or infinite, or `noise` is negative.
+            ConflictingScoreError: The prompt already has another final score.
         """
         index, final = self._checked(index), bool(final)
         score = _finite("score", score)
         if noise is not None and (noise := _finite("noise", noise)) < 0:
-            raise InputError(f"noise: a variance cannot be negative, got {noise}")
-        turn = self._turn  # `with turn`, written out: this is the hot path
-        if not turn.lock.acquire(False):
-            raise turn.reading.refusal()
-        if turn.changing:
-            raise turn.back_out()
-        turn.changing = True
+            raise InputError(f"noise: expected a variance of at least 0, got {noise}")
+        self._access.acquire()  # faster than `with`: this is the hot path
         try:
             if index in self._seen and index not in self._partial:
                 known = self._seen.score_of(index)
@@ -224,7 +220,7 @@ class Zopo:
                     raise ConflictingScoreError(f"prompt {index} was given the score {known} and now {score}")
                 return
             self._log.append(["tell", index, score, noise, final])
-            again = not self._seen.set(index, score, noise)
+            is_repeat = not self._seen.record(index, score, noise)
             self._pool.take(index)
             self._set_aside.pop(index, None)
             if final:
@@ -232,118 +228,124 @@ class Zopo:
                 self._pending.pop(index, None)
             else:
                 self._partial.add(index)
-            self._search.told(index, final, again)
+            self._search.on_tell(index, final, is_repeat)
         finally:
-            turn.changing = False
-            turn.lock.release()
+            self._access.release()
 
     def discard(self, index: int) -> None:
-        """Give a pending index back without a score; the budget is refunded.
+        """Return a pending prompt without a score, and refund the budget.
 
-        It is offered again only when nothing else is left.
+        The prompt is offered again only when nothing else is left.
 
         Raises:
-            UnknownIndexError: not pending.
+            UnknownIndexError: The prompt is not pending.
         """
         index = self._checked(index)
-        with self._turn:
+        with self._access:
             if index not in self._pending:
                 raise UnknownIndexError(f"discard: prompt {index} is not pending")
             self._log.append(["discard", index])
             del self._pending[index]
             self._counted -= 1
-            if index not in self._seen:  # with a partial score it stays as data, and is not repeated
+            if index not in self._seen:  # a partial score stays as data, and its prompt is not offered again
                 self._set_aside[index] = None
-            self._search.discarded(index)
+            self._search.on_discard(index)
 
     def add(self, embeddings: Any) -> list[int]:
-        """Add candidates to the pool in the middle of a run; return their indices, those after the last.
+        """Add candidates to the pool during the search.
 
-        They are standardised by the statistics of the first pool, which stand for the run, so that nothing
-        the model knows changes. A budget that was clipped to the pool grows with it. To restore a saved
-        state later, give from_state() all embeddings, these below the first.
+        New candidates are standardized by the statistics of the first pool, so that the model stays valid. A
+        budget that was clipped to the pool grows with it. To restore a state later, pass all embeddings to
+        `from_state`, with the added rows below the first ones.
 
         Args:
-            embeddings: (k, d), converted to the pool's precision.
+            embeddings: (k, d) array, converted to the precision of the pool.
+
+        Returns:
+            Indices of the new candidates, following the last index of the pool.
 
         Raises:
-            ArrayError: not real, NaN or infinity (or beyond the pool's precision), another d, or so far from
-                the first pool that no arithmetic in its units can hold them.
+            ArrayError: Wrong shape or dtype, NaN or infinity (also after conversion to the precision of the
+                pool), or an embedding too far from the first pool.
         """
         more, d = as_embeddings(embeddings), self._embeddings.shape[1]
         if more.shape[1] != d:
             raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as that
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is rejected below
             more = more.astype(self._embeddings.dtype)
-        self._start.require_near(more)
-        with self._turn:
+        self._problem.require_near(more)
+        with self._access:
             m = len(self._embeddings)
             grown = np.concatenate([self._embeddings, more])
-            pool = _core.Pool(grown, self._start.mean, self._start.deviation)
+            pool = _core.Pool(grown, self._problem.mean, self._problem.deviation)
             for i in range(m):
                 if self._pool.taken(i):
                     pool.take(i)
             self._embeddings, self._pool = grown, pool
             self._budget = min(self.config.budget, len(grown))
-            self._search.grown(pool, self._budget)
+            self._search.on_add(pool, self._budget)
             self._log.append(["add", len(more)])
             return list(range(m, len(grown)))
 
     def _checked(self, index: int) -> int:
         m = len(self._embeddings)
-        if type(index) is int and 0 <= index < m:  # the usual case, first: this is the hot path
+        if type(index) is int and 0 <= index < m:  # the usual case first: this is the hot path
             return index
         try:
-            real(index)  # no array of one entry, which int() would take too
+            real(index)  # rejects an array of one entry, which int() would accept
             checked = int(index)
         except (TypeError, ValueError, OverflowError) as error:
-            raise UnknownIndexError(f"{shown(index)} is not a pool index") from error
+            raise UnknownIndexError(f"{short_repr(index)} is not a pool index") from error
         if checked != index or isinstance(index, bool) or not 0 <= checked < m:
-            raise UnknownIndexError(f"prompt {shown(index)} is not in the pool of {m}")
+            raise UnknownIndexError(f"prompt {short_repr(index)} is not in the pool of {m}")
         return checked
 
     # ---- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything needed to continue identically, as JSON values.
+        """Return the state as JSON values, from which `from_state` rebuilds the optimizer exactly.
 
-        It holds the ordered log of calls, from which from_state() rebuilds the object bit for bit.
+        The state holds the ordered log of calls, the settings, the kernels and a hash of the embeddings.
 
         Raises:
-            ConcurrentUseError: another thread is inside a call, or this one is: there is nothing whole to
-                save in a signal handler that interrupts ask() or tell().
+            ConcurrentUseError: Another thread is using the optimizer, or the caller is a signal handler that
+                interrupted a change.
         """
-        with self._turn.reading:
-            self._turn.check_whole()
+        with self._access.read_only:
+            self._access.require_consistent()
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),
                 "kernel": kernel_state(self._kernels),
                 "embeddings": pool_fingerprint(self._embeddings),
-                "log": [list(entry) for entry in self._log],
+                "log": [[list(x) if isinstance(x, list) else x for x in entry] for entry in self._log],
                 "pending": self.pending,
                 "rng": self._rng.bit_generator.state,
             }
 
     @classmethod
     def from_state(cls, embeddings: Any, state: dict[str, Any]) -> Zopo:
-        """Rebuild an optimiser from state_dict() and the same embeddings.
+        """Rebuild an optimizer from `state_dict()`.
+
+        Args:
+            embeddings: The same embeddings, with added rows below the first ones.
+            state: The state.
 
         Raises:
-            EmbeddingMismatchError: other embeddings than those the state was made with.
-            InputError: a state of another version, or damaged.
+            EmbeddingMismatchError: The embeddings are not those of the state.
+            InputError: The state is damaged or of another version.
         """
         try:
             if state["version"] != STATE_VERSION:
                 raise InputError(
-                    f"state version {shown(state['version'])}: this package reads {STATE_VERSION}"
+                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
                 )
             Z = same_pool(embeddings, state["embeddings"])
             added = [as_integer("state: add", entry[1]) for entry in state["log"] if entry[0] == "add"]
             if min(added, default=0) < 0 or sum(added) >= len(Z):
                 raise InputError("state: the log adds more prompts than there are")
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said once, when the first object was made
+                warnings.simplefilter("ignore")  # the first object has already warned
                 optimizer = cls(
                     Z[: len(Z) - sum(added)],
                     ZopoConfig.from_dict(state["config"]),
@@ -355,9 +357,9 @@ class Zopo:
                 raise InputError("state: the log does not lead to the pending prompts it names")
         except InputError:
             raise
-        except Exception as error:  # it is of anyone's making: what it breaks is its own fault
+        except Exception as error:  # a state is untrusted: whatever fails, it is invalid
             raise InputError(
-                f"state: damaged or not a state of this package ({shown(error, 200)})"
+                f"state: damaged or not a state of this package ({short_repr(error, 200)})"
             ) from error
         return optimizer
 
@@ -374,9 +376,11 @@ class Zopo:
             n, asked = arguments
             again = self.ask(n)
             if (again if n is not None else [again]) != asked:
-                raise InputError(f"state: ask({n}) answered {shown(asked)} then and {shown(again)} now")
+                raise InputError(
+                    f"state: ask({n}) answered {short_repr(asked)} then and {short_repr(again)} now"
+                )
         else:
-            raise InputError(f"state: unknown entry {shown(kind)} in the log")
+            raise InputError(f"state: unknown entry {short_repr(kind)} in the log")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embeddings": self._embeddings, "state": self.state_dict()}
@@ -391,7 +395,7 @@ def _finite(name: str, value: Any) -> float:
     try:
         number = real(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected a finite number, got {shown(value)}") from error
+        raise InputError(f"{name}: expected a finite number, got {short_repr(value)}") from error
     if not math.isfinite(number):
-        raise InputError(f"{name}: expected a finite number, got {shown(value)}")
+        raise InputError(f"{name}: expected a finite number, got {short_repr(value)}")
     return number

@@ -1,4 +1,4 @@
-"""What a search starts from, and how that is written down and recognised again."""
+"""Validated inputs of a search: embeddings, settings and kernels."""
 
 from __future__ import annotations
 
@@ -14,35 +14,43 @@ from zopo_fast import _core
 from zopo_fast.errors import ArrayError, ConfigError
 from zopo_fast.gp.arrays import as_host_array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
-from zopo_fast.gp.ntk import NTK, as_network_kernel
+from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
 
 Kernel = NTK | InfiniteNTK
 
-# Of the default search; on coordinates of mean square d. Chosen over seven landscapes (bench/README.md).
+# Kernel of the default search, on coordinates with mean square norm d; tuned on seven landscapes
+# (bench/README.md).
 DEFAULT_KERNEL = InfiniteNTK(depth=2, weight_variance=2.0, bias_variance=0.2, parametrization="ntk")
-MOST_KERNELS = 10_000  # of a state
-FARTHEST = 1e9  # standard deviations of an embedding that is added
-LARGEST_RAW = 1e100  # entry of embeddings that are not standardised
+MAX_KERNELS = 10_000
+MAX_DISTANCE = 1e9  # of an added embedding from the pool's mean, in standard deviations
+MAX_RAW_ENTRY = 1e100  # of embeddings that are not standardized: their squares must not overflow
 
 
-class StudyStart:
-    """A pool, its settings and its kernel, checked and completed: the same for one search and for many.
+class SearchProblem:
+    """Validated inputs of one search: embeddings, settings and kernels.
+
+    Args:
+        embeddings: (m, d) array of float16, float32 or float64.
+        config: Settings.
+        kernel: Kernel or kernels; None for the default of the search.
 
     Attributes:
-        embeddings: (m, d), C-contiguous, native byte order.
-        budget: at most m.
-        rng: of the search, after the initial indices were drawn.
-        initial: indices asked first.
-        kernels: of the model; one of them, with a network, for the searches along a gradient.
-        mean, deviation: (d,), the standardisation of the embeddings; 0 and 1 for the official preset.
-        spread: root mean square distance of the embeddings from their mean.
+        embeddings: (m, d), C-contiguous, in native byte order.
+        config: The settings.
+        budget: Budget, clipped to m.
+        rng: Random generator of the search, after the draw of the initial indices.
+        initial: Indices to ask first.
+        kernels: Kernels of the model; one NTK for a gradient search.
+        mean: (d,) shift of the standardization; 0 for the official preset.
+        deviation: (d,) scale of the standardization; 1 for the official preset and for constant columns.
+        spread: Root mean square distance of the embeddings from their mean.
 
     Raises:
-        ArrayError: embeddings empty, not two-dimensional, not real, with NaN or infinity; a kernel of
-            another dimension.
-        ConfigError: initial indices outside the pool, or more than the budget; for a search along a
-            gradient a kernel without a network, such as InfiniteNTK, or several.
+        ArrayError: The embeddings are empty, not two-dimensional, not real, or hold NaN or infinity, or a
+            kernel has another dimension.
+        ConfigError: Initial indices are outside the pool or exceed the budget, or a gradient search gets
+            several kernels or a kernel without a network.
     """
 
     def __init__(self, embeddings: Any, config: ZopoConfig, kernel: Kernel | Sequence[Kernel] | None) -> None:
@@ -58,55 +66,59 @@ class StudyStart:
         self.rng = np.random.default_rng(config.seed)
         self.initial = self._initial_indices(m)
         official = config.official_settings
-        if official and LARGEST_RAW < float(np.abs(Z).max()) < math.inf:  # infinity and NaN have their error
+        if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(
-                f"embeddings: the official preset takes them raw, and the squares of entries beyond "
-                f"{LARGEST_RAW:g} are beyond float64"
+                f"embeddings: the official preset uses raw values, and the squares of entries above "
+                f"{MAX_RAW_ENTRY:g} are beyond float64"
             )
         self.kernels = self._kernels_of(kernel, d)
         self.mean, self.deviation = (np.zeros(d), np.ones(d)) if official else _core.column_moments(Z)
         self.spread = float(np.linalg.norm(self.deviation))
-        self.deviation[self.deviation == 0.0] = 1.0  # a constant column tells no candidates apart
+        self.deviation[self.deviation == 0.0] = 1.0  # a constant column does not distinguish candidates
 
     @property
     def kernel(self) -> NTK:
-        """The network's kernel of a search along a gradient."""
-        return as_network_kernel(self.kernels[0])
+        """Return the kernel of a gradient search."""
+        return require_ntk(self.kernels[0])
 
     def _kernels_of(self, kernel: Kernel | Sequence[Kernel] | None, d: int) -> list[Kernel]:
         config = self.config
         official = config.official_settings is not None
-        along_gradient = official or config.search == "gradient"
-        if kernel is None and along_gradient:
+        uses_gradient = official or config.search == "gradient"
+        if kernel is None and uses_gradient:
             kernel = NTK.random(d, seed=config.seed, initialization="normal" if official else "he")
-        several = kernel if isinstance(kernel, Sequence) else [DEFAULT_KERNEL if kernel is None else kernel]
-        if not several or len(several) > MOST_KERNELS or (along_gradient and len(several) > 1):
+        kernels = kernel if isinstance(kernel, Sequence) else [DEFAULT_KERNEL if kernel is None else kernel]
+        if not kernels or len(kernels) > MAX_KERNELS or (uses_gradient and len(kernels) > 1):
             raise ConfigError(
-                f"kernel: expected one{'' if along_gradient else ' or more'}, got {len(several)}"
+                f"kernel: expected one{'' if uses_gradient else ' or more'}, got {len(kernels)}"
             )
-        for one in several:
-            if isinstance(one, InfiniteNTK) and not along_gradient:
+        for each in kernels:
+            if isinstance(each, InfiniteNTK) and not uses_gradient:
                 continue
-            if (dim := as_network_kernel(one).dim) != d:
+            if (dim := require_ntk(each).dim) != d:
                 raise ArrayError(f"kernel: made for dimension {dim}, the embeddings have {d}")
-        return list(several)
+        return list(kernels)
 
     def pool(self) -> _core.Pool:
-        """The candidates in standardised coordinates, none taken."""
+        """Return the candidates in standardized coordinates, none of them taken."""
         return _core.Pool(self.embeddings, self.mean, self.deviation)
 
     def require_near(self, more: NDArray[Any]) -> None:
-        """ArrayError for rows (k, d) that are beyond arithmetic in the units of this pool."""
+        """Check that new rows (k, d) do not overflow in the units of this pool.
+
+        Raises:
+            ArrayError: A row is too far from the pool.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.abs(more.astype(np.float64) - self.mean)
             far = (offset / self.deviation).max(axis=1)
             if self.spread > 0.0 and not self.config.official_settings:
                 far = np.maximum(far, offset.max(axis=1) / self.spread)
-        most = LARGEST_RAW if self.config.official_settings else FARTHEST
-        if (far > most).any():
+        limit = MAX_RAW_ENTRY if self.config.official_settings else MAX_DISTANCE
+        if (far > limit).any():
             raise ArrayError(
-                f"embeddings: row {int(np.argmax(far))} lies {far.max():.3g} times as far off as the spread "
-                "of the first pool, whose units stand"
+                f"embeddings: row {int(np.argmax(far))} is {far.max():.3g} standard deviations of the first "
+                "pool away from it; distances are measured in units of that pool"
             )
 
     def _initial_indices(self, m: int) -> list[int]:
@@ -122,8 +134,12 @@ class StudyStart:
 
 
 def as_embeddings(embeddings: Any) -> NDArray[Any]:
-    """Return embeddings as a C-contiguous array of their own precision; ArrayError says what is wrong,
-    DeviceError that they lie on a CUDA device."""
+    """Return embeddings as a C-contiguous array of their own precision; integers become float64.
+
+    Raises:
+        ArrayError: The value is not a non-empty (m, d) array of real numbers.
+        DeviceError: The array is on a CUDA device.
+    """
     Z = as_host_array(embeddings, "embeddings")
     if Z.dtype.kind in "iub":
         Z = Z.astype(np.float64)
@@ -132,31 +148,3 @@ def as_embeddings(embeddings: Any) -> NDArray[Any]:
     if Z.ndim != 2 or Z.size == 0:
         raise ArrayError(f"embeddings: expected a non-empty (m, d) array, got shape {Z.shape}")
     return np.ascontiguousarray(Z, dtype=Z.dtype.newbyteorder("="))
-
-
-# The mean diagonal of the kernel is taken over the whole pool up to this size, over an even sample of
-# this many candidates beyond.
-SCALE_SAMPLE = 4096
-
-MAX_CAPACITY = 1024  # observations that room is made for at once; more as they come
-
-LARGEST_SCALE = 1e150
-
-
-def kernel_scale(kernel: NTK, pool: _core.Pool) -> float:
-    """Mean of k(z, z) over the candidates: the unit in which noise and thresholds are given.
-
-    ArrayError where it is such that nothing can be computed in it.
-    """
-    step = max(1, len(pool) // SCALE_SAMPLE)
-    rows = pool.rows(np.arange(0, len(pool), step))
-    return usable_scale(float(kernel.diag(rows).mean()))
-
-
-def usable_scale(scale: float) -> float:
-    """Return the kernel's mean diagonal; ArrayError where its square or its inverse is beyond float64."""
-    if not 1 / LARGEST_SCALE < scale < LARGEST_SCALE:
-        raise ArrayError(
-            f"kernel: its values on these embeddings, {scale:.3g} in the mean, are beyond float64"
-        )
-    return scale

@@ -1,8 +1,12 @@
-"""`zopo-fast serve`: studies and optimize jobs over HTTP, for programs in any language.
+"""`zopo-fast serve`: studies and optimisation jobs over HTTP.
 
-Asks and tells are answered once they are on disk: `journal` groups the commits of all studies, `studies`
-keeps the searches, `jobs` runs whole optimisations, `routes` says what there is, `app` listens. The packages
-of the extra `serve` are needed; `require` says so.
+Responses to ask and tell are sent once the change is on disk. The package needs the extra `serve`;
+`require` checks for it.
+
+- `server`: the aiohttp application, its start and shutdown
+- `http`: routing, authentication, parsing, responses
+- `studies`: searches by ask and tell, and the journal that makes them durable
+- `jobs`: whole runs of `optimize`
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import importlib.util
 from zopo_fast.errors import MissingDependencyError
 
 INSTALL = 'pip install "zopo-fast[serve]"'
-_NEEDED = {
+_PACKAGES = {
     "msgspec": "msgspec",
     "prometheus_client": "prometheus-client",
     "pythonjsonlogger": "python-json-logger",
@@ -20,7 +24,11 @@ _NEEDED = {
 
 
 def require() -> None:
-    """Raise MissingDependencyError where a package is missing, with the command that installs it."""
-    missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+    """Check that the packages of the extra `serve` are installed.
+
+    Raises:
+        MissingDependencyError: names the missing packages and the command that installs them.
+    """
+    missing = [package for module, package in _PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingDependencyError(f"serve needs {', '.join(missing)}: {INSTALL}")

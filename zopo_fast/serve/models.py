@@ -1,22 +1,24 @@
-"""The models that jobs may name: the server's own configuration, so that no request can direct calls or keys.
+"""Models that jobs may name, from a TOML file on the server.
+
+A request names a model and cannot direct calls to an endpoint or choose a key. Example of a file:
 
 [small]
 model = "gpt-4o-mini"
 base_url = "https://api.openai.com/v1"
-key_env = "OPENAI_API_KEY"        # the variable that holds the key
+key_env = "OPENAI_API_KEY"        # environment variable with the API key
 body = { temperature = 0, max_tokens = 64 }
 concurrency = 16
-price_in = 0.15                   # of a million tokens
-price_out = 0.6
+price_in = 0.15                   # per million prompt tokens
+price_out = 0.6                   # per million completion tokens
 
-[local]                           # the embedded model; may be left out
+[local]                           # the embedded model; optional
 path = "other.gguf"
 """
 
 from __future__ import annotations
 
 import os
-import sys
+import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 LOCAL = "local"
-_BODY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 64}  # as optimize has it
+_BODY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 64}  # the defaults of `zopo-fast optimize`
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,7 +49,16 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, repr=False)
 class NamedModel:
-    """A model that jobs may name; `client` is None for the embedded one, whose file `path` may name."""
+    """Model that jobs may name.
+
+    Args:
+        name: name in requests.
+        client: settings of the client; None: the embedded model.
+        path: GGUF file of the embedded model; None: the default file.
+        slots: concurrent sequences of the embedded model.
+        body: request parameters of the embedded model.
+        prices: prices per million prompt and completion tokens; None: unknown.
+    """
 
     name: str
     client: ClientConfig | None
@@ -57,8 +68,8 @@ class NamedModel:
     prices: tuple[float, float] | None = None
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[Any]:
-        """Open the model for the length of a block."""
+    async def open(self) -> AsyncIterator[Any]:
+        """Open the model while the context is open."""
         if self.client is None:
             from zopo_fast.llm.local import LocalModel
 
@@ -69,8 +80,18 @@ class NamedModel:
             yield client
 
 
-def load(path: Path | None) -> dict[str, NamedModel]:
-    """Read a file of models; "local" is always among them. Raises ConfigError, which quotes no value."""
+def load_models(path: Path | None) -> dict[str, NamedModel]:
+    """Read a file of models.
+
+    Args:
+        path: TOML file; None: the embedded model only.
+
+    Returns:
+        The models by name; "local" is always included.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is invalid. Quotes no values, which may be secret.
+    """
     table = {} if path is None else _read(path)
     models = {LOCAL: NamedModel(LOCAL, None, body=_BODY)}
     for name, values in table.items():
@@ -84,10 +105,6 @@ def load(path: Path | None) -> dict[str, NamedModel]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -97,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _local(name: str, settings: _Settings, where: str) -> NamedModel:
     if settings.model or settings.base_url or settings.key_env or settings.headers:
         raise ConfigError(
-            f"{where}: the embedded model takes path, body and concurrency; name another one otherwise"
+            f"{where}: the embedded model has only path, body and concurrency; give an endpoint another name"
         )
     body = {**_BODY, **settings.body}
     return NamedModel(name, None, settings.path, settings.concurrency or 1, body)
@@ -105,15 +122,17 @@ def _local(name: str, settings: _Settings, where: str) -> NamedModel:
 
 def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
     if not settings.model or not settings.base_url or settings.path:
-        raise ConfigError(f"{where}: needs model and base_url, and no path")
+        raise ConfigError(f"{where}: needs model and base_url, and has no path")
     if (settings.price_in is None) != (settings.price_out is None):
-        raise ConfigError(f"{where}: price_in and price_out go together")
+        raise ConfigError(f"{where}: price_in and price_out go together; give both or neither")
     key = None
     if settings.key_env is not None:
         key = os.environ.get(settings.key_env, "").strip()
         if not key:
-            raise ConfigError(f"{where}: the variable {settings.key_env} is not set")
-    more: dict[str, Any] = {"concurrency": settings.concurrency, "timeout": settings.timeout}
+            raise ConfigError(
+                f"{where}: key_env: the variable {settings.key_env} is not set; set it to the API key"
+            )
+    optional: dict[str, Any] = {"concurrency": settings.concurrency, "timeout": settings.timeout}
     try:
         client = ClientConfig(
             settings.model,
@@ -121,7 +140,7 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
             api_key=key,
             body={**_BODY, **settings.body},
             headers=settings.headers,
-            **{option: value for option, value in more.items() if value is not None},
+            **{option: value for option, value in optional.items() if value is not None},
         )
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None

@@ -1,11 +1,12 @@
-"""The server: it listens, dispatches requests by the table of routes, and stops in order."""
+"""HTTP server: the aiohttp application, its start and its graceful shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
@@ -13,56 +14,94 @@ from aiohttp import web
 from zopo_fast import __version__
 from zopo_fast.errors import ConfigError, ZopoError
 from zopo_fast.serve.config import ServeConfig
-from zopo_fast.serve.http import request as bodies
-from zopo_fast.serve.http.auth import Guard
-from zopo_fast.serve.http.problems import MEDIA_TYPE, Problem, problem_of
-from zopo_fast.serve.http.response import WholeAnswer
-from zopo_fast.serve.http.routing import JSON, Call, Route, Table
+from zopo_fast.serve.http.auth import Authenticator
+from zopo_fast.serve.http.problems import Problem, problem_from
+from zopo_fast.serve.http.request import (
+    check_length,
+    decode_body,
+    parse_key,
+    parse_query,
+    read_body,
+    send_continue,
+)
+from zopo_fast.serve.http.response import PreformattedResponse
+from zopo_fast.serve.http.routing import JSON, ParsedRequest, Route, RouteTable
 from zopo_fast.serve.http.schemas import Health
 from zopo_fast.serve.jobs.routes import JobRoutes
-from zopo_fast.serve.jobs.service import Jobs
+from zopo_fast.serve.jobs.service import JobService
 from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
-from zopo_fast.serve.models import load as load_models
+from zopo_fast.serve.models import load_models
 from zopo_fast.serve.studies.routes import StudyRoutes
-from zopo_fast.serve.studies.service import Studies
+from zopo_fast.serve.studies.service import StudyService
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Middleware
 
 _log = logging.getLogger(__name__)
 
 
 class Server:
-    """One server; `start` it and `stop` it in the same event loop.
+    """HTTP server of studies and jobs.
+
+    Call `start` and `stop` in the same event loop. To run the application in an aiohttp server of your
+    own, use `create_app` instead.
+
+    Args:
+        config: settings of the server.
+        middlewares: aiohttp middlewares, the outermost first.
 
     Raises:
-        ConfigError: no such embedder, a file of models that cannot be used, from start: no place to listen.
-        StoreError: from start: the data folder cannot be used; StoreBusyError: another server uses it.
+        ConfigError: the embedder is unknown, or the models file is invalid.
     """
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(self, config: ServeConfig, middlewares: Iterable[Middleware] = ()) -> None:
         self.config = config
         self.metrics = Metrics()
         self.url = ""
-        self.stopping = False
-        self._embedder = _embedder(config)
-        self.studies = Studies(config.data, config.limits, self.metrics)
+        self.is_stopping = False
+        self._embedder = _resolve_embedder(config)
+        self.studies = StudyService(config.data, config.limits, self.metrics)
         models = load_models(config.models)
-        self.jobs = Jobs(config.data, config.limits, models, self._embedder, self.metrics)
-        self.table = Table(
+        self.jobs = JobService(config.data, config.limits, models, self._embedder, self.metrics)
+        self.table = RouteTable(
             [
                 *StudyRoutes(self.studies, self._embedder).routes(),
                 *JobRoutes(self.jobs, config.limits).routes(),
-                *self._own_routes(),
+                *self._routes(),
             ]
         )
-        self._guard = Guard(config)
-        self._runner: web.ServerRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._authenticator = Authenticator(config)
         self._in_flight = 0
+        self.app = self._create_app(middlewares)
+        self._runner = web.AppRunner(
+            self.app,
+            access_log=logging.getLogger("aiohttp.access") if config.access_log else None,
+            auto_decompress=False,  # or a small body could expand beyond the limit
+            lingering_time=2.0,
+            keepalive_timeout=75.0,
+            shutdown_timeout=1.0,
+        )
+
+    def _create_app(self, middlewares: Iterable[Middleware]) -> web.Application:
+        app = web.Application(middlewares=middlewares, client_max_size=self.config.limits.max_body)
+        # (?s:.*) also matches an encoded newline, so that every unknown path gets a problem as response.
+        app.router.add_route("*", "/{path:(?s:.*)}", self._handle, expect_handler=self._expect)
+        app.cleanup_ctx.append(self._lifespan)
+        app.on_shutdown.append(self._begin_shutdown)
+        return app
+
+    # ---- start and stop ----------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take the data folder and listen; `url` says where."""
+        """Lock the data folder and listen; sets `url`.
+
+        Raises:
+            ConfigError: the address cannot be used.
+            StoreBusyError: another server uses the data folder.
+            StoreError: the data folder cannot be used.
+        """
         try:
-            await self.studies.open()
-            await self.jobs.open()
+            await self._runner.setup()
             await self._listen()
         except BaseException:
             await self.stop()
@@ -71,123 +110,156 @@ class Server:
 
     async def _listen(self) -> None:
         config = self.config
-        server = web.Server(
-            self._handle,
-            access_log=logging.getLogger("aiohttp.access") if config.access_log else None,
-            auto_decompress=False,  # so that a body is no larger than it says
-            lingering_time=2.0,
-            keepalive_timeout=75.0,
-        )
-        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
-        await self._runner.setup()
         site = web.TCPSite(self._runner, config.host, config.port, backlog=512)
         try:
             await site.start()
-            self._site = site
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {config.host}:{config.port}: {error.strerror or error}"
+                f"cannot listen on {config.host}:{config.port}: {error.strerror or error}; "
+                "choose another --host or --port"
             ) from error
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
-        """Listen no more, let requests in flight finish, write everything down; bounded in time."""
-        self.stopping = True
-        self.jobs.end_streams()
-        if self._site is not None:
-            await self._site.stop()
-            end = time.monotonic() + self.config.limits.stop_timeout
-            while self._in_flight and time.monotonic() < end:
-                await asyncio.sleep(0.01)
-        if self._runner is not None:
-            await self._runner.cleanup()
-        await self.jobs.close()
-        await self.studies.close(self.config.limits.stop_timeout)
-        if self._embedder is not None:
-            await self._embedder.aclose()
+        """Stop listening, finish the requests in flight, and write everything to disk; bounded in time."""
+        await self._begin_shutdown(self.app)
+        for site in self._runner.sites:
+            await site.stop()
+        # Wait before the cleanup: from then on aiohttp drops what arrives, also the rest of a body.
+        end = time.monotonic() + self.config.limits.stop_timeout
+        while self._in_flight and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        await self._runner.cleanup()
         _log.info("stopped")
+
+    async def _lifespan(self, app: web.Application) -> AsyncIterator[None]:
+        try:
+            await self.studies.open()
+            await self.jobs.open()
+            yield
+        finally:
+            await self.jobs.close()
+            await self.studies.close(self.config.limits.stop_timeout)
+            if self._embedder is not None:
+                await self._embedder.aclose()
+
+    async def _begin_shutdown(self, app: web.Application) -> None:
+        self.is_stopping = True
+        self.jobs.end_streams()
 
     # ---- requests ----------------------------------------------------------------------------------
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
         self._in_flight += 1
         try:
-            response = await self._response(request)
+            response = await self._respond_or_fail(request)
         finally:
             self._in_flight -= 1
-        if self.stopping and not response.prepared:
-            response.force_close()  # the last one on its connection
+        if self.is_stopping and not response.prepared:
+            response.force_close()
         return response
 
-    async def _response(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _respond_or_fail(self, request: web.Request) -> web.StreamResponse:
         try:
-            return await self._answer(request)
-        except Problem as error:
-            problem = error
+            return await self._respond(request)
+        except Problem as problem:
+            return self._problem(problem)
         except ZopoError as error:
-            problem = problem_of(error)
+            return self._problem(problem_from(error))
+        except web.HTTPException:
+            raise
         except Exception:
             _log.exception("request failed", extra={"method": request.method})
-            problem = Problem(500, "InternalError", "a fault of the server's; its log says where")
-        self.metrics.problems.labels(problem.status).inc()
-        return web.Response(
-            status=problem.status,
-            body=problem.body(),
-            headers={"Content-Type": MEDIA_TYPE, **problem.headers},
-        )
+            return self._problem(Problem(500, "InternalError", "internal error; see the log of the server"))
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _problem(self, problem: Problem) -> web.Response:
+        self.metrics.problems.labels(problem.status).inc()
+        return problem.response()
+
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
         try:
-            route, target = self.table.find(request.method, request.path)
+            # Relative to the application, which can be a sub-application of another one.
+            route, resource_id = self.table.find(request.method, "/" + request.match_info["path"])
         except Problem:
-            self._guard.admit(request)  # what there is, is not for everyone to find out
+            self._authenticator.check(request)  # do not reveal to strangers which paths exist
             raise
-        if not route.open:
-            self._guard.admit(request)
-        body = await bodies.read_body(request, self.config.limits)
-        call = Call(
+        if not route.is_public:
+            self._authenticator.check(request)
+        body = await read_body(request, self.config.limits)
+        parsed = ParsedRequest(
             request,
-            target,
-            await bodies.decoded(route, body),
-            bodies.query_of(route, request),
-            bodies.key_of(route, request, body),
+            resource_id,
+            await decode_body(route, body),
+            parse_query(route, request),
+            parse_key(route, request, body),
         )
-        reply = await route.handler(call)
-        if isinstance(reply, web.StreamResponse):
-            return reply
+        result = await route.handler(parsed)
+        if isinstance(result, web.StreamResponse):
+            return result
         if route.status == 204:
             return web.Response(status=204)
-        if route.hot and not self.stopping and WholeAnswer.can(request):
-            return WholeAnswer(reply)
-        return web.Response(status=route.status, body=reply, headers={"Content-Type": route.media})
+        if route.is_preformatted:
+            return PreformattedResponse(result)
+        return web.Response(status=route.status, body=result, headers={"Content-Type": route.media_type})
 
-    # ---- the server's own --------------------------------------------------------------------------
+    async def _expect(self, request: web.Request) -> web.StreamResponse | None:
+        """Handle `Expect: 100-continue`: refuse a body above the limit before it is sent."""
+        try:
+            check_length(request, self.config.limits)
+        except Problem as problem:
+            return self._problem(problem)
+        send_continue(request)
+        return None
 
-    def _own_routes(self) -> list[Route]:
+    # ---- health, metrics, document -----------------------------------------------------------------
+
+    def _routes(self) -> list[Route]:
         return [
             Route(
-                "GET", "/healthz", self._health, "health", "Whether the server answers.",
-                answer=Health, open=True,
+                "GET", "/healthz", self._health, "health", "Check the health of the server.",
+                response=Health, is_public=True,
             ),
-            Route("GET", "/metrics", self._metrics, "metrics", "For Prometheus.", media=CONTENT_TYPE),
-            Route("GET", "/openapi.json", self._document, "openapi", "This document.", media=JSON),
+            Route(
+                "GET", "/metrics", self._metrics, "metrics", "Get the metrics for Prometheus.",
+                media_type=CONTENT_TYPE,
+            ),
+            Route("GET", "/openapi.json", self._document, "openapi", "Get this document.", media_type=JSON),
         ]  # fmt: skip
 
-    async def _health(self, call: Call) -> bytes:
-        return msgspec.json.encode(Health("stopping" if self.stopping else "ok", __version__))
+    async def _health(self, request: ParsedRequest) -> bytes:
+        return msgspec.json.encode(Health("stopping" if self.is_stopping else "ok", __version__))
 
-    async def _metrics(self, call: Call) -> bytes:
-        return self.metrics.text()
+    async def _metrics(self, request: ParsedRequest) -> bytes:
+        return self.metrics.exposition()
 
-    async def _document(self, call: Call) -> bytes:
-        from zopo_fast.serve.http.openapi import document
+    async def _document(self, request: ParsedRequest) -> bytes:
+        from zopo_fast.serve.http.openapi import build_document
 
-        return msgspec.json.encode(document(self.table.routes, secured=self.config.token is not None))
+        document = build_document(self.table.routes, has_token=self.config.token is not None)
+        return msgspec.json.encode(document)
 
 
-def _embedder(config: ServeConfig) -> Any:
-    """What turns texts into vectors; None where pools have to bring embeddings."""
+def create_app(config: ServeConfig, middlewares: Iterable[Middleware] = ()) -> web.Application:
+    """Create the server as an aiohttp application, to run it in a server of your own.
+
+    The application opens the data folder when it starts and closes it when it is cleaned up. Its host and
+    port settings are ignored. Add middlewares here or to `app.middlewares`.
+
+    Args:
+        config: settings of the server.
+        middlewares: aiohttp middlewares, the outermost first.
+
+    Returns:
+        The application, for `aiohttp.web.run_app`, `aiohttp.web.AppRunner` or `add_subapp`.
+
+    Raises:
+        ConfigError: the embedder is unknown, or the models file is invalid.
+    """
+    return Server(config, middlewares).app
+
+
+def _resolve_embedder(config: ServeConfig) -> Any:
     if config.embedder is None:
         return None
     from zopo_fast.prompts.embedders import resolve
@@ -195,13 +267,23 @@ def _embedder(config: ServeConfig) -> Any:
     return resolve(config.embedder)
 
 
-async def run(config: ServeConfig, stop: asyncio.Event, ready: Any = None) -> None:
-    """Serve until `stop` is set; `ready(url)` is called once it listens."""
+async def run(config: ServeConfig, stop: asyncio.Event, ready: Callable[[str], object]) -> None:
+    """Serve until an event is set.
+
+    Args:
+        config: settings of the server.
+        stop: set this event to shut the server down.
+        ready: called with the URL once the server listens.
+
+    Raises:
+        ConfigError: a setting is invalid, or the address cannot be used.
+        StoreBusyError: another server uses the data folder.
+        StoreError: the data folder cannot be used.
+    """
     server = Server(config)
     await server.start()
     try:
-        if ready is not None:
-            ready(server.url)
+        ready(server.url)
         await stop.wait()
     finally:
         await server.stop()

@@ -1,12 +1,12 @@
-"""A study on disk: what was asked and answered, in order, so that nothing is lost or asked for twice.
+"""Event log, answers, trials and charges of a study, in one SQLite file.
 
     store = Store.create("runs/rhymes/study.sqlite3", config)
     store.append("score", {"prompt": 3, "example": 0, "score": 1.0})   # in order; written in the background
-    await store.flush(durable=True)                                     # on the disk when this returns
+    await store.flush(durable=True)                                     # on disk when this returns
 
-One SQLite file a study, in WAL mode, open in one process at a time. Its ordered log (`events`) is the state:
-whoever replays it is where its writer was. After `kill -9` the file holds a beginning of what was appended,
-and all that a `flush` had returned for.
+The file is in WAL mode and open in one process at a time. The ordered log (`events`) is the state of a run:
+replaying the log restores that state. After `kill -9` the file holds a prefix of what was appended, with
+everything that a `flush` acknowledged.
 """
 
 from __future__ import annotations
@@ -22,109 +22,121 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, ZopoError
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.storage.file import connect, make
-from zopo_fast.storage.schema import as_json, insert
-from zopo_fast.storage.writer import Statement, Writer, typed
+from zopo_fast.storage.file import create_file, open_exclusive
+from zopo_fast.storage.schema import insert, to_json
+from zopo_fast.storage.writer import Statement, Writer, as_store_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 STUDY = "study.sqlite3"
-"""Name of the study file in a run's folder."""
-_PART = 2**26  # bytes of an array in one row: SQLite's rows end at 10^9
+"""Name of the study file in the folder of a run."""
+_MAX_PART_BYTES = 2**26  # of an array in one row; SQLite limits rows to 10^9 bytes
+_REPLACE = "INSERT OR REPLACE"
 
 
 class Event(NamedTuple):
-    """An entry of the log: `seq` counts from 1 without gaps."""
+    """Entry of the log; `seq` counts from 1 without gaps."""
 
     seq: int
     kind: str
     data: dict[str, Any]
 
 
+@public
 class Store:
-    """One study file, open for this process alone; close it, or use it in a `with` block.
+    """Study file, open for this process alone; close it, or use it in a `with` block.
 
-    What is appended is written by a thread of its own, in order and in groups. A failed write ends that: all
-    later calls raise its error (StoreFullError where the disk is full); what was flushed is intact.
+    A thread writes what is appended, in order and in groups. After a failed write, every later call raises
+    its error, such as StoreFullError; what was flushed before is intact.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
-        self._writer = Writer(connection, str(path), insert("study", "flushed", "1", verb=_AGAIN))
-        # What is not closed is, at the latest, by the end of the interpreter.
-        self._last = weakref.finalize(self, _close, self._writer)
-        self._used = False
+        self._writer = Writer(connection, str(path), insert("study", "flushed", "1", verb=_REPLACE))
+        # Close when this object is collected, at the latest at the end of the interpreter.
+        self._finalizer = weakref.finalize(self, _close, self._writer)
+        self._is_in_use = False
         self._seq = self._highest("seq", "events")
         self._answers = self._highest("id", "answers")
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], pool: Pool | None = None) -> Store:
-        """Make a study file with these settings (JSON values), and with the prompts where they are known.
+        """Create a study file atomically and open it.
 
-        It is there as a whole, or not at all.
+        Args:
+            path: of the file; missing folders are created.
+            config: settings, as JSON values.
+            pool: the prompts, if they are known yet.
 
         Raises:
-            StoreError: it is there already, or cannot be made.
+            StoreError: the file exists already, or cannot be created.
         """
-        cls.make(path, config, pool)
+        cls.create_closed(path, config, pool)
         return cls.open(path)
 
     @classmethod
-    def make(
+    def create_closed(
         cls,
         path: str | Path,
         config: Mapping[str, Any],
         pool: Pool | None = None,
         arrays: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
-        """Make a study file as `create` does, with these arrays too, and leave it closed."""
-        rows = [insert("study", "config", as_json(dict(config)))]
+        """Create a study file as `create` does, with arrays by name, and leave it closed.
+
+        Raises:
+            StoreError: the file exists already, or cannot be created.
+        """
+        rows = [insert("study", "config", to_json(dict(config)))]
         rows += [] if pool is None else _pool_rows(pool)
         for name, array in (arrays or {}).items():
             rows += _array_rows(name, array)
-        make(Path(path), rows)
+        create_file(Path(path), rows)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """Open a study file.
 
         Raises:
-            StoreBusyError: it is open elsewhere. StoreVersionError: made by a newer version.
-            StoreDamagedError: damaged; says what could be saved. StoreError: missing, or not a study.
+            StoreBusyError: the file is open elsewhere.
+            StoreVersionError: a newer version of this package wrote the file.
+            StoreDamagedError: the file is damaged; says what was saved from it.
+            StoreError: the file is missing, or is not a study.
         """
-        return cls(Path(path), connect(Path(path)))
+        return cls(Path(path), open_exclusive(Path(path)))
 
     # ---- settings, pool, arrays --------------------------------------------------------------------
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings it was created with."""
+        """Settings that the study was created with."""
         value = self.get("config")
         if not isinstance(value, dict):
-            raise StoreDamagedError(f"{self.path}: its settings are missing")
+            raise StoreDamagedError(f"{self.path}: the settings are missing")
         return value
 
     def get(self, name: str) -> Any:
-        """A value kept by `put`; None where there is none."""
+        """Return the value stored under a name; None if absent."""
         row = self._one("SELECT value FROM study WHERE name = ?", name)
         return None if row is None else self._parsed(row[0])
 
     def put(self, name: str, value: Any) -> None:
-        """Keep JSON values under a name."""
-        self._writer.submit(insert("study", name, as_json(value), verb=_AGAIN))
+        """Store JSON values under a name."""
+        self._writer.submit(insert("study", name, to_json(value), verb=_REPLACE))
 
-    def keep_pool(self, pool: Pool) -> None:
-        """Keep the prompts, with their counts and prior scores."""
+    def put_pool(self, pool: Pool) -> None:
+        """Store the prompts with their counts and prior scores."""
         self._writer.submit(("DELETE FROM pool", ()), *_pool_rows(pool))
 
     def pool(self) -> Pool | None:
-        """The prompts; None where none were kept."""
+        """Return the stored prompts; None if absent."""
         rows = self._all("SELECT prompt, count, score FROM pool ORDER BY idx")
         if not rows:
             return None
@@ -134,14 +146,14 @@ class Store:
         except StoreError:
             raise
         except (ZopoError, TypeError) as error:
-            raise StoreDamagedError(f"{self.path}: its pool cannot be read: {error}") from error
+            raise StoreDamagedError(f"{self.path}: the pool cannot be read: {error}") from error
 
-    def keep_array(self, name: str, array: NDArray[Any]) -> None:
-        """Keep an array under a name."""
+    def put_array(self, name: str, array: NDArray[Any]) -> None:
+        """Store an array of any shape and dtype under a name."""
         self._writer.submit(("DELETE FROM arrays WHERE name = ?", (name,)), *_array_rows(name, array))
 
     def array(self, name: str) -> NDArray[Any] | None:
-        """An array kept; None where there is none."""
+        """Return the array stored under a name; None if absent."""
         rows = self._all("SELECT dtype, shape, data FROM arrays WHERE name = ? ORDER BY part", name)
         if not rows:
             return None
@@ -156,47 +168,56 @@ class Store:
     # ---- the log -----------------------------------------------------------------------------------
 
     def append(self, kind: str, data: Mapping[str, Any]) -> int:
-        """Add an entry to the log; return its number. Raises the StoreError of an earlier write."""
-        self._writer.submit(insert("events", self._seq + 1, kind, as_json(data)))
+        """Append an entry to the log; return its number.
+
+        Raises:
+            StoreError: an earlier write failed.
+        """
+        self._writer.submit(insert("events", self._seq + 1, kind, to_json(data)))
         self._seq += 1
         return self._seq
 
-    def append_all(self, events: Iterable[Event]) -> None:
-        """Add entries that have their numbers; those that are there already are passed over."""
-        rows = [(event.seq, event.kind, as_json(event.data)) for event in events]
+    def merge_events(self, events: Iterable[Event]) -> None:
+        """Insert entries under their own numbers; numbers that exist already are skipped."""
+        rows = [(event.seq, event.kind, to_json(event.data)) for event in events]
         self._writer.submit(*(insert("events", *row, verb="INSERT OR IGNORE") for row in rows))
         self._seq = max([self._seq, *(row[0] for row in rows)])
 
+    def rewind(self, seq: int) -> None:
+        """Delete the entries of the log after number `seq`; answers, trials and charges stay."""
+        self._writer.submit(("DELETE FROM events WHERE seq > ?", (seq,)))
+        self._seq = min(self._seq, seq)
+
     def events(self) -> Iterator[Event]:
-        """The log, in order."""
+        """Yield the entries of the log in order."""
         for seq, kind, data in self._all("SELECT seq, kind, data FROM events ORDER BY seq"):
             yield Event(seq, kind, self._parsed(data))
 
     @property
-    def last(self) -> int:
-        """Number of the last entry; 0 before there is one."""
+    def last_seq(self) -> int:
+        """Number of the last entry; 0 for an empty log."""
         return self._seq
 
     # ---- answers, trials, charges ------------------------------------------------------------------
 
     def add_answer(self, key: bytes, role: str, answer: Answer) -> None:
-        """Keep a model's answer."""
-        # Not by asdict(), which takes longer than all the rest.
-        data = as_json(
+        """Store an answer of a model under the key of its call."""
+        # vars() instead of asdict(), which would take most of the time of this method.
+        data = to_json(
             {"text": answer.text, "usage": vars(answer.usage), "finish_reason": answer.finish_reason}
         )
         self._writer.submit(insert("answers", self._answers + 1, key, role, data))
         self._answers += 1
 
     def answers(self) -> dict[bytes, list[int]]:
-        """Numbers of all answers, by key, in the order in which they came."""
+        """Return the numbers of all answers by key, in order of arrival."""
         found: dict[bytes, list[int]] = {}
         for number, key in self._all("SELECT id, key FROM answers ORDER BY id"):
             found.setdefault(key, []).append(number)
         return found
 
     def answer(self, number: int) -> Answer:
-        """An answer by its number."""
+        """Return an answer by its number."""
         row = self._one("SELECT data FROM answers WHERE id = ?", number)
         try:
             values = self._parsed(row[0])
@@ -205,52 +226,63 @@ class Store:
             raise StoreDamagedError(f"{self.path}: an answer is damaged ({error!r})") from error
 
     def add_trial(self, number: int, trial: Mapping[str, Any]) -> None:
-        """Append or replace a trial; for readers of the file only: a resumed run derives trials from the log.
+        """Append or replace a trial, for readers of the file: a resumed run derives its trials from the log.
 
         Args:
             number: of the trial, from 1.
-            trial: its fields, as JSON values.
+            trial: fields of the trial, as JSON values.
         """
-        self._writer.submit(insert("trials", number, as_json(trial), verb=_AGAIN))
+        self._writer.submit(insert("trials", number, to_json(trial), verb=_REPLACE))
 
     def trials(self) -> list[dict[str, Any]]:
-        """The trials as JSON values, by number."""
+        """Return the trials as JSON values, ordered by number."""
         return [self._parsed(data) for (data,) in self._all("SELECT data FROM trials ORDER BY number")]
 
-    async def reserved(self, hold_id: str, calls: int, tokens: int, cost: float) -> None:
-        """Write down what the next call may cost, before it is made: it counts if the process is killed."""
-        row = insert("charges", hold_id, calls, tokens, float(cost), 0, verb=_AGAIN)
+    async def reserved(self, reservation_id: str, calls: int, tokens: int, cost: float) -> None:
+        """Store a reservation before its call is sent, so that the call counts if the process is killed."""
+        row = insert("charges", reservation_id, calls, tokens, float(cost), 0, verb=_REPLACE)
         await asyncio.wrap_future(self._writer.flush(row))
 
-    def settled(self, hold_id: str, calls: int, tokens: int, cost: float) -> None:
-        """Write down what that call has cost."""
-        self._writer.submit(insert("charges", hold_id, calls, tokens, float(cost), 1, verb=_AGAIN))
+    def settled(self, reservation_id: str, calls: int, tokens: int, cost: float) -> None:
+        """Replace a reservation by what its call took."""
+        self._writer.submit(insert("charges", reservation_id, calls, tokens, float(cost), 1, verb=_REPLACE))
 
     def charged(self) -> tuple[int, int, float]:
-        """Calls, tokens and money of all calls, those under way when the process ended at their bounds."""
+        """Return calls, tokens and cost of all calls; a reservation never settled counts in full."""
         row = self._one("SELECT sum(calls), sum(tokens), sum(cost) FROM charges")
         calls, tokens, cost = row or (0, 0, 0.0)
         return calls or 0, tokens or 0, cost or 0.0
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was answered or scored."""
+        """Whether the study holds neither an answer nor a score."""
         scored = "SELECT count(*) FROM events WHERE kind = 'score'"
         return not self._one(f"SELECT (SELECT count(*) FROM answers) + ({scored})")[0]
 
     # ---- durability --------------------------------------------------------------------------------
 
     async def flush(self, *, durable: bool = False) -> None:
-        """Wait until all that was appended outlasts the process; `durable`: and a loss of power."""
+        """Wait until all that was appended survives the end of the process.
+
+        Args:
+            durable: wait until it survives a loss of power.
+
+        Raises:
+            StoreError: a write failed.
+        """
         await asyncio.wrap_future(self._writer.flush(durable=durable))
 
     def sync(self, *, durable: bool = True) -> None:
-        """`flush` for callers without an event loop."""
+        """Block until `flush` would return, for callers without an event loop."""
         self._writer.flush(durable=durable).result()
 
     def close(self) -> None:
-        """Write what is left and close the file; nothing in a process that was forked from its owner's."""
-        self._last.detach()
+        """Write what is queued and close the file; in a forked process this does nothing.
+
+        Raises:
+            StoreError: a write failed.
+        """
+        self._finalizer.detach()
         self._writer.close()
 
     def __enter__(self) -> Store:
@@ -260,28 +292,32 @@ class Store:
         try:
             self.close()
         except StoreError:
-            if kind is None:  # else what ends the block says it, or counts for more
+            if kind is None:  # otherwise the error that ends the block takes precedence
                 raise
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the one run that uses this object; StoreBusyError where there is one."""
-        if self._used:
+    def exclusive(self) -> Iterator[None]:
+        """Reserve this object for one run, for the length of a block.
+
+        Raises:
+            StoreBusyError: another run of this process uses the object.
+        """
+        if self._is_in_use:
             raise StoreBusyError(f"{self.path}: another run of this process uses this study")
-        self._used = True
+        self._is_in_use = True
         try:
             yield
         finally:
-            self._used = False
+            self._is_in_use = False
 
-    # ---- within ------------------------------------------------------------------------------------
+    # ---- internals ------------------------------------------------------------------------------------
 
     def _all(self, sql: str, *values: object) -> list[Any]:
-        self._writer.flush().result()  # reads see what was appended before them
+        self._writer.flush().result()  # a read must see what was appended before it
         try:
             return self._connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            raise typed(error, self.path) from error
+            raise as_store_error(error, self.path) from error
 
     def _one(self, sql: str, *values: object) -> Any:
         rows = self._all(sql, *values)
@@ -297,27 +333,24 @@ class Store:
             raise StoreDamagedError(f"{self.path}: a row is damaged: {error}") from error
 
 
-_AGAIN = "INSERT OR REPLACE"
-
-
 def _close(writer: Writer) -> None:
-    with suppress(StoreError):  # nobody is left to hear of it
+    with suppress(StoreError):  # no caller is left to raise it to
         writer.close()
 
 
 def _array_rows(name: str, array: NDArray[Any]) -> list[Statement]:
     array = np.ascontiguousarray(array)
-    data, shape = array.reshape(-1).view(np.uint8), as_json(array.shape)
+    data, shape = array.reshape(-1).view(np.uint8), to_json(array.shape)
     return [
-        insert("arrays", name, i, array.dtype.str, shape, data[start : start + _PART].tobytes())
-        for i, start in enumerate(range(0, max(1, len(data)), _PART))
+        insert("arrays", name, i, array.dtype.str, shape, data[start : start + _MAX_PART_BYTES].tobytes())
+        for i, start in enumerate(range(0, max(1, len(data)), _MAX_PART_BYTES))
     ]
 
 
 def _pool_rows(pool: Pool) -> list[Statement]:
     return [
         insert(
-            "pool", i, as_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
+            "pool", i, to_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
         )
         for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True))
     ]

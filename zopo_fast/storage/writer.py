@@ -1,7 +1,7 @@
-"""The one thread that writes to a database: what waits meanwhile is committed together.
+"""Group-commit thread of a SQLite database.
 
-One `fdatasync` costs milliseconds whatever it makes durable, so all statements that come in while one commit
-is on its way share the next.
+One `fdatasync` takes milliseconds, however much data it makes durable. Statements that arrive while one
+transaction is being committed therefore share the next one.
 """
 
 from __future__ import annotations
@@ -18,69 +18,80 @@ from dataclasses import dataclass
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
 
 Statement = tuple[str, Sequence[object]]
-MOST = 4096  # entries of one transaction
+MAX_GROUP = 4096  # entries of one transaction
 
 
 @dataclass(frozen=True)
 class _Entry:
     statements: tuple[Statement, ...]
-    durable: bool
-    done: Future[None] | None  # None: nobody waits
+    is_durable: bool
+    committed: Future[None] | None  # None: no caller waits
 
 
 class Writer:
     """Commits statements in the order of `submit`, in groups, in a thread of its own.
 
-    After a failed commit nothing more is written, so that what is in the file is always a prefix of what was
-    submitted; every later call raises the same error. In a process forked from this one it is of no use.
+    After a failed commit no more is written, so the file always holds a prefix of what was submitted. Every
+    later call raises the error of that commit. A process forked from the owner cannot use the writer.
 
     Args:
-        connection: in autocommit mode (`isolation_level=None`); nothing else writes through it. Closed in
-            the end.
+        connection: in autocommit mode (`isolation_level=None`), closed by `close`. No other object writes
+            through it.
         path: of the file, for messages.
-        touch: what an empty commit writes, so that it reaches the disk.
+        touch: statement to commit when there is none, so that earlier commits reach the disk.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str, touch: Statement) -> None:
         self._connection, self._path, self._touch = connection, path, touch
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._turn = threading.Lock()  # nothing may come into the queue after its end
+        self._lock = threading.Lock()  # no entry may follow the end marker into the queue
         self._error: StoreError | None = None
-        self._closed = False
-        self._unsynced = True  # commits, perhaps of the process before, that a loss of power may undo
+        self._is_closed = False
+        self._is_unsynced = True  # a loss of power may undo commits, perhaps of an earlier process
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="zopo-fast-store", daemon=True)
         self._thread.start()
 
     def submit(self, *statements: Statement) -> None:
-        """Have statements written; does not wait. Raises the StoreError of an earlier failure."""
+        """Queue statements without waiting.
+
+        Raises:
+            StoreError: an earlier commit failed, or the writer is closed.
+        """
         self._put(_Entry(statements, False, None))
 
     def flush(self, *statements: Statement, durable: bool = False) -> Future[None]:
-        """Return a future that is done when these and all earlier statements are committed.
+        """Queue statements; return a future that completes when these and all earlier ones are committed.
 
         Args:
-            durable: wait until they are on the disk, so that they outlast a loss of power; else until they
-                outlast the end of the process.
+            statements: to queue; may be none.
+            durable: complete when the commit is on disk and survives a loss of power. Otherwise it survives
+                the end of the process.
+
+        Raises:
+            StoreError: an earlier commit failed, or the writer is closed.
         """
-        done: Future[None] = Future()
-        self._put(_Entry(statements, durable, done))
-        return done
+        committed: Future[None] = Future()
+        self._put(_Entry(statements, durable, committed))
+        return committed
 
     def close(self) -> None:
-        """Write what is left, close the connection and end; raises the StoreError of a failed commit, once.
+        """Commit what is queued, close the connection and end the thread.
 
-        Nothing in a forked process: its copy of the connection, once closed, would take the log of writes
-        away from under the other one.
+        In a forked process this does nothing: closing the copy of the connection would remove the
+        write-ahead log that the owner uses.
+
+        Raises:
+            StoreError: a commit failed; raised once.
         """
         if self._process != os.getpid():
             return
-        with self._turn:
-            if self._closed:
+        with self._lock:
+            if self._is_closed:
                 return
-            self._closed = True
+            self._is_closed = True
             self._queue.put(None)
-        if threading.current_thread() is not self._thread:  # which may collect a store nobody has closed
+        if threading.current_thread() is not self._thread:  # garbage collection may run in the thread itself
             self._thread.join()
         if self._error is not None:
             raise self._error
@@ -88,41 +99,41 @@ class Writer:
     def _put(self, entry: _Entry) -> None:
         if self._process != os.getpid():
             raise StoreError(f"{self._path}: was opened by the process that this one was forked from")
-        with self._turn:
+        with self._lock:
             if self._error is not None:
                 raise self._error
-            if self._closed:
+            if self._is_closed:
                 raise StoreError(f"{self._path}: is closed")
             self._queue.put(entry)
 
     def _run(self) -> None:
-        last = False
-        while not last:
-            entries, last = self._next()
+        is_last = False
+        while not is_last:
+            entries, is_last = self._next_group()
             if self._error is None:
                 try:
                     self._commit(entries)
                 except sqlite3.Error as error:
-                    self._error = typed(error, self._path)
-                except Exception as error:  # such as a number of more than 64 bits: whoever waits has to hear
+                    self._error = as_store_error(error, self._path)
+                except Exception as error:  # such as an integer beyond 64 bits: waiting callers need an error
                     self._error = StoreError(f"{self._path}: could not be written: {error!r}")
             for entry in entries:
-                if entry.done is None or not entry.done.set_running_or_notify_cancel():
+                if entry.committed is None or not entry.committed.set_running_or_notify_cancel():
                     continue
                 if self._error is None:
-                    entry.done.set_result(None)
+                    entry.committed.set_result(None)
                 else:
-                    entry.done.set_exception(self._error)
-        with suppress(sqlite3.Error):  # what could not be written any more was raised before
+                    entry.committed.set_exception(self._error)
+        with suppress(sqlite3.Error):  # callers have the error of the failed commit already
             self._connection.close()
 
-    def _next(self) -> tuple[list[_Entry], bool]:
-        """All entries that wait, and whether the thread is to end after them."""
+    def _next_group(self) -> tuple[list[_Entry], bool]:
+        """Wait for an entry; return all that are queued, and whether the thread ends after them."""
         entries: list[_Entry] = []
         entry = self._queue.get()
         while entry is not None:
             entries.append(entry)
-            if len(entries) == MOST:
+            if len(entries) == MAX_GROUP:
                 return entries, False
             try:
                 entry = self._queue.get_nowait()
@@ -132,39 +143,39 @@ class Writer:
 
     def _commit(self, entries: Iterable[_Entry]) -> None:
         statements = [statement for entry in entries for statement in entry.statements]
-        durable = any(entry.durable for entry in entries)
+        is_durable = any(entry.is_durable for entry in entries)
         if not statements:
-            if not durable or not self._unsynced:
+            if not is_durable or not self._is_unsynced:
                 return
             statements = [self._touch]
-        run = self._connection.execute
-        # FULL: the commit ends with an fdatasync of the log, and with it of all earlier commits.
-        run(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        run("BEGIN IMMEDIATE")
+        execute = self._connection.execute
+        # FULL ends the commit with an fdatasync of the log, which makes all earlier commits durable too.
+        execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
+        execute("BEGIN IMMEDIATE")
         try:
             for sql, values in statements:
-                run(sql, values)
-            run("COMMIT")
+                execute(sql, values)
+            execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # the cause is the first error
+            with suppress(sqlite3.Error):  # the first error is the cause
                 if self._connection.in_transaction:
-                    run("ROLLBACK")
+                    execute("ROLLBACK")
             raise
-        self._unsynced = not durable
+        self._is_unsynced = not is_durable
 
 
-def typed(error: Exception, path: object) -> StoreError:
-    """The error of this package that says what SQLite's means."""
-    said = str(error)
-    name = getattr(error, "sqlite_errorname", "")  # of Python 3.11
-    if name.startswith("SQLITE_FULL") or "disk is full" in said:
-        return StoreFullError(f"{path}: no room is left on the disk; what was acknowledged before is kept")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in said:
-        return StoreBusyError(f"{path}: another process has this study open; wait for its end, or stop it")
+def as_store_error(error: Exception, path: object) -> StoreError:
+    """Return the error of this package for an error of SQLite."""
+    message = str(error)
+    name = getattr(error, "sqlite_errorname", "")  # absent from errors that Python's module raises itself
+    if name.startswith("SQLITE_FULL") or "disk is full" in message:
+        return StoreFullError(f"{path}: no space left on the disk; all that was acknowledged is kept")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "is locked" in message:
+        return StoreBusyError(f"{path}: another process has this study open; wait until it ends, or stop it")
     if (
         name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
-        or "malformed" in said
-        or "not a database" in said
+        or "malformed" in message
+        or "not a database" in message
     ):
-        return StoreDamagedError(f"{path}: the file is damaged, or no study file ({said})")
-    return StoreError(f"{path}: cannot be used: {said}")
+        return StoreDamagedError(f"{path}: the file is damaged, or is not a study file ({message})")
+    return StoreError(f"{path}: cannot be used: {message}")

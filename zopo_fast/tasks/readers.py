@@ -12,8 +12,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zopo_fast._utils.files import MOST_DATA, Unreadable, is_file, read_bytes
-from zopo_fast._utils.text import parse_json, shown
+from zopo_fast._utils.files import MAX_DATA_BYTES, UnreadableFileError, is_file, read_bytes
+from zopo_fast._utils.text import parse_json, short_repr
 from zopo_fast.errors import TaskError
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def read(path: Path, input_field: str, output_field: str, seed: int) -> tuple[di
 
 def _text_of(path: Path) -> str:
     try:
-        content = read_bytes(path, MOST_DATA)
-    except Unreadable as error:
+        content = read_bytes(path, MAX_DATA_BYTES)
+    except UnreadableFileError as error:
         reason = "no such file" if error.missing else f"cannot be read: {error}"
         raise TaskError(reason, path=path) from error
     try:
@@ -98,7 +98,7 @@ def _text_of(path: Path) -> str:
 def _record(row: _Row, input_field: str, output_field: str) -> Record:
     for field in (input_field, output_field):
         if field not in row.fields:
-            raise row.error(f"no field {shown(field)}; there are: {_names(row.fields)}")
+            raise row.error(f"no field {short_repr(field)}; there are: {_names(row.fields)}")
     outputs = row.fields[output_field]
     outputs = outputs if isinstance(outputs, list) else [outputs]
     if not outputs:
@@ -136,7 +136,9 @@ def _unified(row: _Row, input_field: str, output_field: str, coin: random.Random
 
 def _text(row: _Row, value: object, field: str) -> str:
     if not isinstance(value, str):
-        raise row.error(f"{field!r} has to be a text (an output: or a list of texts), not {shown(value, 60)}")
+        raise row.error(
+            f"{field!r} has to be a text (an output: or a list of texts), not {short_repr(value, 60)}"
+        )
     if not value.strip():
         raise row.error(f"{field!r} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):  # cannot be sent to any model
@@ -147,7 +149,7 @@ def _text(row: _Row, value: object, field: str) -> str:
 def _split_of(row: _Row) -> str:
     split = row.fields.get("split") or ""
     if split and (not isinstance(split, str) or split.strip().lower() not in _SPLITS):
-        raise row.error(f"'split' has to be one of {', '.join(_SPLITS)}, not {shown(split)}")
+        raise row.error(f"'split' has to be one of {', '.join(_SPLITS)}, not {short_repr(split)}")
     return _SPLITS[split.strip().lower()] if split else ""
 
 
@@ -163,12 +165,12 @@ def _json(text: str, path: Path, line: int | None = None) -> Any:
 
 
 def _label(name: str) -> str:
-    return shown(name)[1:-1]
+    return short_repr(name)[1:-1]
 
 
 def _names(fields: Iterable[str]) -> str:
     """The fields that there are, as an error shows them."""
-    names = [shown(name, 40) for name in itertools.islice(fields, 21)]
+    names = [short_repr(name, 40) for name in itertools.islice(fields, 21)]
     return ", ".join(names[:20] + ["..."] * (len(names) > 20)) or "none"
 
 
@@ -256,7 +258,7 @@ def _check_header(header: list[str], wanted: Sequence[str], path: Path, line: in
     for field in wanted:
         if header.count(field) != 1:
             fault = "no column" if field not in header else "more than one column"
-            message = f"{fault} {shown(field)}; there are: {_names(header)}"
+            message = f"{fault} {short_repr(field)}; there are: {_names(header)}"
             raise TaskError(message, path=path, line=line)
 
 

@@ -12,19 +12,25 @@ It is data: a metric of the user's own, `module:function`, is run only where the
 from __future__ import annotations
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zopo_fast._utils.checks import as_integer
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError, InputError, TaskError
 from zopo_fast.tasks import readers as task_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+MetricFunction = Callable[..., float | Awaitable[float]]
+"""(answer, references) -> score, or (answer, references, input) -> score."""
 
+
+@public
 @dataclass(frozen=True)
 class Example:
     """An input and the outputs accepted for it; the first one is the reference shown in demonstrations."""
@@ -36,13 +42,14 @@ class Example:
         # Example("2 + 2", "4") would otherwise accept each character of the text.
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         if not outputs:
-            raise InputError(f"an example needs an accepted output: {shown(self.input)}")
+            raise InputError(f"an example needs an accepted output: {short_repr(self.input)}")
         for text in (self.input, *outputs):
             if not isinstance(text, str):
-                raise InputError(f"an example is made of texts, not of {shown(text)}")
+                raise InputError(f"an example is made of texts, not of {short_repr(text)}")
         object.__setattr__(self, "outputs", outputs)
 
 
+@public
 @dataclass(frozen=True)
 class Task:
     """What a prompt is scored on (`train`), and what it is never scored on until the end (`heldout`)."""
@@ -50,9 +57,23 @@ class Task:
     name: str
     train: tuple[Example, ...]
     heldout: tuple[Example, ...] = ()
-    metric: str = "exact_match"
+    metric: str | MetricFunction = "exact_match"
     template: str = "instruction"
     demonstrations: tuple[Example, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) and not callable(self.metric):
+            raise ConfigError(
+                "metric: expected a name or a function (answer, references) -> score, got "
+                f"{short_repr(self.metric)}"
+            )
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the metric; of a function its qualified name, by which a study recognises it."""
+        if isinstance(self.metric, str):
+            return self.metric
+        return str(getattr(self.metric, "__qualname__", type(self.metric).__qualname__))
 
     @classmethod
     def load(
@@ -65,7 +86,7 @@ class Task:
         seed: int = 0,
         input_field: str = "input",
         output_field: str = "output",
-        metric: str | None = None,
+        metric: str | MetricFunction | None = None,
         template: str | None = None,
     ) -> Task:
         """Read a task file and split it by `seed`: the same seed and file give the same split.
@@ -83,7 +104,7 @@ class Task:
         metadata, records = task_files.read(path, input_field, output_field, seed)
         if metric is None and ":" in metadata.get("metric", ""):  # a file of data must not say what to run
             raise TaskError(
-                f"'metadata' names a function as its metric, {shown(metadata['metric'])}: only the "
+                f"'metadata' names a function as its metric, {short_repr(metadata['metric'])}: only the "
                 "caller can, by metric= or --metric",
                 path=path,
             )
@@ -103,7 +124,7 @@ class Task:
             name=metadata.get("name", path.stem),
             train=train,
             heldout=held,
-            metric=metric or metadata.get("metric", "exact_match"),
+            metric=metadata.get("metric", "exact_match") if metric is None or metric == "" else metric,
             template=template or metadata.get("template", "instruction"),
             demonstrations=shots,
         )

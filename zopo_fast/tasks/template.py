@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.files import MOST_SETTINGS, Unreadable, is_file, read_bytes
-from zopo_fast._utils.text import parse_json, shown
+from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, is_file, read_bytes
+from zopo_fast._utils.text import parse_json, short_repr
 from zopo_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Template:
         for role, _ in self.messages:
             if role not in ROLES:
                 raise ConfigError(
-                    f"template {self.name!r}: role {shown(role)} is not one of {', '.join(ROLES)}"
+                    f"template {self.name!r}: role {short_repr(role)} is not one of {', '.join(ROLES)}"
                 )
         for placeholder in (PROMPT, INPUT):
             if not any(_holds(content, placeholder) for _, content in self.messages):
@@ -121,15 +121,15 @@ def resolve(name: str | Template) -> Template:
     if path.suffix.lower() == ".json" or is_file(path):
         return _load(path)
     raise ConfigError(
-        f"unknown template {shown(name)}: there are {', '.join(sorted(TEMPLATES))}, "
+        f"unknown template {short_repr(name)}: there are {', '.join(sorted(TEMPLATES))}, "
         "or the path of a .json file"
     )
 
 
 def _load(path: Path) -> Template:
     try:
-        document: Any = parse_json(read_bytes(path, MOST_SETTINGS).decode("utf-8-sig"))
-    except Unreadable as error:
+        document: Any = parse_json(read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig"))
+    except UnreadableFileError as error:
         raise ConfigError(f"template {path}: {error}") from error
     except ValueError as error:  # not UTF-8, or not JSON
         raise ConfigError(f"template {path}: not a JSON file: {error}") from error

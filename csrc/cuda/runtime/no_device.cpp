@@ -1,4 +1,5 @@
-// Definitions of device.hpp for a build without the CUDA engine.
+// Definitions of device.hpp for a build without the CUDA engine; CMakeLists.txt sets ZOPO_NO_CUDA to
+// the reason.
 #include "base/error.hpp"
 #include "cuda/runtime/device.hpp"
 
@@ -6,10 +7,7 @@ namespace zopo {
 
 int cuda_device_count() { return 0; }
 
-std::string cuda_status() {
-  return "this build has the CPU engine only: it was made without a CUDA compiler (nvcc), or with "
-         "ZOPO_CUDA=OFF";
-}
+std::string cuda_status() { return "this build has the CPU engine only: " ZOPO_NO_CUDA; }
 
 void require_cuda(int) { throw DeviceError("no CUDA device: " + cuda_status()); }
 

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 HUGE = 2**20
-SLOW_SECONDS = 5.0  # beyond any timeout here; given up by the client long before
+IDLE = 20  # iterations of the loop without a new request or an answer
 FAULTS = (
     "429",
     "429 with Retry-After",
@@ -63,6 +63,8 @@ class Books:
     asked: Counter[str] = field(default_factory=Counter)
     answered: int = 0
     """Good answers that were written to the end."""
+    expired: int = 0
+    """Number of the last request that was in flight when the clock last advanced by the timeout."""
 
 
 class ChaosServer:
@@ -70,6 +72,8 @@ class ChaosServer:
 
     def __init__(self) -> None:
         self.url = ""
+        self.timeout = 0.0
+        """The client's."""
         self.books = Books()
         self._faults: tuple[str, ...] = ()
         self._share = 0.0
@@ -143,9 +147,28 @@ class ChaosServer:
         books.answered += 1
         return response
 
+    async def _hold(self) -> None:
+        """Hold a request until its client times out, without waiting.
+
+        When nothing but held requests is left, the clock of the loop, which is the client's, advances by the
+        timeout.
+        """
+        books, idle, seen = self.books, 0, (0, 0)
+        number = books.requests
+        while idle < IDLE:
+            await asyncio.sleep(0)
+            now = (books.requests, books.answered)
+            idle, seen = (idle + 1 if now == seen else 0), now
+        if number > books.expired:
+            books.expired = books.requests
+            loop = asyncio.get_running_loop()
+            time = loop.time
+            loop.time = lambda: time() + self.timeout  # type: ignore[method-assign]
+        await asyncio.Event().wait()  # cancelled as the client closes the connection
+
     async def _fail(self, http: web.Request, fault: str, good: bytes) -> web.StreamResponse:
         if fault == "slow":
-            await asyncio.sleep(SLOW_SECONDS)
+            await self._hold()
         if fault in ("dropped", "truncated"):
             return await _cut(http, good if fault == "truncated" else b"")
         if fault == "huge":

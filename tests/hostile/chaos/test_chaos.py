@@ -1,4 +1,4 @@
-"""Providers that misbehave, in a short form; the long one is `make chaos`."""
+"""Faulty providers: the short form of `make chaos`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chaos_server import FAULTS, HARMLESS
 
 
 @pytest.mark.parametrize("fault", ["none", *FAULTS, "all mixed"])
-def test_runs_against_a_server_that_misbehaves(fault: str) -> None:
+def test_runs_survive_a_faulty_server(fault: str) -> None:
     row = asyncio.run(runs(fault, 6 if fault == "all mixed" else 3, seed=99))
     assert row.problems == []
     assert row.scored > 0
@@ -20,7 +20,7 @@ def test_runs_against_a_server_that_misbehaves(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["429", "429 with Retry-After", "500", "dropped", "slow", "web page"])
-def test_a_run_ends_where_every_request_fails(fault: str) -> None:
+def test_a_run_ends_when_every_request_fails(fault: str) -> None:
     row = asyncio.run(runs(fault, 1, seed=99, share=1.0))
     assert row.problems == []
     assert (row.runs, row.answered, row.scored) == (1, 0, 0)
@@ -33,7 +33,7 @@ def test_a_run_ends_where_every_request_fails(fault: str) -> None:
 
 
 def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that forgets what it lost is found out."""
+    """A client that does not charge lost calls is noticed."""
     from zopo_fast.llm.budget import Account
 
     monkeypatch.setattr(Account, "forfeit", Account.release)

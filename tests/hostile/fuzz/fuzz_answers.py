@@ -9,8 +9,7 @@ from harness import fuzz, instrumented
 
 with instrumented:
     from zopo_fast._utils import text
-    from zopo_fast.llm.openai import responses as answers
-    from zopo_fast.llm.openai import retry
+    from zopo_fast.llm.openai import responses as answers, retry
     from zopo_fast.prompts import generate
     from zopo_fast.prompts.pool import normalise
     from zopo_fast.scoring import judge, metrics
@@ -35,7 +34,9 @@ def target(folder: Path, data: bytes) -> None:
         raise AssertionError(f"to wait {wait} s")
     status = int.from_bytes(data[:2], "big") % 600 if data[:1] != b"2" else 200
     texts_of(body.decode("utf-8", "replace"))
-    outcome = answers.judge(answers.Reply(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT)
+    outcome = answers.read_response(
+        answers.Response(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT
+    )
     if isinstance(outcome, answers.Document):
         answers.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
             outcome.values.get("data"), list

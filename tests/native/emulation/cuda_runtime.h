@@ -93,8 +93,13 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719,
   cudaErrorNotReady = 600,
 };
-enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost,
-                      cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
@@ -111,7 +116,12 @@ enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
 enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
-enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
+enum cudaMemoryType {
+  cudaMemoryTypeUnregistered,
+  cudaMemoryTypeHost,
+  cudaMemoryTypeDevice,
+  cudaMemoryTypeManaged
+};
 struct cudaMemPoolProps {
   cudaMemAllocationType allocType;
   struct {
@@ -153,9 +163,11 @@ cudaError_t cudaMallocFromPoolAsync(void** p, std::size_t bytes, cudaMemPool_t, 
 cudaError_t cudaFreeAsync(void* p, cudaStream_t);
 cudaError_t cudaMallocHost(void** p, std::size_t bytes);
 cudaError_t cudaFreeHost(void* p);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t);
-cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t);
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
+                              std::size_t from_pitch, std::size_t width, std::size_t height,
+                              cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes*, const void*);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned flags);
@@ -185,17 +197,17 @@ struct Coordinates {
 };
 extern Coordinates now;  // of the running fiber
 
-cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
-                    bool cooperative, std::function<void()> body);
+cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t shared,
+                    cudaStream_t stream, bool cooperative, std::function<void()> body);
 template <class... P>
-cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
-                   bool cooperative, std::tuple<P...> values) {
+cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared,
+                   cudaStream_t stream, bool cooperative, std::tuple<P...> values) {
   return enqueue(reinterpret_cast<const void*>(kernel), grid, block, shared, stream, cooperative,
                  [kernel, values] { std::apply(kernel, values); });
 }
 
-void* shared();      // shared memory of the running block
-void yield();        // hand over to the next fiber
+void* shared();  // shared memory of the running block
+void yield();    // hand over to the next fiber
 void block_barrier();
 int block_barrier_count(int predicate);
 
@@ -273,43 +285,93 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   return bits;
 }
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
-inline float __int_as_float(int x) { float f; std::memcpy(&f, &x, 4); return f; }
-inline int __float_as_int(float f) { int x; std::memcpy(&x, &f, 4); return x; }
-inline float __uint_as_float(unsigned x) { float f; std::memcpy(&f, &x, 4); return f; }
-inline unsigned __float_as_uint(float f) { unsigned x; std::memcpy(&x, &f, 4); return x; }
-inline double __longlong_as_double(long long x) { double f; std::memcpy(&f, &x, 8); return f; }
-inline long long __double_as_longlong(double f) { long long x; std::memcpy(&x, &f, 8); return x; }
+inline float __int_as_float(int x) {
+  float f;
+  std::memcpy(&f, &x, 4);
+  return f;
+}
+inline int __float_as_int(float f) {
+  int x;
+  std::memcpy(&x, &f, 4);
+  return x;
+}
+inline float __uint_as_float(unsigned x) {
+  float f;
+  std::memcpy(&f, &x, 4);
+  return f;
+}
+inline unsigned __float_as_uint(float f) {
+  unsigned x;
+  std::memcpy(&x, &f, 4);
+  return x;
+}
+inline double __longlong_as_double(long long x) {
+  double f;
+  std::memcpy(&f, &x, 8);
+  return f;
+}
+inline long long __double_as_longlong(double f) {
+  long long x;
+  std::memcpy(&x, &f, 8);
+  return x;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dsub_rn(double a, double b) { return a - b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
-using std::max;
-using std::min;
 using std::fma;
 using std::fmax;
 using std::fmin;
+using std::max;
+using std::min;
 using std::sqrt;
 
 // Fibers hand over only where the code waits, so plain reads and writes are atomic.
 template <class T, class U>
-T atomicAdd(T* p, U x) { const T old = *p; *p = old + static_cast<T>(x); return old; }
+T atomicAdd(T* p, U x) {
+  const T old = *p;
+  *p = old + static_cast<T>(x);
+  return old;
+}
 template <class T, class U>
-T atomicMax(T* p, U x) { const T old = *p; *p = std::max(old, static_cast<T>(x)); return old; }
+T atomicMax(T* p, U x) {
+  const T old = *p;
+  *p = std::max(old, static_cast<T>(x));
+  return old;
+}
 template <class T, class U>
-T atomicMin(T* p, U x) { const T old = *p; *p = std::min(old, static_cast<T>(x)); return old; }
+T atomicMin(T* p, U x) {
+  const T old = *p;
+  *p = std::min(old, static_cast<T>(x));
+  return old;
+}
 template <class T, class U>
-T atomicExch(T* p, U x) { const T old = *p; *p = static_cast<T>(x); return old; }
+T atomicExch(T* p, U x) {
+  const T old = *p;
+  *p = static_cast<T>(x);
+  return old;
+}
 template <class T, class U>
-T atomicOr(T* p, U x) { const T old = *p; *p = old | static_cast<T>(x); return old; }
+T atomicOr(T* p, U x) {
+  const T old = *p;
+  *p = old | static_cast<T>(x);
+  return old;
+}
 template <class T, class U>
-T atomicInc(T* p, U limit) { const T old = *p; *p = old >= limit ? 0 : old + 1; return old; }
+T atomicInc(T* p, U limit) {
+  const T old = *p;
+  *p = old >= limit ? 0 : old + 1;
+  return old;
+}
 template <class T, class U, class V>
 T atomicCAS(T* p, U expected, V x) {
   const T old = *p;

@@ -58,6 +58,7 @@ bool is_pinned(const void* p);
 // ---- kernels ---------------------------------------------------------------------------------------
 
 // Run a kernel: call `body` once a thread, with emulate::now set. `shared` is in bytes.
-void run(dim3 grid, dim3 block, std::size_t shared, bool cooperative, const std::function<void()>& body);
+void run(dim3 grid, dim3 block, std::size_t shared, bool cooperative,
+         const std::function<void()>& body);
 
 }  // namespace emulate

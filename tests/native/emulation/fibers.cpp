@@ -112,7 +112,8 @@ void start() {
 unsigned char* stack(std::size_t i) {
   static auto* stacks = new std::vector<unsigned char*>;
   while (stacks->size() <= i) {
-    void* p = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p = mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) fail("no memory for stacks");
     if (mprotect(p, page_size(), PROT_NONE)) fail("mprotect");
     stacks->push_back(static_cast<unsigned char*>(p));
@@ -163,7 +164,8 @@ struct Shared {
   explicit Shared(std::size_t bytes) {
     const std::size_t page = page_size(), padded = (bytes + 15) / 16 * 16;
     mapped = (std::max<std::size_t>(padded, 1) + page - 1) / page * page;
-    void* p = mmap(nullptr, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* p =
+        mmap(nullptr, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) fail("no memory for shared memory");
     start = static_cast<unsigned char*>(p);
     if (mprotect(start + mapped, page, PROT_NONE)) fail("mprotect");
@@ -173,7 +175,8 @@ struct Shared {
   ~Shared() {
     if (start) munmap(start, mapped + page_size());
   }
-  Shared(Shared&& o) noexcept : start(std::exchange(o.start, nullptr)), data(o.data), mapped(o.mapped) {}
+  Shared(Shared&& o) noexcept
+      : start(std::exchange(o.start, nullptr)), data(o.data), mapped(o.mapped) {}
   Shared(const Shared&) = delete;
 
   void clear() const { std::memset(start, kFill, mapped); }
@@ -200,7 +203,8 @@ void run_groups(std::vector<Group>& groups) {
       enter(f);
       if (f.done) --live;
     }
-    if (progress == before) fail("deadlock: threads wait for a barrier or a warp that not all of them reach");
+    if (progress == before)
+      fail("deadlock: threads wait for a barrier or a warp that not all of them reach");
   }
   running = nullptr;
 }
@@ -209,7 +213,8 @@ void run_groups(std::vector<Group>& groups) {
 
 Coordinates now;
 
-void run(dim3 grid, dim3 block, std::size_t bytes, bool cooperative, const std::function<void()>& body) {
+void run(dim3 grid, dim3 block, std::size_t bytes, bool cooperative,
+         const std::function<void()>& body) {
   const std::size_t threads = std::size_t{block.x} * block.y * block.z;
   const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
   now.block_size = block;
@@ -287,7 +292,9 @@ int block_barrier_count(int predicate) {
 }
 void block_barrier() { block_barrier_count(0); }
 
-int lane() { return static_cast<int>(static_cast<std::size_t>(running - running->group->fibers.data()) % 32); }
+int lane() {
+  return static_cast<int>(static_cast<std::size_t>(running - running->group->fibers.data()) % 32);
+}
 
 Exchanged exchange(unsigned mask, const void* mine, std::size_t bytes) {
   if (bytes > 128) fail("an exchange of more than 128 bytes");
@@ -316,7 +323,8 @@ Exchanged exchange(unsigned mask, const void* mine, std::size_t bytes) {
 }
 
 void copy_async(void* to, const void* from, std::size_t bytes, std::size_t valid) {
-  if (reinterpret_cast<std::uintptr_t>(to) % bytes || (valid && reinterpret_cast<std::uintptr_t>(from) % bytes))
+  if (reinterpret_cast<std::uintptr_t>(to) % bytes ||
+      (valid && reinterpret_cast<std::uintptr_t>(from) % bytes))
     fail("an asynchronous copy of " + std::to_string(bytes) + " bytes that is not aligned to them");
   running->open.push_back({to, from, bytes, valid});
 }

@@ -53,7 +53,8 @@ void* Memory::allocate(std::size_t bytes, int device) {
   const std::size_t page = page_size();
   const std::size_t padded = (std::max<std::size_t>(bytes, 1) + kAlign - 1) / kAlign * kAlign;
   const std::size_t mapped = (padded + page - 1) / page * page;
-  void* mapping = mmap(nullptr, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapping =
+      mmap(nullptr, mapped + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapping == MAP_FAILED) return nullptr;
   auto* start = static_cast<unsigned char*>(mapping);
   if (mprotect(start + mapped, page, PROT_NONE)) fail("mprotect");

@@ -78,9 +78,11 @@ cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t share
   if (threads == 0 || threads > 1024 || grid.y > 65535 || grid.z > 65535 || grid.x == 0)
     return cudaErrorInvalidConfiguration;
   const auto limit = shared_limits().find(kernel);
-  const std::size_t allowed = limit == shared_limits().end() ? 48 * 1024 : static_cast<std::size_t>(limit->second);
+  const std::size_t allowed =
+      limit == shared_limits().end() ? 48 * 1024 : static_cast<std::size_t>(limit->second);
   if (shared > allowed) return cudaErrorInvalidValue;
-  if (cooperative && std::size_t{grid.x} * grid.y * grid.z > 8) return cudaErrorLaunchOutOfResources;
+  if (cooperative && std::size_t{grid.x} * grid.y * grid.z > 8)
+    return cudaErrorLaunchOutOfResources;
   push([=, w = std::move(work)] { run(grid, block, shared, cooperative, w); });
   return cudaSuccess;
 }
@@ -93,7 +95,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
   *count = devices();
   return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
-cudaError_t cudaGetDevice(int* ordinal) { *ordinal = current; return cudaSuccess; }
+cudaError_t cudaGetDevice(int* ordinal) {
+  *ordinal = current;
+  return cudaSuccess;
+}
 cudaError_t cudaSetDevice(int ordinal) {
   if (ordinal < 0 || ordinal >= devices()) return cudaErrorInvalidDevice;
   current = ordinal;
@@ -109,28 +114,54 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrCooperativeLaunch: *value = 1; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = 228 * 1024; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 227 * 1024; break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      break;
+    case cudaDevAttrCooperativeLaunch:
+      *value = 1;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = 228 * 1024;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = 227 * 1024;
+      break;
   }
   return cudaSuccess;
 }
-cudaError_t cudaDriverGetVersion(int* version) { *version = 13000; return cudaSuccess; }
-cudaError_t cudaRuntimeGetVersion(int* version) { *version = 13000; return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t e) {
   switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorLaunchOutOfResources: return "too many blocks in a cooperative launch";
-    default: return "an error";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorLaunchOutOfResources:
+      return "too many blocks in a cooperative launch";
+    default:
+      return "an error";
   }
 }
 const char* cudaGetErrorName(cudaError_t e) {
@@ -180,22 +211,26 @@ cudaError_t cudaFreeHost(void* p) {
   std::free(p);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
   LOCKED;
   if (memory().of(from) || is_pinned(from)) {
     push([=] { move(to, from, bytes); });
   } else {  // pageable memory is read before the call returns
     const auto* p = static_cast<const unsigned char*>(from);
-    push([to, kept = std::vector<unsigned char>(p, p + bytes)] { move(to, kept.data(), kept.size()); });
+    push([to, kept = std::vector<unsigned char>(p, p + bytes)] {
+      move(to, kept.data(), kept.size());
+    });
   }
   return cudaSuccess;
 }
-cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t s) {
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from,
+                              std::size_t from_pitch, std::size_t width, std::size_t height,
+                              cudaMemcpyKind kind, cudaStream_t s) {
   LOCKED;
   for (std::size_t i = 0; i < height; ++i)
-    cudaMemcpyAsync(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch,
-                    width, kind, s);
+    cudaMemcpyAsync(static_cast<char*>(to) + i * to_pitch,
+                    static_cast<const char*>(from) + i * from_pitch, width, kind, s);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t) {
@@ -211,7 +246,9 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   LOCKED;
   const emulate::Block* block = memory().of(p);
   a->device = block ? block->device : 0;
-  a->type = block ? cudaMemoryTypeDevice : is_pinned(p) ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+  a->type = block          ? cudaMemoryTypeDevice
+            : is_pinned(p) ? cudaMemoryTypeHost
+                           : cudaMemoryTypeUnregistered;
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
@@ -222,14 +259,39 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
   delete s;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { LOCKED; drain(); return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  LOCKED;
+  drain();
+  return cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { LOCKED; drain(); return cudaSuccess; }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = new EmulatedEvent; return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t e) { delete e; return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) { LOCKED; e->at = enqueued; return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { LOCKED; drain(); return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t e) { LOCKED; return executed >= e->at ? cudaSuccess : cudaErrorNotReady; }
+cudaError_t cudaDeviceSynchronize() {
+  LOCKED;
+  drain();
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
+  *e = new EmulatedEvent;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete e;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+  LOCKED;
+  e->at = enqueued;
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  LOCKED;
+  drain();
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+  LOCKED;
+  return executed >= e->at ? cudaSuccess : cudaErrorNotReady;
+}
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   LOCKED;
   if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) {

@@ -1,4 +1,4 @@
-"""What an attempt passes on its way to the endpoint: the breaker, the pace, a free slot."""
+"""Queue of attempts to an endpoint: circuit breaker, rate limit, concurrency slot."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from zopo_fast.errors import (
     ServerError,
     UnreachableError,
 )
-from zopo_fast.llm.openai.circuit_breaker import Breaker, Outcome
-from zopo_fast.llm.openai.rate_limit import Pacer, Ticket
+from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker, Outcome
+from zopo_fast.llm.openai.rate_limit import RateLimiter, Ticket
 from zopo_fast.llm.openai.retry import Failure, Time
 
 _DOWN = (UnreachableError, RequestTimeoutError, ServerError)
@@ -23,39 +23,41 @@ _DOWN = (UnreachableError, RequestTimeoutError, ServerError)
 
 @dataclass
 class Admitted:
-    """An attempt that may be made, or why not; whoever makes it says what came of it."""
+    """Admitted attempt; the caller sets its outcome."""
 
     ticket: Ticket
     refused: Failure | None = None
+    """Reason why the attempt must not be sent."""
     failure: Failure | None = None
-    """Set where the attempt failed."""
+    """Failure of the attempt."""
     tokens: int | None = None
-    """Set where it was answered and said what it took."""
+    """Tokens of an answered attempt, where the response states them."""
     ended: bool = field(default=False)
-    """Set once it came to an end, good or bad; not where it was cancelled."""
+    """The attempt was answered or failed; false where it was cancelled."""
 
 
 class Admission:
-    """One event loop's queue to an endpoint.
+    """Queue to an endpoint, of one event loop.
 
-    Attempts are let in one after another, in the order they came. The first in the queue waits for a slot,
-    then looks at the pace, and where it is too early gives the slot back and waits: nothing is held by one
-    that waits, and none is sent later than it was paced for. All others wait for the first, so a pause holds
-    up everyone. Budgets are reserved before: those in this queue hold reservations, those that wait for one
-    are not in the queue and hold no slot, so the two cannot wait for each other.
+    Attempts are admitted in order of arrival. The first in the queue acquires a slot and asks the rate
+    limiter; where it is too early, it releases the slot and sleeps. So a waiting attempt holds no slot, and a
+    pause of the rate limiter delays the whole queue. Budgets are reserved before: an attempt in this queue
+    holds a reservation, an attempt that waits for a reservation holds no slot, so the two cannot deadlock.
     """
 
-    def __init__(self, concurrency: int, pacer: Pacer, breaker: Breaker, time: Time, where: str) -> None:
+    def __init__(
+        self, concurrency: int, rate_limiter: RateLimiter, breaker: CircuitBreaker, time: Time, where: str
+    ) -> None:
         self._slots = asyncio.Semaphore(concurrency)
         self._first = asyncio.Lock()
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._breaker = breaker
         self._time = time
         self._where = where
 
     @asynccontextmanager
-    async def turn(self, tokens: int) -> AsyncGenerator[Admitted, None]:
-        """Wait for the turn of an attempt that may take so many tokens; a slot is held inside the block."""
+    async def admit(self, tokens: int) -> AsyncGenerator[Admitted, None]:
+        """Admit an attempt of about `tokens` tokens; the block holds its slot."""
         admitted = await self._enter(tokens)
         if admitted.refused is not None:
             yield admitted
@@ -70,31 +72,31 @@ class Admission:
         async with self._first:
             while True:
                 await self._slots.acquire()
-                delay = self._pacer.delay()
+                delay = self._rate_limiter.delay()
                 if delay <= 0.0 and self._breaker.enter():
-                    return Admitted(self._pacer.take(tokens))
+                    return Admitted(self._rate_limiter.take(tokens))
                 self._slots.release()
                 if (refused := self._refusal(delay)) is not None:
                     return Admitted(Ticket(0.0, 0), refused)
                 await self._time.sleep(delay)
 
     def _refusal(self, delay: float) -> Failure | None:
-        if self._breaker.open:
-            problem = f"the endpoint is down: {self._breaker.failed} attempts in a row came to nothing"
+        if self._breaker.is_open:
+            problem = f"the endpoint is down: {self._breaker.failed} attempts in a row failed"
             return Failure(EndpointDownError, f"{self._where}: {problem}", final=True)
-        if self._pacer.hopeless():
-            problem = f"too many requests: nothing but 429, and {delay:.3g} s more to wait"
+        if self._rate_limiter.is_hopeless():
+            problem = f"too many requests: only 429 responses, and {delay:.3g} s more to wait"
             return Failure(RateLimitError, f"{self._where}: {problem}", final=True)
         return None
 
     def _leave(self, admitted: Admitted) -> None:
         failure = admitted.failure
         if not admitted.ended:
-            self._breaker.leave(Outcome.NEITHER)
+            self._breaker.leave(Outcome.UNKNOWN)
         elif failure is None:
-            self._breaker.leave(Outcome.GOOD)
-            self._pacer.answered(admitted.ticket, admitted.tokens)
+            self._breaker.leave(Outcome.ANSWERED)
+            self._rate_limiter.answered(admitted.ticket, admitted.tokens)
         else:
-            self._breaker.leave(Outcome.DOWN if issubclass(failure.error, _DOWN) else Outcome.NEITHER)
+            self._breaker.leave(Outcome.DOWN if issubclass(failure.error, _DOWN) else Outcome.UNKNOWN)
             if failure.error is RateLimitError:
-                self._pacer.refused(admitted.ticket, failure.retry_after)
+                self._rate_limiter.refused(admitted.ticket, failure.retry_after)

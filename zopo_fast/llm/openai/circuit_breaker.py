@@ -1,15 +1,15 @@
-"""A circuit breaker: an endpoint that is down is not asked again and again.
+"""Circuit breaker: stops calls to an endpoint that is down.
 
-With the defaults of `ClientConfig` it opens after 30 attempts in a row that came to nothing (no connection,
-a dropped one, a timeout, 5xx), over all calls of a client, and at least 5 s after the first of them: a server
-that restarts in less is waited for by the calls' own retries. Where 30 % of the attempts fail, 30 in a row
-are one case in 5e15.
+With the defaults of `ClientConfig` the breaker opens after 30 failed attempts in a row (no connection, a
+dropped one, a timeout, 5xx), counted over all calls of a client, and at least 5 s after the first of them.
+The retries of the calls bridge a restart of less than 5 s. Where 30 % of the attempts fail at random, 30 in a
+row have a probability of 2e-16.
 
-How soon a run ends whose endpoint is down: no call takes longer than its `max_elapsed` (180 s), attempts and
-pauses together. Refused connections: the breaker opens after 5 s with 8 calls at once or more; one call at a
-time has used up its six attempts after at most 15.5 s of pauses. A server that accepts and never answers:
-after two timeouts, 121 s, with 15 calls at once or more, else after 180 s. 429 and the other 4xx come from an
-endpoint that is there: they neither open it nor count.
+Time until a run ends whose endpoint is down: a call takes at most `max_elapsed` (180 s), attempts and pauses
+together. With refused connections and at least 8 concurrent calls the breaker opens after 5 s; a single call
+uses up its six attempts after at most 15.5 s of pauses. With a server that accepts and never answers, and at
+least 15 concurrent calls, the breaker opens after two timeouts (121 s), else after 180 s. A 429 and the other
+4xx responses come from an endpoint that is up: they neither open the breaker nor count.
 """
 
 from __future__ import annotations
@@ -19,63 +19,66 @@ import math
 
 from zopo_fast.llm.openai.retry import Clock
 
-PATIENCE = 1 / 6
-"""Seconds that the failures in a row have to last before it opens, as a share of those it stays open."""
+MIN_FAILING_SHARE = 1 / 6
+"""Share of the open time for which the failures in a row must have lasted before the breaker opens."""
 
 
 class Outcome(enum.Enum):
-    """What an attempt says about the endpoint."""
+    """Outcome of an attempt, as far as it tells about the endpoint."""
 
-    GOOD = "answered"
+    ANSWERED = "answered"
     DOWN = "no answer"
-    NEITHER = "refused, useless, or broken off here"
+    UNKNOWN = "refused, malformed, or cancelled here"
 
 
-class Breaker:
-    """Counts attempts in a row that came to nothing; open, it lets one through every so many seconds.
+class CircuitBreaker:
+    """Counts failed attempts in a row; while open, admits one probe at a time.
 
-    `failures`: as many in a row open it. `seconds`: until the first probe, and between probes. `now`: clock.
+    Args:
+        failures: failed attempts in a row that open the breaker.
+        seconds: time until the first probe, and between probes.
+        now: time in seconds.
     """
 
     def __init__(self, failures: int, seconds: float, *, now: Clock) -> None:
-        self._most = failures
+        self._max_failures = failures
         self._seconds = seconds
         self._now = now
         self._failed = 0
-        self._first = math.inf
-        self._opened: float | None = None
-        self._probing = False
+        self._first_failure = math.inf
+        self._opened_at: float | None = None
+        self._is_probing = False
 
     @property
-    def open(self) -> bool:
-        """Whether calls end at once, but for a probe now and then."""
-        return self._opened is not None
+    def is_open(self) -> bool:
+        """Whether calls fail at once, except for a probe now and then."""
+        return self._opened_at is not None
 
     @property
     def failed(self) -> int:
-        """Attempts in a row that came to nothing."""
+        """Number of failed attempts in a row."""
         return self._failed
 
     def enter(self) -> bool:
-        """Whether an attempt may be made now; one that may has to `leave`."""
-        if self._opened is None:
+        """Return whether an attempt may be sent now; if so, end it with `leave`."""
+        if self._opened_at is None:
             return True
-        if self._probing or self._now() - self._opened < self._seconds:
+        if self._is_probing or self._now() - self._opened_at < self._seconds:
             return False
-        self._probing = True
+        self._is_probing = True
         return True
 
     def leave(self, outcome: Outcome) -> None:
-        """Note what an attempt came to."""
+        """Record the outcome of an attempt."""
         now = self._now()
-        self._probing = False
-        if outcome is Outcome.GOOD:
-            self._failed, self._first, self._opened = 0, math.inf, None
+        self._is_probing = False
+        if outcome is Outcome.ANSWERED:
+            self._failed, self._first_failure, self._opened_at = 0, math.inf, None
         elif outcome is Outcome.DOWN:
             self._failed += 1
-            self._first = min(self._first, now)
-            lasted = now - self._first
-            if self._opened is not None or (
-                self._failed >= self._most and lasted >= PATIENCE * self._seconds
+            self._first_failure = min(self._first_failure, now)
+            lasted = now - self._first_failure
+            if self.is_open or (
+                self._failed >= self._max_failures and lasted >= MIN_FAILING_SHARE * self._seconds
             ):
-                self._opened = now
+                self._opened_at = now

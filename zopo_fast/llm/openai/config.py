@@ -1,4 +1,4 @@
-"""Settings of a client."""
+"""Settings of a client of an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zopo_fast._utils.checks import MOST
-from zopo_fast._utils.text import shown
+from zopo_fast._utils.checks import as_count
+from zopo_fast._utils.public import public
+from zopo_fast._utils.settings import check, described, document, setting
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.openai.redaction import (
     MASK,
@@ -18,73 +20,102 @@ from zopo_fast.llm.openai.redaction import (
     parse_key,
     show_url,
 )
-from zopo_fast.llm.openai.retry import Bounds
 
-_MOST_SECONDS = 1e9  # three decades
+if TYPE_CHECKING:
+    from zopo_fast.llm.openai.retry import Bounds
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+MAX_SECONDS = 10**9  # three decades
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+@public
+@document
 @dataclass(frozen=True, repr=False)
 class ClientConfig:
-    """Settings of an `OpenAIClient`; times in seconds. Raises `ConfigError` naming the field it refuses.
+    """Settings of an `OpenAIClient`; times in seconds.
 
-    `base_url` includes `/v1`, as with OpenAI's own SDK; a trailing slash, a query (`?api-version=...`) and
-    a bare host whose API lies below `/v1` are fine too. Where it is not given it is `OPENAI_BASE_URL`, else
-    OpenAI's own. `api_key` is `OPENAI_API_KEY` if not given; only OpenAI's own endpoint insists on one.
+    The representation, `public()` and messages mask the key, header values and whatever lies in a body below
+    a name such as `api_key` or `password`, at any depth.
 
-    `body` goes into every chat call (temperature, max_tokens, seed, stop, whatever the server takes),
-    `embedding_body` into every embedding call, `headers` into both. What a body holds below a name such as
-    `api_key` or `password`, at any depth, is kept out of whatever is shown, as the key and the headers are.
+    Raises:
+        ConfigError: A value is out of range; the message names the setting.
     """
 
-    model: str
-    base_url: str | None = None
-    api_key: str | None = None
-    concurrency: int = 16
-    timeout: float = 60.0
-    """Of one attempt."""
-    max_attempts: int = 6
-    max_elapsed: float = 180.0
-    """Of one call: its attempts and the pauses between them, not its wait for a free slot."""
-    backoff_initial: float = 0.5
-    backoff_max: float = 30.0
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, Any] = field(default_factory=dict)
-    embedding_model: str | None = None
-    embedding_batch: int = 64
-    embedding_body: Mapping[str, Any] = field(default_factory=dict)
-    max_response_bytes: int = 16 * 2**20
-    requests_per_minute: float | None = None
-    """Sent at even distances; None: as many as the slots allow, until the endpoint answers 429."""
-    tokens_per_minute: float | None = None
-    breaker_failures: int = 30
-    """Attempts in a row without an answer, over all calls, after which calls end at once; see `breaker`."""
-    breaker_seconds: float = 30.0
-    """Until one is tried again."""
+    model: str = field(metadata=described("Name of the chat model at the endpoint.", minimum=1))
+    base_url: str | None = setting(
+        None,
+        "URL of the endpoint, /v1 included; accepted too are a trailing slash, a query such as "
+        "?api-version=... and a bare host whose API lies below /v1.",
+        minimum=1,
+        default_text="$OPENAI_BASE_URL, else OpenAI's own endpoint",
+    )
+    api_key: str | None = setting(
+        None,
+        "Bearer token; required by OpenAI's own endpoint only.",
+        minimum=1,
+        default_text="$OPENAI_API_KEY",
+    )
+    concurrency: int = setting(16, "Calls in flight at a time.", minimum=1)
+    timeout: float = setting(60.0, "Seconds for one attempt of a call.", above=0, maximum=MAX_SECONDS)
+    max_attempts: int = setting(6, "Attempts of one call, the first included.", minimum=1)
+    max_elapsed: float = setting(
+        180.0,
+        "Seconds for one call: its attempts and the pauses between them, without the wait for a free slot.",
+        above=0,
+        maximum=MAX_SECONDS,
+    )
+    backoff_initial: float = setting(
+        0.5, "Seconds before the first retry; each later pause doubles.", above=0, maximum=MAX_SECONDS
+    )
+    backoff_max: float = setting(30.0, "Longest pause before a retry.", above=0, maximum=MAX_SECONDS)
+    headers: Mapping[str, str] = field(
+        default_factory=dict, metadata=described("Headers of every call, by name.")
+    )
+    body: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata=described(
+            "Body parameters of every chat call, such as temperature, max_tokens, seed and stop."
+        ),
+    )
+    embedding_model: str | None = setting(None, "Name of the embedding model at the endpoint.", minimum=1)
+    embedding_batch: int = setting(64, "Texts in one embedding call.", minimum=1)
+    embedding_body: Mapping[str, Any] = field(
+        default_factory=dict, metadata=described("Body parameters of every embedding call.")
+    )
+    max_response_bytes: int = setting(16 * 2**20, "Largest response that is read.", minimum=1)
+    requests_per_minute: float | None = setting(
+        None,
+        "Requests sent in a minute, at even distances.",
+        above=0,
+        maximum=MAX_SECONDS,
+        default_text="no limit until the endpoint answers 429",
+    )
+    tokens_per_minute: float | None = setting(
+        None,
+        "Tokens that the requests of a minute may take, prompt and completion together.",
+        above=0,
+        maximum=MAX_SECONDS,
+        default_text="no limit",
+    )
+    breaker_failures: int = setting(
+        30, "Attempts in a row, over all calls, whose failure opens the circuit breaker.", minimum=1
+    )
+    breaker_seconds: float = setting(
+        30.0, "Seconds before the open circuit breaker lets one attempt pass.", above=0, maximum=MAX_SECONDS
+    )
 
     def __post_init__(self) -> None:
-        _text("model", self.model)
-        for name in ("base_url", "api_key", "embedding_model"):
-            if getattr(self, name) is not None:
-                _text(name, getattr(self, name))
+        check(self)
         if self.base_url is not None:
             parse_base_url("base_url", self.base_url)
         if self.api_key is not None:
             parse_key("api_key", self.api_key)
-        counts = ("concurrency", "max_attempts", "embedding_batch", "max_response_bytes", "breaker_failures")
-        for name in counts:
-            _count(name, getattr(self, name))
-        for name in ("timeout", "max_elapsed", "backoff_initial", "backoff_max", "breaker_seconds"):
-            _positive(name, getattr(self, name), "number of seconds")
-        for name in ("requests_per_minute", "tokens_per_minute"):
-            if getattr(self, name) is not None:
-                _positive(name, getattr(self, name), "number")
         if self.backoff_initial > self.backoff_max:
             raise ConfigError(
-                f"backoff_initial={self.backoff_initial} is above backoff_max={self.backoff_max}"
+                f"backoff_initial must be at most backoff_max={self.backoff_max}, got {self.backoff_initial}"
             )
-        # The caller's mappings may change later; the configuration does not.
+        # Copy the mappings: the caller may change them later, the configuration must not.
         object.__setattr__(self, "headers", _headers(self.headers))
         object.__setattr__(self, "body", _body("body", self.body, {"model", "messages"}))
         object.__setattr__(
@@ -93,13 +124,15 @@ class ClientConfig:
 
     @property
     def bounds(self) -> Bounds:
-        """What limits a call's retries."""
+        """Return the bounds of the retries of a call."""
+        from zopo_fast.llm.openai.retry import Bounds  # loads email and logging
+
         return Bounds(
             self.timeout, self.max_attempts, self.max_elapsed, self.backoff_initial, self.backoff_max
         )
 
     def public(self) -> dict[str, Any]:
-        """Return the settings as JSON values without keys, credentials and header values: fit for a log."""
+        """Return the settings as JSON values without keys, credentials and header values, fit for a log."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown["api_key"] = None if self.api_key is None else MASK
         shown["headers"] = dict.fromkeys(self.headers, MASK)
@@ -114,30 +147,14 @@ class ClientConfig:
         return f"ClientConfig({settings})"
 
 
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{name} must be a non-empty string")
-
-
-def _count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-        raise ConfigError(f"{name} must be an integer of at least 1 (at most 2**53), not {shown(value)}")
-
-
-def _positive(name: str, value: object, what: str) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= _MOST_SECONDS:  # type: ignore[operator]
-        raise ConfigError(f"{name} must be a positive {what}, not {shown(value)}")
-
-
 def _headers(headers: object) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         raise ConfigError("headers must be a mapping of strings to strings")
     for name, value in headers.items():
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
-            raise ConfigError(f"headers: {shown(name)} is not a header's name")
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(f"headers: {short_repr(name)} is not the name of a header")
         if not isinstance(value, str) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-            raise ConfigError(f"headers: the value of {name!r} must be a string of one line")
+            raise ConfigError(f"headers: the value of {name!r} must be a string on one line")
     return dict(headers)
 
 
@@ -145,18 +162,20 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
     if not isinstance(body, Mapping) or not all(isinstance(key, str) for key in body):
         raise ConfigError(f"{name} must be a mapping with string keys")
     if taken := sorted(reserved & set(body)):
-        raise ConfigError(f"{name} must not set {taken[0]!r}: the client does")
+        raise ConfigError(f"{name} must not set {taken[0]!r}: the client sets it")
     if body.get("stream"):
-        raise ConfigError(f"{name}: 'stream' is not supported, answers are read whole")
+        raise ConfigError(f"{name}: 'stream' is not supported, leave it out")
     temperature = body.get("temperature")
     if temperature is not None and (not isinstance(temperature, (int, float)) or not temperature >= 0):
-        raise ConfigError(f"{name}: 'temperature' must be a number of at least 0, not {shown(temperature)}")
+        raise ConfigError(
+            f"{name}: 'temperature' must be a number of at least 0, got {short_repr(temperature)}"
+        )
     for limit in ("max_tokens", "max_completion_tokens"):
         if body.get(limit) is not None:
-            _count(f"{name}: {limit!r}", body[limit])
+            as_count(f"{name}: {limit!r}", body[limit], 1)
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(body), allow_nan=False))
-        _veiled(copy, set())  # so that what is nested too deeply is refused here, not where it is shown
+        _veiled(copy, set())  # refuse a body nested too deeply here, not where it is shown
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name} cannot be sent as JSON: {error}") from None
     return copy

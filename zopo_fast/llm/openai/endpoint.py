@@ -1,10 +1,11 @@
-"""Where a model is reached and with which settings; keeps the key out of whatever is shown."""
+"""Endpoint of a client: URLs, headers, and redaction of its secrets."""
 
 from __future__ import annotations
 
 import base64
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from yarl import URL
 
@@ -21,13 +22,19 @@ from zopo_fast.llm.openai.redaction import (
     parse_base_url,
     parse_key,
     show_url,
+    visible_query,
 )
 
 OPENAI_URL = "https://api.openai.com/v1"
 
 
 class Endpoint:
-    """A configuration with the environment's part filled in: URLs and headers to send, secrets to hide."""
+    """Resolved endpoint of a configuration, with defaults from the environment.
+
+    Raises:
+        ConfigError: the base URL or the key cannot be used.
+        AuthenticationError: OpenAI's own endpoint without a key.
+    """
 
     def __init__(self, config: ClientConfig) -> None:
         base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
@@ -45,7 +52,7 @@ class Endpoint:
         headers = {n: v for n, v in headers.items() if n.lower() not in given} | dict(config.headers)
         if url.host == "api.openai.com" and not any(_SENSITIVE.search(name) for name in headers):
             raise AuthenticationError(
-                "no API key: OpenAI's endpoint needs one; set OPENAI_API_KEY, pass api_key, "
+                "no API key for OpenAI's endpoint: set OPENAI_API_KEY, pass api_key, "
                 "or point base_url (OPENAI_BASE_URL) at a server of your own"
             )
         for name, value in headers.items():
@@ -55,9 +62,9 @@ class Endpoint:
             _veiled(body, secrets)
         secrets.add(key.strip())
         self.headers: Mapping[str, str] = headers
-        # A bare host: the API may lie at its root or below /v1, see `OpenAIClient`.
-        self.bare = url.path in {"", "/"}
-        self.loopback = url.host in LOOPBACK
+        self.is_bare = url.path in {"", "/"}
+        """The base URL has no path: the API may be at the root or below /v1."""
+        self.is_loopback = url.host in LOOPBACK
         self._base = url.with_user(None)
         self._secrets = _spellings(secrets)
 
@@ -65,19 +72,32 @@ class Endpoint:
         return f"Endpoint({show_url(self._base)!r})"
 
     def url(self, path: str) -> URL:
-        """Return the address of `path` below the base URL."""
+        """Return the URL of `path` below the base URL."""
         return (self._base / path).with_query(self._base.query)
 
     def redact(self, text: str) -> str:
-        """Return `text` with every secret replaced."""
+        """Return `text` with every secret masked."""
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
 
     def quote(self, body: bytes | str, limit: int = 200) -> str:
-        """Return an answer's beginning as errors may show it: one line, no secrets, no controls."""
+        """Return the beginning of a body for an error message: one line without secrets."""
         text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
-        # Redacted before it is cut: half a key is still too much of it.
+        # Redact before truncating: half a key must not be shown either.
         text = self.redact(_one_line(text))
         text = text.encode("utf-8", "replace").decode()
         return text if len(text) <= limit else text[:limit] + "..."
+
+
+def identity_of(config: ClientConfig, endpoint: Endpoint | None = None) -> dict[str, Any]:
+    """Return what an answer depends on besides the messages: model, URL without secrets, body."""
+    url = (endpoint or Endpoint(config)).url("chat/completions")
+    where = [show_url(url), visible_query(url)]
+    return {"model": config.model, "endpoint": where, "body": dict(config.body)}
+
+
+def description_of(config: ClientConfig) -> dict[str, Any]:
+    """Return model name and body without secrets, as a study records them."""
+    public = config.public()
+    return {"model": public["model"], "body": public["body"]}

@@ -19,17 +19,21 @@ _SENSITIVE = re.compile(
     r"auth|key|token|secret|cookie|pass(w|_?phrase|$)|pwd|credential|bearer|jwt", re.IGNORECASE
 )
 
-# Names that say token and mean a model's: their numbers are settings.
+# Names with "token" that mean tokens of a model: their numbers are settings, not secrets.
 _COUNTED = re.compile(r"tokens|token_?(id|count|limit|budget)|max_?token", re.IGNORECASE)
 
-# In a JSON schema the names below these are of fields to come, not of values.
+# Keys of a JSON schema: the names below them declare fields and hold no values.
 _SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 
 
 def parse_base_url(source: str, value: str) -> URL:
-    """Return `value` as a URL; raises `ConfigError` naming `source` and quoting no password."""
+    """Return `value` as a URL without fragment.
+
+    Raises:
+        ConfigError: `value` is no base URL; names `source` and quotes no password.
+    """
     problem = f"{source} is not an http(s) URL such as http://localhost:8000/v1"
     try:
         url = URL(value.strip())
@@ -49,23 +53,29 @@ def show_url(url: URL) -> str:
 
 
 def visible_query(url: URL) -> list[list[str]]:
-    """Return the parameters of a URL's query that hold no secret, by their names."""
+    """Return the query parameters whose names do not indicate a secret, as sorted [name, value] pairs."""
     return sorted([name, value] for name, value in url.query.items() if not _SENSITIVE.search(name))
 
 
 def parse_key(source: str, value: str) -> str:
-    """Return a key without surrounding blanks; raises `ConfigError` where it cannot be sent in a header."""
+    """Return an API key without surrounding blanks.
+
+    Raises:
+        ConfigError: the key cannot be sent in a header; names `source`.
+    """
     key = value.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{source} holds blanks or characters no key has: paste it again, on one line")
+        raise ConfigError(
+            f"{source} holds blanks or characters that no key has: paste the key again, on one line"
+        )
     return key
 
 
 def _spellings(secrets: set[str]) -> tuple[str, ...]:
-    """Return each secret as it may be spelled in a URL, in JSON or on one line too, longest first."""
+    """Return the spellings of all secrets: plain, in a URL, in JSON, on one line; longest first."""
     found: set[str] = set()
     for secret in secrets:
-        if len(secret) >= 4:  # shorter ones would blank out half of every message
+        if len(secret) >= 4:  # a shorter one would mask half of every message
             found |= {secret, quote(secret, safe="", errors="replace"), quote_plus(secret, errors="replace")}
             for ascii_only in (True, False):
                 spelled = json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
@@ -79,14 +89,18 @@ def _one_line(text: str) -> str:
 
 
 def _with_parts(value: str) -> list[str]:
-    """Return a secret and its longer words: the scheme of `Bearer ...` may be left out where it is quoted."""
+    """Return a secret and its longer words: a quotation may omit the scheme of `Bearer ...`."""
     return [value, *(part for part in value.split() if len(part) >= 8)]
 
 
 def _veiled(value: Any, secrets: set[str], name: str = "", *, hidden: bool = False) -> Any:
-    """Return a copy of the JSON `value` with what lies below sensitive names masked and put into `secrets`.
+    """Return a copy of a JSON value whose parts below sensitive names are masked.
 
-    `name` is what `value` lies below, `hidden` whether that or one further up is sensitive.
+    Args:
+        value: the JSON value.
+        secrets: receives the masked parts.
+        name: key of `value` in its parent.
+        hidden: whether that key, or one further up, is sensitive.
     """
     if isinstance(value, dict):
         veiled = {}

@@ -1,4 +1,4 @@
-"""One call to an endpoint: every attempt reserved, admitted, sent, read and paid for."""
+"""One call to an endpoint: each attempt is reserved, admitted, sent, parsed and charged."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zopo_fast.llm.openai.retry import Bounds, Clock, Failure, Retry, Sleep
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.budget import Account
-    from zopo_fast.llm.limits import Hold
+    from zopo_fast.llm.limits import Reservation
     from zopo_fast.llm.openai.responses import Document
+    from zopo_fast.llm.types import Payer
 
 
-class Reading(Protocol):
-    """What was read from an answer, with the tokens it states, None where it does not."""
+class Parsed(Protocol):
+    """Parsed response with the token counts it states; None where it states no credible count."""
 
     @property
     def prompt_tokens(self) -> int | None: ...
@@ -27,68 +27,80 @@ class Reading(Protocol):
     def completion_tokens(self) -> int | None: ...
 
 
-R = TypeVar("R", bound=Reading)
+R = TypeVar("R", bound=Parsed)
 Send = Callable[[float], Awaitable["Document | Failure"]]
 
 
 class Call(Generic[R]):
-    """A call that is sent with `send(seconds allowed)` and understood by `read`.
+    """One call with its retries.
 
-    `expected`: tokens for the pace. `account` and `bound`: what pays for it, and the most an attempt takes.
+    Args:
+        admission: queue to the endpoint.
+        send: sends one attempt, given its timeout in seconds.
+        parse: parses the response.
+        expected: tokens an attempt may take, for the rate limiter.
+        account: budget that pays for every attempt; None: no limit.
+        bound: upper bound of an attempt's usage.
     """
 
     def __init__(
         self,
         admission: Admission,
         send: Send,
-        read: Callable[[Document], R | Failure],
+        parse: Callable[[Document], R | Failure],
         *,
         expected: int = 0,
-        account: Account | None = None,
+        account: Payer | None = None,
         bound: Usage | None = None,
     ) -> None:
         self.extra = Usage()
         """Retries and lost calls so far."""
         self._admission = admission
         self._send = send
-        self._read = read
+        self._parse = parse
         self._expected = expected
         self._account = account
         self._bound = bound or Usage()
         self._admitted: Admitted | None = None
-        self._hold: Hold | None = None
+        self._reservation: Reservation | None = None
 
     async def __call__(self, bounds: Bounds, *, sleep: Sleep, clock: Clock, rng: random.Random) -> R:
-        """Return what was read of the answer; raises the last attempt's error, or `LimitReachedError`."""
-        retry: Retry[R] = Retry(bounds, self._turn, sleep=sleep, clock=clock, rng=rng)
+        """Return the parsed response.
+
+        Raises:
+            LLMError: the last attempt failed.
+            LimitReachedError: the account has no room for the next attempt.
+        """
+        retry: Retry[R] = Retry(bounds, self._admit, sleep=sleep, clock=clock, rng=rng)
         try:
             return await retry(self._attempt)
         finally:
             self.extra += Usage(retries=max(0, retry.attempts - 1))
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[Failure | None, None]:
-        """Hold the money and the slot of one attempt."""
-        # Before the queue, where it may wait long and must hold no slot.
-        self._hold = None if self._account is None else await self._account.reserve(self._bound)
+    async def _admit(self) -> AsyncGenerator[Failure | None, None]:
+        """Hold the reservation and the slot of one attempt; yield the reason where it must not be sent."""
+        # Reserve before queueing: reserving can block for long, and must not hold a slot.
+        self._reservation = None if self._account is None else await self._account.reserve(self._bound)
         try:
-            async with self._admission.turn(self._expected) as self._admitted:
+            async with self._admission.admit(self._expected) as self._admitted:
                 yield self._admitted.refused
         finally:
-            if self._account is not None and self._hold is not None:
-                self._account.release(self._hold)  # where it was not sent; else it has been settled
+            if self._account is not None and self._reservation is not None:
+                # Frees the reservation of an attempt that was not sent; after settling it has no effect.
+                self._account.release(self._reservation)
 
-    async def _attempt(self, allowed: float) -> R | Failure:
+    async def _attempt(self, timeout: float) -> R | Failure:
         outcome: R | Failure | None = None
         try:
-            document = await self._send(allowed)
-            outcome = document if isinstance(document, Failure) else self._read(document)
+            document = await self._send(timeout)
+            outcome = document if isinstance(document, Failure) else self._parse(document)
             return outcome
         finally:
             self._settle(outcome)
 
     def _settle(self, outcome: R | Failure | None) -> None:
-        """Pay for an attempt that was sent; None: it was cancelled."""
+        """Charge a sent attempt; an outcome of None means that it was cancelled."""
         admitted = self._admitted
         lost = outcome is None or (isinstance(outcome, Failure) and outcome.lost)
         if lost:
@@ -99,18 +111,18 @@ class Call(Generic[R]):
                 admitted.failure = outcome
             elif outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
                 admitted.tokens = outcome.prompt_tokens + outcome.completion_tokens
-        if self._account is None or self._hold is None:
+        if self._account is None or self._reservation is None:
             return
         if lost:
-            self._account.forfeit(self._hold)
+            self._account.forfeit(self._reservation)
         elif isinstance(outcome, Failure) or outcome is None:
-            self._account.release(self._hold)
+            self._account.release(self._reservation)
         else:
-            self._account.settle(self._hold, self._charge(outcome))
+            self._account.settle(self._reservation, self._charge(outcome))
 
-    def _charge(self, reading: R) -> Usage:
-        """What an answer is charged: what it does not state counts as much as it can be."""
-        prompt, completion = reading.prompt_tokens, reading.completion_tokens
+    def _charge(self, parsed: R) -> Usage:
+        """Return the usage to charge: a count that the response does not state is charged at its bound."""
+        prompt, completion = parsed.prompt_tokens, parsed.completion_tokens
         return Usage(
             self._bound.prompt_tokens if prompt is None else prompt,
             self._bound.completion_tokens if completion is None else completion,

@@ -1,4 +1,4 @@
-"""What an HTTP answer means: a document to read, a failure worth repeating, or one that is not."""
+"""HTTP responses: parsed into a document, or classified as a retryable or final failure."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from zopo_fast.llm.types import stated_tokens
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
-MALFORMED_ATTEMPTS = 4
-"""Attempts of a call whose answers come whole and are useless: now and then a good endpoint sends one, a
-wrong address or a proxy in front of it sends nothing else."""
-# Of a gateway or a proxy: what the server behind it did, and bills, they do not say.
-_UNKNOWN_BEHIND = frozenset({408, 499, 502, 504, *range(520, 528)})
+MAX_MALFORMED_ATTEMPTS = 4
+"""Attempts of a call with complete but malformed responses. A good endpoint sends such a response now and
+then; a wrong address, or a proxy in front of the endpoint, sends nothing else."""
+# Statuses of gateways and proxies, which do not say whether the server behind them answered and bills.
+_MAYBE_BILLED = frozenset({408, 499, 502, 504, *range(520, 528)})
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An HTTP answer, read whole."""
+class Response:
+    """HTTP response with its complete body."""
 
     url: URL
     status: int
@@ -46,20 +46,20 @@ class Reply:
 
 @dataclass(frozen=True)
 class Document:
-    """A JSON object the endpoint answered with, and how to speak of it in an error."""
+    """JSON object of a response, with the endpoint and the quotation for error messages."""
 
     values: Mapping[str, Any]
     where: str
     quoted: str
 
     def malformed(self, problem: str, *, final: bool = True) -> Failure:
-        """Return the failure of an answer that is this document."""
-        return _useless(f"{self.where}: {problem}. It said: {self.quoted}", final=final)
+        """Return the failure of a response that holds this document."""
+        return _malformed(self.where, problem, self.quoted, final=final)
 
 
 @dataclass(frozen=True)
-class ChatReading:
-    """The first choice of a chat's answer, and the tokens it states; None where they cannot be believed."""
+class ChatCompletion:
+    """First choice of a chat response, with its stated token counts; None where a count is not credible."""
 
     text: str
     finish_reason: str | None
@@ -68,59 +68,59 @@ class ChatReading:
 
 
 @dataclass(frozen=True)
-class EmbeddingReading:
-    """Vectors in the order of the texts, (count, d) float32, and the tokens of the texts where stated."""
+class Embeddings:
+    """Vectors in the order of the texts, (count, d) float32, and the stated tokens of the texts."""
 
     vectors: Vectors
     prompt_tokens: int | None
     completion_tokens: int | None = 0
 
 
-def judge(reply: Reply, endpoint: Endpoint) -> Document | Failure:
-    """Return the reply's JSON object, or what is wrong with it."""
-    where = endpoint.redact(f"POST {show_url(reply.url)}")
-    quoted = endpoint.quote(reply.body) or "nothing"
-    if reply.status // 100 != 2:
-        return _refusal(reply, endpoint, where, quoted)
+def read_response(response: Response, endpoint: Endpoint) -> Document | Failure:
+    """Return the JSON object of a response, or its failure."""
+    where = endpoint.redact(f"POST {show_url(response.url)}")
+    quoted = endpoint.quote(response.body) or "nothing"
+    if response.status // 100 != 2:
+        return _refusal(response, endpoint, where, quoted)
     try:
-        values = json.loads(reply.body)
+        values = json.loads(response.body)
     except (ValueError, RecursionError):
-        return _not_json(reply, where, quoted)
+        return _not_json(response, where, quoted)
     if not isinstance(values, dict):
-        return _useless(f"{where}: the answer is not a JSON object. It said: {quoted}")
+        return _malformed(where, "the response is not a JSON object", quoted)
     return Document(values, where, quoted)
 
 
-def _useless(message: str, *, final: bool = False) -> Failure:
-    """An answer that came whole, is billed and is of no use."""
-    return Failure(MalformedAnswerError, message, final=final, lost=True, most=MALFORMED_ATTEMPTS)
+def _malformed(where: str, problem: str, quoted: str, *, final: bool = False) -> Failure:
+    """Return the failure of a complete response that is billed and holds no answer."""
+    message = f"{where}: {problem}. The server said: {quoted}"
+    return Failure(MalformedAnswerError, message, final=final, lost=True, max_attempts=MAX_MALFORMED_ATTEMPTS)
 
 
-def _refusal(reply: Reply, endpoint: Endpoint, where: str, quoted: str) -> Failure:
-    status = reply.status
-    said = f"{where}: HTTP {status}"
-    told = f"It said: {quoted}"
-    if status == 429 and b"insufficient_quota" in reply.body:
+def _refusal(response: Response, endpoint: Endpoint, where: str, quoted: str) -> Failure:
+    status = response.status
+    prefix, suffix = f"{where}: HTTP {status}", f"The server said: {quoted}"
+    if status == 429 and b"insufficient_quota" in response.body:
         return Failure(
-            RateLimitError, f"{said}, the account's quota is used up; top it up. {told}", final=True
+            RateLimitError, f"{prefix}, the account's quota is used up; top it up. {suffix}", final=True
         )
     if status in {408, 429} or status >= 500:
-        error, meaning = _REPEATED.get(status, (ServerError, "the server failed; try again later"))
-        lost = status in _UNKNOWN_BEHIND
-        return Failure(error, f"{said}, {meaning}. {told}", retry_after(reply.headers), lost=lost)
+        error, meaning = _RETRIED.get(status, (ServerError, "the server failed; try again later"))
+        lost = status in _MAYBE_BILLED
+        return Failure(error, f"{prefix}, {meaning}. {suffix}", retry_after(response.headers), lost=lost)
     error, meaning = _REFUSED.get(status, (RequestRejectedError, "the endpoint refuses the request"))
     if status // 100 == 3:
-        target = endpoint.quote(_location(reply))
+        target = endpoint.quote(_location(response))
         error, meaning = (
             MalformedAnswerError,
-            f"it redirects to {target}; redirects are not followed, the key would travel along: "
+            f"a redirect to {target}; the client follows no redirects, which would disclose the key: "
             "set base_url to the final address",
         )
-    return Failure(error, f"{said}, {meaning}. {told}", final=True)
+    return Failure(error, f"{prefix}, {meaning}. {suffix}", final=True)
 
 
-_REPEATED: Mapping[int, tuple[type[LLMError], str]] = {
-    408: (RequestTimeoutError, "the endpoint gave up waiting"),
+_RETRIED: Mapping[int, tuple[type[LLMError], str]] = {
+    408: (RequestTimeoutError, "the endpoint timed out"),
     429: (RateLimitError, "too many requests or tokens; lower concurrency or raise max_elapsed"),
 }
 _REFUSED: Mapping[int, tuple[type[LLMError], str]] = {
@@ -131,53 +131,56 @@ _REFUSED: Mapping[int, tuple[type[LLMError], str]] = {
 }
 
 
-def _location(reply: Reply) -> str:
+def _location(response: Response) -> str:
     try:
-        return show_url(reply.url.join(URL(reply.headers.get("Location", ""))))
+        return show_url(response.url.join(URL(response.headers.get("Location", ""))))
     except ValueError:
-        return "an address that cannot be read"
+        return "an invalid address"
 
 
-def _not_json(reply: Reply, where: str, quoted: str) -> Failure:
-    if reply.body.lstrip()[:1] == b"<":
-        problem = "the answer is a web page, not JSON; check that base_url includes /v1"
-        return _useless(f"{where}: {problem}. It said: {quoted}")
-    # With neither a length nor chunks a dropped connection looks like the answer's end.
-    chunked = "chunked" in reply.headers.get("Transfer-Encoding", "").lower()
-    if "Content-Length" in reply.headers or chunked:
-        return _useless(f"{where}: the answer is not JSON. It said: {quoted}")
-    return Failure(MalformedAnswerError, f"{where}: the answer breaks off. It said: {quoted}", lost=True)
+def _not_json(response: Response, where: str, quoted: str) -> Failure:
+    if response.body.lstrip()[:1] == b"<":
+        problem = "the response is a web page, not JSON; check that base_url includes /v1"
+        return _malformed(where, problem, quoted)
+    # Without a length and without chunks a dropped connection looks like the end of the response.
+    chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+    if "Content-Length" in response.headers or chunked:
+        return _malformed(where, "the response is not JSON", quoted)
+    message = f"{where}: the response is truncated. The server said: {quoted}"
+    return Failure(MalformedAnswerError, message, lost=True)
 
 
-def read_chat(document: Document) -> ChatReading | Failure:
-    """Return the first choice of a chat's answer, or the failure of one that has no text."""
+def read_chat(document: Document) -> ChatCompletion | Failure:
+    """Return the first choice of a chat response, or the failure of a response without text."""
     choices = document.values.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict):
-        # An upstream's failure is told like this too, as {"error": ...} with status 200.
-        problem = "the answer holds no choices; is this an OpenAI-compatible server?"
+        # Some proxies report a failure of their upstream like this: {"error": ...} with status 200.
+        problem = "the response holds no choices; check that the server is OpenAI-compatible"
         return document.malformed(problem, final=False)
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
     message = first.get("message")
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
-        # Final: a filter, or too few tokens, and both would be the same again.
+        # Final: a content filter or too few tokens; a retry would give the same.
         return document.malformed(
-            f"the answer holds no text (content is {'null' if text is None else 'no string'}, finish_reason "
-            f"{reason!r}); a larger max_tokens, or no tools in the body, may help"
+            f"the response holds no text (content is {'null' if text is None else 'no string'}, "
+            f"finish_reason {reason!r}); a larger max_tokens, or no tools in the body, may help"
         )
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
     completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
-    # JSON can spell half a surrogate pair, which no file or terminal takes.
-    return ChatReading(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
+    # JSON can encode a lone surrogate, which no file or terminal accepts.
+    return ChatCompletion(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
 
 
-def read_embeddings(document: Document, count: int) -> EmbeddingReading | Failure:
-    """Return `count` vectors, or the failure of an answer that does not hold them."""
+def read_embeddings(document: Document, count: int) -> Embeddings | Failure:
+    """Return `count` vectors, or the failure of a response that does not hold them."""
     data = document.values.get("data")
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-        return document.malformed("the answer holds no embeddings; does this server serve /embeddings?")
+        return document.malformed(
+            "the response holds no embeddings; check that the server serves /embeddings"
+        )
     order = [item.get("index", place) for place, item in enumerate(data)]
     if (problem := _disorder(order, count)) is not None:
         return document.malformed(problem)
@@ -191,15 +194,15 @@ def read_embeddings(document: Document, count: int) -> EmbeddingReading | Failur
         vectors[order] = rows
     if not np.isfinite(vectors).all():
         return document.malformed("an embedding holds NaN, infinity or a number beyond float32")
-    return EmbeddingReading(vectors, stated_tokens(document.values, "prompt_tokens", least=1))
+    return Embeddings(vectors, stated_tokens(document.values, "prompt_tokens", least=1))
 
 
 def _disorder(order: list[Any], count: int) -> str | None:
-    """Return what is wrong with the indices of `count` embeddings."""
+    """Return the problem with the indices of `count` embeddings; None: they are complete."""
     if len(order) != count:
-        return f"{len(order)} embeddings came back for {count} texts"
+        return f"the response holds {len(order)} embeddings for {count} texts"
     if any(type(index) is not int for index in order) or sorted(order) != list(range(count)):
-        return f"the embeddings' indices are not 0 to {count - 1}, each once"
+        return f"the indices of the embeddings are not 0 to {count - 1}, each once"
     return None
 
 

@@ -1,4 +1,4 @@
-"""When to repeat a call to a model, after how long, and when to give up."""
+"""Retries of one call: exponential backoff, Retry-After, and the rules for giving up."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result
+from typing import Generic, TypeVar
 
 from zopo_fast.errors import LLMError
 
@@ -20,11 +18,14 @@ T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 Clock = Callable[[], float]
 
+MIN_ATTEMPT_SECONDS = 1e-3  # aiohttp needs a positive timeout, also where a pause has overshot the budget
+MAX_DOUBLINGS = 60  # of the backoff; beyond, its float would overflow
+
 _log = logging.getLogger(__name__)
 
 
 class Time:
-    """A clock and its sleep: one that returns early, as those of tests do, counts as if it had not."""
+    """Clock with its sleep. A sleep that returns early, as in tests, advances the clock all the same."""
 
     def __init__(self, clock: Clock, sleep: Sleep) -> None:
         self._clock = clock
@@ -36,7 +37,7 @@ class Time:
         return self._clock() + self._ahead
 
     async def sleep(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Let `seconds` pass."""
         until = self.now() + seconds
         await self._sleep(seconds)
         self._ahead += max(0.0, until - self.now())
@@ -44,26 +45,26 @@ class Time:
 
 @dataclass(frozen=True)
 class Failure:
-    """An attempt that brought no answer. A value, not an exception: nothing of the transport's is chained."""
+    """Failed attempt. A value instead of an exception, so that no error of the transport is chained to it."""
 
     error: type[LLMError]
     message: str
     retry_after: float | None = None
     """Seconds the server asks to wait."""
     final: bool = False
-    """Repeating cannot help."""
+    """A retry cannot help."""
     lost: bool = False
-    """It may be billed all the same."""
-    most: int | None = None
-    """Attempts of a call at most where one fails like this; None: as many as the bounds allow."""
+    """The attempt may be billed all the same."""
+    max_attempts: int | None = None
+    """Attempts of a call at most where one fails like this; None: as in `Bounds`."""
 
 
-Turn = Callable[[], AbstractAsyncContextManager[Failure | None]]
+Admit = Callable[[], AbstractAsyncContextManager[Failure | None]]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How often, how long and how eagerly a call is repeated; times in seconds."""
+    """Bounds of a call's attempts; times in seconds."""
 
     timeout: float
     max_attempts: int
@@ -73,107 +74,102 @@ class Bounds:
 
 
 class Retry(Generic[T]):
-    """Repeats one call with exponential backoff and jitter until it is answered or its bounds are reached.
+    """Retries one call with exponential backoff and jitter, within `bounds`.
 
-    Each attempt takes its `turn`, a context it is made in, which gives the reason where it is not to be
-    made at all. A call that backs off holds none and lets others through. `max_elapsed` counts attempts and
-    pauses, not the wait for a turn, so a long queue does not make a call fail.
+    Every attempt runs inside the context that `admit` returns; the context yields a failure where the attempt
+    must not be sent. A call that backs off holds no slot. `max_elapsed` counts attempts and pauses, not the
+    wait for admission, so a long queue does not make a call fail.
+
+    Args:
+        bounds: bounds of the attempts.
+        admit: admits one attempt.
+        sleep: pauses between attempts.
+        clock: time in seconds.
+        rng: jitter of the backoff.
     """
 
-    def __init__(self, bounds: Bounds, turn: Turn, *, sleep: Sleep, clock: Clock, rng: random.Random) -> None:
+    def __init__(
+        self, bounds: Bounds, admit: Admit, *, sleep: Sleep, clock: Clock, rng: random.Random
+    ) -> None:
         self.attempts = 0
         """Attempts begun so far."""
         self._bounds = bounds
-        self._turn = turn
+        self._admit = admit
         self._sleep = sleep
         self._clock = clock
         self._rng = rng
-        self._spent = 0.0
-        self._delay = 0.0
-        self._verdict = ""
+        self._elapsed = 0.0
 
     async def __call__(self, attempt: Callable[[float], Awaitable[T | Failure]]) -> T:
-        """Return what `attempt(seconds it may take)` answers; raises the last failure's error."""
-        retrying = AsyncRetrying(
-            sleep=self._pause,
-            wait=lambda retry_state: self._delay,
-            stop=lambda retry_state: bool(self._verdict),
-            retry=retry_if_result(lambda outcome: isinstance(outcome, Failure)),
-            retry_error_callback=_last_outcome,
-        )
-        # tenacity's objects refer to each other: what they were given would live, with the client behind it,
-        # until the next collection of garbage.
-        given = [attempt]
-        try:
-            outcome: T | Failure = await retrying(self._once, given)
-        finally:
-            given.clear()
-            del self._turn
-        if isinstance(outcome, Failure):
-            raise outcome.error(f"{outcome.message} ({self._verdict})")
-        return outcome
+        """Return the result of `attempt(timeout in seconds)`.
 
-    async def _once(self, given: Sequence[Callable[[float], Awaitable[T | Failure]]]) -> T | Failure:
-        (attempt,) = given
-        outcome: T | Failure
-        async with self._turn() as refused:
+        Raises:
+            LLMError: the error of the last failure, with the reason for giving up.
+        """
+        while True:
+            async with self._admit() as refused:
+                outcome = await self._timed(attempt) if refused is None else refused
+            if not isinstance(outcome, Failure):
+                return outcome
             if refused is not None:
-                self._verdict = f"not sent again after {self._tried()}" if self.attempts else "not sent"
-                return refused
-            self.attempts += 1
-            start = self._clock()
-            try:
-                # A pause may overshoot its bound by a little; an attempt still needs a positive limit.
-                outcome = await attempt(max(min(self._bounds.timeout, self._left()), 1e-3))
-            finally:
-                self._spent += self._clock() - start
-        if isinstance(outcome, Failure):
-            self._decide(outcome)
-        return outcome
+                reason = f"not sent again after {self._tried()}" if self.attempts else "not sent"
+                raise outcome.error(f"{outcome.message} ({reason})")
+            pause = self._pause_after(outcome)
+            if (verdict := self._verdict(outcome, pause)) is not None:
+                raise outcome.error(f"{outcome.message} ({verdict})")
+            _log.info("%s; attempt %d follows in %.2f s", outcome.message, self.attempts + 1, pause)
+            await self._wait(pause)
 
-    def _decide(self, failure: Failure) -> None:
-        """Set the pause before the next attempt, or the reason why there is none."""
+    async def _timed(self, attempt: Callable[[float], Awaitable[T | Failure]]) -> T | Failure:
+        self.attempts += 1
+        start = self._clock()
+        try:
+            return await attempt(max(min(self._bounds.timeout, self._left()), MIN_ATTEMPT_SECONDS))
+        finally:
+            self._elapsed += self._clock() - start
+
+    def _pause_after(self, failure: Failure) -> float:
+        bounds = self._bounds
+        doublings = min(self.attempts - 1, MAX_DOUBLINGS)
+        backoff = min(bounds.backoff_max, bounds.backoff_initial * 2.0**doublings)
+        # Half fixed, half random: never near zero, and calls that failed together are not retried together.
+        return max(backoff * (0.5 + 0.5 * self._rng.random()), failure.retry_after or 0.0)
+
+    def _verdict(self, failure: Failure, pause: float) -> str | None:
+        """Return the reason for giving up after `failure`; None: retry after `pause`."""
         bounds, left = self._bounds, self._left()
-        ceiling = min(bounds.backoff_max, bounds.backoff_initial * 2.0 ** min(self.attempts - 1, 60))
-        # Half fixed, half random: never near zero, and callers that failed together do not return together.
-        self._delay = max(ceiling * (0.5 + 0.5 * self._rng.random()), failure.retry_after or 0.0)
         tried = f"gave up after {self._tried()}"
-        most = min(bounds.max_attempts, failure.most or bounds.max_attempts)
+        limit = min(bounds.max_attempts, failure.max_attempts or bounds.max_attempts)
         if failure.final:
-            self._verdict = "not repeated" if self.attempts == 1 else tried
-        elif failure.retry_after is not None and failure.retry_after > left:
-            self._verdict = (
-                f"{tried}: it asks to wait {failure.retry_after:g} s, longer than the "
-                f"{max(left, 0):.3g} s left of max_elapsed={bounds.max_elapsed:g} s"
+            return "not retried" if self.attempts == 1 else tried
+        if failure.retry_after is not None and failure.retry_after > left:
+            return (
+                f"{tried}: Retry-After of {failure.retry_after:g} s exceeds the {max(left, 0):.3g} s left of "
+                f"max_elapsed={bounds.max_elapsed:g} s"
             )
-        elif self.attempts >= most:
-            self._verdict = f"{tried}, max_attempts={most}" if most == bounds.max_attempts else tried
-        elif self._delay >= left:
-            self._verdict = f"{tried}, max_elapsed={bounds.max_elapsed:g} s is used up"
-        else:
-            _log.info("%s; attempt %d follows in %.2f s", failure.message, self.attempts + 1, self._delay)
+        if self.attempts >= limit:
+            return f"{tried}, max_attempts={limit}" if limit == bounds.max_attempts else tried
+        if pause >= left:
+            return f"{tried}, max_elapsed={bounds.max_elapsed:g} s is used up"
+        return None
 
-    async def _pause(self, seconds: float) -> None:
+    async def _wait(self, seconds: float) -> None:
         start = self._clock()
         await self._sleep(seconds)
-        # A sleep that was replaced may return early; it counts as if it had not.
-        self._spent += max(self._clock() - start, seconds)
+        # A replaced sleep may return early; it counts in full.
+        self._elapsed += max(self._clock() - start, seconds)
 
     def _tried(self) -> str:
         return f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
 
     def _left(self) -> float:
-        return self._bounds.max_elapsed - self._spent
-
-
-def _last_outcome(retry_state: RetryCallState) -> Any:
-    return None if retry_state.outcome is None else retry_state.outcome.result()
+        return self._bounds.max_elapsed - self._elapsed
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds that `Retry-After` asks for, as seconds or as an HTTP date; None without one.
+    """Return the seconds of a `Retry-After` header, given in seconds or as an HTTP date; None without one.
 
-    A date is measured from the answer's own `Date`, where it has one: the two clocks may differ.
+    A date is measured from the response's own `Date` header, where present: the clocks may differ.
     """
     value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):

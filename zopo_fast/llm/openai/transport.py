@@ -1,4 +1,4 @@
-"""HTTP below a client: a session per event loop, one request at a time, answers of bounded size."""
+"""HTTP transport: one aiohttp session per event loop, responses of bounded size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import aiohttp
 from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.responses import MALFORMED_ATTEMPTS, Reply
+from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response
 from zopo_fast.llm.openai.retry import Failure
 
 _ERROR_BODY_BYTES = 2**16
 
 
 class Transport:
-    """One event loop's way to an endpoint; its session is opened at the first request.
+    """HTTP transport of one event loop.
 
-    A session given by the caller is used and never closed.
+    Args:
+        endpoint: URLs and headers.
+        session: session of the caller, which is never closed; None: one is opened at the first request.
+        max_response_bytes: limit of a response body.
     """
 
     def __init__(
@@ -35,43 +38,46 @@ class Transport:
         if self._opened is not None:
             await self._opened.aclose()
 
-    async def post(self, path: str, body: bytes, allowed: float) -> Reply | Failure:
-        """Return the answer read whole within `allowed` seconds, or why there is none."""
+    async def post(self, path: str, body: bytes, timeout: float) -> Response | Failure:
+        """Return the complete response to `POST path` within `timeout` seconds, or the failure."""
         if self._session is None:
-            self._opened = _open_session(proxies=not self._endpoint.loopback)
+            self._opened = _open_session(proxies=not self._endpoint.is_loopback)
             self._session = await anext(self._opened)
         url, where = self._endpoint.url(path), self._where(path)
         if self._session.closed:
-            return Failure(LLMError, f"{where}: the client was closed meanwhile", final=True)
+            return Failure(LLMError, f"{where}: the session of the client is closed", final=True)
         try:
             async with self._session.post(
                 url,
                 data=body,
                 headers=self._endpoint.headers,
-                timeout=aiohttp.ClientTimeout(total=allowed),
-                allow_redirects=False,  # the Authorization header stays with the host it is meant for
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,  # a redirect would send the Authorization header to another host
                 raise_for_status=False,
             ) as response:
                 good = response.status // 100 == 2
                 limit = self._limit if good else min(self._limit, _ERROR_BODY_BYTES)
-                content, whole = await _read(response, limit)
-                if good and not whole:
-                    problem = f"the answer is larger than max_response_bytes={limit}"
-                    most = MALFORMED_ATTEMPTS
-                    return Failure(MalformedAnswerError, f"{where}: {problem}", lost=True, most=most)
-                return Reply(url, response.status, response.headers, content)
-        except asyncio.TimeoutError:
-            problem = f"no whole answer within {allowed:.3g} s; raise timeout if the model is that slow"
+                content, complete = await _read(response, limit)
+                if good and not complete:
+                    return Failure(
+                        MalformedAnswerError,
+                        f"{where}: the response exceeds max_response_bytes={limit}",
+                        lost=True,
+                        max_attempts=MAX_MALFORMED_ATTEMPTS,
+                    )
+                return Response(url, response.status, response.headers, content)
+        except TimeoutError:
+            problem = f"no complete response within {timeout:.3g} s; raise timeout if the model is that slow"
             return Failure(RequestTimeoutError, f"{where}: {problem}", lost=True)
         except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as error:
             problem = "no secure connection; check base_url and the server's certificate"
-            return Failure(UnreachableError, f"{where}: {problem}: {self._told(error)}", final=True)
+            return Failure(UnreachableError, f"{where}: {problem}: {self._quoted(error)}", final=True)
         except (aiohttp.ClientError, OSError) as error:
             problem = "the server cannot be reached or dropped the connection; check base_url"
             sent = not isinstance(error, aiohttp.ClientConnectorError)
-            return Failure(UnreachableError, f"{where}: {problem}: {self._told(error)}", lost=sent)
+            return Failure(UnreachableError, f"{where}: {problem}: {self._quoted(error)}", lost=sent)
 
-    def _told(self, error: Exception) -> str:
+    def _quoted(self, error: Exception) -> str:
         return self._endpoint.quote(f"{type(error).__name__}: {error}")
 
     def _where(self, path: str) -> str:
@@ -79,13 +85,13 @@ class Transport:
 
 
 async def _open_session(proxies: bool) -> AsyncGenerator[aiohttp.ClientSession, None]:
-    """Yield a session, and close it in the end.
+    """Yield a session and close it at the end.
 
-    A generator, because an event loop closes those it still holds when it shuts down: a client used in
-    several `asyncio.run` without `aclose` leaves no connection behind.
+    An async generator, because an event loop closes its open generators at shutdown: a client used in several
+    `asyncio.run` without `aclose` leaks no connection.
     """
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),  # the slots are the limit
+        connector=aiohttp.TCPConnector(limit=0),  # `Admission` limits concurrency
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=proxies,
     )
@@ -93,11 +99,11 @@ async def _open_session(proxies: bool) -> AsyncGenerator[aiohttp.ClientSession, 
         yield session
     finally:
         await session.close()
-        await asyncio.sleep(0)  # lets the transports, told to close, do so
+        await asyncio.sleep(0)  # lets the transports close
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """Return at most `limit` bytes of the answer, and whether that is all of it."""
+    """Return at most `limit` bytes of the body, and whether the body is complete."""
     content = bytearray()
     async for chunk in response.content.iter_any():
         content += chunk

@@ -1,1 +1,1 @@
-"""HTTP layer of the server: routing, bodies, responses, problems."""
+"""HTTP layer of the server: routing, authentication, request parsing, responses, problem details."""

@@ -1,4 +1,4 @@
-"""Who may call: those with the token; without one, programs on this machine, but no page in its browser."""
+"""Authentication: a bearer token, or loopback only."""
 
 from __future__ import annotations
 
@@ -10,29 +10,41 @@ from zopo_fast.serve.config import ServeConfig, is_loopback
 from zopo_fast.serve.http.problems import Problem
 
 
-class Guard:
-    """Admits requests or raises a Problem."""
+class Authenticator:
+    """Check of every request: its bearer token, or without one configured, that it is local."""
 
     def __init__(self, config: ServeConfig) -> None:
         self._token = None if config.token is None else config.token.encode()
 
-    def admit(self, request: web.BaseRequest) -> None:
-        """Raise a Problem (401, 403) unless the request may pass."""
+    def check(self, request: web.BaseRequest) -> None:
+        """Check that a request may be served.
+
+        Raises:
+            Problem: 401 for a missing or wrong token; 403 for a request that is not local.
+        """
         if self._token is None:
-            self._from_here(request)
+            self._require_local(request)
             return
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        # Compared in a time that does not tell how much of it was right.
-        right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
-        if scheme.lower() != "bearer" or not right:
+        # Compare in constant time, so that timing reveals nothing about the token.
+        is_equal = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), self._token)
+        if scheme.lower() != "bearer" or not is_equal:
             raise Problem(
-                401, "Unauthorized", "a valid bearer token is needed", {"WWW-Authenticate": "Bearer"}
+                401,
+                "Unauthorized",
+                "Authorization: the bearer token is missing or wrong; send 'Authorization: Bearer TOKEN'",
+                {"WWW-Authenticate": "Bearer"},
             )
 
-    def _from_here(self, request: web.BaseRequest) -> None:
-        # A web page can have the browser call this machine: it says where it is from, or, where it had its
-        # own name point here, calls us by that name.
+    def _require_local(self, request: web.BaseRequest) -> None:
+        # A web page can make the browser on this machine send requests here. Such a request has an Origin
+        # header or, after DNS rebinding, the page's own host name.
         host = request.headers.get("Host", "localhost")
         name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
         if "Origin" in request.headers or not is_loopback(name):
-            raise Problem(403, "Forbidden", "without a token this server is for programs on its own machine")
+            raise Problem(
+                403,
+                "Forbidden",
+                "Host or Origin: a server without a token serves only programs on its own machine; "
+                "start the server with --token-file to serve others",
+            )

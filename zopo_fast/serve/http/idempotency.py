@@ -1,39 +1,63 @@
-"""Work that is under way is not begun a second time."""
+"""Idempotency keys: one execution per key."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from zopo_fast.serve.http.problems import Problem
 
 T = TypeVar("T")
 
 
-class Once(Generic[T]):
-    """Runs work to its end, also where the request that waits is cancelled, and once a key at a time."""
+class IdempotencyKey(NamedTuple):
+    """Idempotency-Key of a request, with the digest of the path and body sent with it."""
+
+    value: str
+    digest: str
+
+
+def key_reused() -> Problem:
+    """Build the 422 for a key that was sent with a different request."""
+    return Problem(
+        422,
+        "IdempotencyKeyReused",
+        "Idempotency-Key: the key belongs to a different request; send each request with a key of its own",
+    )
+
+
+class Deduplicator(Generic[T]):
+    """Runs each operation to its end, and joins requests with the key of one in flight."""
 
     def __init__(self) -> None:
-        self._running: dict[str, tuple[str, asyncio.Future[T]]] = {}
-        self._all: set[asyncio.Future[T]] = set()
+        self._in_flight: dict[str, tuple[str, asyncio.Future[T]]] = {}
+        self._tasks: set[asyncio.Future[T]] = set()
 
-    async def __call__(self, key: tuple[str, str] | None, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`, or of the same request's that is under way.
+    async def run(self, key: IdempotencyKey | None, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run an operation, or join the same request if it is in flight.
+
+        The operation runs to its end even if the waiting request is cancelled.
 
         Args:
-            key: idempotency key and digest of the request; a Problem where another request has the key.
+            key: key of the request; None: always run.
+            operation: called at most once.
+
+        Returns:
+            The result of the operation.
+
+        Raises:
+            Problem: 422, a different request with this key is in flight.
         """
-        if key is not None and key[0] in self._running:
-            digest, task = self._running[key[0]]
-            if digest != key[1]:
-                raise Problem(422, "IdempotencyKeyReused", "this Idempotency-Key is used by another request")
+        if key is not None and key.value in self._in_flight:
+            digest, task = self._in_flight[key.value]
+            if digest != key.digest:
+                raise key_reused()
             return await asyncio.shield(task)
-        task = asyncio.ensure_future(work())
-        self._all.add(task)
-        task.add_done_callback(self._all.discard)
+        task = asyncio.ensure_future(operation())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         if key is not None:
-            name = key[0]
-            self._running[name] = key[1], task
-            task.add_done_callback(lambda _: self._running.pop(name, None))
+            self._in_flight[key.value] = key.digest, task
+            task.add_done_callback(lambda _: self._in_flight.pop(key.value, None))
         return await asyncio.shield(task)

@@ -1,17 +1,19 @@
-"""What a client is told when a request fails: problem details (RFC 9457) with the typed error's name."""
+"""Problem details (RFC 9457): the response to a request that failed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import msgspec
+from aiohttp import web
 
 from zopo_fast import errors
 from zopo_fast.serve.http.schemas import ProblemDetails
 
 MEDIA_TYPE = "application/problem+json"
 
-# The first that fits: special ones before the general.
+# The first match counts: a subclass stands before its base class.
 _STATUS: tuple[tuple[type[errors.ZopoError], int], ...] = (
     (errors.ConflictingScoreError, 409),
     (errors.EmbeddingMismatchError, 409),
@@ -27,28 +29,17 @@ _STATUS: tuple[tuple[type[errors.ZopoError], int], ...] = (
     (errors.RequestTimeoutError, 504),
     (errors.LLMError, 502),
 )
-_TITLES = {
-    400: "Not what HTTP and JSON promise",
-    401: "No valid token",
-    403: "Not from here",
-    404: "Nothing there",
-    405: "Not with this method",
-    408: "The body took too long to arrive",
-    409: "Not in this state",
-    413: "Too large",
-    415: "Not JSON",
-    422: "Not usable",
-    429: "Too many",
-    500: "A fault of the server",
-    502: "The model failed",
-    503: "Not now",
-    504: "The model took too long",
-    507: "No room left",
-}
 
 
-class Problem(Exception):  # noqa: N818 - an answer, which no caller outside the server sees
-    """A request that is answered with a problem: its status, the error's name, and a sentence."""
+class Problem(Exception):  # noqa: N818 - becomes a response; callers outside the server never see it
+    """Failure of a request, to be sent as problem details.
+
+    Args:
+        status: HTTP status code.
+        error: name of the error, stable across releases: programs compare it.
+        detail: one sentence: what was wrong, where, and what to do.
+        headers: additional response headers.
+    """
 
     def __init__(
         self, status: int, error: str, detail: str, headers: Mapping[str, str] | None = None
@@ -58,26 +49,31 @@ class Problem(Exception):  # noqa: N818 - an answer, which no caller outside the
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
-        """The problem document."""
+        """Encode the problem document as JSON."""
         details = ProblemDetails(
             type=f"urn:zopo-fast:{self.error}",
-            title=_TITLES[self.status],
+            title=HTTPStatus(self.status).phrase,
             status=self.status,
             detail=self.detail,
             error=self.error,
         )
         return msgspec.json.encode(details)
 
+    def response(self) -> web.Response:
+        """Build the HTTP response."""
+        headers = {"Content-Type": MEDIA_TYPE, **self.headers}
+        return web.Response(status=self.status, body=self.body(), headers=headers)
 
-def problem_of(error: errors.ZopoError) -> Problem:
-    """The answer to a request that raised a typed error."""
+
+def problem_from(error: errors.ZopoError) -> Problem:
+    """Translate a typed error of the package to the problem that reports it."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {"Retry-After": "1"} if status in (429, 503, 507) else None
-    # What a study's text holds may be half a character, which UTF-8 has no bytes for.
+    # A message can quote a study's text with a lone surrogate, which UTF-8 cannot encode.
     detail = str(error).encode("utf-8", "backslashreplace").decode()
     return Problem(status, type(error).__name__, detail, headers)
 
 
 def not_found(what: str) -> Problem:
-    """404: no such study, job or path."""
-    return Problem(404, "NotFound", f"there is no {what}")
+    """Build the 404 for a study, job or path that does not exist."""
+    return Problem(404, "NotFound", f"{what} does not exist")

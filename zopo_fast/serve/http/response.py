@@ -1,4 +1,4 @@
-"""An answer that costs little: a JSON body behind a head that is always the same, in one write."""
+"""Response with a preformatted head, for the operations called most."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from zopo_fast.serve.http.routing import JSON
 _HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nDate: ".encode()
 
 
-class _Date:
-    """The head up to the length, with the time as HTTP has it; made once a second."""
+class _HeadCache:
+    """Response head up to the value of Content-Length, formatted once a second for its Date header."""
 
     def __init__(self) -> None:
         self._second, self._head = 0, b""
 
-    def head(self) -> bytes:
+    def get(self) -> bytes:
         second = int(time.time())
         if second != self._second:
             date = formatdate(second, usegmt=True).encode()
@@ -28,43 +28,71 @@ class _Date:
         return self._head
 
 
-_date = _Date()
+_head_cache = _HeadCache()
 
 
-class WholeAnswer(web.StreamResponse):
-    """A 200 to a request of a connection that stays open; the library's own response builds its head anew."""
+class PreformattedResponse(web.Response):
+    """JSON response with status 200 that writes head and body in one call, without formatting headers.
+
+    It is a complete `web.Response` for middlewares and signals. If one of them changed the response, or if
+    the connection does not stay open, the response is sent the standard way.
+    """
 
     def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self._whole = body
+        super().__init__(body=body, content_type=JSON)
+        self._original = body
+        self._is_written = False
 
-    @staticmethod
-    def can(request: web.BaseRequest) -> bool:
-        """Whether the request may be answered this way; not where its client reads slowly."""
-        transport = request.transport
-        return (
-            transport is not None
-            and request.keep_alive
-            and request.version == HttpVersion11
-            and not transport.get_write_buffer_size()
-        )
+    @property
+    def prepared(self) -> bool:
+        """The head was sent."""
+        return self._is_written or super().prepared
 
     @property
     def keep_alive(self) -> bool | None:
-        """The connection stays open."""
-        return True
+        """The connection stays open after this response; None: as the request says."""
+        return True if self._is_written else super().keep_alive
 
     @property
     def body_length(self) -> int:
-        """Bytes of the body, for the access log."""
-        return len(self._whole)
+        """Bytes of the body that were sent."""
+        return len(self._original) if self._is_written else super().body_length
 
     async def prepare(self, request: web.BaseRequest) -> Any:
-        """Write it."""
+        """Send the response, or only its head where the standard way is needed."""
         transport = request.transport
-        if transport is None:
-            raise ConnectionResetError("the client is gone")
-        transport.write(b"%b%d\r\n\r\n%b" % (_date.head(), len(self._whole), self._whole))
+        if transport is None or not self._is_unchanged() or not _is_plain(request, transport):
+            return await super().prepare(request)
+        self._is_written = True
+        body = self._original
+        transport.write(b"%b%d\r\n\r\n%b" % (_head_cache.get(), len(body), body))
+        return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """All is written."""
+        """Finish the response; sends nothing if `prepare` sent all."""
+        if not self._is_written:
+            await super().write_eof(data)
+
+    def _is_unchanged(self) -> bool:
+        return (
+            self._status == 200
+            and self._reason == "OK"
+            and self._body is self._original
+            and len(self._headers) == 1
+            and self._headers.get("Content-Type") == JSON
+            and not self._cookies
+            and not self._compression
+            and not self._chunked
+            and self._keep_alive is None
+        )
+
+
+def _is_plain(request: web.BaseRequest, transport: Any) -> bool:
+    """Check that the preformatted head suits the connection, and that no signal handler is to see it."""
+    if not isinstance(request, web.Request):
+        return False
+    for app in request.match_info.apps:
+        if app.on_response_prepare:
+            return False
+    # The standard way waits for a client that reads slowly.
+    return request.keep_alive and request.version == HttpVersion11 and not transport.get_write_buffer_size()

@@ -1,4 +1,4 @@
-"""What there is to call: the table by which requests are dispatched, and from which the document is made."""
+"""Route table: dispatches requests, and describes them in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -9,60 +9,71 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from zopo_fast.serve.http.idempotency import IdempotencyKey
 from zopo_fast.serve.http.problems import Problem, not_found
 
 JSON = "application/json"
 
 
 @dataclass
-class Call:
-    """A request, read and checked.
+class ParsedRequest:
+    """Request with its parts decoded and validated.
 
-    `target`: the id in the path, or "". `key`: its Idempotency-Key with a digest of path and body.
+    Attributes:
+        http: the request as aiohttp has it.
+        resource_id: id of the study or job in the path; "" if the path has none.
+        body: instance of the route's body type, or None.
+        query: instance of the route's query type, or None.
+        key: idempotency key, or None.
     """
 
-    request: web.BaseRequest
-    target: str
+    http: web.BaseRequest
+    resource_id: str
     body: Any
     query: Any
-    key: tuple[str, str] | None
+    key: IdempotencyKey | None
 
 
-Reply = bytes | web.StreamResponse
-Handler = Callable[[Call], Awaitable[Reply]]
+Handler = Callable[[ParsedRequest], Awaitable[bytes | web.StreamResponse]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """One operation.
+    """One operation of the server.
 
     Args:
-        path: with at most one parameter, its third part: "/v1/studies/{study}/ask".
-        name, summary: in the document.
-        body, query, answer: their types; a body with defaults for everything may be left out.
-        status: of success.
-        problems: other statuses than those that any request can have.
-        keyed: whether Idempotency-Key is understood.
-        open: whether it needs no token.
-        media: of the answer.
-        hot: whether it is called so often that its 200 is written with as little ado as can be.
+        method: HTTP method.
+        path: has at most one parameter, in third place: "/v1/studies/{study}/ask".
+        handler: coroutine function; returns the response, or its body.
+        operation_id: name in the OpenAPI document.
+        summary: summary in the OpenAPI document.
+        body: type of the request body; None: no body.
+        query: type of the query parameters; None: ignored.
+        response: type of the response body; None: text, or empty.
+        status: status code of a successful response.
+        problem_statuses: status codes of failures, beside those of every request.
+        media_type: media type of the response.
+        accepts_key: the Idempotency-Key header has an effect.
+        is_public: needs no authentication.
+        is_body_optional: a missing body means the defaults of its type.
+        is_preformatted: send a successful response with the preformatted head.
     """
 
     method: str
     path: str
     handler: Handler
-    name: str
+    operation_id: str
     summary: str
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
-    answer: type[msgspec.Struct] | None = None
+    response: type[msgspec.Struct] | None = None
     status: int = 200
-    problems: tuple[int, ...] = ()
-    keyed: bool = False
-    open: bool = False
-    media: str = JSON
-    body_optional: bool = False
-    hot: bool = False
+    problem_statuses: tuple[int, ...] = ()
+    media_type: str = JSON
+    accepts_key: bool = False
+    is_public: bool = False
+    is_body_optional: bool = False
+    is_preformatted: bool = False
     decode: Callable[[bytes], Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,38 +81,50 @@ class Route:
         object.__setattr__(self, "decode", decode)
 
 
-class Table:
-    """The routes, found by method and path."""
+class RouteTable:
+    """Routes, looked up by method and path."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
-        self._found = {(route.method, _general(route.path)[0]): route for route in routes}
+        self._by_pattern = {(route.method, _split_id(route.path)[0]): route for route in routes}
         self._methods: dict[str, list[str]] = {}
-        for method, path in self._found:
-            self._methods.setdefault(path, []).append(method)
+        for method, pattern in self._by_pattern:
+            self._methods.setdefault(pattern, []).append(method)
 
     def find(self, method: str, path: str) -> tuple[Route, str]:
-        """The route and the id in the path; a Problem where there is none."""
-        route = self._found.get((method, path))
+        """Find the route of a request.
+
+        Returns:
+            The route, and the id in the path ("" if there is none).
+
+        Raises:
+            Problem: 404 for an unknown path; 405 for a known path with another method.
+        """
+        route = self._by_pattern.get((method, path))
         if route is not None and "{" not in path:
             return route, ""
-        general, target = _general(path)
-        route = self._found.get((method, general))
+        pattern, resource_id = _split_id(path)
+        route = self._by_pattern.get((method, pattern))
         if route is not None:
-            if not target.isalnum() or not target.isascii():
-                raise not_found("such path")
-            return route, target
-        allowed = self._methods.get(path if path in self._methods else general)
+            if not resource_id.isalnum() or not resource_id.isascii():
+                raise not_found("the path")
+            return route, resource_id
+        allowed = self._methods.get(path if path in self._methods else pattern)
         if allowed is not None:
             methods = ", ".join(sorted(allowed))
-            raise Problem(405, "MethodNotAllowed", f"there is only {methods} here", {"Allow": methods})
-        raise not_found("such path")
+            raise Problem(
+                405,
+                "MethodNotAllowed",
+                f"the path does not support this method; use {methods}",
+                {"Allow": methods},
+            )
+        raise not_found("the path")
 
 
-def _general(path: str) -> tuple[str, str]:
-    """A path with its parameter left out, and that."""
+def _split_id(path: str) -> tuple[str, str]:
+    """Replace the third part of a path by "{}"; return the pattern and that part."""
     parts = path.split("/", 4)
     if len(parts) < 4:
         return path, ""
-    target, parts[3] = parts[3], "{}"
-    return "/".join(parts), target
+    resource_id, parts[3] = parts[3], "{}"
+    return "/".join(parts), resource_id

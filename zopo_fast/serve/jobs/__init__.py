@@ -1,1 +1,1 @@
-"""Jobs of the server: service, runner, events, routes."""
+"""Jobs: runs of `optimize` on the server."""

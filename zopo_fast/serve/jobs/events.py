@@ -1,4 +1,4 @@
-"""A job's progress: numbered events, the newest kept, for any number of listeners that come and go."""
+"""Progress events of a job: numbered, bounded, for any number of followers."""
 
 from __future__ import annotations
 
@@ -12,40 +12,49 @@ import msgspec
 
 
 class JobEvent(NamedTuple):
-    """One event: `data` is JSON."""
+    """One event; `data` is JSON."""
 
     number: int
     kind: str
     data: bytes
 
-    def text(self) -> bytes:
-        """As a server-sent event."""
+    def encode(self) -> bytes:
+        """Format the event as a server-sent event."""
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.kind.encode(), self.data)
 
 
 class JobEvents:
-    """The newest events of a job, kept in a file too, so that a restart does not lose them.
+    """Newest events of a job, in memory and in a file that survives restarts.
 
-    The file is a convenience, not a record: it is not waited for, and what cannot be written is left out.
+    The file is written without fsync, and events that cannot be written are dropped: the results of the
+    job do not depend on them.
+
+    Args:
+        path: file of the events, one JSON array a line.
+        max_events: number of events to keep.
+        last: number of the newest event before this process started.
+
+    Attributes:
+        is_closed: no more events will come, so followers end after the newest one.
     """
 
-    def __init__(self, path: Path, kept: int, last: int = 0) -> None:
+    def __init__(self, path: Path, max_events: int, last: int = 0) -> None:
         self._path = path
-        self._most = kept
-        self._kept: deque[JobEvent] | None = None  # not in memory where nobody asks
-        self._written = 0
+        self._max_events = max_events
+        self._events: deque[JobEvent] | None = None  # None: not loaded
+        self._lines = 0  # of the file
         self._changed = asyncio.Event()
-        self.closed = False
+        self.is_closed = False
         self.last = last
 
-    def _events(self) -> deque[JobEvent]:
-        if self._kept is None:
-            self._kept = deque(maxlen=self._most)
-            self._read(self._kept)
-            self.last = max([self.last, *(event.number for event in self._kept)])
-        return self._kept
+    def _load(self) -> deque[JobEvent]:
+        if self._events is None:
+            self._events = deque(maxlen=self._max_events)
+            self._read(self._events)
+            self.last = max([self.last, *(event.number for event in self._events)])
+        return self._events
 
-    def _read(self, kept: deque[JobEvent]) -> None:
+    def _read(self, events: deque[JobEvent]) -> None:
         try:
             lines = self._path.read_bytes().split(b"\n")
         except OSError:
@@ -53,66 +62,69 @@ class JobEvents:
         for line in lines:
             try:
                 number, kind, data = msgspec.json.decode(line, type=tuple[int, str, msgspec.Raw])
-            except msgspec.DecodeError:  # the last line may be half a one
+            except msgspec.DecodeError:  # a crash can leave the last line incomplete
                 continue
-            kept.append(JobEvent(number, kind, bytes(data)))
-        self._written = len(lines)
+            events.append(JobEvent(number, kind, bytes(data)))
+        self._lines = len(lines)
 
     def add(self, kind: str, data: Any) -> None:
-        """Add an event and tell the listeners."""
-        kept = self._events()
+        """Add an event and wake the followers."""
+        events = self._load()
         self.last += 1
         event = JobEvent(self.last, kind, msgspec.json.encode(data))
-        kept.append(event)
-        self._keep(event, kept)
+        events.append(event)
+        self._write(event, events)
         self._wake()
 
-    def _keep(self, event: JobEvent, kept: deque[JobEvent]) -> None:
-        row = [event.number, event.kind, msgspec.Raw(event.data)]
-        events = [row]
-        mode = "ab"
-        if self._written >= 2 * self._most:  # bounded: begun anew with what is still kept
-            events = [[e.number, e.kind, msgspec.Raw(e.data)] for e in kept]
-            mode, self._written = "wb", 0
+    def _write(self, event: JobEvent, events: deque[JobEvent]) -> None:
+        to_write, mode = [event], "ab"
+        if self._lines >= 2 * self._max_events:  # bound the file: rewrite it with the kept events
+            to_write, mode = list(events), "wb"
+            self._lines = 0
+        rows = [msgspec.json.encode([e.number, e.kind, msgspec.Raw(e.data)]) for e in to_write]
         try:
             with self._path.open(mode) as file:
-                file.write(b"".join(msgspec.json.encode(each) + b"\n" for each in events))
+                file.write(b"".join(row + b"\n" for row in rows))
         except OSError:
             return
-        self._written += len(events)
+        self._lines += len(rows)
 
     def close(self) -> None:
-        """No more events for now: listeners hear what there is and end."""
-        self.closed = True
-        self._kept = None  # in the file
+        """End the followers after the newest event, and release the memory."""
+        self.is_closed = True
+        self._events = None
         self._wake()
 
     def reopen(self) -> None:
-        """There will be more events."""
-        self.closed = False
+        """Expect more events."""
+        self.is_closed = False
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def listen(self, after: int, pause: float) -> AsyncIterator[bytes]:
-        """The events beyond a number as text, as they come; a comment after each `pause` seconds without one.
+    async def follow(self, after: int, pause: float) -> AsyncIterator[bytes]:
+        """Iterate over the events as server-sent events, until the events are closed.
 
-        Where some of them are no longer kept, an event "gap" says so.
+        If some of the events asked for are no longer kept, an event "gap" with their number comes first.
+
+        Args:
+            after: number of the last event to leave out.
+            pause: seconds without an event after which a comment keeps the connection alive.
         """
         while True:
             changed = self._changed
-            closed = self.closed
-            events = [event for event in self._events() if event.number > after]
+            is_closed = self.is_closed
+            events = [event for event in self._load() if event.number > after]
             if events and events[0].number > after + 1:
                 yield b'event: gap\ndata: {"missing":%d}\n\n' % (events[0].number - after - 1)
             for event in events:
                 after = event.number
-                yield event.text()
-            if closed:
+                yield event.encode()
+            if is_closed:
                 return
             if not events:
                 try:
                     await asyncio.wait_for(changed.wait(), pause)
-                except asyncio.TimeoutError:
-                    yield b": still here\n\n"
+                except TimeoutError:
+                    yield b": keep-alive\n\n"

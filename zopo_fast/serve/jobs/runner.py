@@ -10,14 +10,13 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.limits import Limits as RunLimits
-from zopo_fast.llm.limits import Prices
+from zopo_fast.llm.limits import Limits as RunLimits, Prices
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.optimize import RunConfig, optimize
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.serve.config import Limits
 from zopo_fast.serve.jobs.schemas import CreateJob, JobConfig, JobExample, JobTask
-from zopo_fast.serve.studies.payload import check_size, unpacked
+from zopo_fast.serve.studies.payload import check_size, decode_embeddings
 from zopo_fast.serve.studies.routes import search_config
 from zopo_fast.storage.store import STUDY
 from zopo_fast.tasks.task import Example, Task
@@ -30,7 +29,7 @@ def check(request: CreateJob, limits: Limits, prices: tuple[float, float] | None
     pool.require(2)
     config.races(task)
     if request.embeddings is not None:
-        rows = len(unpacked(request.embeddings, limits))
+        rows = len(decode_embeddings(request.embeddings, limits))
         if rows != len(pool):
             raise ConfigError(f"embeddings: {rows} rows for {len(pool)} distinct prompts")
         if config.incumbent is not None and config.incumbent not in pool.prompts:
@@ -93,7 +92,7 @@ async def run(
 ) -> Result:
     """Make the run; the study file in its folder lets it go on where it was."""
     embeddings = request.embeddings
-    array = None if embeddings is None else await asyncio.to_thread(unpacked, embeddings, limits)
+    array = None if embeddings is None else await asyncio.to_thread(decode_embeddings, embeddings, limits)
     if array is None and embedder is None:
         raise ConfigError("a pool needs embeddings: this server was started without --embedder")
     return await optimize(

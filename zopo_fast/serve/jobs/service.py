@@ -1,7 +1,7 @@
-"""Whole optimisations on the server: queued, run a few at a time, followed, stopped and taken up again.
+"""All jobs of a server: creation, queue, cancellation and resumption.
 
-A job has a folder: its request, job.json with its state, the run's study file, its events and its result.
-What runs when the server ends, in order or not, is "interrupted" from then on; `resume` has it go on.
+A job has a folder with its request, its state (job.json), the study file of its run, its events and its
+result. A job that is running when the server ends becomes "interrupted", and `resume` resumes its run.
 """
 
 from __future__ import annotations
@@ -17,230 +17,308 @@ from typing import Any
 
 import msgspec
 
-from zopo_fast._utils.files import write_whole
+from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
 from zopo_fast.serve.jobs.events import JobEvents
-from zopo_fast.serve.jobs.job import REQUEST, STATE, Running, keep_request, shown_trial, shown_usage
+from zopo_fast.serve.jobs.job import (
+    EVENTS_FILE,
+    REQUEST_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+    JobRecord,
+    create_folder,
+    trial_response,
+    usage_response,
+)
 from zopo_fast.serve.jobs.runner import check, run
 from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, Saved
 from zopo_fast.serve.metrics import Metrics
 from zopo_fast.serve.models import NamedModel
 
-ENDED = ("done", "failed", "cancelled", "interrupted")
-STOP_SECONDS = 5.0  # that a run has to end with the results so far, before it is cut off
+ENDED_STATES = ("done", "failed", "cancelled", "interrupted")
+STOP_SECONDS = 5.0  # time for a cancelled run to end with the results so far, before its task is cancelled
 _log = logging.getLogger(__name__)
 
 
-class Jobs:
-    """The jobs of a data folder; opened with `open`, in the event loop, and closed with `close`."""
+class JobService:
+    """Jobs of a data folder. Call `open` and `close` in the same event loop.
+
+    Args:
+        folder: data folder of the server.
+        limits: limits of the server.
+        models: models that jobs may name.
+        embedder: embeds pools of texts; None: requests bring embeddings.
+        metrics: metrics of the server.
+    """
 
     def __init__(
         self, folder: Path, limits: Limits, models: dict[str, NamedModel], embedder: Any, metrics: Metrics
     ) -> None:
         self._folder = folder / "jobs"
         self._limits, self._models, self._embedder, self._metrics = limits, models, embedder, metrics
-        self._jobs: dict[str, Running] = {}
-        self._keys: dict[str, tuple[str, str]] = {}
-        self._places = asyncio.Semaphore(limits.max_jobs)
-        self.stopping = False
+        self._jobs: dict[str, JobRecord] = {}
+        self._keys: dict[str, tuple[str, str]] = {}  # keys of creations: digest, job
+        self._slots = asyncio.Semaphore(limits.max_jobs)
+        self._is_stopping = False
 
     # ---- open and close ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Find what is in the folder; raises OutputError where it cannot be used."""
-        await asyncio.to_thread(self._find)
-        self._observe()
+        """Find the jobs of the folder.
 
-    def _find(self) -> None:
+        Raises:
+            OutputError: the folder cannot be created.
+        """
+        await asyncio.to_thread(self._open_folder)
+        self._update_gauge()
+
+    def _open_folder(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{self._folder}: {error.strerror or error}") from error
-        for path in sorted(self._folder.glob(f"*/{STATE}")):
+            raise OutputError(f"{self._folder}: cannot be created: {error.strerror or error}") from error
+        for path in sorted(self._folder.glob(f"*/{STATE_FILE}")):
             try:
                 saved = msgspec.json.decode(path.read_bytes(), type=Saved)
             except (OSError, msgspec.DecodeError) as error:
                 _log.error("job left out", extra={"job": path.parent.name, "error": type(error).__name__})
                 continue
-            if saved.state not in ENDED:  # the server ended without a word
+            if saved.state not in ENDED_STATES:  # the previous server crashed
                 saved.state = "interrupted"
-            events = JobEvents(path.parent / "events.jsonl", self._limits.max_job_events, saved.event)
-            events.closed = True
-            self._jobs[saved.id] = Running(saved, path.parent, events)
+            events = JobEvents(path.parent / EVENTS_FILE, self._limits.max_job_events, saved.event)
+            events.close()
+            self._jobs[saved.id] = JobRecord(saved, path.parent, events)
             if saved.key is not None:
                 self._keys[saved.key[0]] = saved.key[1], saved.id
 
     async def close(self) -> None:
-        """Interrupt what runs."""
-        self.stopping = True
+        """Interrupt the running jobs."""
+        self._is_stopping = True
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def end_streams(self) -> None:
-        """Let whoever follows a job go: the server stops."""
-        self.stopping = True
+        """End all event streams, because the server is stopping."""
+        self._is_stopping = True
         for job in self._jobs.values():
             job.events.close()
 
-    # ---- find, create, delete ----------------------------------------------------------------------
+    # ---- lookup, creation, deletion ----------------------------------------------------------------
 
-    def get(self, name: str) -> Running:
-        """A job; 404 where there is none."""
+    def get(self, name: str) -> JobRecord:
+        """Look up a job.
+
+        Raises:
+            Problem: 404, the job does not exist.
+        """
         job = self._jobs.get(name)
         if job is None:
-            raise not_found("such job")
+            raise not_found("the job")
         return job
 
-    def listed(self, after: str, limit: int) -> tuple[list[Running], str | None]:
-        """At most `limit` jobs with ids beyond `after`, and where to go on; None: nowhere."""
+    def list_page(self, after: str, limit: int) -> tuple[list[JobRecord], str | None]:
+        """List jobs in order of their ids.
+
+        Returns:
+            At most `limit` jobs after the id `after`, and the `after` of the next page or None.
+        """
         names = sorted(name for name in self._jobs if name > after)
         page = [self._jobs[name] for name in names[:limit]]
         return page, page[-1].saved.id if len(names) > limit else None
 
-    def created(self, key: str, digest: str) -> Running | None:
-        """The job that a request with this key made; a Problem where that was another request."""
-        if key not in self._keys:
+    def find_created(self, key: IdempotencyKey) -> JobRecord | None:
+        """Look up the job that an earlier request with this key created.
+
+        Raises:
+            Problem: 422, the key belongs to a different request.
+        """
+        if key.value not in self._keys:
             return None
-        known, name = self._keys[key]
-        if known != digest:
-            raise Problem(422, "IdempotencyKeyReused", "this Idempotency-Key was used for another request")
+        digest, name = self._keys[key.value]
+        if digest != key.digest:
+            raise key_reused()
         return self.get(name)
 
-    async def create(self, request: CreateJob, key: tuple[str, str] | None) -> Running:
-        """Make a job and queue it; on return it is on disk."""
+    async def create(self, request: CreateJob, key: IdempotencyKey | None) -> JobRecord:
+        """Create a job durably and queue it.
+
+        Raises:
+            ConfigError: the request cannot run on this server.
+            PoolError: the pool is invalid.
+            OutputError: the folder of the job cannot be written.
+            StoreError: the server is stopping.
+            Problem: a limit of the server is reached.
+        """
         if len(self._jobs) >= self._limits.max_kept_jobs:
             raise Problem(
-                429, "TooManyJobs", f"at most {self._limits.max_kept_jobs} jobs are kept: delete some"
+                429,
+                "TooManyJobs",
+                f"the server has reached its limit of {self._limits.max_kept_jobs} jobs; delete some",
             )
-        if self.stopping:
-            raise StoreError("the server is stopping")
+        self._check_not_stopping()
         for model in (request.model, request.judge):
             if model is not None and model not in self._models:
-                raise ConfigError(f"no model is named {model!r}; there are {', '.join(sorted(self._models))}")
+                names = ", ".join(sorted(self._models))
+                raise ConfigError(
+                    f"model {model!r} is not in the server's models file; choose one of: {names}"
+                )
         if request.embeddings is None and self._embedder is None:
-            raise ConfigError("a pool needs embeddings: this server was started without --embedder")
+            raise ConfigError(
+                "embeddings are missing and this server has no embedder; send embeddings, or start it with "
+                "--embedder"
+            )
         await asyncio.to_thread(check, request, self._limits, self._models[request.model].prices)
         name = secrets.token_hex(8)
         folder = self._folder / name
-        saved = Saved(
-            name, request.name, request.model, request.config.budget, "queued", round(time.time(), 3), key
-        )
-        job = Running(saved, folder, JobEvents(folder / "events.jsonl", self._limits.max_job_events))
-        await asyncio.to_thread(keep_request, folder, request, saved)
+        created = round(time.time(), 3)
+        saved = Saved(name, request.name, request.model, request.config.budget, "queued", created, key)
+        job = JobRecord(saved, folder, JobEvents(folder / EVENTS_FILE, self._limits.max_job_events))
+        await asyncio.to_thread(create_folder, folder, request, saved)
         self._jobs[name] = job
         if key is not None:
-            self._keys[key[0]] = key[1], name
+            self._keys[key.value] = key.digest, name
         self._start(job)
         _log.info("job created", extra={"job": name, "model": request.model})
         return job
 
-    async def resume(self, job: Running) -> None:
-        """Take up a job that ended without a result of its own."""
+    def _check_not_stopping(self) -> None:
+        if self._is_stopping:
+            raise StoreError("the server is stopping; retry once it is back")
+
+    def resume(self, job: JobRecord) -> None:
+        """Queue a job that was interrupted, was cancelled or failed.
+
+        Raises:
+            StoreError: the server is stopping.
+            Problem: 409, the job is in another state.
+        """
         if job.saved.state not in ("interrupted", "failed", "cancelled"):
-            raise Problem(409, "NotResumable", f"the job is {job.saved.state}")
-        if self.stopping:
-            raise StoreError("the server is stopping")
-        job.stop, job.cancelled, job.trials, job.used = asyncio.Event(), False, [], Usage()
+            raise Problem(
+                409,
+                "NotResumable",
+                f"the job is {job.saved.state}; only an interrupted, failed or cancelled job can be resumed",
+            )
+        self._check_not_stopping()
+        job.stop, job.is_cancelled, job.trials, job.used = asyncio.Event(), False, [], Usage()
         job.saved.error = job.saved.ended = None
         job.events.reopen()
         self._start(job)
 
-    def cancel(self, job: Running) -> None:
-        """Have a job end with the results so far; at once where there are none yet."""
+    def cancel(self, job: JobRecord) -> None:
+        """Stop a job and keep its results so far.
+
+        Raises:
+            Problem: 409, the job is not running.
+        """
         if job.task is None:
-            raise Problem(409, "NotRunning", f"the job is {job.saved.state}")
-        job.cancelled = True
+            raise Problem(
+                409, "NotRunning", f"the job is {job.saved.state}; only a running job can be cancelled"
+            )
+        job.is_cancelled = True
         job.stop.set()
+        # A run that has not started has no results to wait for.
         grace = 0.0 if job.phase in (None, "embedding") else STOP_SECONDS
         asyncio.get_running_loop().call_later(grace, job.task.cancel)
 
-    async def delete(self, job: Running) -> None:
-        """Remove a job that does not run."""
+    async def delete(self, job: JobRecord) -> None:
+        """Delete a job that is not running.
+
+        Raises:
+            Problem: 404, the job does not exist; 409, the job is running.
+        """
         if job.task is not None:
-            raise Problem(409, "StillRunning", "cancel the job first")
+            raise Problem(409, "StillRunning", f"the job is {job.saved.state}; cancel it first")
         if self._jobs.pop(job.saved.id, None) is None:
-            raise not_found("such job")
+            raise not_found("the job")
         if job.saved.key is not None:
             self._keys.pop(job.saved.key[0], None)
         await asyncio.to_thread(shutil.rmtree, job.folder, True)
-        self._observe()
+        self._update_gauge()
 
-    async def result(self, job: Running) -> bytes:
-        """The outcome of a job that has one; 409 otherwise."""
+    async def read_result(self, job: JobRecord) -> bytes:
+        """Read the result of a job, as JSON.
+
+        Raises:
+            Problem: 409, the job has no result.
+        """
         try:
-            return await asyncio.to_thread((job.folder / "result.json").read_bytes)
+            return await asyncio.to_thread((job.folder / RESULT_FILE).read_bytes)
         except OSError:
-            raise Problem(409, "NoResult", f"the job is {job.saved.state} and has no result") from None
+            raise Problem(
+                409, "NoResult", f"the job is {job.saved.state} and has no result; wait until it is done"
+            ) from None
 
     # ---- running -----------------------------------------------------------------------------------
 
-    def _start(self, job: Running) -> None:
-        self._state(job, "queued")
+    def _start(self, job: JobRecord) -> None:
+        self._set_state(job, "queued")
         job.task = asyncio.create_task(self._run(job))
 
-    async def _run(self, job: Running) -> None:
+    async def _run(self, job: JobRecord) -> None:
         state, error = "interrupted", None
         try:
-            async with self._places:
-                self._state(job, "running")
-                await self._save(job)
-                result = await self._optimized(job)
-            await self._keep(job, result)
-            state = "cancelled" if job.cancelled else "done" if result.error is None else "failed"
+            async with self._slots:
+                self._set_state(job, "running")
+                await asyncio.to_thread(job.save)
+                result = await self._optimize(job)
+            document = msgspec.json.encode(JobResult(result.to_dict(), job.trials))
+            await asyncio.to_thread(write_atomic, job.folder / RESULT_FILE, document)
+            state = "cancelled" if job.is_cancelled else "done" if result.error is None else "failed"
             error = None if result.error is None else str(result.error)
         except asyncio.CancelledError:
-            state = "cancelled" if job.cancelled else "interrupted"
+            state = "cancelled" if job.is_cancelled else "interrupted"
         except ZopoError as problem:
-            state, error = ("cancelled", None) if job.cancelled else ("failed", str(problem))
+            state, error = ("cancelled", None) if job.is_cancelled else ("failed", str(problem))
             _log.warning("job failed", extra={"job": job.saved.id, "error": type(problem).__name__})
         except Exception:
-            state, error = "failed", "a fault of the server's; its log says where"
+            state, error = "failed", "internal error; see the log of the server"
             _log.exception("job failed", extra={"job": job.saved.id})
         finally:
-            job.task, job.phase, job.trials = None, None, []
-            job.saved.error, job.saved.ended = error, round(time.time(), 3)
-            with contextlib.suppress(KeyError):
-                self._metrics.budget_left.remove(job.saved.id)
-            self._state(job, state)
-            job.events.close()
-            with contextlib.suppress(
-                OutputError
-            ):  # it is as good as interrupted, and will be at the next start
-                write_whole(job.folder / STATE, msgspec.json.encode(job.saved))
-            _log.info("job ended", extra={"job": job.saved.id, "state": state})
+            self._finish(job, state, error)
 
-    async def _optimized(self, job: Running) -> Result:
-        read = (job.folder / REQUEST).read_bytes
+    def _finish(self, job: JobRecord, state: str, error: str | None) -> None:
+        job.task, job.phase, job.trials = None, None, []
+        job.saved.error, job.saved.ended = error, round(time.time(), 3)
+        with contextlib.suppress(KeyError):
+            self._metrics.budget_left.remove(job.saved.id)
+        self._set_state(job, state)
+        job.events.close()
+        with contextlib.suppress(OutputError):  # the next start then finds the job interrupted
+            job.save()
+        _log.info("job ended", extra={"job": job.saved.id, "state": state})
+
+    async def _optimize(self, job: JobRecord) -> Result:
+        read = (job.folder / REQUEST_FILE).read_bytes
         request = msgspec.json.decode(await asyncio.to_thread(read), type=CreateJob)
-        left = self._metrics.budget_left.labels(job.saved.id)
-        left.set(request.config.budget)
+        budget_left = self._metrics.budget_left.labels(job.saved.id)
+        budget_left.set(request.config.budget)
 
         def on_trial(trial: Trial) -> None:
-            self._count(job, trial)
-            left.set(max(0, job.saved.budget - job.saved.trials))
+            self._record_trial(job, trial)
+            budget_left.set(max(0, job.saved.budget - job.saved.trials))
 
         def on_phase(name: str) -> None:
             job.phase = name
             job.events.add("phase", {"phase": name})
 
         def on_resume(trials: list[Trial]) -> None:
-            job.trials = [
-                shown_trial(trial) for trial in trials
-            ]  # counted and told before the job was cut off
+            # Counted in the metrics, and sent as events, before the interruption.
+            job.trials = [trial_response(trial) for trial in trials]
             job.used = trials[-1].total if trials else Usage()
 
+        model = self._models[request.model]
         async with contextlib.AsyncExitStack() as stack:
-            llm = await stack.enter_async_context(self._models[request.model].opened())
+            llm = await stack.enter_async_context(model.open())
             judge = None
             if request.judge is not None:
-                judge = await stack.enter_async_context(self._models[request.judge].opened())
-            prices = self._models[request.model].prices
+                judge = await stack.enter_async_context(self._models[request.judge].open())
             result = await run(
                 request,
                 job.folder,
@@ -248,46 +326,38 @@ class Jobs:
                 llm,
                 judge,
                 self._embedder,
-                prices,
+                model.prices,
                 on_trial,
                 on_phase,
                 on_resume,
                 job.stop,
             )
-        self._metrics.used(
-            request.model, job.used, result.usage
-        )  # the comparison's calls come after the trials'
-        job.saved.usage = shown_usage(result.usage)
+        # The calls of the held-out comparison come after those of the trials.
+        self._metrics.count_usage(request.model, job.used, result.usage)
+        job.saved.usage = usage_response(result.usage)
         job.saved.best_index, job.saved.best_score = result.best_index, result.best_score
         return result
 
-    def _count(self, job: Running, trial: Trial) -> None:
-        self._metrics.used(job.saved.model, job.used, trial.total)
+    def _record_trial(self, job: JobRecord, trial: Trial) -> None:
+        self._metrics.count_usage(job.saved.model, job.used, trial.total)
         job.used = trial.total
         saved = job.saved
-        saved.usage = shown_usage(trial.total)
+        saved.usage = usage_response(trial.total)
         saved.trials = trial.number
         if trial.score is not None and not trial.partial and trial.score == trial.best_score:
             saved.best_index, saved.best_score = trial.index, trial.score
-        shown = shown_trial(trial)
-        job.trials.append(shown)
-        job.events.add("trial", shown)
+        response = trial_response(trial)
+        job.trials.append(response)
+        job.events.add("trial", response)
 
-    def _state(self, job: Running, state: Any) -> None:
+    def _set_state(self, job: JobRecord, state: Any) -> None:
         job.saved.state = state
         job.events.add("state", {"state": state, "error": job.saved.error})
         job.saved.event = job.events.last
-        self._observe()
+        self._update_gauge()
 
-    async def _keep(self, job: Running, result: Result) -> None:
-        document = msgspec.json.encode(JobResult(result.to_dict(), job.trials))
-        await asyncio.to_thread(write_whole, job.folder / "result.json", document)
-
-    async def _save(self, job: Running) -> None:
-        await asyncio.to_thread(write_whole, job.folder / STATE, msgspec.json.encode(job.saved))
-
-    def _observe(self) -> None:
-        counts = dict.fromkeys(("queued", "running", *ENDED), 0)
+    def _update_gauge(self) -> None:
+        counts = dict.fromkeys(("queued", "running", *ENDED_STATES), 0)
         for job in self._jobs.values():
             counts[job.saved.state] += 1
         for state, count in counts.items():

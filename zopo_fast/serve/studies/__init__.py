@@ -1,1 +1,1 @@
-"""Studies of the server: service, journal, files, routes."""
+"""Studies: searches by ask and tell that survive restarts."""

@@ -1,6 +1,7 @@
-"""One study's file: a Store of what it was created with, and of its log as far as the journal was moved in.
+"""Study file: what a study was created with, and its log up to the last checkpoint.
 
-It is open only while it is read or added to: the server's folder has one owner, by the lock on its journal.
+The file is open only while it is read or appended to. The server's lock on the journal protects all study
+files of the folder.
 """
 
 from __future__ import annotations
@@ -13,29 +14,35 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast._utils.files import sync_folder
+from zopo_fast._utils.files import fsync_directory
 from zopo_fast.errors import StoreDamagedError, StoreError
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.serve.studies.journal import Event
-from zopo_fast.storage.file import PARTIAL, read_value
-from zopo_fast.storage.store import Event as Kept
-from zopo_fast.storage.store import Store
+from zopo_fast.serve.studies.journal import JournalEvent
+from zopo_fast.storage.file import PARTIAL_SUFFIX, read_value
+from zopo_fast.storage.store import Event, Store
 
 SUFFIX = ".sqlite3"
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a study's file holds; no texts: a pool of embeddings alone. Embeddings are (m, d)."""
+class StudyContents:
+    """Contents of a study file.
+
+    Attributes:
+        meta: name, settings and creation time.
+        prompts: m texts; None: the pool has embeddings only.
+        embeddings: (m, d).
+        events: the log up to the last checkpoint.
+    """
 
     meta: dict[str, Any]
     prompts: list[str] | None
     embeddings: np.ndarray[Any, Any]
-    events: list[Kept]
+    events: list[Event]
 
 
 class StudyFile:
-    """A study's file by its path; raises a StoreError for whatever is wrong with it."""
+    """File of one study. Every method raises a StoreError if the file cannot be read or written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,45 +50,47 @@ class StudyFile:
     def create(
         self, meta: dict[str, Any], prompts: Sequence[str] | None, embeddings: np.ndarray[Any, Any]
     ) -> None:
-        """Write the file; on return it is on disk, or nothing of it is left."""
+        """Write the file atomically and durably."""
         pool = None if prompts is None else Pool(tuple(prompts), (1,) * len(prompts))
-        Store.make(self.path, meta, pool, {"embeddings": embeddings})
+        Store.create_closed(self.path, meta, pool, {"embeddings": embeddings})
 
-    def append(self, events: Sequence[Event]) -> None:
-        """Add events; those that are there already stay as they are. On return they are on disk."""
+    def append(self, events: Sequence[JournalEvent]) -> None:
+        """Append events durably; events that the file already holds are left as they are."""
         with Store.open(self.path) as store:
-            store.append_all(Kept(event.seq, event.kind, json.loads(bytes(event.data))) for event in events)
+            store.merge_events(
+                Event(event.seq, event.kind, json.loads(bytes(event.data))) for event in events
+            )
             store.sync(durable=True)
 
-    def meta(self) -> dict[str, Any]:
-        """What the study was created with, without reading all of the file."""
+    def read_meta(self) -> dict[str, Any]:
+        """Read name, settings and creation time only."""
         meta = read_value(self.path, "config")
         if not isinstance(meta, dict):
-            raise StoreDamagedError(f"{self.path}: its settings are missing")
+            raise StoreDamagedError(f"{self.path}: damaged: the settings are missing; restore a backup")
         return meta
 
-    def read(self) -> Saved:
+    def read(self) -> StudyContents:
         """Read everything."""
         with Store.open(self.path) as store:
             pool, embeddings = store.pool(), store.array("embeddings")
             if embeddings is None:
-                raise StoreDamagedError(f"{self.path}: the embeddings are missing")
+                raise StoreDamagedError(f"{self.path}: damaged: the embeddings are missing; restore a backup")
             prompts = None if pool is None else list(pool.prompts)
-            return Saved(store.config, prompts, embeddings, list(store.events()))
+            return StudyContents(store.config, prompts, embeddings, list(store.events()))
 
     def delete(self) -> None:
-        """Remove the file; on return it stays removed."""
+        """Remove the file durably."""
         try:
             self.path.unlink(missing_ok=True)
             for end in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + end).unlink(missing_ok=True)
-            sync_folder(self.path.parent)
+            fsync_directory(self.path.parent)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be deleted: {error.strerror or error}") from error
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The studies' files in a folder; what creations that were cut off left behind is removed."""
-    for path in folder.glob(f".*{PARTIAL}*"):
+def list_study_files(folder: Path) -> list[Path]:
+    """List the study files of a folder, and remove the partial files of interrupted creations."""
+    for path in folder.glob(f".*{PARTIAL_SUFFIX}*"):
         path.unlink(missing_ok=True)
     return sorted(path for path in folder.glob(f"*{SUFFIX}") if path.stem.isalnum())

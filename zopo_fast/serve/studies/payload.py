@@ -1,4 +1,4 @@
-"""From a request's texts and embeddings to a pool that can be searched."""
+"""Texts and embeddings of a request, decoded and validated."""
 
 from __future__ import annotations
 
@@ -14,43 +14,71 @@ from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.studies.schemas import PackedArray
 
 
-def unpacked(given: list[list[float]] | PackedArray, limits: Limits) -> np.ndarray[Any, Any]:
-    """The (m, d) array of a request; ArrayError where it is none, a Problem beyond the limits."""
+def decode_embeddings(given: list[list[float]] | PackedArray, limits: Limits) -> np.ndarray[Any, Any]:
+    """Decode the embeddings of a request.
+
+    Args:
+        given: m rows of d numbers, or a packed array of shape (m, d).
+        limits: limits of the server.
+
+    Returns:
+        (m, d); float64, or the dtype of the packed array.
+
+    Raises:
+        ArrayError: rows of different lengths, or a packed array of another size than declared.
+        Problem: 413, more prompts than the limit.
+    """
     if isinstance(given, PackedArray):
         m, d = given.shape
         check_size(m, limits)
         dtype = np.dtype(given.dtype).newbyteorder("<")
         if math.prod((m, d, dtype.itemsize)) != len(given.base64):
             raise ArrayError(
-                f"embeddings: {len(given.base64)} bytes are not {m} x {d} numbers of {dtype.itemsize} bytes"
+                f"embeddings: shape {m} x {d} of {given.dtype} needs {m * d * dtype.itemsize} bytes, "
+                f"got {len(given.base64)}"
             )
-        return (
-            np.frombuffer(given.base64, dtype=dtype).reshape(m, d).astype(dtype.newbyteorder("="), copy=False)
-        )
+        rows = np.frombuffer(given.base64, dtype=dtype).reshape(m, d)
+        return rows.astype(dtype.newbyteorder("="), copy=False)
     m, d = len(given), len(given[0])
     check_size(m, limits)
     rows = np.empty((m, d))
-    for place, row in enumerate(given):  # row by row: other threads have their turn in between
+    for i, row in enumerate(given):  # row by row, so that other threads can run in between
         if len(row) != d:
-            raise ArrayError(f"embeddings: row {place} has {len(row)} numbers, the first has {d}")
-        rows[place] = row
+            raise ArrayError(f"embeddings: row {i} has {len(row)} numbers, but row 0 has {d}")
+        rows[i] = row
     return rows
 
 
 def check_size(prompts: int, limits: Limits) -> None:
-    """413 beyond the largest pool."""
+    """Raise a Problem (413) if a pool has more prompts than the limit."""
     if prompts > limits.max_pool:
-        raise Problem(413, "PoolTooLarge", f"at most {limits.max_pool} prompts, got {prompts}")
+        raise Problem(
+            413,
+            "PoolTooLarge",
+            f"the pool has {prompts} prompts, above the limit of {limits.max_pool}; "
+            "send fewer, or start the server with a larger --max-pool",
+        )
 
 
-def texts_of(texts: list[str], rows: int | None, limits: Limits) -> list[str]:
-    """The texts, normalised; merged where no embeddings belong to them. Raises PoolError, ConfigError."""
+def normalize_texts(texts: list[str], rows: int | None, limits: Limits) -> list[str]:
+    """Normalise the texts of a pool, and merge equal texts if there are no embeddings.
+
+    Args:
+        texts: the texts of a request.
+        rows: number of rows of embeddings; None: no embeddings were sent.
+        limits: limits of the server.
+
+    Raises:
+        PoolError: a text is empty.
+        ConfigError: the texts do not match the embeddings one to one.
+        Problem: 413, more prompts than the limit.
+    """
     check_size(len(texts), limits)
     prompts = list(Pool.from_texts(texts).prompts)
     if rows is not None and len(texts) != rows:
-        raise ConfigError(f"{len(texts)} texts for {rows} rows of embeddings")
+        raise ConfigError(f"texts: {len(texts)} texts for {rows} rows of embeddings; send one row a text")
     if rows is not None and len(prompts) != rows:
         raise ConfigError(
-            f"only {len(prompts)} of the {rows} texts are distinct: leave out the others and their rows"
+            f"texts: only {len(prompts)} of {rows} are distinct; remove the duplicates and their rows"
         )
     return prompts

@@ -1,4 +1,4 @@
-"""One study of a server, in memory or not: its file, and what the journal holds beyond that."""
+"""Record of one study: its file, its events in the journal, and the loaded study if there is one."""
 
 from __future__ import annotations
 
@@ -11,68 +11,89 @@ from typing import Any
 from zopo_fast.errors import StoreError
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.serve.studies.file import StudyFile
-from zopo_fast.serve.studies.journal import Entry, Event
-from zopo_fast.serve.studies.study import Study
+from zopo_fast.serve.studies.journal import JournalEntry, JournalEvent
+from zopo_fast.serve.studies.study import LoadedStudy
 
 
 @dataclass(eq=False)
-class Record:
-    """A study, in memory or not.
+class StudyRecord:
+    """One study of a server, loaded or not.
 
     Attributes:
-        tail: events on disk in the journal that its file does not hold yet.
-        unsaved: entries that are queued and not on disk.
-        last: of the newest of them.
-        turn: held while the study is loaded, or used by a call that leaves the event loop.
-        file_turn: held while its file is used.
+        id: 16 hexadecimal digits.
+        meta: name, settings and creation time.
+        file: the study file.
+        study: the loaded study, or None.
+        tail: committed events that the study file does not hold yet.
+        pending_entries: number of journal entries that wait for their commit.
+        last: newest journal entry.
+        is_deleted: the study was deleted.
+        lock: held while the study is loaded, or changed outside the event loop.
+        file_lock: held while the file is used.
     """
 
     id: str
     meta: dict[str, Any]
     file: StudyFile
-    study: Study | None = None
-    tail: list[Event] = field(default_factory=list)
-    unsaved: int = 0
-    last: Entry | None = None
-    deleted: bool = False
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    file_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    study: LoadedStudy | None = None
+    tail: list[JournalEvent] = field(default_factory=list)
+    pending_entries: int = 0
+    last: JournalEntry | None = None
+    is_deleted: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    file_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def settled(self) -> None:
-        """Wait until all that was done so far is on disk; raises the StoreError of what could not be."""
-        if self.last is not None and not self.last.finished:
+    async def wait_durable(self) -> None:
+        """Wait until every change so far is on disk.
+
+        Raises:
+            StoreError: a change could not be written.
+        """
+        if self.last is not None and not self.last.is_finished:
             await self.last.wait()
 
-    async def load(self) -> Study:
-        """Build the study from its file and what the journal holds beyond it; `turn` is held meanwhile."""
-        while self.last is not None and not self.last.finished:
-            with contextlib.suppress(StoreError):  # that is another request's; here it is only to be over
+    async def load(self) -> LoadedStudy:
+        """Build the study from its file and its events in the journal. The caller holds `lock`.
+
+        Raises:
+            StoreError: the file cannot be read.
+            StoreDamagedError: the log cannot be replayed.
+        """
+        while self.last is not None and not self.last.is_finished:
+            with contextlib.suppress(StoreError):  # reported to the request that made the change
                 await self.last.wait()
         tail = list(self.tail)
 
-        def build() -> Study:
-            saved = self.file.read()
-            config = ZopoConfig.from_dict(saved.meta["config"])
-            study = Study(self.id, config, saved.embeddings, saved.prompts)
-            study.replay(saved.events)
+        def build() -> LoadedStudy:
+            contents = self.file.read()
+            config = ZopoConfig.from_dict(contents.meta["config"])
+            study = LoadedStudy(self.id, config, contents.embeddings, contents.prompts)
+            study.replay(contents.events)
             study.replay((e.seq, e.kind, json.loads(bytes(e.data))) for e in tail if e.seq > study.seq)
             return study
 
-        async with self.file_turn:
+        async with self.file_lock:
             self.study = await asyncio.to_thread(build)
         return self.study
 
-    def drop(self) -> None:
-        """Forget what is in memory; the next request loads what is on disk."""
+    def unload(self) -> None:
+        """Discard the loaded study; the next request loads what is on disk."""
         if self.study is not None:
-            self.study.dead = True
+            self.study.is_stale = True
             self.study = None
 
-    async def move(self) -> int:
-        """Put what the journal holds beyond the file into it; the number of events. Raises StoreError."""
-        async with self.file_turn:
+    async def checkpoint(self) -> int:
+        """Append the events in the journal to the study file.
+
+        Returns:
+            The number of events appended.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        async with self.file_lock:
             events = list(self.tail)
-            if self.deleted or not events:
+            if self.is_deleted or not events:
                 return 0
             await asyncio.to_thread(self.file.append, events)
             del self.tail[: len(events)]

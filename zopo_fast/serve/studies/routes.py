@@ -1,44 +1,42 @@
-"""The operations on studies."""
+"""HTTP operations on studies."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Meta
 
 from zopo_fast.errors import ConfigError, NothingToAsk
 from zopo_fast.search.config import OfficialSettings, ZopoConfig
-from zopo_fast.serve.http.idempotency import Once
-from zopo_fast.serve.http.routing import Call, Route
+from zopo_fast.serve.http.idempotency import Deduplicator, IdempotencyKey
+from zopo_fast.serve.http.request import PageQuery
+from zopo_fast.serve.http.routing import ParsedRequest, Route
 from zopo_fast.serve.studies import schemas
-from zopo_fast.serve.studies.payload import texts_of, unpacked
-from zopo_fast.serve.studies.record import Record
+from zopo_fast.serve.studies.payload import decode_embeddings, normalize_texts
+from zopo_fast.serve.studies.record import StudyRecord
 from zopo_fast.serve.studies.schemas import CreateStudy, SearchConfig
-from zopo_fast.serve.studies.service import Studies
-from zopo_fast.serve.studies.study import Study
+from zopo_fast.serve.studies.service import StudyService
+from zopo_fast.serve.studies.study import LoadedStudy
 
+MAX_CREATIONS = 4  # at a time: each holds several copies of its pool
 _encode = msgspec.json.Encoder().encode
-_CREATIONS = 4  # at a time: each holds its pool several times over
 
 
 class Embeds(Protocol):
-    """What turns texts into vectors."""
+    """Embedding model of the server."""
 
     async def embed(self, texts: list[str]) -> Any: ...
 
 
-class Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which part of a list."""
-
-    after: Annotated[str, Meta(max_length=100)] = ""
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-
-
 def search_config(given: SearchConfig) -> ZopoConfig:
-    """The settings of a search; ConfigError where they do not go together."""
+    """Convert the settings of a request to those of a search.
+
+    Raises:
+        ConfigError: the settings contradict each other.
+    """
     values = msgspec.structs.asdict(given)
     official = values.pop("official_settings")
     settings = None if official is None else OfficialSettings(**msgspec.structs.asdict(official))
@@ -46,145 +44,153 @@ def search_config(given: SearchConfig) -> ZopoConfig:
 
 
 class StudyRoutes:
-    """Handlers of what lies below /v1/studies."""
+    """Handlers of the paths below /v1/studies.
 
-    def __init__(self, studies: Studies, embedder: Embeds | None) -> None:
+    Args:
+        studies: the studies of the server.
+        embedder: embeds pools of texts; None: requests bring embeddings.
+    """
+
+    def __init__(self, studies: StudyService, embedder: Embeds | None) -> None:
         self._studies, self._embedder = studies, embedder
-        self._limits = studies.limits
-        self._creations = asyncio.Semaphore(_CREATIONS)
-        self._once: Once[Record] = Once()
-        steps = studies.metrics.steps
-        self._saw_ask, self._saw_tell = steps["ask"], steps["tell"]
+        self._limits, self._metrics = studies.limits, studies.metrics
+        self._creation_slots = asyncio.Semaphore(MAX_CREATIONS)
+        self._creations: Deduplicator[StudyRecord] = Deduplicator()
 
     def routes(self) -> list[Route]:
-        """The table's part."""
+        """List the routes, for the route table."""
         one = "/v1/studies/{study}"
         return [
             Route(
-                "POST", "/v1/studies", self.create, "createStudy", "Make a study of a pool.",
-                body=CreateStudy, answer=schemas.Study, status=201, keyed=True,
-                problems=(409, 422, 429, 502, 503, 504, 507),
+                "POST", "/v1/studies", self.create, "createStudy", "Create a study.",
+                body=CreateStudy, response=schemas.Study, status=201, accepts_key=True,
+                problem_statuses=(409, 422, 429, 502, 503, 504, 507),
             ),
             Route(
-                "GET", "/v1/studies", self.list, "listStudies", "List the studies, by id.",
-                query=Page, answer=schemas.StudyList, problems=(422,),
+                "GET", "/v1/studies", self.list, "listStudies", "List the studies, ordered by id.",
+                query=PageQuery, response=schemas.StudyList, problem_statuses=(422,),
             ),
             Route(
-                "GET", one, self.show, "getStudy", "What a study's state is, in short.",
-                answer=schemas.Study, problems=(404, 503),
+                "GET", one, self.show, "getStudy", "Get a summary of a study.",
+                response=schemas.Study, problem_statuses=(404, 503),
             ),
             Route(
-                "DELETE", one, self.delete, "deleteStudy", "Remove a study for good.", status=204,
-                problems=(404, 503),
+                "DELETE", one, self.delete, "deleteStudy", "Delete a study permanently.", status=204,
+                problem_statuses=(404, 503),
             ),
             Route(
                 "GET", one + "/state", self.state, "getStudyState",
-                "The state from which the study can be continued elsewhere, by Zopo.from_state().",
-                answer=schemas.StudyState, problems=(404, 503),
+                "Get the state of the search, for Zopo.from_state().",
+                response=schemas.StudyState, problem_statuses=(404, 503),
             ),
             Route(
-                "GET", one + "/best", self.best, "getBest", "The best prompt so far.",
-                answer=schemas.Scored, problems=(404, 409, 503),
+                "GET", one + "/best", self.best, "getBest", "Get the best prompt so far.",
+                response=schemas.Scored, problem_statuses=(404, 409, 503),
             ),
             Route(
                 "POST", one + "/ask", self.ask, "ask", "Ask for the next prompts to score.",
-                body=schemas.Ask, answer=schemas.Asked, problems=(404, 409, 422, 429, 503, 507),
-                keyed=True, body_optional=True, hot=True,
+                body=schemas.Ask, response=schemas.Asked, problem_statuses=(404, 409, 422, 429, 503, 507),
+                accepts_key=True, is_body_optional=True, is_preformatted=True,
             ),
             Route(
                 "POST", one + "/tell", self.tell, "tell",
-                "Tell a score, and ask for the next prompts with it.",
-                body=schemas.Tell, answer=schemas.Asked, problems=(404, 409, 422, 429, 503, 507),
-                keyed=True, hot=True,
+                "Tell the score of a prompt, and optionally ask for the next prompts.",
+                body=schemas.Tell, response=schemas.Asked, problem_statuses=(404, 409, 422, 429, 503, 507),
+                accepts_key=True, is_preformatted=True,
             ),
             Route(
                 "POST", one + "/discard", self.discard, "discard",
-                "Give a pending prompt back without a score.",
-                body=schemas.Discard, answer=schemas.Asked, problems=(404, 409, 422, 503, 507),
-                keyed=True, hot=True,
+                "Return a pending prompt without a score.",
+                body=schemas.Discard, response=schemas.Asked, problem_statuses=(404, 409, 422, 503, 507),
+                accepts_key=True, is_preformatted=True,
             ),
         ]  # fmt: skip
 
-    # ---- the hot ones ------------------------------------------------------------------------------
+    # ---- ask, tell, discard ------------------------------------------------------------------------
 
-    async def ask(self, call: Call) -> bytes:
+    async def ask(self, request: ParsedRequest) -> bytes:
         start = time.perf_counter()
 
-        def work(study: Study) -> schemas.Asked:
-            return study.asked_for(study.ask(call.body.n, self._limits))
+        def operation(study: LoadedStudy) -> schemas.Asked:
+            return study.asked_response(study.ask(request.body.n, self._limits))
 
-        answer = await self._change(call, work)
-        self._saw_ask(time.perf_counter() - start)
-        return answer
+        body = await self._apply_once(request, operation)
+        self._metrics.ask.observe(time.perf_counter() - start)
+        return body
 
-    async def tell(self, call: Call) -> bytes:
+    async def tell(self, request: ParsedRequest) -> bytes:
         start = time.perf_counter()
 
-        def work(study: Study) -> schemas.Asked:
-            return study.asked_for(study.step(call.body, self._limits))
+        def operation(study: LoadedStudy) -> schemas.Asked:
+            return study.asked_response(study.step(request.body, self._limits))
 
-        answer = await self._change(call, work)
-        self._saw_tell(time.perf_counter() - start)
-        return answer
+        body = await self._apply_once(request, operation)
+        self._metrics.tell.observe(time.perf_counter() - start)
+        return body
 
-    async def discard(self, call: Call) -> bytes:
+    async def discard(self, request: ParsedRequest) -> bytes:
         start = time.perf_counter()
 
-        def work(study: Study) -> schemas.Asked:
-            study.discard(call.body.index, self._limits)
-            return study.asked_for([])
+        def operation(study: LoadedStudy) -> schemas.Asked:
+            study.discard(request.body.index, self._limits)
+            return study.asked_response([])
 
-        answer = await self._change(call, work)
-        self._studies.metrics.steps["discard"](time.perf_counter() - start)
-        return answer
+        body = await self._apply_once(request, operation)
+        self._metrics.discard.observe(time.perf_counter() - start)
+        return body
 
-    async def _change(self, call: Call, work: Any) -> bytes:
-        """Do it once a key, and answer every time."""
-        key = call.key
+    async def _apply_once(
+        self, request: ParsedRequest, operation: Callable[[LoadedStudy], schemas.Asked]
+    ) -> bytes:
+        """Apply an operation once per idempotency key; a retry gets the recorded response."""
+        key = request.key
 
-        def keyed(study: Study) -> bytes:
+        def apply(study: LoadedStudy) -> bytes:
             if key is None:
-                return _encode(work(study))
-            known = study.answered(*key)
-            if known is not None:
-                return known
-            answer = _encode(work(study))
-            study.remember(*key, answer)
-            return answer
+                return _encode(operation(study))
+            recorded = study.recorded_response(key)
+            if recorded is not None:
+                return recorded
+            body = _encode(operation(study))
+            study.record_response(key, body)
+            return body
 
-        return await self._studies.change(call.target, keyed)
+        return await self._studies.apply(request.resource_id, apply)
 
-    # ---- create, look, delete ----------------------------------------------------------------------
+    # ---- creation, views, deletion -----------------------------------------------------------------
 
-    async def create(self, call: Call) -> bytes:
+    async def create(self, request: ParsedRequest) -> bytes:
         start = time.perf_counter()
-        record = None if call.key is None else self._studies.created(*call.key)
+        record = None if request.key is None else self._studies.find_created(request.key)
         if record is None:
-            self._studies.reserve()
-            record = await self._once(call.key, lambda: self._create(call.body, call.key))
-        answer = await self._studies.change(record.id, lambda study: _encode(_summary(record, study)))
-        self._studies.metrics.steps["create"](time.perf_counter() - start)
-        return answer
+            self._studies.check_capacity()
+            record = await self._creations.run(request.key, lambda: self._create(request.body, request.key))
+        body = await self._summary(record)
+        self._metrics.create.observe(time.perf_counter() - start)
+        return body
 
-    async def _create(self, wanted: CreateStudy, key: tuple[str, str] | None) -> Record:
-        async with self._creations:
+    async def _create(self, wanted: CreateStudy, key: IdempotencyKey | None) -> StudyRecord:
+        async with self._creation_slots:
             config = search_config(wanted.config)
             texts, given = wanted.texts, wanted.embeddings
             if texts is None and given is None:
-                raise ConfigError("a study needs texts, embeddings, or both")
-            array = None if given is None else await asyncio.to_thread(unpacked, given, self._limits)
+                raise ConfigError("a study needs a pool: send texts, embeddings or both")
+            array = None if given is None else await asyncio.to_thread(decode_embeddings, given, self._limits)
             prompts = None
             if texts is not None:
                 rows = None if array is None else len(array)
-                prompts = await asyncio.to_thread(texts_of, texts, rows, self._limits)
+                prompts = await asyncio.to_thread(normalize_texts, texts, rows, self._limits)
             if array is None:
                 if self._embedder is None or prompts is None:
-                    raise ConfigError("texts need embeddings: this server was started without --embedder")
+                    raise ConfigError(
+                        "texts without embeddings: this server has no embedder; send embeddings, or start it "
+                        "with --embedder"
+                    )
                 array = await self._embedder.embed(prompts)
             return await self._studies.create(config, array, prompts, wanted.name, key)
 
-    async def list(self, call: Call) -> bytes:
-        page, after = self._studies.listed(call.query.after, call.query.limit)
+    async def list(self, request: ParsedRequest) -> bytes:
+        page, after = self._studies.list_page(request.query.after, request.query.limit)
         entries = [
             schemas.StudyEntry(
                 r.id, r.meta["name"], r.meta["created"], r.meta["prompts"], r.meta["dimension"]
@@ -193,32 +199,34 @@ class StudyRoutes:
         ]
         return _encode(schemas.StudyList(entries, after))
 
-    async def show(self, call: Call) -> bytes:
-        record = self._studies.get(call.target)
-        return await self._studies.change(record.id, lambda study: _encode(_summary(record, study)))
+    async def show(self, request: ParsedRequest) -> bytes:
+        return await self._summary(self._studies.get(request.resource_id))
 
-    async def state(self, call: Call) -> bytes:
-        def look(study: Study) -> bytes:
+    async def _summary(self, record: StudyRecord) -> bytes:
+        return await self._studies.apply(record.id, lambda study: _encode(_summary(record, study)))
+
+    async def state(self, request: ParsedRequest) -> bytes:
+        def view(study: LoadedStudy) -> bytes:
             texts = None if study.prompts is None else list(study.prompts)
             return _encode(schemas.StudyState(study.optimizer.state_dict(), texts))
 
-        return await self._studies.change(call.target, look)
+        return await self._studies.apply(request.resource_id, view)
 
-    async def best(self, call: Call) -> bytes:
-        def look(study: Study) -> bytes:
+    async def best(self, request: ParsedRequest) -> bytes:
+        def view(study: LoadedStudy) -> bytes:
             best = study.best()
             if best is None:
-                raise NothingToAsk("best: no score was told yet")
+                raise NothingToAsk("the study has no best prompt yet; tell a score first")
             return _encode(best)
 
-        return await self._studies.change(call.target, look)
+        return await self._studies.apply(request.resource_id, view)
 
-    async def delete(self, call: Call) -> bytes:
-        await self._studies.delete(self._studies.get(call.target))
+    async def delete(self, request: ParsedRequest) -> bytes:
+        await self._studies.delete(self._studies.get(request.resource_id))
         return b""
 
 
-def _summary(record: Record, study: Study) -> schemas.Study:
+def _summary(record: StudyRecord, study: LoadedStudy) -> schemas.Study:
     return schemas.Study(
         id=record.id,
         name=record.meta["name"],

@@ -1,9 +1,8 @@
-"""All studies of a server: made, found, changed and written down.
+"""All studies of a server: creation, lookup, changes and durability.
 
-Order of things, for each request that changes a study: it is applied in memory, its events go to the
-journal, and it is answered when they are on disk. What cannot be written is undone by forgetting what is in
-memory: the next request builds the study again from its file and what the journal holds beyond it. From time
-to time the journal is moved into the files.
+A change is applied in memory, its events are appended to the journal, and the response is sent once they
+are on disk. If the commit fails, the loaded study is discarded, and the next request rebuilds it from its
+file and the journal. A checkpoint moves the journal's events into the study files from time to time.
 """
 
 from __future__ import annotations
@@ -19,129 +18,162 @@ from typing import Any, TypeVar
 from zopo_fast.errors import InputError, NothingToAsk, StoreError, UnknownIndexError
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
 from zopo_fast.serve.metrics import Metrics
-from zopo_fast.serve.studies.file import SUFFIX, StudyFile, files_in
-from zopo_fast.serve.studies.journal import Entry, Journal
-from zopo_fast.serve.studies.record import Record
-from zopo_fast.serve.studies.study import Study
+from zopo_fast.serve.studies.file import SUFFIX, StudyFile, list_study_files
+from zopo_fast.serve.studies.journal import Journal, JournalEntry
+from zopo_fast.serve.studies.record import StudyRecord
+from zopo_fast.serve.studies.study import LoadedStudy
 
 T = TypeVar("T")
-_CLEAN = (InputError, NothingToAsk, UnknownIndexError, Problem)  # raised before anything was changed
-JOURNAL_EVENTS = 100_000  # moved into the files when there are so many
-IDLE_SECONDS = 5.0  # or when nothing was written for so long
+MAX_JOURNAL_EVENTS = 100_000  # a checkpoint starts above this size
+IDLE_SECONDS = 5.0  # or after this time without a commit
+MAX_CHECKPOINT_PAUSE = 60.0  # seconds between attempts while checkpoints fail
+_NO_EFFECT = (InputError, NothingToAsk, UnknownIndexError, Problem)  # raised before anything changes
 _log = logging.getLogger(__name__)
 
 
-class Studies:
-    """The studies of a data folder; opened with `open`, in the event loop, and closed with `close`."""
+class StudyService:
+    """Studies of a data folder. Call `open` and `close` in the same event loop.
+
+    Args:
+        folder: data folder of the server.
+        limits: limits of the server.
+        metrics: metrics of the server.
+    """
 
     def __init__(self, folder: Path, limits: Limits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
         self._folder = folder / "studies"
         self._journal_path = folder / "journal.sqlite3"
-        self._records: dict[str, Record] = {}
-        self._keys: dict[str, tuple[str, str]] = {}  # of creations: key -> digest, study
+        self._records: dict[str, StudyRecord] = {}
+        self._keys: dict[str, tuple[str, str]] = {}  # keys of creations: digest, study
         self._creating = 0
-        self._in_journal = 0  # events
-        self._number = 0  # of the newest commit
-        self._written = time.monotonic()
-        self._moving = asyncio.Lock()
+        self._journal_events = 0
+        self._last_commit = 0
+        self._last_commit_time = time.monotonic()
+        self._checkpoint_lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._keeper: asyncio.Task[None] | None = None
+        self._checkpointer: asyncio.Task[None] | None = None
 
     # ---- open and close ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Take the folder and find what is in it; raises a StoreError, StoreBusyError for a second server."""
-        self._journal = await asyncio.to_thread(self._find)
-        self._journal.start(self._committed, self._failed)
-        self._keeper = asyncio.create_task(self._keep())
-        self._observe()
+        """Lock the folder and find its studies.
 
-    def _find(self) -> Journal:
+        Raises:
+            StoreBusyError: another server uses the folder.
+            StoreError: the folder or the journal cannot be used.
+        """
+        self._journal = await asyncio.to_thread(self._open_folder)
+        self._journal.start(self._on_commit, self._on_failure)
+        self._checkpointer = asyncio.create_task(self._checkpoint_regularly())
+        self._update_gauge()
+
+    def _open_folder(self) -> Journal:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             journal = Journal(self._journal_path)
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{self._folder}: {error.strerror or error}") from error
+            raise StoreError(f"{self._folder}: cannot be used: {error.strerror or error}") from error
         try:
-            for path in files_in(self._folder):
-                self._take(path)
+            for path in list_study_files(self._folder):
+                self._add_file(path)
             for number, events in journal.read():
-                self._number = number
+                self._last_commit = number
                 for event in events:
                     record = self._records.get(event.study)
-                    if record is not None:  # or it was deleted since
+                    if record is not None:  # else the study was deleted later
                         record.tail.append(event)
-                        self._in_journal += 1
+                        self._journal_events += 1
         except BaseException:
             journal.close()
             raise
         return journal
 
-    def _take(self, path: Path) -> None:
+    def _add_file(self, path: Path) -> None:
         file = StudyFile(path)
         try:
-            meta = file.meta()
-        except StoreError as error:  # one damaged file does not keep the others from being served
+            meta = file.read_meta()
+        except StoreError as error:  # serve the other studies despite one damaged file
             _log.error("study left out", extra={"study": path.stem, "error": type(error).__name__})
             return
-        self._add(Record(path.name.removesuffix(SUFFIX), meta, file))
+        self._add(StudyRecord(path.name.removesuffix(SUFFIX), meta, file))
 
-    def _add(self, record: Record) -> None:
+    def _add(self, record: StudyRecord) -> None:
         self._records[record.id] = record
         if (key := record.meta.get("key")) is not None:
             self._keys[key] = record.meta["digest"], record.id
 
     async def close(self, seconds: float) -> None:
-        """Write everything down: the queue into the journal, that into the files while there is time."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        """Write everything to disk.
+
+        Args:
+            seconds: time limit of the requests in flight and of the checkpoint, each.
+        """
+        if self._checkpointer is not None:
+            self._checkpointer.cancel()
+            await asyncio.gather(self._checkpointer, return_exceptions=True)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=seconds)
             try:
                 await asyncio.wait_for(self.checkpoint(), seconds)
-            except (StoreError, asyncio.TimeoutError) as error:  # the next start does it
-                _log.warning("checkpoint left undone", extra={"error": type(error).__name__})
+            except (TimeoutError, StoreError) as error:  # the next start reads the journal instead
+                _log.warning("checkpoint failed", extra={"error": type(error).__name__})
             self._journal.flush()
             await asyncio.to_thread(self._journal.close)
 
-    # ---- find, create, delete ----------------------------------------------------------------------
+    # ---- lookup, creation, deletion ----------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def get(self, study: str) -> Record:
-        """A study's record; 404 where there is none."""
+    def get(self, study: str) -> StudyRecord:
+        """Look up a study.
+
+        Raises:
+            Problem: 404, the study does not exist.
+        """
         record = self._records.get(study)
-        if record is None or record.deleted:
-            raise not_found("such study")
+        if record is None or record.is_deleted:
+            raise not_found("the study")
         return record
 
-    def listed(self, after: str, limit: int) -> tuple[list[Record], str | None]:
-        """At most `limit` studies with ids beyond `after`, and where to go on; None: nowhere."""
-        names = sorted(name for name, record in self._records.items() if name > after and not record.deleted)
+    def list_page(self, after: str, limit: int) -> tuple[list[StudyRecord], str | None]:
+        """List studies in order of their ids.
+
+        Returns:
+            At most `limit` studies after the id `after`, and the `after` of the next page or None.
+        """
+        names = sorted(
+            name for name, record in self._records.items() if name > after and not record.is_deleted
+        )
         page = [self._records[name] for name in names[:limit]]
         return page, page[-1].id if len(names) > limit else None
 
-    def created(self, key: str, digest: str) -> Record | None:
-        """The study that a request with this key made; a Problem where that was another request."""
-        if key not in self._keys:
+    def find_created(self, key: IdempotencyKey) -> StudyRecord | None:
+        """Look up the study that an earlier request with this key created.
+
+        Raises:
+            Problem: 422, the key belongs to a different request.
+        """
+        if key.value not in self._keys:
             return None
-        known, study = self._keys[key]
-        if known != digest:
-            raise Problem(422, "IdempotencyKeyReused", "this Idempotency-Key was used for another request")
+        digest, study = self._keys[key.value]
+        if digest != key.digest:
+            raise key_reused()
         return self.get(study)
 
-    def reserve(self) -> None:
-        """Refuse a creation beyond the limit, counting those under way."""
+    def check_capacity(self) -> None:
+        """Raise a Problem (429) if the limit of studies is reached, counting creations in flight."""
         if len(self._records) + self._creating >= self.limits.max_studies:
             raise Problem(
-                429, "TooManyStudies", f"at most {self.limits.max_studies} studies are kept: delete some"
+                429,
+                "TooManyStudies",
+                f"the server has reached its limit of {self.limits.max_studies} studies; delete some",
             )
 
     async def create(
@@ -150,174 +182,210 @@ class Studies:
         embeddings: Any,
         prompts: list[str] | None,
         name: str | None,
-        key: tuple[str, str] | None,
-    ) -> Record:
-        """Make a study; on return it is on disk.
+        key: IdempotencyKey | None,
+    ) -> StudyRecord:
+        """Create a study durably.
 
         Args:
-            key: idempotency key and digest of the request.
+            config: settings of the search.
+            embeddings: (m, d).
+            prompts: m texts; None: the pool has embeddings only.
+            name: name to show.
+            key: idempotency key of the request.
+
+        Raises:
+            ConfigError: the settings do not fit the pool.
+            ArrayError: the embeddings cannot be searched.
+            StoreError: the study file cannot be written.
+            Problem: 429, the limit of studies is reached.
         """
-        self.reserve()
+        self.check_capacity()
         study = secrets.token_hex(8)
         meta = {"version": 1, "config": config.to_dict(), "name": name, "created": round(time.time(), 3)}
         meta |= {"prompts": len(embeddings), "dimension": int(embeddings.shape[1])}
         if key is not None:
-            meta |= {"key": key[0], "digest": key[1]}
+            meta |= {"key": key.value, "digest": key.digest}
         file = StudyFile(self._folder / f"{study}{SUFFIX}")
 
-        def make() -> Study:
-            made = Study(study, config, embeddings, prompts)  # refuses what cannot be searched
+        def build() -> LoadedStudy:
+            loaded = LoadedStudy(study, config, embeddings, prompts)  # validate before the file is written
             file.create(meta, prompts, embeddings)
-            return made
+            return loaded
 
         self._creating += 1
         try:
-            made = await asyncio.to_thread(make)
+            loaded = await asyncio.to_thread(build)
         finally:
             self._creating -= 1
-        record = Record(study, meta, file, made)
+        record = StudyRecord(study, meta, file, loaded)
         self._add(record)
-        self._observe()
+        self._update_gauge()
         _log.info("study created", extra={"study": study, "prompts": len(embeddings)})
         return record
 
-    async def delete(self, record: Record) -> None:
-        """Remove a study; on return it stays removed."""
-        await self._whole(self._delete(record))
+    async def delete(self, record: StudyRecord) -> None:
+        """Delete a study durably.
 
-    async def _delete(self, record: Record) -> None:
-        async with record.turn, record.file_turn:
+        Raises:
+            StoreError: the file cannot be removed; the study remains.
+        """
+        await self._shield(self._delete(record))
+
+    async def _delete(self, record: StudyRecord) -> None:
+        async with record.lock, record.file_lock:
             self.get(record.id)
-            record.deleted = True
+            record.is_deleted = True
             try:
                 await asyncio.to_thread(record.file.delete)
             except StoreError:
-                record.deleted = False
+                record.is_deleted = False
                 raise
-            record.drop()
-            self._in_journal -= len(record.tail)
+            record.unload()
+            self._journal_events -= len(record.tail)
             record.tail.clear()
             del self._records[record.id]
             self._keys.pop(record.meta.get("key", ""), None)
-        self._observe()
+        self._update_gauge()
         _log.info("study deleted", extra={"study": record.id})
 
-    # ---- change and look ---------------------------------------------------------------------------
+    # ---- changes and views -------------------------------------------------------------------------
 
-    async def change(self, study: str, work: Callable[[Study], T]) -> T:
-        """Apply `work` to a study and wait until what it did is on disk; its exceptions change nothing."""
+    async def apply(self, study: str, operation: Callable[[LoadedStudy], T]) -> T:
+        """Apply an operation to a study, and wait until its changes are on disk.
+
+        An operation that raises changes nothing. An operation without changes waits for those that it saw.
+
+        Args:
+            study: id of the study.
+            operation: runs in the event loop, or in a thread if the pool is large.
+
+        Returns:
+            The result of the operation.
+
+        Raises:
+            StoreError: the study cannot be loaded or its changes cannot be written.
+            Problem: 404, the study does not exist.
+        """
         record = self.get(study)
         loaded = record.study
-        if loaded is None or loaded.large or record.turn.locked():
-            result, entry = await self._whole(self._in_turn(record, work))
+        if loaded is None or loaded.is_large or record.lock.locked():
+            result, entry = await self._shield(self._apply_locked(record, operation))
         else:
-            result = self._applied(record, loaded, work)
-            entry = self._put(record, loaded)
+            result = self._apply_now(record, loaded, operation)
+            entry = self._append(record, loaded)
         if entry is not None:
             await entry.done
         else:
-            await (
-                record.settled()
-            )  # a look, or a repeated request: what it saw is on disk when it is answered
+            await record.wait_durable()
         return result
 
-    def _applied(self, record: Record, study: Study, work: Callable[[Study], T]) -> T:
+    def _apply_now(self, record: StudyRecord, study: LoadedStudy, operation: Callable[[LoadedStudy], T]) -> T:
         try:
-            return work(study)
+            return operation(study)
         except BaseException as error:
-            if not isinstance(error, _CLEAN) or study.take_events():
-                record.drop()
+            self._undo(record, study, error)
             raise
 
-    async def _in_turn(self, record: Record, work: Callable[[Study], T]) -> tuple[T, Entry | None]:
-        async with record.turn:
-            self.get(record.id)  # it may have been deleted meanwhile
+    async def _apply_locked(
+        self, record: StudyRecord, operation: Callable[[LoadedStudy], T]
+    ) -> tuple[T, JournalEntry | None]:
+        async with record.lock:
+            self.get(record.id)  # the study may have been deleted while this waited for the lock
             study = record.study or await record.load()
-            if study.large:
+            if study.is_large:
                 try:
-                    result = await asyncio.to_thread(work, study)
+                    result = await asyncio.to_thread(operation, study)
                 except BaseException as error:
-                    if not isinstance(error, _CLEAN) or study.take_events():
-                        record.drop()
+                    self._undo(record, study, error)
                     raise
             else:
-                result = self._applied(record, study, work)
-            if study.dead:  # a commit failed meanwhile, and this was built on what it undid
-                raise StoreError("the study was set back to what is on disk: try again")
-            return result, self._put(record, study)
+                result = self._apply_now(record, study, operation)
+            if study.is_stale:  # a commit failed in the meantime, and this change builds on it
+                raise StoreError(f"study {record.id}: reset to what is on disk after a failed write; retry")
+            return result, self._append(record, study)
 
-    def _put(self, record: Record, study: Study) -> Entry | None:
+    def _undo(self, record: StudyRecord, study: LoadedStudy, error: BaseException) -> None:
+        if not isinstance(error, _NO_EFFECT) or study.take_events():
+            record.unload()
+
+    def _append(self, record: StudyRecord, study: LoadedStudy) -> JournalEntry | None:
         events = study.take_events()
         if not events:
             return None
-        record.unsaved += 1
-        record.last = self._journal.put(record, events)
+        record.pending_entries += 1
+        record.last = self._journal.append(record, events)
         return record.last
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end, also where the request that waits is cancelled."""
+    async def _shield(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end even if the waiting request is cancelled."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    # ---- the journal -------------------------------------------------------------------------------
+    # ---- journal -----------------------------------------------------------------------------------
 
-    def _committed(self, number: int, batch: list[Entry], seconds: float) -> None:
-        self._number = number
-        self._written = time.monotonic()
-        for entry in batch:
-            record: Record = entry.owner
-            record.unsaved -= 1
-            if not record.deleted:
+    def _on_commit(self, number: int, entries: list[JournalEntry], seconds: float) -> None:
+        self._last_commit = number
+        self._last_commit_time = time.monotonic()
+        for entry in entries:
+            record: StudyRecord = entry.owner
+            record.pending_entries -= 1
+            if not record.is_deleted:
                 record.tail.extend(entry.events)
-                self._in_journal += len(entry.events)
-        self.metrics.committed(seconds, len(batch))
+                self._journal_events += len(entry.events)
+        self.metrics.observe_commit(seconds, len(entries))
 
-    def _failed(self, batch: list[Entry], error: StoreError) -> None:
-        for entry in batch:
-            entry.owner.unsaved -= 1
-            entry.owner.drop()
-        # All that is queued now fails too (see Journal), so that nothing is built on what is undone here;
-        # what comes after this is built on what is on disk.
+    def _on_failure(self, entries: list[JournalEntry], error: StoreError) -> None:
+        for entry in entries:
+            entry.owner.pending_entries -= 1
+            entry.owner.unload()
+        # All queued entries fail as well (see Journal.start): unload their studies now, so that later
+        # changes build on what is on disk.
         for record in self._records.values():
-            if record.unsaved:
-                record.drop()
+            if record.pending_entries:
+                record.unload()
         self.metrics.commit_failures.inc()
-        _log.error("commit failed", extra={"error": type(error).__name__, "requests": len(batch)})
+        _log.error("commit failed", extra={"error": type(error).__name__, "requests": len(entries)})
 
-    async def _keep(self) -> None:
-        """Move the journal into the files when it has grown, or when there is time for it."""
+    async def _checkpoint_regularly(self) -> None:
         pause = 1.0
         while True:
             await asyncio.sleep(pause)
-            idle = time.monotonic() - self._written >= IDLE_SECONDS
-            if not self._in_journal or not (idle or self._in_journal >= JOURNAL_EVENTS):
+            is_idle = time.monotonic() - self._last_commit_time >= IDLE_SECONDS
+            if not self._journal_events or not (is_idle or self._journal_events >= MAX_JOURNAL_EVENTS):
                 continue
             try:
                 await self.checkpoint()
                 pause = 1.0
-            except StoreError as error:  # such as no room: later
-                pause = min(2 * pause, 60.0)
+            except StoreError as error:  # retry later: the disk may have room again
+                pause = min(2 * pause, MAX_CHECKPOINT_PAUSE)
                 _log.warning("checkpoint failed", extra={"error": type(error).__name__})
 
     async def checkpoint(self) -> None:
-        """Move what the journal holds into the files; cut off at any point it loses and repeats nothing."""
-        await self._whole(self._checkpoint())
+        """Move the journal's events into the study files.
+
+        An interruption at any point neither loses nor repeats an event.
+
+        Raises:
+            StoreError: a study file or the journal cannot be written.
+        """
+        await self._shield(self._checkpoint())
 
     async def _checkpoint(self) -> None:
         problem: StoreError | None = None
-        async with self._moving:
-            upto = self._number
+        async with self._checkpoint_lock:
+            upto = self._last_commit
             for record in [r for r in self._records.values() if r.tail]:
                 try:
-                    moved = await record.move()
-                    self._in_journal -= moved  # not in one: what is committed meanwhile counts too
-                except StoreError as error:  # that study's part of the journal is still needed
+                    # Two statements: commits during the await change the count too.
+                    moved = await record.checkpoint()
+                    self._journal_events -= moved
+                except StoreError as error:  # keep the journal: this study still needs its part of it
                     problem = problem or error
             if problem is not None:
                 raise problem
-            await self._journal.forget(upto)
+            await self._journal.truncate(upto)
 
-    def _observe(self) -> None:
+    def _update_gauge(self) -> None:
         self.metrics.studies.set(len(self._records))

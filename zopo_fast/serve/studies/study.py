@@ -1,4 +1,4 @@
-"""One study in memory: its search, and what its log, its pending prompts and its answered keys are."""
+"""Loaded study: the search, and the events that its changes produce."""
 
 from __future__ import annotations
 
@@ -13,51 +13,73 @@ from zopo_fast.errors import NothingToAsk, StoreDamagedError, ZopoError
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.serve.config import Limits
+from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem
-from zopo_fast.serve.studies.journal import Event
+from zopo_fast.serve.studies.journal import JournalEvent
 from zopo_fast.serve.studies.schemas import Asked, Scored, Tell
 
-KEPT_KEYS = 4096  # of a study, the newest
-LARGE = 50_000  # prompts: an ask on more takes long enough to hold up everyone else's
+MAX_KEYS = 4096  # idempotency keys a study remembers, the newest
+MIN_LARGE_POOL = 50_000  # prompts; an ask on a larger pool would delay the requests of other studies
+MAX_EVENTS_PER_REQUEST = 4  # upper bound
 
 _encode = msgspec.json.Encoder().encode
-_MOST_EVENTS = 4  # more than any request makes
 
 
-class Study:
-    """A search and the events that its calls make.
+class LoadedStudy:
+    """Search of one study in memory, with the events that its changes produce.
 
-    Every change is a call of `ask`, `tell`, `step`, `discard` or `remember`; what it did is to be taken with
-    `take_events` and put into the journal as one entry. Replaying the events on the same pool leads to the
-    same search, bit for bit.
+    `ask`, `tell`, `step`, `discard` and `record_response` change the study. After each request, pass
+    `take_events()` to the journal as one entry. Replaying the events on the same pool rebuilds the same
+    search, bit for bit.
+
+    Args:
+        study: id of the study.
+        config: settings of the search.
+        embeddings: (m, d).
+        prompts: m texts; None: the pool has embeddings only.
+
+    Attributes:
+        is_large: the pool is so large that calls run outside the event loop.
+        is_stale: the study is ahead of what is on disk, and has been discarded.
+        seq: number of the newest event.
+        asked: prompts asked, less those discarded.
+
+    Raises:
+        ConfigError: the settings do not fit the pool.
+        ArrayError: the embeddings cannot be searched.
     """
 
     def __init__(
         self, study: str, config: ZopoConfig, embeddings: Any, prompts: Sequence[str] | None
     ) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a budget above the pool is clipped, as the answer says
+            warnings.simplefilter("ignore")  # a clipped budget is reported in the response instead
             self.optimizer = Zopo(embeddings, config)
         self.id = study
         self.prompts = prompts
         self.size, self.dimension = embeddings.shape
         self.dtype = embeddings.dtype.name
         self.budget = min(config.budget, self.size)
-        self.large = self.size > LARGE
-        self.dead = False  # undone: what is in memory is ahead of what is on disk
-        self.seq = 0  # of the newest event
+        self.is_large = self.size > MIN_LARGE_POOL
+        self.is_stale = False
+        self.seq = 0
         self.pending: set[int] = set()
         self.scored: set[int] = set()
         self.asked = 0
-        self.keys: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
-        self._events: list[Event] = []
+        self._responses: OrderedDict[str, tuple[str, bytes]] = OrderedDict()  # key: digest, body
+        self._events: list[JournalEvent] = []
 
-    # ---- calls -------------------------------------------------------------------------------------
+    # ---- changes -----------------------------------------------------------------------------------
 
     def ask(self, n: int, limits: Limits) -> list[int]:
-        """Ask for at most n prompts; raises as Zopo.ask does, and a Problem beyond the limits."""
-        self._room(limits)
-        self._may_ask(n, len(self.pending), limits)
+        """Ask for at most n prompts.
+
+        Raises:
+            NothingToAsk: the pool or the budget is used up.
+            Problem: a limit of the server is reached.
+        """
+        self._check_log(limits)
+        self._check_pending(n, len(self.pending), limits)
         indices = self.optimizer.ask(n)
         self.pending.update(indices)
         self.asked += len(indices)
@@ -65,10 +87,20 @@ class Study:
         return indices
 
     def tell(self, index: int, score: float, noise: float | None, final: bool, limits: Limits) -> None:
-        """Tell a score; raises as Zopo.tell does."""
-        self._room(limits)
+        """Tell the score of a prompt.
+
+        Raises:
+            UnknownIndexError: the pool has no such prompt.
+            ConflictingScoreError: the prompt already has another score.
+            Problem: a limit of the server is reached.
+        """
+        self._check_log(limits)
         if len(self.scored) >= limits.max_scores and index not in self.scored:
-            raise Problem(409, "TooManyScores", f"at most {limits.max_scores} prompts of a study are scored")
+            raise Problem(
+                409,
+                "TooManyScores",
+                f"the study has reached its limit of {limits.max_scores} scored prompts; create a new study",
+            )
         self.optimizer.tell(index, score, noise, final)
         self.scored.add(index)
         if final:
@@ -76,12 +108,21 @@ class Study:
         self._add("tell", [index, score, noise, final])
 
     def step(self, told: Tell, limits: Limits) -> list[int]:
-        """Tell a score and ask for the next prompts, or do neither; empty where nothing is left to ask."""
+        """Tell a score and ask for the next prompts, atomically.
+
+        Returns:
+            The next prompts; empty if none were asked for or none are left.
+
+        Raises:
+            UnknownIndexError: the pool has no such prompt.
+            ConflictingScoreError: the prompt already has another score.
+            Problem: a limit of the server is reached.
+        """
         if told.ask is None:
             self.tell(told.index, told.score, told.noise, told.final, limits)
             return []
         freed = told.final and told.index in self.pending
-        self._may_ask(told.ask, len(self.pending) - freed, limits)
+        self._check_pending(told.ask, len(self.pending) - freed, limits)
         self.tell(told.index, told.score, told.noise, told.final, limits)
         try:
             return self.ask(told.ask, limits)
@@ -89,70 +130,92 @@ class Study:
             return []
 
     def discard(self, index: int, limits: Limits) -> None:
-        """Give a pending prompt back; raises as Zopo.discard does."""
-        self._room(limits)
+        """Return a pending prompt without a score.
+
+        Raises:
+            UnknownIndexError: the prompt is not pending.
+            Problem: a limit of the server is reached.
+        """
+        self._check_log(limits)
         self.optimizer.discard(index)
         self.pending.discard(index)
         self.asked -= 1
         self._add("discard", [index])
 
-    def remember(self, key: str, digest: str, answer: bytes) -> None:
-        """Keep the answer to a request with an idempotency key."""
-        self._keep(key, digest, answer)
-        self._add("key", [key, digest, answer.decode()])
+    def record_response(self, key: IdempotencyKey, body: bytes) -> None:
+        """Record the response to a request with an idempotency key."""
+        self._remember(key.value, key.digest, body)
+        self._add("key", [key.value, key.digest, body.decode()])
 
-    def answered(self, key: str, digest: str) -> bytes | None:
-        """The answer to an earlier request with this key; a Problem where that was another request."""
-        known = self.keys.get(key)
+    def recorded_response(self, key: IdempotencyKey) -> bytes | None:
+        """Look up the response to an earlier request with this key.
+
+        Raises:
+            Problem: 422, the key belongs to a different request.
+        """
+        known = self._responses.get(key.value)
         if known is None:
             return None
-        if known[0] != digest:
-            raise Problem(422, "IdempotencyKeyReused", "this Idempotency-Key was used for another request")
-        return known[1]
+        digest, body = known
+        if digest != key.digest:
+            raise key_reused()
+        return body
 
-    def take_events(self) -> list[Event]:
-        """What was done since the last time, for the journal."""
+    def take_events(self) -> list[JournalEvent]:
+        """Return and clear the events since the last call."""
         events, self._events = self._events, []
         return events
 
     # ---- views -------------------------------------------------------------------------------------
 
-    def asked_for(self, indices: list[int]) -> Asked:
-        """The answer that names these prompts."""
+    def asked_response(self, indices: list[int]) -> Asked:
+        """Build the response body that names these prompts."""
         texts = None if self.prompts is None else [self.prompts[i] for i in indices]
         return Asked(indices, self.optimizer.done, texts)
 
     def best(self) -> Scored | None:
-        """The best prompt so far; None before the first score."""
+        """Return the best prompt; None before the first score."""
         try:
             index, score = self.optimizer.best
         except NothingToAsk:
             return None
         return Scored(index, score, None if self.prompts is None else self.prompts[index])
 
-    # ---- the log -----------------------------------------------------------------------------------
+    # ---- log ---------------------------------------------------------------------------------------
 
     def _add(self, kind: str, data: Any) -> None:
         self.seq += 1
-        self._events.append(Event(self.id, self.seq, kind, msgspec.Raw(_encode(data))))
+        self._events.append(JournalEvent(self.id, self.seq, kind, msgspec.Raw(_encode(data))))
 
-    def _room(self, limits: Limits) -> None:
-        if self.seq + _MOST_EVENTS > limits.max_events:
+    def _check_log(self, limits: Limits) -> None:
+        if self.seq + MAX_EVENTS_PER_REQUEST > limits.max_events:
             raise Problem(
-                409, "LogFull", f"the study's log has reached its limit of {limits.max_events} events"
+                409,
+                "LogFull",
+                f"the study has reached its limit of {limits.max_events} events; create a new study, or "
+                "continue this one elsewhere from its state",
             )
 
-    def _may_ask(self, n: int, pending: int, limits: Limits) -> None:
+    def _check_pending(self, n: int, pending: int, limits: Limits) -> None:
         if pending + n > limits.max_pending:
-            raise Problem(429, "TooManyPending", f"at most {limits.max_pending} prompts may be pending")
+            raise Problem(
+                429,
+                "TooManyPending",
+                f"the study would have {pending + n} pending prompts, above the limit of "
+                f"{limits.max_pending}; tell or discard some first",
+            )
 
-    def _keep(self, key: str, digest: str, answer: bytes) -> None:
-        self.keys[key] = digest, answer
-        if len(self.keys) > KEPT_KEYS:
-            self.keys.popitem(last=False)
+    def _remember(self, key: str, digest: str, body: bytes) -> None:
+        self._responses[key] = digest, body
+        if len(self._responses) > MAX_KEYS:
+            self._responses.popitem(last=False)
 
     def replay(self, events: Iterable[tuple[int, str, Any]]) -> None:
-        """Do again what a log holds; StoreDamagedError where that cannot be."""
+        """Apply the events of a log, as (seq, kind, data).
+
+        Raises:
+            StoreDamagedError: an event is missing or cannot be applied.
+        """
         try:
             for seq, kind, data in events:
                 if seq != self.seq + 1:
@@ -163,14 +226,16 @@ class Study:
             raise
         except (ZopoError, LookupError, TypeError, ValueError) as error:
             raise StoreDamagedError(
-                f"study {self.id}: event {self.seq + 1} cannot be done again: {error!r}"
+                f"study {self.id}: event {self.seq + 1} cannot be replayed: {error!r}"
             ) from error
 
     def _replay(self, kind: str, data: list[Any]) -> None:
         if kind == "ask":
             n, asked = data
-            if (again := self.optimizer.ask(n)) != asked:
-                raise StoreDamagedError(f"study {self.id}: an ask answered {asked} then and {again} now")
+            if (replayed := self.optimizer.ask(n)) != asked:
+                raise StoreDamagedError(
+                    f"study {self.id}: the log has an ask for prompts {asked}, but replaying gives {replayed}"
+                )
             self.pending.update(asked)
             self.asked += len(asked)
         elif kind == "tell":
@@ -184,7 +249,7 @@ class Study:
             self.pending.discard(*data)
             self.asked -= 1
         elif kind == "key":
-            key, digest, answer = data
-            self._keep(key, digest, answer.encode())
+            key, digest, body = data
+            self._remember(key, digest, body.encode())
         else:
-            raise StoreDamagedError(f"study {self.id}: unknown event {kind!r}")
+            raise StoreDamagedError(f"study {self.id}: unknown event {kind!r} in its log")

@@ -1,0 +1,87 @@
+"""Tests of devices: bench/gpu.sh and tests/native/emulate.sh collect all of them where there is a device."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from time_tools import HANG
+
+ROOT = Path(__file__).parents[2]
+FILES = [f"tests/{name}" for name in (ROOT / "tests" / "native" / "devices.txt").read_text().split()]
+SCRIPTS = ["bench/gpu.sh", "tests/native/emulate.sh"]
+MARKERS = "cuda or emulated or devices"
+
+# Collects as on a machine with an emulated device; prints id, marked?, selected? and device of every test.
+COLLECT = f"""
+import json, sys, pytest
+from zopo_fast import _core
+
+_core.cuda_device_count = lambda: 1
+_core.cuda_status = lambda: "1 CUDA device(s), emulated on the host"
+
+class Plugin:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items):
+        self.items = list(items)
+
+    def pytest_collection_finish(self, session):
+        selected = {{item.nodeid for item in session.items}}
+        for item in self.items:
+            marked = any(item.get_closest_marker(name) for name in {MARKERS.split(" or ")!r})
+            device = getattr(item, "callspec", None) and item.callspec.params.get("device")
+            print("\\n" + json.dumps([item.nodeid, marked, item.nodeid in selected, device]))
+
+arguments = ["--collect-only", "-qq", "-p", "no:cacheprovider", "-m", {MARKERS!r}, *sys.argv[1:]]
+sys.exit(pytest.main(arguments, plugins=[Plugin()]))
+"""
+
+
+class Case(NamedTuple):
+    name: str
+    is_marked: bool
+    is_selected: bool
+    device: str | None
+
+
+@pytest.fixture(scope="module")
+def collected() -> list[Case]:
+    command = [sys.executable, "-c", COLLECT, *FILES]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2 * HANG, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [Case(*json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+def test_every_case_of_a_device_is_selected(collected: list[Case]) -> None:
+    assert [case.name for case in collected if case.is_marked != case.is_selected] == []
+    assert sum(case.is_selected for case in collected) > 700
+    for file in FILES:
+        assert any(case.name.startswith(file) and case.is_selected for case in collected), file
+
+
+def test_what_runs_on_the_cpu_runs_on_a_device(collected: list[Case]) -> None:
+    names = {case.name for case in collected}
+    on_cpu = [case.name for case in collected if case.device == "cpu"]
+    assert len(on_cpu) > 200
+    assert [name for name in on_cpu if re.sub(r"(?<=[\[-])cpu(?=[-\]])", "cuda", name) not in names] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_selects_the_tests_of_devices(script: str) -> None:
+    text = (ROOT / script).read_text()
+    assert "tests/native/devices.txt" in text
+    assert f'-m "{MARKERS}"' in text
+
+
+def test_every_file_with_tests_of_devices_is_listed() -> None:
+    """A file with a test that takes the fixture `device`, or that has one of the markers."""
+    uses = re.compile(r"^def \w+\([^)]*\bdevice: str|pytest\.mark\.(cuda|emulated|devices)\b", re.MULTILINE)
+    found = [path for path in (ROOT / "tests").rglob("test_*.py") if uses.search(path.read_text())]
+    assert {str(path.relative_to(ROOT)) for path in found} - {str(Path(__file__).relative_to(ROOT))} <= set(
+        FILES
+    )

@@ -1,0 +1,75 @@
+"""A study file that an earlier version left interrupted opens, and resumes as that version resumes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from resume_tools import events
+
+import zopo_fast as zf
+
+FOLDER = Path(__file__).parents[1] / "golden" / "before_move"
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+old = _load(FOLDER / "make_study.py")
+EXPECTED = json.loads(old.EXPECTED.read_text())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A copy of the interrupted study."""
+    return Path(shutil.copy(old.STUDY, tmp_path / "study.sqlite3"))
+
+
+def test_opens_with_all_it_holds(path: Path) -> None:
+    with zf.Store.open(path) as store:
+        log = [[event.kind, {k: v for k, v in event.data.items() if k != "at"}] for event in store.events()]
+        numbers = sorted(number for found in store.answers().values() for number in found)
+        answers = {store.answer(number).text for number in numbers}
+        assert store.pool() == old.POOL
+        np.testing.assert_array_equal(store.array("embeddings"), old.EMBEDDINGS)
+        assert [trial["index"] for trial in store.trials()] == [
+            trial["index"] for trial in EXPECTED["trials"][: len(store.trials())]
+        ]
+        assert (len(numbers), answers) == (40, {"no", "maybe", "yes"})
+        assert store.charged()[0] >= 40
+    assert log == EXPECTED["log"][: len(log)]
+    assert {kind for kind, _ in log} == {"ask", "score", "failed"}
+
+
+def test_resumes_as_the_version_that_began_it(path: Path) -> None:
+    before = [(event.kind, event.data) for event in events(path)]
+    model = old.Model()
+    result = old.run(path, model)
+    log = [(event.kind, event.data) for event in events(path)]
+    assert log[: len(before)] == before
+    assert {"calls": model.calls, **old.comparable(result, log)} == EXPECTED
+
+
+def test_knows_its_metric_by_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another(answer: str, references: list[str]) -> float:
+        return float(answer in references)
+
+    monkeypatch.setattr(old, "TASK", replace(old.TASK, metric=another))
+    model = old.Model()
+    with pytest.raises(zf.StudyMismatchError, match="task: f2999952dfef15c7"):
+        old.run(path, model)
+    assert model.calls == []
