@@ -1,5 +1,5 @@
 // The kernel's derivative at points, against the observations and as a prior, and the covariance of
-// the posterior's gradient at a point.
+// the posterior's gradient at a point. The CPU twins are gp/posterior.cpp and gp/cpu_engine.cpp.
 //
 // A block holds a point's features in shared memory. Its warps take observations, or rows of
 // J_l = B_l W_0 at 2 w^2 multiply-adds each for a hidden layer. The covariance is

@@ -1,5 +1,5 @@
 // Quantities derived from the factor, brought up to date when they are needed: z = C^-1 y,
-// alpha = C^-T z, A^-1 = C^-T C^-1, and sums over them.
+// alpha = C^-T z, A^-1 = C^-T C^-1, and sums over them. The CPU twin is gp/cpu_engine.cpp.
 //
 // alpha and A^-1 are sums over the rows of C^-1 in order, one product at a time, here as in the
 // append (cuda/gp/cholesky.cu). An object whose points came and went therefore gives the same bits

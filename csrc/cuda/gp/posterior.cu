@@ -1,5 +1,5 @@
 // The posterior at one point, for latency: one cooperative launch with four barriers of the grid;
-// results go to page-locked host memory.
+// results go to page-locked host memory. The CPU twin is gp/posterior.cpp.
 //
 //   stage  work
 //   0      Read the point from page-locked host memory once, with no copy to wait for.

@@ -1,5 +1,5 @@
 // The posterior at many points, for throughput: products of matrices, in chunks of points whose
-// workspace is bounded.
+// workspace is bounded. The CPU twin is gp/posterior.cpp.
 //
 //   result       computation
 //   K            (n, q), by ntk_gram()

@@ -1,4 +1,5 @@
 // Features h_l and D_l of points, in float64 from points of any precision, all layers in one pass.
+// The CPU twin is ntk_features() in ntk/ntk.cpp.
 //
 //   few_kernel    Latency: a block for each point, a warp for each unit. One point of d = 768 in a
 //                 network of width 32 reads 196 KB of W_0, mostly from L2, in about 2 us on one

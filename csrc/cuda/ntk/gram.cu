@@ -1,5 +1,5 @@
 // Gram matrix K = sum_l (h_l(x).h_l(y) + 1) (D_l(x).D_l(y)) of two sets of points, in one pass over
-// K.
+// K. The CPU twin is ntk_gram_points() in ntk/ntk.cpp.
 //
 // Features are computed first, once a point (cuda/ntk/features.cu), as rows [x | D_0 | h_1 | D_1 |
 // ... | h_L] with every part padded by zeros to a multiple of 16 numbers. One kernel follows, in

@@ -1,4 +1,4 @@
-// Scan of a pool on a device: the nearest candidate, exactly.
+// Scan of a pool on a device: the nearest candidate, exactly. The CPU twin is pool/scan.cpp.
 //
 // A row in the scan is d half-precision numbers. They are the embeddings themselves where these
 // have half precision; e = (z - mean) * inverse_scale is then folded into the query. Otherwise they
