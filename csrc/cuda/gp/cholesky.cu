@@ -24,7 +24,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kTile = 32;  // rotations between two barriers of the grid
 // Numbers loaded before the first store. No load can pass a store, because the compiler does not
 // know that they do not overlap.
-constexpr int kAhead = 8;
+constexpr int kLoadsInFlight = 8;
 
 struct AppendArguments {
   GpView v;
@@ -131,18 +131,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (!a.with_inverse) return;
   grid_barrier(a.words);
   for (int i = first; i <= n; i += all)
-    for (int from = lane; from <= n; from += 32 * kAhead) {
+    for (int from = lane; from <= n; from += 32 * kLoadsInFlight) {
       double* entry = v.A + i * ld + from;
-      double before[kAhead], product[kAhead];
+      double before[kLoadsInFlight], product[kLoadsInFlight];
 #pragma unroll
-      for (int p = 0; p < kAhead; ++p) {
+      for (int p = 0; p < kLoadsInFlight; ++p) {
         const int j = from + 32 * p;
         before[p] = i < n && j < n ? entry[32 * p] : 0.0;
         product[p] = j <= n ? inverse[j] : 0.0;
       }
       const double own = inverse[i];
 #pragma unroll
-      for (int p = 0; p < kAhead; ++p)
+      for (int p = 0; p < kLoadsInFlight; ++p)
         if (from + 32 * p <= n) entry[32 * p] = fma(own, product[p], before[p]);
     }
 }
@@ -163,16 +163,16 @@ struct RotateArguments {
 __device__ inline double rotate_row(const RotateArguments& a, int r, int from, double x) {
   const double* row = a.C + r * a.ld;
   double* to = a.to + (r - 1) * a.ld;
-  for (int j = from; j < from + kTile; j += kAhead) {
-    double c[kAhead], cosine[kAhead], sine[kAhead];
+  for (int j = from; j < from + kTile; j += kLoadsInFlight) {
+    double c[kLoadsInFlight], cosine[kLoadsInFlight], sine[kLoadsInFlight];
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e) {
+    for (int e = 0; e < kLoadsInFlight; ++e) {
       c[e] = row[j + e];
       cosine[e] = a.cosine[j + e];
       sine[e] = a.sine[j + e];
     }
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e) {
+    for (int e = 0; e < kLoadsInFlight; ++e) {
       to[j + e - 1] = cosine[e] * c[e] + sine[e] * x;
       x = cosine[e] * x - sine[e] * c[e];
     }
@@ -185,13 +185,13 @@ __device__ inline void find_rotations(const RotateArguments& a, int from, double
   const int r = from + lane;
   const double* row = a.C + r * a.ld;
   double* to = a.to + (r - 1) * a.ld;
-  for (int begin = 0; begin < kTile && from + begin < a.n; begin += kAhead) {
-    double entry[kAhead];
+  for (int begin = 0; begin < kTile && from + begin < a.n; begin += kLoadsInFlight) {
+    double entry[kLoadsInFlight];
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e)
+    for (int e = 0; e < kLoadsInFlight; ++e)
       entry[e] = r < a.n && lane >= begin + e ? row[from + begin + e] : 0.0;
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e) {
+    for (int e = 0; e < kLoadsInFlight; ++e) {
       const int k = begin + e, j = from + k;
       if (j >= a.n) break;  // the whole warp
       const double c = entry[e];

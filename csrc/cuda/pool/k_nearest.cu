@@ -1,5 +1,5 @@
-// The k nearest candidates of a pool on a device, exactly; see cuda/pool/nearest.cu. The CPU twin is
-// pool/scan.cpp.
+// The k nearest candidates of a pool on a device, exactly; see cuda/pool/nearest.cu. The CPU twin
+// is pool/scan.cpp.
 //
 // Three to five launches and one synchronisation:
 //   1. The scan writes the rank of every row, 4 bytes, and the smallest rank of every 32 rows.
