@@ -1,13 +1,13 @@
-"""A web service that tries prompts on its users, learns which is best, and keeps what it has learnt.
+"""Web service that finds the best prompt from the feedback of its users.
 
     python examples/aiohttp_service.py pool.jsonl embeddings.npy --state state.json
     curl localhost:8080/prompt                                      # {"prompt": "...", "index": 17}
     curl localhost:8080/feedback -d '{"index": 17, "score": 1}'     # thumbs up
     curl localhost:8080/best
 
-With `--task examples.jsonl --model gpt-4o-mini` it also scores prompts on examples in the background, until
-the service ends. All runs in one event loop, and so in one thread: no lock is needed, and an ask or a tell
-takes less than a millisecond.
+The state file keeps the search and the feedback over restarts. With `--task examples.jsonl --model
+gpt-4o-mini` the service also scores prompts on examples, in the background. Everything runs in one event
+loop, so no lock is needed; an ask or a tell takes less than a millisecond.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from aiohttp import web
 
 import zopo_fast as zf
 
-NEEDED = 5  # answers from users that make up a prompt's score
-AT_ONCE = 4  # prompts on trial
-EXPLORE = 4  # of so many requests one gets a prompt on trial, the others get the best
+MIN_RATINGS = 5  # ratings until the score of a prompt is final
+MAX_TRIALS = 4  # prompts on trial at a time
+TRIAL_INTERVAL = 4  # one request in four gets a prompt on trial; the others get the best prompt
 
 
 class Prompts:
-    """Which prompt to use next; scores are means of what users say, from 0 to 1."""
+    """Choice of the next prompt; the score of a prompt is its mean rating, from 0 to 1."""
 
     def __init__(self, pool: zf.Pool, embeddings: Any, state: Path) -> None:
         self._pool, self._path = pool, state
@@ -46,20 +46,21 @@ class Prompts:
             self._search = zf.Zopo(embeddings, zf.ZopoConfig(budget=len(pool), seed=0))
 
     def next(self) -> dict[str, Any]:
-        """The best prompt; now and then, and before there is one, a prompt on trial."""
+        """Choose the best prompt, or at regular intervals a prompt on trial."""
         self._requests += 1
         try:
             index, _ = self._search.best
-        except zf.NothingToAsk:  # nobody has said anything yet
+        except zf.NothingToAsk:  # no ratings yet
             index = None
-        if (index is None or self._requests % EXPLORE == 0) and (trial := self._on_trial()) is not None:
+        wants_trial = index is None or self._requests % TRIAL_INTERVAL == 0
+        if wants_trial and (trial := self._on_trial()) is not None:
             index = trial
         return {"prompt": self._pool.prompts[index], "index": index}
 
     def _on_trial(self) -> int | None:
-        """The prompt on trial with the fewest answers; None when all prompts have been tried."""
+        """Return the prompt on trial with the fewest ratings; None if all prompts have a final score."""
         with suppress(zf.NothingToAsk):
-            while len(self._search.pending) < AT_ONCE:
+            while len(self._search.pending) < MAX_TRIALS:
                 self._search.ask()
         return min(self._search.pending, key=lambda i: len(self._feedback.get(i, ())), default=None)
 
@@ -68,19 +69,19 @@ class Prompts:
         return {"prompt": self._pool.prompts[index], "index": index, "score": score}
 
     def feedback(self, index: int, score: float) -> None:
-        """Take in what a user says; a prompt that is not on trial has its score already."""
+        """Tell the search a rating; ignored if the score of the prompt is final."""
         if not 0.0 <= score <= 1.0:
             raise ValueError(f"score: expected a number from 0 to 1, got {score}")
         if index not in self._search.pending:
             return
         scores = [*self._feedback.get(index, ()), score]
-        # The mean of a few answers is a guess: its variance tells the search how much to believe it.
+        # The mean of a few ratings is noisy: pass its variance to the search.
         noise = (np.var(scores) + 0.05) / len(scores)
-        self._search.tell(index, np.mean(scores), noise=noise, final=len(scores) >= NEEDED)
+        self._search.tell(index, np.mean(scores), noise=noise, final=len(scores) >= MIN_RATINGS)
         self._feedback[index] = scores
 
     def scored(self, trial: zf.Trial) -> None:
-        """Take in a prompt's score on examples: prior data, and no user need try it."""
+        """Tell the search a score on examples; users then need not try the prompt."""
         if trial.score is not None and not trial.partial and trial.index not in self._feedback:
             with suppress(zf.ConflictingScoreError):  # scored before the last restart
                 self._search.tell(trial.index, trial.score)
@@ -89,7 +90,7 @@ class Prompts:
         new = self._path.with_suffix(".new")
         saved = {"search": self._search.state_dict(), "feedback": self._feedback}
         new.write_text(json.dumps(saved), encoding="utf-8")
-        new.replace(self._path)  # whole or not at all
+        new.replace(self._path)  # atomic
 
 
 PROMPTS = web.AppKey("PROMPTS", Prompts)
@@ -108,8 +109,8 @@ async def get_best(request: web.Request) -> web.Response:
 
 async def post_feedback(request: web.Request) -> web.Response:
     try:
-        said = json.loads(await request.text())
-        request.app[PROMPTS].feedback(int(said["index"]), float(said["score"]))
+        rating = json.loads(await request.text())
+        request.app[PROMPTS].feedback(int(rating["index"]), float(rating["score"]))
     except (zf.ZopoError, ValueError, LookupError, TypeError) as error:
         raise web.HTTPBadRequest(text=str(error)) from None
     return web.json_response({})
@@ -136,14 +137,14 @@ def make_app(options: argparse.Namespace) -> web.Application:
             )
             run.add_done_callback(log_failure)
             yield
-            run.cancel()  # its calls end with it; the trials that have ended are kept
+            run.cancel()  # cancels its calls; finished trials are already told
             await asyncio.wait([run])
 
     app = web.Application()
     app.add_routes([
         web.get("/prompt", get_prompt), web.get("/best", get_best), web.post("/feedback", post_feedback),
     ])  # fmt: skip
-    app.cleanup_ctx.append(keep)  # ended in the reverse order: what is learnt last is kept too
+    app.cleanup_ctx.append(keep)  # cleaned up last, after the background run
     if options.task:
         app.cleanup_ctx.append(background)
     return app

@@ -1,8 +1,8 @@
-"""Load on a server from a process of its own: connections that ask and tell, each waiting its turn.
+"""Load generator of the benchmark `serve`: connections that ask and tell, one request in flight each.
 
     python -m zopo_fast.bench.micro.serve_load '{"port": 8321, "studies": [...], ...}'
 
-Light, so that two cores show what the server can do: no HTTP library, a callback an answer.
+It uses no HTTP library and one callback a response, to leave the CPU to the server.
 """
 
 from __future__ import annotations
@@ -21,54 +21,60 @@ from typing import Any
 
 @dataclass
 class Load:
-    """What is to be done and what came of it; times in seconds."""
+    """Load of one connection, and its measurements.
+
+    Attributes:
+        studies: ids of the studies that are not done.
+        combined: a pair of ask and tell is one request.
+        pairs: pairs finished.
+        errors: responses other than 200.
+        ask: latency of each ask, in seconds.
+        tell: latency of each tell, in seconds.
+        done: set once the connection is closed.
+    """
 
     studies: deque[str]
-    combined: bool  # one request a pair
+    combined: bool
     pairs: int = 0
     errors: int = 0
     ask: list[float] = field(default_factory=list)
     tell: list[float] = field(default_factory=list)
-    open: int = 0
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Client(asyncio.Protocol):
-    """One connection: takes a study, asks, tells, puts the study back, and takes the next one."""
+    """Connection that takes a study, asks, tells, returns the study, and takes the next one."""
 
     def __init__(self, load: Load, seed: int) -> None:
         self._load, self._random = load, random.Random(seed)
         self._data = b""
         self._study = ""
         self._sent = 0.0
-        self._telling = False
+        self._is_telling = False
         self._asked: dict[str, int] = {}
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._load.open += 1
         self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._load.open -= 1
-        if not self._load.open:
-            self._load.done.set()
+        self._load.done.set()
 
     def _next(self) -> None:
         if not self._load.studies:
             self._transport.close()
             return
-        # One of its own at random: studies in step would all build their models in the same moment.
+        # Pick at random: studies in lockstep would all fit their models at the same moment.
         self._load.studies.rotate(self._random.randrange(len(self._load.studies)))
         self._study = self._load.studies.popleft()
         if self._load.combined and self._study in self._asked:
             self._tell(self._asked.pop(self._study), b',"ask":1}')
         else:
-            self._telling = False
+            self._is_telling = False
             self._send(b"ask", b"{}")
 
     def _tell(self, index: int, rest: bytes) -> None:
-        self._telling = True
+        self._is_telling = True
         self._send(b"tell", b'{"index":%d,"score":%r%s' % (index, self._random.gauss(0, 1), rest))
 
     def _send(self, what: bytes, body: bytes) -> None:
@@ -85,23 +91,23 @@ class Client(asyncio.Protocol):
             self._data = data
             return
         self._data = b""
-        load, took = self._load, time.perf_counter() - self._sent
-        answer = json.loads(body)
-        (load.tell if self._telling else load.ask).append(took)
+        load, seconds = self._load, time.perf_counter() - self._sent
+        response = json.loads(body)
+        (load.tell if self._is_telling else load.ask).append(seconds)
         if head[9:12] != b"200":
             load.errors += 1
             self._next()
-        elif self._telling:
+        elif self._is_telling:
             load.pairs += 1
-            if load.combined and answer["indices"]:
-                self._asked[self._study] = answer["indices"][0]
-            if not answer["done"]:
+            if load.combined and response["indices"]:
+                self._asked[self._study] = response["indices"][0]
+            if not response["done"]:
                 load.studies.append(self._study)
             self._next()
         elif load.combined:
-            self._tell(answer["indices"][0], b',"ask":1}')
+            self._tell(response["indices"][0], b',"ask":1}')
         else:
-            self._tell(answer["indices"][0], b"}")
+            self._tell(response["indices"][0], b"}")
 
 
 def _length(head: bytes) -> int:
@@ -111,11 +117,11 @@ def _length(head: bytes) -> int:
 
 async def _run(settings: dict[str, Any]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    shares = settings["connections"]
+    connections = settings["connections"]
     loads = []
     start = time.perf_counter()
-    for seed in range(shares):  # studies of its own each, so that no two connections tell one study
-        load = Load(deque(settings["studies"][seed::shares]), settings["combined"])
+    for seed in range(connections):  # each connection has its own studies, so that tells do not conflict
+        load = Load(deque(settings["studies"][seed::connections]), settings["combined"])
         loads.append(load)
         await loop.create_connection(partial(Client, load, seed), "127.0.0.1", settings["port"])
     for load in loads:
@@ -124,14 +130,14 @@ async def _run(settings: dict[str, Any]) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         "pairs": sum(load.pairs for load in loads),
         "errors": sum(load.errors for load in loads),
-        "ask": [took for load in loads for took in load.ask],
-        "tell": [took for load in loads for took in load.tell],
+        "ask": [seconds for load in loads for seconds in load.ask],
+        "tell": [seconds for load in loads for seconds in load.tell],
         "cpu": time.process_time(),
     }
 
 
 def main() -> None:
-    """Run the load of the argument; print what came of it as JSON."""
+    """Run the load that the argument describes, and print the measurements as JSON."""
     settings = json.loads(sys.argv[1])
     if importlib.util.find_spec("uvloop") is not None:
         import uvloop

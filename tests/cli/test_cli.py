@@ -1,4 +1,4 @@
-"""The command line as a user meets it: whole runs of the real command against a server on this machine."""
+"""Whole runs of the real command against a server on this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Whole(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """One run that many tests look at."""
+    """One run that many tests inspect."""
     bench = Bench(tmp_path_factory.mktemp("whole"))
     with serving() as server:
         args = bench.optimize(
@@ -107,7 +107,7 @@ def test_calls_and_tokens_are_those_the_server_saw(whole: Whole) -> None:
     asked = sum(len(m["content"].split()) for r in seen for m in r.body["messages"])
     embedded = [r for r in whole.server.requests if r.path.endswith("/embeddings")]
     words = asked + sum(len(text.split()) for r in embedded for text in r.body["input"])
-    calls = len(seen) + len(embedded)  # embedding the pool is paid for too
+    calls = len(seen) + len(embedded)  # usage includes the embedding of the pool
     usage = whole.result["usage"]
     assert (usage["calls"], usage["prompt_tokens"], usage["completion_tokens"]) == (
         calls,
@@ -120,7 +120,7 @@ def test_calls_and_tokens_are_those_the_server_saw(whole: Whole) -> None:
     assert "tokens=" in whole.done.err
 
 
-def test_incumbent_is_scored_first_and_the_winner_is_set_beside_it(whole: Whole) -> None:
+def test_the_incumbent_is_scored_first_and_compared_with_the_winner(whole: Whole) -> None:
     assert whole.server.max_in_flight == 1  # --concurrency
     assert all(INCUMBENT in r.key for r in chats(whole.server)[:EXAMPLES])
     assert whole.trials[0]["prompt"] == INCUMBENT
@@ -167,13 +167,13 @@ def test_a_second_run_into_the_folder_is_refused_and_harms_nothing(whole: Whole)
 # ---- settings ----------------------------------------------------------------------------------------
 
 
-def test_dry_run_counts_and_calls_nobody(bench: Bench) -> None:
+def test_dry_run_prints_bounds_and_makes_no_call(bench: Bench) -> None:
     with serving() as server:
         more = ("--dry-run", "--price-in", "2", "--price-out", "10", "--max-tokens", "8", "--out", "out")
         done = bench.run(*bench.optimize(server, *more))
         assert server.requests == []
         assert server.unrouted == []
-    calls = 6 * EXAMPLES + 3 * HELDOUT  # and one for embedding the pool, which answers no tokens
+    calls = 6 * EXAMPLES + 3 * HELDOUT  # one more call embeds the pool and has no completion tokens
     assert done.code == 0, done
     assert "6 prompts on 5 examples, 7 held out." in done.out
     found = re.search(
@@ -186,7 +186,7 @@ def test_dry_run_counts_and_calls_nobody(bench: Bench) -> None:
     assert not (bench.folder / "out").exists()
 
 
-def test_toml_has_the_options_names_and_the_command_line_wins(bench: Bench) -> None:
+def test_the_command_line_takes_precedence_over_toml(bench: Bench) -> None:
     with serving() as server:
         (bench.folder / "run.toml").write_text(
             f'pool = "pool.txt"\nbudget = 9\ninitial = 3\nexamples = 5\nheldout = 2\nmodel = "m"\n'
@@ -208,7 +208,7 @@ def test_toml_has_the_options_names_and_the_command_line_wins(bench: Bench) -> N
     assert "number 7" in [row["prompt"] for row in result["heldout"]]
 
 
-def test_generate_writes_a_pool_that_optimize_takes(bench: Bench) -> None:
+def test_optimize_accepts_the_pool_of_generate(bench: Bench) -> None:
     done = bench.run(
         "generate", "task.jsonl", "-n", "8", "--how", "compose", "--examples", "5", "--out", "p.jsonl"
     )
@@ -255,7 +255,7 @@ def test_hostile_prompts(bench: Bench, encoding: str) -> None:
     assert raw == []
 
 
-def test_prompts_are_written_with_settings_of_their_own_and_kept(bench: Bench) -> None:
+def test_prompts_are_written_with_the_writer_body_and_saved(bench: Bench) -> None:
     count, request = 0, "Write only the new instruction"
 
     def answer(messages: Any) -> str:

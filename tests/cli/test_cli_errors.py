@@ -1,4 +1,4 @@
-"""Bad input to the real command: exit code 2, one clear line, no traceback, no key, nothing lost."""
+"""Bad input to the real command: exit code 2, one line, no traceback, no key, no file changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cli_tools import KEY, PROMPTS, Bench, Done, ended, serving
 from fake_server import Behaviour, FakeServer, edited, html, no_choices, ok, status
 
 GOOD = '{"input": "question 1", "output": "yes"}\n'
-CLOSED = "http://127.0.0.1:9/v1"  # nobody listens at port 9
+CLOSED = "http://127.0.0.1:9/v1"  # a port without a listener
 
 
 class Case(NamedTuple):
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
 
 def pool_of(*rows: Any) -> dict[str, str | bytes]:
-    """A pool.jsonl of these rows, and enough others."""
+    """Return a pool.jsonl of these rows and some good ones."""
     lines = [json.dumps(row) for row in [*rows, *PROMPTS]]
     return {"p.jsonl": "\n".join(lines)}
 
@@ -49,7 +49,7 @@ CASES = {
     ),
     "named column": Case(("--input-field", "text"), ("task.jsonl:1:", "'text'")),
     "too few examples": Case(("--examples", "500"), ("examples=500", "of 12")),
-    "a format nobody knows": Case(("TASK=t.docx",), ("t.docx", ".jsonl"), {"t.docx": "PK"}),
+    "an unknown format": Case(("TASK=t.docx",), ("t.docx", ".jsonl"), {"t.docx": "PK"}),
     "no prompts": Case(("--pool", "", "NO-POOL"), ("--pool", "--generate")),
     "missing pool": Case(("--pool", "nowhere.txt"), ("nowhere.txt",)),
     "empty pool": Case(("--pool", "p.txt"), ("p.txt", "no prompts"), {"p.txt": "\n\n"}),
@@ -122,7 +122,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def arguments(bench: Bench, case: Case, url: str) -> list[str]:
-    """The good command with the case's arguments in place of the good ones."""
+    """Return the good command with the arguments of the case in place of its own."""
     args = bench.optimize(url, "--quiet", "--out", "out")
     if case.command == "generate":
         args = ["generate", "task.jsonl", "--examples", "5", "--model", "m", "--base-url", url]
@@ -160,13 +160,13 @@ def test_bad_input(bench: Bench, quiet_server: FakeServer, name: str) -> None:
     before, asked = snapshot(bench.folder), len(quiet_server.requests)
     done = bench.run(*arguments(bench, case, quiet_server.url))
     assert_one_clear_line(done, *case.says)
-    assert len(quiet_server.requests) == asked  # nothing was paid for
+    assert len(quiet_server.requests) == asked  # no call was made
     assert snapshot(bench.folder) == before
     assert not (bench.folder / "out").exists()
 
 
 def test_the_good_command_is_good(bench: Bench, quiet_server: FakeServer) -> None:
-    """The cases fail for what they change, not for what they share."""
+    """The cases fail because of their changes: the command they share works."""
     done = bench.run(*arguments(bench, Case(("--dry-run",), ()), quiet_server.url))
     assert (done.code, done.err) == (0, ""), done
     assert "No call was made." in done.out
@@ -203,15 +203,15 @@ def test_endpoint_whose_embeddings_cannot_be_used(bench: Bench, name: str) -> No
     behaviour, says = ANSWERS[name]
     with serving(plan=on("/embeddings", behaviour)) as server:
         done = bench.run(*bench.optimize(server, "--out", "out"))
-        # A web page may be a passing fault of a proxy's; a refusal is not repeated.
+        # A web page may be a temporary fault of a proxy and is retried; a refusal is not.
         assert len(server.requests) == (4 if name == "HTML" else 1)
     assert_one_clear_line(done, "/embeddings", *says)
-    assert not (bench.folder / "out").exists()  # free for the next attempt
+    assert not (bench.folder / "out").exists()  # the name stays free
 
 
 @pytest.fixture(scope="module", autouse=True)
 def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
-    """Begun ahead of the others: connections are tried again for some 15 seconds before it gives up."""
+    """Start before the other tests: the client retries the connection for some 15 seconds."""
     bench = Bench(tmp_path_factory.mktemp("unreachable"))
     process = bench.start(*bench.optimize(CLOSED, "--quiet"))
     yield process

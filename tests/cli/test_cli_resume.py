@@ -1,4 +1,4 @@
-"""`zopo-fast optimize --resume`: the real command, killed, interrupted or let down, and taken up again."""
+"""`zopo-fast optimize --resume`: the real command after a kill, an interrupt or a failed endpoint."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def cut(bench: Bench, *more: str, how: int = signal.SIGKILL, answered: int = 2 * EXAMPLES + 2) -> Any:
-    """Begin a run that gets so many answers, and end it there; return what was answered."""
+def interrupt(bench: Bench, *more: str, by: int = signal.SIGKILL, answered: int = 2 * EXAMPLES + 2) -> Any:
+    """Start a run, end it with a signal after a number of answers, and return the answered calls."""
     with serving(plan=only_first(answered, slow())) as server:
         process = bench.start(*bench.optimize(server, "--out", "out", *more))
         try:
             until(lambda: len(chats(server)) > answered)
-            until(lambda: kept(bench, b'score{"prompt": ') >= answered)
+            until(lambda: rows_in_log(bench, b'score{"prompt": ') >= answered)
         finally:
-            process.send_signal(how)
+            process.send_signal(by)
             done = ended(process)
         return done, server.answered.copy()
 
 
-def kept(bench: Bench, row: bytes) -> int:
-    """How many such rows the log of writes holds, of the study that cannot be opened meanwhile."""
+def rows_in_log(bench: Bench, row: bytes) -> int:
+    """Count the rows in the write-ahead log; the study itself is locked by the running command."""
     log = bench.folder / "out" / "study.sqlite3-wal"
     found = re.findall(re.escape(row) + rb"[^}]*", log.read_bytes() if log.exists() else b"")
     return len(set(found))
@@ -70,8 +70,8 @@ def resume(bench: Bench, server: FakeServer | str, *more: str, **how: Any) -> Do
     return bench.run("optimize", "--resume", "out", "--base-url", url, "--quiet", *more, **how)
 
 
-def is_whole(bench: Bench, done: Done, budget: int = 6) -> dict[str, Any]:
-    """The files of a run that has come to its end."""
+def assert_complete(bench: Bench, done: Done, budget: int = 6) -> dict[str, Any]:
+    """Check the files of a complete run; return its result and trials."""
     out = bench.folder / "out"
     assert done.code == 0, done
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
@@ -86,16 +86,16 @@ def is_whole(bench: Bench, done: Done, budget: int = 6) -> dict[str, Any]:
     return {**result, "trials": trials}
 
 
-def told_how(done: Done) -> None:
-    """How to go on is said, once, in a command that can be typed."""
+def assert_shows_resume_command(done: Done) -> None:
+    """Check that the command that resumes the run is printed once and can be typed as it is."""
     lines = [line for line in done.err.splitlines() if "--resume" in line]
     assert len(lines) == 1, done
-    command = lines[0].split("nothing asked twice: ")[1].split(",")[0]
+    command = lines[0].split("without repeating a call: ")[1].split(",")[0]
     assert shlex.split(command) == ["zopo-fast", "optimize", "--resume", "out"]
 
 
-def test_killed_and_taken_up(bench: Bench) -> None:
-    _, before = cut(bench, "--concurrency", "1", "--quiet")
+def test_resume_after_a_kill(bench: Bench) -> None:
+    _, before = interrupt(bench, "--concurrency", "1", "--quiet")
     out = bench.folder / "out"
     trials = read_lines(out / "trials.jsonl")
     assert not (out / "result.json").exists()
@@ -103,50 +103,50 @@ def test_killed_and_taken_up(bench: Bench) -> None:
     (bench.folder / "pool.txt").unlink()
     with serving() as server:
         done = resume(bench, server)
-        assert not before & server.answered, "asked again for what was answered"
+        assert not before & server.answered, "an answered call was repeated"
         asked = Counter(request.path.rsplit("/", 1)[1] for request in server.requests)
-    result = is_whole(bench, done)
+    result = assert_complete(bench, done)
     assert asked["embeddings"] == 0
     assert read_lines(out / "trials.jsonl")[: len(trials)] == trials
     assert result["usage"]["calls"] == sum(before.values()) + asked["completions"]  # the embedding's too
-    with serving() as server:  # and nothing of a finished one
+    with serving() as server:  # resuming a complete run makes no call
         again = resume(bench, server)
         assert server.requests == []
-    assert is_whole(bench, again)["trials"] == result["trials"]
+    assert assert_complete(bench, again)["trials"] == result["trials"]
 
 
-def test_interrupted_and_taken_up(bench: Bench) -> None:
-    done, before = cut(bench, "--concurrency", "1", how=signal.SIGINT)
+def test_resume_after_ctrl_c(bench: Bench) -> None:
+    done, before = interrupt(bench, "--concurrency", "1", by=signal.SIGINT)
     assert done.code == 130, done
-    told_how(done)
+    assert_shows_resume_command(done)
     result = json.loads((bench.folder / "out" / "result.json").read_text())
     assert result["stopped_by"] == "interrupted"
     with serving() as server:
-        is_whole(bench, resume(bench, server))
+        assert_complete(bench, resume(bench, server))
         assert not set(before) & set(server.answered)
 
 
-def test_endpoint_that_is_down_in_the_comparison(bench: Bench) -> None:
+def test_resume_after_the_endpoint_failed_in_the_comparison(bench: Bench) -> None:
     answered = 6 * EXAMPLES + 3
     with serving(plan=only_first(answered, status(401, text="no"))) as server:
         done = bench.run(*bench.optimize(server, "--out", "out", "--concurrency", "1", "--quiet"))
         before = server.answered.copy()
     assert done.code == 2, done
-    told_how(done)
+    assert_shows_resume_command(done)
     assert done.err.splitlines()[-1].startswith("Error: ")
     with serving() as server:
-        is_whole(bench, resume(bench, server))
+        assert_complete(bench, resume(bench, server))
         assert not set(before) & set(server.answered)
 
 
-def test_down_before_anything_was_answered(bench: Bench) -> None:
-    """Nothing to go on with is left, and nothing is said of it; but what was taken up stays."""
+def test_no_study_is_left_where_no_call_was_answered(bench: Bench) -> None:
+    """A new run leaves no folder and no hint; a resumed study stays."""
     with serving(plan=only_first(0, status(401))) as server:
         done = bench.run(*bench.optimize(server, "--out", "out", "--quiet"))
     assert done.code == 2, done
     assert "--resume" not in done.err
     assert not (bench.folder / "out").exists()
-    cut(bench, "--concurrency", "1", answered=1)
+    interrupt(bench, "--concurrency", "1", answered=1)
     with sqlite3.connect(bench.folder / "out" / "study.sqlite3") as connection:
         connection.execute("DELETE FROM answers")
         connection.execute("DELETE FROM events")
@@ -154,7 +154,7 @@ def test_down_before_anything_was_answered(bench: Bench) -> None:
     with serving(plan=only_first(0, status(401))) as server:
         assert resume(bench, server).code == 2
     with serving() as server:
-        is_whole(bench, resume(bench, server))
+        assert_complete(bench, resume(bench, server))
 
 
 def test_the_second_process_is_refused(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def test_the_second_process_is_refused(bench: Bench) -> None:
     assert second.err == f"Error: {Path('out/study.sqlite3')}: {said}\n"
     assert same.code == 2
     assert "already holds a run (study.sqlite3)" in same.err
-    assert "go on with it: --resume out" in same.err
+    assert "or resume the run: --resume out" in same.err
     assert (bench.folder / "out" / "trials.jsonl").read_bytes() == before
 
 
@@ -188,36 +188,34 @@ def one_line(done: Done, *says: str) -> None:
         assert text in lines[0], done
 
 
-def test_what_cannot_be_taken_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_cannot_change_are_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*args: str, says: str) -> None:
-        """By the command in this process, which is faster."""
+        """Run the command in this process, which is faster."""
         with pytest.raises(zf.ZopoError) as caught:
             cli.main(["optimize", "--base-url", "http://127.0.0.1:9/v1", *args], standalone_mode=False)
         assert says in str(caught.value)
 
-    cut(bench, "--concurrency", "1", "--seed", "3", answered=3)
+    interrupt(bench, "--concurrency", "1", "--seed", "3", answered=3)
     before = events(bench.folder / "out" / "study.sqlite3")
     for name in ("empty", "api"):
         (bench.folder / name).mkdir()
     Store.create(bench.folder / "api" / "study.sqlite3", {}).close()
     monkeypatch.chdir(bench.folder)
-    refused(
-        "--resume", "out", "--budget", "9", says="--budget cannot change in a study that has begun: it was 6"
-    )
+    refused("--resume", "out", "--budget", "9", says="--budget cannot change on resume: it was 6")
     refused("--resume", "out", "--model", "other", says="--model cannot change")
     refused("--resume", "out", "--pool", "other.txt", says="--pool cannot change")
     refused("--resume", "out", "--dry-run", says="--dry-run")
-    refused("task.jsonl", "--resume", "out", says="give no TASK")
+    refused("task.jsonl", "--resume", "out", says="leave TASK out")
     refused("--resume", "missing", says="missing/study.sqlite3: no study file there")
     refused("--resume", "empty", says="no study file there")
-    refused("--resume", "api", says="not begun by `zopo-fast optimize`")
+    refused("--resume", "api", says="not created by `zopo-fast optimize`")
     assert events(bench.folder / "out" / "study.sqlite3") == before
-    with serving() as server:  # what is as it was may be typed again
-        is_whole(bench, resume(bench, server, "--budget", "6", "--seed", "3", "--pool", "pool.txt"))
+    with serving() as server:  # an option with its stored value is accepted
+        assert_complete(bench, resume(bench, server, "--budget", "6", "--seed", "3", "--pool", "pool.txt"))
 
 
 def test_a_damaged_study(bench: Bench) -> None:
-    _, before = cut(bench, "--concurrency", "1")
+    _, before = interrupt(bench, "--concurrency", "1")
     study = bench.folder / "out" / "study.sqlite3"
     assert events(study)  # and all of it in the file
     data = study.read_bytes()
@@ -225,11 +223,11 @@ def test_a_damaged_study(bench: Bench) -> None:
     with serving() as server:
         one_line(resume(bench, server), "the file is damaged", "Saved to out/study.salvaged.sqlite3")
         study.with_name("study.salvaged.sqlite3").replace(study)
-        is_whole(bench, resume(bench, server))
+        assert_complete(bench, resume(bench, server))
         assert not set(before) & set(server.answered)
 
 
-def test_secrets_are_not_kept_and_asked_for_again(bench: Bench) -> None:
+def test_secrets_are_not_stored_and_requested_again(bench: Bench) -> None:
     secret = [
         "--headers", json.dumps({"X-Api-Key": HEADER_KEY}), "--body", json.dumps({"user_api_key": KEY + "b"}),
     ]  # fmt: skip
@@ -248,26 +246,26 @@ def test_secrets_are_not_kept_and_asked_for_again(bench: Bench) -> None:
     with serving() as server:
         url = server.url.replace("http://", f"http://me:{KEY}@") + f"?key={QUERY_KEY}"
         again = bench.run("optimize", "--resume", "out", "--quiet")
-        one_line(again, "--headers, --body, --base-url: given then, and not kept", "give it again")
+        one_line(again, "--headers, --body, --base-url: not stored, because of possible secrets", "again")
         assert server.requests == []
-        is_whole(bench, resume(bench, url, *secret))
+        assert_complete(bench, resume(bench, url, *secret))
         assert chats(server)[0].headers["X-Api-Key"] == HEADER_KEY
     everything = b"".join(path.read_bytes() for path in (bench.folder / "out").iterdir())
     for hidden in (KEY, QUERY_KEY, HEADER_KEY):
         assert hidden.encode() not in everything
 
 
-def test_files_named_in_options_are_kept_by_what_they_hold(bench: Bench) -> None:
+def test_the_content_of_files_in_options_is_stored(bench: Bench) -> None:
     (bench.folder / "mine.txt").write_text(PROMPTS[7] + "\n")
-    cut(bench, "--concurrency", "1", "--incumbent", "@mine.txt", answered=3)
+    interrupt(bench, "--concurrency", "1", "--incumbent", "@mine.txt", answered=3)
     (bench.folder / "mine.txt").write_text("something else")
     with serving() as server:
-        result = is_whole(bench, resume(bench, server))
+        result = assert_complete(bench, resume(bench, server))
     assert result["trials"][0]["prompt"] == PROMPTS[7]
 
 
 def writer(messages: Any) -> str:
-    """Writes prompts, and answers their questions."""
+    """Write a prompt, or answer a question."""
     content = messages[-1]["content"]
     if "I gave a friend an instruction" not in content:
         return "yes"
@@ -275,7 +273,7 @@ def writer(messages: Any) -> str:
 
 
 def calls_of_writing(bench: Bench) -> Counter[str]:
-    """What is asked for 20 prompts."""
+    """Count the calls that generate 20 prompts, by their key."""
 
     class Model:
         async def chat(self, messages: Any) -> Answer:
@@ -288,8 +286,8 @@ def calls_of_writing(bench: Bench) -> Counter[str]:
     return calls
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_cut_off_while_the_pool_is_written(bench: Bench, how: int) -> None:
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_resume_after_a_signal_while_the_pool_is_written(bench: Bench, by: int) -> None:
     written = 9
 
     def plan(request: Request) -> Any:
@@ -304,20 +302,22 @@ def test_cut_off_while_the_pool_is_written(bench: Bench, how: int) -> None:
         process = bench.start(*args, "--past-perfect")
         try:
             until(lambda: len(server.requests) == written + 3)
-            until(lambda: kept(bench, b'writer{"text": ') >= written)
+            until(lambda: rows_in_log(bench, b'writer{"text": ') >= written)
         finally:
-            process.send_signal(how)
+            process.send_signal(by)
             done = ended(process)
         before = server.answered.copy()
-    if how == signal.SIGINT:
+    if by == signal.SIGINT:
         assert done.code == 130, done
-        told_how(done)
+        assert_shows_resume_command(done)
     with serving(writer) as server:
         done = resume(bench, server)
         assert done.code == 0, done
         asked = before + server.answered
     expected = calls_of_writing(bench)
-    assert Counter({key: asked[key] for key in expected}) == expected  # each as often as without the cut
+    assert (
+        Counter({key: asked[key] for key in expected}) == expected
+    )  # each as often as in a run without a signal
     assert sum("I gave a friend" in key for key in asked) == len(expected)
     out = bench.folder / "out"
     assert sorted(path.name for path in out.iterdir()) == sorted([*FILES, "pool.jsonl"])
@@ -325,11 +325,11 @@ def test_cut_off_while_the_pool_is_written(bench: Bench, how: int) -> None:
     assert result["usage"]["calls"] == sum(before.values()) + sum(server.answered.values())
 
 
-def test_a_kill_before_the_study_was_made_leaves_the_name_free(bench: Bench) -> None:
+def test_a_kill_before_the_study_was_created_leaves_the_folder_free(bench: Bench) -> None:
     out = bench.folder / "out"
     out.mkdir()
     (out / "trials.jsonl").touch()
     with serving() as server:
         done = bench.run(*bench.optimize(server, "--out", "out", "--quiet"))
-    is_whole(bench, done)
+    assert_complete(bench, done)
     assert "--resume" not in done.err

@@ -1,4 +1,4 @@
-"""How runs of the real command end early: perfect score, Ctrl-C, a lost endpoint, a lost terminal."""
+"""Early ends of the real command: perfect score, Ctrl-C, a failed endpoint, a closed terminal."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_perfect_score_ends_the_run_unless_told_otherwise(bench: Bench) -> None:
+def test_a_perfect_score_ends_the_run_without_past_perfect(bench: Bench) -> None:
     always = "Do it in way number 24."
     with serving() as server:
         args = bench.optimize(
             server, "--incumbent", always, "--no-comparison", "--quiet", "--concurrency", "1"
         )
-        ended_early, on = bench.run(*args), bench.run(*args, "--past-perfect")
-    assert (ended_early.code, on.code) == (0, 0), (ended_early, on)
-    assert "a perfect score" in ended_early.out
-    assert "Prompts scored: 1\n" in ended_early.out
-    assert "Prompts scored: 6\n" in on.out
-    assert "Train score: 1.000" in on.out
+        stopped, continued = bench.run(*args), bench.run(*args, "--past-perfect")
+    assert (stopped.code, continued.code) == (0, 0), (stopped, continued)
+    assert "a perfect score" in stopped.out
+    assert "Prompts scored: 1\n" in stopped.out
+    assert "Prompts scored: 6\n" in continued.out
+    assert "Train score: 1.000" in continued.out
 
 
 def test_trials_are_on_disk_as_they_end_and_ctrl_c_keeps_them(bench: Bench) -> None:
@@ -45,14 +45,16 @@ def test_trials_are_on_disk_as_they_end_and_ctrl_c_keeps_them(bench: Bench) -> N
         finally:
             process.send_signal(signal.SIGINT)
             done = ended(process)
-        assert len(chats(server)) == 2 * EXAMPLES + 3  # and no held-out calls
+        assert len(chats(server)) == 2 * EXAMPLES + 3  # no call of the comparison
     assert done.code == 130, done
     assert "Traceback" not in done.text
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     assert len(read_lines(out / "trials.jsonl")) == 2
     result = json.loads((out / "result.json").read_text())
     assert (result["stopped_by"], result["prompts_scored"], result["heldout"]) == ("interrupted", 2, [])
-    assert result["usage"]["calls"] == 2 * EXAMPLES + 2 + 1  # what was paid for is counted, the embedding too
+    assert (
+        result["usage"]["calls"] == 2 * EXAMPLES + 2 + 1
+    )  # usage counts every paid call, the embedding included
     assert result["best_prompt"] in done.out
 
 
@@ -67,10 +69,10 @@ def test_ctrl_c_before_the_first_score(bench: Bench, where: str) -> None:
             done = ended(process)
     assert done.code == 130, done
     assert "Traceback" not in done.text
-    assert not (bench.folder / "out").exists()  # nothing to keep: the name stays free
+    assert not (bench.folder / "out").exists()  # no result yet, so the name stays free
 
 
-def test_endpoint_lost_in_mid_run_keeps_the_results(bench: Bench) -> None:
+def test_a_failing_endpoint_keeps_the_results_so_far(bench: Bench) -> None:
     lost = status(401, text=f"bad key {KEY} \x1b[31m")
     with serving(plan=only_first(2 * EXAMPLES, lost)) as server:
         done = bench.run(*bench.optimize(server, "--out", "out", "--concurrency", "1"))
@@ -84,7 +86,7 @@ def test_endpoint_lost_in_mid_run_keeps_the_results(bench: Bench) -> None:
     assert "\x1b[31m" not in done.text
 
 
-def test_files_are_written_where_the_terminal_is_gone(bench: Bench) -> None:
+def test_files_are_written_when_the_terminal_is_closed(bench: Bench) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -99,10 +101,10 @@ def test_files_are_written_where_the_terminal_is_gone(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("value", "more", "scored"), [(80.0, (), 6), (1.0, (), 6), (1.0, ("--target", "1"), 1)]
 )
-def test_perfect_is_what_the_metric_cannot_exceed(
+def test_only_a_target_ends_the_run_of_an_unbounded_metric(
     bench: Bench, value: float, more: tuple[str, ...], scored: int
 ) -> None:
-    """A metric of the user's may go beyond 1: only a target ends its run."""
+    """A custom metric may exceed 1, so 1 is not a perfect score."""
     (bench.folder / "mine.py").write_text(f"def score(answer, references):\n    return {value}\n")
     with serving() as server:
         common = ("--metric", "mine:score", "--no-comparison", "--quiet", "--concurrency", "1")

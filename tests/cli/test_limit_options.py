@@ -1,4 +1,4 @@
-"""Options of limits, pace and cache, and what they stand for."""
+"""Options of limits and cache, and the settings made from them."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def typed(*arguments: str) -> tuple[int, str, LimitSettings | None]:
     return result.exit_code, result.output, found[0] if found else None
 
 
-def test_nothing_typed_limits_nothing() -> None:
+def test_no_option_sets_no_limit() -> None:
     _, _, settings = typed()
     assert settings == LimitSettings()
     assert settings.limits() is None
     assert settings.prices(None) is None
 
 
-def test_what_is_typed_is_what_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_become_limits_prices_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOPO_CACHE_DIR", str(tmp_path))
     _, _, settings = typed(
         *("--limit-calls", "10", "--limit-tokens", "20", "--limit-cost", "0.5", "--limit-seconds", "60"),
@@ -65,7 +65,7 @@ def test_the_cache_can_be_turned_off() -> None:
         (("--cache-size", "0"), "256M"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments: tuple[str, ...], says: str) -> None:
+def test_values_out_of_range_are_refused(arguments: tuple[str, ...], says: str) -> None:
     code, output, _ = typed(*arguments)
     assert code == 2
     assert says in output

@@ -105,7 +105,7 @@ def test_the_order_of_the_observations_does_not_matter(device: str, p: Problem, 
     assert_agrees(shuffled, p)
 
 
-@given(problems(least_noise=-3.0))
+@given(problems(min_noise=-3.0))
 def test_the_tolerances_are_no_excuse(p: Problem) -> None:
     """They are far below the quantities themselves, or the tests above would hold for any answer."""
     rounding = Rounding(p.W, p.b)

@@ -1,8 +1,8 @@
-"""Known vulnerabilities of what the package needs: python tests/hostile/audit.py [--extra NAME ...]
+"""List known vulnerabilities of the dependencies: python tests/hostile/audit.py [--extra NAME ...]
 
-Asks pip-audit about the installed versions of everything that zopo-fast requires, directly or not. Ends with
-1 where there are findings. Where the audit cannot be made (pip-audit is not installed, the service cannot be
-reached) it says so and ends with 0: that is no finding, and no clean bill either.
+Runs pip-audit on the installed versions of all direct and indirect dependencies of zopo-fast. The exit code
+is 1 if there are findings. If pip-audit is missing or its service cannot be reached, the script says so and
+exits with 0: it has found nothing, and proved nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SECONDS = 300
 
 
 def declared(extras: list[str]) -> list[Requirement]:
-    """What pyproject.toml asks for, with those extras."""
+    """Return the requirements of pyproject.toml, with those of some extras."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     lines = [*project["dependencies"], *(r for e in extras for r in project["optional-dependencies"][e])]
     return [Requirement(line) for line in lines]
 
 
 def installed(requirements: list[Requirement]) -> tuple[dict[str, str], list[str]]:
-    """Versions of these and all they need, by name; and what of it is not installed."""
+    """Return the installed versions of requirements and their dependencies, and the names not installed."""
     versions: dict[str, str] = {}
     missing: list[str] = []
     queue = [(requirement, "") for requirement in requirements]
@@ -59,7 +59,7 @@ def installed(requirements: list[Requirement]) -> tuple[dict[str, str], list[str
 
 
 def audit(versions: dict[str, str]) -> tuple[list[dict[str, Any]] | None, str]:
-    """pip-audit's dependencies, None where it could not ask; and what it said."""
+    """Return the dependencies that pip-audit reports, None if it could not ask, and its output."""
     if importlib.util.find_spec("pip_audit") is None:
         return None, "pip-audit is not installed (pip install pip-audit)"
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +79,7 @@ def audit(versions: dict[str, str]) -> tuple[list[dict[str, Any]] | None, str]:
 
 
 def main() -> int:
-    """Audit; return the exit code."""
+    """Run the audit; return the exit code."""
     parser = argparse.ArgumentParser(description="Audit what the package needs.")
     parser.add_argument("--extra", action="append", help=f"extras to count in; default {', '.join(EXTRAS)}")
     versions, missing = installed(declared(parser.parse_args().extra or list(EXTRAS)))

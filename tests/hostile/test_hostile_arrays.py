@@ -1,4 +1,4 @@
-"""Arrays that are none, and numbers at the edge of what numbers are: typed errors, and no end of time."""
+"""Invalid arrays and extreme numbers: calls work or raise typed errors, and never hang."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import Phase, given, settings, strategies as st
 import zopo_fast as zf
 
 D = 3
-NO_SHRINKING = (Phase.explicit, Phase.generate)  # of a whole run: it would take minutes
-# Documented, and no fault: a kernel of duplicates has no factor, a pool not as many prompts as the budget.
+NO_SHRINKING = (Phase.explicit, Phase.generate)  # shrinking a whole run would take minutes
+# Documented behaviour: a kernel of duplicates has no factor, a pool may be smaller than the budget.
 SAID = pytest.mark.filterwarnings(
     "ignore:the kernel matrix was not positive definite:RuntimeWarning",
     "ignore:budget .* is larger than the pool:UserWarning",
@@ -22,7 +22,7 @@ SAID = pytest.mark.filterwarnings(
 
 
 @given(arrays(4, D), arrays(D), arrays(2, D), arrays(4, 2), st.sampled_from([None, 1.0, 1e200, 1e-200]))
-def test_kernels(X: Any, x: Any, Y: Any, weight: Any, size: float | None) -> None:
+def test_kernels_of_any_arrays(X: Any, x: Any, Y: Any, weight: Any, size: float | None) -> None:
     finite = zf.NTK.random(D, width=4, seed=1)
     if size is not None:
         finite = zf.NTK([w * size for w in finite.weights], finite.biases)
@@ -36,7 +36,7 @@ def test_kernels(X: Any, x: Any, Y: Any, weight: Any, size: float | None) -> Non
 
 
 @given(st.lists(arrays(2, 2), max_size=3), st.lists(arrays(2), max_size=3), numbers)
-def test_networks_given(weights: list[Any], biases: list[Any], number: Any) -> None:
+def test_networks_of_any_weights(weights: list[Any], biases: list[Any], number: Any) -> None:
     typed(zf.NTK, weights, biases)
     for name in ("dim", "width", "depth", "seed", "initialization"):
         typed(zf.NTK.random, **{"dim": 2, "width": 2, name: number})
@@ -48,7 +48,7 @@ def test_networks_given(weights: list[Any], biases: list[Any], number: Any) -> N
     zf.set_num_threads(0)
 
 
-def test_what_is_too_large_to_be_meant_is_refused_at_once() -> None:
+def test_absurd_sizes_are_refused_at_once() -> None:
     for sizes in ({"width": 10**12}, {"depth": 10**12}, {"dim": 2**62}, {"width": 2**14, "depth": 3}):
         with pytest.raises(zf.ConfigError, match="too large"):
             zf.NTK.random(**{"dim": 2, **sizes})
@@ -60,14 +60,14 @@ def test_what_is_too_large_to_be_meant_is_refused_at_once() -> None:
         zf.ZopoConfig(seed=HUGE)
 
 
-def test_a_kernel_beyond_float64_is_an_error_and_no_infinity() -> None:
+def test_a_kernel_that_overflows_is_an_error() -> None:
     kernel = zf.InfiniteNTK(depth=1000, weight_variance=10.0)
     for call in (kernel.gram, kernel.diag, lambda X: kernel.gradient(X[0], X)):
         with pytest.raises(zf.ArrayError, match="beyond float64"):
             call(np.eye(3))
 
 
-def test_masked_entries_are_not_taken_for_numbers() -> None:
+def test_masked_entries_are_refused() -> None:
     masked = np.ma.masked_array(np.eye(3), mask=np.eye(3))
     with pytest.raises(zf.ArrayError, match="masked"):
         zf.NTK.random(3).gram(masked)
@@ -77,7 +77,7 @@ def test_masked_entries_are_not_taken_for_numbers() -> None:
 
 @SAID
 @given(st.data(), arrays(4, D), arrays(4), st.one_of(st.none(), numbers, arrays(4)), arrays(2, D))
-def test_gaussian_process(data: st.DataObject, X: Any, y: Any, noise: Any, Q: Any) -> None:
+def test_gaussian_process_of_any_arrays(data: st.DataObject, X: Any, y: Any, noise: Any, Q: Any) -> None:
     default = data.draw(st.sampled_from([1e-4, 0.0, 1e308, 5e-324]))
     gp = zf.GaussianProcess(zf.NTK.random(D, width=4), noise=default)
     typed(zf.GaussianProcess, gp.kernel, noise=noise)
@@ -131,8 +131,8 @@ SCORES = st.sampled_from([0.0, -0.0, 1.0, 2.5, 1e308, -1e308, 5e-324, 1e154, np.
 @SAID
 @settings(max_examples=40, phases=NO_SHRINKING)
 @given(st.data(), configs(), arrays(7, D))
-def test_searches(data: st.DataObject, config: zf.ZopoConfig, Z: Any) -> None:
-    """Whatever is asked, told, added and given back; what is refused changes nothing."""
+def test_searches_with_any_calls(data: st.DataObject, config: zf.ZopoConfig, Z: Any) -> None:
+    """Any ask, tell, add and discard works or is refused, and a refused call changes nothing."""
     opt = typed(zf.Zopo, Z, config)
     for _ in range(12 if opt is not None else 0):
         assert opt is not None
@@ -155,7 +155,9 @@ def test_searches(data: st.DataObject, config: zf.ZopoConfig, Z: Any) -> None:
 @SAID
 @settings(max_examples=30)
 @given(st.data(), configs(), arrays(5, D), numbers, numbers)
-def test_batches(data: st.DataObject, config: zf.ZopoConfig, Z: Any, pools: Any, other: Any) -> None:
+def test_batches_of_any_arrays(
+    data: st.DataObject, config: zf.ZopoConfig, Z: Any, pools: Any, other: Any
+) -> None:
     typed(zf.ZopoBatch, pools, other, also=(TypeError,))
     batch = typed(zf.ZopoBatch, [Z, np.eye(5, D)], config)
     for _ in range(6 if batch is not None else 0):
@@ -168,7 +170,7 @@ def test_batches(data: st.DataObject, config: zf.ZopoConfig, Z: Any, pools: Any,
         _ = batch.best, batch.done, batch.pending, batch.gradient_uncertainty
 
 
-def test_an_index_that_would_wrap_around_is_unknown() -> None:
+def test_an_index_that_would_overflow_is_unknown() -> None:
     batch = zf.ZopoBatch([np.eye(5)], zf.ZopoConfig(search="gradient", budget=4, initial=2))
     batch.ask()
     with pytest.raises(zf.UnknownIndexError):
@@ -179,7 +181,7 @@ def test_an_index_that_would_wrap_around_is_unknown() -> None:
             opt.tell(0, text)
 
 
-# ---- states ----------------------------------------------------------------------------------------
+# ---- states ------------------------------------------------------------------------------------------
 
 
 def state_of(config: zf.ZopoConfig, kernel: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -214,21 +216,21 @@ STATES = _states()
 @SAID
 @pytest.mark.parametrize("name", STATES)
 @given(data=st.data())
-def test_a_damaged_state_is_refused_or_works(name: str, data: st.DataObject) -> None:
+def test_a_damaged_state_is_refused_or_continues(name: str, data: st.DataObject) -> None:
     Z, state = STATES[name]
     broken = data.draw(damaged(state))
     opt = typed(zf.Zopo.from_state, Z, broken)
     if opt is None:
         return
     assert opt.pending == opt.state_dict()["pending"]
-    while not opt.done:  # and it is a search like any other
+    while not opt.done:  # a restored search must run to its end
         for index in opt.pending or [opt.ask()]:
             opt.tell(index, 0.5)
 
 
 @SAID
 @given(st.one_of(numbers, st.dictionaries(st.sampled_from(["version", "log", "config"]), numbers)))
-def test_a_state_that_is_none(state: Any) -> None:
+def test_an_invalid_state_is_refused(state: Any) -> None:
     for call in (zf.Zopo.from_state, zf.ZopoBatch.from_state):
         with pytest.raises(zf.InputError):
             call([np.eye(3)] if call == zf.ZopoBatch.from_state else np.eye(3), state)
@@ -237,7 +239,7 @@ def test_a_state_that_is_none(state: Any) -> None:
 
 @SAID
 @given(data=st.data())
-def test_a_damaged_state_of_a_batch(data: st.DataObject) -> None:
+def test_a_damaged_state_of_a_batch_is_refused_or_continues(data: st.DataObject) -> None:
     pools = [np.random.default_rng(0).normal(size=(6, D))] * 2
     batch = zf.ZopoBatch(pools, zf.ZopoConfig(search="gradient", budget=5, initial=2))
     for score in range(3):
@@ -263,7 +265,7 @@ def test_a_damaged_state_of_a_batch(data: st.DataObject) -> None:
         ({"weights": [{"shape": [10**9, 10**9], "float64": ""}], "biases": []}, "damaged"),
     ],
 )
-def test_a_state_cannot_ask_for_all_memory(kernel: dict[str, Any], says: str) -> None:
+def test_a_state_cannot_request_all_memory(kernel: dict[str, Any], says: str) -> None:
     Z, state = STATES["default"]
     with pytest.raises(zf.InputError, match=says):
         zf.Zopo.from_state(Z, {**state, "kernel": kernel})

@@ -1,4 +1,4 @@
-"""The audit of dependencies: findings fail it, what could not be asked does not pass for none."""
+"""Audit of the dependencies: it fails on findings, and reports a service that cannot be reached."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PASSED_OVER = {"name": "tqdm", "skip_reason": "not found"}
         ("not a list of packages", 0, "COULD NOT RUN"),
     ],
 )
-def test_what_an_audit_ends_with(
+def test_the_exit_code_of_an_audit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: Any, code: int, says: str
 ) -> None:
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ def test_what_an_audit_ends_with(
     assert says in capsys.readouterr().out
 
 
-def test_everything_that_is_needed_is_audited() -> None:
+def test_every_dependency_is_audited() -> None:
     versions, missing = audit.installed(audit.declared([]))
     assert {"numpy", "aiohttp", "yarl", "click", "tqdm", "multidict", "idna"} <= {
         *versions,

@@ -1,4 +1,4 @@
-"""The command line given anything, typed or in a TOML file: an exit code, nothing a terminal obeys."""
+"""Any command line and configuration file: the command exits with a code and prints no control characters."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ BASE: dict[str, list[str]] = {
     "bench": ["bench", "--list"],
 }
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-# What the parameters of one command are, without those that would make it do something else than end soon.
+# Parameters of a command, except those that would keep it running.
 KEPT_OUT = {"dry_run", "how", "help"}
 
 
 def options(command: str) -> list[click.Option]:
-    parameters = cli.cli.commands[command].params
+    parameters = cli.load_command(command).params
     return [p for p in parameters if isinstance(p, click.Option) and p.name not in KEPT_OUT]
 
 
 def run(*args: str) -> tuple[int, str]:
-    """Exit code and all output of the command in this process; what it raises but an exit fails the test."""
+    """Run the command in this process; return its exit code and output, fail on any other exception."""
     out = io.StringIO()
     argv, sys.argv = sys.argv, ["zopo-fast", *args]
     try:
@@ -50,7 +50,7 @@ def run(*args: str) -> tuple[int, str]:
         return code, out.getvalue()
     finally:
         sys.argv = argv
-    raise AssertionError("no exit")
+    raise AssertionError("the command returned without an exit")
 
 
 def check(code: int, output: str) -> None:
@@ -89,7 +89,7 @@ values = st.one_of(
 @pytest.mark.parametrize("command", COMMANDS)
 @ONE_FOLDER
 @given(data=st.data())
-def test_any_options(command: str, data: st.DataObject) -> None:
+def test_any_options_end_with_an_exit_code(command: str, data: st.DataObject) -> None:
     args = list(BASE[command])
     for option in data.draw(st.lists(st.sampled_from(options(command)), max_size=3)):
         args.append(data.draw(st.sampled_from(option.opts + option.secondary_opts)))
@@ -112,8 +112,8 @@ def toml(value: Any) -> str:
 @pytest.mark.parametrize("command", ["optimize", "generate"])
 @ONE_FOLDER
 @given(data=st.data())
-def test_any_configuration(command: str, data: st.DataObject) -> None:
-    """As what is typed: numbers, truth values, dates, tables, and names that are none."""
+def test_any_configuration_ends_with_an_exit_code(command: str, data: st.DataObject) -> None:
+    """The values are numbers, booleans, dates and tables, and the names may be unknown."""
     names = st.one_of(st.sampled_from([option.opts[-1].lstrip("-") for option in options(command)]), texts)
     kinds = st.one_of(values, numbers.filter(lambda n: isinstance(n, (bool, int, float, str, list))))
     table = data.draw(st.dictionaries(names, kinds, max_size=3))
@@ -122,7 +122,7 @@ def test_any_configuration(command: str, data: st.DataObject) -> None:
         quoted = toml(name)
         try:
             lines.append(f"{quoted} = {toml(value)}\n")
-        except ValueError:  # nothing that JSON has
+        except ValueError:  # not expressible in JSON
             continue
     Path("c.toml").write_text("".join(lines), encoding="utf-8", errors="replace")
     check(*run(*BASE[command], "--config", "c.toml"))
@@ -139,14 +139,14 @@ def test_any_configuration(command: str, data: st.DataObject) -> None:
 @example(b"budget = 2021-01-01")
 @example(b"body = { temperature = nan }")
 @example(b"body = { n = 0x" + b"f" * 5000 + b" }")
-def test_any_bytes_as_a_configuration(content: bytes) -> None:
+def test_any_bytes_as_a_configuration_end_with_an_exit_code(content: bytes) -> None:
     Path("c.toml").write_bytes(content)
     check(*run(*BASE["optimize"], "--config", "c.toml"))
 
 
 @pytest.mark.parametrize("option", ["--temperature", "--timeout", "--price-in", "--max-failed"])
 @pytest.mark.parametrize("value", ["nan", "inf", "-nan"])
-def test_numbers_that_are_none_are_no_options(option: str, value: str) -> None:
+def test_invalid_numbers_are_refused(option: str, value: str) -> None:
     command = "landscape" if option == "--max-failed" else "optimize"
     code, output = run(*BASE[command], option, value)
     assert code == 2
@@ -154,8 +154,8 @@ def test_numbers_that_are_none_are_no_options(option: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("nasty", [text for text in NASTY if text.strip()], ids=ascii)
-def test_names_from_files_command_no_terminal(folder: Path, nasty: str) -> None:
-    """The task's name, metric and template, a prompt, a path: whoever wrote the file chose them."""
+def test_names_from_files_do_not_control_the_terminal(folder: Path, nasty: str) -> None:
+    """The author of a file chooses the name, metric and template of a task, its prompts and paths."""
     for metadata in ({"name": nasty}, {"metric": nasty}, {"template": nasty}, {"template": nasty + ".json"}):
         (folder / "n.jsonl").write_text(json.dumps({"metadata": metadata}) + "\n" + TASK, encoding="utf-8")
         for command in ("optimize", "landscape"):
@@ -171,8 +171,10 @@ def test_names_from_files_command_no_terminal(folder: Path, nasty: str) -> None:
     check(*run("optimize", "t.jsonl", "--pool", "p.jsonl", "--dry-run"))
 
 
-def test_a_warning_of_the_progress_bar_commands_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    """A prompt that failed is quoted with the error, which quotes the endpoint."""
+def test_a_warning_of_the_progress_bar_does_not_control_the_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The warning quotes a failed prompt and the error, which quotes the endpoint."""
     from zopo_fast.cli.landscape import _warn
     from zopo_fast.runs.result import Trial
 

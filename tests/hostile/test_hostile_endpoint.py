@@ -1,4 +1,4 @@
-"""What an endpoint answers, byte by byte: a document, or an error that quotes no control character."""
+"""Any response of an endpoint is a document, or an error that quotes no control characters."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ bodies = st.one_of(
 @example(200, {}, b'{"n": ' + b"9" * 5000 + b"}")
 @example(302, {"Location": "http://[::1"}, b"")
 @example(302, {"Location": "0 " * 1000}, b"")
-def test_any_answer(status: int, given: dict[str, str], body: bytes) -> None:
+def test_any_response_is_a_document_or_a_failure(status: int, given: dict[str, str], body: bytes) -> None:
     reply = answers.Response(URL("http://localhost:1/v1/chat/completions"), status, given, body)
     with time_limit():
         outcome = answers.read_response(reply, ENDPOINT)
@@ -69,7 +69,7 @@ def test_any_answer(status: int, given: dict[str, str], body: bytes) -> None:
 
 
 @given(damaged(CHAT), damaged(VECTORS), st.sampled_from([0, 1, 3, 10**18]))
-def test_answers_of_nearly_the_right_shape(chat: Any, vectors: Any, count: int) -> None:
+def test_nearly_valid_responses_are_read_or_refused(chat: Any, vectors: Any, count: int) -> None:
     for values in (chat, vectors):
         if isinstance(values, dict):
             document = answers.Document(values, "where", "quoted")
@@ -83,7 +83,7 @@ def test_answers_of_nearly_the_right_shape(chat: Any, vectors: Any, count: int) 
 
 
 @pytest.mark.parametrize("nasty", NASTY, ids=ascii)
-def test_any_text_is_an_answer_that_can_be_kept(nasty: str) -> None:
+def test_any_text_of_an_answer_can_be_stored(nasty: str) -> None:
     body = json.dumps({"choices": [{"message": {"content": nasty}, "finish_reason": nasty}]}).encode()
     document = answers.read_response(answers.Response(URL("http://localhost:1/v1"), 200, {}, body), ENDPOINT)
     assert isinstance(document, answers.Document)
@@ -96,7 +96,7 @@ def test_any_text_is_an_answer_that_can_be_kept(nasty: str) -> None:
 @given(headers)
 @example({"Retry-After": "9" * 400})
 @example({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Fri, 31 Dec 0001 23:59:59 +2359"})
-def test_any_header_that_asks_to_wait(given: dict[str, str]) -> None:
+def test_any_retry_after_header_is_a_duration_or_none(given: dict[str, str]) -> None:
     with time_limit():
         seconds = retry_after(given)
     assert seconds is None or seconds >= 0.0

@@ -1,4 +1,4 @@
-"""Files that are no files, never end, or hold anything: a typed error or a value, and no waiting."""
+"""Pipes, endless files and any content: a loader returns a value or raises a typed error, and never hangs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 
 
 def toml(path: Path) -> Any:
-    """What --config does with a file."""
+    """Read a file like --config."""
 
     @click.command()
     @click.option("--budget", type=int)
@@ -44,7 +44,7 @@ def toml(path: Path) -> Any:
     return context.default_map
 
 
-# name: (the loader, endings that it takes)
+# name: (loader, accepted suffixes)
 LOADERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "task": (lambda path: zf.Task.load(path, examples=None), (".jsonl", ".csv", ".tsv", ".json")),
     "pool": (zf.Pool.load, (".jsonl", ".txt")),
@@ -56,7 +56,7 @@ LOADERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
 EVERY = [(name, ending) for name, (_, endings) in LOADERS.items() for ending in endings]
 every = pytest.mark.parametrize(("name", "ending"), EVERY)
 
-# A good file of each kind, that bytes are then changed of.
+# A valid file of each kind, to be damaged.
 GOOD: dict[str, Any] = {
     "task.jsonl": '{"metadata": {"name": "n", "metric": "f1"}}\n{"input": "a", "output": ["b", "c"]}\n',
     "task.csv": 'input,output,split\n"a ""q""","[""x"", 2]",train\nb,c,\n',
@@ -75,7 +75,7 @@ BOMS = (b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf\xef\xbb\x
 
 @st.composite
 def contents(draw: st.DrawFn, good: str) -> bytes:
-    """Bytes, or a good file with some of it cut, repeated, replaced or in another encoding."""
+    """Make bytes, or a valid file with parts removed, repeated, replaced or in another encoding."""
     if draw(st.integers(0, 3)) == 0:
         return draw(st.binary(max_size=60))
     data = good.encode()
@@ -98,14 +98,16 @@ def contents(draw: st.DrawFn, good: str) -> bytes:
 @every
 @ONE_FOLDER
 @given(data=st.data())
-def test_any_content(tmp_path: Path, name: str, ending: str, data: st.DataObject) -> None:
+def test_any_content_is_loaded_or_refused(
+    tmp_path: Path, name: str, ending: str, data: st.DataObject
+) -> None:
     path = tmp_path / f"{name}{ending}"
     path.write_bytes(data.draw(contents(GOOD[path.name])))
     typed(LOADERS[name][0], path)
 
 
 @every
-def test_the_good_ones_are(tmp_path: Path, name: str, ending: str) -> None:
+def test_the_valid_files_are_loaded(tmp_path: Path, name: str, ending: str) -> None:
     path = tmp_path / f"{name}{ending}"
     path.write_text(GOOD[path.name].replace('"x" =', "# x ="), encoding="utf-8")
     assert LOADERS[name][0](path)
@@ -115,7 +117,9 @@ def test_the_good_ones_are(tmp_path: Path, name: str, ending: str) -> None:
 @given(
     rows=st.lists(st.dictionaries(texts, json_values, max_size=4), max_size=4), fields=st.tuples(texts, texts)
 )
-def test_any_json_as_a_task(tmp_path: Path, rows: list[Any], fields: tuple[str, str]) -> None:
+def test_any_json_as_a_task_is_loaded_or_refused(
+    tmp_path: Path, rows: list[Any], fields: tuple[str, str]
+) -> None:
     names = dict(zip(("input_field", "output_field"), fields, strict=True))
     for path in (tmp_path / "t.json", tmp_path / "t.jsonl"):
         for document in (rows, {"examples": rows}, {"metadata": rows[:1], "examples": rows}):
@@ -127,11 +131,11 @@ def test_any_json_as_a_task(tmp_path: Path, rows: list[Any], fields: tuple[str, 
 
 @pytest.mark.parametrize("good", [True, False])
 @given(number=numbers, name=st.sampled_from(["examples", "heldout", "demonstrations", "seed"]))
-def test_any_number_of_examples(good: bool, number: Any, name: str) -> None:
+def test_any_number_of_examples_is_split_or_refused(good: bool, number: Any, name: str) -> None:
     typed(zf.Task.load, SENTIMENT if good else "nothing.jsonl", **{name: number})
 
 
-# ---- what is no file ---------------------------------------------------------------------------------
+# ---- pipes, sockets, devices -------------------------------------------------------------------------
 
 
 def pipe(path: Path) -> None:
@@ -140,7 +144,7 @@ def pipe(path: Path) -> None:
 
 def listening(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as one:
-        os.chdir(path.parent)  # a socket's path is short
+        os.chdir(path.parent)  # the path of a socket must be short
         one.bind(path.name)
 
 
@@ -157,7 +161,7 @@ NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
 @every
 @pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes and devices in the file system")
-def test_what_is_no_file_is_refused_without_waiting(
+def test_pipes_sockets_and_devices_are_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str, kind: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -168,7 +172,7 @@ def test_what_is_no_file_is_refused_without_waiting(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes in the file system")
-def test_a_pipe_that_takes_a_files_place_in_between_is_refused_too(
+def test_a_pipe_that_replaces_the_file_after_the_check_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     regular, path = tmp_path / "regular", tmp_path / "pipe"
@@ -183,8 +187,8 @@ def test_a_pipe_that_takes_a_files_place_in_between_is_refused_too(
 
 @every
 @pytest.mark.parametrize("bad", ["a\0b", "\ud800", "a" * 5000, "", "a/" * 3000])
-def test_paths_that_are_none(name: str, ending: str, bad: str) -> None:
-    """As a text, which is what they come as."""
+def test_invalid_paths_are_refused(name: str, ending: str, bad: str) -> None:
+    """Paths are given as text, like those of users."""
     call = {
         "task": zf.Task.load,
         "pool": zf.Pool.load,
@@ -194,39 +198,39 @@ def test_paths_that_are_none(name: str, ending: str, bad: str) -> None:
         "rubric": lambda path: text_or_file(f"@{path}", "--rubric"),
     }[name]
     for path in (bad + ending, bad):
-        if (name, path) not in {("lists", ""), ("pool", "")}:  # none given; the folder
+        if (name, path) not in {("lists", ""), ("pool", "")}:  # no path given; the current folder
             typed(call, path)
     typed(zf.Pool.from_texts(["a"]).save, bad + ".jsonl")
 
 
 @every
-def test_a_size_that_is_too_large_is_refused_before_it_is_read(
+def test_a_file_that_is_too_large_is_refused_before_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str
 ) -> None:
     path = tmp_path / f"x{ending}"
     with path.open("wb") as file:
-        file.truncate(files.MAX_DATA_BYTES + 1)  # a hole: it takes no room
+        file.truncate(files.MAX_DATA_BYTES + 1)  # a sparse file takes no disk space
     with time_limit(), pytest.raises(zf.InputError, match="larger than"):
         LOADERS[name][0](path)
 
 
-def test_a_file_that_grows_while_it_is_read_ends_at_the_bound(tmp_path: Path) -> None:
+def test_a_file_that_grows_during_reading_is_read_up_to_the_bound(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"x" * 100)
     assert files.read_bytes(path, 100) == b"x" * 100
     with pytest.raises(files.UnreadableFileError, match="larger than 99 bytes"):
         files.read_bytes(path, 99)
-    if sys.platform == "linux":  # its size is given as 0
+    if sys.platform == "linux":  # procfs reports a size of 0
         assert files.read_bytes("/proc/self/status", 2**20).startswith(b"Name:")
         with pytest.raises(files.UnreadableFileError, match="larger than 10 bytes"):
             files.read_bytes("/proc/self/status", 10)
 
 
-# ---- nesting, keys, sizes ------------------------------------------------------------------------------
+# ---- nesting, keys, sizes ----------------------------------------------------------------------------
 
 
-def test_nesting_at_any_depth(tmp_path: Path) -> None:
-    """A depth that the parser takes and the error's message does not has to be an error like the others."""
+def test_nesting_of_any_depth_is_loaded_or_refused(tmp_path: Path) -> None:
+    """The parser may accept a depth that the error message cannot show: that is a typed error as well."""
     limit = sys.getrecursionlimit()
     for depth in [1, 40, *range(limit - 150, limit + 10, 2), 100_000]:
         for nested in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
@@ -256,19 +260,19 @@ def test_nesting_at_any_depth(tmp_path: Path) -> None:
         ("c.toml", "budget = 1\nbudget = 2\n"),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, name: str, text: str) -> None:
+def test_a_repeated_key_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     kind = {"t": "task", "p": "pool", "m": "template", "l": "lists", "c": "config"}[name[0]]
     with pytest.raises(zf.InputError, match=r"twice|overwrite"):
         LOADERS[kind][0](tmp_path / name)
 
 
-def test_numbers_of_thousands_of_digits(tmp_path: Path) -> None:
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path) -> None:
     digits = "9" * 5000
     for name, text in {
         "p.jsonl": f'{{"prompt": "a", "count": {digits}}}',
         "c.toml": f"budget = {digits}",
-        "c2.toml": f"budget = 0x{'f' * 5000}",  # no limit of the parser's, but of who shows it
+        "c2.toml": f"budget = 0x{'f' * 5000}",  # the parser accepts it; converting it to decimal does not
         "c3.toml": f"quiet = 0x{'f' * 5000}",
     }.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -278,7 +282,7 @@ def test_numbers_of_thousands_of_digits(tmp_path: Path) -> None:
     assert zf.Pool.load(tmp_path / "p.jsonl").counts == (2**53,)
 
 
-def test_fields_of_megabytes_and_what_is_said_of_them(tmp_path: Path) -> None:
+def test_fields_of_megabytes_give_short_messages(tmp_path: Path) -> None:
     long = "x" * 2_000_000
     path = tmp_path / "t.csv"
     path.write_text(f'input,output\n"{long}\n""{long}""",b\n', encoding="utf-8")
@@ -301,7 +305,7 @@ def test_fields_of_megabytes_and_what_is_said_of_them(tmp_path: Path) -> None:
     assert len(str(conflict.value)) < 1000
 
 
-def test_the_process_wide_limit_of_csv_survives_threads(
+def test_threads_leave_the_process_wide_limit_of_csv_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "t.csv"
@@ -318,20 +322,20 @@ def test_the_process_wide_limit_of_csv_survives_threads(
     assert csv.field_size_limit() == before
 
 
-# ---- a file of data says nothing about what to run --------------------------------------------------------
+# ---- data files run no code --------------------------------------------------------------------------
 
 
 def test_a_task_file_cannot_name_a_function_to_run(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"metadata": {"metric": "subprocess:call"}}\n{"input": "a", "output": "b"}\n')
-    with pytest.raises(zf.TaskError, match="only the caller can"):
+    with pytest.raises(zf.TaskError, match="names a function as the metric"):
         zf.Task.load(path, examples=None)
     assert zf.Task.load(path, examples=None, metric="f1").metric == "f1"
     assert zf.Task.load(path, examples=None, metric="my:own").metric == "my:own"
 
 
 @given(texts)
-def test_names_that_are_none(name: str) -> None:
+def test_unknown_names_are_refused(name: str) -> None:
     typed(metrics.resolve, name.replace(":", ""))
     typed(template.resolve, name.replace("/", ""))
     typed(generate.kind_of, name)

@@ -1,4 +1,4 @@
-"""Short runs of the coverage-guided fuzz targets; long ones: `python tests/hostile/fuzz/run.py`."""
+"""Short runs of the coverage-guided fuzz targets; `make fuzz` runs them longer."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 @pytest.mark.parametrize("target", TARGETS)
-def test_fuzz_targets_hold(tmp_path: Path, target: str) -> None:
+def test_a_fuzz_target_finds_no_failure(tmp_path: Path, target: str) -> None:
     done = run(
         target, "--runs", "300", "--corpus", str(tmp_path / "corpus"), "--out", str(tmp_path / "found")
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "held" in done.stdout
-    assert any((tmp_path / "corpus" / target).iterdir())  # it is guided: some inputs reached something new
+    assert any(
+        (tmp_path / "corpus" / target).iterdir()
+    )  # coverage guides the search: some inputs reached new branches
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
-def test_a_target_that_breaks_is_noticed(tmp_path: Path) -> None:
-    """A target of the same make that does not take a byte."""
+def test_a_failing_target_is_reported(tmp_path: Path) -> None:
+    """The target fails on every input but the empty one."""
     (tmp_path / "corpus").mkdir()
     for name in ("harness.py", "run.py", "tokens.dict"):
         (tmp_path / name).write_bytes((FUZZ / name).read_bytes())

@@ -1,4 +1,4 @@
-"""Settings of any type and size: refused with their name, or good."""
+"""Settings of any type and size: accepted, or refused by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ anything: st.SearchStrategy[Any] = st.one_of(numbers, texts, json_values)
 
 @pytest.mark.parametrize("kind", [zf.ZopoConfig, OfficialSettings])
 @given(data=st.data())
-def test_settings_of_a_search(kind: Any, data: st.DataObject) -> None:
+def test_any_setting_of_a_search(kind: Any, data: st.DataObject) -> None:
     names = st.sampled_from([*kind.__dataclass_fields__, "unknown"])
     given = data.draw(st.dictionaries(names, anything, min_size=1, max_size=3))
     config = typed(kind, **given, also=(TypeError,) if "unknown" in given else ())
@@ -32,13 +32,13 @@ def test_settings_of_a_search(kind: Any, data: st.DataObject) -> None:
         hash(config)
 
 
-def test_an_iterator_that_does_not_end_is_refused() -> None:
+def test_an_endless_iterator_is_refused() -> None:
     with pytest.raises(zf.ConfigError, match="at most 1000000"):
         zf.ZopoConfig(initial=itertools.count())  # type: ignore[arg-type]
 
 
 @given(anything)
-def test_a_dictionary_that_is_no_configuration(state: Any) -> None:
+def test_an_invalid_dictionary_is_refused(state: Any) -> None:
     typed(zf.ZopoConfig.from_dict, state)
     good = zf.ZopoConfig.official().to_dict()
     for name in good:
@@ -46,7 +46,7 @@ def test_a_dictionary_that_is_no_configuration(state: Any) -> None:
 
 
 @given(st.data())
-def test_settings_of_a_client(data: st.DataObject) -> None:
+def test_any_setting_of_a_client(data: st.DataObject) -> None:
     names = st.sampled_from([*zf.ClientConfig.__dataclass_fields__])
     given = {"model": "m", **data.draw(st.dictionaries(names, anything, min_size=1, max_size=3))}
     config = typed(zf.ClientConfig, **given)
@@ -55,7 +55,7 @@ def test_settings_of_a_client(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_settings_of_a_run(data: st.DataObject) -> None:
+def test_any_setting_of_a_run(data: st.DataObject) -> None:
     names = st.sampled_from([*zf.RunConfig.__dataclass_fields__])
     given = data.draw(st.dictionaries(names, anything, min_size=1, max_size=2))
     config = typed(zf.RunConfig, **given, also=(TypeError,))
@@ -69,14 +69,14 @@ def test_settings_of_a_run(data: st.DataObject) -> None:
         st.sampled_from(["local:", "endpoint:", "st:", "minilm:"]).flatmap(lambda k: texts.map(k.__add__)),
     )
 )
-def test_any_embedders_name(spec: str) -> None:
+def test_any_name_of_an_embedder(spec: str) -> None:
     typed(embed.resolve, spec.replace("local", "Local"), cache=False, also=(MissingDependencyError,))
     typed(embed.resolve, f"local:last:~nobody/{spec}", cache=False)
     typed(embed.resolve, f"local:{spec}:x", cache=False)
 
 
 @given(anything, anything, texts)
-def test_composing(n: Any, lists: Any, kind: str) -> None:
+def test_composing_of_any_parts(n: Any, lists: Any, kind: str) -> None:
     typed(generate.compose, n, 0, {"instructions": ["a", "b"]})
     typed(generate.compose, 3, 0, {"instructions": lists})
     typed(generate.compose, 3, 0, {"roles": lists, "instructions": ["a"], kind: lists})
@@ -84,7 +84,7 @@ def test_composing(n: Any, lists: Any, kind: str) -> None:
         typed(generate.compose, 3, 0, lists, kind=kind)
 
 
-def test_numbers_of_prompts_that_no_memory_holds() -> None:
+def test_composing_from_many_parts_needs_little_memory() -> None:
     many = [str(i) for i in range(10**5)]
     for n in (10**7, 10**18, HUGE):
         with pytest.raises(zf.ConfigError, match="at most"):
@@ -95,7 +95,7 @@ def test_numbers_of_prompts_that_no_memory_holds() -> None:
 @pytest.mark.parametrize(
     "embeddings", ["text", 5, [[1.0], [2.0, 3.0]], [[1.0]], np.full((3, 2), np.nan)], ids=ascii
 )
-def test_embeddings_that_are_none_are_refused_before_anything_is_scored(embeddings: Any) -> None:
+def test_invalid_embeddings_are_refused_before_any_call(embeddings: Any) -> None:
     scored: list[str] = []
     with pytest.raises(zf.InputError, match="embeddings"):
         zf.optimize_sync(scored.append, ["a", "b", "c"], config=zf.RunConfig(budget=3), embeddings=embeddings)
@@ -103,17 +103,19 @@ def test_embeddings_that_are_none_are_refused_before_anything_is_scored(embeddin
 
 
 class Never:
-    """An embedder that is never asked."""
+    """Embedder that must not be called."""
 
     name = "never"
 
     async def embed(self, texts: Any) -> Any:
-        raise AssertionError("asked for what cannot be sent")
+        raise AssertionError("the embedder was called")
 
 
 @pytest.mark.parametrize("bad", [["a", "\ud800"], "text", [1], [None], [b"a"]])
 @pytest.mark.parametrize("folder", ["cache", "no\0path"])
-def test_texts_that_cannot_be_embedded(tmp_path: Path, bad: Any, folder: str) -> None:
+def test_invalid_texts_are_refused_before_the_embedder_is_called(
+    tmp_path: Path, bad: Any, folder: str
+) -> None:
     cached = embed.CachedEmbedder(Never(), tmp_path / folder)
     with pytest.raises(zf.InputError, match=r"strings|surrogate"):
         asyncio.run(cached.embed(bad))

@@ -1,4 +1,4 @@
-"""Text of any make, in prompts, inputs and answers: shown, compared and written without doing harm."""
+"""Any text in prompts, inputs and answers: printed, compared and written without harm."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from zopo_fast.scoring import judge, metrics
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example
 
-# Characters; of ten megabytes with ZOPO_LONG=1.
+# Characters; ten million with ZOPO_LONG=1.
 SIZE = 10_000_000 if os.environ.get("ZOPO_LONG") else 300_000
 PLACEHOLDERS = ("{input}", "[INPUT]", "{prompt}", "[PROMPT]", "{demonstrations}", "{references}", "{answer}")
 
 
 def harmless(shown: str) -> bool:
-    """Nothing that a terminal obeys, that ends a line or turns the direction of writing."""
+    """Return whether a text has no control characters, line ends or changes of writing direction."""
     return all(
         c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in shown
     ) and not re.search(rf"[\u0300-\u036f]{{{text.MAX_COMBINING_MARKS + 1}}}", shown)
 
 
-# ---- on a terminal -------------------------------------------------------------------------------------
+# ---- on a terminal -----------------------------------------------------------------------------------
 
 
 @given(texts)
-def test_what_is_printable_commands_no_terminal(given: str) -> None:
+def test_printable_text_does_not_control_the_terminal(given: str) -> None:
     shown = text.printable(given)
     assert harmless(shown)
-    shown.encode()  # half surrogate pairs are gone
+    shown.encode()  # lone surrogates are replaced
     assert text.printable(shown) == shown
     if given.isprintable() and not re.search("[\u0300-\u036f]", given):
         assert shown == given
 
 
-def test_what_is_printable_keeps_what_is_plain() -> None:
+def test_plain_text_is_printed_unchanged() -> None:
     for plain in ("", "a\nb", "naïve café", "日本語", "🙂", "e\u0301", "ที่นี่"):
         assert text.printable(plain) == plain
     assert text.printable("\x1b[31m\u202e\u2028\t") == "\\x1b[31m\\u202e\\u2028\\t"
@@ -60,7 +60,7 @@ def test_what_is_printable_keeps_what_is_plain() -> None:
 
 
 @given(st.one_of(json_values, texts, st.binary(), st.just(10**5000)), st.integers(10, 100))
-def test_what_an_error_shows_is_short_and_of_one_line(value: Any, most: int) -> None:
+def test_a_value_in_an_error_is_short_and_on_one_line(value: Any, most: int) -> None:
     shown = text.short_repr(value, most)
     assert len(shown) <= most
     assert "\n" not in shown
@@ -80,22 +80,24 @@ def result_of(nasty: str, scores: tuple[float, ...] = (0.5, 1.0)) -> Result:
 
 
 @given(texts)
-def test_a_summary_commands_no_terminal(nasty: str) -> None:
+def test_a_summary_does_not_control_the_terminal(nasty: str) -> None:
     assert harmless(report.summary(result_of(nasty)))
 
 
-# ---- in files ------------------------------------------------------------------------------------------
+# ---- in files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nasty", NASTY, ids=ascii)
-def test_the_files_of_a_run_hold_any_text(tmp_path: Path, nasty: str) -> None:
+def test_the_files_of_a_run_can_hold_any_text(tmp_path: Path, nasty: str) -> None:
     folder, result = report.RunFolder(tmp_path / "run"), result_of(nasty)
     for trial in result.trials:
         folder.add(trial)
     left_out = folder.finish(result, {"model": nasty, "body": nasty})
     assert all(note.startswith("curve.png: ") for note in left_out)  # matplotlib may be missing
     lines = (tmp_path / "run" / "trials.jsonl").read_text(encoding="utf-8")
-    assert lines.count("\n") == len(lines.splitlines()) == len(result.trials)  # however lines are told apart
+    assert (
+        lines.count("\n") == len(lines.splitlines()) == len(result.trials)
+    )  # whatever counts as the end of a line
     assert harmless(
         lines.replace("\u200b", "").replace("\u202e", "").replace("\ufeff", "").replace("\u200d", "")
     ) or ("\u0301" in nasty)
@@ -106,14 +108,14 @@ def test_the_files_of_a_run_hold_any_text(tmp_path: Path, nasty: str) -> None:
 
 
 @given(json_values)
-def test_a_line_of_json_is_one_line_of_json(value: Any) -> None:
+def test_a_line_of_json_is_one_line(value: Any) -> None:
     line = text.json_line(value)
     assert line.splitlines() == [line[:-1]]
     assert line.encode()
     assert json.dumps(json.loads(line)) == json.dumps(value)
 
 
-def test_scores_at_the_edge_of_float64_leave_a_curve_or_say_why_not(tmp_path: Path) -> None:
+def test_extreme_scores_leave_a_curve_or_a_note(tmp_path: Path) -> None:
     folder = report.RunFolder(tmp_path / "run")
     for note in folder.finish(result_of("x", (1e308, -1e308, 5e-324, 0.0)), {}):
         assert note.startswith("curve.png: ")
@@ -121,7 +123,7 @@ def test_scores_at_the_edge_of_float64_leave_a_curve_or_say_why_not(tmp_path: Pa
 
 
 @given(st.lists(texts, max_size=4))
-def test_a_pool_of_any_texts_comes_back_from_its_file(tmp_path_factory: Any, given: list[str]) -> None:
+def test_a_pool_of_any_texts_is_restored_from_its_file(tmp_path_factory: Any, given: list[str]) -> None:
     found = typed(zf.Pool.from_texts, given)
     if not found:
         return
@@ -136,16 +138,16 @@ def test_a_pool_of_any_texts_comes_back_from_its_file(tmp_path_factory: Any, giv
     st.tuples(st.one_of(st.integers(), st.none(), texts)),
     st.dictionaries(texts, json_values),
 )
-def test_a_pool_built_directly(prompts: Any, counts: Any, scores: Any) -> None:
+def test_a_pool_of_any_arguments_is_built_or_refused(prompts: Any, counts: Any, scores: Any) -> None:
     typed(zf.Pool, prompts, counts, scores)
     typed(zf.Pool.from_texts, list(prompts), scores)
 
 
-# ---- in templates ----------------------------------------------------------------------------------------
+# ---- in templates ------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.sampled_from([*NASTY, *PLACEHOLDERS]), min_size=3, max_size=3))
-def test_placeholders_in_texts_are_inserted_as_they_are(given: list[str]) -> None:
+def test_placeholders_in_texts_are_not_expanded(given: list[str]) -> None:
     prompt, input, shot = given
     shots = [Example(shot, (f"{shot}!",))] if shot else []
     for name in template.TEMPLATES:
@@ -155,13 +157,13 @@ def test_placeholders_in_texts_are_inserted_as_they_are(given: list[str]) -> Non
         assert input in whole
         lengths = len(prompt) + len(input) + (2 * len(shot) + 1 if shots else 0)
         plain = template.resolve(name).render("", "", [Example("", ("!",))] if shots else [])
-        # Not a character more or less than the texts: nothing was expanded, and nothing twice.
+        # The length shows that no placeholder of a text was expanded.
         repeated = (len(shots) * len(prompt)) if name in ("user", "chat") else 0
         fixed = len("".join(message["content"] for message in plain)) - len(shots)
         assert len(whole) == fixed + lengths + repeated
 
 
-def test_the_judges_message_expands_nothing_twice() -> None:
+def test_the_message_to_a_judge_expands_no_placeholder_of_a_text() -> None:
     sent: list[str] = []
 
     class Model:
@@ -174,7 +176,7 @@ def test_the_judges_message_expands_nothing_twice() -> None:
     assert sent == ["{answer}|- {input}\n- [INPUT]|{input}{references}"]
 
 
-def test_an_instruction_is_asked_for_with_texts_as_they_are() -> None:
+def test_the_request_for_an_instruction_holds_the_texts_unchanged() -> None:
     sent: list[str] = []
 
     class Model:
@@ -188,9 +190,9 @@ def test_an_instruction_is_asked_for_with_texts_as_they_are() -> None:
     assert "Instruction: {way} {prompt}\n" in sent[1]
 
 
-# ---- of any size -----------------------------------------------------------------------------------------
+# ---- of any size -------------------------------------------------------------------------------------
 
-# What made one of the functions below take minutes, or would if it were written carelessly.
+# Inputs on which a careless implementation of the functions below takes minutes.
 LONG: dict[str, str] = {
     "letters": "a" * SIZE,
     "words": "and " * (SIZE // 4),
@@ -230,24 +232,24 @@ TAKERS: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_megabytes_take_seconds(kind: str) -> None:
-    """In time proportional to the size: an answer may be as long as an endpoint likes."""
+def test_megabytes_of_text_are_processed_in_linear_time(kind: str) -> None:
+    """An endpoint may send answers of any length; quadratic time would hit the limit by far."""
     given = LONG[kind]
     for taker in TAKERS.values():
         with time_limit():
             taker(given)
-    with time_limit():  # these read no more than they may
+    with time_limit():  # these read a bounded part only
         generate.clean(given * 20)
         judge.parse_score(given * 20)
 
 
 @given(texts)
-def test_normal_form_in_linear_time_is_the_normal_form(given: str) -> None:
+def test_the_linear_time_normal_form_is_nfc(given: str) -> None:
     assert text.nfc(given) == unicodedata.normalize("NFC", given) or "\u0301" * 31 in given
     assert text.nfc(text.nfc(given)) == text.nfc(given)
 
 
-def test_normal_form_of_marks_by_thousands() -> None:
+def test_the_normal_form_of_many_combining_marks() -> None:
     rng = random.Random(0)
     for _ in range(200):
         parts = [
@@ -260,11 +262,11 @@ def test_normal_form_of_marks_by_thousands() -> None:
             assert once == unicodedata.normalize("NFC", given)
 
 
-# ---- metrics and answers ---------------------------------------------------------------------------------
+# ---- metrics and answers -----------------------------------------------------------------------------
 
 
 @given(texts, texts)
-def test_metrics_of_any_answer(answer: str, reference: str) -> None:
+def test_any_answer_gets_a_score_from_0_to_1(answer: str, reference: str) -> None:
     for metric in metrics.METRICS.values():
         assert 0.0 <= metric(answer, reference) <= 1.0
         assert metric(reference, reference) == 1.0 or not reference.strip()
@@ -274,7 +276,7 @@ def test_metrics_of_any_answer(answer: str, reference: str) -> None:
 
 
 @given(st.lists(json_values, max_size=2), st.one_of(json_values, texts))
-def test_an_example_is_made_of_texts(outputs: Any, input: Any) -> None:
+def test_an_example_of_anything_but_texts_is_refused(outputs: Any, input: Any) -> None:
     typed(Example, input, outputs, also=(TypeError,))
     typed(Example, input, input, also=(TypeError,))
 
@@ -284,7 +286,7 @@ def test_an_example_is_made_of_texts(outputs: Any, input: Any) -> None:
     [10**400, "1", b"1", None, [1], 1j, float("nan"), object(), {"score": 1}],
     ids=lambda r: ascii(r)[:20],
 )
-def test_a_metric_that_returns_anything(result: Any) -> None:
+def test_a_metric_that_returns_no_finite_number_is_refused(result: Any) -> None:
     metric = metrics.from_function(lambda answer, references: result)
     with pytest.raises(zf.MetricError, match=r"finite number|not a number"):
         asyncio.run(metric("a", Example("b", ("c",))))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The benchmarks' harness, runner and command: what they promise about any question."""
+"""Harness, runner and command of the benchmarks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def test_cases_run_in_turn_and_their_order_rotates() -> None:
     assert {len(t.samples) for t in timings.values()} == {3}
 
 
-def test_a_slow_case_gets_its_least_and_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_case_gets_its_minimum_and_takes_no_samples_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = [0.0]
 
     def tick(seconds: float) -> None:
@@ -50,7 +52,7 @@ def test_a_slow_case_gets_its_least_and_costs_the_others_nothing(monkeypatch: py
     assert timings["slow"].median == pytest.approx(10.0)
 
 
-def test_garbage_is_not_collected_in_a_call() -> None:
+def test_no_garbage_is_collected_during_a_call() -> None:
     seen: list[bool] = []
     assert gc.isenabled()
     harness.interleave({"case": lambda: seen.append(gc.isenabled())}, 0.001, least=2, most=2)
@@ -66,7 +68,7 @@ def test_garbage_is_not_collected_in_a_call() -> None:
     assert gc.isenabled()
 
 
-def test_ratio_is_the_peer_s_median_over_ours() -> None:
+def test_the_ratio_is_the_median_of_the_peer_over_ours() -> None:
     timings = {"zopo_fast": Timing((1.0, 2.0, 9.0)), "peer": Timing((8.0,))}
     mine, peer = harness.rows("work", timings, gflops=3.0)
     assert (mine.median, mine.p99, mine.ratio, mine.extra) == (2.0, 9.0, 1.0, {"gflops": 3.0})
@@ -74,7 +76,7 @@ def test_ratio_is_the_peer_s_median_over_ours() -> None:
     assert Timing(tuple(map(float, range(200)))).p99 == 198.0
 
 
-def test_absent_names_what_is_missing_and_where_it_comes_from() -> None:
+def test_a_missing_module_is_named_with_its_package() -> None:
     assert harness.absent("json", "numpy") is None
     reason = harness.absent("numpy", "no_such_module_here")
     assert reason == "no_such_module_here not installed; pip install zopo-fast[bench]"
@@ -102,7 +104,7 @@ def not_a_number(_: Settings) -> Result:
 
 @pytest.fixture
 def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Four questions in place of the real ones: two answer, two fail."""
+    """Replace the questions by four: two that answer and two that fail."""
     monkeypatch.setattr(machine, "ceilings", lambda quick=False: {"dgemm_gflops": 1.0})
     runs = {"ant": answer, "bad": broken, "nan": not_a_number, "zoo": answer}
     for name, run in runs.items():
@@ -113,7 +115,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sorted(runs)
 
 
-def test_a_failing_question_is_reported_and_the_others_go_on(questions: list[str], tmp_path: Path) -> None:
+def test_a_failing_question_is_reported_and_the_others_run(questions: list[str], tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("earlier")
     (tmp_path / "nan.json").write_text("earlier")
     shown: list[str] = []
@@ -125,7 +127,7 @@ def test_a_failing_question_is_reported_and_the_others_go_on(questions: list[str
     assert "bad FAILED" in text
 
 
-def test_a_result_file_holds_what_it_should(questions: list[str], tmp_path: Path) -> None:
+def test_a_result_file_holds_question_machine_and_rows(questions: list[str], tmp_path: Path) -> None:
     runner.run(["bench_ant"], Settings(quick=True, seed=7, seconds=0.5), tmp_path / "new" / "folder", str)
     text = (tmp_path / "new" / "folder" / "ant.json").read_text()
     kept = json.loads(text)
@@ -138,7 +140,7 @@ def test_a_result_file_holds_what_it_should(questions: list[str], tmp_path: Path
     assert "someone" not in text
 
 
-def test_the_table_shows_units_ratios_and_who_was_left_out() -> None:
+def test_the_table_shows_units_ratios_and_skipped_peers() -> None:
     lines = runner.table(answer(QUICK)).splitlines()
     assert lines[0].split() == ["what", "who", "median", "p99", "ratio"]
     assert lines[1].split() == [
@@ -164,18 +166,20 @@ def test_the_table_shows_units_ratios_and_who_was_left_out() -> None:
     [(0.0, "0.00 ns"), (3.2e-8, "32.0 ns"), (3.2e-6, "3.20 us"), (0.064, "64.0 ms"), (20.63, "20.6 s"),
      (660.0, "660 s"), (3300.0, "3300 s"), (0.9999e-3, "1000 us")],
 )  # fmt: skip
-def test_a_time_has_its_unit(seconds: float, text: str) -> None:
+def test_a_time_is_shown_with_a_unit(seconds: float, text: str) -> None:
     assert runner.duration(seconds) == text
 
 
-def test_an_unknown_name_lists_those_there_are(questions: list[str], tmp_path: Path) -> None:
+def test_an_unknown_question_lists_the_known_ones(questions: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'owl'; there are ant, bad, nan, zoo"):
         runner.run(["ant", "owl"], QUICK, tmp_path)
     assert runner.chosen(["zoo", "bench_zoo", "ant"]) == ["zoo", "ant"]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_found_out_first(questions: list[str], tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_refused_before_the_first_question(
+    questions: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     shown: list[str] = []
     with pytest.raises(OutputError, match="cannot be written there: Not a directory"):
@@ -186,7 +190,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_first(questions: list[str]
 # ---- the command -------------------------------------------------------------------------------------
 
 
-def test_the_exit_code_tells_of_a_failure(questions: list[str], tmp_path: Path) -> None:
+def test_the_exit_code_is_1_after_a_failure(questions: list[str], tmp_path: Path) -> None:
     def invoke(*args: str) -> Any:
         command = ["bench", *args, "--out", str(tmp_path)]
         return CliRunner().invoke(cli, command, standalone_mode=False)
@@ -201,7 +205,7 @@ def test_the_exit_code_tells_of_a_failure(questions: list[str], tmp_path: Path) 
     assert "Failed: bad" in bad.output
 
 
-def test_the_real_command_lists_and_refuses(tmp_path: Path) -> None:
+def test_the_installed_command_lists_questions_and_refuses_unknown_ones(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     listed = bench.run("bench", "--list")
     assert listed.code == 0
@@ -229,7 +233,7 @@ def test_results_of_a_quick_run_do_not_replace_full_ones(
     assert default_folder(True) == Path("bench/results/quick")
 
 
-def test_no_peer_is_loaded_before_it_is_needed() -> None:
+def test_peers_are_loaded_at_first_use() -> None:
     script = (
         "import sys, zopo_fast.cli.group\n"
         "assert not [m for m in sys.modules if m.startswith('zopo_fast.bench.')], 'cli loads bench'\n"

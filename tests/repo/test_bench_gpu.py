@@ -1,6 +1,6 @@
-"""The benchmarks of the GPU, tried on tiny inputs where there is none: their code, not their figures.
+"""Benchmarks of the GPU on tiny inputs, without one: the tests check their code, not their figures.
 
-In a build with ZOPO_CUDA=EMULATE ours runs on the emulated device, else on the CPU; PyTorch on the CPU.
+With ZOPO_CUDA=EMULATE zopo_fast runs on the emulated device, else on the CPU; PyTorch runs on the CPU.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HOST = gpu_timing.Devices("cuda" if EMULATED else "cpu", "cpu")
 
 @pytest.fixture(autouse=True)
 def one_thread_and_short_bursts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is measured here, and spinning threads would make it long."""
+    """Shorten the bursts: the tests measure nothing, and spinning threads would slow them down."""
     monkeypatch.setattr(gpu_timing, "BURST", 1e-3)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -48,16 +48,16 @@ def one_thread_and_short_bursts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 # ---- the parts ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own, on features of its latest versions
+@pytest.mark.filterwarnings("ignore")  # PyTorch warns of features of its latest versions
 @pytest.mark.parametrize("part", gpu.PARTS)
-def test_a_part_runs_and_its_result_is_kept(part: str, tmp_path: Path) -> None:
+def test_a_part_runs_and_writes_its_result(part: str, tmp_path: Path) -> None:
     result = gpu.run(part, QUICK, tmp_path, device="host", commit="0123456789ab")
     kept = json.loads((tmp_path / f"gpu_{part}.json").read_text())
     assert kept["machine"]["commit"] == "0123456789ab"
     assert kept["machine"]["gpu"]["torch"] == torch.__version__
     assert all(math.isfinite(row["median"]) and row["median"] > 0 for row in kept["rows"])
     assert "zopo_fast" in {row.who for row in result.rows}
-    # The CPU engine computes in float64 alone; nothing else is left out.
+    # Only the lower precisions are skipped, which the CPU engine lacks.
     low = {who: why for who, why in result.skipped.items() if "float32" in who or "tf32x3" in who}
     assert result.skipped == ({} if HOST.ours == "cuda" or part != "gram" else low)
     reached = [k for values in kept["figures"].values() for k in values if k.endswith("_reached")]
@@ -73,7 +73,7 @@ def test_a_part_runs_and_its_result_is_kept(part: str, tmp_path: Path) -> None:
         assert [len(values) for values in crossovers] == [2, 2, 2]
 
 
-def test_the_ceilings_are_rates() -> None:
+def test_the_ceilings_are_positive_rates() -> None:
     found = gpu_timing.ceilings(HOST, quick=True)
     assert set(found) == {
         "bandwidth_bytes", "copy_gb_s", "read_gb_s", "matmul_size",
@@ -83,7 +83,7 @@ def test_the_ceilings_are_rates() -> None:
 
 
 def test_a_burst_waits_for_the_device_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, pending = [0.0], [5.0]  # five seconds of work are under way that are not ours
+    clock, pending = [0.0], [5.0]  # five seconds of other work are queued on the device
 
     def wait(_: object) -> None:
         clock[0] += pending[0]
@@ -97,7 +97,7 @@ def test_a_burst_waits_for_the_device_at_both_ends(monkeypatch: pytest.MonkeyPat
     assert gpu_timing._burst(enqueue, 4, HOST) == 0.5
 
 
-def test_throughput_rotates_and_keeps_the_least() -> None:
+def test_throughput_alternates_and_keeps_the_minimum() -> None:
     calls: list[str] = []
     cases = {name: (lambda name=name: calls.append(name)) for name in "ab"}
     timings = gpu_timing.throughput(cases, HOST, 0.0, least=3)
@@ -108,7 +108,7 @@ def test_throughput_rotates_and_keeps_the_least() -> None:
 # ---- the step of PyTorch -----------------------------------------------------------------------------
 
 
-def test_the_step_of_pytorch_is_the_posterior_and_the_new_row() -> None:
+def test_the_step_of_pytorch_gives_the_posterior_and_the_new_row() -> None:
     import zopo_fast as zf
     from zopo_fast.bench.gpu import step as gpu_step
     from zopo_fast.bench.peers import torch_step
@@ -141,13 +141,13 @@ def kept(figures: dict[str, Any]) -> dict[str, Any]:
     return gpu.runner.document(result, QUICK, machine, {"read_gb_s": 4000.0})
 
 
-def test_the_report_lists_every_goal_and_what_was_not_measured(tmp_path: Path) -> None:
+def test_the_report_lists_every_goal_and_missing_measurements(tmp_path: Path) -> None:
     figures = {
         "one": {"speed": 0.5, "speed_goal": 0.6, "speed_reached": False, "other": 3.0},
         "two": {"rate": 2e6, "rate_goal": 1e6, "rate_reached": True},
     }
     (tmp_path / "gpu_gram.json").write_text(json.dumps(kept(figures)))
-    (tmp_path / "gpu_pool.json").write_text(json.dumps(kept({})))  # a peer alone came through
+    (tmp_path / "gpu_pool.json").write_text(json.dumps(kept({})))  # only a peer has a result
     text = gpu.report(tmp_path)
     assert "tiny inputs" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -161,9 +161,11 @@ def test_the_report_lists_every_goal_and_what_was_not_measured(tmp_path: Path) -
     ]
 
 
-def test_without_a_device_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmarks_refuse_a_machine_without_a_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if EMULATED:
-        pytest.skip("there is a device, the emulated one")
+        pytest.skip("an emulated device is present")
     assert gpu.main(["gram", "--out", str(tmp_path)]) == 2
     assert _core.cuda_status() in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -172,7 +174,7 @@ def test_without_a_device_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 # ---- every operation once ----------------------------------------------------------------------------
 
 
-def test_every_operation_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_small_check_runs_every_operation(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_small.main(HOST.ours) == 0
     assert capsys.readouterr().out.split() == [
         "gram:", "right", "process:", "right", "pool:", "right", "batch:", "right"
@@ -197,7 +199,7 @@ def test_a_wrong_answer_is_a_failure(
 # ---- the command -------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GPU may be here; it would all run")
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="with a GPU the whole script would run")
 def test_the_command_says_that_there_is_no_gpu(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(ROOT / "bench" / "gpu.sh"), str(tmp_path / "out")],

@@ -1,4 +1,4 @@
-"""The machine's description and ceilings, and the questions that are no microbenchmarks of one operation."""
+"""Description and ceilings of the machine, and the questions about more than one operation."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_the_machine_is_described_without_host_user_or_path() -> None:
     assert about["isa"] in ("baseline", "avx2", "avx512", "neon")
 
 
-def test_the_kernel_s_builder_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_builder_of_the_kernel_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.platform, "release", lambda: "6.1.0-myhost")
     monkeypatch.setattr(machine.platform, "node", lambda: "myhost")
     assert "6.1.0" in machine.describe()["os"]
     assert "myhost" not in json.dumps(machine.describe())
 
 
-def test_blas_is_named_without_threadpoolctl_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blas_is_named_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     assert "/" not in json.dumps(machine.blas())
     assert machine.dgemm_gflops(1, n=8, rounds=1) is None
@@ -57,7 +57,7 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def test_the_commit_is_that_of_the_sources_and_says_when_they_were_changed(
+def test_the_commit_is_that_of_the_sources_and_marks_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = tmp_path / "bench" / "results"
@@ -71,23 +71,23 @@ def test_the_commit_is_that_of_the_sources_and_says_when_they_were_changed(
     clean = machine.commit()
     assert clean is not None
     assert re.fullmatch("[0-9a-f]{12}", clean)
-    (results / "pool.json").write_text("{}")  # what a run writes is no change of what it measured
+    (results / "pool.json").write_text("{}")  # results of a run do not count as changes
     assert machine.commit() == clean
     (tmp_path / "code.py").write_text("2")
     assert machine.commit() == clean + "-dirty"
-    installed = tmp_path / "venv" / "lib" / "bench"  # inside a checkout that is not ours
+    installed = tmp_path / "venv" / "lib" / "bench"  # inside the checkout of another project
     installed.mkdir(parents=True)
     monkeypatch.setattr(machine, "ROOT", installed)
     assert machine.commit() is None
 
 
-def test_a_copy_counts_what_it_reads_and_what_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_counts_bytes_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_median_seconds", lambda call, rounds: 1.0)
     size = 1 << 20
     assert machine.bandwidth(size) == (size / 1e9, size / 1e9)
 
 
-def test_the_copy_and_the_ceilings_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ceilings_are_measured_on_more_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = np.arange(1001, dtype=np.float32), np.zeros(1001, np.float32)
     machine._copy(source, target)
     np.testing.assert_array_equal(source, target)
@@ -112,14 +112,14 @@ def test_the_copy_and_the_ceilings_are_real(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No peers, a small pool, known ceilings."""
+    """Run without peers, on a small pool, with known ceilings."""
     monkeypatch.setattr(bench_pool, "absent", lambda *modules: f"{modules[0]} not installed")
     monkeypatch.setattr(bench_pool, "QUICK_SIZES", (60,))
     monkeypatch.setattr(machine, "ceilings", lambda quick=False: {"bandwidth_gb_s": 10.0})
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_pool_s_scan_is_timed_beside_numpy_and_found_exact() -> None:
+def test_the_scan_of_a_pool_is_checked_and_compared_with_numpy() -> None:
     result = bench_pool.run(QUICK)
     assert {row.who for row in result.rows} == {"zopo_fast", "NumPy float32"}
     assert {row.extra["same_as_float64"] for row in result.rows} == {"16 of 16"}
@@ -130,13 +130,13 @@ def test_the_pool_s_scan_is_timed_beside_numpy_and_found_exact() -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_scan_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_scan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_pool, "ours", lambda inputs: lambda x, k: np.zeros(k, np.int64))
     with pytest.raises(RuntimeError, match=r"scan is wrong in \d+ of 16 queries"):
         bench_pool.run(QUICK)
 
 
-def test_candidates_with_a_score_are_passed_over() -> None:
+def test_the_scan_skips_scored_candidates() -> None:
     inputs = bench_pool.Inputs.random(60, 0)
     assert len(inputs.taken) == 20
     for find in (bench_pool.ours(inputs), bench_pool.numpy_find(inputs)):
@@ -144,7 +144,7 @@ def test_candidates_with_a_score_are_passed_over() -> None:
         assert sorted(everything) == sorted(set(range(60)) - set(inputs.taken))
 
 
-def test_a_child_reports_its_time_its_memory_and_what_it_loads() -> None:
+def test_a_child_reports_time_memory_and_loaded_modules() -> None:
     seconds, peak, heavy = bench_import.child("import time; time.sleep(0.05)")
     assert seconds >= 0.05
     assert 2e6 < peak < 100e6
@@ -166,14 +166,14 @@ def test_a_run_on_the_stub_fills_its_slots_and_is_compared() -> None:
     assert bench_driver.optimiser_seconds(plan, ran.scores, seed=0) > 0
 
 
-def test_the_driver_s_rows_say_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rows_of_the_driver_mark_computed_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = bench_driver.Plan(budget=4, latency=0.01, repeats=1, sample=2, examples=2, slots=4)
     monkeypatch.setattr(bench_driver, "QUICK", plan)
     result = bench_driver.run(QUICK)
     mine, single, sequential = result.rows
     assert mine.ratio == 1.0
     assert single.extra == {"extrapolated_from_prompts": 2}
-    assert single.median >= 4 * 0.01  # four prompts, though two were run
+    assert single.median >= 4 * 0.01  # extrapolated from two prompts to four
     assert sequential.extra == {"computed": True}
     assert sequential.median == pytest.approx(4 * 2 * 0.01)
     assert result.figures["over_ideal"] == pytest.approx(mine.median / 0.02)

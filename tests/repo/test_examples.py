@@ -1,4 +1,4 @@
-"""The examples run as their first lines say: programs of their own, real HTTP on the loopback interface."""
+"""The examples run as their first lines say, as programs of their own with HTTP on the loopback interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PYTHON = [sys.executable, "-u", "-X", "dev", "-W", "error"]
 
 
-def test_optuna_s_ask_and_tell_beside_ours() -> None:
+def test_the_optuna_example_compares_the_same_searches() -> None:
     pytest.importorskip("optuna")
     done = subprocess.run(
         [*PYTHON, str(EXAMPLES / "optuna_ask_tell.py"), "rhymes", "2"],
@@ -40,12 +40,12 @@ def test_optuna_s_ask_and_tell_beside_ours() -> None:
         for name, numbers in re.findall(r"^ *(\S.*?)  +((?:\d\.\d{3} *){3})$", done.stdout, re.MULTILINE)
     }
     assert len(rows) == 4, done.stdout
-    assert rows["Optuna, ZopoSampler"] == rows["zopo_fast"]  # the same search, the same prompts
+    assert rows["Optuna, ZopoSampler"] == rows["zopo_fast"]  # the same search asks the same prompts
     for scores in rows.values():
         assert scores == sorted(scores)
 
 
-def test_the_sampler_in_a_study_that_is_continued_fails_and_minimises() -> None:
+def test_the_sampler_minimises_in_a_resumed_study_with_failed_trials() -> None:
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = _sampler()
@@ -63,7 +63,7 @@ def test_the_sampler_in_a_study_that_is_continued_fails_and_minimises() -> None:
         return float(Z[index, 0])
 
     study.optimize(objective, n_trials=12, n_jobs=3, catch=RuntimeError)
-    study.sampler = sampler(Z)  # as another process that goes on with the study
+    study.sampler = sampler(Z)  # like a process that resumes the study
     study.optimize(objective, n_trials=8)
     indices = [trial.params["prompt"] for trial in study.trials if trial.value is not None]
     assert len(indices) == len(set(indices)) == 18
@@ -87,7 +87,7 @@ PROMPTS = [f"Do it in way number {i}." for i in range(24)]
 
 
 class Service:
-    """The example as a process, called over HTTP."""
+    """Client of the example, which runs as a process."""
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process, self._url = process, f"http://127.0.0.1:{port}"
@@ -108,7 +108,7 @@ class Service:
 
 @contextmanager
 def service(folder: Path, *arguments: str, **environment: str) -> Iterator[Service]:
-    """Started, and ended by SIGTERM: it says nothing of anything left open."""
+    """Run the example, end it by SIGTERM, and check that it reports nothing left open."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -128,7 +128,7 @@ def service(folder: Path, *arguments: str, **environment: str) -> Iterator[Servi
             told = process.communicate()[1]
             end.cancel()
             end.join()
-    usual = re.compile(r'Executing <|127\.0\.0\.1 \[.*"(GET|POST) /')  # what is slow, and the access log
+    usual = re.compile(r'Executing <|127\.0\.0\.1 \[.*"(GET|POST) /')  # slow callbacks, and the access log
     told = "\n".join(line for line in told.splitlines() if not usual.match(line))
     assert (process.returncode, told) == (0, "")
 
@@ -143,7 +143,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="ended by SIGTERM")
-def test_the_service_learns_from_its_users_and_goes_on_after_a_restart(folder: Path) -> None:
+def test_the_service_learns_from_its_users_and_resumes_after_a_restart(folder: Path) -> None:
     with service(folder) as one:
         assert one.status("/best") == 404
         tried: set[int] = set()

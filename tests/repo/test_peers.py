@@ -1,4 +1,4 @@
-"""The benchmarks' peers compute what they are said to: a fast wrong answer is no peer."""
+"""Peers of the benchmarks compute the same results: a fast wrong answer is no comparison."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ NEEDS = {
 
 
 def load(name: str) -> ModuleType:
-    """The peer's module, or a skip where its library is not installed."""
+    """Import the module of a peer; skip the test if its library is missing."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what libraries say of one another at import
+        warnings.simplefilter("ignore")  # libraries warn about each other at import
         try:
             pytest.importorskip(NEEDS[name])
-        except Exception as error:  # it is there and does not load
+        except Exception as error:  # installed, but cannot be loaded
             pytest.skip(f"{NEEDS[name]} cannot be imported: {error}")
         skipped: dict[str, str] = {}
         modules = peers.load([name], skipped)
     assert not skipped
     module: ModuleType = modules[name]
     if hasattr(module, "compile_too"):
-        module.compile_too = False  # tens of seconds, and the eager code is what is compiled
+        module.compile_too = False  # compiling takes tens of seconds, and the eager code is the same
     return module
 
 
 def closed_form() -> ModuleType:
-    """The published loop without functorch and autograd."""
+    """Import the published loop without functorch and autograd."""
     load("published")
     from zopo_fast.bench.search import published as search_published
 
@@ -97,8 +97,8 @@ def test_published_reproduces_recorded_runs_in_float64(name: str, lookup: str) -
     np.testing.assert_allclose(run.uncertainty, g.data["uncertainty"], rtol=1e-4)
 
 
-def test_published_goes_on_where_the_published_loop_never_returns() -> None:
-    """Constant zero scores: no gradient, and in the end no unscored neighbour."""
+def test_published_returns_where_the_published_loop_would_not() -> None:
+    """With constant scores there is no gradient, and in the end no unscored neighbour."""
     published = load("published")
     Z = np.random.default_rng(0).normal(size=(30, 4))
     kernel = zf.NTK.random(4, initialization="normal")
@@ -115,10 +115,10 @@ def test_closed_form_has_the_published_jacobian_and_gradient(kind: str, toleranc
     published, closed = load("published"), closed_form()
     import torch
 
-    dtype, settings = getattr(torch, kind), OfficialSettings(sigma=10.0)  # the inverse is well conditioned
+    dtype, settings = getattr(torch, kind), OfficialSettings(sigma=10.0)  # well conditioned
     rng = np.random.default_rng(5)
     X, y = (torch.tensor(a, dtype=dtype) for a in (rng.normal(size=(30, 12)), rng.normal(size=30)))
-    X[:, 3] = 0.5  # constant: not scaled
+    X[:, 3] = 0.5  # a constant column is not scaled
     kernel = zf.NTK.random(12, width=16, depth=3, initialization="normal")
     theirs, ours = published.EmpiricalNTK(kernel, dtype), closed.ClosedFormNTK(kernel, dtype)
     for actual, expected in zip(ours.jacobian(X), theirs.jacobian(X), strict=True):
@@ -131,7 +131,7 @@ def test_closed_form_has_the_published_jacobian_and_gradient(kind: str, toleranc
             assert_close(a, b, 100 * tolerance)
 
 
-def test_closed_form_adam_is_the_published_one() -> None:
+def test_adam_of_the_closed_form_equals_the_published_one() -> None:
     closed = closed_form()
     import torch
 
@@ -145,8 +145,8 @@ def test_closed_form_adam_is_the_published_one() -> None:
         assert_close(ours.detach(), theirs.detach(), 1e-6)
 
 
-def test_closed_form_rounds_as_the_published_loop_does() -> None:
-    """In float32 the variance at observed points is noise of one size, far above the exact 1e-4."""
+def test_the_closed_form_rounds_like_the_published_loop() -> None:
+    """In float32 both have rounding errors of one size in the variance, far above the exact 1e-4."""
     published, closed = load("published"), closed_form()
     import torch
 
@@ -180,7 +180,9 @@ def test_closed_form_rounds_as_the_published_loop_does() -> None:
     ("name", "tolerance"),
     [("torch_closed", 1e-13), ("numpy_closed", 1e-13), ("neural_tangents_peer", 1e-12), ("published", 1e-5)],
 )
-def test_gram(name: str, tolerance: float, problem: dict[str, Any], rng: np.random.Generator) -> None:
+def test_the_gram_matrix_of_a_peer_is_ours(
+    name: str, tolerance: float, problem: dict[str, Any], rng: np.random.Generator
+) -> None:
     """The published peer computes in float32."""
     module, kernel, X = load(name), problem["kernel"], problem["X"]
     Y = rng.normal(size=(7, X.shape[1]))
@@ -192,7 +194,9 @@ def test_gram(name: str, tolerance: float, problem: dict[str, Any], rng: np.rand
 
 
 @pytest.mark.parametrize("name", ["torch_closed", "numpy_closed", "gpytorch_peer"])
-def test_processes_with_our_kernel(name: str, problem: dict[str, Any], rng: np.random.Generator) -> None:
+def test_the_posterior_of_a_peer_is_ours(
+    name: str, problem: dict[str, Any], rng: np.random.Generator
+) -> None:
     found = load(name).processes(**problem)
     ours = zf.GaussianProcess(problem["kernel"], problem["noise"])
     ours.append(problem["X"], problem["y"])
@@ -212,7 +216,7 @@ def test_processes_with_our_kernel(name: str, problem: dict[str, Any], rng: np.r
 
 
 @pytest.mark.parametrize("name", ["torch_closed", "numpy_closed", "sklearn_peer", "gpytorch_peer"])
-def test_growing_and_shrinking_is_fitting_anew(name: str, problem: dict[str, Any]) -> None:
+def test_a_grown_and_shrunk_process_equals_a_new_fit(name: str, problem: dict[str, Any]) -> None:
     module = load(name)
     X, y = problem["X"], problem["y"]
     kernel, noise = problem["kernel"], problem["noise"]
@@ -225,15 +229,15 @@ def test_growing_and_shrinking_is_fitting_anew(name: str, problem: dict[str, Any
         whole, grown = after[label], process.appended(process.points(X[-1:]), float(y[-1]))
         if hasattr(grown, "predict"):
             assert_close(grown.predict(at)[1], whole.predict(at)[1], 1e-8)
-        else:  # a library's own model
+        else:  # the model of a library
             assert_close(grown(at).mean.detach(), whole.predict(at)[0], 1e-8)
         if hasattr(whole, "removed"):
             assert_close(whole.removed(len(X) - 1).predict(at)[0], process.predict(at)[0], 1e-8)
 
 
 @pytest.mark.parametrize("name", ["torch_closed", "numpy_closed"])
-def test_searches_ask_what_zopo_asks(name: str, rng: np.random.Generator) -> None:
-    """Exploration, new centers and the choice of noise included."""
+def test_the_search_of_a_peer_asks_the_same_prompts(name: str, rng: np.random.Generator) -> None:
+    """The run includes exploration, new centers and the selection of the noise."""
     module = load(name)
     Z = rng.normal(size=(250, 12))
     scores = np.sin(Z @ rng.normal(size=12))
@@ -256,7 +260,7 @@ def test_the_botorch_search_runs(rng: np.random.Generator) -> None:
     assert len(set(search.evaluated)) == 15
 
 
-def test_a_peer_that_cannot_be_loaded_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'")
 
@@ -266,7 +270,7 @@ def test_a_peer_that_cannot_be_loaded_is_skipped_with_the_reason(monkeypatch: py
     assert skipped == {"the published algorithm in PyTorch": "ModuleNotFoundError: No module named 'torch'"}
 
 
-def test_a_case_that_fails_is_skipped_with_the_reason() -> None:
+def test_a_failing_case_is_skipped_with_the_reason() -> None:
     def fails() -> None:
         raise RuntimeError("no compiler\nand a long story")
 

@@ -1,4 +1,4 @@
-"""README.md does what it says: its code runs, its options, targets, files and names exist."""
+"""Documents against the package: code blocks run, and options, targets, files and names exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def blocks(language: str) -> list[str]:
 
 
 def shell_lines() -> list[list[str]]:
-    """Words of every command in the shell blocks, continued lines joined, comments left out."""
+    """Split the commands of the shell blocks into words, without comments, continued lines joined."""
     text = "\n".join(blocks("sh")).replace("\\\n", " ")
     return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
 
@@ -80,27 +80,26 @@ def test_options_exist(subcommand: str) -> None:
 
 def test_options_in_the_text_exist() -> None:
     known = frozenset().union(*map(options_of, ("optimize", "generate", "landscape", "serve")))
-    quoted = [
-        word for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT) for word in options_in(code.split())
-    ]
-    quoted = [option for option in quoted if option not in {"--no-deps"}]  # pip's
+    # Options of pip are not ours.
+    codes = [code.split() for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)]
+    quoted = [word for words in codes if "pip" not in words for word in options_in(words)]
     assert {"--config", "--resume"} <= set(quoted)
     assert set(quoted) <= known
 
 
-def test_the_reader_of_options_reads_them() -> None:
+def test_options_are_found_in_a_command() -> None:
     assert options_in(["a", "--out=x", "-n", "3", "-1", "--dry-run"]) == ["--out", "-n", "--dry-run"]
     assert "--bogus" not in options_of("optimize")
 
 
-def test_commands_shown_can_be_run(tmp_path: Path) -> None:
-    """With a composed pool in place of the model's, and every call left out."""
+def test_shown_commands_run(tmp_path: Path) -> None:
+    """Every command runs with --dry-run, on a composed pool instead of a generated one."""
     bench = Bench(tmp_path)
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for words in commands("generate"):
         done = bench.run(*words, "--how", "compose")
         assert done.code == 0, done
-    whole = [words for words in commands("optimize") if "--resume" not in words]  # test_cli_resume has those
+    whole = [words for words in commands("optimize") if "--resume" not in words]  # covered by test_cli_resume
     for words in [*whole, *commands("landscape")]:
         done = bench.run(*words, *([] if "--dry-run" in words else ["--dry-run"]))
         assert done.code == 0, done
@@ -116,10 +115,10 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_files_named_exist() -> None:
+def test_named_files_exist() -> None:
     named = set(re.findall(r"\b(?:bench|csrc|docs|examples|tests|zopo_fast)/[\w./-]*\w", README))
     assert "examples/sentiment.jsonl" in named
-    for page, text in PAGES.items():  # links, from the page's own folder
+    for page, text in PAGES.items():  # links are relative to their page
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
             assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
     for name in named:
@@ -128,7 +127,7 @@ def test_files_named_exist() -> None:
         assert f"`{name}`" in README
 
 
-def test_extras_and_requirements_named_are_those_of_the_package() -> None:
+def test_named_extras_and_requirements_are_those_of_the_package() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     extras = re.findall(r"`\[(\w+)\]`", TEXT)
     assert extras
@@ -142,8 +141,8 @@ def test_extras_and_requirements_named_are_those_of_the_package() -> None:
     assert listed[1].strip().split(", ") == re.findall(r'"([a-z]+)', "\n".join(unconditional))
 
 
-def test_speed_figures_are_those_of_the_result_files() -> None:
-    """`python -m zopo_fast.bench.common.table README.md` changes nothing: no figure is edited by hand."""
+def test_speed_figures_come_from_the_result_files() -> None:
+    """`python -m zopo_fast.bench.common.table README.md` would change nothing."""
     from zopo_fast.bench.common.table import filled
 
     for page in ("README.md", "bench/README.md"):

@@ -1,4 +1,4 @@
-"""The comparison of searches: methods keep to the rules, and its figures are what they are said to be."""
+"""Comparison of searches: methods keep to the rules, and the figures are right."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLAN = Plan(seeds=2, budget=BUDGET, initial=INITIAL)
 
 @pytest.fixture
 def planted() -> Landscape:
-    """The nearer a prompt lies to the planted one, the more examples it gets right."""
+    """Make a landscape where prompts nearer to a planted one solve more examples."""
     Z = np.random.default_rng(0).normal(size=(60, 6))
     distance = np.linalg.norm(Z - Z[7], axis=1)
     right = np.round(EXAMPLES * (1.0 - distance / distance.max()))
@@ -63,7 +63,9 @@ def run_of(method: Method, landscape: Landscape, seed: int = 0) -> Run:
 
 
 @pytest.mark.parametrize("name", every())
-def test_a_method_keeps_to_its_budget_starts_where_all_do_and_repeats(name: str, planted: Landscape) -> None:
+def test_a_method_keeps_to_budget_and_initial_prompts_and_is_reproducible(
+    name: str, planted: Landscape
+) -> None:
     method = installed(name)
     run = run_of(method, planted, seed=3)
     assert run.asked[:INITIAL] == initial_points(60, INITIAL, 3)
@@ -87,11 +89,11 @@ def test_a_method_keeps_to_its_budget_starts_where_all_do_and_repeats(name: str,
         ("GP-EI, RBF", 14),
         ("GP-EI, infinite NTK", 14),
         ("NeuralUCB, INSTINCT", 14),
-        ("GP-TS, RBF", 8),  # it explores more than so few prompts allow
+        ("GP-TS, RBF", 8),  # explores too much for so few prompts
     ],
 )
 def test_good_methods_find_a_planted_optimum(name: str, least: int, planted: Landscape) -> None:
-    """In twenty runs; random search finds it in one of four."""
+    """Of twenty runs; random search finds the optimum in a quarter of them."""
 
     def found(method: Method) -> int:
         return sum(run_of(method, planted, seed).incumbents[-1] == 7 for seed in range(20))
@@ -100,7 +102,7 @@ def test_good_methods_find_a_planted_optimum(name: str, least: int, planted: Lan
     assert found(installed(name)) >= least
 
 
-def test_prompts_in_flight_are_asked_before_any_is_told(
+def test_prompts_in_flight_are_asked_before_the_first_score(
     planted: Landscape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most, told = 0, []
@@ -121,8 +123,8 @@ def test_prompts_in_flight_are_asked_before_any_is_told(
         assert run.asked == told
 
 
-def test_every_variant_is_another_search() -> None:
-    """On scores that are noise, in a pool larger than the small regions."""
+def test_every_variant_is_a_different_search() -> None:
+    """The scores are noise, and the pool is larger than the small regions."""
     rng = np.random.default_rng(0)
     noise = Landscape("noise", rng.normal(size=(150, 6)), rng.integers(2, size=(150, EXAMPLES)).astype(float))
 
@@ -136,7 +138,7 @@ def test_every_variant_is_another_search() -> None:
         assert first != second, (one, other)
 
 
-def test_only_methods_that_replay_are_given_the_scores(planted: Landscape) -> None:
+def test_only_replaying_methods_get_the_scores(planted: Landscape) -> None:
     class Looks(Method):
         name = "looks"
 
@@ -148,7 +150,7 @@ def test_only_methods_that_replay_are_given_the_scores(planted: Landscape) -> No
     assert [name for name, method in methods().items() if method.replays] == ["official, float32"]
 
 
-def test_a_pool_smaller_than_the_budget_is_searched_to_its_end() -> None:
+def test_a_pool_smaller_than_the_budget_is_searched_completely() -> None:
     small = Landscape("small", np.random.default_rng(1).normal(size=(9, 3)), np.eye(9, 4))
     for name, method in methods().items():
         if absent(*method.needs):
@@ -158,7 +160,7 @@ def test_a_pool_smaller_than_the_budget_is_searched_to_its_end() -> None:
         assert run.calls[-1] == 36, name
 
 
-def test_rounds_of_halving() -> None:
+def test_the_rounds_of_halving() -> None:
     rounds = [(190, 2), (95, 4), (48, 8), (24, 16), (12, 20)]
     assert SequentialHalving.rounds(190, 2, 20) == rounds
     assert SequentialHalving.cost(190, 2, 20) == 380 + 190 + 192 + 192 + 48
@@ -166,7 +168,7 @@ def test_rounds_of_halving() -> None:
 
 
 def test_halving_doubles_the_examples_of_the_better_half(planted: Landscape) -> None:
-    """160 calls carry 36 candidates to the end: 36 x 2 + 18 x 2 + 9 x 4 + 5 x 2; 37 would take 162."""
+    """36 candidates take 36 x 2 + 18 x 2 + 9 x 4 + 5 x 2 <= 160 calls; 37 would take 162."""
     run = run_of(methods()["TRIPLE, halving"], planted)
     calls = np.diff([0, *run.calls])
     np.testing.assert_array_equal(calls, [2] * 36 + [2] * 18 + [4] * 9 + [2] * 5)
@@ -178,7 +180,7 @@ def test_halving_doubles_the_examples_of_the_better_half(planted: Landscape) -> 
 
 
 class Scripted(Method):
-    """Asks what it is told to."""
+    """Method that makes given requests."""
 
     def __init__(self, *requests: tuple[int, int]) -> None:
         self.name, self.requests = "scripted", requests
@@ -192,7 +194,7 @@ class Scripted(Method):
 HAND = Landscape("hand", np.eye(3), np.array([[1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]], dtype=float))
 
 
-def test_a_run_counts_calls_and_holds_the_best_of_those_seen_most() -> None:
+def test_a_run_counts_calls_and_keeps_the_best_of_the_most_scored_prompts() -> None:
     method = Scripted((0, 1), (1, 2), (2, 2), (0, 3), (1, 2), (2, 9))
     run = replay(method, HAND, np.arange(4), 3, 1, 0)
     assert method.sent == [[1], [0, 1], [1, 0], [1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
@@ -202,12 +204,12 @@ def test_a_run_counts_calls_and_holds_the_best_of_those_seen_most() -> None:
     value = normalised(HAND.scores)
     np.testing.assert_array_equal(value, [0.5, 1.0, 0.0])
     np.testing.assert_array_equal(run.curve(value, [0, 1, 2, 4, 8, 12]), [0.0, 0.5, 0.5, 1.0, 0.5, 1.0])
-    assert run.calls_to(value, 0.95) == 10  # it was there before, and lost it
+    assert run.calls_to(value, 0.95) == 10  # reached earlier, and lost again
     assert run.calls_to(value, 0.4) == 1
     assert run.calls_to(np.array([0.5, 0.6, 0.0]), 0.95) == float("inf")
 
 
-def test_the_budget_cuts_a_request_and_ends_the_run() -> None:
+def test_the_budget_shortens_a_request_and_ends_the_run() -> None:
     method = Scripted((0, 4), (1, 4), (2, 4))
     run = replay(method, HAND, np.arange(4), 2, 1, 0)
     assert run.calls == [4, 8]
@@ -215,27 +217,27 @@ def test_the_budget_cuts_a_request_and_ends_the_run() -> None:
     assert run.calls == [3, 6, 8]
 
 
-def test_a_method_that_asks_for_what_it_has_is_named() -> None:
+def test_a_method_that_repeats_a_request_is_named() -> None:
     with pytest.raises(InputError, match="scripted: prompt 0 was scored on every example already"):
         replay(Scripted((0, 4), (0, 1)), HAND, np.arange(4), 3, 1, 0)
 
 
-def test_random_search_is_expected_to_end_where_all_draws_do() -> None:
+def test_the_expectation_of_random_search_is_that_of_all_draws() -> None:
     value = np.array([0.0, 0.3, 0.3, 1.0, 0.7])
     for k, expected in enumerate(expected_random(value, 5), start=1):
         drawn = [value[list(draw)].max() for draw in itertools.combinations(range(5), k)]
         assert expected == pytest.approx(np.mean(drawn), abs=1e-12)
 
 
-def test_halves_are_apart_and_differ_by_seed() -> None:
+def test_halves_are_disjoint_and_differ_by_seed() -> None:
     seen, unseen = halves(20, 5)
     assert len(seen) == len(unseen) == 10
     assert sorted([*seen, *unseen]) == list(range(20))
     assert set(seen) != set(halves(20, 6)[0])
 
 
-def test_selection_sees_one_half_alone() -> None:
-    """The second prompt is right on what is not seen and nothing else: best there, and not chosen."""
+def test_selection_sees_one_half_only() -> None:
+    """The second prompt solves the unseen half only: the best one there, and not chosen."""
     scores = np.zeros((2, 8))
     seen, unseen = halves(8, 0)
     scores[0, seen], scores[1, unseen] = 1.0, 1.0
@@ -247,7 +249,7 @@ def test_selection_sees_one_half_alone() -> None:
 # ---- figures -----------------------------------------------------------------------------------------
 
 
-def test_figures_of_a_hand_made_outcome() -> None:
+def test_the_figures_of_a_known_outcome() -> None:
     curves = np.array([[0.2, 0.4, 1.0, 1.0], [0.0, 0.5, 0.5, 0.9], [0.5, 0.5, 0.96, 0.96]])
     found = summary(Outcome(curves, np.array([30.0, np.inf, 30.0])), initial=2)
     assert found["seeds"] == 3
@@ -262,7 +264,7 @@ def test_figures_of_a_hand_made_outcome() -> None:
     assert prompts_to(curves.mean(axis=0), 0.99) is None
 
 
-def test_ranks_share_ties_and_intervals_hold_the_mean() -> None:
+def test_ties_share_ranks_and_intervals_contain_the_mean() -> None:
     values = np.array([[0.9, 0.5, 1.0], [1.0, 0.5, 1.0], [0.1, 0.6, 1.0]])
     np.testing.assert_array_equal(ranks(values), [[2, 2.5, 2], [1, 2.5, 2], [3, 1, 2]])
     per_seed = np.random.default_rng(0).normal(size=(2, 400))
@@ -271,7 +273,7 @@ def test_ranks_share_ties_and_intervals_hold_the_mean() -> None:
         assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.15)
 
 
-def test_methods_are_compared_over_all_landscapes_by_seeds_they_share() -> None:
+def test_methods_are_compared_over_all_landscapes_by_shared_seeds() -> None:
     def outcome(*finals: float) -> Outcome:
         return Outcome(np.array([[0.0, final] for final in finals]), np.zeros(len(finals)))
 
@@ -287,7 +289,7 @@ def test_methods_are_compared_over_all_landscapes_by_seeds_they_share() -> None:
     assert found["b"]["final"][0] == pytest.approx((0.5 + 0.8 + 0.6 + 0.2) / 4)
 
 
-def test_the_figures_of_the_landscapes_are_those_of_their_files() -> None:
+def test_the_documented_figures_of_landscapes_come_from_their_files() -> None:
     folder = search_quality.BENCH / "landscapes"
     told = re.findall(r"^\| (\w+) \| (\d+ x .*?) \|$", (folder / "README.md").read_text(), re.MULTILINE)
     assert {name for name, _ in told} == {landscape.name for landscape in load_folder(folder)}
@@ -317,7 +319,7 @@ def save(landscape: Landscape, folder: Path) -> None:
     np.save(folder / f"{landscape.name}.npy", landscape.Z)
 
 
-def test_the_number_of_processes_changes_nothing(planted: Landscape) -> None:
+def test_results_do_not_depend_on_the_number_of_processes(planted: Landscape) -> None:
     plan = Plan(seeds=12, budget=8, initial=3)
     names = ["random", "zopo_fast", "TRIPLE, halving"]
     alone, shared = (compare([planted], names, plan, workers) for workers in (1, 2))
@@ -331,7 +333,7 @@ def test_the_number_of_processes_changes_nothing(planted: Landscape) -> None:
 
 
 def test_methods_of_a_seed_are_paired(planted: Landscape) -> None:
-    """Until the last initial point their curves are the same."""
+    """The curves agree up to the last initial prompt."""
     found = compare([planted], ["random", "official", "zopo_fast"], PLAN)["unseen"]["planted"]
     first, *others = (outcome.curves[:, :INITIAL] for outcome in found.values())
     for other in others:
@@ -378,7 +380,7 @@ def test_the_command_writes_results(
     assert (out / "search_quality.png").exists() == (absent("matplotlib") is None)
 
 
-def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="no method is named 'x'; there are 'random'"):
         chosen(["x"])
     with pytest.raises(ConfigError, match="initial at most budget"):
@@ -396,14 +398,14 @@ def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "no method is named" in capsys.readouterr().err
 
 
-def test_what_is_not_installed_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_without_its_library_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_quality, "absent", lambda *names: "not there" if names else None)
     names, skipped = chosen([])
     assert "zopo_fast" in names
     assert set(skipped) == {"official, float32", "GP-EI, RBF", "GP-TS, RBF"}
 
 
-def test_blocks_that_are_kept_are_not_run_again(
+def test_kept_blocks_are_not_run_again(
     planted: Landscape, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = compare([planted], ["random"], PLAN, keep=tmp_path)
@@ -419,4 +421,4 @@ def test_blocks_that_are_kept_are_not_run_again(
     other = Landscape("planted", planted.Z, 1.0 - planted.scores)
     compare([other], ["random"], PLAN, keep=tmp_path)
     compare([planted], ["random"], Plan(seeds=2, budget=BUDGET, initial=INITIAL + 1), keep=tmp_path)
-    assert ran == ["zopo_fast", "random", "random"]  # other scores, other settings: other blocks
+    assert ran == ["zopo_fast", "random", "random"]  # other scores or settings make other blocks

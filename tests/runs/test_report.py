@@ -16,7 +16,7 @@ import zopo_fast as zf
 from zopo_fast.errors import OutputError
 from zopo_fast.llm import tokens
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.estimate import SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
+from zopo_fast.runs.estimate import MAX_SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
 from zopo_fast.runs.report import (
     BEST,
     CURVE,
@@ -253,7 +253,7 @@ def test_estimate_of_a_pool_that_is_yet_to_be_written(monkeypatch: pytest.Monkey
 
 
 def test_estimate_counts_what_is_sent_and_the_local_model_s_is_a_guess() -> None:
-    task, prompts = make_task(), [f"Say it in way {i}." for i in range(9)] * (SAMPLE // 4)
+    task, prompts = make_task(), [f"Say it in way {i}." for i in range(9)] * (MAX_SAMPLE // 4)
     one = tokens.count_messages(
         [{"role": "user", "content": "Instruction: Say it in way 1.\n\nInput: question 1\n\nOutput:"}],
         "gpt-4",

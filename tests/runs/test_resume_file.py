@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,29 @@ def test_the_embeddings_are_made_once(tmp_path: Path) -> None:
     assert embedder.made == 1
     with Store.open(tmp_path / "study.sqlite3") as store:
         assert zf.Usage(**store.get("embedding")) == embedder.usage
+
+
+def test_a_metric_object_is_identified_by_its_class(tmp_path: Path) -> None:
+    """Such an object may be impossible to copy, pickle or write as JSON."""
+
+    class Graded:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __call__(self, answer: str, references: list[str]) -> float:
+            with self.lock:
+                return float(answer in references)
+
+    class Other(Graded):
+        pass
+
+    path = tmp_path / "study.sqlite3"
+    models = [Model(), Model()]
+    results = [go(path, model, task=replace(SMALL, metric=Graded()), racing=False) for model in models]
+    assert models[1].calls == []
+    assert results[0].trials == results[1].trials
+    with pytest.raises(zf.StudyMismatchError, match="begun with something else: task: "):
+        go(path, Model(), task=replace(SMALL, metric=Other()), racing=False)
 
 
 def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_state_continues_identically(device: str, problems: Any) -> None:
     with pytest.raises(zf.EmbeddingMismatchError, match="6 pools"):
         zf.ZopoBatch.from_state(pools[1:], state, device)
     state["studies"][2]["log"][3][0] += 1
-    with pytest.raises(zf.InputError, match="study 2 asked for prompt"):
+    with pytest.raises(zf.InputError, match="search 2 asked for prompt"):
         zf.ZopoBatch.from_state(pools, state, device)
     with pytest.raises(zf.InputError, match="version"):
         zf.ZopoBatch.from_state(pools, {"version": 9}, device)

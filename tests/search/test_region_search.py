@@ -1,47 +1,23 @@
-"""The default search: regions, trust regions, pending and partial scores, switches, extreme scores."""
+"""Search by regions: partial scores, noise, prior data, discards, batches, restoring."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from region_tools import landscape, made, search_of
-from search_tools import play, pool, score
+from region_tools import REGIONS, SEARCHES, assert_same_model, landscape, made, model_of, search_of
+from search_tools import score
 from time_tools import time_limit
 
 import zopo_fast as zf
 
-REGIONS = {"whole": 1024, "trust region": 16}
-SEARCHES = ["improvement", "thompson"]
-
-
-def model_of(opt: zf.Zopo) -> dict[int, tuple[float, float]]:
-    """What the model says of each member, the scores' unit taken anew."""
-    search = search_of(opt)
-    search._sync()
-    assert search._model is not None
-    search._refresh(search._model)
-    search._sync()
-    mean, variance = search._model.posterior()
-    return {int(i): (mean[c], variance[c]) for c, i in enumerate(search._members)}
-
-
-def assert_same_model(a: dict[int, tuple[float, float]], b: dict[int, tuple[float, float]]) -> None:
-    assert a.keys() == b.keys()
-    for i, known in a.items():
-        assert known == pytest.approx(b[i], abs=1e-4)
-
-
-# ---- partial scores, noise, prior data, discards ---------------------------------------------------
-
 
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
-def test_the_model_is_that_of_the_scores_as_they_stand(search: str, region: int) -> None:
-    """Partial scores that were replaced, in any mix with other calls, leave nothing behind in it."""
+def test_the_model_holds_the_current_scores_only(search: str, region: int) -> None:
+    """Replaced partial scores leave no trace in the model, in any mix with other calls."""
     rng, opt = np.random.default_rng(0), made(search=search, region=region)
     checked = 0
     while not opt.done:
@@ -78,7 +54,7 @@ def test_the_model_is_that_of_the_scores_as_they_stand(search: str, region: int)
     assert checked > 20
 
 
-def test_a_final_score_counts_as_if_there_had_been_no_partial_one() -> None:
+def test_a_final_score_replaces_partial_ones() -> None:
     models = []
     for partial in (True, False):
         opt = made()
@@ -88,14 +64,14 @@ def test_a_final_score_counts_as_if_there_had_been_no_partial_one() -> None:
                 opt.tell(i, 5.0, noise=4.0, final=False)
                 opt.tell(i, score(i) + 0.1, noise=0.1, final=False)
             opt.tell(i, score(i))
-            if k == 7:  # from here on the asks may differ
+            if k == 7:  # later asks may differ
                 models.append(model_of(opt))
                 break
     assert_same_model(*models)
 
 
-def test_a_score_that_is_replaced_is_replaced_at_once() -> None:
-    """Not only when the scores' unit is next taken anew, at which the model is filled again anyway."""
+def test_a_replaced_score_leaves_the_model_at_once() -> None:
+    """The model does not keep it until the next rescaling, which fills the model again anyway."""
     opt = made(initial=30)
     out = opt.ask(30)
     for i in out[2:]:
@@ -121,15 +97,15 @@ def test_a_score_that_is_replaced_is_replaced_at_once() -> None:
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:
-    """Two tight groups of prompts, 100 each, and which one each belongs to."""
+    """Make two tight groups of 100 prompts each, and the group of every prompt."""
     rng = np.random.default_rng(0)
     label = np.arange(200) % 2
     return rng.normal(size=(200, 6)) * 0.5 + 3.0 * label[:, None], label
 
 
 @pytest.mark.parametrize("region", [1024, 64])
-def test_a_very_noisy_score_counts_little(region: int) -> None:
-    """One prompt of a group is said to be best, exactly or not at all reliably."""
+def test_a_score_with_much_noise_counts_little(region: int) -> None:
+    """One prompt gets the best score, with no, little or much noise."""
     Z, label = clusters()
     inside = {}
     for noise in (None, 0.01, 100.0):
@@ -152,7 +128,7 @@ def test_a_very_noisy_score_counts_little(region: int) -> None:
 
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
-def test_units_of_score_and_noise(search: str, region: int) -> None:
+def test_units_of_score_and_noise_do_not_matter(search: str, region: int) -> None:
     runs = []
     for unit in (1.0, 2.0**10, 2.0**-300, 2.0**300):
         opt, order = made(search=search, region=region), []
@@ -166,7 +142,7 @@ def test_units_of_score_and_noise(search: str, region: int) -> None:
 
 @pytest.mark.parametrize("when", ["before the first ask", "while the first are out", "in mid-run"])
 def test_prior_data_outside_the_trust_region_moves_it(when: str) -> None:
-    """A prompt never asked, far from all that was, is by far the best: its neighbours are next."""
+    """A prompt far from all asked ones has by far the best score: its neighbours are asked next."""
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(3000, 8))
     Z[:200] += 8.0
@@ -222,7 +198,7 @@ def test_a_discarded_prompt_is_neither_pending_nor_offered(search: str, region: 
 
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_batch_is_as_many_single_asks(search: str, region: int) -> None:
+def test_a_batch_equals_single_asks(search: str, region: int) -> None:
     one, many = (made(search=search, region=region) for _ in range(2))
     for n in (3, 8, 5, 1, 7):
         batch = many.ask(n)
@@ -234,8 +210,8 @@ def test_a_batch_is_as_many_single_asks(search: str, region: int) -> None:
     assert one.pending == many.pending
 
 
-def test_what_is_pending_spreads_a_batch() -> None:
-    """A batch is not the best few of one moment, which lie together: fantasised scores push them apart."""
+def test_pending_prompts_spread_a_batch() -> None:
+    """The best few candidates of one moment lie together; fantasised scores push a batch apart."""
     Z, _ = clusters()
     f = Z @ np.linspace(1, 2, 6)
     spread = []
@@ -244,7 +220,7 @@ def test_what_is_pending_spreads_a_batch() -> None:
         for i in opt.ask(10):
             opt.tell(i, float(f[i]))
         opt.ask()
-        if excluded:  # as if nothing was known of those pending
+        if excluded:  # without the pending ones
             model = search_of(opt)._model
             assert model is not None
             picks = [int(search_of(opt)._members[c]) for c in _without_fantasies(opt, 8)]
@@ -266,183 +242,9 @@ def _without_fantasies(opt: zf.Zopo, n: int) -> list[int]:
     return picks
 
 
-# ---- switches --------------------------------------------------------------------------------------
-
-SWITCHES: dict[str, dict[str, Any]] = {
-    "power": {"power": 1},
-    "no emphasis": {"emphasis": 0.0},
-    "much emphasis": {"emphasis": 3.0},
-    "zscore": {"zscore": True},
-    "noise": {"noise": 1.0},
-    "thompson": {"search": "thompson"},
-    "region": {"region": 20},
-    "seed": {"seed": 9},
-}
-
-
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_each_switch_changes_the_run(switch: str) -> None:
-    Z = pool(200) * np.linspace(0.5, 3, 6)
-    runs = [
-        play(zf.Zopo(Z, zf.ZopoConfig(**{"budget": 80, "initial": 8, "seed": 2, **changed})))
-        for changed in ({}, SWITCHES[switch])
-    ]
-    assert runs[0] != runs[1]
-    if switch != "seed":
-        assert runs[0][:8] == runs[1][:8]  # the same initial points
-
-
-def test_the_step_along_the_gradient_changes_the_region() -> None:
-    members = []
-    for step in (0.0, 0.5, 2.0):
-        opt = made(m=400, region=40, step=step)
-        for i in opt.ask(8):
-            opt.tell(i, float(pool(400)[i] @ np.ones(6)))
-        opt.ask()
-        members.append(set(search_of(opt)._members.tolist()))
-        assert len(members[-1]) == 40 + 8
-    assert members[0] != members[1] != members[2]
-    Z = pool(400) @ np.ones(6)
-    level = [float(np.mean(Z[sorted(m)])) for m in members]
-    assert level[0] < level[1] < level[2]  # uphill
-
-
-KERNELS: dict[str, Callable[[], Any]] = {
-    "infinite": lambda: zf.InfiniteNTK(3, parametrization="standard"),
-    "finite": lambda: zf.NTK.random(6, width=16, depth=2, seed=1),
-    "several": lambda: [zf.NTK.random(6, seed=s) for s in range(3)],
-    "mixed": lambda: [zf.InfiniteNTK(1), zf.NTK.random(6, seed=0)],
-}
-
-
-@pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_kernels(kernel: str, search: str, region: int) -> None:
-    order = play(made(kernel=KERNELS[kernel](), search=search, region=region))
-    assert len(set(order)) == 60
-    assert order == play(made(kernel=KERNELS[kernel](), search=search, region=region))
-    assert order != play(made(search=search, region=region))
-
-
-def test_the_default_kernel_by_name_is_the_default() -> None:
-    from zopo_fast.search.problem import DEFAULT_KERNEL
-
-    assert play(made(kernel=DEFAULT_KERNEL)) == play(made()) == play(made(kernel=[DEFAULT_KERNEL]))
-
-
-def test_the_native_kernel_is_that_of_python() -> None:
-    """The same kernel twice is their mean, computed by its Python form: the same model but for rounding."""
-    from zopo_fast.search.problem import DEFAULT_KERNEL
-
-    models = []
-    for kernel in (DEFAULT_KERNEL, [DEFAULT_KERNEL, DEFAULT_KERNEL]):
-        opt = made(kernel=kernel)
-        for i in opt.ask(8):
-            opt.tell(i, score(i))
-        models.append(model_of(opt))
-    assert_same_model(*models)
-
-
-@pytest.mark.parametrize(
-    ("name", "bad"),
-    [
-        *(("region", v) for v in (0, -1, 2.5, "x", None, True)),
-        *(("power", v) for v in (0, 3, -1, 1.5, None)),
-        *(("emphasis", v) for v in (-0.1, np.nan, np.inf, "x", None)),
-        *(("patience", v) for v in (-1, 0.5, "x", None)),
-        *(("zscore", v) for v in (0, 1, "yes", None)),
-        *(("noise", v) for v in (0.0, -1.0, np.nan, np.inf, "x")),
-        *(("step", v) for v in (-1.0, np.nan, np.inf, "x")),
-        *(("search", v) for v in ("", "Improvement", None, 3, "random")),
-    ],
-)  # fmt: skip
-def test_settings_that_cannot_be(name: str, bad: Any) -> None:
-    with pytest.raises(zf.ConfigError, match=name):
-        zf.ZopoConfig(**{name: bad})
-
-
-# ---- scores of any size ----------------------------------------------------------------------------
-
-SCORES: dict[str, Callable[[int], float]] = {
-    "1e300": lambda i: 1e300 * score(i),
-    "-1e300": lambda i: -1e300,
-    "both ends": lambda i: (1.7e308, -1.7e308, 0.0)[i % 3],
-    "1e-300 apart": lambda i: 1e-300 * i,
-    "1e-160 apart": lambda i: 1e-160 * (i % 7),
-    "denormal": lambda i: 5e-324 * (i % 5),
-    "a rounding apart": lambda i: 1.0 + 2e-16 * (i % 3),
-    "all equal": lambda i: 3.3,
-    "on a hill": lambda i: 1e9 + score(i),
-    "one far above": lambda i: 1e200 if i == 25 else score(i),
-    "one far below": lambda i: -1e308 if i == 25 else score(i),
-}
-
-
-@pytest.mark.parametrize("noise", [None, 1e-300, 1.0, 1.7e308])
-@pytest.mark.parametrize("scores", SCORES)
-def test_scores_of_any_size(scores: str, noise: float | None) -> None:
-    """No warning, no error, each prompt once; whatever the search and its settings."""
-    f = SCORES[scores]
-    for settings in (
-        {}, {"emphasis": 0.0}, {"emphasis": 30.0}, {"region": 16}, {"region": 16, "emphasis": 0.0},
-        {"search": "thompson"}, {"search": "thompson", "emphasis": 0.0, "region": 16},
-    ):  # fmt: skip
-        opt, order = made(m=80, budget=40, **settings), []
-        while not opt.done:
-            order.append(i := opt.ask())
-            if i % 4 == 0:
-                opt.tell(i, f(i), noise=noise, final=False)
-            opt.tell(i, f(i), noise=noise if i % 2 else None)
-        assert len(set(order)) == 40
-
-
-@pytest.mark.parametrize("scores", ["1e300", "1e-160 apart", "on a hill"])
-def test_small_and_large_scores_are_told_apart(scores: str) -> None:
-    """Not only survived: the same run as in a usual unit."""
-    plain = {"1e300": score, "1e-160 apart": lambda i: float(i % 7), "on a hill": score}[scores]
-    unit = {"1e300": 2.0**990, "1e-160 apart": 2.0**-530, "on a hill": 1.0}[scores]
-    shift = 2.0**20 if scores == "on a hill" else 0.0
-    for settings in ({}, {"emphasis": 0.0}, {"region": 16}, {"search": "thompson"}):
-        runs = []
-        for a, b in ((0.0, 1.0), (shift, unit)):
-            runs.append(play(made(**settings), lambda i, a=a, b=b: a + b * round(plain(i) * 1024) / 1024))
-        same = sum(x == y for x, y in zip(*runs, strict=True))
-        assert same == 60 or (shift and same >= 20)
-
-
-@pytest.mark.parametrize("noise", [1e-300, 1e-12, 1e-6, 1e6, 1e300])
-def test_noise_settings_of_any_size(noise: float) -> None:
-    """Also with prompts that coincide and scores of theirs that do not."""
-    Z = pool(80)
-    Z[40:] = Z[:40]
-    for region in REGIONS.values():
-        for search in SEARCHES:
-            opt = zf.Zopo(Z, zf.ZopoConfig(budget=80, initial=8, noise=noise, region=region, search=search))
-            with time_limit():
-                assert sorted(play(opt)) == list(range(80))
-
-
-def test_exact_scores_are_believed() -> None:
-    """With little noise the model's mean at a scored prompt is its score, coincident prompts or not."""
-    Z = pool(80)
-    Z[40:] = Z[:40]
-    opt = zf.Zopo(Z, zf.ZopoConfig(budget=60, initial=20, noise=1e-9, emphasis=0.0))
-    f = Z @ np.linspace(-1, 1, 6)
-    for i in opt.ask(20):
-        opt.tell(i, float(f[i]))
-    model, search = model_of(opt), search_of(opt)
-    for i in opt._seen.indices:
-        assert model[i][0] == pytest.approx(search._transform.value(float(f[i])), abs=0.02)
-        assert model[(i + 40) % 80][0] == pytest.approx(model[i][0], abs=0.02)
-
-
-# ---- the same again --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("search", SEARCHES)
-def test_restored_in_the_middle_with_prompts_pending(search: str) -> None:
-    """In a large pool, after moves of the region, with partial scores out; as JSON."""
+def test_a_restored_search_continues_alike(search: str) -> None:
+    """The state is restored from JSON in a large pool, after moves of the region, with prompts pending."""
     Z, f = landscape(3000, 8, 1)
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=120, initial=10, region=64, patience=2, search=search, seed=3))
     rng = np.random.default_rng(0)

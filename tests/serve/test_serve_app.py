@@ -17,7 +17,7 @@ from aiohttp import web
 from serve_tools import SECONDS, TOKEN, Client, packed, pool, served
 
 from zopo_fast.errors import StoreBusyError
-from zopo_fast.serve.config import Limits, ServeConfig
+from zopo_fast.serve.config import ServeConfig, ServerLimits
 from zopo_fast.serve.http.problems import _STATUS, Problem
 from zopo_fast.serve.http.response import PreformattedResponse
 from zopo_fast.serve.server import Server, create_app
@@ -240,7 +240,7 @@ def test_an_expected_body_is_refused_before_it_is_sent(tmp_path: Path) -> None:
             )
             return connection.recv(4096)
 
-    with served(tmp_path / "data", Limits(max_body=1000, stop_timeout=1)) as server:
+    with served(tmp_path / "data", ServerLimits(max_body=1000, stop_timeout=1)) as server:
         assert sent(server.url, 1000).startswith(b"HTTP/1.1 100 Continue\r\n")
         assert sent(server.url, 1001).startswith(b"HTTP/1.1 413 ")
 
@@ -259,7 +259,7 @@ def test_a_problem_has_the_standard_reason_phrase_as_title() -> None:
 
 def test_a_detail_says_what_was_wrong_where_and_what_to_do(tmp_path: Path) -> None:
     with (
-        served(tmp_path / "data", Limits(max_pending=2, stop_timeout=5)) as server,
+        served(tmp_path / "data", ServerLimits(max_pending=2, stop_timeout=5)) as server,
         Client(server.url) as call,
     ):
         study = call.study()

@@ -17,7 +17,7 @@ from time_tools import until
 
 from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
-from zopo_fast.serve.config import Limits, ServeConfig, is_loopback
+from zopo_fast.serve.config import ServeConfig, ServerLimits, is_loopback
 from zopo_fast.serve.logs import json_logging
 
 
@@ -52,7 +52,7 @@ def test_without_a_token_a_request_from_a_browser_is_forbidden(tmp_path: Path) -
 def test_a_host_beyond_loopback_needs_a_token(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", ""):
         assert not is_loopback(host)
-        with pytest.raises(ConfigError, match="only with a token"):
+        with pytest.raises(ConfigError, match="needs a token"):
             ServeConfig(data=tmp_path, host=host)
         ServeConfig(data=tmp_path, host=host, token=TOKEN)
     for host in ("127.0.0.1", "127.8.0.1", "::1", "localhost"):
@@ -61,7 +61,7 @@ def test_a_host_beyond_loopback_needs_a_token(tmp_path: Path) -> None:
         ServeConfig(data=tmp_path, token="short")
     assert TOKEN not in repr(ServeConfig(data=tmp_path, token=TOKEN))
     with pytest.raises(ConfigError, match="max_pool"):
-        Limits(max_pool=0)
+        ServerLimits(max_pool=0)
 
 
 def test_the_command_reports_invalid_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_the_command_reports_invalid_options(tmp_path: Path, monkeypatch: pytest
         assert isinstance(done.exception, ConfigError)
         return str(done.exception)
 
-    assert "only with a token" in refused("--host", "0.0.0.0")
+    assert "needs a token" in refused("--host", "0.0.0.0")
     assert "cannot be read" in refused("--token-file", str(tmp_path / "none"))
     (tmp_path / "token").write_text(" \n")
     assert "holds no token" in refused("--token-file", str(tmp_path / "token"))

@@ -17,7 +17,7 @@ import pytest
 from serve_tools import SECONDS, Client, Process, packed, pool, served
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.events import JobEvents
 from zopo_fast.serve.models import load_models
 
@@ -203,6 +203,21 @@ def test_a_job_runs_to_its_result_and_its_events_can_be_followed_and_resumed(
     assert KEY.encode() not in kept
 
 
+def test_a_follower_that_disconnects_is_not_a_failure(
+    tmp_path: Path, models: Path, model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        model.go.clear()
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        until(call, name, "running")
+        with followed(server.url, name) as response:
+            next(events(response))
+        model.go.set()
+        until(call, name, "done")
+        assert "zopo_problems_total{" not in call.ok("GET", "/metrics").decode()
+    assert not [record for record in caplog.records if record.message == "request failed"]
+
+
 def test_a_job_stops_at_its_limits_and_its_result_names_the_limit(
     tmp_path: Path, models: Path, model: Model
 ) -> None:
@@ -219,7 +234,7 @@ def test_jobs_are_queued_and_a_cancelled_one_keeps_its_results(
     tmp_path: Path, models: Path, model: Model
 ) -> None:
     with (
-        served(tmp_path / "data", Limits(max_jobs=1, stop_timeout=5), models=models) as server,
+        served(tmp_path / "data", ServerLimits(max_jobs=1, stop_timeout=5), models=models) as server,
         Client(server.url) as call,
     ):
         model.go.clear()

@@ -12,7 +12,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 from serve_tools import TOKEN, Client, InThread, served, table
 
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 
 # Examples for each operation with a body, valid and invalid each; half as many for the others.
 EXAMPLES = int(os.environ.get("ZOPO_SERVE_EXAMPLES", "10"))
@@ -21,7 +21,7 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InThread]:
-    limits = Limits(
+    limits = ServerLimits(
         max_body=200_000, max_pool=500, max_studies=60, max_jobs=1, max_kept_jobs=20, stop_timeout=5
     )
     with served(tmp_path_factory.mktemp("data"), limits, token=TOKEN) as running:

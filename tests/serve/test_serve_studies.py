@@ -14,7 +14,7 @@ from serve_tools import Client, InThread, packed, pool, served
 from time_tools import HANG
 
 import zopo_fast as zf
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.studies import study as study_module
 
 
@@ -190,7 +190,9 @@ def test_bodies_other_than_plain_json_are_refused(call: Client) -> None:
 
 
 def test_the_limits_hold(tmp_path: Path) -> None:
-    limits = Limits(max_body=20_000, max_pool=40, max_studies=2, max_pending=3, max_events=10, max_scores=3)
+    limits = ServerLimits(
+        max_body=20_000, max_pool=40, max_studies=2, max_pending=3, max_events=10, max_scores=3
+    )
     with served(tmp_path / "data", limits) as server, Client(server.url) as call:
         too_long = call("POST", "/v1/studies", {"texts": ["x" * 30_000]})
         assert (too_long.status, too_long.body["error"]) == (413, "BodyTooLarge")
@@ -220,7 +222,7 @@ def test_the_limits_hold(tmp_path: Path) -> None:
 def test_a_slow_body_times_out(tmp_path: Path) -> None:
     import socket
 
-    with served(tmp_path / "data", Limits(body_timeout=0.2, stop_timeout=5)) as server:
+    with served(tmp_path / "data", ServerLimits(body_timeout=0.2, stop_timeout=5)) as server:
         host, port = server.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=15) as connection:
             connection.sendall(

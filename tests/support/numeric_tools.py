@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Golden(NamedTuple):
-    """One golden file: its arrays by name, and its network."""
+    """Content of a golden file: arrays by name, and a network."""
 
     data: dict[str, Any]
     weights: list[np.ndarray]
@@ -20,7 +20,7 @@ class Golden(NamedTuple):
 
 
 def load_golden(name: str) -> Golden:
-    """Read tests/golden/NAME.npz; W0.., b0.. are collected into the network."""
+    """Read tests/golden/NAME.npz; the arrays W0.., b0.. make the network."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         data = {key: file[key] for key in file.files}
     layers = sum(key[0] == "W" for key in data)
@@ -28,7 +28,7 @@ def load_golden(name: str) -> Golden:
 
 
 def golden_names(kind: str) -> list[str]:
-    """Names of the golden files of a kind; never empty, so that no test is quietly left out."""
+    """List the golden files of a kind; fail if there are none, so that no test vanishes silently."""
     names = sorted(path.stem for path in GOLDEN.glob(f"{kind}_*.npz"))
     assert names, f"no golden files {kind}_*.npz in {GOLDEN}"
     return names
@@ -37,14 +37,14 @@ def golden_names(kind: str) -> list[str]:
 def random_network(
     rng: np.random.Generator, dim: int, widths: list[int]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Weights ~ N(0, 2 / fan_in) and biases ~ N(0, 0.25), hidden layers of these widths."""
+    """Draw weights ~ N(0, 2 / fan_in) and biases ~ N(0, 0.25) for hidden layers of these widths."""
     sizes = [dim, *widths, 1]
     weights = [rng.normal(size=(o, i)) * np.sqrt(2.0 / i) for i, o in pairwise(sizes)]
     return weights, [0.5 * rng.normal(size=o) for o in sizes[1:]]
 
 
 def assert_close(actual: Any, expected: Any, rtol: float, scale: float | None = None) -> None:
-    """Shapes agree, and the largest difference is at most rtol of the largest expected entry (or scale)."""
+    """Check the shape, and that no entry differs by more than rtol * `scale` (default: max |expected|)."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     if expected.size == 0:

@@ -1,8 +1,8 @@
-"""Random problems for the property tests, and the rounding errors that their sizes allow.
+"""Random problems for property tests, and bounds of their rounding errors.
 
-No tolerance here is chosen: each is a first-order bound. A sum of products is off by at most its
-number of roundings times eps times the same sum over absolute values, and that sum is the reference
-itself, run on the absolute values of weights, biases and points (all units are then on).
+The tolerances are first-order bounds, not chosen. The error of a sum of products is at most its number of
+roundings times eps times the same sum over absolute values. The reference computes that sum on the absolute
+values of weights, biases and points, with all units active.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCORES = ["random", "all equal", "one differs", "huge", "tiny"]
 
 
 class Problem(NamedTuple):
-    """A network, observations with their noise variances, and points to ask about."""
+    """Network, observations with their noise variances, and query points."""
 
     W: list[np.ndarray]
     b: list[np.ndarray]
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 
 def points(rng: np.random.Generator, shape: str, n: int, d: int) -> np.ndarray:
-    """n points of dimension d, in a general or an awkward position."""
+    """Make points (n, d) in a general or degenerate position."""
     X = rng.normal(size=(n, d))
     if shape == "duplicates":
         return X[rng.integers(0, max(1, n // 3), size=n)]
@@ -48,7 +48,7 @@ def points(rng: np.random.Generator, shape: str, n: int, d: int) -> np.ndarray:
 
 
 def scores(rng: np.random.Generator, kind: str, n: int) -> np.ndarray:
-    """n scores, in units from 1e-9 to 1e9."""
+    """Make scores (n,), in units from 1e-9 to 1e9."""
     y = rng.normal(size=n)
     if kind == "all equal":
         return np.full(n, y[0])
@@ -58,15 +58,15 @@ def scores(rng: np.random.Generator, kind: str, n: int) -> np.ndarray:
 
 
 @st.composite
-def problems(draw: st.DrawFn, most: int = 24, least_noise: float = -6.0) -> Problem:
-    """Any size, depth, width, position, scores and noise; noise is 10^least_noise to 10 mean diagonals."""
+def problems(draw: st.DrawFn, most: int = 24, min_noise: float = -6.0) -> Problem:
+    """Draw a problem of any size; noise is 10^min_noise to 10 times the mean diagonal of the kernel."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     n, d = draw(st.integers(1, most), label="n"), draw(st.integers(1, 12), label="d")
     widths = draw(st.lists(st.integers(1, 12), min_size=1, max_size=4), label="widths")
     W, b = random_network(rng, d, widths)
     X = points(rng, draw(st.sampled_from(SHAPES), label="points"), n, d)
     y = scores(rng, draw(st.sampled_from(SCORES), label="scores"), n)
-    level = draw(st.floats(least_noise, 1.0), label="log10 noise")
+    level = draw(st.floats(min_noise, 1.0), label="log10 noise")
     spread = draw(st.sampled_from([0.0, 0.5]), label="spread of the noise")
     unit = np.mean([reference.kernel(p, p) for p in (reference.features(W, b, x) for x in X)])
     noise = unit * 10.0 ** (level + spread * rng.random(n))
@@ -77,7 +77,7 @@ def problems(draw: st.DrawFn, most: int = 24, least_noise: float = -6.0) -> Prob
 
 
 def away_from_kinks(W: list[np.ndarray], b: list[np.ndarray], X: np.ndarray) -> bool:
-    """Whether rounding cannot turn a unit on or off: the kernel is discontinuous where it does."""
+    """Return whether rounding cannot switch a unit on or off, where the kernel is discontinuous."""
     h, size = X, np.abs(X)
     for weight, bias in zip(W[:-1], b[:-1], strict=True):
         a, size = h @ weight.T + bias, size @ np.abs(weight).T + np.abs(bias)
@@ -88,24 +88,24 @@ def away_from_kinks(W: list[np.ndarray], b: list[np.ndarray], X: np.ndarray) -> 
 
 
 class Rounding:
-    """How far two float64 evaluations of the same kernel may be apart, entry by entry."""
+    """Bound of the difference of two float64 evaluations of a kernel, entry by entry."""
 
     def __init__(self, W: list[np.ndarray], b: list[np.ndarray]) -> None:
         self._network = [np.abs(w) for w in W], [np.abs(v) for v in b]
-        # Additions on the way from both points through all layers to the sum, twice: theirs and ours.
+        # Additions from both points through all layers to the sum, for either evaluation.
         longest = W[0].shape[1] + sum(len(v) + 4 for v in b)
         self.unit = 4.0 * longest * EPS
 
     def gram(self, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-        """Of k(X_i, Y_j), (n, m)."""
+        """Return the bounds of k(X_i, Y_j), (n, m)."""
         return self.unit * reference.gram(*self._network, np.abs(X), np.abs(Y))
 
     def gradient(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Of dk(x, X_i)/dx, (n, d)."""
+        """Return the bounds of dk(x, X_i)/dx, (n, d)."""
         return self.unit * reference.gradient(*self._network, np.abs(x), np.abs(X))
 
     def prior_trace(self, x: np.ndarray) -> float:
-        """Of the trace of d2k at x."""
+        """Return the bound of the trace of d2k at x."""
         return self.unit * float(np.trace(reference.gradient_prior(*self._network, np.abs(x))))
 
 
@@ -120,7 +120,7 @@ class Tolerance(NamedTuple):
 
 
 def tolerance(p: Problem, x: np.ndarray, updates: int = 1) -> Tolerance:
-    """Bounds for a backward stable factor: it is exact for A + E.
+    """Bound the errors by a backward stable factor, which is exact for A + E.
 
     |E| <= rounding of K + 4 (n + 2) eps tr A for each of the updates (Higham 2002, theorem 10.3, with
     |C| |C^T| <= tr A). With a = A^-1 y, u = A^-1 k, U = A^-1 G, an error E in A and e in k and G is
@@ -148,7 +148,7 @@ def tolerance(p: Problem, x: np.ndarray, updates: int = 1) -> Tolerance:
 
 
 def tolerance_in_parts(p: Problem, x: np.ndarray) -> float:
-    """What to add to the bound of the gradient's uncertainty where it is summed over the parts of G.
+    """Bound the additional error of the uncertainty of the gradient when it is summed over the parts of G.
 
     tr G^T A^-1 G with G = diag(c) X + P W_0 and A^-1 itself: where the parts cancel, the sum's rounding is
     (n + 2) eps tr A^-1 |parts|^2.
@@ -160,7 +160,7 @@ def tolerance_in_parts(p: Problem, x: np.ndarray) -> float:
 
 
 def assert_within(actual: object, expected: object, bound: object, what: str = "") -> None:
-    """Every entry is off by at most its bound."""
+    """Check that the error of every entry is within its bound."""
     actual, expected, bound = np.asarray(actual), np.asarray(expected), np.asarray(bound)
     assert actual.shape == expected.shape, what
     off = np.abs(actual - expected)

@@ -1,4 +1,4 @@
-"""A region's posterior beside its twin in reference.py, and searches of regions, for the tests of both."""
+"""Regions beside a reference that recomputes their posterior, and searches of regions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from search_tools import pool
 
 import zopo_fast as zf
@@ -13,13 +14,20 @@ from zopo_fast import _core
 from zopo_fast.gp import reference
 from zopo_fast.search.improvement import ImprovementSearch
 
+REGIONS = {"whole": 1024, "trust region": 16}
+"""Sizes of a region: larger than every pool here, and a trust region."""
+SEARCHES = ["improvement", "thompson"]
 NUGGETS = np.logspace(-2, 0.5, 4)
+GRAM_ERROR = 2e-5
+"""Tolerance of a region of a Gram matrix, in units of the prior: single precision at the usual noise."""
+POINTS_ERROR = 1e-3
+"""Tolerance of a region of points: the kernel loses half the digits of the angle between near points."""
 
 
 def of_points(
     X: np.ndarray, kernel: zf.InfiniteNTK, nuggets: np.ndarray = NUGGETS, capacity: int = 0
 ) -> tuple[_core.RegionPosterior, np.ndarray]:
-    """The region of coordinates (m, d), and the Gram matrix that it should have, of mean diagonal 1."""
+    """Make the region of coordinates (m, d), and its Gram matrix with a mean diagonal of 1."""
     scale = float(kernel.diag(X).mean())
     region = _core.RegionPosterior(
         X,
@@ -35,7 +43,7 @@ def of_points(
 
 
 class Twin:
-    """The observations of a region, whose posterior reference.py computes anew each time."""
+    """Reference of a region: keeps its observations, and recomputes the posterior on each call."""
 
     def __init__(self, K: np.ndarray, nuggets: np.ndarray = NUGGETS) -> None:
         self.K, self.nuggets = K, nuggets
@@ -57,14 +65,26 @@ class Twin:
 
     @property
     def unit(self) -> float:
-        """What errors of a score are measured in: the prior's standard deviation at its amplitude."""
+        """Unit of errors: the standard deviation of the prior at its amplitude."""
         y = np.array(self.y)
         spread = float(y.std()) if len(y) and y.std() > 1e-12 * abs(y.mean()) else 1.0
         return spread * max(1.0, *(level.amplitude**0.5 for level in self.levels()))
 
 
+def filled(
+    region: _core.RegionPosterior, K: np.ndarray, n: int, seed: int = 0, noisy: bool = False, first: int = 0
+) -> Twin:
+    """Append random scores of n distinct candidates; return the reference with the same ones."""
+    rng, twin = np.random.default_rng(seed), Twin(K)
+    for c in rng.permutation(np.arange(first, len(K)))[:n].tolist():
+        y, noise = float(rng.normal()), float(rng.uniform(0, 2)) if noisy else 0.0
+        region.append(c, y, noise)
+        twin.append(c, y, noise)
+    return twin
+
+
 def assert_same_posterior(region: _core.RegionPosterior, twin: Twin, off: float) -> None:
-    """Means, variances and shares are off by at most `off` of the prior's units."""
+    """Check means, variances and shares to within `off` units of the prior."""
     levels, unit = twin.levels(), twin.unit
     assert len(region) == len(twin.columns)
     mean, variance = region.posterior()
@@ -86,9 +106,10 @@ def assert_promising(
     power: int,
     off: float,
 ) -> None:
-    """No free candidate is more promising than the proposed one, beyond what an error of `off` can do.
+    """Check that no free candidate is more promising than the proposed one, within errors of `off` units.
 
-    The criterion rises with mean and variance: as many errors for the proposed one, and against the rest.
+    The criterion rises with mean and variance: it is taken with the errors in favour of the proposed
+    candidate, and against the others.
     """
     unit, levels = twin.unit, twin.levels(pending)
     if not free:
@@ -120,7 +141,7 @@ def search_of(opt: zf.Zopo) -> ImprovementSearch:
 
 
 def landscape(m: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth function of float16 embeddings, standardised."""
+    """Make float16 embeddings (m, d) and a smooth, standardised function of them (m,)."""
     rng = np.random.default_rng(seed)
     Z = rng.normal(size=(m, d)).astype(np.float32) @ (
         rng.normal(size=(d, d)) * np.linspace(2, 0.2, d)
@@ -135,3 +156,21 @@ def landscape(m: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def problem(m: int, d: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(m, d))
+
+
+def model_of(opt: zf.Zopo) -> dict[int, tuple[float, float]]:
+    """Return mean and variance of each member, after rescaling the scores."""
+    search = search_of(opt)
+    search._sync()
+    assert search._model is not None
+    search._refresh(search._model)
+    search._sync()
+    mean, variance = search._model.posterior()
+    return {int(i): (mean[c], variance[c]) for c, i in enumerate(search._members)}
+
+
+def assert_same_model(a: dict[int, tuple[float, float]], b: dict[int, tuple[float, float]]) -> None:
+    """Check that two results of `model_of` agree to within single precision."""
+    assert a.keys() == b.keys()
+    for i, known in a.items():
+        assert known == pytest.approx(b[i], abs=1e-4)

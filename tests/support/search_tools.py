@@ -1,4 +1,4 @@
-"""A small pool, a score and a loop that spends the budget, for every search."""
+"""Small pool, score function and ask/tell loop for tests of searches."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def score(i: int) -> float:
 
 
 def play(opt: zf.Zopo, f: Any = score, limit: int = 10_000) -> list[int]:
+    """Ask and tell until the budget is spent; return the indices asked."""
     order = []
     with time_limit():
         while not opt.done:

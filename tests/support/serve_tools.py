@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from time_tools import HANG
 
-from zopo_fast.serve.config import Limits, ServeConfig
+from zopo_fast.serve.config import ServeConfig, ServerLimits
 from zopo_fast.serve.http.routing import Route
 from zopo_fast.serve.server import Server
 
@@ -103,10 +103,10 @@ class InThread(NamedTuple):
 
 @contextmanager
 def served(
-    folder: Path, limits: Limits | None = None, middlewares: Iterable[Any] = (), **settings: Any
+    folder: Path, limits: ServerLimits | None = None, middlewares: Iterable[Any] = (), **settings: Any
 ) -> Iterator[InThread]:
     """Run a server on a free port while the context is open; shut it down gracefully."""
-    config = ServeConfig(data=folder, port=0, limits=limits or Limits(stop_timeout=5), **settings)
+    config = ServeConfig(data=folder, port=0, limits=limits or ServerLimits(stop_timeout=5), **settings)
     found: list[Any] = []
     ready = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Task files of every format, their faults with line numbers, and the split."""
+"""Task files of every format, their errors with line numbers, the split, and the metric."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_example_takes_a_text_for_its_only_output() -> None:
         Example("2 + 2", ())
 
 
-# formats
+# ---- formats ---------------------------------------------------------------------------------------
 
 
 def test_jsonl_with_bom_crlf_blank_lines_and_lists(write: Any) -> None:
@@ -68,7 +68,7 @@ def test_the_first_line_may_hold_metadata_which_arguments_override(write: Any) -
     assert task.template == str(path.parent / "chat.json")
     task = Task.load(path, metric="contains", template="system", **EVERYTHING)
     assert (task.metric, task.template) == ("contains", "system")
-    # An example that happens to have a field of that name is an example.
+    # An example with a field of that name is an example.
     path = write("task.jsonl", [{"metadata": "x", "input": "a", "output": "b"}])
     assert as_set(Task.load(path, **EVERYTHING)) == {("a", ("b",))}
 
@@ -87,7 +87,7 @@ def test_csv_and_tsv(write: Any, name: str, tab: str) -> None:
     assert as_set(Task.load(path, **EVERYTHING)) == expected
 
 
-def test_very_long_cells_and_lines_are_read_and_the_csv_limit_is_put_back(write: Any) -> None:
+def test_very_long_cells_and_lines_are_read_and_the_csv_limit_is_restored(write: Any) -> None:
     before, long = csv.field_size_limit(), "x" * 300_000
     assert as_set(Task.load(write("a.csv", f"input,output\n{long},y\n"), **EVERYTHING)) == {(long, ("y",))}
     path = write("a.jsonl", [{"input": long, "output": "y"}])
@@ -158,7 +158,7 @@ def test_cause_and_effect_comes_in_both_orders_always_with_the_cause_as_output(w
     assert {e.input for e in Task.load(path, seed=1, **EVERYTHING).train} != {e.input for e in task.train}
 
 
-# faults
+# ---- malformed files -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,14 +179,14 @@ def test_cause_and_effect_comes_in_both_orders_always_with_the_cause_as_output(w
             "a.jsonl",
             b'{"question": "a", "output": "b"}',
             1,
-            "no field 'input'; there are: 'question', 'output'",
+            "no field 'input'; the fields are: 'question', 'output'",
         ),
         ("a.jsonl", b'{"input": " ", "output": "b"}', 1, "'input' is empty"),
         ("a.jsonl", b'{"input": "a", "output": ""}', 1, "'output' is empty"),
         ("a.jsonl", b'{"input": "a", "output": []}', 1, "empty list"),
         ("a.jsonl", b'{"input": "a", "output": ["b", ""]}', 1, "'output' is empty"),
-        ("a.jsonl", b'{"input": ["a"], "output": "b"}', 1, "'input' has to be a text"),
-        ("a.jsonl", b'{"input": "a", "output": {"b": 1}}', 1, "'output' has to be a text"),
+        ("a.jsonl", b'{"input": ["a"], "output": "b"}', 1, "'input' must be a text"),
+        ("a.jsonl", b'{"input": "a", "output": {"b": 1}}', 1, "'output' must be a text"),
         ("a.jsonl", b'{"input": "a", "output": true}', 1, "not True"),
         ("a.jsonl", b'{"input": "a", "output": null}', 1, "not None"),
         ("a.jsonl", b'{"input": "\\ud800", "output": "b"}', 1, "surrogate"),
@@ -194,23 +194,23 @@ def test_cause_and_effect_comes_in_both_orders_always_with_the_cause_as_output(w
         ("a.jsonl", b'{"input": "a", "output": "b", "split": ["train"]}', 1, "'split'"),
         ("a.jsonl", b'{"metadata": {"metric": ["f1"]}}\n{"input": "a", "output": "b"}', None, "'metric'"),
         ("a.jsonl", b'{"metadata": "f1"}\n{"input": "a", "output": "b"}', None, "'metadata'"),
-        ("a.csv", b"question,output\na,b\n", 1, "no column 'input'; there are: 'question', 'output'"),
+        ("a.csv", b"question,output\na,b\n", 1, "no column 'input'; the columns are: 'question', 'output'"),
         ("a.csv", b"input,output,input\na,b,c\n", 1, "more than one column 'input'"),
         ("a.csv", b'input,output\n"a\nb",c\nd\n', 4, "1 cells where the header has 2"),
         ("a.csv", b"input,output\na,b,c\n", 2, "3 cells"),
         ("a.csv", b'input,output\na,b\n"c,d\n', 3, "malformed"),
         ("a.csv", b"input,output\na,\n", 2, "'output' is empty"),
-        ("a.csv", b'input,output\na,"[""b"", []]"\n', 2, "has to be a text"),
+        ("a.csv", b'input,output\na,"[""b"", []]"\n', 2, "must be a text"),
         ("a.json", b'{"examples":\n [}', 2, "not JSON"),
         ("a.json", b'{"data": []}', None, "examples"),
         ("a.json", b"3", None, "examples"),
         ("a.json", b'{"examples": {"7": {"input": "a"}}}', None, "example 7: no field 'output'"),
-        ("a.json", b'{"examples": {"7": "a"}}', None, "example 7: has to be an object"),
+        ("a.json", b'{"examples": {"7": "a"}}', None, "example 7: must be an object"),
         ("a.json", b'{"examples": {"7": {"items": "a", "all_common_concepts": []}}}', None, "lists"),
-        ("a.json", b'{"examples": {"7": {"cause": 1, "effect": null}}}', None, "'effect' has to be a text"),
+        ("a.json", b'{"examples": {"7": {"cause": 1, "effect": null}}}', None, "'effect' must be a text"),
     ],
 )
-def test_faults_name_the_file_and_the_line(
+def test_errors_name_the_file_and_the_line(
     write: Any, name: str, content: bytes, line: int | None, says: str
 ) -> None:
     path = write(name, content)
@@ -221,7 +221,7 @@ def test_faults_name_the_file_and_the_line(
     assert (caught.value.path, caught.value.line) == (path, line)
 
 
-def test_files_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="no such file"):
         Task.load(tmp_path / "none.jsonl")
     with pytest.raises(TaskError, match="no such file"):
@@ -230,7 +230,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         Task.load(tmp_path)
 
 
-# the split
+# ---- the split -------------------------------------------------------------------------------------
 
 
 def test_the_split_is_seeded_disjoint_and_complete(write: Any) -> None:
@@ -240,13 +240,13 @@ def test_the_split_is_seeded_disjoint_and_complete(write: Any) -> None:
     assert len({*task.train, *task.heldout, *task.demonstrations}) == 50
     assert Task.load(path, demonstrations=3) == task
     assert set(Task.load(path, demonstrations=3, seed=1).train) != set(task.train)
-    # What is trained on depends on nothing else; less of it is its beginning.
+    # The train examples depend on nothing else; fewer of them are a prefix.
     assert Task.load(path, examples=10, heldout=5).train == task.train[:10]
     assert Task.load(path, examples=20, heldout=5).heldout == task.heldout[:5]
     assert Task.load(path, examples=50).heldout == ()
 
 
-def test_none_trains_on_all_that_is_left(write: Any) -> None:
+def test_none_trains_on_all_that_are_left(write: Any) -> None:
     path = write("a.jsonl", numbered(30))
     task = Task.load(path, examples=None, heldout=8, demonstrations=2)
     assert (len(task.train), len(task.heldout), len(task.demonstrations)) == (20, 8, 2)
@@ -270,10 +270,10 @@ def test_an_example_keeps_the_split_it_names(write: Any) -> None:
         assert len(task.demonstrations) == demonstrations
         assert examples is None or len(task.train) == examples
         assert heldout is None or len(task.heldout) == heldout
-    # Those that name their side come ahead of those that do not.
+    # Examples with a split come before the others.
     assert {e.input[:5] for e in Task.load(path, examples=6).train} == {"train"}
     assert {e.input[:4] for e in Task.load(path, examples=6, heldout=6).heldout} == {"test"}
-    # What is pinned to training and left over there makes the demonstrations: nothing held out is lost.
+    # Surplus train examples become the demonstrations, so that no held-out example is lost.
     task = Task.load(path, examples=4, demonstrations=2)
     assert {e.input[:5] for e in task.demonstrations} == {"train"}
     assert len(task.heldout) == 14
@@ -312,7 +312,44 @@ def test_exact_duplicates_are_dropped_and_contradictions_kept(write: Any) -> Non
     assert task.heldout == ()
 
 
-# what comes with the package
+# ---- the metric ------------------------------------------------------------------------------------
+
+
+def equal(answer: str, references: list[str]) -> float:
+    return float(answer in references)
+
+
+class Lenient:
+    async def __call__(self, answer: str, references: list[str], input: str) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("f1", "f1"), ("mine:score", "mine:score"), (equal, "equal"), (Lenient(), "Lenient")]
+)
+def test_a_metric_is_a_name_or_a_function(write: Any, metric: Any, name: str) -> None:
+    task = Task("t", (Example("a", "b"),), metric=metric)
+    assert task.metric is metric
+    assert task.metric_name == name
+    loaded = Task.load(write("a.jsonl", numbered(2)), metric=metric, **EVERYTHING)
+    assert loaded.metric is metric
+
+
+@pytest.mark.parametrize("metric", [None, 3, b"f1", ["f1"]])
+def test_any_other_metric_is_refused(metric: Any) -> None:
+    with pytest.raises(ConfigError, match=r"metric: expected a name or a function .* got "):
+        Task("t", (Example("a", "b"),), metric=metric)
+
+
+def test_an_empty_metric_is_that_of_the_file_and_no_way_around_its_check(write: Any) -> None:
+    path = write("a.jsonl", [{"metadata": {"metric": "f1"}}, *numbered(2)])
+    assert Task.load(path, metric="", **EVERYTHING).metric == "f1"
+    path = write("b.jsonl", [{"metadata": {"metric": "subprocess:call"}}, *numbered(2)])
+    with pytest.raises(TaskError, match="names a function as the metric"):
+        Task.load(path, metric="", **EVERYTHING)
+
+
+# ---- examples of the package -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "least"), [("sentiment", 120), ("rhymes", 120), ("cause_and_effect", 100)])

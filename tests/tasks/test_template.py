@@ -1,4 +1,4 @@
-"""Templates: what is sent, and that nothing in a prompt or an input is ever expanded again."""
+"""Templates: rendered messages, and placeholders in prompts and inputs that must stay as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example
 
 SHOTS = (Example("1 + 1", ("2", "two")), Example("2 + 3", ("5",)))
-# Texts that are likely to be mistaken for a placeholder.
+# Texts that a careless renderer expands.
 tricky = st.lists(
     st.sampled_from(
         ["{input}", "{prompt}", "[INPUT]", "[PROMPT]", "{demonstrations}", "{", "}", "\\1", "%s", "a"]
@@ -66,7 +66,7 @@ def test_substitution_is_a_single_pass(prompt: str, input: str, shot: str) -> No
 
 
 @given(st.dictionaries(st.text("ab{}", min_size=1, max_size=3), st.text("ab{}")), st.text("ab{}"))
-def test_fill_leaves_what_it_wrote_alone(values: dict[str, str], text: str) -> None:
+def test_fill_does_not_expand_inserted_values(values: dict[str, str], text: str) -> None:
     expected, i = "", 0
     while i < len(text):
         fitting = [key for key in values if text.startswith(key, i)]
@@ -111,7 +111,7 @@ def test_a_custom_template_may_lay_out_its_demonstrations(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        ([], "not empty"),
+        ([], "at least one message"),
         ({"messages": "{prompt} {input}"}, "needs a list"),
         ("text", "needs a list"),
         ([{"role": "user"}], "message 1"),
@@ -125,16 +125,16 @@ def test_a_custom_template_may_lay_out_its_demonstrations(tmp_path: Path) -> Non
         ),
         (
             {"messages": [{"role": "user", "content": "{prompt}{input}"}], "demonstration": 1},
-            "has to be a text",
+            "must be a text",
         ),
     ],
 )
-def test_a_file_that_is_no_template_is_refused(tmp_path: Path, document: object, says: str) -> None:
+def test_a_malformed_template_file_is_refused(tmp_path: Path, document: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         template.resolve(write(tmp_path / "mine.json", document))
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json.*No such file"):
         template.resolve(str(tmp_path / "none.json"))
     for content in (b"{", b"\xff\xfe", b"[" * 100_000):

@@ -14,7 +14,6 @@ derived from that field:
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import textwrap
@@ -46,6 +45,7 @@ def described(
     maximum: float | None = None,
     below: float | None = None,
     default_text: str | None = None,
+    may_change: bool = False,
 ) -> dict[str, Any]:
     """Return the metadata of a field that declares a setting without a plain default.
 
@@ -56,9 +56,10 @@ def described(
         maximum: Greatest value; `MAX_COUNT` unless an integer states another.
         below: Bound above the greatest value.
         default_text: Meaning of the default, where its value does not say it.
+        may_change: Whether a resumed study accepts another value.
     """
     details = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
-    return {_KEY: {"help": help, "default_text": default_text, **details}}
+    return {_KEY: {"help": help, "default_text": default_text, "may_change": may_change, **details}}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Setting:
     maximum: float | None
     below: float | None
     default_text: str | None
+    may_change: bool
 
     def checked(self, value: Any, name: str) -> Any:
         """Return the value as the setting's type.
@@ -156,9 +158,18 @@ class Setting:
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
 
 
-@functools.cache
-def declared(kind: Any) -> dict[str, Setting]:
+_DECLARED: dict[type, dict[str, Setting]] = {}
+
+
+def declared(kind: type) -> dict[str, Setting]:
     """Return the settings that a dataclass declares, by name and in order."""
+    found = _DECLARED.get(kind)
+    if found is None:
+        found = _DECLARED[kind] = _read_declarations(kind)
+    return found
+
+
+def _read_declarations(kind: Any) -> dict[str, Setting]:
     hints = get_type_hints(kind)
     found = {}
     for each in fields(kind):
@@ -178,7 +189,7 @@ def check(config: Any, prefix: str = "") -> None:
     Raises:
         ConfigError: A value is of another type or out of range; the message names setting, range and value.
     """
-    for each in declared(type(config)).values():  # type: ignore[arg-type]
+    for each in declared(type(config)).values():
         value = each.checked(getattr(config, each.name), prefix + each.name)
         object.__setattr__(config, each.name, value)
 

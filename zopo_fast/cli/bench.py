@@ -1,4 +1,4 @@
-"""`zopo-fast bench`: microbenchmarks of this package beside its peers, on this machine."""
+"""`zopo-fast bench`: microbenchmarks of this package and its peers on this machine."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from typing import Any
 
 import click
 
-from zopo_fast.cli.options import FILE
+from zopo_fast.cli.params import FILE
 
 QUICK_SECONDS, SECONDS = 0.3, 10.0  # for one comparison
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--quick", is_flag=True, help="Small inputs, few rounds: all questions in under a minute.")
+@click.option("--quick", is_flag=True, help="Small inputs and few rounds: every question in under a minute.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    help=f"Time for one comparison.  [default: {SECONDS:g}; {QUICK_SECONDS:g} with --quick]",
+    help=f"Seconds for one comparison.  [default: {SECONDS:g}; {QUICK_SECONDS:g} with --quick]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all inputs.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all inputs.")
 @click.option(
     "--out",
     type=FILE,
     help="Folder for the results.  [default: bench/results in a source checkout, its subfolder quick with "
     "--quick; else bench-results]",
 )
-@click.option("--list", "listing", is_flag=True, help="List the questions and end.")
+@click.option("--list", "listing", is_flag=True, help="List of the questions, without running any.")
 def bench(
     names: tuple[str, ...], quick: bool, seconds: float | None, seed: int, out: Path | None, listing: bool
 ) -> int:
-    """Measure this package beside its peers, here and now: NAMEs, or everything there is to ask.
+    """Compare this package with its peers on this machine.
 
-    Peers that are not installed are left out: pip install zopo-fast[bench].
+    Asks the questions NAME, by default all. Peers that are not installed are left out;
+    `pip install zopo-fast[bench]` installs them.
     """
-    runner = _part("runner")
+    runner = _bench_module("runner")
     if listing:
         for name in runner.chosen(names):
             click.echo(f"{name:12} {runner.question(name)}")
         return 0
-    settings = _part("harness").Settings(
+    settings = _bench_module("harness").Settings(
         quick=quick, seed=seed, seconds=seconds or (QUICK_SECONDS if quick else SECONDS)
     )
     folder = out or default_folder(quick)
@@ -53,14 +54,14 @@ def bench(
 
 
 def default_folder(quick: bool) -> Path:
-    """Return where results go unless told otherwise.
+    """Return the default folder of the results.
 
-    In a checkout a quick run has a folder of its own: it must not take the place of a full run's results.
+    In a source checkout a quick run has its own folder and does not replace the results of a full run.
     """
     if Path("bench/common/runner.py").exists() and Path("pyproject.toml").exists():
         return Path("bench/results/quick") if quick else Path("bench/results")
     return Path("bench-results")
 
 
-def _part(name: str) -> Any:
-    return importlib.import_module(f"zopo_fast.bench.common.{name}")  # only now: it loads the native module
+def _bench_module(name: str) -> Any:
+    return importlib.import_module(f"zopo_fast.bench.common.{name}")  # lazily: loads the native module

@@ -1,4 +1,4 @@
-"""`zopo-fast generate`: write candidate prompts."""
+"""`zopo-fast generate`: a pool of candidate prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import click
 
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import printable
-from zopo_fast.cli.options import FILE, generate_options, model_options, task_options
+from zopo_fast.cli.options import generate_options, model_options, task_options
+from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.cli.settings import ModelSettings, PoolSettings, load_task, settings_of
 from zopo_fast.errors import ConfigError, OutputError
 
@@ -19,14 +20,20 @@ if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
 
 
-@click.command()
+@click.command(cls=Command, most_used=("number", "how", "model", "base_url", "out"))
 @task_options
-@click.option(
-    "-n", "--number", type=click.IntRange(2), default=200, show_default=True, help="Prompts to generate."
+@option(
+    "-n",
+    "--number",
+    group="Pool",
+    type=click.IntRange(2),
+    default=200,
+    show_default=True,
+    help="Number of prompts to generate.",
 )
 @generate_options
 @model_options
-@click.option("--out", type=FILE, required=True, help="Pool file to write, .jsonl.")
+@option("--out", group="Output", type=FILE, required=True, help="Pool file to write, .jsonl.")
 def generate(task: Path, **options: Any) -> int:
     """Write a pool of candidate prompts for TASK."""
     model, settings = settings_of(ModelSettings, options), settings_of(PoolSettings, options)
@@ -36,8 +43,8 @@ def generate(task: Path, **options: Any) -> int:
     if exists(out):
         raise OutputError(f"{out}: exists already; give another name")
     if out.suffix != ".jsonl":
-        raise ConfigError(f"--out {out}: a pool is a .jsonl file")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):  # before the calls are paid for
+        raise ConfigError(f"--out {out}: must end in .jsonl")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):  # before any call is paid for
         raise OutputError(f"{out}: its folder is missing or cannot be written")
 
     async def work() -> Pool:
@@ -45,8 +52,8 @@ def generate(task: Path, **options: Any) -> int:
             return settings.compose(options["number"], loaded, options["seed"])
         async with model.opened(writing=True) as llm:
             click.echo("Generating prompts ...", err=True)
-            written = await settings.write(options["number"], loaded, llm, model.is_local, options["seed"])
-            return written[0]
+            pool, _ = await settings.write(options["number"], loaded, llm, model.is_local, options["seed"])
+            return pool
 
     pool = asyncio.run(work())
     pool.save(out)

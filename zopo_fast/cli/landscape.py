@@ -11,17 +11,17 @@ import click
 
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import printable, short_repr
-from zopo_fast.cli.optimize_runner import EXIT_INTERRUPTED
+from zopo_fast.cli.group import EXIT_INTERRUPTED
 from zopo_fast.cli.options import (
-    FILE,
     dry_run_options,
     embedder_option,
     judge_options,
     limit_options,
     model_options,
+    quiet_option,
     task_options,
 )
-from zopo_fast.cli.params import FiniteRange
+from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option
 from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import (
     JudgeSettings,
@@ -54,11 +54,12 @@ if TYPE_CHECKING:
     from zopo_fast.tasks.task import Task
 
 
-@click.command()
+@click.command(cls=Command, most_used=("pool_file", "model", "base_url", "embedder", "dry_run", "out"))
 @task_options
-@click.option(
+@option(
     "--pool",
     "pool_file",
+    group="Pool",
     type=FILE,
     required=True,
     help="Prompts to score, .txt or .jsonl; scores in the file are ignored.",
@@ -66,8 +67,9 @@ if TYPE_CHECKING:
 @embedder_option
 @model_options
 @judge_options
-@click.option(
+@option(
     "--max-failed",
+    group="Limits",
     type=FiniteRange(0, 1),
     default=0.1,
     show_default=True,
@@ -75,15 +77,15 @@ if TYPE_CHECKING:
 )
 @limit_options
 @dry_run_options
-@click.option("--out", type=FILE, required=True, help="Folder for NAME.json and NAME.npy.")
-@click.option("--name", help="Name of the landscape.  [default: name of the task]")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@option("--out", group="Output", type=FILE, required=True, help="Folder for NAME.json and NAME.npy.")
+@option("--name", group="Output", help="Name of the landscape." + default_help("name of the task"))
+@quiet_option
 def landscape(task: Path, **options: Any) -> int:
     """Score every prompt of a pool on TASK once, to replay searches on the scores.
 
     Answers are stored as they arrive: after an error, a limit or Ctrl-C, the same command resumes.
     """
-    command = _Command(options, load_task(task, options))
+    command = LandscapeRunner(options, load_task(task, options))
     if options["dry_run"]:
         command.dry_run()
         return 0
@@ -98,7 +100,7 @@ def landscape(task: Path, **options: Any) -> int:
         return EXIT_INTERRUPTED
 
 
-class _Command:
+class LandscapeRunner:
     """One `landscape` command: checks its options, then scores and exports the pool."""
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
@@ -153,7 +155,7 @@ class _Command:
             self.pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.longest_answer(),
+            max_tokens=self.model.max_answer_tokens(),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
             prices=prices_of(self.options),
         )

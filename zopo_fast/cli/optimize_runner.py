@@ -1,4 +1,4 @@
-"""What `zopo-fast optimize` does between its options and its exit code."""
+"""The work of `zopo-fast optimize`, from the parsed options to the exit code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zopo_fast.cli.group import EXIT_INPUT, EXIT_INTERRUPTED
 from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import (
     JudgeSettings,
@@ -36,10 +37,8 @@ if TYPE_CHECKING:
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
 
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
-_AT_ITS_END = ("budget", "pool", "perfect", "target")  # what leaves nothing to go on with
-# Values that may be secrets: only their names are kept.
-_NAMES_ONLY = ("headers", "body")
+_COMPLETE = ("budget", "pool", "perfect", "target")  # ends of a run that leave nothing to resume
+_NAMES_ONLY = ("headers", "body")  # values that may be secrets: result.json holds their names alone
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
@@ -50,7 +49,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
     incumbent = options["incumbent"]
     if incumbent is not None:
         try:
-            incumbent = Pool.from_texts([incumbent]).prompts[0]  # normalised, as the pool's are
+            incumbent = Pool.from_texts([incumbent]).prompts[0]  # normalised like the pool
         except PoolError as error:
             raise ConfigError(f"--incumbent: {error}") from None
     return RunConfig(
@@ -73,46 +72,58 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
     )
 
 
-def _given_pool(options: dict[str, Any], task: Task, local: bool, settings: PoolSettings) -> Pool | None:
-    """The pool, where no call is needed to have it; None where a model is yet to write it."""
+def _pool_without_calls(
+    options: dict[str, Any], task: Task, local: bool, settings: PoolSettings
+) -> Pool | None:
+    """Return the pool; None where a model must write it first."""
     from zopo_fast.prompts.pool import Pool
 
     if options["pool_file"] is None and options["generate"] is None:
-        raise ConfigError("where do the prompts come from? give --pool FILE or --generate N")
+        raise ConfigError("no prompts: give --pool FILE or --generate N")
     given = None if options["pool_file"] is None else Pool.load(options["pool_file"])
     if options["generate"] is None:
         return given
     if settings.method(local) != "compose":
         return None
-    return _joined(given, settings.compose(options["generate"], task, options["seed"]))
+    return _merged(given, settings.compose(options["generate"], task, options["seed"]))
 
 
-def _joined(given: Pool | None, more: Pool) -> Pool:
+def _merged(given: Pool | None, more: Pool) -> Pool:
     from zopo_fast.prompts.pool import Pool
 
     return more if given is None else Pool.from_texts([*given.prompts, *more.prompts], given.scores)
 
 
 @dataclass
-class Command:
-    """One `optimize`, between its options and its exit code."""
+class OptimizeRunner:
+    """One run of `zopo-fast optimize`.
+
+    Args:
+        options: Parsed options.
+        task: Task that prompts are scored on.
+        pool: Pool of a resumed study.
+        store: The resumed study.
+
+    Raises:
+        ConfigError: The options contradict each other.
+    """
 
     options: dict[str, Any]
     task: Task
-    pool: Pool | None = None  # of a study that goes on
-    store: Store | None = None  # the same
+    pool: Pool | None = None
+    store: Store | None = None
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
     limits: LimitSettings = field(init=False)
-    account: Account | None = None  # pays for all calls, those that write and embed the pool too
+    account: Account | None = None  # pays for all calls, those that write and embed the pool included
     config: RunConfig = field(init=False)
-    spent: Usage = field(default_factory=Usage)  # on writing and embedding the pool
-    resumed: bool = field(init=False)
-    said: bool = field(init=False, default=False)  # how to go on
+    pool_usage: Usage = field(default_factory=Usage)  # of writing and embedding the pool
+    is_resumed: bool = field(init=False)
+    has_shown_command: bool = field(init=False, default=False)  # that resumes the run
 
     def __post_init__(self) -> None:
-        self.resumed = self.store is not None
+        self.is_resumed = self.store is not None
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
@@ -123,26 +134,28 @@ class Command:
             prices=self.limits.prices(prices_of(self.options)),
         )
         if self.pool is None:
-            self.pool = _given_pool(self.options, self.task, self.model.is_local, self.pool_settings)
+            self.pool = _pool_without_calls(self.options, self.task, self.model.is_local, self.pool_settings)
 
     @property
     def embedder(self) -> str:
-        """The embedder's name."""
+        """Return the name of the embedder."""
         return embedder_name(self.options["embedder"], self.model)
 
     def check(self) -> None:
-        """Refuse what cannot work before any call is paid for."""
+        """Check the options before any call is paid for.
+
+        Raises:
+            ConfigError: The options cannot work.
+        """
         check_names(self.task)
         self.config.races(self.task)
         self.pool_settings.check(self.model.is_local)
         self._check_budget()
         if self.config.initial >= self.config.budget:
-            click.echo(
-                "Note: --initial leaves no budget for the search; prompts are drawn at random.", err=True
-            )
+            click.echo("Note: --initial takes the whole --budget; all prompts are drawn at random.", err=True)
 
     def _check_budget(self) -> None:
-        size = self._most_prompts()
+        size = self._max_prompts()
         incumbent = self.config.incumbent
         size += incumbent is not None and (self.pool is None or incumbent not in self.pool.prompts)
         if self.config.budget > size:
@@ -150,8 +163,8 @@ class Command:
                 f"--budget {self.config.budget} is larger than the pool of {size} prompts to score"
             )
 
-    def _most_prompts(self) -> int:
-        """Prompts without a score; where a model is yet to write them, as many as there can be."""
+    def _max_prompts(self) -> int:
+        """Return the number of prompts without a score, or its upper bound before a model writes them."""
         from zopo_fast.prompts.pool import Pool
 
         if self.pool is not None:
@@ -160,7 +173,7 @@ class Command:
         return sum((len(Pool.load(file)) for file in files), self.options["generate"])
 
     def dry_run(self) -> None:
-        """Print what the run would take."""
+        """Print bounds on the calls, tokens and cost of the run."""
         from zopo_fast.runs.estimate import estimate
 
         pool, task = self.pool, self.task
@@ -170,9 +183,9 @@ class Command:
             [] if pool is None else pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.longest_answer(),
-            generate=0 if pool is not None else 4 * generated,  # generate's own limit
-            embed=(self._most_prompts() if self.embedder.startswith("endpoint:") else 0),
+            max_tokens=self.model.max_answer_tokens(),
+            generate=0 if pool is not None else 4 * generated,  # the calls that generating makes at most
+            embed=(self._max_prompts() if self.embedder.startswith("endpoint:") else 0),
             prices=prices_of(self.options),
         )
         click.echo(
@@ -181,84 +194,88 @@ class Command:
         click.echo(f"This would take {bound}. No call was made.")
 
     async def run(self) -> int:
-        """Make the run; return the exit code."""
+        """Run the optimisation and return the exit code.
+
+        Raises:
+            ZopoError: The run failed before it had results.
+        """
         from zopo_fast.runs.report import RunFolder, printable
 
         out = self.options["out"]
-        folder = None if out is None else RunFolder(out, resume=self.resumed)
+        folder = None if out is None else RunFolder(out, resume=self.is_resumed)
         stop = asyncio.Event()
         racing = self.config.races(self.task)
         total = self.config.calls_of_race(self.task) if racing else self.config.budget
         progress = Progress(total, self.options["quiet"], racing)
         try:
             if folder is not None:
-                self._keep(folder)
+                self._open_store(folder)
             self._open_account()
             result = await self._result(folder, progress, stop)
-            result = replace(result, usage=result.usage + self.spent)
+            result = replace(result, usage=result.usage + self.pool_usage)
             progress.close()
             _report(result, folder, self._settings())
-            return self._ended(result)
+            return self._exit_code(result)
         except ZopoError as error:
             if not stop.is_set():
                 raise
-            click.echo(f"Error: {printable(str(error))}", err=True)  # there are no results so far
+            click.echo(f"Error: {printable(str(error))}", err=True)  # interrupted before the first result
             return EXIT_INTERRUPTED
         finally:
             progress.close()
             if folder is not None:
-                self._let_go(folder)
+                self._close(folder)
 
-    def _keep(self, folder: RunFolder) -> None:
-        """Open the study of the folder; in a new one, with the settings and the pool of this run."""
-        from zopo_fast.cli.resume import to_keep
+    def _open_store(self, folder: RunFolder) -> None:
+        """Create the study in the folder, with the options and the pool of this run, unless it is resumed."""
+        from zopo_fast.cli.resume import stored_options
         from zopo_fast.storage.store import STUDY, Store
 
         if self.store is None:
-            kept = to_keep(self.options, self.task)
-            self.store = Store.create(folder.path / STUDY, kept, self.pool)
-        self.spent = Usage(**(self.store.get("writing") or {}))
+            stored = stored_options(self.options, self.task)
+            self.store = Store.create(folder.path / STUDY, stored, self.pool)
+        self.pool_usage = Usage(**(self.store.get("writing") or {}))
 
     def _open_account(self) -> None:
         from zopo_fast.runs.optimize import account_of
 
         self.account = account_of(self.config, self.store)
 
-    def _ended(self, result: Result) -> int:
-        """Say what is to be said of how the run has ended; return the exit code."""
+    def _exit_code(self, result: Result) -> int:
+        """Print the error of the run and the command that resumes it; return the exit code."""
         from zopo_fast.runs.report import printable
 
-        if result.stopped_by not in _AT_ITS_END or result.error is not None:
-            self._say_how_to_go_on()
+        if result.stopped_by not in _COMPLETE or result.error is not None:
+            self._show_resume_command()
         if result.error is not None:
             click.echo(f"Error: {printable(str(result.error))}", err=True)
             return EXIT_INPUT
         return EXIT_INTERRUPTED if result.stopped_by == "interrupted" else 0
 
-    def _say_how_to_go_on(self) -> None:
-        """Once, where a run that is not at its end has left a study."""
-        from zopo_fast.cli.resume import how_to_go_on
+    def _show_resume_command(self) -> None:
+        """Print the command that resumes the run, at most once."""
+        from zopo_fast.cli.resume import resume_command
         from zopo_fast.runs.report import printable
 
-        if self.store is not None and not self.said:
-            self.said = True
+        if self.store is not None and not self.has_shown_command:
+            self.has_shown_command = True
             with contextlib.suppress(StoreError):
-                how = how_to_go_on(self.store, self.store.path.parent)
-                click.echo(f"To go on, with nothing asked twice: {printable(how)}", err=True)
+                command = resume_command(self.store, self.store.path.parent)
+                click.echo(f"To resume without repeating a call: {printable(command)}", err=True)
 
-    def _let_go(self, folder: RunFolder) -> None:
-        """Close study and folder; remove both where nothing was answered and nothing was there before."""
-        empty = not self.resumed
+    def _close(self, folder: RunFolder) -> None:
+        """Close study and folder; remove both if they are new and hold no answer."""
+        is_empty = not self.is_resumed
         if self.store is not None:
             try:
-                empty = empty and self.store.is_empty
-            except StoreError:  # it could not be written any more: what was before is kept
-                empty = False
-            if not empty and not folder.finished:
-                self._say_how_to_go_on()
-            with contextlib.suppress(StoreError):  # raised before, where it was met first
+                is_empty = is_empty and self.store.is_empty
+            except StoreError:  # writing failed; keep what was written before
+                is_empty = False
+            if not is_empty and not folder.finished:
+                self._show_resume_command()
+            with contextlib.suppress(StoreError):  # the failed write has raised already
                 self.store.close()
-        folder.close(empty)
+        folder.close(is_empty)
 
     async def _result(self, folder: RunFolder | None, progress: Progress, stop: asyncio.Event) -> Result:
         from zopo_fast.runs.optimize import optimize as run
@@ -275,7 +292,7 @@ class Command:
                 pool = await self._write_pool(folder, progress)
 
             def on_phase(name: str) -> None:
-                if name == "search":  # before it there are no results to keep: Ctrl-C just ends the command
+                if name == "search":  # earlier there are no results to keep, and Ctrl-C ends the command
                     stack.enter_context(_interruptible(stop))
                 progress.phase(name)
 
@@ -304,13 +321,13 @@ class Command:
                 cache=cache,
                 account=self.account,
             )
-            # Of the embeddings that this run, or the one before it, has made.
-            kept = None if self.store is None else self.store.get("embedding")
-            self.spent += Usage(**kept) if kept else embedder.usage
+            # A resumed run reuses the embeddings: their usage is that of the run that made them.
+            stored = None if self.store is None else self.store.get("embedding")
+            self.pool_usage += Usage(**stored) if stored else embedder.usage
             return result
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
-        """Let the model write the pool, and keep it before anything else can go wrong."""
+        """Let the model write the pool, and store it before a later step can fail."""
         from zopo_fast.prompts.pool import Pool
 
         progress.phase("generating")
@@ -319,12 +336,12 @@ class Command:
             writer = model if self.account is None else MeteredModel(model, self.account)
             if self.store is not None:
                 writer = RecordedModel(writer, ReplayedAnswers(self.store), "writer")
-            written, self.spent = await self.pool_settings.write(
+            written, self.pool_usage = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )
-        pool = _joined(given, written)
+        pool = _merged(given, written)
         if self.store is not None:
-            self.store.put("writing", asdict(self.spent))
+            self.store.put("writing", asdict(self.pool_usage))
             self.store.put_pool(pool)
         if folder is not None:
             folder.save_pool(pool)
@@ -333,27 +350,27 @@ class Command:
         return pool
 
     def _settings(self) -> dict[str, Any]:
-        """What the run was asked for, without what may be secret."""
+        """Return the options as result.json holds them, without secrets."""
         from zopo_fast.llm.openai.redaction import parse_base_url, show_url
 
-        kept = {k: v for k, v in self.options.items() if v is not None}
+        shown = {name: value for name, value in self.options.items() if value is not None}
         for name in _NAMES_ONLY:
-            kept[name] = sorted(kept[name])
+            shown[name] = sorted(shown[name])
         for name in ("base_url", "judge_base_url"):
-            if name in kept:  # without a password or a key in its query
-                kept[name] = show_url(parse_base_url(name, kept[name]))
-        return {"task": self.task.name, "metric": self.task.metric, **kept}
+            if name in shown:  # without a password or a key in its query
+                shown[name] = show_url(parse_base_url(name, shown[name]))
+        return {"task": self.task.name, "metric": self.task.metric, **shown}
 
 
 @contextlib.contextmanager
 def _interruptible(stop: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C asks the run to stop, a second one ends it the hard way."""
+    """Stop the run in order at the first Ctrl-C; the second one interrupts the process."""
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
         stop.set()
         loop.remove_signal_handler(signal.SIGINT)
-        click.echo("\nStopping; once more to force it.", err=True)
+        click.echo("\nStopping; press Ctrl-C again to force it.", err=True)
 
     with contextlib.suppress(NotImplementedError):  # Windows' event loop has no signal handlers
         loop.add_signal_handler(signal.SIGINT, interrupt)
@@ -367,11 +384,11 @@ def _interruptible(stop: asyncio.Event) -> Iterator[None]:
 def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
     from zopo_fast.runs.report import printable, summary
 
-    try:  # the files first: a terminal may be gone by now
-        left_out = [] if folder is None else folder.finish(result, settings)
+    try:  # write the files first: the terminal may be gone
+        missing = [] if folder is None else folder.finish(result, settings)
     finally:
         click.echo(summary(result))
-    for note in left_out:
+    for note in missing:
         click.echo(f"Left out: {printable(note)}", err=True)
     if folder is not None:
         click.echo(f"\nWritten to {printable(str(folder.path))}")

@@ -1,164 +1,43 @@
-"""Options that the commands share, and the model and the pool that they stand for."""
+"""Options of the commands, in the groups of the help."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from zopo_fast.cli.params import File, FiniteRange, from_toml, json_object
+from zopo_fast._utils.settings import declared
+from zopo_fast.cli.params import (
+    FILE,
+    Decorator,
+    FiniteRange,
+    default_help,
+    from_toml,
+    json_object,
+    option,
+    options,
+    setting_option,
+)
+from zopo_fast.cli.settings import DEFAULT_EXAMPLES
 from zopo_fast.errors import ConfigError
+from zopo_fast.llm.bodies import ANSWER_BODY, WRITER_BODY
+from zopo_fast.llm.limits import Limits, Prices
+from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.runs.config import RunConfig
 
-F = TypeVar("F", bound=Callable[..., Any])
-HOWS = ("induce", "paraphrase", "compose")
-
-
-def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
-    def apply(function: F) -> F:
-        for decorate in reversed(decorators):
-            function = decorate(function)
-        return function
-
-    return apply
-
-
-FILE = File(path_type=Path)
-_about_task = _options(
-    click.option(
-        "--config",
-        type=FILE,
-        is_eager=True,
-        expose_value=False,
-        callback=from_toml,
-        help="TOML file with the same names as these options; what is typed here wins.",
-    ),
-    click.option(
-        "--examples",
-        type=click.IntRange(1),
-        help="Examples a prompt is scored on.  [default: 20; half of a small task]",
-    ),
-    click.option(
-        "--heldout", type=click.IntRange(0), help="Examples kept for the end.  [default: all the others]"
-    ),
-    click.option(
-        "--demonstrations",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        help="Few-shot examples shown in every call.",
-    ),
-    click.option(
-        "--metric",
-        help="exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
-        "  [default: the task's]",
-    ),
-    click.option("--template", help="instruction, system, user, or a JSON file.  [default: the task's]"),
-    click.option("--input-field", default="input", show_default=True, help="Column or key of the input."),
-    click.option("--output-field", default="output", show_default=True, help="Column or key of the output."),
-    click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
-    ),
-)
-
-
-def task_argument(*, required: bool) -> Callable[[F], F]:
-    """Decorate with the argument TASK and what says how to read it."""
-    return _options(click.argument("task", type=FILE, required=required), _about_task)
-
-
-task_options = task_argument(required=True)
-model_options = _options(
-    click.option(
-        "--local", is_flag=True, help="Use the embedded model (the default without --model or --base-url)."
-    ),
-    click.option("--model", help="Model name at the endpoint; with --local, the path of a GGUF file."),
-    click.option(
-        "--base-url",
-        help="OpenAI-compatible endpoint, /v1 included; the key comes from $OPENAI_API_KEY."
-        "  [default: $OPENAI_BASE_URL]",
-    ),
-    click.option(
-        "--concurrency", type=click.IntRange(1), help="Calls at once.  [default: 16; embedded model: 1]"
-    ),
-    click.option(
-        "--temperature",
-        type=FiniteRange(0),
-        help="Of the model's answers.  [default: 0; 0.9 when it writes prompts]",
-    ),
-    click.option(
-        "--max-tokens",
-        type=click.IntRange(1),
-        help="Longest answer.  [default: 64; 256 when the model writes prompts]",
-    ),
-    click.option(
-        "--timeout",
-        type=FiniteRange(0, min_open=True),
-        help="Seconds for one attempt of a call.  [default: 60]",
-    ),
-    click.option(
-        "--requests-per-minute",
-        type=FiniteRange(0, min_open=True),
-        help="Pace of the calls.  [default: as fast as the endpoint lets]",
-    ),
-    click.option(
-        "--tokens-per-minute",
-        type=FiniteRange(0, min_open=True),
-        help="Pace of the calls by the tokens they may take.",
-    ),
-    click.option("--body", callback=json_object, help="More body parameters of a call, a JSON object."),
-    click.option("--headers", callback=json_object, help="More headers of a call, a JSON object."),
-)
-generate_options = _options(
-    click.option(
-        "--how",
-        type=click.Choice(HOWS),
-        help="How to generate.  [default: compose for the embedded model, else induce]",
-    ),
-    click.option(
-        "--kind", default=None, help="compose: which lists.  [default: by the task's name, else general]"
-    ),
-    click.option("--lists", type=FILE, help="compose: TOML or JSON file with roles, instructions, formats."),
-    click.option("--from", "source", type=FILE, help="paraphrase: pool file with the prompts to rephrase."),
-)
-
-
-judge_options = _options(
-    click.option(
-        "--judge-model", help="Model that grades for the metric judge.  [default: the model itself]"
-    ),
-    click.option("--judge-base-url", help="Its endpoint.  [default: $OPENAI_BASE_URL]"),
-    click.option(
-        "--rubric", help="Message to the judge (or @FILE), with {input}, {references} and {answer}."
-    ),
-)
-
-embedder_option = click.option(
-    "--embedder", help="local, local:mean, endpoint:MODEL, st:NAME or minilm.  [default: local]"
-)
-dry_run_options = _options(
-    click.option(
-        "--price-in", type=FiniteRange(0), help="Price of a million tokens in, for limits and --dry-run."
-    ),
-    click.option("--price-out", type=FiniteRange(0), help="Price of a million tokens out."),
-    click.option("--dry-run", is_flag=True, help="Print what the run would take, and make no call."),
-)
-
-
-# ---- what they stand for -----------------------------------------------------------------------------
-
-
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+_SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
 
 def parse_size(value: str) -> int:
-    """Return the bytes of `512`, `64K`, `256M`, `256 MiB` or `2GB`, powers of 1024; raises `ConfigError`."""
+    """Return the bytes of a size such as `512`, `64K`, `256 MiB` or `2GB`; the units are powers of 1024.
+
+    Raises:
+        ConfigError: The value is no size.
+    """
     match = re.fullmatch(r"\s*(\d{1,15})\s*([kmg]?)(?:i?b)?\s*", value, re.IGNORECASE)
     if match is None or int(match[1]) < 1:
-        raise ConfigError(f"a size is a number of bytes such as 256M, not {value!r:.40}")
-    return int(match[1]) * _UNITS[match[2].lower()]
+        raise ConfigError(f"a size is a number of bytes such as 256M, got {value!r:.40}")
+    return int(match[1]) * _SIZE_UNITS[match[2].lower()]
 
 
 def _size(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -168,35 +47,278 @@ def _size(_: click.Context, parameter: click.Parameter, value: str | None) -> in
         raise click.BadParameter(str(error), param=parameter) from error
 
 
-LIMIT_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--limit-calls", type=click.IntRange(1), help="End the run before it makes more calls."),
-    click.option(
-        "--limit-tokens", type=click.IntRange(1), help="End the run before it takes more tokens, in and out."
+def _score_range(
+    _: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        low, high = (float(end) for end in value.split(":"))
+    except ValueError:
+        raise click.BadParameter("expected LOW:HIGH, as in 0:1", param=parameter) from None
+    return low, high
+
+
+def _by_purpose(name: str) -> str:
+    """Return the default of a body parameter in words."""
+    return default_help(f"{ANSWER_BODY[name]:g}; {WRITER_BODY[name]:g} for writing prompts")
+
+
+_task_settings = options(
+    option(
+        "--config",
+        group="Other",
+        type=FILE,
+        is_eager=True,
+        expose_value=False,
+        callback=from_toml,
+        help="TOML file with the names of these options; options on the command line take precedence.",
     ),
-    click.option(
-        "--limit-cost",
-        type=FiniteRange(0, min_open=True),
-        help="End the run before it costs more; needs --price-in and --price-out.",
+    option(
+        "--examples",
+        group="Task",
+        type=click.IntRange(1),
+        help="Examples that a prompt is scored on."
+        + default_help(f"{DEFAULT_EXAMPLES}; half of a small task"),
     ),
-    click.option(
-        "--limit-seconds",
-        type=FiniteRange(0, min_open=True),
-        help="End the run after so many seconds.",
+    option(
+        "--heldout",
+        group="Task",
+        type=click.IntRange(0),
+        help="Examples held out for the final comparison." + default_help("all others"),
     ),
-    click.option(
-        "--cache/--no-cache",
-        default=True,
+    option(
+        "--demonstrations",
+        group="Task",
+        type=click.IntRange(0),
+        default=0,
         show_default=True,
-        help="Keep answers on disk and never pay twice for the same call.",
+        help="Few-shot examples in every call.",
     ),
-    click.option(
-        "--cache-size", callback=_size, help="Most bytes of answers kept, such as 64M.  [default: 256M]"
+    option(
+        "--metric",
+        group="Task",
+        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
+        + default_help("that of the task"),
     ),
+    option(
+        "--template",
+        group="Task",
+        help="Template: instruction, system, user, or a JSON file." + default_help("that of the task"),
+    ),
+    option(
+        "--input-field",
+        group="Task",
+        default="input",
+        show_default=True,
+        help="Column or key of the input.",
+    ),
+    option(
+        "--output-field",
+        group="Task",
+        default="output",
+        show_default=True,
+        help="Column or key of the output.",
+    ),
+    setting_option(RunConfig, "seed", group="Search"),
 )
 
 
-def limit_options(function: F) -> F:
-    """Add `LIMIT_OPTIONS` to a command."""
-    for decorate in reversed(LIMIT_OPTIONS):
-        function = decorate(function)
-    return function
+def task_argument(*, required: bool) -> Decorator:
+    """Return a decorator that adds the argument TASK and the options of the task."""
+    return options(click.argument("task", type=FILE, required=required), _task_settings)
+
+
+task_options = task_argument(required=True)
+
+pool_options = options(
+    option("--pool", "pool_file", group="Pool", type=FILE, help="Candidate prompts, .txt or .jsonl."),
+    option(
+        "--generate",
+        group="Pool",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Number of candidate prompts to generate, in addition to those of --pool.",
+    ),
+)
+
+generate_options = options(
+    option(
+        "--how",
+        group="Pool",
+        type=click.Choice(("induce", "paraphrase", "compose")),
+        help="Method that generates prompts." + default_help("compose for the embedded model, else induce"),
+    ),
+    option(
+        "--kind",
+        group="Pool",
+        help="Built-in lists of parts for compose." + default_help("by the name of the task, else general"),
+    ),
+    option(
+        "--lists",
+        group="Pool",
+        type=FILE,
+        help="TOML or JSON file of parts for compose: roles, instructions, formats.",
+    ),
+    option(
+        "--from", "source", group="Pool", type=FILE, help="Pool file of prompts that paraphrase rephrases."
+    ),
+)
+
+embedder_option = option(
+    "--embedder",
+    group="Pool",
+    help="Embedder of the pool: local, local:mean, endpoint:MODEL, st:NAME or minilm."
+    + default_help("local"),
+)
+
+search_options = options(
+    setting_option(RunConfig, "budget", group="Search"),
+    setting_option(RunConfig, "initial", group="Search"),
+    setting_option(RunConfig, "incumbent", group="Search", note="@FILE reads the prompt from a file."),
+    setting_option(RunConfig, "racing", "--racing/--no-racing", group="Search"),
+    setting_option(RunConfig, "calls", group="Search"),
+    setting_option(RunConfig, "race_error", group="Search"),
+    setting_option(RunConfig, "race_first", group="Search"),
+    setting_option(RunConfig, "race_batch", group="Search"),
+    setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
+    setting_option(RunConfig, "target", group="Search"),
+    setting_option(
+        RunConfig,
+        "stop_at_perfect",
+        "--past-perfect",
+        group="Search",
+        default=False,
+        help="Continuation beyond a perfect score.",
+    ),
+    option("--official", group="Search", is_flag=True, help="Search loop of the published implementation."),
+)
+
+model_options = options(
+    option(
+        "--local",
+        group="Model",
+        is_flag=True,
+        help="Embedded model; the default without --model and --base-url.",
+    ),
+    option(
+        "--model", group="Model", help="Name of the model at the endpoint; with --local, path of a GGUF file."
+    ),
+    setting_option(
+        ClientConfig,
+        "base_url",
+        group="Model",
+        help="OpenAI-compatible endpoint, /v1 included; $OPENAI_API_KEY holds the key."
+        + default_help("$OPENAI_BASE_URL"),
+    ),
+    setting_option(
+        ClientConfig,
+        "concurrency",
+        group="Model",
+        only_if_given=True,
+        default_note="1 for the embedded model",
+    ),
+    option(
+        "--temperature",
+        group="Model",
+        type=FiniteRange(0),
+        help="Sampling temperature of the answers." + _by_purpose("temperature"),
+    ),
+    option(
+        "--max-tokens",
+        group="Model",
+        type=click.IntRange(1),
+        help="Tokens of the longest answer." + _by_purpose("max_tokens"),
+    ),
+    setting_option(ClientConfig, "timeout", group="Model", only_if_given=True),
+    setting_option(ClientConfig, "requests_per_minute", group="Model"),
+    setting_option(ClientConfig, "tokens_per_minute", group="Model"),
+    option(
+        "--body",
+        group="Model",
+        may_change=True,
+        callback=json_object,
+        help="Further body parameters of every call, a JSON object.",
+    ),
+    option(
+        "--headers",
+        group="Model",
+        may_change=True,
+        callback=json_object,
+        help="Further headers of every call, a JSON object.",
+    ),
+)
+
+judge_options = options(
+    option(
+        "--judge-model",
+        group="Model",
+        help="Model that grades the answers for the metric judge." + default_help("the model itself"),
+    ),
+    setting_option(
+        ClientConfig,
+        "base_url",
+        "--judge-base-url",
+        group="Model",
+        help="Endpoint of the judge." + default_help("$OPENAI_BASE_URL"),
+    ),
+    setting_option(RunConfig, "rubric", group="Model", note="@FILE reads the message from a file."),
+)
+
+_LIMITS_MAY_CHANGE = declared(RunConfig)["limits"].may_change
+_PRICES_MAY_CHANGE = declared(RunConfig)["prices"].may_change
+
+limit_options = options(
+    setting_option(Limits, "calls", "--limit-calls", group="Limits", may_change=_LIMITS_MAY_CHANGE),
+    setting_option(Limits, "tokens", "--limit-tokens", group="Limits", may_change=_LIMITS_MAY_CHANGE),
+    setting_option(
+        Limits,
+        "cost",
+        "--limit-cost",
+        group="Limits",
+        may_change=_LIMITS_MAY_CHANGE,
+        note="Needs --price-in and --price-out.",
+    ),
+    setting_option(Limits, "seconds", "--limit-seconds", group="Limits", may_change=_LIMITS_MAY_CHANGE),
+    option(
+        "--cache/--no-cache",
+        group="Limits",
+        may_change=True,
+        default=True,
+        show_default=True,
+        help="Answer cache on disk, so that no call is paid for twice.",
+    ),
+    option(
+        "--cache-size",
+        group="Limits",
+        may_change=True,
+        callback=_size,
+        help="Bytes of the answer cache, such as 64M." + default_help("256M"),
+    ),
+)
+
+dry_run_options = options(
+    setting_option(
+        Prices, "prompt", "--price-in", group="Limits", only_if_given=True, may_change=_PRICES_MAY_CHANGE
+    ),
+    setting_option(
+        Prices, "completion", "--price-out", group="Limits", only_if_given=True, may_change=_PRICES_MAY_CHANGE
+    ),
+    option(
+        "--dry-run", group="Limits", is_flag=True, help="Bounds on calls, tokens and cost, without any call."
+    ),
+)
+
+comparison_options = options(
+    setting_option(
+        RunConfig,
+        "heldout",
+        "--no-comparison",
+        group="Output",
+        default=False,
+        help="No comparison on the held-out examples.",
+    ),
+    setting_option(RunConfig, "compare_random", group="Output"),
+)
+
+quiet_option = option("--quiet", group="Output", may_change=True, is_flag=True, help="No progress bar.")

@@ -1,4 +1,4 @@
-"""What the terminal shows while a run goes on."""
+"""Progress of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A bar over the budget with best score, calls and tokens; the library adds the time left.
+    """Progress bar over the budget with best score, calls and tokens.
 
-    The budget is in prompts, or in a race in examples scored.
+    Args:
+        budget: Number of prompts, or of examples in a race.
+        quiet: Show nothing.
+        racing: Whether prompts race.
     """
 
-    _WORDS: ClassVar = {
+    _MESSAGES: ClassVar = {
         "generating": "Generating prompts ...",
         "embedding": "Embedding the pool ...",
         "random sample": "Scoring a random sample for comparison ...",
@@ -26,12 +29,12 @@ class Progress:
 
     def __init__(self, budget: int, quiet: bool, racing: bool = False) -> None:
         self._budget, self._quiet = budget, quiet
-        self._counted: dict[int, int] | None = {} if racing else None  # examples, by prompt
-        self.done = 0  # of the budget, before the bar begins
+        self._counted: dict[int, int] | None = {} if racing else None  # examples scored by prompt
+        self.done = 0  # part of the budget that earlier runs have used
         self._bar: Any = None
 
     def phase(self, name: str) -> None:
-        """Start the bar with the search, so that its estimate counts nothing else; end it after."""
+        """Start the bar with the search, so that the estimated time covers the search alone; end it after."""
         if name == "search":
             from tqdm import tqdm
 
@@ -45,7 +48,7 @@ class Progress:
             return
         self.close()
         if not self._quiet:
-            click.echo(self._WORDS[name], err=True)
+            click.echo(self._MESSAGES[name], err=True)
 
     def show(self, trial: Trial) -> None:
         """Count a trial."""
@@ -60,7 +63,7 @@ class Progress:
         self._bar.update(max(0, now - before))
 
     def resume(self, trials: Sequence[Trial]) -> None:
-        """Begin where the trials of an earlier run have led."""
+        """Count the trials of earlier runs."""
         if self._counted is None:
             self.done = sum(trial.score is not None for trial in trials)
             return
@@ -69,7 +72,7 @@ class Progress:
         self.done = sum(self._counted.values())
 
     def say(self, text: str) -> None:
-        """Write a line above the bar."""
+        """Print a line above the bar."""
         self._bar.clear()
         click.echo(text, err=True)
         self._bar.refresh()

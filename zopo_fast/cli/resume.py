@@ -1,4 +1,4 @@
-"""`zopo-fast optimize --resume`: what a study keeps of the command that began it, and how it is taken up."""
+"""`zopo-fast optimize --resume`: the options that a study stores, and those of its resumption."""
 
 from __future__ import annotations
 
@@ -11,95 +11,91 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from zopo_fast.cli.params import Option
 from zopo_fast.errors import ConfigError, StoreError
 from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
-# What may be typed anew: the course of a run does not depend on it.
-FREE = frozenset(
-    {
-        "resume", "quiet", "concurrency", "timeout", "no_comparison", "compare_random", "price_in",
-        "price_out", "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute",
-        "tokens_per_minute", "cache", "cache_size", "base_url", "judge_base_url", "headers", "body",
-    }
-)  # fmt: skip
-# What may hold a secret: kept without its values, and to be given again where it was given.
+# Options that may hold a secret: stored without it, so they may be needed again.
 SECRET = ("headers", "body", "base_url", "judge_base_url")
 
 
-def to_keep(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
-    """The options of a command and its task, as JSON values, without what may be secret."""
-    kept = {name: _plain(value) for name, value in options.items() if name not in ("task", "resume", "out")}
+def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Return the options of a command and its task as JSON values without secrets."""
+    stored = {name: _plain(value) for name, value in options.items() if name not in ("task", "resume", "out")}
     again = []
     for name in SECRET:
         value = options.get(name)
         if not value:
             continue
-        kept[name] = _without_secrets(name, value)
-        if kept[name] != value:
+        stored[name] = _without_secrets(name, value)
+        if stored[name] != value:
             again.append(name)
-            kept[name] = None
-    return {"options": kept, "again": again, "task": asdict(task)}
+            stored[name] = None
+    return {"options": stored, "again": again, "task": asdict(task)}
 
 
-def taken_up(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], Task]:
-    """The options with which a study goes on, and its task.
+def resume_options(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], Task]:
+    """Return the options that resume a study, and its task.
 
     Args:
-        store: the study.
-        options: of the present command.
+        store: The study.
+        options: Options of the present command; those given replace stored ones that may change.
 
     Raises:
-        ConfigError: something was typed that cannot change, or is to be typed again.
-        StoreError: the study is not one of this command's.
+        ConfigError: An option is given that cannot change, or one is missing that was not stored.
+        StoreError: The study was not created by this command.
     """
     config = store.config
     try:
-        kept, again, task = dict(config["options"]), list(config["again"]), _task(config["task"])
+        stored, again, task = dict(config["options"]), list(config["again"]), _task(config["task"])
     except (LookupError, TypeError, ValueError) as error:
-        raise StoreError(f"{store.path}: not begun by `zopo-fast optimize` ({error!r})") from error
-    typed = _typed()
-    if "task" in typed:
-        raise ConfigError("--resume goes on with the study's own task: give no TASK")
-    for name in sorted(typed - FREE):
-        if _plain(options[name]) != kept.get(name):
+        raise StoreError(f"{store.path}: not created by `zopo-fast optimize` ({error!r})") from error
+    given = _given()
+    if "task" in given:
+        raise ConfigError("TASK: --resume uses the task of the study; leave TASK out")
+    for name in sorted(given - _changeable()):
+        if _plain(options[name]) != stored.get(name):
             raise ConfigError(
-                f"{_flags([name])} cannot change in a study that has begun: it was "
-                f"{kept.get(name)!r}, leave it out"
+                f"{_flags([name])} cannot change on resume: it was {stored.get(name)!r}; leave it out"
             )
-    if missing := [name for name in again if name not in typed]:
-        raise ConfigError(
-            f"{_flags(missing)}: given then, and not kept since it may hold a secret; give it again"
-        )
-    used = {name: kept.get(name, value) for name, value in options.items()}
-    used |= {name: options[name] for name in typed}
+    if missing := [name for name in again if name not in given]:
+        raise ConfigError(f"{_flags(missing)}: not stored, because of possible secrets; give the same again")
+    resumed = {name: stored.get(name, value) for name, value in options.items()}
+    resumed |= {name: options[name] for name in given}
     for name in ("pool_file", "lists", "source"):
-        used[name] = None if used[name] is None else Path(used[name])
-    if used["score_range"] is not None:
-        used["score_range"] = tuple(used["score_range"])
+        resumed[name] = None if resumed[name] is None else Path(resumed[name])
+    if resumed["score_range"] is not None:
+        resumed["score_range"] = tuple(resumed["score_range"])
     for name in ("headers", "body"):
-        used[name] = used[name] or {}
-    return {**used, "out": options["resume"]}, task
+        resumed[name] = resumed[name] or {}
+    return {**resumed, "out": options["resume"]}, task
 
 
-def how_to_go_on(store: Store, folder: Path) -> str:
-    """The command that goes on with the run in this folder."""
+def resume_command(store: Store, folder: Path) -> str:
+    """Return the command that resumes the run in a folder."""
     again = store.config.get("again")
     more = f", and {_flags(again)} as before" if again else ""
     return f"zopo-fast optimize --resume {shlex.quote(str(folder))}{more}"
 
 
+def _changeable() -> set[str]:
+    """Return the names of the options that may change in a resumed study."""
+    parameters = click.get_current_context().command.params
+    return {each.name for each in parameters if isinstance(each, Option) and each.may_change and each.name}
+
+
 def _flags(names: Sequence[str]) -> str:
-    """The options of these names as they are typed."""
-    typed = {option.name: option.opts[0] for option in click.get_current_context().command.params}
-    return ", ".join(typed.get(name, name) for name in names)
+    """Return the options of these names as they are typed."""
+    flags = {each.name: each.opts[0] for each in click.get_current_context().command.params}
+    return ", ".join(flags.get(name, name) for name in names)
 
 
-def _typed() -> set[str]:
-    """Names of the options that were given on the command line or in its configuration file."""
+def _given() -> set[str]:
+    """Return the names of the options given on the command line or in its configuration file."""
     context = click.get_current_context()
-    given = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
-    return {name for name in context.params if context.get_parameter_source(name) in given}
+    sources = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+    return {name for name in context.params if context.get_parameter_source(name) in sources}
 
 
 def _without_secrets(name: str, value: Any) -> Any:
@@ -115,7 +111,7 @@ def _without_secrets(name: str, value: Any) -> Any:
 
 def _task(values: Mapping[str, Any]) -> Task:
     def examples(name: str) -> tuple[Example, ...]:
-        return tuple(Example(one["input"], tuple(one["outputs"])) for one in values[name])
+        return tuple(Example(row["input"], tuple(row["outputs"])) for row in values[name])
 
     return Task(
         values["name"],
@@ -128,6 +124,7 @@ def _task(values: Mapping[str, Any]) -> Task:
 
 
 def _plain(value: Any) -> Any:
+    """Return a value of an option as a JSON value; a path does not depend on the working directory."""
     if isinstance(value, Path):
-        return str(value.absolute())  # the same one from another folder
+        return str(value.absolute())
     return list(value) if isinstance(value, tuple) else value

@@ -10,70 +10,59 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zopo_fast.cli.options import FILE
+from zopo_fast.cli.params import FILE, Command, default_help, option, setting_option
 from zopo_fast.errors import ConfigError
+from zopo_fast.serve.config import TOKEN_VARIABLE, ServeConfig, ServerLimits
 
-TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
-# How long one thread may keep the interpreter to itself: the journal's thread has little to do between two
-# waits for the disk, and every request waits for it.
+# Longest time that one thread keeps the interpreter. The thread of the journal does little between two waits
+# for the disk, and every request waits for that thread.
 SWITCH_SECONDS = 0.0005
 
+_LIMITS = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
 
-@click.command()
-@click.option("--data", type=FILE, required=True, help="Folder of the studies; made where it is missing.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Where to listen; beyond loopback with a token only.",
+
+@click.command(cls=Command)
+@setting_option(ServeConfig, "data", group="Server", required=True, default=None)
+@setting_option(ServeConfig, "host", group="Server")
+@setting_option(ServeConfig, "port", group="Server")
+@option(
+    "--token-file",
+    group="Server",
+    type=FILE,
+    help="File that holds the bearer token." + default_help(f"${TOKEN_VARIABLE}"),
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="0: a free one.")
-@click.option("--token-file", type=FILE, help=f"File with the bearer token.  [default: ${TOKEN_VARIABLE}]")
-@click.option(
-    "--embedder", help="What embeds pools of texts, as in optimize.  [default: they bring embeddings]"
-)
-@click.option(
-    "--models", type=FILE, help="TOML file with the models that jobs may name.  [default: local alone]"
-)
-@click.option("--max-body", type=click.IntRange(1), help="Bytes of a request.  [default: 64 MiB]")
-@click.option("--max-pool", type=click.IntRange(1), help="Prompts of a study.  [default: 1000000]")
-@click.option("--max-studies", type=click.IntRange(1), help="Studies kept.  [default: 1000]")
-@click.option(
-    "--max-pending", type=click.IntRange(1), help="Prompts of a study asked and not told.  [default: 10000]"
-)
-@click.option("--max-jobs", type=click.IntRange(1), help="Jobs running at a time.  [default: 2]")
-@click.option(
-    "--log-prompts", is_flag=True, help="Let prompts, and messages that may quote them, into the log."
-)
-@click.option("--access-log", is_flag=True, help="Log every request.")
+@setting_option(ServeConfig, "embedder", group="Server")
+@setting_option(ServeConfig, "models", group="Server")
+@setting_option(ServerLimits, "max_body", group="Limits")
+@setting_option(ServerLimits, "max_pool", group="Limits")
+@setting_option(ServerLimits, "max_studies", group="Limits")
+@setting_option(ServerLimits, "max_pending", group="Limits")
+@setting_option(ServerLimits, "max_jobs", group="Limits")
+@setting_option(ServeConfig, "log_prompts", group="Output")
+@setting_option(ServeConfig, "access_log", group="Output")
 def serve(**options: Any) -> int:
-    """Serve studies (create, ask, tell, ...) and optimize jobs over HTTP; /openapi.json says how.
+    """Serve studies and optimize jobs over HTTP.
 
-    A tell is answered once it is on disk. SIGTERM or Ctrl-C ends in order, a second one at once.
+    GET /openapi.json describes the API. A tell is acknowledged once it is on disk. SIGTERM or Ctrl-C stops
+    the server in order, a second one at once.
     """
     from zopo_fast.serve import require
 
     require()
-    from zopo_fast.serve.config import Limits, ServeConfig
     from zopo_fast.serve.logs import json_logging
     from zopo_fast.serve.server import run
 
-    names = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
+    given = {each.name: options[each.name] for each in fields(ServeConfig) if each.name in options}
     config = ServeConfig(
-        data=options["data"],
-        host=options["host"],
-        port=options["port"],
+        **given,
         token=_token(options["token_file"]),
-        embedder=options["embedder"],
-        models=options["models"],
-        log_prompts=options["log_prompts"],
-        access_log=options["access_log"],
-        limits=Limits(**{name: options[name] for name in names if options[name] is not None}),
+        limits=ServerLimits(**{name: options[name] for name in _LIMITS}),
     )
     _tune()
 
@@ -88,14 +77,14 @@ def serve(**options: Any) -> int:
 
 
 def _tune() -> None:
-    """Set the interpreter up for short waits."""
+    """Configure the interpreter for short response times."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    gc.freeze()  # what was loaded by now stays
-    gc.set_threshold(20_000, 50, 100)  # requests leave no cycles; a look at all studies' objects takes long
+    gc.freeze()  # modules loaded so far live as long as the process
+    gc.set_threshold(20_000, 50, 100)  # requests make no cycles, and a full collection visits all studies
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run it in the fastest event loop there is."""
+    """Run the server in uvloop if that is installed."""
     if importlib.util.find_spec("uvloop") is None:
         asyncio.run(work)
         return
@@ -118,18 +107,21 @@ def _token(file: Path | None) -> str | None:
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: asyncio.Event) -> Any:
-    """The first SIGTERM or SIGINT sets `stop`; a second one ends the process: all answered is on disk."""
+    """Set `stop` at the first SIGTERM or SIGINT and end the process at the second.
+
+    Ending at once loses nothing: every acknowledged request is on disk.
+    """
     loop = asyncio.get_running_loop()
 
-    def first() -> None:
+    def on_signal() -> None:
         if stop.is_set():
             os._exit(1)
         stop.set()
 
     signals = (signal.SIGTERM, signal.SIGINT)
     for each in signals:
-        with contextlib.suppress(NotImplementedError):  # Windows' event loop has no signal handlers
-            loop.add_signal_handler(each, first)
+        with contextlib.suppress(NotImplementedError):  # the event loop of Windows has no signal handlers
+            loop.add_signal_handler(each, on_signal)
     try:
         yield
     finally:

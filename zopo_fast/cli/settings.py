@@ -1,4 +1,4 @@
-"""Parsed options as models, pools, judges and limits."""
+"""Models, pools, judges and limits made from parsed options."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
 from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
-from zopo_fast.scoring.judge import JUDGE_MAX_TOKENS
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 
 if TYPE_CHECKING:
     from zopo_fast.llm.answer_cache import AnswerCache
     from zopo_fast.llm.budget import Account
     from zopo_fast.llm.limits import Limits, Prices
-
-if TYPE_CHECKING:
     from zopo_fast.llm.openai.config import ClientConfig
     from zopo_fast.llm.types import Usage
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.tasks.task import Task
 
-
 S = TypeVar("S")
-DEFAULT_EXAMPLES = 20
+
+DEFAULT_EXAMPLES = 20  # of a prompt, where the task is large enough
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model options, as typed."""
+    """Values of the model options."""
 
     local: bool
     model: str | None
@@ -46,6 +44,11 @@ class ModelSettings:
 
     @property
     def is_local(self) -> bool:
+        """Whether the embedded model answers.
+
+        Raises:
+            ConfigError: The options contradict each other.
+        """
         if self.local and self.base_url:
             raise ConfigError("--local and --base-url contradict each other; give one")
         if self.base_url and not self.model:
@@ -53,38 +56,35 @@ class ModelSettings:
         return self.local or self.model is None
 
     def full_body(self, writing: bool = False) -> dict[str, Any]:
-        """Body parameters of a call: one that answers an example, or one that writes a prompt."""
-        temperature, max_tokens = (0.9, 256) if writing else (0.0, 64)
-        typed = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        given = {k: v for k, v in typed.items() if v is not None}
-        return {"temperature": temperature, "max_tokens": max_tokens, **given, **self.body}
+        """Return the body parameters of a call that answers an example or, if `writing`, writes a prompt."""
+        options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        given = {name: value for name, value in options.items() if value is not None}
+        return {**(WRITER_BODY if writing else ANSWER_BODY), **given, **self.body}
 
-    def longest_answer(self) -> int:
-        """Most tokens of an answer, --body included."""
+    def max_answer_tokens(self) -> int:
+        """Return the tokens of the longest answer, --body included."""
         body = self.full_body()
         stated = body.get("max_tokens") or body.get("max_completion_tokens")
-        return stated if isinstance(stated, int) else 64
+        return stated if isinstance(stated, int) else int(ANSWER_BODY["max_tokens"])
 
     def client_config(self, writing: bool = False) -> ClientConfig:
-        """Settings of the endpoint's client."""
-        from zopo_fast.llm.openai.client import ClientConfig
+        """Return the settings of the client of the endpoint."""
+        from zopo_fast.llm.openai.config import ClientConfig
 
-        body = self.full_body(writing)
-        config = ClientConfig(
+        given = {"concurrency": self.concurrency, "timeout": self.timeout}
+        return ClientConfig(
             self.model or "",
             base_url=self.base_url,
-            body=body,
+            body=self.full_body(writing),
             headers=self.headers,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
-        if self.concurrency is not None:
-            config = replace(config, concurrency=self.concurrency)
-        return config if self.timeout is None else replace(config, timeout=self.timeout)
 
     @contextlib.asynccontextmanager
     async def opened(self, writing: bool = False) -> AsyncIterator[Any]:
-        """Open the model for the length of a block."""
+        """Open the model for a block."""
         if self.is_local:
             from zopo_fast.llm.local import LocalModel
 
@@ -101,7 +101,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """The generation options, as typed."""
+    """Values of the options that generate prompts."""
 
     how: str | None
     kind: str | None
@@ -109,7 +109,7 @@ class PoolSettings:
     source: Path | None
 
     def method(self, local: bool) -> str:
-        """How to generate; the embedded model is too weak to write instructions."""
+        """Return the method; the embedded model is too weak to write instructions."""
         if self.how:
             return self.how
         if self.source:
@@ -117,18 +117,22 @@ class PoolSettings:
         return "compose" if local or self.lists else "induce"
 
     def check(self, local: bool) -> None:
-        """Refuse what cannot work before any call is paid for."""
+        """Check the options before any call is paid for.
+
+        Raises:
+            ConfigError: Prompts to paraphrase are missing.
+        """
         if self.method(local) == "paraphrase" and self.source is None:
             raise ConfigError("--how paraphrase needs --from, a file with the prompts to rephrase")
 
     def compose(self, n: int, task: Task, seed: int) -> Pool:
-        """Return about n composed prompts; no model is needed."""
+        """Return about `n` composed prompts; makes no call."""
         from zopo_fast.prompts import generate
 
         return generate.compose(n, seed, self.lists, kind=self.kind or generate.kind_of(task.name))
 
     async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Usage]:
-        """Return about n prompts that the model wrote, and what that took."""
+        """Return about `n` prompts written by the model, and the usage of the calls."""
         from zopo_fast.prompts import generate
         from zopo_fast.prompts.pool import Pool
 
@@ -142,7 +146,7 @@ class PoolSettings:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """The options of the metric "judge", as typed."""
+    """Values of the options of the metric judge."""
 
     judge_model: str | None
     judge_base_url: str | None
@@ -150,9 +154,13 @@ class JudgeSettings:
 
     @contextlib.asynccontextmanager
     async def opened(self, model: ModelSettings) -> AsyncIterator[Any]:
-        """Open the judge for the length of a block; None: the model grades itself.
+        """Open the judge for a block; None where the model itself grades.
 
-        Time limit and concurrency are the model's; its headers go only where they are meant to.
+        The judge has the timeout and concurrency of the model, and its headers at the same endpoint only,
+        since headers may hold a secret.
+
+        Raises:
+            ConfigError: The endpoint of the judge lacks the name of the model there.
         """
         if self.judge_model is None:
             if self.judge_base_url is not None:
@@ -167,30 +175,34 @@ class JudgeSettings:
             model=self.judge_model,
             base_url=model.base_url if same else self.judge_base_url,
             headers=model.headers if same else {},
-            body={"temperature": 0, "max_tokens": JUDGE_MAX_TOKENS},
+            body=JUDGE_BODY,
         )
         async with OpenAIClient(config) as client:
             yield client
 
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
-    """Load the task; a number of examples that was not typed suits what is there."""
+    """Load the task; the number of examples, unless given, suits the size of the task."""
     from zopo_fast.tasks.task import Task
 
     names = ("heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template")
     given = {name: options[name] for name in names}
     examples = options["examples"]
     if examples is None:
-        everything = Task.load(path, **{**given, "examples": None, "heldout": 0})
-        there = len(everything.train)
-        examples = DEFAULT_EXAMPLES if there > 2 * DEFAULT_EXAMPLES else max(1, there // 2)
-        if there > DEFAULT_EXAMPLES and given["heldout"] is not None:
-            examples = min(DEFAULT_EXAMPLES, max(1, there - given["heldout"]))
+        whole = Task.load(path, **{**given, "examples": None, "heldout": 0})
+        size = len(whole.train)
+        examples = DEFAULT_EXAMPLES if size > 2 * DEFAULT_EXAMPLES else max(1, size // 2)
+        if size > DEFAULT_EXAMPLES and given["heldout"] is not None:
+            examples = min(DEFAULT_EXAMPLES, max(1, size - given["heldout"]))
     return Task.load(path, examples=examples, **given)
 
 
 def check_names(task: Task) -> None:
-    """Refuse an unknown template or metric before any call is paid for."""
+    """Check that template and metric exist before any call is paid for.
+
+    Raises:
+        ConfigError: One of them does not.
+    """
     from zopo_fast.scoring import metrics
     from zopo_fast.tasks import template
 
@@ -200,37 +212,49 @@ def check_names(task: Task) -> None:
 
 
 def embedder_name(given: str | None, model: ModelSettings) -> str:
-    """The embedder's name; a GGUF model that answers for the pool embeds it too."""
+    """Return the name of the embedder; by default a GGUF model given by its path also embeds the pool."""
     return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
 
 
 def open_embedder(spec: str, model: ModelSettings, account: Account | None = None) -> Any:
-    """The embedder of that name, at the model's endpoint where it has one."""
+    """Return the embedder of a name, at the endpoint of the model if the embedder needs one.
+
+    Raises:
+        MissingDependencyError: A package of the embedder is not installed.
+    """
     from zopo_fast.prompts.embedders import resolve
 
     try:
         return resolve(spec, config=None if model.is_local else model.client_config(), account=account)
     except MissingDependencyError as error:
         raise MissingDependencyError(
-            f"{error}; or embed the pool with something else: --embedder endpoint:MODEL, st:NAME or minilm"
+            f"{error}; or choose another embedder: --embedder endpoint:MODEL, st:NAME or minilm"
         ) from None
 
 
 def prices_of(options: dict[str, Any]) -> tuple[float, float] | None:
-    """Prices of a million tokens in and out, both or neither."""
+    """Return the prices of a million prompt and completion tokens; None where neither is given.
+
+    Raises:
+        ConfigError: Only one of them is given.
+    """
     price_in, price_out = options["price_in"], options["price_out"]
     if (price_in is None) != (price_out is None):
-        raise ConfigError("--price-in and --price-out go together")
+        raise ConfigError("--price-in and --price-out go together; give both")
     return None if price_in is None else (price_in, price_out)
 
 
 def settings_of(kind: type[S], options: dict[str, Any]) -> S:
-    """Return those of the options that make up a dataclass of settings."""
+    """Return a dataclass made from the options named like its fields."""
     return kind(**{f.name: options[f.name] for f in fields(kind)})  # type: ignore[arg-type]
 
 
 def text_or_file(value: str | None, option: str) -> str | None:
-    """A text, or with a leading @ the file that holds it."""
+    """Return the value of an option, or with a leading @ the text of the file it names.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     if value is None or not value.startswith("@"):
         return value
     try:
@@ -241,7 +265,7 @@ def text_or_file(value: str | None, option: str) -> str | None:
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """The options above, as typed."""
+    """Values of the options of limits and cache."""
 
     limit_calls: int | None = None
     limit_tokens: int | None = None
@@ -251,14 +275,18 @@ class LimitSettings:
     cache_size: int | None = None
 
     def limits(self) -> Limits | None:
-        """The limits of the run; None: none was typed."""
+        """Return the limits of the run; None where no limit is given."""
         from zopo_fast.llm.limits import Limits
 
         limits = Limits(self.limit_calls, self.limit_tokens, self.limit_cost, self.limit_seconds)
         return None if limits == Limits() else limits
 
     def prices(self, prices: tuple[float, float] | None) -> Prices | None:
-        """Prices in and out as `options.prices_of` gives them; raises `ConfigError` where they are needed."""
+        """Return the prices of `prices_of` as `Prices`.
+
+        Raises:
+            ConfigError: A limit of cost needs prices and there are none.
+        """
         from zopo_fast.llm.limits import Prices
 
         if prices is None:
@@ -268,7 +296,11 @@ class LimitSettings:
         return Prices(*prices)
 
     def open_cache(self) -> AnswerCache | None:
-        """The cache of answers; None where it is off. Close it in the end."""
+        """Return the answer cache, which the caller closes; None where it is off.
+
+        Raises:
+            ConfigError: A size is given for a cache that is off.
+        """
         if not self.cache:
             if self.cache_size is not None:
                 raise ConfigError("--cache-size and --no-cache contradict each other; give one")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from zopo_fast import _core
 from zopo_fast._utils.public import public
 from zopo_fast.errors import DeviceError
 
-if hasattr(_core, "CudaArray"):  # missing from a build without CUDA
+if TYPE_CHECKING:
+    from zopo_fast._core import CudaArray as CudaArray  # noqa: PLC0414 - a re-export
+elif hasattr(_core, "CudaArray"):  # missing from a build without CUDA
     CudaArray = public(_core.CudaArray)
 
 _users: set[int] = set()  # ids of the process that has initialised CUDA; a forked child of it cannot use CUDA

@@ -12,16 +12,16 @@ from zopo_fast._utils.settings import check, described, document, setting
 @document
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a run in total; None sets no limit.
+    """Limits of a run; None sets no limit.
 
     Raises:
         ConfigError: A limit is not above 0; the message names it.
     """
 
-    calls: int | None = setting(None, "Attempts sent to a model that it did not refuse.", minimum=1)
-    tokens: int | None = setting(None, "Prompt and completion tokens together.", minimum=1)
-    cost: float | None = setting(None, "Money, in the unit of the prices.", above=0)
-    seconds: float | None = setting(None, "Wall-clock time in seconds.", above=0)
+    calls: int | None = setting(None, "Calls in total; an attempt that the model refuses is free.", minimum=1)
+    tokens: int | None = setting(None, "Prompt and completion tokens in total.", minimum=1)
+    cost: float | None = setting(None, "Cost in total, in the unit of the prices.", above=0)
+    seconds: float | None = setting(None, "Wall-clock seconds in total.", above=0)
 
     def __post_init__(self) -> None:
         check(self, prefix="limits.")

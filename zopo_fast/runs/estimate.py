@@ -1,4 +1,4 @@
-"""What a run would take, before it makes a call: calls, tokens and, given prices, money."""
+"""Upper bounds of calls, tokens and cost of a run, before it makes a call."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zopo_fast.llm import tokens
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 from zopo_fast.runs.config import RunConfig
-from zopo_fast.scoring.judge import DEFAULT_RUBRIC, JUDGE_MAX_TOKENS
+from zopo_fast.scoring.judge import DEFAULT_RUBRIC
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
-UNKNOWN_PROMPT_TOKENS = 40  # of a prompt that is yet to be written
-EMBED_BATCH = 64
-GENERATE_MAX_TOKENS = 256
-SAMPLE = 50  # prompts whose tokens are counted
+UNKNOWN_PROMPT_TOKENS = 40  # assumed for a prompt that is not generated yet
+EMBED_BATCH = 64  # prompts embedded in one call
+MAX_SAMPLE = 50  # prompts whose tokens are counted
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Upper bounds: a perfect score or a target may end the run earlier."""
+    """Upper bounds of a run; a perfect score or a target may end it earlier.
+
+    Attributes:
+        calls: of all models.
+        prompt_tokens: tokens in.
+        completion_tokens: tokens out.
+        estimated: True if the tokens were not counted with the vocabulary of the model.
+        price: in the unit of the given prices; None without prices.
+    """
 
     calls: int
     prompt_tokens: int
     completion_tokens: int
-    estimated: bool  # counted with another vocabulary than the model's, or without one
-    price: float | None  # in the unit of the prices given
+    estimated: bool
+    price: float | None
 
     def __str__(self) -> str:
         about = "about " if self.estimated else ""
@@ -42,20 +50,20 @@ def estimate(
     config: RunConfig,
     *,
     model: str | None = None,
-    max_tokens: int = 64,
+    max_tokens: int = ANSWER_BODY["max_tokens"],
     generate: int = 0,
     embed: int = 0,
     prices: tuple[float, float] | None = None,
 ) -> Estimate:
-    """Bound the calls of a run and their tokens.
+    """Return upper bounds of the calls of a run, their tokens and their cost.
 
     Args:
         task: what prompts are scored on.
-        prompts: the pool, or empty when it is still to be generated.
+        prompts: the pool; empty if it is not generated yet.
         config: budget and comparisons.
-        model: whose vocabulary to count in, where it can be had.
-        max_tokens: longest answer.
-        generate: calls made to write the pool.
+        model: name of the model, for its vocabulary; None: the embedded model.
+        max_tokens: maximum length of an answer.
+        generate: calls that generate the pool.
         embed: prompts embedded by an endpoint, in calls of EMBED_BATCH.
         prices: of a million tokens in and out.
     """
@@ -63,7 +71,7 @@ def estimate(
     examples = [*task.train, *task.heldout]
     counted = [
         tokens.count_messages(layout.render(prompt, example.input, task.demonstrations), model)
-        for prompt in (list(prompts[:: max(1, len(prompts) // SAMPLE)]) or [""])
+        for prompt in (list(prompts[:: max(1, len(prompts) // MAX_SAMPLE)]) or [""])
         for example in examples[:: max(1, len(examples) // 20)]
     ]
     per_call = sum(c.tokens for c in counted) / len(counted) + (0 if prompts else UNKNOWN_PROMPT_TOKENS)
@@ -75,18 +83,18 @@ def estimate(
     calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
     shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
     tokens_in = round(calls * per_call) + generate * shown
-    tokens_out = calls * max_tokens + generate * GENERATE_MAX_TOKENS
-    if task.metric == "judge":  # its message holds the rubric, the example and the answer
+    tokens_out = calls * max_tokens + generate * WRITER_BODY["max_tokens"]
+    if task.metric == "judge":  # its messages hold the rubric, the example and the answer
         rubric = tokens.count_tokens(config.rubric or DEFAULT_RUBRIC, model).tokens
         tokens_in += round(calls * (rubric + per_call + max_tokens))
-        tokens_out += calls * JUDGE_MAX_TOKENS
+        tokens_out += calls * JUDGE_BODY["max_tokens"]
         calls *= 2
     calls += generate
     if embed:
-        own = [tokens.count_tokens(p, model).tokens for p in prompts[:SAMPLE]] or [UNKNOWN_PROMPT_TOKENS]
+        own = [tokens.count_tokens(p, model).tokens for p in prompts[:MAX_SAMPLE]] or [UNKNOWN_PROMPT_TOKENS]
         calls += -(-embed // EMBED_BATCH)
         tokens_in += round(embed * sum(own) / len(own))
     price = None if prices is None else (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
-    # Without a name it is the embedded model, whose own vocabulary is not at hand.
+    # The vocabulary of the embedded model is not available here.
     estimated = model is None or not prompts or any(c.estimated for c in counted)
     return Estimate(calls, tokens_in, tokens_out, estimated, price)

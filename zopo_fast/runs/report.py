@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, and its summary for a terminal."""
+"""Output of a run: its folder, the plot, and the summary for a terminal."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ POOL = "pool.jsonl"
 
 
 class RunFolder:
-    """The folder of one run, made before the first call so that nothing is paid for and then lost.
+    """Folder of one run, created before the first call so that no paid answer is lost.
 
     Args:
         path: of the folder.
-        resume: the run in it goes on; its trials are written anew by `rewrite_trials`.
+        resume: the folder holds a run to resume; `rewrite_trials` replaces its trials.
 
     Raises:
-        OutputError: it cannot be written, or already holds a run.
+        OutputError: the folder cannot be written, or already holds a run.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
         self.finished = False
         try:
-            self._made = not exists(self.path)
+            self._is_new = not exists(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             names = (STUDY, TRIALS, RESULT, BEST, CURVE, POOL)
             held = [name for name in names if exists(self.path / name)]
             if held == [TRIALS] and not (self.path / TRIALS).stat().st_size:
-                (self.path / TRIALS).unlink()  # of a run killed before it had begun
+                (self.path / TRIALS).unlink()  # left by a run that was killed before its first call
                 held = []
             if held and not resume:
-                more = f", or go on with it: --resume {self.path}" if held[0] == STUDY else ""
+                more = f", or resume the run: --resume {self.path}" if held[0] == STUDY else ""
                 raise OutputError(f"{self.path}: already holds a run ({held[0]}); give another folder{more}")
             self._trials: IO[str] = (self.path / TRIALS).open("a" if resume else "x", encoding="utf-8")
         except OutputError:
@@ -57,11 +57,11 @@ class RunFolder:
             raise OutputError(f"{self.path}: cannot be written: {error_reason(error)}") from error
 
     def add(self, trial: Trial) -> None:
-        """Append a trial to trials.jsonl; it is in the file when this returns."""
+        """Append a trial to trials.jsonl and flush the file."""
         self._write(self._line(trial))
 
     def rewrite_trials(self, trials: Sequence[Trial]) -> None:
-        """Write the trials of a run that goes on, in place of those of its cut-off end; all or nothing."""
+        """Replace trials.jsonl atomically by the trials of a resumed run."""
         self._trials.close()
         lines = "".join(self._line(trial) for trial in trials)
         write_atomic(self.path / TRIALS, lines.encode(errors="replace"))
@@ -85,7 +85,14 @@ class RunFolder:
             raise OutputError(f"{self.path / TRIALS}: cannot be written: {error}") from error
 
     def finish(self, result: Result, settings: dict[str, Any]) -> list[str]:
-        """Write best_prompt.txt, result.json and curve.png; return what had to be left out, and why."""
+        """Write best_prompt.txt, result.json and curve.png.
+
+        Returns:
+            Files that could not be written, each with the reason.
+
+        Raises:
+            OutputError: best_prompt.txt or result.json cannot be written.
+        """
         self.finished = True
         self._trials.close()
         document = {**result.to_dict(), "settings": settings}
@@ -97,31 +104,36 @@ class RunFolder:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror or error}") from error
         try:
             plot_curve(result.trials, self.path / CURVE)
-        except Exception as error:  # a picture must not cost a run that is paid for its summary
+        except Exception as error:  # a failed plot must not hide the summary of a paid run
             return [f"{CURVE}: {error}"]
         return []
 
     def save_pool(self, pool: Pool) -> None:
-        """Write pool.jsonl: prompts that a model wrote are paid for, whatever comes after."""
+        """Write pool.jsonl, so that prompts written by a model are kept even if the run fails later."""
         pool.save(self.path / POOL)
 
     def close(self, remove: bool = False) -> None:
-        """Close the trials file; with `remove`, also it, the study and the folder made for them.
+        """Close trials.jsonl.
 
-        Not after `finish`. Where nothing was answered nothing is lost by that, and the folder is not in the
-        way of another try.
+        Args:
+            remove: delete trials.jsonl, the study, and the folder if this object created it, unless the run
+                is finished. For runs without any answer, whose folder would block another try.
         """
         self._trials.close()
         if remove and not self.finished:
             with suppress(OSError):
                 for name in (TRIALS, STUDY, STUDY + "-wal"):
                     (self.path / name).unlink(missing_ok=True)
-                if self._made:
+                if self._is_new:
                     self.path.rmdir()
 
 
 def plot_curve(trials: Sequence[Trial], path: Path) -> None:
-    """Draw score and best so far against prompts scored, to a PNG file."""
+    """Plot the score of each trial and the best score so far to a PNG file.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -133,11 +145,13 @@ def plot_curve(trials: Sequence[Trial], path: Path) -> None:
     best = np.maximum.accumulate(np.where(partial, -np.inf, means))
     numbers = list(range(1, len(scored) + 1))
     figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no global state
+    FigureCanvasAgg(figure)  # needs neither a window system nor global state
     axes = figure.add_subplot()
     axes.plot(numbers, np.where(partial, np.nan, means), ".", color="0.6", label="score of the prompt")
     if partial.any():
-        axes.plot(numbers, np.where(partial, means, np.nan), "x", color="0.8", label="given up: score so far")
+        axes.plot(
+            numbers, np.where(partial, means, np.nan), "x", color="0.8", label="stopped early: score so far"
+        )
     axes.step(numbers, np.where(np.isinf(best), np.nan, best), where="post", color="C0", label="best so far")
     axes.set_xlabel("prompts scored")
     axes.set_ylabel("train score")
@@ -149,7 +163,7 @@ def plot_curve(trials: Sequence[Trial], path: Path) -> None:
 STOPPED = {
     "budget": "the budget is spent",
     "pool": "every prompt of the pool is scored",
-    "perfect": "a perfect score",
+    "perfect": "a perfect score is reached",
     "target": "the target is reached",
     "interrupted": "interrupted; these are the results so far",
     "failures": "too many prompts could not be scored",
@@ -157,12 +171,12 @@ STOPPED = {
     "tokens": "the limit of tokens is reached",
     "cost": "the limit of cost is reached",
     "time": "the time is up",
-    "error": "the model could not be reached any more; these are the results so far",
+    "error": "the model is unavailable; these are the results so far",
 }
 
 
 def summary(result: Result) -> str:
-    """Return the end of a run in words, for a terminal."""
+    """Return the summary of a run for a terminal."""
     scored, full = len(result.prompts_scored()), len(result.prompts_scored(in_full=True))
     failed = sum(t.score is None for t in result.trials)
     lines = [
@@ -175,7 +189,7 @@ def summary(result: Result) -> str:
         "",
         "Best prompt:",
         *("  " + line for line in printable(result.best_prompt).split("\n")),
-        f"Train score: {result.best_score:.3f}" + " (of some examples only)" * result.in_part,
+        f"Train score: {result.best_score:.3f}" + " (over some examples only)" * result.in_part,
     ]
     if result.heldout:
         lines += ["", *_table(result.heldout)]
@@ -183,12 +197,12 @@ def summary(result: Result) -> str:
 
 
 def usage_line(usage: Usage) -> str:
-    """Return calls and tokens in words."""
+    """Return calls and tokens as one line for a terminal."""
     return (
         f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
         + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
         + (f"; from the cache: {usage.cached}" if usage.cached else "")
-        + (f"; lost, and perhaps billed: {usage.lost_calls}" if usage.lost_calls else "")
+        + (f"; lost, possibly billed: {usage.lost_calls}" if usage.lost_calls else "")
     )
 
 

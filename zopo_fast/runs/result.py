@@ -1,4 +1,4 @@
-"""What a run gives back: its trials, the winner, and how that does on examples it was not chosen by."""
+"""Result of a run: trials, winner, and held-out scores with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,28 +15,42 @@ from zopo_fast.llm.types import Usage
 @public
 @dataclass(frozen=True)
 class Trial:
-    """One prompt that was scored, or whose scoring failed."""
+    """Scoring of one prompt.
 
-    number: int  # from 1, in the order of ending
-    index: int  # in the pool
+    Attributes:
+        number: from 1, in order of the end.
+        index: of the prompt in the pool.
+        prompt: its text.
+        score: mean over the scored examples; None if the prompt failed.
+        scores: one a scored example, in the order of the train examples of the task.
+        usage: calls and tokens of this trial.
+        seconds: from the first call to the last answer.
+        best_score: best full score of the run, this trial included; None before there is one.
+        total: usage of the run so far.
+        error: why the prompt failed; None if it did not.
+        examples: indices of the scored examples if a race stopped the prompt; else empty.
+    """
+
+    number: int
+    index: int
     prompt: str
-    score: float | None  # None: failed
-    scores: tuple[float, ...]  # one an example scored, in the order of the task's train examples
+    score: float | None
+    scores: tuple[float, ...]
     usage: Usage
     seconds: float
-    best_score: float | None  # of the run, this trial included; never a partial one
-    total: Usage  # of the run so far
+    best_score: float | None
+    total: Usage
     error: str | None = None
-    examples: tuple[int, ...] = ()  # places of those scored, where a race gave the prompt up; else empty
+    examples: tuple[int, ...] = ()
 
     @property
     def partial(self) -> bool:
-        """Whether `score` is a mean over a part of the examples only."""
+        """Whether `score` is a mean over some of the examples only."""
         return bool(self.examples)
 
 
 class Interval(NamedTuple):
-    """A mean difference with its 95 % confidence interval."""
+    """Mean difference with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -46,10 +60,16 @@ class Interval(NamedTuple):
 def paired_interval(
     winner: Sequence[float], other: Sequence[float], *, seed: int = 0, resamples: int = 10_000
 ) -> Interval:
-    """Bootstrap interval (percentile, 95 %) of mean(winner - other) over the same examples, in order.
+    """Return the 95 % percentile bootstrap interval of mean(winner - other).
 
-    Resampling pairs keeps what the two have in common, an example hard for both, out of the spread
-    (Efron & Tibshirani 1993, ch. 13).
+    Pairs are resampled, so an example that is hard for both prompts does not widen the interval (Efron &
+    Tibshirani 1993, ch. 13).
+
+    Args:
+        winner: (n,), scores of one prompt.
+        other: (n,), scores of the other prompt on the same examples in the same order.
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
     """
     difference = np.asarray(winner, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     rng = np.random.default_rng(seed)
@@ -60,14 +80,23 @@ def paired_interval(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A prompt on the held-out examples."""
+    """Scores of a prompt on the held-out examples.
 
-    role: str  # "winner", "seed prompt", "pool median", "random sample"
+    Attributes:
+        role: "winner", "seed prompt", "pool median" or "random sample".
+        prompt: its text.
+        train_score: mean over the train examples; None if not scored in full.
+        score: mean over the held-out examples.
+        scores: one a held-out example.
+        winner_ahead: score of the winner minus `score`; None for the winner itself.
+    """
+
+    role: str
     prompt: str
-    train_score: float | None  # None: not scored on the train examples in this run
+    train_score: float | None
     score: float
     scores: tuple[float, ...]
-    winner_ahead: Interval | None = None  # winner's score minus this one's; None for the winner itself
+    winner_ahead: Interval | None = None
 
 
 @public
@@ -75,10 +104,19 @@ class HeldOut:
 class Result:
     """Outcome of a run.
 
-    `stopped_by`: "budget", "pool" (every prompt scored), "perfect" (a score that cannot be beaten),
-    "target", "interrupted", "failures" (too many prompts could not be scored) or "error" (the model
-    could not be reached any more; `error` says why), or the limit that left no room for the next call:
-    "calls", "tokens", "cost" or "time".
+    Attributes:
+        best_prompt: text of the winner.
+        best_score: its mean over the train examples; see `in_part`.
+        best_index: its pool index.
+        trials: in order of their end.
+        usage: calls and tokens of the study, earlier runs included.
+        stopped_by: "budget", "pool" (every prompt is scored), "perfect" (the highest possible score),
+            "target", "interrupted", "failures" (too many prompts in a row failed), "error" (the model is
+            unavailable), or the limit that the next call would exceed: "calls", "tokens", "cost" or "time".
+        seconds: duration of the study, earlier runs included.
+        heldout: scores on the held-out examples, the winner's first; empty without a comparison.
+        error: why the run ended early; None if it did not.
+        in_part: True if a limit ended the run before any full score; `best_score` is then a partial mean.
     """
 
     best_prompt: str
@@ -90,14 +128,18 @@ class Result:
     seconds: float
     heldout: list[HeldOut] = field(default_factory=list)
     error: Exception | None = None
-    in_part: bool = False  # a limit left room for no full score: `best_score` is a mean over some examples
+    in_part: bool = False
 
     def prompts_scored(self, in_full: bool = False) -> set[int]:
-        """Indices of the prompts with a score, or of those scored on all examples."""
+        """Return the indices of the prompts with a score.
+
+        Args:
+            in_full: only of prompts scored on all examples.
+        """
         return {t.index for t in self.trials if t.score is not None and not (in_full and t.partial)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, without the trials: those are lines of their own."""
+        """Return the result as JSON values, without the trials, which trials.jsonl holds."""
         return {
             "best_prompt": self.best_prompt,
             "best_score": self.best_score,

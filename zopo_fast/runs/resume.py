@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.runs.state import AGAIN, FAILED
 from zopo_fast.storage.file import is_absent
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-
-# Settings that may change when a run is resumed: no ask depends on them.
-_CHANGEABLE = ("concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices")
 
 
 @contextmanager
@@ -84,7 +82,8 @@ def identity(
     judge: ChatModel | None,
 ) -> dict[str, Any]:
     """Return all that the asks of a run depend on, as JSON values; texts are hashed."""
-    settings = {k: v for k, v in asdict(config).items() if k not in _CHANGEABLE}
+    declarations = declared(type(config))
+    settings = {k: v for k, v in asdict(config).items() if not declarations[k].may_change}
     settings["search"] = config.search.to_dict()
     return {
         "task": _task_identity(task),

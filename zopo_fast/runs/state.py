@@ -1,9 +1,9 @@
-"""A run's search as a state machine: what to score next, and what a score changes.
+"""State machine of a run, driven by the entries of its log.
 
-No clock, no I/O, no event loop. It moves by its entries alone: a prompt is asked, an example is scored, a
-prompt fails, another run goes on after too many failures, an answer comes that nobody needs any more. The
-same entries in the same order lead to the same state, bit for bit, so that a log of them is all there is to
-keep of a run.
+A RunState has no clock, no I/O and no event loop. An entry says that a prompt was asked, an example was
+scored, a prompt failed, a resumed run reset the failures, or an answer arrived after the end. The same
+entries in the same order give the same state, bit for bit. The log is therefore all that a study stores of
+a search.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ if TYPE_CHECKING:
     from zopo_fast.search.optimizer import Zopo
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
-"""Kinds of entries."""
+"""Kinds of log entries."""
 
 
 @dataclass
 class Work:
-    """A prompt being scored: on all examples, or in a race on those of a mini-batch.
+    """Prompt being scored: on all examples, or in a race on one mini-batch.
 
     Attributes:
-        index: of the prompt, in the pool.
-        examples: places of the examples among the task's, in the order of asking.
-        begun: seconds into the run.
+        index: of the prompt in the pool.
+        examples: indices of the train examples, in the order of asking.
+        begun: start, in seconds into the run.
+        scores: by example index.
+        usage: of the answers so far.
     """
 
     index: int
@@ -46,21 +48,31 @@ class Work:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Places of the examples that have no score yet."""
-        return tuple(place for place in self.examples if place not in self.scores)
+        """Indices of the examples that have no score yet."""
+        return tuple(example for example in self.examples if example not in self.scores)
 
 
 class RunState:
-    """What is being scored, what is known, and why the search has ended, if it has.
+    """State of a run: prompts in flight, scores, trials, and the reason for the end of the search.
+
+    A state of one process: the study in the file outlives it, and another process rebuilds it by replay().
 
     Args:
-        optimizer: proposes prompts; told the scores.
+        optimizer: proposes prompts and receives their scores.
         pool: the prompts.
         config: settings of the run.
-        in_flight: prompts scored at once.
-        parts: examples of a full score.
-        perfect: a score that cannot be beaten, where there is one.
-        race: how prompts are scored in part; None: all examples at once.
+        in_flight: maximum number of prompts scored concurrently.
+        parts: number of examples of a full score.
+        perfect: the highest possible score; None if unknown.
+        race: schedules mini-batches; None: every prompt is scored on all examples at once.
+
+    Attributes:
+        running: prompts in flight, by pool index.
+        trials: in order of their end.
+        scores: of every prompt scored in this study, by pool index; in a race also partial ones.
+        spent: usage of all scores so far.
+        reason: why the search has ended; None while it runs.
+        refusal: error of a score outside the bounds of a race, which ends the search as "failures".
     """
 
     def __init__(
@@ -74,25 +86,32 @@ class RunState:
         race: racing.Race | None = None,
     ) -> None:
         self.optimizer, self.pool, self.race = optimizer, pool, race
-        self.running: dict[int, Work] = {}  # by prompt
+        self.running: dict[int, Work] = {}
         self.trials: list[Trial] = []
-        self.scores: dict[int, Score] = {}  # of every prompt scored in this run, in a race also in part
+        self.scores: dict[int, Score] = {}
         self.spent = Usage()
-        self.reason: str | None = None  # why the search has ended
+        self.reason: str | None = None
         self.in_flight = in_flight
-        self.refusal: InputError | None = None  # a score that no race takes: why "failures" ended the search
+        self.refusal: InputError | None = None
         self._config, self._parts, self._perfect = config, parts, perfect
-        self._unreported: dict[int, tuple[Usage, float]] = {}  # of a race: usage and seconds since the last
+        self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
         self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
-        self._failures_in_a_row = 0
+        self._consecutive_failures = 0
 
     # ---- entries -----------------------------------------------------------------------------------
 
     def ask(self, at: float) -> Work | None:
-        """Ask for the next prompt to score; None: none now. `at` is in seconds into the run."""
+        """Start the next prompt, or its next mini-batch.
+
+        Args:
+            at: seconds into the run.
+
+        Returns:
+            The prompt and its examples; None if no further prompt can start now.
+        """
         if self.reason is not None or len(self.running) >= self.in_flight:
             return None
-        chosen = self._asked() if self.race is None else self._raced(self.race)
+        chosen = self._ask_search() if self.race is None else self._ask_race(self.race)
         if chosen is None:
             return None
         index, examples = chosen
@@ -100,7 +119,17 @@ class RunState:
         return work
 
     def record_score(self, index: int, example: int, score: float, usage: Usage, at: float) -> bool:
-        """Take in the score of one example; True when it was the last one that the prompt waited for.
+        """Record the score of one example.
+
+        Args:
+            index: of the prompt in the pool.
+            example: index of the train example.
+            score: of the answer.
+            usage: of the answer, and of its judge.
+            at: seconds into the run.
+
+        Returns:
+            True if the prompt, or its mini-batch, is complete with this score.
 
         Raises:
             InputError: the prompt is not being scored on that example.
@@ -116,33 +145,37 @@ class RunState:
         del self.running[index]
         try:
             self._complete(work, at)
-        except InputError as refused:  # a race: a score outside the range it was promised
+        except InputError as refused:  # a score outside the bounds of the race
             self._drop(work, str(refused), at)
             self.reason, self.refusal = "failures", refused
         return True
 
     def record_failure(self, index: int, error: str, at: float) -> None:
-        """A prompt cannot be scored, which says nothing about the next one."""
+        """Record that a prompt cannot be scored; too many such prompts in a row end the search."""
         self._drop(self.running.pop(index), error, at)
-        self._failures_in_a_row += 1
-        if self._failures_in_a_row >= self._config.max_failures:
+        self._consecutive_failures += 1
+        if self._consecutive_failures >= self._config.max_failures:
             self.reason = "failures"
 
     def reset_failures(self) -> None:
-        """Go on after too many failures in a row, in another run."""
-        self._failures_in_a_row = 0
+        """Continue in a resumed run after too many failures in a row."""
+        self._consecutive_failures = 0
         if self.reason == "failures":
             self.reason = None
 
     def record_late(self, usage: Usage) -> None:
-        """Count a call that was answered when the search had ended."""
+        """Count the usage of an answer that arrived after the end of the search."""
         self.spent += usage
 
     def replay(self, kind: str, entry: Mapping[str, Any]) -> None:
-        """Take in an entry of a log.
+        """Apply an entry of the log.
+
+        Args:
+            kind: of the entry, such as ASK.
+            entry: its fields.
 
         Raises:
-            InputError: the entry does not follow from those before it.
+            InputError: the entry does not follow from those before it, or is damaged.
         """
         try:
             if kind == AGAIN:
@@ -167,11 +200,11 @@ class RunState:
         except (LookupError, TypeError) as error:
             raise InputError(f"damaged entry {kind!r} ({error!r})") from error
 
-    # ---- what is known -----------------------------------------------------------------------------
+    # ---- results -----------------------------------------------------------------------------------
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Index and score of the best prompt, never a partial one; None before there is one."""
+        """Index and score of the best prompt scored in full; None before there is one."""
         if self.race is not None and self.race.best is None and not self.pool.scores:
             return None
         try:
@@ -181,9 +214,9 @@ class RunState:
 
     @property
     def best_partial(self) -> tuple[int, float] | None:
-        """Index and mean so far of the most promising prompt that is not scored in full; None without one.
+        """Index and mean so far of the most promising partially scored prompt; None if there is none.
 
-        By the mean drawn towards 1/2, as a race chooses which to go on with: few scores promise little.
+        Prompts are ranked by their mean shrunk towards 1/2, as in a race: few scores are weak evidence.
         """
         means: dict[int, tuple[float, ...]] = {i: score.scores for i, score in self.scores.items()}
         for index, work in self.running.items():
@@ -196,7 +229,7 @@ class RunState:
 
     @property
     def exhausted(self) -> str:
-        """Whether it is the budget or the pool that came to its end, where nothing can be asked."""
+        """Name of what is exhausted when no prompt can be asked: "budget" or "pool"."""
         if self.race is not None:
             spent = self.race.calls - self.race.spent < self.race.examples
         else:
@@ -204,27 +237,25 @@ class RunState:
         return "budget" if spent else "pool"
 
     def is_fully_scored(self, index: int) -> bool:
-        """Whether a prompt was scored in this run on all examples."""
+        """Return whether a prompt was scored in this study on all examples."""
         return index in self.scores and len(self.scores[index].scores) == self._parts
 
     # ---- the end -----------------------------------------------------------------------------------
 
     def report_lost(self, index: int, error: str, at: float) -> None:
-        """Make a trial of a prompt that an error of the whole run has cut off."""
+        """Report a prompt that an error of the whole run has interrupted."""
         self._drop(self.running.pop(index), error, at)
 
     def report_unfinished(self) -> None:
-        """Make trials of what a race has begun and neither completed nor given up: it is paid for."""
+        """Report the prompts that a race started and neither completed nor stopped: their calls are paid."""
         for index in list(self._unreported):
             self._report_raced(index)
 
-    # ---- within ------------------------------------------------------------------------------------
+    # ---- internals ---------------------------------------------------------------------------------
 
-    def _asked(self) -> tuple[int, tuple[int, ...]] | None:
-        """The prompt that the search asks for; None: none now, and then nothing has changed by asking.
-
-        What has failed would be offered again where nothing else is left: do not try for ever.
-        """
+    def _ask_search(self) -> tuple[int, tuple[int, ...]] | None:
+        """Ask the search for a prompt; None, with no change of its state, if it has none now."""
+        # Without a fresh prompt the search would offer the failed ones again, endlessly.
         if self.optimizer.done or not self._fresh:
             return None
         try:
@@ -234,68 +265,68 @@ class RunState:
         self._fresh.discard(index)
         return index, tuple(range(self._parts))
 
-    def _raced(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
-        """The prompt that is to go on, or that the search asks for, and its next examples; None: none now."""
+    def _ask_race(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
+        """Continue a racing prompt or start one from the search; return it with its next examples."""
         index = race.choose()
         if index == racing.NEW:
-            asked = self._asked()
+            asked = self._ask_search()
             index = race.choose(fresh=False) if asked is None else asked[0]
         return None if index is None else (index, race.start(index))
 
     def _complete(self, work: Work, at: float) -> None:
-        """Tell the search what a prompt, or a mini-batch of it, has scored."""
-        scores = tuple(work.scores[place] for place in work.examples)
+        """Tell the search the score of a prompt, or of its mini-batch."""
+        scores = tuple(work.scores[example] for example in work.examples)
         index, seconds, race = work.index, at - work.begun, self.race
         if race is None:
             score = Score(math.fsum(scores) / len(scores), scores, work.usage)
             self.optimizer.tell(index, score.mean)
             self.scores[index] = score
-            self._failures_in_a_row = 0
+            self._consecutive_failures = 0
             self._report(index, score, seconds, None)
-            self.reason = self._reached(score.mean)
+            self.reason = self._end_reason(score.mean)
             return
-        given_up = race.finish(index, scores)
-        self._add(index, work.usage, seconds)
-        racing.tell(self.optimizer, race, index, given_up)
-        self._failures_in_a_row = 0
-        for one in [index, *(i for i in given_up if i != index)]:
-            self.scores[one] = Score(race.mean(one), race.in_order(one)[1], Usage())
-        complete = race.complete(index)
-        for one in [index, *given_up] if complete else given_up:
-            self._report_raced(one)
-        self.reason = self._reached(race.mean(index)) if complete else None
+        stopped = race.finish(index, scores)
+        self._count_racing(index, work.usage, seconds)
+        racing.tell(self.optimizer, race, index, stopped)
+        self._consecutive_failures = 0
+        for each in [index, *(i for i in stopped if i != index)]:
+            self.scores[each] = Score(race.mean(each), race.in_order(each)[1], Usage())
+        is_complete = race.complete(index)
+        for each in [index, *stopped] if is_complete else stopped:
+            self._report_raced(each)
+        self.reason = self._end_reason(race.mean(index)) if is_complete else None
 
     def _drop(self, work: Work, error: str, at: float) -> None:
-        """Give a prompt up whose scoring came to nothing."""
+        """Discard a prompt that could not be scored, and report it."""
         index, seconds = work.index, at - work.begun
-        if index in self.optimizer.pending:  # not where a race had given it up before
+        if index in self.optimizer.pending:  # a race may have stopped the prompt before
             self.optimizer.discard(index)
         if self.race is None:
             self._report(index, None, seconds, error)
             return
         self.race.abandon(index)
-        self._add(index, work.usage, seconds)
+        self._count_racing(index, work.usage, seconds)
         self._report_raced(index, error)
 
-    def _reached(self, score: float) -> str | None:
+    def _end_reason(self, score: float) -> str | None:
         if self._config.stop_at_perfect and self._perfect is not None and score >= self._perfect:
             return "perfect"
         if self._config.target is not None and score >= self._config.target:
             return "target"
         return None
 
-    def _add(self, index: int, usage: Usage, seconds: float) -> None:
-        had, before = self._unreported.get(index, (Usage(), 0.0))
-        self._unreported[index] = had + usage, before + seconds
+    def _count_racing(self, index: int, usage: Usage, seconds: float) -> None:
+        usage_before, seconds_before = self._unreported.get(index, (Usage(), 0.0))
+        self._unreported[index] = usage_before + usage, seconds_before + seconds
 
     def _report_raced(self, index: int, error: str | None = None) -> None:
-        """Report a prompt of a race: complete, given up, failed, or cut off by the end of the run."""
+        """Report a prompt of a race: complete, stopped, failed, or interrupted by the end of the run."""
         race = self.race
         assert race is not None
         usage, seconds = self._unreported.pop(index)
-        places, scores = race.in_order(index)
+        examples, scores = race.in_order(index)
         score = Score(race.mean(index) if scores else math.nan, scores, usage)
-        self._report(index, score, seconds, error, () if race.complete(index) else places)
+        self._report(index, score, seconds, error, () if race.complete(index) else examples)
 
     def _report(
         self,

@@ -29,7 +29,6 @@ Answer to grade:
 Give a whole number from 0 (wrong) to 10 (entirely correct). Reply with one line of the form
 Score: <number>"""
 
-JUDGE_MAX_TOKENS = 256  # of a reply: a grade, and a model that thinks before it
 _MOST_READ = 20_000  # characters at the end of a reply: a grade comes last, and a reply may be of any size
 
 _NUMBER = r"(-?\d{1,300}(?:\.\d{1,300})?)"

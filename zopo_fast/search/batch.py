@@ -97,7 +97,9 @@ class ZopoBatch:
         if not pools:
             raise ConfigError("pools: expected at least one")
         self.device = device
-        all_configs = _one_each("configs", configs or ZopoConfig(search="gradient"), ZopoConfig, len(pools))
+        if configs is None:
+            configs = ZopoConfig(search="gradient")
+        all_configs = _one_each("configs", configs, ZopoConfig, len(pools))
         all_kernels = (
             [None] * len(pools) if kernels is None else _one_each("kernels", kernels, NTK, len(pools))
         )
@@ -257,7 +259,9 @@ class ZopoBatch:
             for b in which:
                 index, scores[b] = logs[b][at]
                 if index != asked[b]:
-                    raise InputError(f"state: study {b} asked for prompt {index} then and for {asked[b]} now")
+                    raise InputError(
+                        f"state: search {b} asked for prompt {index} then and for {asked[b]} now"
+                    )
             self.tell(asked, scores)
         waiting = [b for b, index in enumerate(pending) if index >= 0]
         if waiting and not np.array_equal(self.ask(waiting), pending):
@@ -315,5 +319,5 @@ def _integers(name: str, value: Any) -> Indices:
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ArrayError(f"{name}: expected a one-dimensional array of integers, got {short_repr(value)}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise UnknownIndexError(f"{name}: {array.max()} is not among them")  # int64 would wrap around
+        raise UnknownIndexError(f"{name}: {array.max()} is out of range")  # int64 would wrap around
     return np.ascontiguousarray(array, dtype=np.int64)

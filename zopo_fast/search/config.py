@@ -86,7 +86,7 @@ class ZopoConfig:
         minimum=0,
     )
     zscore: bool = setting(
-        False, "Scale every embedding column to unit variance instead of all columns by one factor."
+        False, "Scaling of every embedding column to unit variance instead of all columns by one factor."
     )
     neighbors: int = setting(
         10, "Candidates in the neighbourhood whose radius is the unit of a gradient step.", minimum=1

@@ -1,104 +1,100 @@
-"""What a server is started with: where it listens, where it keeps its data, and what it refuses."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.openai.redaction import parse_key
 
-MIB = 2**20
+TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
 
 
+@document
 @dataclass(frozen=True)
-class Limits:
-    """Bounds of what a client may ask for; times in seconds, sizes in bytes.
+class ServerLimits:
+    """Limits of what clients may request; times in seconds, sizes in bytes.
 
-    Args:
-        max_body: of a request.
-        max_pool: prompts of a study.
-        max_studies: studies kept at a time.
-        max_pending: prompts of a study asked and neither told nor discarded.
-        max_scores: prompts of a study with a score: the model of the scores takes their square in memory.
-        max_events: asks, tells and discards of a study in all, which are replayed when it is loaded.
-        max_streams: connections that follow a job's events at a time.
-        max_jobs: optimize jobs running at a time; more wait for their turn.
-        max_kept_jobs: jobs kept at a time, those that ended included.
-        max_job_events: progress events of a job kept for clients that connect later.
-        body_timeout: for a request's body to arrive.
-        stop_timeout: for requests in flight and for writing everything down, each, when the server stops.
+    Raises:
+        ConfigError: A value is out of range; the message names the setting.
     """
 
-    max_body: int = 64 * MIB
-    max_pool: int = 1_000_000
-    max_studies: int = 1_000
-    max_pending: int = 10_000
-    max_scores: int = 5_000
-    max_events: int = 200_000
-    max_streams: int = 100
-    max_jobs: int = 2
-    max_kept_jobs: int = 1_000
-    max_job_events: int = 1_000
-    body_timeout: float = 60.0
-    stop_timeout: float = 10.0
+    max_body: int = setting(64 * 2**20, "Bytes of a request body.", minimum=1, default_text="64 MiB")
+    max_pool: int = setting(1_000_000, "Prompts of a study.", minimum=1)
+    max_studies: int = setting(1_000, "Studies kept at a time.", minimum=1)
+    max_pending: int = setting(
+        10_000, "Prompts of a study that were asked and neither told nor discarded.", minimum=1
+    )
+    # The Gaussian process takes memory quadratic in the scores.
+    max_scores: int = setting(5_000, "Scored prompts of a study.", minimum=1)
+    max_events: int = setting(
+        200_000, "Asks, tells and discards of a study in total; loading the study replays them.", minimum=1
+    )
+    max_streams: int = setting(100, "Connections that follow the events of a job at a time.", minimum=1)
+    max_jobs: int = setting(2, "Optimize jobs running at a time; further jobs are queued.", minimum=1)
+    max_kept_jobs: int = setting(1_000, "Jobs kept at a time, finished ones included.", minimum=1)
+    max_job_events: int = setting(
+        1_000, "Progress events of a job kept for clients that connect later.", minimum=1
+    )
+    body_timeout: float = setting(60.0, "Seconds for the body of a request to arrive.", above=0)
+    stop_timeout: float = setting(
+        10.0,
+        "Seconds to finish the requests in flight, and as many to write everything to disk, when the server "
+        "stops.",
+        above=0,
+    )
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name.endswith("timeout"):
-                if not 0 < value < float("inf"):
-                    raise ConfigError(f"{each.name} must be a positive number of seconds, got {value}")
-            elif as_integer(each.name, value) < 1:
-                raise ConfigError(f"{each.name} must be at least 1, got {value}")
+        check(self)
 
 
+@document
 @dataclass(frozen=True, repr=False)
 class ServeConfig:
     """Settings of a server.
 
-    Args:
-        data: folder of the journal, the studies and the jobs; made where it is missing.
-        host, port: where to listen; port 0 takes a free one.
-        token: what clients send as `Authorization: Bearer ...`; None: nothing, which is for loopback only.
-        embedder: what embeds pools of texts, as in `optimize`; None: pools have to bring embeddings.
-        models: TOML file with the models that jobs may name; None: only the embedded one, "local".
-        log_prompts: let prompts and messages that may quote them into the log.
-        access_log: a line in the log for each request.
-
     Raises:
-        ConfigError: a value out of range, or an address beyond loopback without a token.
+        ConfigError: A value is out of range, or the address is beyond loopback and there is no token.
     """
 
-    data: Path
-    host: str = "127.0.0.1"
-    port: int = 8321
-    token: str | None = None
-    embedder: str | None = None
-    models: Path | None = None
-    log_prompts: bool = False
-    access_log: bool = False
-    limits: Limits = field(default_factory=Limits)
+    data: Path = field(
+        metadata=described("Folder of the journal, the studies and the jobs; created if missing.")
+    )
+    host: str = setting("127.0.0.1", "Address to listen on; one beyond loopback needs a token.")
+    port: int = setting(8321, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    token: str | None = setting(
+        None, "Bearer token that clients send; without one the server listens on loopback only.", minimum=16
+    )
+    embedder: str | None = setting(
+        None,
+        "Embedder of pools that are texts: local, local:mean, endpoint:MODEL, st:NAME or minilm.",
+        default_text="requests bring embeddings",
+    )
+    models: Path | None = setting(
+        None, "TOML file of the models that jobs may name.", default_text="the embedded model alone"
+    )
+    log_prompts: bool = setting(False, "Prompts, and messages that may quote them, in the log.")
+    access_log: bool = setting(False, "Log line for each request.")
+    limits: ServerLimits = field(
+        default_factory=ServerLimits, metadata=described("Limits of what clients may request.")
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= as_integer("port", self.port) <= 65535:
-            raise ConfigError(f"port must lie in 0 to 65535, got {self.port}")
+        check(self)
         if self.token is not None:
-            token = parse_key("token", self.token)
-            if len(token) < 16:
-                raise ConfigError("token: at least 16 characters, or it can be guessed")
-            object.__setattr__(self, "token", token)
+            object.__setattr__(self, "token", parse_key("token", self.token))
         elif not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host}: beyond loopback only with a token: give --token-file FILE or set "
-                "ZOPO_FAST_TOKEN"
+                f"host {self.host}: an address beyond loopback needs a token: give --token-file FILE or set "
+                f"{TOKEN_VARIABLE}"
             )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address; a name other than localhost may be anything."""
+    """Return whether only this machine can reach the address; of names, only localhost counts."""
     if host.lower() == "localhost":
         return True
     try:

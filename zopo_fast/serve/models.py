@@ -28,10 +28,10 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
+from zopo_fast.llm.bodies import ANSWER_BODY
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 LOCAL = "local"
-_BODY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 64}  # the defaults of `zopo-fast optimize`
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -93,7 +93,7 @@ def load_models(path: Path | None) -> dict[str, NamedModel]:
         ConfigError: the file cannot be read, or a setting is invalid. Quotes no values, which may be secret.
     """
     table = {} if path is None else _read(path)
-    models = {LOCAL: NamedModel(LOCAL, None, body=_BODY)}
+    models = {LOCAL: NamedModel(LOCAL, None, body=ANSWER_BODY)}
     for name, values in table.items():
         where = f"{path}: [{name}]"
         try:
@@ -116,7 +116,7 @@ def _local(name: str, settings: _Settings, where: str) -> NamedModel:
         raise ConfigError(
             f"{where}: the embedded model has only path, body and concurrency; give an endpoint another name"
         )
-    body = {**_BODY, **settings.body}
+    body = {**ANSWER_BODY, **settings.body}
     return NamedModel(name, None, settings.path, settings.concurrency or 1, body)
 
 
@@ -138,7 +138,7 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
             settings.model,
             base_url=settings.base_url,
             api_key=key,
-            body={**_BODY, **settings.body},
+            body={**ANSWER_BODY, **settings.body},
             headers=settings.headers,
             **{option: value for option, value in optional.items() if value is not None},
         )

@@ -1,1 +1,1 @@
-"""Tasks: the examples that prompts are scored on."""
+"""Tasks: examples that prompts are scored on, their files, and the templates of the calls."""

@@ -1,4 +1,4 @@
-"""Task files (JSONL, CSV, TSV, JSON) into checked records; every fault is a TaskError with its line."""
+"""Read task files (JSONL, CSV, TSV, JSON) into checked records; errors name the line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SPLITS = {"train": "train", "heldout": "heldout", "test": "heldout"}
 _FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 
-# The benchmark's own metric per task, by file name; every other task of it is scored by exact match.
+# Metrics of the instruction-induction benchmark by file name; its other tasks use exact match.
 _INDUCTION_METRICS = {
     "common_concept": "f1",
     "informal_to_formal": "f1",
@@ -31,14 +31,20 @@ _INDUCTION_METRICS = {
     "taxonomy_animal": "exact_set",
     "synonyms": "contains",
 }
-# Where the benchmark keeps what else is accepted beside `output`.
+# Fields of the benchmark with further accepted outputs.
 _ALTERNATIVES = ("other_rhymes", "possible_translations", "possible_outputs")
 
 _csv_limit = threading.Lock()
 
 
 class Record(NamedTuple):
-    """One example as the file has it: accepted outputs without repeats, `split` "" where it names none."""
+    """Example as read from a file.
+
+    Attributes:
+        input: its text.
+        outputs: accepted outputs, without repeats.
+        split: "train", "heldout", or "" if the file assigns none.
+    """
 
     input: str
     outputs: tuple[str, ...]
@@ -50,19 +56,29 @@ class _Row:
     fields: dict[str, Any]
     path: Path
     line: int | None
-    label: str = ""  # which example, where the line is not known
+    label: str = ""  # names the example if the line is not known
 
     def error(self, message: str) -> TaskError:
         return TaskError(f"{self.label}{message}", path=self.path, line=self.line)
 
 
 def read(path: Path, input_field: str, output_field: str, seed: int) -> tuple[dict[str, str], list[Record]]:
-    """Metadata ("name", "metric", "template", where given) and the records of a task file, in its order.
+    """Read a task file.
 
-    `seed` draws the order of the benchmark's pairs of cause and effect.
+    Args:
+        path: of the file; its suffix determines the format.
+        input_field: column or key of the input.
+        output_field: column or key of the output.
+        seed: of the order within the benchmark's pairs of cause and effect.
+
+    Returns:
+        Metadata with any of "name", "metric" and "template", and the records in the order of the file.
+
+    Raises:
+        TaskError: the file cannot be read, or is malformed.
     """
     if path.suffix.lower() not in _FORMATS and is_file(path):
-        raise TaskError(f"not one of the formats {', '.join(_FORMATS)}", path=path)
+        raise TaskError(f"unknown format; the formats are {', '.join(_FORMATS)}", path=path)
     text = _text_of(path)
     if path.suffix.lower() == ".json":
         metadata, rows = _read_json(text, path)
@@ -75,7 +91,7 @@ def read(path: Path, input_field: str, output_field: str, seed: int) -> tuple[di
         metadata, rows = _read_jsonl(text, path)
     records = [_record(row, input_field, output_field) for row in rows]
     if not records:
-        raise TaskError("holds no examples", path=path)
+        raise TaskError("the file holds no examples", path=path)
     return metadata, records
 
 
@@ -98,7 +114,7 @@ def _text_of(path: Path) -> str:
 def _record(row: _Row, input_field: str, output_field: str) -> Record:
     for field in (input_field, output_field):
         if field not in row.fields:
-            raise row.error(f"no field {short_repr(field)}; there are: {_names(row.fields)}")
+            raise row.error(f"no field {short_repr(field)}; the fields are: {_names(row.fields)}")
     outputs = row.fields[output_field]
     outputs = outputs if isinstance(outputs, list) else [outputs]
     if not outputs:
@@ -109,17 +125,17 @@ def _record(row: _Row, input_field: str, output_field: str) -> Record:
 
 
 def _unified(row: _Row, input_field: str, output_field: str, coin: random.Random) -> _Row:
-    """One example of the benchmark, brought into the form of all others."""
+    """Convert an example of the benchmark to input and output fields; others stay as they are."""
     fields = dict(row.fields)
     if "cause" in fields and "effect" in fields and input_field not in fields:
         pair = [_text(row, fields[key], key) for key in ("cause", "effect")]
-        if coin.random() < 0.5:  # the order must not give the answer away
+        if coin.random() < 0.5:  # the order must not reveal the answer
             pair.reverse()
         fields |= {input_field: f"Sentence 1: {pair[0]} Sentence 2: {pair[1]}", output_field: fields["cause"]}
     elif "items" in fields and "all_common_concepts" in fields and input_field not in fields:
         items, concepts = fields["items"], fields["all_common_concepts"]
         if not isinstance(items, list) or not isinstance(concepts, list):
-            raise row.error("'items' and 'all_common_concepts' have to be lists")
+            raise row.error("'items' and 'all_common_concepts' must be lists")
         concepts = [fields["concept"], *concepts] if "concept" in fields else concepts
         fields |= {
             input_field: ", ".join(_text(row, item, "items") for item in items),
@@ -129,7 +145,9 @@ def _unified(row: _Row, input_field: str, output_field: str, coin: random.Random
         for key in _ALTERNATIVES:
             if isinstance(fields.get(key), list):
                 first = fields[output_field]
-                others = [other for other in fields[key] if other != ""]  # the published files hold some
+                others = [
+                    other for other in fields[key] if other != ""
+                ]  # the published files hold empty ones
                 fields[output_field] = [*(first if isinstance(first, list) else [first]), *others]
     return _Row(fields, row.path, row.line, row.label)
 
@@ -137,24 +155,24 @@ def _unified(row: _Row, input_field: str, output_field: str, coin: random.Random
 def _text(row: _Row, value: object, field: str) -> str:
     if not isinstance(value, str):
         raise row.error(
-            f"{field!r} has to be a text (an output: or a list of texts), not {short_repr(value, 60)}"
+            f"{field!r} must be a text (an output may be a list of texts), not {short_repr(value, 60)}"
         )
     if not value.strip():
         raise row.error(f"{field!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):  # cannot be sent to any model
-        raise row.error(f"{field!r} holds half of a surrogate pair")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # cannot be encoded for a model
+        raise row.error(f"{field!r} holds a lone surrogate")
     return value
 
 
 def _split_of(row: _Row) -> str:
     split = row.fields.get("split") or ""
     if split and (not isinstance(split, str) or split.strip().lower() not in _SPLITS):
-        raise row.error(f"'split' has to be one of {', '.join(_SPLITS)}, not {short_repr(split)}")
+        raise row.error(f"'split' must be one of {', '.join(_SPLITS)}, not {short_repr(split)}")
     return _SPLITS[split.strip().lower()] if split else ""
 
 
 def _json(text: str, path: Path, line: int | None = None) -> Any:
-    """Parsed JSON with its numbers as the text they were written in: `output: 4` accepts "4"."""
+    """Parse JSON; numbers stay the text they were written in, so that `output: 4` accepts "4"."""
     try:
         return parse_json(text, parse_int=str, parse_float=str)
     except json.JSONDecodeError as error:
@@ -169,32 +187,32 @@ def _label(name: str) -> str:
 
 
 def _names(fields: Iterable[str]) -> str:
-    """The fields that there are, as an error shows them."""
+    """Return the names of the fields for an error message."""
     names = [short_repr(name, 40) for name in itertools.islice(fields, 21)]
     return ", ".join(names[:20] + ["..."] * (len(names) > 20)) or "none"
 
 
 def _metadata(value: object, path: Path) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise TaskError("'metadata' has to be an object", path=path)
+        raise TaskError("'metadata' must be an object", path=path)
     known = {key: value[key] for key in ("name", "metric", "template") if key in value}
     for key, entry in known.items():
         if not isinstance(entry, str) or not entry:
-            raise TaskError(f"'metadata': {key!r} has to be a text", path=path)
+            raise TaskError(f"'metadata': {key!r} must be a text", path=path)
     template = known.get("template", "")
-    if template.endswith(".json"):  # a path, meant from where the task file is
+    if template.endswith(".json"):  # a path relative to the task file
         known["template"] = str(path.parent / template)
     return known
 
 
 def _read_jsonl(text: str, path: Path) -> tuple[dict[str, str], list[_Row]]:
     rows: list[_Row] = []
-    # Not str.splitlines: a JSON string may hold U+2028 and its like, but never a raw line feed.
+    # Unlike str.splitlines(), don't split at U+2028 and the like: JSON strings may hold them unescaped.
     for line, content in enumerate(re.split("\r\n|\n|\r", text), start=1):
         if content.strip():
             fields = _json(content, path, line)
             if not isinstance(fields, dict):
-                raise TaskError("each line has to be a JSON object", path=path, line=line)
+                raise TaskError("each line must be a JSON object", path=path, line=line)
             rows.append(_Row(fields, path, line))
     if list(rows[0].fields) == ["metadata"]:
         return _metadata(rows[0].fields["metadata"], path), rows[1:]
@@ -212,7 +230,7 @@ def _read_json(text: str, path: Path) -> tuple[dict[str, str], list[_Row]]:
         raise TaskError('needs "examples", an object or a list of examples', path=path)
     for name, fields in named:
         if not isinstance(fields, dict):
-            raise TaskError(f"example {_label(name)}: has to be an object", path=path)
+            raise TaskError(f"example {_label(name)}: must be an object", path=path)
     metadata = _metadata(document.get("metadata", {}), path) if isinstance(document, dict) else {}
     metadata.setdefault("metric", _INDUCTION_METRICS.get(path.stem, "exact_match"))
     return metadata, [_Row(fields, path, None, f"example {_label(name)}: ") for name, fields in named]
@@ -236,11 +254,11 @@ def _read_csv(text: str, path: Path, delimiter: str, input_field: str, output_fi
 
 
 def _csv_rows(text: str, path: Path, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Rows that are not blank, each with the line it begins on."""
+    """Return the rows that are not blank, each with the number of its first line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[tuple[int, list[str]]] = []
     line = 1
-    with _csv_limit:  # process-wide: put back below, and by one thread at a time
+    with _csv_limit:  # the limit is process-wide: one thread at a time sets and restores it
         before = csv.field_size_limit(len(text))
         try:
             for cells in reader:
@@ -258,7 +276,7 @@ def _check_header(header: list[str], wanted: Sequence[str], path: Path, line: in
     for field in wanted:
         if header.count(field) != 1:
             fault = "no column" if field not in header else "more than one column"
-            message = f"{fault} {short_repr(field)}; there are: {_names(header)}"
+            message = f"{fault} {short_repr(field)}; the columns are: {_names(header)}"
             raise TaskError(message, path=path, line=line)
 
 
@@ -267,6 +285,6 @@ def _cell(cell: str) -> str | list[object]:
         try:
             outputs: list[object] = json.loads(cell, parse_int=str, parse_float=str)
         except (ValueError, RecursionError):
-            return cell  # a text that happens to begin with a bracket
+            return cell  # a text that only looks like a list
         return outputs
     return cell

@@ -1,12 +1,13 @@
-"""A task: examples of inputs with their accepted outputs, read from JSONL, CSV, TSV or JSON.
+"""Task: examples of inputs with their accepted outputs, read from JSONL, CSV, TSV or JSON.
 
 - `.jsonl`: one object a line; the first may be `{"metadata": {"name": ..., "metric": ..., "template": ...}}`.
-- `.csv`, `.tsv`: a header line; an output that begins with `[` and is a JSON list holds the accepted outputs.
-- `.json`: the instruction-induction benchmark's `{"metadata": {...}, "examples": {"1": {...}, ...}}` with its
-  fields for rhymes, translations, common concepts, and causes with effects; or a list of objects.
+- `.csv`, `.tsv`: a header line; an output that is a JSON list holds several accepted outputs.
+- `.json`: the format of the instruction-induction benchmark, `{"metadata": {...}, "examples": {"1": {...},
+  ...}}` with its fields for rhymes, translations, common concepts, and causes with effects; or a list of
+  objects.
 
-A column or key `split` ("train", "heldout" or "test") pins an example to its side. A file may have 1 GiB.
-It is data: a metric of the user's own, `module:function`, is run only where the caller names it.
+A column or key `split` ("train", "heldout" or "test") assigns an example to that side. Files are limited to
+1 GiB. A task file is data: it cannot name a function `module:function` as its metric, only the caller can.
 """
 
 from __future__ import annotations
@@ -33,26 +34,42 @@ MetricFunction = Callable[..., float | Awaitable[float]]
 @public
 @dataclass(frozen=True)
 class Example:
-    """An input and the outputs accepted for it; the first one is the reference shown in demonstrations."""
+    """Input with its accepted outputs; demonstrations show the first output.
+
+    Raises:
+        InputError: no output, or an input or output that is not a text.
+    """
 
     input: str
     outputs: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        # Example("2 + 2", "4") would otherwise accept each character of the text.
+        # tuple("42") would accept each character of the text.
         outputs = (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
         if not outputs:
-            raise InputError(f"an example needs an accepted output: {short_repr(self.input)}")
+            raise InputError(f"an example needs at least one accepted output: {short_repr(self.input)}")
         for text in (self.input, *outputs):
             if not isinstance(text, str):
-                raise InputError(f"an example is made of texts, not of {short_repr(text)}")
+                raise InputError(f"an example: expected texts, got {short_repr(text)}")
         object.__setattr__(self, "outputs", outputs)
 
 
 @public
 @dataclass(frozen=True)
 class Task:
-    """What a prompt is scored on (`train`), and what it is never scored on until the end (`heldout`)."""
+    """Examples and metric that prompts are scored on.
+
+    Args:
+        name: of the task.
+        train: examples that the search scores prompts on.
+        heldout: examples for the comparison at the end; the search never sees them.
+        metric: a name (see scoring.metrics.NAMES), `module:function`, or a function.
+        template: a name (see tasks.template.TEMPLATES), or the path of a JSON file.
+        demonstrations: few-shot examples shown in every call.
+
+    Raises:
+        ConfigError: the metric is neither a name nor a function.
+    """
 
     name: str
     train: tuple[Example, ...]
@@ -70,7 +87,7 @@ class Task:
 
     @property
     def metric_name(self) -> str:
-        """Name of the metric; of a function its qualified name, by which a study recognises it."""
+        """Name of the metric; for a function its qualified name, by which a study identifies it."""
         if isinstance(self.metric, str):
             return self.metric
         return str(getattr(self.metric, "__qualname__", type(self.metric).__qualname__))
@@ -89,23 +106,35 @@ class Task:
         metric: str | MetricFunction | None = None,
         template: str | None = None,
     ) -> Task:
-        """Read a task file and split it by `seed`: the same seed and file give the same split.
+        """Read a task file, drop exact duplicates, and split the examples.
 
-        `examples`: how many to score a prompt on (None: all that are left over); the first 10 of 20 are the
-        same as those of `examples=10`. `heldout`: how many to hold out (None: all the others, or none where
-        `examples` is None). `demonstrations`: few-shot examples, in neither of the two. Exact duplicates
-        are dropped. Raises TaskError (with the line) for the file, ConfigError for a number out of range.
+        Args:
+            path: of the file.
+            examples: number of train examples; None: all that are not held out. The first 10 of
+                `examples=20` are those of `examples=10`.
+            heldout: number of held-out examples; None: all others, or none if `examples` is None.
+            demonstrations: number of few-shot examples, which are in neither of the two.
+            seed: of the split; the same seed and file give the same split.
+            input_field: column or key of the input.
+            output_field: column or key of the output.
+            metric: replaces the metric of the file.
+            template: replaces the template of the file.
+
+        Raises:
+            TaskError: the file cannot be read, is malformed, or has too few examples; names the line.
+            ConfigError: a number is out of range.
         """
         examples = None if examples is None else _at_least(1, "examples", examples)
         heldout = None if heldout is None else _at_least(0, "heldout", heldout)
         demonstrations = _at_least(0, "demonstrations", demonstrations)
         seed = as_integer("seed", seed)
         path = Path(path)
+        metric = None if metric == "" else metric
         metadata, records = task_files.read(path, input_field, output_field, seed)
-        if metric is None and ":" in metadata.get("metric", ""):  # a file of data must not say what to run
+        if metric is None and ":" in metadata.get("metric", ""):  # a data file must not choose code to run
             raise TaskError(
-                f"'metadata' names a function as its metric, {short_repr(metadata['metric'])}: only the "
-                "caller can, by metric= or --metric",
+                f"'metadata' names a function as the metric, {short_repr(metadata['metric'])}; give it as "
+                "metric= or --metric if you trust it",
                 path=path,
             )
         found: dict[tuple[str, frozenset[str]], tuple[Example, str]] = {}
@@ -124,7 +153,7 @@ class Task:
             name=metadata.get("name", path.stem),
             train=train,
             heldout=held,
-            metric=metadata.get("metric", "exact_match") if metric is None or metric == "" else metric,
+            metric=metadata.get("metric", "exact_match") if metric is None else metric,
             template=template or metadata.get("template", "instruction"),
             demonstrations=shots,
         )
@@ -133,7 +162,7 @@ class Task:
 def _at_least(least: int, label: str, value: object) -> int:
     number = as_integer(label, value)
     if number < least:
-        raise ConfigError(f"{label} has to be at least {least}, not {number}")
+        raise ConfigError(f"{label} must be at least {least}, got {number}")
     return number
 
 
@@ -146,7 +175,11 @@ def _split(
     demonstrations: int,
     seed: int,
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[Example, ...]]:
-    """Train, held-out and demonstrations: the pinned ones first, then the free ones from either end."""
+    """Return train examples, held-out examples and demonstrations.
+
+    Examples assigned by `split` come first. The others are shuffled; train and held-out examples are taken
+    from the front, demonstrations from the back.
+    """
     order = list(found)
     random.Random(seed).shuffle(order)
     pinned = {side: [e for e, s in order if s == side] for side in ("train", "heldout")}
@@ -159,7 +192,7 @@ def _split(
     cut = max(len(free) - max(demonstrations - len(surplus), 0), 0)
     free, shots = free[:cut], (surplus + free[cut:])[:demonstrations]
     held = pinned["heldout"][:heldout]
-    if examples is None:  # what is not held out is trained on
+    if examples is None:  # all examples that are not held out
         taken = 0 if heldout is None else heldout - len(held)
         held, train = held + free[:taken], train + free[taken:]
     else:
@@ -167,9 +200,10 @@ def _split(
         train = train[:examples]
 
     needs = [("examples", examples or 1, len(train)), ("demonstrations", demonstrations, len(shots))]
-    for label, asked, there in [*needs, ("heldout", heldout or 0, len(held))]:
-        if there < asked:
+    for label, wanted, available in [*needs, ("heldout", heldout or 0, len(held))]:
+        if available < wanted:
             raise TaskError(
-                f"too few examples: {label}={asked} asked for, {there} left of {len(found)} in all", path=path
+                f"too few examples: {label}={wanted} requested, {available} left of {len(found)} in all",
+                path=path,
             )
     return tuple(train), tuple(held), tuple(shots)

@@ -1,7 +1,7 @@
-"""From a prompt and an input to chat messages.
+"""Templates that render a prompt and an input as chat messages.
 
-The texts of a template are filled in one pass: a prompt or an input that itself holds `{input}`,
-`[PROMPT]` or braces is passed on as it is, never expanded again.
+Placeholders are replaced in a single pass: a prompt or an input that itself holds `{input}`, `[PROMPT]` or
+braces is inserted unchanged.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ ROLES = ("system", "user", "assistant")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
-    """Replace each key of `values` found in `text` by its value, in a single pass from left to right."""
+    """Replace each key of `values` in a text by its value, in a single pass from left to right."""
     if not values:
         return text
-    # Longest first, so that a key that begins another one does not hide it.
+    # Longest first: a key must not hide a longer one that starts with it.
     keys = sorted(values, key=len, reverse=True)
     return re.sub("|".join(map(re.escape, keys)), lambda match: values[match.group()], text)
 
@@ -38,20 +38,28 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 class Template:
     """Messages with the placeholders `{prompt}` and `{input}` (or `[PROMPT]` and `[INPUT]`).
 
-    Few-shot demonstrations are turns ahead of the last message that holds the input: that message filled
-    with the demonstration's input, then its output as the assistant. With a `demonstration` text (holding
-    `{input}` and `{output}`) they are blocks of text inside that message instead, at `{demonstrations}`.
+    Few-shot demonstrations become turns before the last message with the input: this message with the input
+    of the demonstration, then its output as the assistant. With a `demonstration` text they become blocks of
+    text at `{demonstrations}` instead.
+
+    Args:
+        name: of the template, for messages.
+        messages: pairs of role and content.
+        demonstration: text of one demonstration, with `{input}` and `{output}`.
+
+    Raises:
+        ConfigError: an unknown role, or a missing placeholder.
     """
 
     name: str
-    messages: tuple[tuple[str, str], ...]  # (role, content)
+    messages: tuple[tuple[str, str], ...]
     demonstration: str | None = None
 
     def __post_init__(self) -> None:
         for role, _ in self.messages:
             if role not in ROLES:
                 raise ConfigError(
-                    f"template {self.name!r}: role {short_repr(role)} is not one of {', '.join(ROLES)}"
+                    f"template {self.name!r}: unknown role {short_repr(role)}; roles are {', '.join(ROLES)}"
                 )
         for placeholder in (PROMPT, INPUT):
             if not any(_holds(content, placeholder) for _, content in self.messages):
@@ -64,7 +72,13 @@ class Template:
             raise ConfigError(f"template {self.name!r}: no message holds {{demonstrations}}")
 
     def render(self, prompt: str, input: str, demonstrations: Sequence[Example] = ()) -> list[dict[str, str]]:
-        """Messages that ask for the output to `input` under `prompt`, the demonstrations worked in."""
+        """Return the messages of a call as dictionaries with "role" and "content".
+
+        Args:
+            prompt: the instruction.
+            input: of the example to answer.
+            demonstrations: few-shot examples; each shows its first output.
+        """
         asked = max(i for i, (_, content) in enumerate(self.messages) if _holds(content, INPUT))
         values = dict.fromkeys(PROMPT, prompt) | dict.fromkeys(INPUT, input)
         if self.demonstration is not None:
@@ -90,7 +104,7 @@ def _holds(content: str, placeholders: Sequence[str]) -> bool:
     return any(placeholder in content for placeholder in placeholders)
 
 
-# The evaluation template of the published experiments, and what chat models are commonly given.
+# "instruction" is the evaluation template of the published experiments; chat models often get the others.
 TEMPLATES: Mapping[str, Template] = {
     template.name: template
     for template in (
@@ -107,11 +121,16 @@ TEMPLATES: Mapping[str, Template] = {
 
 
 def resolve(name: str | Template) -> Template:
-    """Template of that name, or the one in the JSON file at that path.
+    """Return the template of a name, or read it from a JSON file.
 
-    The file holds `{"messages": [{"role": "user", "content": "... {prompt} ... {input} ..."}]}`, or the list
-    alone; beside `messages` there may be the text `demonstration`.
-    Raises ConfigError: no such name, or a file that is no template.
+    The file holds `{"messages": [{"role": "user", "content": "... {prompt} ... {input} ..."}]}`, optionally
+    with the text "demonstration", or the list of messages alone.
+
+    Args:
+        name: of a built-in template, or the path of a JSON file. A Template is returned as it is.
+
+    Raises:
+        ConfigError: an unknown name, or a file that holds no template.
     """
     if isinstance(name, Template):
         return name
@@ -121,7 +140,7 @@ def resolve(name: str | Template) -> Template:
     if path.suffix.lower() == ".json" or is_file(path):
         return _load(path)
     raise ConfigError(
-        f"unknown template {short_repr(name)}: there are {', '.join(sorted(TEMPLATES))}, "
+        f"unknown template {short_repr(name)}; give {', '.join(sorted(TEMPLATES))}, "
         "or the path of a .json file"
     )
 
@@ -135,7 +154,7 @@ def _load(path: Path) -> Template:
         raise ConfigError(f"template {path}: not a JSON file: {error}") from error
     messages = document.get("messages") if isinstance(document, dict) else document
     if not isinstance(messages, list) or not messages:
-        raise ConfigError(f'template {path}: needs a list "messages" that is not empty')
+        raise ConfigError(f'template {path}: needs a list "messages" of at least one message')
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or not all(
             isinstance(message.get(key), str) for key in ("role", "content")
@@ -143,6 +162,6 @@ def _load(path: Path) -> Template:
             raise ConfigError(f'template {path}: message {number} needs the texts "role" and "content"')
     demonstration = document.get("demonstration") if isinstance(document, dict) else None
     if not isinstance(demonstration, (str, type(None))):
-        raise ConfigError(f'template {path}: "demonstration" has to be a text')
+        raise ConfigError(f'template {path}: "demonstration" must be a text')
     pairs = tuple((message["role"], message["content"]) for message in messages)
     return Template(str(path), pairs, demonstration)

@@ -1,8 +1,8 @@
-"""A chat endpoint on the loopback interface that misbehaves for a share of its requests, the same by seed.
+"""Chat endpoint on the loopback interface with reproducible faults in a share of its requests.
 
-Which request fails, and how, depends on the seed, on what is asked and on how often it was asked before; not
-on the order of requests. It keeps the books that a client's are held against: what it would bill, and which
-answers it delivered.
+The fault of a request depends on the seed, on its messages and on the number of earlier attempts, not on the
+order of the requests. The server records what it would bill and which answers it delivered, to be compared
+with the account of the client.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ FAULTS = (
     "no usage",
     "absurd usage",
 )
-HARMLESS = frozenset({"wrong content type", "no usage", "absurd usage"})  # good answers all the same
+HARMLESS = frozenset({"wrong content type", "no usage", "absurd usage"})  # the answer is still good
 UNBILLED = frozenset({"429", "429 with Retry-After", "500", "503", "dropped"})
 ABSURD: tuple[Any, ...] = (-5, 10**15, "many", None, 2.5, True, [1])
 
 
 def dice(*of: object) -> float:
-    """Return a number in [0, 1) that depends on nothing but the arguments."""
+    """Return a number in [0, 1) that depends on the arguments only."""
     digest = hashlib.sha256(repr(of).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def right_answer(prompt: int, example: int) -> str:
-    """What the server says to an example under a prompt: "yes" (right) more often for later prompts."""
+    """Return the answer to an example under a prompt: "yes" (correct) more often for later prompts."""
     return "yes" if dice("answer", prompt, example) < 0.2 + 0.02 * prompt else "no"
 
 
 @dataclass
 class Books:
-    """What a server did during one run."""
+    """Records of a server during one run."""
 
     requests: int = 0
     billed_calls: int = 0
@@ -62,18 +62,18 @@ class Books:
     faults: Counter[str] = field(default_factory=Counter)
     asked: Counter[str] = field(default_factory=Counter)
     answered: int = 0
-    """Good answers that were written to the end."""
+    """Number of good answers written completely."""
     expired: int = 0
     """Number of the last request that was in flight when the clock last advanced by the timeout."""
 
 
 class ChaosServer:
-    """An async context manager; `begin` starts the books of a run with the faults it is to have."""
+    """Server as an async context manager; `begin` selects the faults of the next run."""
 
     def __init__(self) -> None:
         self.url = ""
         self.timeout = 0.0
-        """The client's."""
+        """Timeout of the client, in seconds."""
         self.books = Books()
         self._faults: tuple[str, ...] = ()
         self._share = 0.0
@@ -82,14 +82,14 @@ class ChaosServer:
         self._transports: set[Any] = set()
 
     def begin(self, faults: tuple[str, ...], share: float, seed: int) -> Books:
-        """Start anew: a `share` of the requests has one of `faults`. Returns the books, which fill up."""
+        """Start a run with one of `faults` in a `share` of its requests; return its records."""
         self._faults, self._share, self._seed = faults, share, seed
         self.books = Books()
         return self.books
 
     @property
     def open_connections(self) -> int:
-        """Connections that the client has not closed."""
+        """Number of connections that the client has not closed."""
         self._transports = {one for one in self._transports if not one.is_closing()}
         return len(self._transports)
 
@@ -112,7 +112,7 @@ class ChaosServer:
     async def _handle(self, http: web.Request) -> web.StreamResponse:
         try:
             return await self._reply(http)
-        except ConnectionError:  # the client went away meanwhile
+        except ConnectionError:  # the client has disconnected
             return web.Response()
 
     async def _reply(self, http: web.Request) -> web.StreamResponse:
@@ -190,7 +190,7 @@ class ChaosServer:
 
 
 async def _cut(http: web.Request, content: bytes) -> web.StreamResponse:
-    """Drop the connection, in the middle of the content where there is any."""
+    """Drop the connection, in the middle of the content if there is any."""
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     if content:
         response.content_length = len(content)
@@ -204,7 +204,7 @@ async def _cut(http: web.Request, content: bytes) -> web.StreamResponse:
 def _good(body: dict[str, Any], content: str) -> dict[str, Any]:
     found = re.search(r"way (\d+)\..*question (\d+)", content, re.DOTALL)
     text = "what?" if found is None else right_answer(int(found[1]), int(found[2]))
-    # A token for every two characters: less than the bytes, more than most vocabularies make.
+    # One token per two characters: fewer than bytes, and more than with most vocabularies.
     prompt, completion = 10 + len(content) // 2, 1 + len(text) // 2
     completion = min(completion, body.get("max_tokens", completion))
     message = {"role": "assistant", "content": text}

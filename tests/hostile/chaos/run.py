@@ -1,9 +1,9 @@
-"""1,000 runs against a server that misbehaves, as a table of faults and outcomes (make chaos).
+"""Make 1,000 runs against a faulty server, and print a table of faults and outcomes (make chaos).
 
     python tests/hostile/chaos/run.py --out bench/results/chaos.json
 
-Each fault alone, then all of them mixed, in 30 % of the requests; then servers where every request fails.
-Ends with status 1 where something did not hold.
+30 % of the requests fail, by each fault alone and then by all of them; then by servers where every request
+fails. The exit code is 1 if an invariant was violated.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from zopo_fast.bench.common import machine
 
 DOWN = ("429", "429 with Retry-After", "500", "dropped", "slow", "web page")
 DOWN_RUNS = 5
-MOST_GROWTH_MIB = 16.0  # of the resident memory, from a quarter of the mixed runs to their end
+MAX_GROWTH_MIB = 16.0  # of the resident memory, over the last three quarters of the mixed runs
 COLUMNS = ("runs", "requests", "faults", "answered", "retries", "lost", "scored", "failed")
 
 
 def main() -> int:
-    """Run, print the table, write the results."""
+    """Make the runs, print the table, write the results; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     parser.add_argument("--runs", type=int, default=1000, help="runs with 30 %% faults in all")
@@ -53,7 +53,7 @@ def main() -> int:
     growth = memory[-1] - memory[0]
     problems = [f"{row.fault}: {problem}" for row in rows + down for problem in row.problems]
     problems += [f"{row.fault}: answered?" for row in down if row.answered]
-    if growth > MOST_GROWTH_MIB:
+    if growth > MAX_GROWTH_MIB:
         problems.append(f"memory grew by {growth:.1f} MiB over the mixed runs")
     total = sum(row.runs for row in rows)
     print(f"\n{total} runs with faults, {DOWN_RUNS * len(DOWN)} without an answer: "
@@ -74,12 +74,12 @@ def main() -> int:
 
 
 def header() -> str:
-    """Return the table's head."""
+    """Return the header of the table."""
     return f"{'fault':28}" + "".join(f"{name:>9}" for name in COLUMNS) + "  slowest run  ended by"
 
 
 def shown(row: Row) -> Row:
-    """Print a row as soon as it is there."""
+    """Print a row, and return it."""
     ended = ", ".join(f"{how} {count}" for how, count in row.ended_by.most_common())
     counts = "".join(f"{getattr(row, name):>9}" for name in COLUMNS)
     print(f"{row.fault:28}{counts}{row.slowest_run_s:>11.2f} s  {ended}", flush=True)
@@ -97,7 +97,7 @@ def together(parts: list[Row]) -> Row:
 
 
 def resident_mib() -> float:
-    """Return this process's resident memory; 0 where the system does not say."""
+    """Return the resident memory of this process; 0 if the system does not report it."""
     gc.collect()
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

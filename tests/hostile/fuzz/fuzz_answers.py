@@ -1,4 +1,4 @@
-"""What an endpoint answers, its headers, and what a model says: judged, scored, cleaned, shown."""
+"""Fuzz responses of an endpoint, their headers, and the text of answers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HEADERS = ("Retry-After", "Date", "Location", "Content-Length", "Transfer-Encodi
 
 
 def target(folder: Path, data: bytes) -> None:
-    """Two bytes make the status, up to the first NUL byte it is headers, then the body."""
+    """Read status (two bytes), headers (up to the first NUL byte) and body from the input."""
     del folder
     head, _, body = data[2:].partition(b"\0")
     values = head.decode("utf-8", "replace").split("\n")
     headers = dict(zip(HEADERS, values, strict=False))
     wait = retry.retry_after(headers)
     if wait is not None and not wait >= 0:
-        raise AssertionError(f"to wait {wait} s")
+        raise AssertionError(f"negative wait of {wait} s")
     status = int.from_bytes(data[:2], "big") % 600 if data[:1] != b"2" else 200
     texts_of(body.decode("utf-8", "replace"))
     outcome = answers.read_response(
@@ -44,7 +44,7 @@ def target(folder: Path, data: bytes) -> None:
 
 
 def texts_of(answer: str) -> None:
-    """All that is done with the text of an answer."""
+    """Call every function that takes the text of an answer."""
     half = answer[: len(answer) // 2]
     for name, metric in metrics.METRICS.items():
         if not 0.0 <= metric(answer, half) <= 1.0:
@@ -56,7 +56,7 @@ def texts_of(answer: str) -> None:
         raise AssertionError("an instruction that is not normalised")
     text.printable(answer).encode()
     if json.loads(text.json_line(answer)) != answer:
-        raise AssertionError("another text came back")
+        raise AssertionError("the text changed")
 
 
 if __name__ == "__main__":

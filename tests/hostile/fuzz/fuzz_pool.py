@@ -1,4 +1,4 @@
-"""Pool files: texts a line, and JSONL."""
+"""Fuzz pool files: text lines and JSONL."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ENDINGS = (".jsonl", ".txt")
 
 
 def target(folder: Path, data: bytes) -> None:
-    """Load it; what is loaded is saved, and comes back the same."""
+    """Load a pool; save it, load it again, and compare."""
     found = pool.Pool.load(in_file(folder, ENDINGS)(data))
     found.save(folder / "saved.jsonl")
     if pool.Pool.load(folder / "saved.jsonl") != found:
-        raise AssertionError("another pool came back")
+        raise AssertionError("the pool changed")
 
 
 if __name__ == "__main__":

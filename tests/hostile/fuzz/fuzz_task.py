@@ -1,4 +1,4 @@
-"""Task files: JSONL, CSV, TSV and instruction-induction JSON."""
+"""Fuzz task files: JSONL, CSV, TSV and instruction-induction JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ ENDINGS = (".jsonl", ".csv", ".tsv", ".json")
 
 
 def target(folder: Path, data: bytes) -> None:
-    """Load it; what is loaded is texts, none of them empty."""
+    """Load a task; check that its texts are not empty."""
     found = task.Task.load(in_file(folder, ENDINGS)(data), examples=None)
     for example in found.train:
         if not all(text.strip() for text in (example.input, *example.outputs)):
-            raise AssertionError("an empty text came through")
+            raise AssertionError("an empty text was accepted")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Template files, and what is filled into them."""
+"""Fuzz template files and the texts inserted into them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zopo_fast.tasks.task import Example
 
 
 def target(folder: Path, data: bytes) -> None:
-    """The file holds what is before the first NUL byte, the prompt and the input what is after."""
+    """Use the input up to the first NUL byte as the file, the rest as prompt and as input."""
     content, _, rest = data.partition(b"\0")
     path = folder / "x.json"
     path.write_bytes(content)
@@ -22,7 +22,7 @@ def target(folder: Path, data: bytes) -> None:
     prompt, input = text[::2], text[1::2]
     rendered = "".join(m["content"] for m in layout.render(prompt, input, [Example(text, (prompt,))]))
     if prompt not in rendered or input not in rendered:
-        raise AssertionError("a text was not passed on as it is")
+        raise AssertionError("an inserted text changed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The configuration of the command line, and the lists of parts that prompts are composed of."""
+"""Fuzz TOML files: configurations of the command line, and lists of parts of prompts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ with instrumented:
 
 
 def target(folder: Path, data: bytes) -> None:
-    """As --config, all options parsed as they are; else as --lists."""
+    """Read the file as --config and parse all options, or read it as --lists."""
     path = in_file(folder, (".toml", ".lists.toml", ".json"))(data)
     if path.name != "x.toml":
         generate.compose(5, 0, path)

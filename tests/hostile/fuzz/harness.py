@@ -1,8 +1,8 @@
-"""Runs one function on bytes that are found by the branches they reach (atheris, which is libFuzzer).
+"""Run one function on coverage-guided inputs (atheris, which is libFuzzer).
 
     python tests/hostile/fuzz/fuzz_task.py -runs=10000 CORPUS
 
-All of libFuzzer's options go; inputs that reach something new are written to the first folder given.
+Accepts the options of libFuzzer; inputs that reach new branches are written to the first folder given.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 import atheris
 
 HERE = Path(__file__).parent
-# libFuzzer's own, unless typed: an input that takes longer than this many seconds is a hang.
+# Default of libFuzzer's option: an input that takes longer, in seconds, is a hang.
 DEFAULTS = {"-timeout": "20", "-rss_limit_mb": "4096", "-max_len": "4096", "-dict": str(HERE / "tokens.dict")}
 
 instrumented = atheris.instrument_imports(include=["zopo_fast", "tomllib", "json", "email"])
 
 
 def in_file(folder: Path, kinds: tuple[str, ...]) -> Callable[[bytes], Path]:
-    """Writes an input to a file: its first byte says which ending the name has, the rest is the content."""
+    """Return a function that writes an input to a file: the first byte selects the suffix."""
 
     def written(data: bytes) -> Path:
         ending = kinds[data[0] % len(kinds)] if data else kinds[0]
@@ -39,9 +39,9 @@ def in_file(folder: Path, kinds: tuple[str, ...]) -> Callable[[bytes], Path]:
 
 
 def fuzz(target: Callable[[Path, bytes], Any]) -> None:
-    """Call `target(folder, data)` until libFuzzer's options say that it is enough.
+    """Call `target(folder, data)` as long as the options of libFuzzer say.
 
-    It may raise a typed error; anything else, a warning too, ends the run with the input in a file.
+    The target may raise a typed error; any other exception or warning ends the run and saves the input.
     """
     from zopo_fast.errors import ZopoError
 
@@ -49,14 +49,14 @@ def fuzz(target: Callable[[Path, bytes], Any]) -> None:
     memory = Path("/dev/shm")
     where = Path(tempfile.mkdtemp(prefix="zopo-fuzz-", dir=memory if memory.is_dir() else None))
     atexit.register(shutil.rmtree, where, ignore_errors=True)
-    os.fsync = lambda _: None  # nothing written here has to outlive the process
+    os.fsync = lambda _: None  # the files need not survive a loss of power
 
     def once(data: bytes) -> None:
         try:
             target(where, data)
         except ZopoError as error:
             if len(str(error)) > 20_000:
-                raise AssertionError("an error of a size that nobody can read") from error
+                raise AssertionError("the error message is too long") from error
 
     typed = {argument.split("=")[0] for argument in sys.argv[1:]}
     added = [f"{name}={value}" for name, value in DEFAULTS.items() if name not in typed]

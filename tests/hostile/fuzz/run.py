@@ -1,6 +1,6 @@
 """Run the fuzz targets in turn: python tests/hostile/fuzz/run.py --seconds 60 [--corpus DIR] [TARGET ...]
 
-Prints a line a target and ends with 1 where an input broke something. That input lies in --out;
+Prints one line per target; the exit code is 1 if an input made one fail. That input is saved in --out;
 `python tests/hostile/fuzz/fuzz_TARGET.py FILE` runs it again. Without atheris: a note, and exit code 0.
 """
 
@@ -19,9 +19,9 @@ TARGETS = tuple(sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fu
 
 
 def run(target: str, limit: str, corpus: Path, out: Path) -> tuple[str, bool]:
-    """Run one target; return its line of the table, and whether it held.
+    """Run one target; return its line of the table, and whether it passed.
 
-    `limit`: libFuzzer's, "-runs=N" or "-max_total_time=SECONDS".
+    `limit` is an option of libFuzzer: "-runs=N" or "-max_total_time=SECONDS".
     """
     found = corpus / target
     found.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def run(target: str, limit: str, corpus: Path, out: Path) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Run what was asked for; return the exit code."""
+    """Run the selected targets; return the exit code."""
     parser = argparse.ArgumentParser(description="Fuzz the loaders.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; default all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")

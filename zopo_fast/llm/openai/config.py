@@ -48,6 +48,7 @@ class ClientConfig:
         "URL of the endpoint, /v1 included; accepted too are a trailing slash, a query such as "
         "?api-version=... and a bare host whose API lies below /v1.",
         minimum=1,
+        may_change=True,
         default_text="$OPENAI_BASE_URL, else OpenAI's own endpoint",
     )
     api_key: str | None = setting(
@@ -56,8 +57,10 @@ class ClientConfig:
         minimum=1,
         default_text="$OPENAI_API_KEY",
     )
-    concurrency: int = setting(16, "Calls in flight at a time.", minimum=1)
-    timeout: float = setting(60.0, "Seconds for one attempt of a call.", above=0, maximum=MAX_SECONDS)
+    concurrency: int = setting(16, "Calls in flight at a time.", minimum=1, may_change=True)
+    timeout: float = setting(
+        60.0, "Seconds for one attempt of a call.", above=0, maximum=MAX_SECONDS, may_change=True
+    )
     max_attempts: int = setting(6, "Attempts of one call, the first included.", minimum=1)
     max_elapsed: float = setting(
         180.0,
@@ -86,16 +89,18 @@ class ClientConfig:
     max_response_bytes: int = setting(16 * 2**20, "Largest response that is read.", minimum=1)
     requests_per_minute: float | None = setting(
         None,
-        "Requests sent in a minute, at even distances.",
+        "Requests per minute, evenly spaced.",
         above=0,
         maximum=MAX_SECONDS,
+        may_change=True,
         default_text="no limit until the endpoint answers 429",
     )
     tokens_per_minute: float | None = setting(
         None,
-        "Tokens that the requests of a minute may take, prompt and completion together.",
+        "Tokens per minute, prompt and completion together.",
         above=0,
         maximum=MAX_SECONDS,
+        may_change=True,
         default_text="no limit",
     )
     breaker_failures: int = setting(

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey
 from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.http.routing import JSON, Route
@@ -28,7 +28,7 @@ class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of entries.")] = 100
 
 
-async def read_body(request: web.Request, limits: Limits) -> bytes:
+async def read_body(request: web.Request, limits: ServerLimits) -> bytes:
     """Read the body of a request.
 
     Raises:
@@ -62,7 +62,7 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
     return body
 
 
-def check_length(request: web.BaseRequest, limits: Limits) -> None:
+def check_length(request: web.BaseRequest, limits: ServerLimits) -> None:
     """Raise a Problem (413) if the declared length of the body is above the limit."""
     length = request.content_length
     if length is not None and length > limits.max_body:
@@ -75,7 +75,7 @@ def send_continue(request: web.BaseRequest) -> None:
         request.transport.write(_CONTINUE)
 
 
-async def _collect(content: Any, limits: Limits) -> bytes:
+async def _collect(content: Any, limits: ServerLimits) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in content.iter_any():
@@ -86,7 +86,7 @@ async def _collect(content: Any, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-def _too_large(limits: Limits) -> Problem:
+def _too_large(limits: ServerLimits) -> Problem:
     return Problem(
         413,
         "BodyTooLarge",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from aiohttp import web
 
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import Deduplicator
 from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.http.request import PageQuery
@@ -27,7 +29,7 @@ class JobRoutes:
         limits: limits of the server.
     """
 
-    def __init__(self, jobs: JobService, limits: Limits) -> None:
+    def __init__(self, jobs: JobService, limits: ServerLimits) -> None:
         self._jobs, self._limits = jobs, limits
         self._creations: Deduplicator[JobRecord] = Deduplicator()
         self._streams = 0
@@ -121,9 +123,10 @@ class JobRoutes:
     async def _stream(self, request: web.BaseRequest, job: JobRecord, after: int) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"})
         await response.prepare(request)
-        async for event in job.events.follow(after, KEEP_ALIVE_SECONDS):
-            await response.write(event)  # waits for a slow client
-        await response.write_eof()
+        with contextlib.suppress(ConnectionError):  # the client disconnected: not a failure of the server
+            async for event in job.events.follow(after, KEEP_ALIVE_SECONDS):
+                await response.write(event)  # waits for a slow client
+            await response.write_eof()
         return response
 
 

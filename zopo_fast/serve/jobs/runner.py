@@ -1,4 +1,4 @@
-"""From a job's request to a run of optimize()."""
+"""Translation of a job request into a run of optimize()."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.limits import Limits as RunLimits, Prices
+from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.runs.optimize import RunConfig, optimize
+from zopo_fast.runs.config import RunConfig
+from zopo_fast.runs.optimize import optimize
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.schemas import CreateJob, JobConfig, JobExample, JobTask
 from zopo_fast.serve.studies.payload import check_size, decode_embeddings
 from zopo_fast.serve.studies.routes import search_config
@@ -22,8 +23,14 @@ from zopo_fast.storage.store import STUDY
 from zopo_fast.tasks.task import Example, Task
 
 
-def check(request: CreateJob, limits: Limits, prices: tuple[float, float] | None) -> None:
-    """Refuse what cannot work before any call is paid for; raises ConfigError, PoolError, a Problem."""
+def check(request: CreateJob, limits: ServerLimits, prices: tuple[float, float] | None) -> None:
+    """Refuse a job that cannot work, before any call is paid for.
+
+    Raises:
+        ConfigError: The settings, embeddings or the incumbent do not fit.
+        PoolError: The pool holds fewer than two prompts.
+        Problem: The pool is larger than the server allows.
+    """
     task, pool = task_of(request.task), pool_of(request, limits)
     config = config_of(request.config, prices)
     pool.require(2)
@@ -33,16 +40,18 @@ def check(request: CreateJob, limits: Limits, prices: tuple[float, float] | None
         if rows != len(pool):
             raise ConfigError(f"embeddings: {rows} rows for {len(pool)} distinct prompts")
         if config.incumbent is not None and config.incumbent not in pool.prompts:
-            raise ConfigError("with embeddings the incumbent has to be one of the pool's prompts")
+            raise ConfigError(
+                "config.incumbent: with embeddings the incumbent must be one of the prompts of the pool"
+            )
 
 
 def task_of(given: JobTask) -> Task:
-    """The task."""
+    """Return the task of a request."""
 
-    def examples(some: list[JobExample]) -> tuple[Example, ...]:
+    def examples(rows: list[JobExample]) -> tuple[Example, ...]:
         return tuple(
             Example(one.input, (one.output,) if isinstance(one.output, str) else tuple(one.output))
-            for one in some
+            for one in rows
         )
 
     return Task(
@@ -55,8 +64,13 @@ def task_of(given: JobTask) -> Task:
     )
 
 
-def pool_of(request: CreateJob, limits: Limits) -> Pool:
-    """The pool, normalised and merged."""
+def pool_of(request: CreateJob, limits: ServerLimits) -> Pool:
+    """Return the pool of a request, with normalised texts and equal prompts merged.
+
+    Raises:
+        PoolError: The texts or scores cannot be used.
+        Problem: The pool is larger than the server allows.
+    """
     check_size(len(request.pool), limits)
     texts = [one if isinstance(one, str) else one.prompt for one in request.pool]
     scores = [None if isinstance(one, str) else one.score for one in request.pool]
@@ -64,14 +78,18 @@ def pool_of(request: CreateJob, limits: Limits) -> Pool:
 
 
 def config_of(given: JobConfig, prices: tuple[float, float] | None) -> RunConfig:
-    """The settings of the run; raises ConfigError."""
+    """Return the settings of the run.
+
+    Raises:
+        ConfigError: The settings contradict each other.
+    """
     values = {f.name: getattr(given, f.name) for f in msgspec.structs.fields(given)}
     limits = values.pop("limits")
     values["search"] = search_config(given.search)
     if given.incumbent is not None:
-        values["incumbent"] = Pool.from_texts([given.incumbent]).prompts[0]  # normalised, as the pool's are
+        values["incumbent"] = Pool.from_texts([given.incumbent]).prompts[0]  # normalised like the pool
     if limits is not None:
-        values["limits"] = RunLimits(**msgspec.structs.asdict(limits))
+        values["limits"] = Limits(**msgspec.structs.asdict(limits))
     if prices is not None:
         values["prices"] = Prices(*prices)
     return RunConfig(**values)
@@ -80,7 +98,7 @@ def config_of(given: JobConfig, prices: tuple[float, float] | None) -> RunConfig
 async def run(
     request: CreateJob,
     folder: Path,
-    limits: Limits,
+    limits: ServerLimits,
     llm: Any,
     judge: Any,
     embedder: Any,
@@ -90,11 +108,18 @@ async def run(
     on_resume: Callable[[list[Trial]], Any],
     stop: asyncio.Event,
 ) -> Result:
-    """Make the run; the study file in its folder lets it go on where it was."""
+    """Run the job, or resume it from the study file in its folder.
+
+    Raises:
+        ConfigError: The pool has no embeddings and the server no embedder.
+        ZopoError: The run failed.
+    """
     embeddings = request.embeddings
     array = None if embeddings is None else await asyncio.to_thread(decode_embeddings, embeddings, limits)
     if array is None and embedder is None:
-        raise ConfigError("a pool needs embeddings: this server was started without --embedder")
+        raise ConfigError(
+            "embeddings: the server was started without --embedder; give the embeddings of the pool"
+        )
     return await optimize(
         task_of(request.task),
         pool_of(request, limits),

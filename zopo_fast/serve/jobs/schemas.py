@@ -1,4 +1,4 @@
-"""What goes in and out of optimize jobs, as JSON."""
+"""JSON bodies of the requests and responses on optimize jobs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from zopo_fast.serve.http.schemas import Answer, Count, Finite, Index, Label, Positive, Request, Text, Whole
+from zopo_fast.llm.limits import Limits
+from zopo_fast.runs.config import RunConfig
+from zopo_fast.serve.http.schemas import Answer, Finite, Index, Label, Request, Text, settings_struct
 from zopo_fast.serve.studies.schemas import PackedArray, Rows, SearchConfig
 
-Few = Annotated[int, Meta(ge=1, le=1000)]
 Output = Text | Annotated[list[Text], Meta(min_length=1)]
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
 class JobExample(Request):
-    """An input and the output, or outputs, accepted for it."""
+    """Input and its accepted output, or outputs."""
 
     input: Text
     output: Output
 
 
 class JobTask(Request):
-    """What prompts are scored on. Metrics of one's own are not: a request brings no code."""
+    """Task that prompts are scored on; a request cannot bring a custom metric, which is code."""
 
     examples: Annotated[list[JobExample], Meta(min_length=1)]
     heldout: list[JobExample] = msgspec.field(default_factory=list)
@@ -34,46 +35,30 @@ class JobTask(Request):
 
 
 class JobPrompt(Request):
-    """A candidate, with its score where that is known."""
+    """Candidate prompt and its score, if known."""
 
     prompt: Text
     score: Finite | None = None
 
 
-class JobLimits(Request):
-    """What a job may take in all; cost is in the unit of the model's prices."""
-
-    calls: Count | None = None
-    tokens: Annotated[int, Meta(ge=1, le=2**53)] | None = None
-    cost: Positive | None = None
-    seconds: Positive | None = None
+class JobLimits(settings_struct(Limits)):  # type: ignore[misc]
+    """Limits of a job in total; the cost is in the unit of the model's prices."""
 
 
-class JobConfig(Request):
-    """Settings of a run: those of RunConfig, with its defaults."""
-
-    budget: Count = 50
-    initial: Count = 10
-    seed: Whole = 0
-    prompts_in_flight: Few | None = None
-    incumbent: Text | None = None
-    stop_at_perfect: bool = True
-    target: Finite | None = None
-    heldout: bool = True
-    compare_random: bool = False
-    racing: bool | None = None
-    calls: Count | None = None
-    race_error: Annotated[float, Meta(ge=0, lt=1)] = 0.2
-    race_first: Few = 4
-    race_batch: Few | None = None
-    rubric: Text | None = None
-    max_failures: Few = 5
-    limits: JobLimits | None = None
-    search: SearchConfig = msgspec.field(default_factory=SearchConfig)
+class JobConfig(
+    settings_struct(  # type: ignore[misc]
+        RunConfig,
+        # The named model has its own concurrency and prices; custom metrics are not for requests.
+        omit=("concurrency", "prices", "score_range"),
+        limits=JobLimits | None,
+        search=SearchConfig,
+    )
+):
+    """Settings of a run: those of RunConfig."""
 
 
 class CreateJob(Request):
-    """A task, a pool, and the name of a model in the server's configuration."""
+    """Task, pool, and the name of a model in the configuration of the server."""
 
     task: JobTask
     pool: Annotated[list[Text | JobPrompt], Meta(min_length=2)]
@@ -85,7 +70,7 @@ class CreateJob(Request):
 
 
 class JobUsage(Answer):
-    """What calls cost so far."""
+    """Calls and tokens so far."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -94,7 +79,7 @@ class JobUsage(Answer):
 
 
 class Job(Answer):
-    """A job's state."""
+    """State of a job."""
 
     id: str
     name: str | None
@@ -112,14 +97,14 @@ class Job(Answer):
 
 
 class JobList(Answer):
-    """Jobs in order of their ids; `next` is the `after` of the next page."""
+    """Page of the jobs in the order of their ids; `next` is the `after` of the next page."""
 
     jobs: list[Job]
     next: str | None
 
 
 class JobTrial(Answer):
-    """One prompt that was scored, or whose scoring failed."""
+    """Trial of one prompt: its score, or the error that prevented it."""
 
     number: int
     index: int
@@ -132,14 +117,14 @@ class JobTrial(Answer):
 
 
 class JobResult(Answer):
-    """A job's outcome, as `optimize` writes it to result.json, and its trials."""
+    """Result of a job, as `optimize` writes it to result.json, and its trials."""
 
     result: dict[str, Any]
     trials: list[JobTrial]
 
 
 class Saved(msgspec.Struct):
-    """A job as its folder keeps it."""
+    """State of a job as its folder stores it."""
 
     id: str
     name: str | None
@@ -150,7 +135,7 @@ class Saved(msgspec.Struct):
     key: tuple[str, str] | None = None
     ended: float | None = None
     error: str | None = None
-    event: int = 0  # number of the newest one
+    event: int = 0  # number of the newest event
     trials: int = 0
     best_index: int | None = None
     best_score: float | None = None

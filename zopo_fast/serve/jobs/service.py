@@ -21,7 +21,7 @@ from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Result, Trial
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
 from zopo_fast.serve.jobs.events import JobEvents
@@ -57,7 +57,12 @@ class JobService:
     """
 
     def __init__(
-        self, folder: Path, limits: Limits, models: dict[str, NamedModel], embedder: Any, metrics: Metrics
+        self,
+        folder: Path,
+        limits: ServerLimits,
+        models: dict[str, NamedModel],
+        embedder: Any,
+        metrics: Metrics,
     ) -> None:
         self._folder = folder / "jobs"
         self._limits, self._models, self._embedder, self._metrics = limits, models, embedder, metrics

@@ -9,12 +9,12 @@ import numpy as np
 
 from zopo_fast.errors import ArrayError, ConfigError
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.studies.schemas import PackedArray
 
 
-def decode_embeddings(given: list[list[float]] | PackedArray, limits: Limits) -> np.ndarray[Any, Any]:
+def decode_embeddings(given: list[list[float]] | PackedArray, limits: ServerLimits) -> np.ndarray[Any, Any]:
     """Decode the embeddings of a request.
 
     Args:
@@ -49,7 +49,7 @@ def decode_embeddings(given: list[list[float]] | PackedArray, limits: Limits) ->
     return rows
 
 
-def check_size(prompts: int, limits: Limits) -> None:
+def check_size(prompts: int, limits: ServerLimits) -> None:
     """Raise a Problem (413) if a pool has more prompts than the limit."""
     if prompts > limits.max_pool:
         raise Problem(
@@ -60,7 +60,7 @@ def check_size(prompts: int, limits: Limits) -> None:
         )
 
 
-def normalize_texts(texts: list[str], rows: int | None, limits: Limits) -> list[str]:
+def normalize_texts(texts: list[str], rows: int | None, limits: ServerLimits) -> list[str]:
     """Normalise the texts of a pool, and merge equal texts if there are no embeddings.
 
     Args:

@@ -1,4 +1,4 @@
-"""What goes in and out, as JSON: read by the handlers, and from which the OpenAPI document is made."""
+"""JSON bodies of the requests and responses on studies; the OpenAPI document is made from them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from zopo_fast.search import config
 from zopo_fast.serve.http.schemas import (
     Answer,
     Count,
@@ -14,51 +15,30 @@ from zopo_fast.serve.http.schemas import (
     Index,
     Label,
     NotNegative,
-    Positive,
     Request,
-    Some,
     Text,
-    Whole,
+    settings_struct,
 )
 
-AtOnce = Annotated[int, Meta(ge=1, le=1000, description="How many prompts to ask for, at most.")]
+AskCount = Annotated[int, Meta(ge=1, le=1000, description="Number of prompts to ask for at most.")]
 
 
-class OfficialSettings(Request):
-    """Settings of the published loop, by its script's names."""
-
-    lr: Finite = 0.01
-    uncertainty_threshold: Finite = 0.01
-    uncertainty_count: Some = 5
-    neighbors: Some = 10
-    gp_queries: Some = 20
-    tolerance: Whole = 2
-    max_steps: Some = 2
-    sigma: Finite = 0.01
+class OfficialSettings(settings_struct(config.OfficialSettings)):  # type: ignore[misc]
+    """Settings of the published loop, under the names of the published script."""
 
 
-class SearchConfig(Request):
-    """How a study is searched: the settings of ZopoConfig, with its defaults."""
-
-    budget: Count = 165
-    initial: Count | Annotated[list[Index], Meta(min_length=1)] = 40
-    seed: Whole = 0
-    search: Literal["improvement", "thompson", "gradient"] = "improvement"
-    region: Count = 1024
-    patience: Whole = 10
-    power: Literal[1, 2] = 2
-    emphasis: NotNegative = 0.3
-    zscore: bool = False
-    neighbors: Some = 10
-    step: NotNegative | None = None
-    exploration: Annotated[int, Meta(ge=0, le=10_000)] = 3
-    exploration_quantile: Annotated[float, Meta(ge=0, le=1)] = 0.9
-    noise: Positive | None = None
-    official_settings: OfficialSettings | None = None
+class SearchConfig(
+    settings_struct(  # type: ignore[misc]
+        config.ZopoConfig,
+        initial=Count | Annotated[list[Index], Meta(min_length=1)],
+        official_settings=OfficialSettings | None,
+    )
+):
+    """Settings of a search: those of ZopoConfig."""
 
 
 class PackedArray(Request):
-    """Embeddings as base64 of their little-endian numbers, row by row."""
+    """Embeddings as the base64 text of their little-endian numbers, row by row."""
 
     base64: bytes
     dtype: Literal["float16", "float32"]
@@ -69,7 +49,7 @@ Rows = Annotated[list[Annotated[list[float], Meta(min_length=1)]], Meta(min_leng
 
 
 class CreateStudy(Request):
-    """A pool of texts, embeddings, or both; equal texts are merged where no embeddings are given."""
+    """A pool of texts, embeddings or both; equal texts are merged where no embeddings are given."""
 
     texts: Annotated[list[Text], Meta(min_length=1)] | None = None
     embeddings: Rows | PackedArray | None = None
@@ -78,29 +58,29 @@ class CreateStudy(Request):
 
 
 class Ask(Request):
-    """Ask for the next prompts to score."""
+    """Request for the next prompts to score."""
 
-    n: AtOnce = 1
+    n: AskCount = 1
 
 
 class Tell(Request):
-    """A prompt's score, higher is better; with `ask`, the next prompts are in the answer."""
+    """Score of a prompt, higher is better; with `ask` the response names the next prompts."""
 
     index: Index
     score: Finite
     noise: NotNegative | None = None
     final: bool = True
-    ask: AtOnce | None = None
+    ask: AskCount | None = None
 
 
 class Discard(Request):
-    """Give a pending prompt back without a score."""
+    """Pending prompt to return without a score."""
 
     index: Index
 
 
 class Scored(Answer):
-    """A prompt and its score."""
+    """Prompt and its score."""
 
     index: int
     score: float
@@ -108,7 +88,7 @@ class Scored(Answer):
 
 
 class Asked(Answer):
-    """Prompts to score next; fewer than asked for where the budget or the pool ends."""
+    """Next prompts to score; fewer than requested where the budget or the pool ends."""
 
     indices: list[int]
     done: bool
@@ -116,7 +96,7 @@ class Asked(Answer):
 
 
 class Study(Answer):
-    """A study's state in short."""
+    """Summary of a study."""
 
     id: str
     name: str | None
@@ -135,7 +115,7 @@ class Study(Answer):
 
 
 class StudyEntry(Answer):
-    """A study in the list."""
+    """Entry of the list of studies."""
 
     id: str
     name: str | None
@@ -145,14 +125,14 @@ class StudyEntry(Answer):
 
 
 class StudyList(Answer):
-    """Studies in order of their ids; `next` is the `after` of the next page."""
+    """Page of the studies in the order of their ids; `next` is the `after` of the next page."""
 
     studies: list[StudyEntry]
     next: str | None
 
 
 class StudyState(Answer):
-    """Everything but the embeddings: what Zopo.from_state() continues from, and the pool's texts."""
+    """State without the embeddings, for Zopo.from_state(), and the texts of the pool."""
 
     state: dict[str, Any]
     texts: list[str] | None

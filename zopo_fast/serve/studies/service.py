@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from zopo_fast.errors import InputError, NothingToAsk, StoreError, UnknownIndexError
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
 from zopo_fast.serve.metrics import Metrics
@@ -43,7 +43,7 @@ class StudyService:
         metrics: metrics of the server.
     """
 
-    def __init__(self, folder: Path, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, folder: Path, limits: ServerLimits, metrics: Metrics) -> None:
         self.limits, self.metrics = limits, metrics
         self._folder = folder / "studies"
         self._journal_path = folder / "journal.sqlite3"

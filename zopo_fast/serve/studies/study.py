@@ -12,7 +12,7 @@ import msgspec
 from zopo_fast.errors import NothingToAsk, StoreDamagedError, ZopoError
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
-from zopo_fast.serve.config import Limits
+from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.studies.journal import JournalEvent
@@ -71,7 +71,7 @@ class LoadedStudy:
 
     # ---- changes -----------------------------------------------------------------------------------
 
-    def ask(self, n: int, limits: Limits) -> list[int]:
+    def ask(self, n: int, limits: ServerLimits) -> list[int]:
         """Ask for at most n prompts.
 
         Raises:
@@ -86,7 +86,7 @@ class LoadedStudy:
         self._add("ask", [n, indices])
         return indices
 
-    def tell(self, index: int, score: float, noise: float | None, final: bool, limits: Limits) -> None:
+    def tell(self, index: int, score: float, noise: float | None, final: bool, limits: ServerLimits) -> None:
         """Tell the score of a prompt.
 
         Raises:
@@ -107,7 +107,7 @@ class LoadedStudy:
             self.pending.discard(index)
         self._add("tell", [index, score, noise, final])
 
-    def step(self, told: Tell, limits: Limits) -> list[int]:
+    def step(self, told: Tell, limits: ServerLimits) -> list[int]:
         """Tell a score and ask for the next prompts, atomically.
 
         Returns:
@@ -129,7 +129,7 @@ class LoadedStudy:
         except NothingToAsk:
             return []
 
-    def discard(self, index: int, limits: Limits) -> None:
+    def discard(self, index: int, limits: ServerLimits) -> None:
         """Return a pending prompt without a score.
 
         Raises:
@@ -187,7 +187,7 @@ class LoadedStudy:
         self.seq += 1
         self._events.append(JournalEvent(self.id, self.seq, kind, msgspec.Raw(_encode(data))))
 
-    def _check_log(self, limits: Limits) -> None:
+    def _check_log(self, limits: ServerLimits) -> None:
         if self.seq + MAX_EVENTS_PER_REQUEST > limits.max_events:
             raise Problem(
                 409,
@@ -196,7 +196,7 @@ class LoadedStudy:
                 "continue this one elsewhere from its state",
             )
 
-    def _check_pending(self, n: int, pending: int, limits: Limits) -> None:
+    def _check_pending(self, n: int, pending: int, limits: ServerLimits) -> None:
         if pending + n > limits.max_pending:
             raise Problem(
                 429,

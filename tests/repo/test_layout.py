@@ -1,0 +1,44 @@
+"""Rules of the layout: short files, and folders whose listing is a map."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_LINES, MAX_ENTRIES = 450, 16
+TOO_LONG_YET = {
+    "csrc/cuda/search/block.cuh",
+    "csrc/pool/pool.cpp",
+    "tests/native/emulation/emulator.cpp",
+    "tests/serve/test_serve_studies.py",
+}
+SOURCES = {".py", ".pyi", ".sh", ".hpp", ".cpp", ".h", ".inl", ".cu", ".cuh"}
+
+
+def entries(folder: Path) -> list[Path]:
+    """List a folder without the products of builds and of Python."""
+    made = {"__pycache__", "build", ".hypothesis"}
+    found = [path for path in folder.iterdir() if path.name not in made and not path.is_symlink()]
+    return [path for path in found if path.suffix not in {".so", ".pyd"}]
+
+
+def folders(folder: Path) -> list[Path]:
+    below = [path for path in entries(folder) if path.is_dir()]
+    return [folder, *(each for path in below for each in folders(path))]
+
+
+@pytest.mark.parametrize("name", ["zopo_fast", "csrc", "tests", "bench", "examples"])
+def test_no_file_is_longer_than_450_lines(name: str) -> None:
+    files = [path for folder in folders(ROOT / name) for path in entries(folder) if path.suffix in SOURCES]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert lengths
+    too_long = {path: length for path, length in lengths.items() if length > MAX_LINES}
+    assert {path: length for path, length in too_long.items() if path not in TOO_LONG_YET} == {}
+
+
+@pytest.mark.parametrize("name", ["zopo_fast", "csrc"])
+def test_no_folder_has_more_than_16_entries(name: str) -> None:
+    numbers = {str(folder.relative_to(ROOT)): len(entries(folder)) for folder in folders(ROOT / name)}
+    assert {folder: number for folder, number in numbers.items() if number > MAX_ENTRIES} == {}
