@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = Plan(options.seeds)
         landscapes = load_folder(options.landscapes)
         for stated in options.errors:
-            racing.check_settings(stated, racing.FIRST, racing.BATCH)
+            racing.check_settings(stated, racing.DEFAULT_FIRST, racing.DEFAULT_BATCH)
         runner.prepare(out)
     except ZopoError as problem:
         parser.error(str(problem))

@@ -81,6 +81,12 @@ def test_the_help_of_each_option_is_a_phrase_and_then_the_default(command: str) 
             assert re.fullmatch(r"[A-Z@$][^\[\]]*\.(  \[default: [^\[\]]+\])?", text), text
 
 
+def test_the_help_omits_bounds_that_are_technical() -> None:
+    text = " ".join(CliRunner().invoke(cli, ["optimize", "--help"]).output.split())
+    assert "Seconds for one attempt of a call. [default: 60; x>0]" in text
+    assert "Prompts scored in total, the incumbent and the initial ones included. [default: 50; x>=1]" in text
+
+
 def test_the_version_loads_no_command() -> None:
     code = (
         "import sys; from zopo_fast.cli import cli; cli(['--version'], standalone_mode=False); "

@@ -138,6 +138,9 @@ def test_every_bound_is_checked(config: Any, name: str) -> None:
     ("config", "name", "value"),
     [
         (zf.RunConfig, "budget", 0),
+        (zf.RunConfig, "budget", 2**53 + 1),
+        (zf.ClientConfig, "max_attempts", 2**53 + 1),
+        (zf.RunConfig, "seed", 2**128),
         (zf.RunConfig, "initial", 0),
         (zf.RunConfig, "seed", -1),
         (zf.RunConfig, "race_error", 1.0),
@@ -164,6 +167,10 @@ def test_every_bound_is_checked(config: Any, name: str) -> None:
 def test_ranges_of_the_public_settings(config: Any, name: str, value: Any) -> None:
     with pytest.raises(zf.ConfigError, match=name):
         config(**{**CONFIGS[config], name: value})
+
+
+def test_a_seed_may_be_larger_than_a_count() -> None:
+    assert zf.RunConfig(seed=2**128 - 1).seed == zf.ZopoConfig(seed=2**128 - 1).seed == 2**128 - 1
 
 
 def test_an_option_has_type_range_default_and_help_of_its_setting() -> None:

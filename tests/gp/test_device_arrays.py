@@ -1,4 +1,4 @@
-"""Arrays on a device: in and out without a copy, and what is refused; without a device, why."""
+"""Device arrays: import and export without a copy, refusals, and the reason where there is no device."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ A = np.arange(12.0).reshape(3, 4)
 
 
 @pytest.mark.devices
-def test_status_in_words() -> None:
+def test_the_status_says_whether_there_is_a_device() -> None:
     assert isinstance(zf.cuda_available(), bool)
     assert zf.cuda_status() == _core.cuda_status()
     assert ("CUDA device(s)" in zf.cuda_status()) == zf.cuda_available()
 
 
 @pytest.mark.skipif(zf.cuda_available(), reason="there is a device")
-def test_without_a_device() -> None:
+def test_a_device_array_is_refused_without_a_device() -> None:
     with pytest.raises(zf.DeviceError, match=zf.cuda_status().split(":")[0].replace("(", ".")):
         zf.to_device(A)
     with pytest.raises(zf.DeviceError, match="use device='cpu'"):
@@ -71,7 +71,7 @@ def test_a_driver_without_devices() -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "cuda:99"])
-def test_devices_that_are_none(name: str) -> None:
+def test_unknown_device_names_are_refused(name: str) -> None:
     with pytest.raises((zf.ConfigError, zf.DeviceError), match=name):
         zf.to_device(A, name)
 
@@ -82,7 +82,7 @@ def test_devices_that_are_none(name: str) -> None:
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (0, 4), (3, 0), (5, 1, 3)])
-def test_there_and_back(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+def test_a_round_trip_keeps_the_values(dtype: Any, shape: tuple[int, ...], rng: np.random.Generator) -> None:
     host = rng.normal(size=shape).astype(dtype)
     there = zf.to_device(host)
     assert (there.shape, there.dtype, there.device) == (shape, host.dtype, "cuda:0")
@@ -97,7 +97,7 @@ def test_there_and_back(dtype: Any, shape: tuple[int, ...], rng: np.random.Gener
 
 
 @pytest.mark.cuda
-def test_what_else_to_device_takes() -> None:
+def test_to_device_accepts_lists_and_device_arrays() -> None:
     for other in ([[0, 1], [2, 3]], np.array([[0, 1], [2, 3]]), np.array([[0, 2], [1, 3]], float).T):
         there = zf.to_device(other)
         assert there.dtype == np.float64
@@ -110,7 +110,7 @@ def test_what_else_to_device_takes() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("versioned", [True, False])
-def test_dlpack_moves_nothing_and_keeps_the_memory(versioned: bool) -> None:
+def test_dlpack_copies_nothing_and_keeps_the_memory_alive(versioned: bool) -> None:
     made = zf.to_device(A)
     where = address(made)
     producer = Foreign(made, versioned)
@@ -118,7 +118,7 @@ def test_dlpack_moves_nothing_and_keeps_the_memory(versioned: bool) -> None:
     assert producer.asked == [1]
     del made, producer
     gc.collect()
-    other = [zf.to_device(np.zeros(64)) for _ in range(8)]  # would lie where freed memory did
+    other = [zf.to_device(np.zeros(64)) for _ in range(8)]  # would reuse freed memory
     assert address(taken) == where
     np.testing.assert_array_equal(taken.numpy(), A)
     del other
@@ -137,7 +137,7 @@ def test_a_capsule_is_used_once(more: Any) -> None:
     del capsule, array
     gc.collect()
     np.testing.assert_array_equal(first.numpy(), A)
-    zf.to_device(A).__dlpack__(**more)  # never used: gives its memory back itself
+    zf.to_device(A).__dlpack__(**more)  # an unused capsule releases its memory itself
     for no_capsule in (None, A):
         with pytest.raises(zf.ArrayError, match="expected a DLPack capsule"):
             _core.cuda_from_dlpack(no_capsule)
@@ -145,7 +145,7 @@ def test_a_capsule_is_used_once(more: Any) -> None:
 
 @pytest.mark.emulated
 def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of arrays, capsules and interfaces in turn, in the room of a few."""
+    """Make hundreds of arrays, capsules and interfaces in memory for a few."""
     monkeypatch.setenv("ZOPO_EMULATE_MEMORY", str(64 << 20))
     host = np.zeros(1 << 20)
     for _ in range(40):
@@ -160,7 +160,7 @@ def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.cuda
-def test_interface_moves_nothing_and_keeps_its_owner() -> None:
+def test_an_interface_copies_nothing_and_keeps_its_owner_alive() -> None:
     made = zf.to_device(A)
     where = address(made)
     assert made.__cuda_array_interface__ == {
@@ -179,7 +179,7 @@ def test_interface_moves_nothing_and_keeps_its_owner() -> None:
 
 
 @pytest.mark.cuda
-def test_read_only_stays_so() -> None:
+def test_a_read_only_array_stays_read_only() -> None:
     array = zf.to_device(A)
     locked = zf.to_device(Interface(array, data=(address(array), True)))
     assert locked.__cuda_array_interface__["data"][1]
@@ -190,7 +190,7 @@ def test_read_only_stays_so() -> None:
 
 
 @pytest.mark.cuda
-def test_export_as_the_standard_has_it() -> None:
+def test_the_export_follows_the_standard() -> None:
     array = zf.to_device(A)
     assert array.__dlpack_device__() == (2, 0)
     for stream in (None, -1, 1, PER_THREAD):
@@ -208,7 +208,7 @@ def test_export_as_the_standard_has_it() -> None:
         np.array(array, copy=False)
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.cuda
@@ -228,7 +228,7 @@ def test_export_as_the_standard_has_it() -> None:
         ({"data": (A.ctypes.data, False)}, "not in device memory"),
     ],
 )
-def test_interfaces_that_cannot_be_used(entries: dict[str, Any], message: str) -> None:
+def test_invalid_interfaces_are_refused(entries: dict[str, Any], message: str) -> None:
     array = zf.to_device(A)
     with pytest.raises(zf.ArrayError, match=f"(?s)^name: .*{message}"):
         _core.cuda_from_interface(Interface(array, **entries).__cuda_array_interface__, array, name="name")
@@ -238,7 +238,7 @@ def test_interfaces_that_cannot_be_used(entries: dict[str, Any], message: str) -
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("size", [1, 2, 33, 1000, 40001])
-def test_the_first_entry_that_is_not_finite(size: int, dtype: Any, value: float) -> None:
+def test_the_first_non_finite_entry_is_named(size: int, dtype: Any, value: float) -> None:
     host = np.full(size, np.finfo(dtype).max)
     _core.cuda_require_finite(zf.to_device(host.astype(dtype)))
     for first in {0, size // 2, size - 1}:
@@ -255,7 +255,7 @@ def test_the_first_entry_that_is_not_finite(size: int, dtype: Any, value: float)
 
 
 @pytest.mark.cuda
-def test_host_and_device_are_not_mixed() -> None:
+def test_host_and_device_arrays_are_not_mixed() -> None:
     there = zf.to_device(A)
     assert device_call({"X": A, "Y": [1.0]}) is None
     with pytest.raises(zf.DeviceError, match=r"mixed devices: X is on cuda:0, y on the host"):
@@ -269,7 +269,7 @@ def test_host_and_device_are_not_mixed() -> None:
 
 
 @pytest.mark.emulated
-def test_two_devices() -> None:
+def test_arrays_of_two_devices_are_not_mixed() -> None:
     script = """
 import numpy as np, zopo_fast as zf
 from zopo_fast.gp.cuda_arrays import device_call
@@ -291,7 +291,7 @@ for f in (lambda: device_call({"X": a, "Y": b}), lambda: zf.to_device(b), lambda
 
 
 @pytest.mark.emulated
-def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
     small = zf.to_device(A)
     monkeypatch.setenv("ZOPO_EMULATE_MEMORY", "100000")
     with pytest.raises(zf.DeviceMemoryError, match="too little free memory") as caught:
@@ -308,7 +308,9 @@ def test_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(("stream", "expected"), [(0, 1), (PER_THREAD, PER_THREAD)])
-def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_stream_of_torch_is_used(
+    stream: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", fake_torch(stream))
     tensor = FakeTensor(zf.to_device(A))
     call = device_call({"X": tensor})
@@ -320,7 +322,7 @@ def test_torch_s_current_stream(stream: int, expected: int, monkeypatch: pytest.
 
 
 @pytest.mark.cuda
-def test_results_of_other_libraries_are_ours() -> None:
+def test_arrays_of_unknown_libraries_give_device_arrays() -> None:
     for given in (zf.to_device(A), Foreign(zf.to_device(A)), Interface(zf.to_device(A))):
         call = device_call({"X": given})
         assert call is not None
@@ -329,8 +331,8 @@ def test_results_of_other_libraries_are_ours() -> None:
 
 
 @pytest.mark.cuda
-def test_who_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another library than the stream's gave may be used again by it as soon as we let go."""
+def test_the_call_waits_for_streams_of_other_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another library may reuse its memory as soon as the call releases it."""
     monkeypatch.setitem(sys.modules, "torch", fake_torch(0))
     waited: list[Any] = []
     monkeypatch.setattr(_core, "cuda_synchronize", lambda *stream: waited.append(stream))
@@ -348,7 +350,7 @@ def test_who_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.cuda
-def test_a_library_that_will_not_give_its_memory() -> None:
+def test_a_failing_export_of_a_library_is_an_array_error() -> None:
     class Stubborn(Foreign):
         def __dlpack__(self, **_: Any) -> Any:
             raise BufferError("use tensor.detach()")
@@ -357,7 +359,7 @@ def test_a_library_that_will_not_give_its_memory() -> None:
         device_call({"X": Stubborn(zf.to_device(A))})
 
 
-def test_torch_is_asked_for_where_it_is_needed() -> None:
+def test_torch_is_required_only_for_its_operators() -> None:
     script = (
         "import sys; sys.modules['torch'] = None\n"
         "import numpy as np, zopo_fast as zf\n"

@@ -1,4 +1,4 @@
-"""The kernel and the Gaussian process on arrays of a device, against the same on the host."""
+"""Kernel and Gaussian process on device arrays, against the same on the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def kernel(request: pytest.FixtureRequest) -> zf.NTK:
 
 @pytest.mark.cuda
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (7, 3), (33, 65), (0, 4), (4, 0)])
-def test_kernel_of_arrays(kernel: zf.NTK, n: int, m: int, rng: np.random.Generator) -> None:
+def test_the_kernel_of_device_arrays_equals_the_host(
+    kernel: zf.NTK, n: int, m: int, rng: np.random.Generator
+) -> None:
     X, Y, weight = rng.normal(size=(n, 5)), rng.normal(size=(m, 5)), rng.normal(size=(n, m))
     x = rng.normal(size=5)
     for actual, expected in (
@@ -42,7 +44,7 @@ def test_kernel_of_arrays(kernel: zf.NTK, n: int, m: int, rng: np.random.Generat
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_gram_of_narrow_arrays(kernel: zf.NTK, dtype: Any, rng: np.random.Generator) -> None:
+def test_the_gram_matrix_takes_narrow_dtypes(kernel: zf.NTK, dtype: Any, rng: np.random.Generator) -> None:
     X, Y = rng.normal(size=(7, 5)).astype(dtype), rng.normal(size=(4, 5))
     assert_close(kernel.gram(twin(X), twin(Y)).numpy(), kernel.gram(X, Y), 1e-13)
     narrow = kernel.gram(twin(X), twin(Y), precision="float32")
@@ -54,7 +56,7 @@ def test_gram_of_narrow_arrays(kernel: zf.NTK, dtype: Any, rng: np.random.Genera
 
 
 @pytest.mark.cuda
-def test_kernel_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_the_kernel_refuses_invalid_arrays(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X = rng.normal(size=(4, 5))
     bad = X.copy()
     bad[2, 3] = np.nan
@@ -81,7 +83,7 @@ def test_kernel_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.cuda
-def test_process_of_arrays(kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_a_process_of_device_arrays_equals_the_host(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, y, noise = rng.normal(size=(40, 5)), rng.normal(size=40), rng.uniform(0.1, 0.2, size=40)
     host = zf.GaussianProcess(kernel, noise=0.1)
     there = zf.GaussianProcess(kernel, noise=0.1, device="cuda")
@@ -122,7 +124,7 @@ def test_variance_gradient_of_an_empty_process(kernel: zf.NTK, rng: np.random.Ge
 
 
 @pytest.mark.cuda
-def test_process_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_a_process_refuses_invalid_arrays(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, y = rng.normal(size=(4, 5)), rng.normal(size=4)
     gp = zf.GaussianProcess(kernel, noise=0.1, device="cuda")
     gp.append(twin(X), twin(y))
@@ -156,7 +158,7 @@ def test_process_refuses(kernel: zf.NTK, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.cuda
-def test_auto_goes_where_the_arrays_are(kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_auto_selects_the_device_of_the_arrays(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, y = rng.normal(size=(4, 5)), rng.normal(size=4)
     gp = zf.GaussianProcess(kernel, noise=0.1, device="auto")
     gp.append(X, y)

@@ -1,4 +1,4 @@
-"""The incremental Gaussian process against golden values, reference.py and a fresh factor."""
+"""Incremental Gaussian process against golden values, reference.py and a new factor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_kernel() -> zf.NTK:
 def assert_posterior_is_exact(
     gp: zf.GaussianProcess, X: np.ndarray, y: np.ndarray, noise: Any, Q: np.ndarray, rtol: float = 1e-9
 ) -> None:
-    """All of the posterior, batch and single, equals the reference on that data."""
+    """Check the posterior of a batch and of single points against the reference."""
     W, b = gp.kernel.weights, gp.kernel.biases
     exact = [reference.posterior(W, b, X, y, noise, q) for q in Q]
     prior = reference.gram(W, b, Q).diagonal()
@@ -82,7 +82,7 @@ def test_posterior_equals_the_reference(
 ) -> None:
     d = shape[0]
     X, y, noise = rng.normal(size=(n, d)), rng.normal(size=n), rng.uniform(0.01, 0.2, size=n)
-    Q = np.concatenate([rng.normal(size=(3, d)), X[:1]])  # one of them observed
+    Q = np.concatenate([rng.normal(size=(3, d)), X[:1]])  # the last one is observed
     gp = zf.GaussianProcess(zf.NTK(*random_network(rng, *shape)), device=device)
     gp.append(X, y, noise)
     assert len(gp) == n
@@ -122,7 +122,7 @@ def test_an_empty_process_is_the_prior(device: str, rng: np.random.Generator) ->
     assert_close(gp.posterior(Q).variance, p.variance, 1e-12)
 
 
-def test_noise_default_scalar_and_array(device: str, rng: np.random.Generator) -> None:
+def test_noise_is_a_default_a_scalar_or_an_array(device: str, rng: np.random.Generator) -> None:
     X, y, Q = rng.normal(size=(8, D)), rng.normal(size=8), rng.normal(size=(2, D))
     gp = zf.GaussianProcess(make_kernel(), noise=0.25, device=device)
     gp.append(X[0], y[0])
@@ -132,13 +132,13 @@ def test_noise_default_scalar_and_array(device: str, rng: np.random.Generator) -
     gp.append(X[6:], y[6:], noise=np.array([1.0, 2.0]))
     noise = np.array([0.25, 0.25, 0.25, 0.5, 0.75, 0.75, 1.0, 2.0])
     assert_posterior_is_exact(gp, X, y, noise, Q)
-    gp.remove(4)  # the noise goes with its row
+    gp.remove(4)  # the noise is removed with its row
     keep = np.arange(8) != 4
     assert_posterior_is_exact(gp, X[keep], y[keep], noise[keep], Q)
 
 
-def test_noise_is_raw(device: str) -> None:
-    """A variance in K's units: at an observed point v = k - k^2 / (k + noise)."""
+def test_noise_is_in_units_of_the_kernel(device: str) -> None:
+    """At an observed point the variance is k - k^2 / (k + noise)."""
     x = np.full(D, 0.5)
     gp = zf.GaussianProcess(make_kernel(), noise=3.0, device=device)
     k = float(gp.kernel.diag(x[None])[0])
@@ -149,7 +149,7 @@ def test_noise_is_raw(device: str) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 10, 11])
-def test_remove_any(device: str, rng: np.random.Generator, at: int) -> None:
+def test_any_observation_can_be_removed(device: str, rng: np.random.Generator, at: int) -> None:
     X, y, Q = rng.normal(size=(12, D)), rng.normal(size=12), rng.normal(size=(3, D))
     gp = zf.GaussianProcess(make_kernel(), noise=0.01, device=device)
     gp.append(X, y)
@@ -159,7 +159,7 @@ def test_remove_any(device: str, rng: np.random.Generator, at: int) -> None:
     assert_posterior_is_exact(gp, X[keep], y[keep], 0.01, Q)
 
 
-def test_remove_until_nothing_is_left(device: str, rng: np.random.Generator) -> None:
+def test_all_observations_can_be_removed(device: str, rng: np.random.Generator) -> None:
     X, y, Q = rng.normal(size=(9, D)), rng.normal(size=9), rng.normal(size=(2, D))
     gp = zf.GaussianProcess(make_kernel(), noise=0.01, device=device)
     gp.append(X, y)
@@ -189,7 +189,7 @@ def test_any_sequence_equals_a_fresh_factor(device: str, operations: list[tuple[
         if kind in ("append", "fantasise"):
             row = (rng.normal(size=D), float(rng.normal()), float(rng.uniform(0.01, 0.5)))
             gp.append(*row)
-            if kind == "fantasise":  # a pending point: in, looked at, out again
+            if kind == "fantasise":  # a pending point: append, read, remove
                 gp.posterior(Q)
                 gp.pop()
             else:
@@ -215,7 +215,7 @@ def test_two_thousand_operations_do_not_drift(device: str, rng: np.random.Genera
     kernel, Q = make_kernel(), rng.normal(size=(5, D))
     gp = zf.GaussianProcess(kernel, noise=1e-2, device=device)
     rows: list[tuple[np.ndarray, float]] = []
-    for step in range(400 if EMULATED and device == "cuda" else 2000):  # a launch takes 5 ms there
+    for step in range(400 if EMULATED and device == "cuda" else 2000):  # an emulated launch takes 5 ms
         if len(rows) < 5 or (len(rows) < 60 and rng.random() < 0.5):
             rows.append((rng.normal(size=D), float(rng.normal())))
             gp.append(*rows[-1])
@@ -243,6 +243,6 @@ def test_pickle(device: str, rng: np.random.Generator) -> None:
     gp.append(X, y, rng.uniform(0.1, 1, size=7))
     twin = pickle.loads(pickle.dumps(gp))
     gp.append(Q[0], 1.0)
-    twin.append(Q[0], 1.0)  # with the default noise it had
+    twin.append(Q[0], 1.0)  # with the same default noise
     assert_close(twin.posterior(Q).mean, gp.posterior(Q).mean, 1e-12)
     assert_close(twin.posterior(Q).variance, gp.posterior(Q).variance, 1e-12)

@@ -1,4 +1,4 @@
-"""What only the CUDA engine of the Gaussian process has: its own ways by size, its memory, its devices."""
+"""CUDA engine of the Gaussian process: algorithms by size, memory, several devices."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def assert_same(cpu: zf.GaussianProcess, cuda: zf.GaussianProcess, Q: np.ndarray
     assert cuda.log_marginal_likelihood() == pytest.approx(cpu.log_marginal_likelihood(), rel=1e-9, abs=1e-9)
 
 
-# d, width, depth; rows of a first and of a second append: row by row up to 32 of them, panels of 64
-# beyond; points asked about: one by one below 8.
+# d, width, depth, rows of a first and of a second append, query points. The engine appends up to 32 rows one
+# by one and more in panels of 64, and answers fewer than 8 points one by one.
 WAYS = [
     (7, 9, 2, 33, 70, 11),
     (5, 33, 3, 130, 1, 40),
@@ -59,7 +59,7 @@ def test_all_sizes_equal_the_cpu(way: tuple[int, ...], rng: np.random.Generator)
         gp.append(X[:first], y[:first])
         gp.append(X[first:], y[first:])
     assert_same(*both, Q)
-    for i in (first + second - 2, 0, 31, 1):  # removals within, across and at the end of 32 rotations
+    for i in (first + second - 2, 0, 31, 1):  # within, across and at the end of 32 rotations
         for gp in both:
             gp.remove(i)
     for gp in both:
@@ -67,7 +67,7 @@ def test_all_sizes_equal_the_cpu(way: tuple[int, ...], rng: np.random.Generator)
     assert_same(*both, Q)
 
 
-def test_the_same_bits_each_time(rng: np.random.Generator) -> None:
+def test_results_are_reproducible_bit_for_bit(rng: np.random.Generator) -> None:
     kernel, X, y, Q = (
         zf.NTK.random(9, width=12),
         rng.normal(size=(50, 9)),
@@ -95,7 +95,7 @@ def test_too_little_memory_changes_nothing(rng: np.random.Generator, monkeypatch
     for gp in (cpu, cuda):
         gp.append(X[:60], y[:60])
     assert_same(cpu, cuda, Q)
-    # Room for the first arrays of a larger object, and not for the next.
+    # Memory for the first arrays of a larger object, but not for all.
     for limit in (1, 10_000, 1_000_000, 2_000_000):
         monkeypatch.setenv("ZOPO_EMULATE_MEMORY", str(limit))
         with pytest.raises(zf.DeviceMemoryError, match="memory"):
@@ -110,13 +110,13 @@ def test_too_little_memory_changes_nothing(rng: np.random.Generator, monkeypatch
     assert_same(cpu, cuda, Q)
 
 
-def test_a_network_too_deep() -> None:
+def test_a_network_that_is_too_deep_is_refused() -> None:
     with pytest.raises(zf.ConfigError, match="at most 8"):
         zf.GaussianProcess(zf.NTK.random(3, width=4, depth=9), device="cuda")
 
 
 @pytest.mark.emulated  # needs two devices
-def test_each_object_on_its_device() -> None:
+def test_each_object_stays_on_its_device() -> None:
     program = """
 import numpy as np, zopo_fast as zf
 rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The Gaussian process where it is hard: degenerate data, failures, odd but legal arrays."""
+"""Gaussian process on degenerate data, after failures, and on unusual but valid arrays."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_variance_is_clamped_at_zero(device: str, kernel: zf.NTK, rng: np.random
     np.testing.assert_allclose(p.mean, y, atol=1e-6)
 
 
-def test_gradient_covariance_is_a_covariance_and_its_trace_the_uncertainty(
+def test_the_trace_of_the_gradient_covariance_is_the_uncertainty(
     device: str, kernel: zf.NTK, rng: np.random.Generator
 ) -> None:
     gp = zf.GaussianProcess(kernel, noise=1e-3, device=device)
@@ -51,10 +51,10 @@ def test_gradient_covariance_is_a_covariance_and_its_trace_the_uncertainty(
 
 
 @pytest.mark.parametrize("y", [(1.0, 1.0), (1.0, -1.0)], ids=["same score", "other score"])
-def test_duplicates_without_noise_are_never_silently_wrong(
+def test_duplicates_without_noise_are_refused_or_reported(
     device: str, kernel: zf.NTK, rng: np.random.Generator, y: tuple[float, float]
 ) -> None:
-    """Either a typed refusal that changes nothing, or jitter that is reported and keeps the answer sane."""
+    """Either a typed error changes nothing, or jitter is added with a warning, and the posterior is right."""
     x, Q = rng.normal(size=D), rng.normal(size=(4, D))
     gp = zf.GaussianProcess(kernel, noise=0.0, device=device)
     gp.append(x, y[0])
@@ -67,7 +67,7 @@ def test_duplicates_without_noise_are_never_silently_wrong(
             assert snapshot(gp, Q) == before
             return
     assert len(gp) == 2
-    assert caught, "jitter was added without a word"
+    assert caught, "jitter was added without a warning"
     p = gp.posterior(np.concatenate([Q, x[None]]))
     assert all(np.isfinite(v).all() for v in p)
     assert p.mean[-1] == pytest.approx(sum(y) / 2, abs=1e-3)
@@ -91,7 +91,7 @@ def test_many_duplicates_without_noise(device: str, kernel: zf.NTK, rng: np.rand
     assert (p.variance <= 1e-6 * kernel.diag(X)).all()
 
 
-def test_after_jitter_the_process_still_grows_and_shrinks(
+def test_the_process_grows_and_shrinks_after_jitter(
     device: str, kernel: zf.NTK, rng: np.random.Generator
 ) -> None:
     x, others, Q = rng.normal(size=D), rng.normal(size=(5, D)), rng.normal(size=(3, D))
@@ -110,13 +110,15 @@ def test_after_jitter_the_process_still_grows_and_shrinks(
     assert_close(gp.posterior(Q).mean, fresh.posterior(Q).mean, 1e-4)
 
 
-def test_duplicates_with_noise_are_ordinary(device: str, kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_duplicates_with_noise_average_their_scores(
+    device: str, kernel: zf.NTK, rng: np.random.Generator
+) -> None:
     x = rng.normal(size=D)
     gp = zf.GaussianProcess(kernel, noise=0.5, device=device)
     gp.append(np.stack([x] * 10), np.arange(10.0))
     k = float(kernel.diag(x[None])[0])
     p = gp.posterior(x)
-    assert p.mean == pytest.approx(4.5 * k / (k + 0.05), rel=1e-9)  # ten scores: a tenth of the noise
+    assert p.mean == pytest.approx(4.5 * k / (k + 0.05), rel=1e-9)  # ten scores have a tenth of the noise
     assert p.variance == pytest.approx(k - k * k / (k + 0.05), rel=1e-6)
 
 
@@ -145,10 +147,10 @@ def test_a_refused_append_changes_nothing(
 
 
 def test_an_indefinite_row_in_the_middle_changes_nothing(device: str) -> None:
-    """Inputs so large that the kernel overflows cannot be factorised, whatever the jitter."""
+    """The kernel overflows on large inputs, and no jitter makes it positive definite."""
     kernel = zf.NTK([np.full((3, 2), 1e200), np.full((1, 3), 1e200)], [np.zeros(3), np.zeros(1)])
     gp = zf.GaussianProcess(kernel, noise=1.0, device=device)
-    X = np.array([[-1.0, -1.0], [1.0, 1.0], [-2.0, -1.0]])  # the first and last: all units dead, k = 1
+    X = np.array([[-1.0, -1.0], [1.0, 1.0], [-2.0, -1.0]])  # no unit is active at the first and last: k = 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises((zf.NotPositiveDefiniteError, zf.ArrayError)):
@@ -158,7 +160,7 @@ def test_an_indefinite_row_in_the_middle_changes_nothing(device: str) -> None:
     assert gp.posterior(X[0]).mean == pytest.approx(0.5)
 
 
-def test_indices_out_of_range(device: str, kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_indices_out_of_range_are_refused(device: str, kernel: zf.NTK, rng: np.random.Generator) -> None:
     gp = zf.GaussianProcess(kernel, device=device)
     for call in (gp.pop, lambda: gp.remove(0), lambda: gp.remove(-1)):
         with pytest.raises(zf.UnknownIndexError):
@@ -171,13 +173,13 @@ def test_indices_out_of_range(device: str, kernel: zf.NTK, rng: np.random.Genera
 
 
 @pytest.mark.parametrize("noise", [-1e-9, np.nan, np.inf, -np.inf, "much", None, [0.1, 0.2]])
-def test_a_default_noise_that_is_no_variance(kernel: zf.NTK, noise: Any) -> None:
+def test_an_invalid_default_noise_is_refused(kernel: zf.NTK, noise: Any) -> None:
     with pytest.raises(zf.InputError, match="noise"):
         zf.GaussianProcess(kernel, noise=noise)
 
 
 @pytest.mark.parametrize("device_", ["tpu", "", "CPU ", "cuda:99", None])
-def test_an_unknown_device(kernel: zf.NTK, device_: Any) -> None:
+def test_an_unknown_device_is_refused(kernel: zf.NTK, device_: Any) -> None:
     with pytest.raises(zf.DeviceError):
         zf.GaussianProcess(kernel, device=device_)
 
@@ -195,7 +197,7 @@ def test_an_unknown_device(kernel: zf.NTK, device_: Any) -> None:
     ],
     ids=["float32", "float16", "Fortran", "strided", "reversed", "int32", "list"],
 )
-def test_any_real_array_gives_the_same(
+def test_the_dtype_of_exact_inputs_does_not_matter(
     device: str, kernel: zf.NTK, rng: np.random.Generator, disguise: Any
 ) -> None:
     X, y = rng.integers(-4, 5, size=(9, D)).astype(float), rng.integers(-4, 5, size=9).astype(float)
@@ -221,7 +223,7 @@ def test_inputs_are_never_changed(device: str, kernel: zf.NTK, rng: np.random.Ge
         np.testing.assert_array_equal(a, copy)
 
 
-def test_data_changed_afterwards_does_not_matter(
+def test_later_changes_of_the_inputs_do_not_matter(
     device: str, kernel: zf.NTK, rng: np.random.Generator
 ) -> None:
     X, y, Q = rng.normal(size=(9, D)), rng.normal(size=9), rng.normal(size=(3, D))
@@ -232,8 +234,8 @@ def test_data_changed_afterwards_does_not_matter(
     assert snapshot(gp, Q) == before
 
 
-def test_a_kernel_as_large_as_the_published_one(device: str) -> None:
-    """|k| near 1e4 and sigma^2 = 1e-4: the variance at an observed point is the noise, not rounding."""
+def test_the_variance_is_right_at_the_published_scale_of_the_kernel(device: str) -> None:
+    """With |k| near 1e4 and sigma^2 = 1e-4 the variance at an observed point is the noise, not rounding."""
     g = load_golden("component_d384_depth2_w32")
     gp = zf.GaussianProcess(zf.NTK(g.weights, g.biases), noise=1e-4, device=device)
     gp.append(g.data["X"], g.data["y"])

@@ -1,4 +1,4 @@
-"""The infinite-width kernel against neural-tangents, wide random networks and its own limits."""
+"""Infinite-width kernel against neural-tangents, wide random networks and closed forms."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def kernel_of(case: str) -> zf.InfiniteNTK:
 
 
 def central_differences(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, step: float) -> np.ndarray:
-    """df/dx, (n, d), of f: (d,) -> (n,)."""
+    """Return df/dx (n, d) of f: (d,) -> (n,)."""
     rows = [(f(x + step * e) - f(x - step * e)) / (2 * step) for e in np.eye(len(x))]
     return np.stack(rows, axis=-1)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_golden(case: str) -> None:
+def test_golden_gram_matrices(case: str) -> None:
     kernel, X, Y = kernel_of(case), GOLDEN["X"], GOLDEN["Y"]
     np.testing.assert_allclose(kernel.gram(X, Y), GOLDEN[f"K_{case}"], rtol=1e-12)
     assert_close(kernel.gradient(X[0], Y), GOLDEN[f"G_{case}"], 1e-12)
@@ -51,17 +51,17 @@ def test_golden_covers_both_parametrizations_and_no_bias() -> None:
 
 @every_kernel
 def test_neural_tangents(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
-    """The stored numbers' source, on other points.
+    """Compare with neural-tangents, the source of the golden values, on other points.
 
-    Its kernel of the standard parametrization has the width as a factor of the hidden layers' terms, and
-    the first layer's and the biases' beside them: the difference of two widths is the limit of k / width.
+    In its standard parametrization the terms of the hidden layers are proportional to the width, the others
+    are not: the difference of the kernels of two widths is the limit of k / width.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what libraries say of one another at import and while tracing
+        warnings.simplefilter("ignore")  # libraries warn about each other at import and while tracing
         try:
             jax = pytest.importorskip("jax")
             stax = pytest.importorskip("neural_tangents.stax")
-        except Exception as error:  # it is there and does not load
+        except Exception as error:  # installed, but cannot be loaded
             pytest.skip(f"neural_tangents cannot be imported: {error}")
         jax.config.update("jax_enable_x64", True)
         X, Y = rng.normal(size=(6, 5)), 0.3 + 2 * rng.normal(size=(4, 5))
@@ -85,8 +85,8 @@ def test_neural_tangents(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> No
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_is_the_limit_of_random_networks(depth: int, rng: np.random.Generator) -> None:
-    """k / width of NTK.random: what is left is the chance of the draws and a term in 1 / width."""
+def test_the_kernel_is_the_limit_of_random_networks(depth: int, rng: np.random.Generator) -> None:
+    """k / width of NTK.random differs by sampling error and a term of order 1 / width."""
     X = rng.normal(size=(4, 6))
     limit = zf.InfiniteNTK(depth).gram(X)
     off = []
@@ -100,8 +100,8 @@ def test_is_the_limit_of_random_networks(depth: int, rng: np.random.Generator) -
     assert off[-1] < 0.04
 
 
-def test_depth_one_by_hand() -> None:
-    """Orthogonal inputs, d = 2, no biases: S_1 = I, so that Q_1 = 1 / 2 pi, and 1/2 on the diagonal."""
+def test_depth_one_equals_the_formula() -> None:
+    """For orthogonal inputs, d = 2 and no biases S_1 = I: Q_1 = 1 / 2 pi, and 1/2 on the diagonal."""
     X = np.eye(2)
     half, off = 0.5, 1 / (2 * math.pi)
     standard, ntk = (zf.InfiniteNTK(1, 2.0, 0.0, p) for p in ("standard", "ntk"))
@@ -111,8 +111,10 @@ def test_depth_one_by_hand() -> None:
 
 @every_kernel
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 300), (300, 1), (2, 7), (259, 270)])
-def test_gram_is_what_its_parts_are(kernel: zf.InfiniteNTK, n: int, m: int, rng: np.random.Generator) -> None:
-    """Across the edges of the tiles, for one set and for two."""
+def test_the_gram_matrix_equals_its_entries(
+    kernel: zf.InfiniteNTK, n: int, m: int, rng: np.random.Generator
+) -> None:
+    """The sizes cross the edges of the tiles, for one set and for two."""
     X, Y = rng.normal(size=(n, 5)), rng.normal(size=(m, 5))
     K = kernel.gram(X, Y)
     assert K.shape == (n, m)
@@ -127,7 +129,7 @@ def test_gram_is_what_its_parts_are(kernel: zf.InfiniteNTK, n: int, m: int, rng:
 
 
 @every_kernel
-def test_positive_semi_definite(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
+def test_the_gram_matrix_is_positive_semi_definite(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
     X = rng.normal(size=(60, 4))
     points = np.vstack([X, X + 1e-9 * rng.normal(size=X.shape), X[:5], 3 * X[:5], -X[:5], np.zeros((2, 4))])
     eigenvalues = np.linalg.eigvalsh(kernel.gram(points))
@@ -136,10 +138,10 @@ def test_positive_semi_definite(kernel: zf.InfiniteNTK, rng: np.random.Generator
 
 @pytest.mark.parametrize("shift", [0.0, 30.0], ids=["around zero", "all one way"])
 @pytest.mark.parametrize("parametrization", ["standard", "ntk"])
-def test_near_duplicates_keep_their_digits(
+def test_near_duplicates_lose_no_digits(
     parametrization: infinite_ntk.Parametrization, shift: float, rng: np.random.Generator
 ) -> None:
-    """Against 50 decimal digits; by its cosine alone an angle of 1e-8 is all rounding."""
+    """Compare with 50 decimal digits: from its cosine an angle of 1e-8 would be pure rounding."""
     mp = pytest.importorskip("mpmath")
     kernel = zf.InfiniteNTK(3, 2.0, 0.01, parametrization)
     x = rng.normal(size=7) + shift
@@ -161,7 +163,7 @@ def test_near_duplicates_keep_their_digits(
     with mp.workdps(50):
         at, others = [mp.mpf(v) for v in x.tolist()], [[mp.mpf(v) for v in y] for y in Y.tolist()]
         K = np.array([float(exact(at, y)) for y in others])
-        # What is lost from the diagonal, which is all that tells near-duplicates apart.
+        # The difference from the diagonal is all that distinguishes near duplicates.
         step, slopes = mp.mpf(10) ** -20, []
         for y in others[1:]:
             moved = [[*at[:1], at[1] + s * step, *at[2:]] for s in (1, -1)]
@@ -171,30 +173,32 @@ def test_near_duplicates_keep_their_digits(
     np.testing.assert_allclose(kernel.gradient(x, Y)[1:, 1], slopes, rtol=1e-10)
 
 
-def test_points_that_all_lie_one_way_are_told_apart_by_products(
+def test_nearly_parallel_points_are_distinguished_by_products(
     monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    """Their angles are 1e-4, and each pair's own difference, which is slow, is not needed for them."""
+    """At angles of 1e-4 products are precise enough, and the slow difference of each pair is not needed."""
     kernel, X = zf.InfiniteNTK(), rng.normal(size=(40, 6)) + 1e4
     K = kernel.gram(X)
-    monkeypatch.setattr(infinite_ntk, "_NEAR", 10.0)  # every pair by its difference
+    monkeypatch.setattr(infinite_ntk, "_NEAR", 10.0)  # every pair by difference
     np.testing.assert_allclose(K, kernel.gram(X), rtol=3e-15)
-    monkeypatch.setattr(infinite_ntk, "_NEAR", 0.0)  # none but a point with itself
+    monkeypatch.setattr(infinite_ntk, "_NEAR", 0.0)  # only a point with itself
     K_products = kernel.gram(X)
     off = ~np.eye(len(X), dtype=bool)
     np.testing.assert_allclose(K_products[off], K[off], rtol=3e-15)
 
 
 @every_kernel
-def test_gradient_by_central_differences(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
+def test_the_gradient_equals_central_differences(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
     x, X = rng.normal(size=6), 1 + 2 * rng.normal(size=(9, 6))
     differences = central_differences(lambda at: kernel.gram(at[None], X)[0], x, 1e-5)
     assert_close(kernel.gradient(x, X), differences, 1e-7)
 
 
 @every_kernel
-def test_gradient_at_a_coincidence_has_no_cusp(kernel: zf.InfiniteNTK, rng: np.random.Generator) -> None:
-    """Half the derivative of the diagonal, which is the mean of the derivatives from either side."""
+def test_the_gradient_at_coincident_points_is_the_mean_of_both_sides(
+    kernel: zf.InfiniteNTK, rng: np.random.Generator
+) -> None:
+    """That mean is half the derivative of the diagonal."""
     x = rng.normal(size=6)
     G = kernel.gradient(x, np.vstack([x, x]))
     along = central_differences(lambda at: kernel.diag(at[None]), x, 1e-6)[0]
@@ -202,8 +206,8 @@ def test_gradient_at_a_coincidence_has_no_cusp(kernel: zf.InfiniteNTK, rng: np.r
     assert_close(G[:1], central_differences(lambda at: kernel.gram(at[None], x[None])[0], x, 1e-7), 1e-6)
 
 
-def test_the_cusp() -> None:
-    """The one-sided slopes differ; not in "standard" of depth 1, which has a derivative there."""
+def test_the_kernel_has_a_cusp_at_coincident_points() -> None:
+    """The one-sided slopes differ, except for "standard" of depth 1, which is differentiable there."""
     x, e, step = np.array([1.0, 2.0, -1.0]), np.array([2.0, -1.0, 0.0]), 1e-6
     for kernel in KERNELS:
         ahead, here, behind = kernel.gram(x + step * e * np.array([[1.0], [0.0], [-1.0]]), x[None])[:, 0]
@@ -230,7 +234,7 @@ def test_gram_gradient_is_the_weighted_sum(kernel: zf.InfiniteNTK, rng: np.rando
 
 @pytest.mark.parametrize("parametrization", ["standard", "ntk"])
 def test_zero_and_opposite_vectors_without_biases(parametrization: infinite_ntk.Parametrization) -> None:
-    """k is 0 with the zero vector; behind it, at an angle of pi, only what the upper layers make of it."""
+    """k is 0 with the zero vector; at an angle of pi only the upper layers contribute."""
     kernel = zf.InfiniteNTK(2, 2.0, 0.0, parametrization)
     x = np.array([1.0, -2.0, 0.5])
     points = np.stack([np.zeros(3), x, -x, 2 * x])
@@ -265,7 +269,7 @@ def test_empty_sets_and_one_dimension(rng: np.random.Generator) -> None:
     assert kernel.gram(X[:, :1]).shape == (3, 3)
 
 
-def test_inputs_of_any_dtype_are_left_as_they_are(rng: np.random.Generator) -> None:
+def test_inputs_of_any_dtype_are_not_changed(rng: np.random.Generator) -> None:
     kernel, X = zf.InfiniteNTK(), rng.integers(-4, 5, size=(6, 3)).astype(float)
     kept = X.copy()
     X.setflags(write=False)
@@ -297,7 +301,7 @@ def test_pickle_copy_and_equality(kernel: zf.InfiniteNTK, rng: np.random.Generat
         ({"parametrization": "mup"}, "parametrization must be one of standard, ntk, got 'mup'"),
     ],
 )
-def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(zf.ConfigError, match=message):
         zf.InfiniteNTK(**arguments)
 
@@ -325,14 +329,14 @@ FAULTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("call", CALLS)
-def test_bad_arrays(call: str, fault: str) -> None:
+def test_invalid_arrays_are_refused(call: str, fault: str) -> None:
     name, f = CALLS[call]
     f(GOOD)
     with pytest.raises(zf.ArrayError, match=f"^{name}: "):
         f(FAULTS[fault])
 
 
-def test_arrays_that_do_not_fit() -> None:
+def test_arrays_of_different_dimensions_are_refused() -> None:
     kernel = zf.InfiniteNTK()
     with pytest.raises(zf.ArrayError, match=r"^Y: expected shape \(n, d\) with d = 4, got \(3, 5\)"):
         kernel.gram(GOOD, np.ones((3, 5)))
@@ -346,7 +350,7 @@ def test_arrays_that_do_not_fit() -> None:
         kernel.gram_gradient(GOOD, GOOD, np.ones((3, 2)))
 
 
-def test_what_needs_a_network_refuses_it_and_says_what_to_give() -> None:
+def test_methods_that_need_a_network_refuse_the_infinite_kernel() -> None:
     kernel: Any = zf.InfiniteNTK(2)
     Z = np.eye(4)
     for make in (

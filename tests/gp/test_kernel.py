@@ -1,4 +1,4 @@
-"""The native kernel against golden values and reference.py."""
+"""Native kernel against golden values and reference.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numeric_tools import assert_close, golden_names, load_golden, random_networ
 import zopo_fast as zf
 from zopo_fast.gp import reference
 
-# Depth 1 to 4, widths that differ between layers and are no multiples of a vector register.
+# Depth 1 to 4; the widths differ between layers and are no multiples of a vector register.
 NETWORKS = [
     (1, [1]),
     (5, [7]),
@@ -71,7 +71,7 @@ def test_gradient(
     d = network[0][0].shape[1]
     for n in (1, 2, 19):
         x, X = rng.normal(size=d), rng.normal(size=(n, d))
-        X[-1] = x  # the derivative at the point itself, in the first argument only
+        X[-1] = x  # the derivative at the point itself, by the first argument
         assert_close(zf.NTK(*network).gradient(x, X, device=device), reference.gradient(*network, x, X), RTOL)
 
 
@@ -95,8 +95,8 @@ def test_empty_sets(device: str, rng: np.random.Generator) -> None:
     assert kernel.gradient(X[0], nothing, device=device).shape == (0, 4)
 
 
-def test_units_all_dead_or_exactly_at_the_kink(device: str) -> None:
-    """relu'(0) = 0: a pre-activation of exactly 0 is off."""
+def test_inactive_units_and_units_at_the_kink(device: str) -> None:
+    """relu'(0) = 0: a unit with a pre-activation of exactly 0 is inactive."""
     W, b = [np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 1.0]])], [np.zeros(2), np.zeros(1)]
     X = np.array([[0.0, 0.0], [0.0, 2.0], [-1.0, -1.0], [1.0, 1.0]])
     kernel = zf.NTK(W, b)
@@ -122,7 +122,7 @@ def test_units_all_dead_or_exactly_at_the_kink(device: str) -> None:
     ],
     ids=["float32", "Fortran", "strided", "reversed", "int64", "int8", "big-endian", "list", "nested"],
 )
-def test_any_real_array_gives_the_same(rng: np.random.Generator, disguise: object) -> None:
+def test_the_dtype_of_exact_inputs_does_not_matter(rng: np.random.Generator, disguise: object) -> None:
     kernel = zf.NTK(*random_network(rng, 6, [5, 7]))
     X, Y = (rng.integers(-4, 5, size=(n, 6)).astype(float) for n in (8, 3))  # exact in every dtype
     f = disguise
@@ -142,7 +142,7 @@ def test_inputs_are_neither_changed_nor_aliased(device: str, rng: np.random.Gene
         a.setflags(write=False)
     kernel = zf.NTK(W, b)
     first = kernel.gram(X, Y, device=device)
-    first[:] = 0  # a result is the caller's own
+    first[:] = 0  # the caller owns the result
     kernel.gram(X, device=device)
     kernel.diag(X, device=device)
     kernel.gradient(Y[0], X, device=device)
@@ -152,7 +152,7 @@ def test_inputs_are_neither_changed_nor_aliased(device: str, rng: np.random.Gene
     assert_close(kernel.gram(X, Y, device=device), reference.gram(W, b, X, Y), RTOL)
 
 
-def test_weights_changed_afterwards_do_not_matter(rng: np.random.Generator) -> None:
+def test_later_changes_of_the_weights_do_not_matter(rng: np.random.Generator) -> None:
     W, b = random_network(rng, 4, [5, 3])
     X = rng.normal(size=(6, 4))
     kernel = zf.NTK(W, b)
@@ -170,7 +170,7 @@ def test_pickle_and_copy(device: str, rng: np.random.Generator) -> None:
             np.testing.assert_array_equal(twin.gram(X, device=device), kernel.gram(X, device=device))
 
 
-def test_random_is_a_function_of_its_arguments() -> None:
+def test_random_depends_on_its_arguments_only() -> None:
     X = np.random.default_rng(0).normal(size=(5, 9))
     K = zf.NTK.random(9, width=8, depth=3, seed=4).gram(X)
     np.testing.assert_array_equal(zf.NTK.random(9, width=8, depth=3, seed=4).gram(X), K)
@@ -180,8 +180,8 @@ def test_random_is_a_function_of_its_arguments() -> None:
     assert [b.shape for b in default.biases] == [(32,), (32,), (1,)]
 
 
-def test_the_kernel_is_raw() -> None:
-    """Never rescaled: twice the last layer is four times every term but that of the last layer."""
+def test_the_kernel_is_not_rescaled() -> None:
+    """Twice the last layer gives four times every term but that of the last layer."""
     rng = np.random.default_rng(3)
     W, b = random_network(rng, 3, [6])
     X = rng.normal(size=(4, 3))

@@ -1,4 +1,4 @@
-"""What only the CUDA engine has: its precisions, sizes around its tiles, the product it is built on."""
+"""CUDA engine of the kernel: precisions, sizes around its tiles, matrix products."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zopo_fast import _core
 from zopo_fast.gp import reference
 from zopo_fast.gp.device import parse_device
 
-# Of the largest entry, on the sizes below: a few roundings of float32, sums of at most 200 numbers.
+# Relative to the largest entry: a few roundings of float32 in sums of at most 200 numbers.
 RTOL = {"float64": 1e-12, "float32": 1e-6, "tf32x3": 2e-6}
 PRECISIONS = sorted(RTOL)
 NETWORKS = [(1, [1]), (15, [16]), (16, [17, 15]), (33, [31, 8, 65]), (130, [48, 3])]
@@ -43,16 +43,16 @@ def test_sizes_around_small_tiles(
     assert_close(K, reference.gram(W, b, X, Y), RTOL[precision])
 
 
-def most_of(tile: int) -> int:
-    """Points of a set whose symmetric K has big tiles, two for each multiprocessor, and some more."""
+def points_for(tile: int) -> int:
+    """Return a number of points for which K has more than two large tiles for each multiprocessor."""
     multiprocessors = 4 if "emulated" in _core.cuda_status() else 160
     return int(np.sqrt(4 * multiprocessors * tile)) + 3
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_big_tiles(cuda: str, rng: np.random.Generator, precision: str) -> None:
+def test_large_tiles(cuda: str, rng: np.random.Generator, precision: str) -> None:
     W, b = random_network(rng, 5, [7, 3])
-    n = most_of(128 * 64 if precision == "float64" else 128 * 128)
+    n = points_for(128 * 64 if precision == "float64" else 128 * 128)
     kernel, X, Y = zf.NTK(W, b), rng.normal(size=(n, 5)), rng.normal(size=(n // 2 + 70, 5))
     K = kernel.gram(X, device=cuda, precision=precision)
     np.testing.assert_array_equal(K, K.T)
@@ -64,7 +64,7 @@ def test_big_tiles(cuda: str, rng: np.random.Generator, precision: str) -> None:
 
 @pytest.mark.parametrize("n", [3, 40])
 def test_points_of_any_precision(cuda: str, rng: np.random.Generator, n: int) -> None:
-    """Half and single precision are exact in float64: the same bits as from the converted points."""
+    """Half and single precision are exact in float64: the result has the bits of converted points."""
     kernel = zf.NTK(*random_network(rng, 37, [9, 5]))
     X, Y = rng.normal(size=(n, 37)), rng.normal(size=(11, 37))
     for of_x, of_y in itertools.product((np.float16, np.float32, np.float64), repeat=2):
@@ -78,7 +78,7 @@ def test_points_of_any_precision(cuda: str, rng: np.random.Generator, n: int) ->
                 )
 
 
-def test_points_that_cannot_be_used(cuda: str) -> None:
+def test_invalid_points_are_refused(cuda: str) -> None:
     kernel, X = zf.NTK.random(3, width=2), np.zeros((4, 3), np.float16)
     X[1, 2] = np.inf
     with pytest.raises(zf.ArrayError, match="X: NaN or infinity at flat index 5"):
@@ -88,14 +88,16 @@ def test_points_that_cannot_be_used(cuda: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_same_in_every_run(cuda: str, rng: np.random.Generator, precision: str) -> None:
+def test_results_are_reproducible_in_every_precision(
+    cuda: str, rng: np.random.Generator, precision: str
+) -> None:
     kernel, X = zf.NTK.random(20, width=9), rng.normal(size=(70, 20))
     first = kernel.gram(X, device=cuda, precision=precision)
     np.testing.assert_array_equal(kernel.gram(X, device=cuda, precision=precision), first)
 
 
 def test_float32_and_tf32x3_at_the_size_of_embeddings(cuda: str, rng: np.random.Generator) -> None:
-    """Errors as the documentation states them, with room for the order and rounding of sums on a GPU."""
+    """The errors are those documented, with a margin for the order of sums on a GPU."""
     kernel, X = zf.NTK.random(768, width=32, depth=2, seed=1), rng.normal(size=(24, 768))
     exact = kernel.gram(X)
     for precision, most in (("float32", 1e-6), ("tf32x3", 3e-6)):
@@ -108,18 +110,18 @@ def test_float32_and_tf32x3_at_the_size_of_embeddings(cuda: str, rng: np.random.
 def test_features_of_few_and_of_many_points(
     cuda: str, rng: np.random.Generator, dim: int, widths: list[int], n: int
 ) -> None:
-    """The diagonal and a row of the gradient show every feature; small and large n take different kernels."""
+    """The diagonal and a row of the gradient depend on every feature; small and large n differ in code."""
     kernel, X = zf.NTK(*random_network(rng, dim, widths)), rng.normal(size=(n, dim))
     assert_close(kernel.diag(X, device=cuda), kernel.diag(X), 1e-12)
     assert_close(kernel.gradient(X[0], X, device=cuda), kernel.gradient(X[0], X), 1e-12)
 
 
-def test_a_network_too_wide_for_many_points_at_a_time(cuda: str, rng: np.random.Generator) -> None:
+def test_a_wide_network_takes_few_points_at_a_time(cuda: str, rng: np.random.Generator) -> None:
     kernel, X = zf.NTK(*random_network(rng, 3, [2000])), rng.normal(size=(20, 3))
     assert_close(kernel.gram(X, device=cuda), kernel.gram(X), 1e-12)
 
 
-def test_networks_that_do_not_fit(cuda: str, rng: np.random.Generator) -> None:
+def test_networks_that_do_not_fit_are_refused(cuda: str, rng: np.random.Generator) -> None:
     deep = zf.NTK(*random_network(rng, 2, [1] * 9))
     wide = zf.NTK(*random_network(rng, 1, [1, 15_000]))
     for kernel, what in ((deep, "9 hidden layers"), (wide, "15001 hidden units")):
@@ -161,7 +163,7 @@ def test_product(
     transpose_b: bool,
     pad: int,
 ) -> None:
-    """pad: leading dimensions beyond the columns, even and odd; what lies there is not read."""
+    """`pad` makes the leading dimensions larger than the columns; the padding is not read."""
     ordinal = parse_device(cuda)
     assert ordinal is not None
     for lower_a in (False, True) if m in (k, 130) else (False,):
@@ -192,12 +194,12 @@ def test_product(
 @pytest.mark.parametrize(
     "name", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda: 0", "cuda:0 ", "cpu:0", 0]
 )
-def test_names_that_are_no_device(name: str) -> None:
+def test_unknown_names_of_devices_are_refused(name: str) -> None:
     with pytest.raises(zf.DeviceError, match="expected 'cpu', 'cuda' or 'cuda:N'"):
         parse_device(name)
 
 
-def test_names_of_devices() -> None:
+def test_known_names_of_devices_are_parsed() -> None:
     assert parse_device(None) is None
     assert parse_device("cpu") is None
     count = _core.cuda_device_count()
@@ -209,7 +211,7 @@ def test_names_of_devices() -> None:
 
 
 @pytest.mark.devices
-def test_a_device_that_is_not_there(rng: np.random.Generator) -> None:
+def test_a_missing_device_is_refused(rng: np.random.Generator) -> None:
     kernel, X = zf.NTK.random(3, width=2), rng.normal(size=(2, 3))
     with pytest.raises(zf.DeviceError):
         kernel.gram(X, device="cuda:99")
@@ -221,7 +223,7 @@ def test_a_device_that_is_not_there(rng: np.random.Generator) -> None:
         kernel.gradient_prior_trace(X[0], device="cuda:99")
 
 
-def test_precisions_the_cpu_has_not(rng: np.random.Generator) -> None:
+def test_precisions_of_cuda_are_refused_on_the_cpu(rng: np.random.Generator) -> None:
     kernel, X = zf.NTK.random(3, width=2), rng.normal(size=(2, 3))
     assert kernel.gram(X, precision="float64").dtype == np.float64
     for precision in ("float32", "tf32x3"):

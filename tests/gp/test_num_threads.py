@@ -1,4 +1,4 @@
-"""The limit on native threads: taken, refused, and of no influence on results."""
+"""Limit of native threads: set, refused, and without influence on results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _restored() -> Iterator[None]:
     zf.set_num_threads(0)
 
 
-def test_limit_is_taken() -> None:
+def test_the_limit_is_set() -> None:
     assert zf.get_num_threads() >= 1
     zf.set_num_threads(3)
     assert zf.get_num_threads() == 3
@@ -28,14 +28,14 @@ def test_limit_is_taken() -> None:
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, "2", None, True])
-def test_limits_that_cannot_be(bad: Any) -> None:
+def test_invalid_limits_are_refused(bad: Any) -> None:
     with pytest.raises(zf.ConfigError, match="set_num_threads"):
         zf.set_num_threads(bad)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cannot count threads here")
 def test_results_do_not_depend_on_it() -> None:
-    """Every row of K, every query and every column sum is the same arithmetic on any thread."""
+    """Each row of K, query and column sum is computed by one thread in the same way."""
     rng = np.random.default_rng(0)
     kernel = zf.NTK.random(64, seed=0)
     X, Q = rng.normal(size=(300, 64)), rng.normal(size=(2000, 64))
@@ -54,8 +54,8 @@ def test_results_do_not_depend_on_it() -> None:
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_read_of_everything() -> None:
-    """What the benchmarks call bandwidth reads every byte: the xor of all words."""
+def test_the_bandwidth_benchmark_reads_every_byte() -> None:
+    """The native read pass returns the xor of all words."""
     for size in (0, 1, 7, 8, 63, 64, 65, 1000, 3_000_001):
         data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
         words = np.zeros((size + 7) // 8 * 8, np.uint8)

@@ -1,4 +1,4 @@
-"""The Gaussian process against reference.py; the tolerance is what the problem's conditioning allows."""
+"""Gaussian process against reference.py, within bounds from the condition of each problem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zopo_fast.gp import reference
 
 
 def assert_agrees(gp: zf.GaussianProcess, p: Problem, updates: int = 1) -> None:
-    """Posterior and likelihood are the reference's, within the bounds."""
+    """Check posterior and likelihood against the reference, within the bounds."""
     assert len(gp) == len(p.X)
     assert gp.jitter == 0.0
     together = gp.posterior(p.Q)
@@ -39,12 +39,12 @@ def filled(p: Problem, device: str) -> zf.GaussianProcess:
 
 
 @given(problems())
-def test_all_at_once(device: str, p: Problem) -> None:
+def test_observations_appended_at_once(device: str, p: Problem) -> None:
     assert_agrees(filled(p, device), p)
 
 
 @given(problems())
-def test_one_by_one(device: str, p: Problem) -> None:
+def test_observations_appended_one_by_one(device: str, p: Problem) -> None:
     gp = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device)
     for x, y, noise in zip(p.X, p.y, p.noise, strict=True):
         gp.append(x, float(y), float(noise))
@@ -52,7 +52,7 @@ def test_one_by_one(device: str, p: Problem) -> None:
 
 
 @given(problems(), st.data())
-def test_in_blocks(device: str, p: Problem, data: st.DataObject) -> None:
+def test_observations_appended_in_blocks(device: str, p: Problem, data: st.DataObject) -> None:
     gp, start = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device), 0
     while start < len(p.X):
         end = data.draw(st.integers(start + 1, len(p.X)), label="end of the block")
@@ -62,8 +62,8 @@ def test_in_blocks(device: str, p: Problem, data: st.DataObject) -> None:
 
 
 @given(problems(), st.data())
-def test_what_is_popped_leaves_no_trace(device: str, p: Problem, data: st.DataObject) -> None:
-    """A pop is no arithmetic: not a bit differs from never having appended."""
+def test_a_popped_observation_leaves_no_trace(device: str, p: Problem, data: st.DataObject) -> None:
+    """A pop does no arithmetic: the result equals, bit for bit, that without the append."""
     keep = data.draw(st.integers(0, len(p.X)), label="keep")
     popped, never = (zf.GaussianProcess(zf.NTK(p.W, p.b), device=device) for _ in range(2))
     for i in range(len(p.X)):
@@ -77,7 +77,7 @@ def test_what_is_popped_leaves_no_trace(device: str, p: Problem, data: st.DataOb
 
 
 @given(problems(), st.data())
-def test_what_is_removed_leaves_the_rest(device: str, p: Problem, data: st.DataObject) -> None:
+def test_a_removed_observation_leaves_the_others(device: str, p: Problem, data: st.DataObject) -> None:
     """A removal is a positive rank-one update, backward stable like an append."""
     gp, rest = filled(p, device), list(range(len(p.X)))
     removals = data.draw(st.integers(0, len(p.X) - 1), label="removals")
@@ -85,12 +85,12 @@ def test_what_is_removed_leaves_the_rest(device: str, p: Problem, data: st.DataO
         i = data.draw(st.integers(0, len(rest) - 1), label="removed")
         gp.remove(i)
         del rest[i]
-    # The bound is that of the problem removed from: the norm of A does not grow by taking rows away.
+    # The bound of the whole problem holds: removing rows does not increase the norm of A.
     assert_agrees(gp, p._replace(X=p.X[rest], y=p.y[rest], noise=p.noise[rest]), updates=1 + removals)
 
 
 @given(problems())
-def test_other_scores_for_the_same_points(device: str, p: Problem) -> None:
+def test_scores_can_be_replaced_by_others(device: str, p: Problem) -> None:
     gp = zf.GaussianProcess(zf.NTK(p.W, p.b), device=device)
     gp.append(p.X, np.zeros(len(p.X)), p.noise)
     gp._gp.set_targets(p.y)
@@ -106,8 +106,8 @@ def test_the_order_of_the_observations_does_not_matter(device: str, p: Problem, 
 
 
 @given(problems(min_noise=-3.0))
-def test_the_tolerances_are_no_excuse(p: Problem) -> None:
-    """They are far below the quantities themselves, or the tests above would hold for any answer."""
+def test_the_tolerances_are_small(p: Problem) -> None:
+    """The bounds are far below the quantities, so that a wrong answer fails the tests above."""
     rounding = Rounding(p.W, p.b)
     for x in p.Q:
         allowed, prior = tolerance(p, x), rounding.gram(x[None], x[None])[0, 0] / rounding.unit

@@ -1,4 +1,4 @@
-"""The native kernel against reference.py on random and awkward problems, entry by entry."""
+"""Native kernel against reference.py on random and degenerate problems, entry by entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_gram_of_one_set(device: str, p: Problem) -> None:
 
 @given(problems())
 def test_gram_is_positive_semidefinite(device: str, p: Problem) -> None:
-    """Rounding moves an eigenvalue by no more than the norm of the matrix of rounding errors."""
+    """Rounding changes an eigenvalue by at most the norm of the rounding errors."""
     K, rounding = zf.NTK(p.W, p.b).gram(p.X, device=device), Rounding(p.W, p.b).gram(p.X, p.X)
     solver = 4.0 * len(K) * EPS * np.linalg.norm(K)
     assert np.linalg.eigvalsh(K)[0] >= -np.linalg.norm(rounding) - solver

@@ -1,7 +1,7 @@
 """reference.py, the oracle of the other tests, against finite differences and numpy.linalg.
 
-Inside one activation cell the network is linear in each single parameter, k(x, x') is linear in x and
-bilinear in (x, x'): central differences have no truncation error, only rounding, so the step is large.
+Within one activation cell the network is linear in each parameter, and k(x, x') is linear in x and bilinear
+in (x, x'). Central differences then have no truncation error, only rounding, so the step is large.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Network = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 def pattern(W: list[np.ndarray], b: list[np.ndarray], x: np.ndarray) -> tuple[bool, ...]:
-    """Which units are active: two points of one cell have the same."""
+    """Return the active units; all points of one cell have the same."""
     active: list[bool] = []
     h = x
     for weight, bias in zip(W[:-1], b[:-1], strict=True):
@@ -29,7 +29,7 @@ def pattern(W: list[np.ndarray], b: list[np.ndarray], x: np.ndarray) -> tuple[bo
 
 
 def inner_points(rng: np.random.Generator, W: list[np.ndarray], b: list[np.ndarray], n: int) -> np.ndarray:
-    """Points whose neighbourhood of +-STEP in every coordinate and parameter stays in their cell."""
+    """Draw points that stay in their cell if any coordinate or parameter changes by STEP."""
     points: list[np.ndarray] = []
     while len(points) < n:
         x = rng.normal(size=W[0].shape[1])
@@ -44,7 +44,7 @@ def inner_points(rng: np.random.Generator, W: list[np.ndarray], b: list[np.ndarr
 
 
 def parameter_gradient(W: list[np.ndarray], b: list[np.ndarray], x: np.ndarray) -> np.ndarray:
-    """df/d(every weight and bias), by central differences of reference.network alone."""
+    """Return df/d(every weight and bias), by central differences of reference.network."""
     cell = pattern(W, b, x)
     derivatives = []
     for parameters in (*W, *b):
@@ -65,7 +65,7 @@ def network(request: pytest.FixtureRequest, rng: np.random.Generator) -> Network
     return random_network(rng, *request.param)
 
 
-def test_network_is_the_formula() -> None:
+def test_the_network_equals_the_formula() -> None:
     W = [np.array([[1.0, -2.0], [0.5, 1.0]]), np.array([[3.0, -1.0]])]
     b = [np.array([0.25, -5.0]), np.array([0.5])]
     # a = (2 - 2 + 0.25, 1 + 1 - 5) = (0.25, -3); relu = (0.25, 0); f = 0.75 + 0.5
@@ -81,7 +81,7 @@ def test_kernel_is_the_inner_product_of_parameter_gradients(
     assert_close(reference.gram(*network, X[:1], X[1:]), J[:1] @ J[1:].T, 1e-9, np.abs(J @ J.T).max())
 
 
-def test_gradient_is_the_kernel_s_derivative(network: Network, rng: np.random.Generator) -> None:
+def test_the_gradient_is_the_derivative_of_the_kernel(network: Network, rng: np.random.Generator) -> None:
     X = inner_points(rng, *network, 5)
     x, cell = X[0], pattern(*network, X[0])
     numeric = np.empty_like(X)
@@ -95,7 +95,7 @@ def test_gradient_is_the_kernel_s_derivative(network: Network, rng: np.random.Ge
 
 def test_gradient_prior_is_the_mixed_second_derivative(network: Network, rng: np.random.Generator) -> None:
     x = inner_points(rng, *network, 1)[0]
-    step = 100 * STEP  # bilinear: the larger, the smaller the rounding
+    step = 100 * STEP  # bilinear: a larger step reduces the rounding
     shifted = np.concatenate([x + step * np.eye(len(x)), x - step * np.eye(len(x))])
     assert {pattern(*network, s) for s in shifted} == {pattern(*network, x)}
     K = reference.gram(*network, shifted)
@@ -105,7 +105,9 @@ def test_gradient_prior_is_the_mixed_second_derivative(network: Network, rng: np
 
 
 @pytest.mark.parametrize("noise", [0.3, "each"], ids=["one noise", "a noise each"])
-def test_posterior_is_the_textbook_s(network: Network, rng: np.random.Generator, noise: object) -> None:
+def test_the_posterior_equals_the_textbook_formula(
+    network: Network, rng: np.random.Generator, noise: object
+) -> None:
     X, y = rng.normal(size=(7, network[0][0].shape[1])), rng.normal(size=7)
     x = rng.normal(size=X.shape[1])
     r = rng.uniform(0.1, 1.0, size=7) if noise == "each" else np.full(7, noise, dtype=float)
@@ -120,7 +122,7 @@ def test_posterior_is_the_textbook_s(network: Network, rng: np.random.Generator,
     assert_close(p.gradient_covariance, d2k - G.T @ inverse @ G, 1e-9, np.abs(d2k).max())
 
 
-def test_posterior_of_nothing_is_the_prior(network: Network, rng: np.random.Generator) -> None:
+def test_the_posterior_of_no_data_is_the_prior(network: Network, rng: np.random.Generator) -> None:
     d = network[0][0].shape[1]
     x = rng.normal(size=d)
     p = reference.posterior(*network, np.empty((0, d)), np.empty(0), 0.1, x)

@@ -1,4 +1,4 @@
-"""The torch operators: torch's own checks of them, their gradients, and torch.compile."""
+"""Torch operators: values, gradients, the checks of torch, and torch.compile."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def points(n: int, seed: int = 0, grad: bool = True, dtype: Any = torch.float64)
 # ---- values
 
 
-def test_gram_is_the_kernel_s(kernel: zf.NTK) -> None:
+def test_gram_equals_the_kernel(kernel: zf.NTK) -> None:
     X, Y = points(5), points(3, 1)
     np.testing.assert_array_equal(zt.ntk_gram(kernel, X, Y).detach(), kernel.gram(X.detach(), Y.detach()))
     np.testing.assert_array_equal(zt.ntk_gram(kernel, X).detach(), kernel.gram(X.detach()))
@@ -52,7 +52,7 @@ def test_gram_is_the_kernel_s(kernel: zf.NTK) -> None:
 def test_narrow_points_are_widened(
     kernel: zf.NTK, process: zf.GaussianProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but gram() takes float64 alone on a device."""
+    """On a device only gram() takes narrower dtypes than float64."""
     asked: list[Any] = []
 
     def watch(kind: Any, name: str) -> None:
@@ -77,7 +77,7 @@ def test_narrow_points_are_widened(
     assert set(asked) == {torch.float64}
 
 
-def test_posterior_is_the_process_s(process: zf.GaussianProcess) -> None:
+def test_posterior_equals_the_process(process: zf.GaussianProcess) -> None:
     x = points(6)
     expected = process.posterior(x.detach())
     for given in (x, x.detach()):
@@ -92,7 +92,7 @@ def test_posterior_is_the_process_s(process: zf.GaussianProcess) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
-def test_other_dtypes_and_strides(dtype: Any) -> None:
+def test_any_dtype_and_strides_are_accepted(dtype: Any) -> None:
     kernel = zf.NTK.random(D, width=8)
     X = points(5, grad=False).mul(4).to(dtype)
     expected = kernel.gram(X.to(torch.float64))
@@ -104,7 +104,7 @@ def test_other_dtypes_and_strides(dtype: Any) -> None:
         assert X.grad.dtype == dtype
 
 
-def test_cpu_tensors_wherever_arrays_are_taken(rng: np.random.Generator) -> None:
+def test_cpu_tensors_are_accepted_wherever_arrays_are(rng: np.random.Generator) -> None:
     embeddings, y = rng.normal(size=(9, D)), rng.normal(size=9)
     tensor = torch.tensor(embeddings, dtype=torch.float32)
     kernel = zf.NTK([torch.ones(5, D), torch.ones(1, 5)], [torch.zeros(5), torch.zeros(1)])
@@ -123,7 +123,7 @@ def test_cpu_tensors_wherever_arrays_are_taken(rng: np.random.Generator) -> None
         zf.Zopo(grad, zf.ZopoConfig(budget=5, initial=2))
 
 
-# ---- what torch checks of an operator
+# ---- checks of torch
 
 
 def test_opcheck_gram(kernel: zf.NTK) -> None:
@@ -146,7 +146,7 @@ def test_gradcheck(kernel: zf.NTK, process: zf.GaussianProcess) -> None:
     assert torch.autograd.gradcheck(lambda a: zt.posterior(process, a), (X,))
 
 
-def test_gram_gradient_is_gradient_s_sum(kernel: zf.NTK, rng: np.random.Generator) -> None:
+def test_gram_gradient_is_the_sum_of_gradients(kernel: zf.NTK, rng: np.random.Generator) -> None:
     X, Y, weight = rng.normal(size=(5, D)), rng.normal(size=(7, D)), rng.normal(size=(5, 7))
     expected = np.stack([weight[i] @ kernel.gradient(X[i], Y) for i in range(5)])
     np.testing.assert_allclose(kernel.gram_gradient(X, Y, weight), expected, rtol=1e-12, atol=1e-12)
@@ -156,7 +156,7 @@ def test_gram_gradient_is_gradient_s_sum(kernel: zf.NTK, rng: np.random.Generato
         kernel.gram_gradient(X, Y, weight[:4])
 
 
-def test_gradients_are_of_the_process_as_it_was(process: zf.GaussianProcess) -> None:
+def test_gradients_belong_to_the_process_at_the_forward_pass(process: zf.GaussianProcess) -> None:
     expected, x = points(3), points(3)
     sum(zt.posterior(process, expected)).sum().backward()
     values = sum(zt.posterior(process, x)).sum()
@@ -184,13 +184,13 @@ def value(gp: Any) -> Callable[[Any], Any]:
     return of
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled(backend: str) -> None:
+def test_the_posterior_can_be_compiled(backend: str) -> None:
     rng = np.random.default_rng(0)
     torch._dynamo.reset()
     compiled: Any = None
-    for seed in range(2):  # the second process must not be taken for the first
+    for seed in range(2):  # the second process must not use the graph of the first
         gp = zf.GaussianProcess(zf.NTK.random(D, width=8, seed=seed), noise=0.1)
         gp.append(rng.normal(size=(6, D)), rng.normal(size=6))
         compiled = compiled or torch.compile(lambda gp, x: value(gp)(x), backend=backend, fullgraph=True)
@@ -201,7 +201,7 @@ def test_compiled(backend: str) -> None:
             torch.testing.assert_close(y.grad, x.grad, rtol=1e-12, atol=1e-12)
 
 
-def test_shapes_without_values(process: zf.GaussianProcess) -> None:
+def test_shapes_are_inferred_without_values(process: zf.GaussianProcess) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -210,10 +210,10 @@ def test_shapes_without_values(process: zf.GaussianProcess) -> None:
         assert [t.dtype for t in zt.posterior(process, x)] == [torch.float64] * 2
 
 
-# ---- what is refused
+# ---- refusals
 
 
-def test_refusals(process: zf.GaussianProcess) -> None:
+def test_invalid_tensors_are_refused(process: zf.GaussianProcess) -> None:
     kernel, x = process.kernel, points(3, grad=False)
     bad = x.clone()
     bad[1, 2] = torch.nan
@@ -236,7 +236,7 @@ def test_refusals(process: zf.GaussianProcess) -> None:
         mean.sum().backward()
 
 
-def test_numbers_name_what_is_alive(kernel: zf.NTK) -> None:
+def test_handles_name_living_objects_only(kernel: zf.NTK) -> None:
     other = zf.NTK.random(D)
     x, number = points(3), other.number
     assert (
@@ -246,7 +246,7 @@ def test_numbers_name_what_is_alive(kernel: zf.NTK) -> None:
     loss = zt.ntk_gram(other, x).sum()
     del other
     gc.collect()
-    loss.backward()  # keeps what it needs
+    loss.backward()  # the graph keeps its objects alive
     assert x.grad is not None
     del loss
     gc.collect()

@@ -150,7 +150,7 @@ def test_more_than_was_reserved_is_charged_and_said(caplog: pytest.LogCaptureFix
         account = Account(Limits(tokens=100))
         account.settle(await account.reserve(call(10, 10)), call(10, 500))
         assert account.spent.tokens == 510
-        assert "10 + 500 tokens stated" in caplog.text
+        assert "stated 1 calls, 10 + 500 tokens" in caplog.text
         with pytest.raises(LimitReachedError):
             await account.reserve(call(1))
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compile the CUDA sources and list ptxas's figures of each kernel: registers, shared memory, spills.
+"""Compile the CUDA sources and list the report of ptxas on each kernel: registers, shared memory, spills.
 
     tests/native/ptxas.py [--architectures 80,90] [--jobs 2] [--build FOLDER] [csrc/cuda/ntk/ntk.cu ...]
 
-Where a build under FOLDER kept the compiler's output (tests/native/kept_output.sh) and the output is newer
-than every native source, it is read instead of compiling again. Fails on any warning, and on any kernel with
-spilled registers or a stack frame, unless EXCEPTIONS lists it. nvcc is CUDACXX, or the one on PATH or under
-/usr/local/cuda; without nvcc the script says so and passes.
+If a build under FOLDER kept the output of its compiler (tests/native/kept_output.sh), and that is newer than
+every native source, the script reads it instead of compiling again. The exit code is 1 after any warning, and
+for any kernel with spilled registers or a stack frame that EXCEPTIONS does not list. nvcc is CUDACXX, or the
+one on PATH or under /usr/local/cuda; without one the script says so and exits with 0.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# The flags of CMakeLists.txt, with every warning an error.
+# The flags of CMakeLists.txt, and every warning an error.
 FLAGS = (
     "-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-Xcompiler=-fvisibility=hidden",
     "-Werror=all-warnings", "-DZOPO_HAS_CUDA", f"-I{ROOT / 'csrc'}",
 )  # fmt: skip
-# Kernels allowed to spill or to need a stack, by name without parameters, with the reason.
+# Kernels that may spill or use a stack, by name without parameters, and the reason.
 EXCEPTIONS: dict[str, str] = {}
 
 _ENTRY = re.compile(r"Compiling entry function '([^']+)' for '([^']+)'")
@@ -40,9 +40,9 @@ _SHARED = re.compile(r"(\d+)(?:\+\d+)? bytes smem")
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel, or a device function that was not inlined (without registers), for one architecture.
+    """Kernel, or device function that was not inlined (without registers of its own), for one architecture.
 
-    Sizes are in bytes. `shared` is static; a launch's dynamic shared memory comes on top.
+    Sizes are in bytes; `shared` is the static part, without that of a launch.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Function:
 
     @property
     def spills(self) -> bool:
-        """True if the function uses local memory."""
+        """Whether the function uses local memory."""
         return self.stack + self.stores + self.loads > 0
 
 
 def parse(text: str) -> list[Function]:
-    """Return every function that `-Xptxas=-v` reports on, in order.
+    """Return every function that `-Xptxas=-v` reports on, in its order.
 
     Raises:
-        ValueError: a kernel has no figures, so the format is not the supported one.
+        ValueError: a kernel has no figures: the format is unknown.
     """
     functions: list[Function] = []
     architecture, named, entries = "", None, 0
@@ -87,12 +87,12 @@ def parse(text: str) -> list[Function]:
 
 
 def faults(functions: Sequence[Function]) -> list[Function]:
-    """Return the functions that use local memory and are no exception."""
+    """Return the functions that use local memory and are not listed in EXCEPTIONS."""
     return [f for f in functions if f.spills and f.name not in EXCEPTIONS]
 
 
 def demangled(functions: Sequence[Function]) -> list[Function]:
-    """Return the functions with demangled names, without parameters; unchanged if c++filt is missing."""
+    """Return the functions with demangled names without parameters; unchanged without c++filt."""
     tool = shutil.which("c++filt") or shutil.which("cu++filt")
     if not tool or not functions:
         return list(functions)
@@ -102,7 +102,7 @@ def demangled(functions: Sequence[Function]) -> list[Function]:
 
 
 def short(name: str) -> str:
-    """Return a demangled name without its return type, parameters and the project's namespaces."""
+    """Return a demangled name without return type, parameters and the namespaces of the package."""
     name = name.replace("(anonymous namespace)::", "").replace("zopo::", "").removeprefix("void ")
     depth = 0
     for i, character in enumerate(name):
@@ -113,7 +113,7 @@ def short(name: str) -> str:
 
 
 def table(functions: Sequence[Function]) -> str:
-    """Return a line for each function, with spills marked."""
+    """Return a table with one line per function, which marks spills."""
     head = ("kernel", "for", "registers", "shared", "stack", "spill stores", "spill loads")
     lines = [
         (
@@ -139,7 +139,7 @@ def find_nvcc() -> str | None:
 
 
 def compiled(nvcc: str, source: Path, architectures: Sequence[str]) -> tuple[bool, str]:
-    """Compile one source; return whether it compiled without a warning, and the compiler's output."""
+    """Compile one source; return whether there was no warning, and the output."""
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     done = subprocess.run(
         [nvcc, *FLAGS, *targets, "-c", str(source), "-o", os.devnull],
@@ -149,7 +149,7 @@ def compiled(nvcc: str, source: Path, architectures: Sequence[str]) -> tuple[boo
 
 
 def kept(build: Path, source: Path) -> str | None:
-    """Return the output that tests/native/kept_output.sh kept of a source; None if it is outdated."""
+    """Return the output that tests/native/kept_output.sh kept of a build; None if it is outdated."""
     texts = list(build.rglob(f"{source.name}.o.said"))
     tree = next((folder for folder in source.resolve().parents if folder.name == "csrc"), source.parent)
     newest = max(path.stat().st_mtime for path in tree.rglob("*") if path.is_file())
@@ -159,7 +159,7 @@ def kept(build: Path, source: Path) -> str | None:
 
 
 def said(nvcc: str, source: Path, architectures: Sequence[str], build: Path | None) -> tuple[bool, bool, str]:
-    """Return whether a source was compiled now, whether it had no warning, and the compiler's output."""
+    """Return whether a source was compiled now, whether without a warning, and the output."""
     text = None if build is None else kept(build, source)
     # A source without kernels names no architecture.
     if text is not None and {entry[1] for entry in _ENTRY.findall(text)} in (
@@ -171,7 +171,7 @@ def said(nvcc: str, source: Path, architectures: Sequence[str], build: Path | No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print the table and every fault; return 0 when there is none."""
+    """Compile, print the table and the problems; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--architectures", default="80,90")
     parser.add_argument("--jobs", type=int, default=2)

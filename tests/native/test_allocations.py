@@ -1,4 +1,4 @@
-"""A step allocates nothing in the native code once it is warm: counted in a process of its own."""
+"""Allocations of the native code during a step, counted in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# Every operator new of the process; the extension calls the C++ library's through the dynamic linker.
+# Replaces operator new of the process; the extension calls it through the dynamic linker.
 COUNTER = """
 #include <cstdlib>
 #include <new>
@@ -46,7 +46,7 @@ def step(score):
     i = opt.ask()
     opt.tell(i, score)
 for k in range(60):
-    step(k / 100)  # every prompt the best so far: all centers new
+    step(k / 100)  # each score is the best so far, so each step has a new center
 before = count()
 for k in range(20):
     step(k / 100)  # the center stays
@@ -78,5 +78,5 @@ def test_a_warm_step_allocates_nothing(tmp_path: Path, search: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     stays, moves, elsewhere = map(int, done.stdout.split())
-    assert elsewhere > 0  # the counter counts
+    assert elsewhere > 0  # the counter works
     assert (stays, moves) == (0, 0)

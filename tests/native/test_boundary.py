@@ -1,4 +1,4 @@
-"""What the native layer refuses, and what the public API says about the same: typed, naming the argument."""
+"""Invalid arguments at the native boundary, and in the public API: typed errors that name the argument."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pool() -> Any:
 
 X, x, y = np.eye(3, D), np.ones(D), np.ones(3)
 
-# name: (the argument that is replaced, a good value, the call)
+# name: (replaced argument, valid value, call)
 MATRICES: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {
     "gram X": ("X", X, lambda a: _core.gram(network(), a)),
     "gram X of two": ("X", X, lambda a: _core.gram(network(), a, X)),
@@ -102,9 +102,9 @@ COMMON: dict[str, Callable[[np.ndarray], Any]] = {
 
 @pytest.mark.parametrize("fault", COMMON)
 @pytest.mark.parametrize("call", ALL)
-def test_core_refuses(call: str, fault: str) -> None:
+def test_the_native_layer_refuses_invalid_arrays(call: str, fault: str) -> None:
     name, good, f = ALL[call]
-    f(good.copy())  # the call itself is right
+    f(good.copy())  # the valid call works
     if call == "gram Y" and fault == "None":
         return  # left out
     with pytest.raises(zf.ArrayError) as caught:
@@ -113,7 +113,7 @@ def test_core_refuses(call: str, fault: str) -> None:
 
 
 @pytest.mark.parametrize("call", MATRICES | EMBEDDINGS)
-def test_core_refuses_fortran_order(call: str) -> None:
+def test_the_native_layer_refuses_fortran_order(call: str) -> None:
     name, good, f = ALL[call]
     if 1 in good.shape:
         pytest.skip("one row is both C- and Fortran-contiguous")
@@ -125,7 +125,7 @@ def test_core_refuses_fortran_order(call: str) -> None:
 
 @pytest.mark.parametrize("call", MATRICES | VECTORS)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_core_refuses_other_floats_except_for_embeddings(call: str, dtype: Any) -> None:
+def test_the_native_layer_refuses_other_dtypes_except_for_embeddings(call: str, dtype: Any) -> None:
     name, good, f = ALL[call]
     with pytest.raises(zf.ArrayError, match="float64") as caught:
         f(good.astype(dtype))
@@ -134,17 +134,17 @@ def test_core_refuses_other_floats_except_for_embeddings(call: str, dtype: Any) 
 
 @pytest.mark.parametrize("call", ALL)
 @pytest.mark.parametrize("change", [-1, 1])
-def test_core_refuses_another_last_dimension(call: str, change: int) -> None:
+def test_the_native_layer_refuses_another_last_dimension(call: str, change: int) -> None:
     if call in ("column_moments", "weights"):
         return  # these set the dimension
     name, good, f = ALL[call]
     with pytest.raises(zf.ArrayError) as caught:
         f(np.ones((*good.shape[:-1], good.shape[-1] + change)))
-    # A pool's dimension is that of its embeddings: mean is then the one that does not fit.
+    # The embeddings set the dimension of a pool, so that the mean is reported.
     assert str(caught.value).startswith("mean" if call == "pool" else name)
 
 
-def test_core_refuses_negative_noise_and_scales() -> None:
+def test_the_native_layer_refuses_negative_noise_and_scales() -> None:
     process = gp()
     for bad in (-1e-300, -1.0):
         with pytest.raises(zf.ArrayError, match="noise"):
@@ -155,13 +155,13 @@ def test_core_refuses_negative_noise_and_scales() -> None:
             _core.Pool(X, x, np.array([1.0, 1.0, 1.0, bad]))
 
 
-def test_core_refuses_networks_that_do_not_chain() -> None:
+def test_the_native_layer_refuses_networks_of_mismatched_layers() -> None:
     one, three = np.ones(1), np.ones(3)
     for W, b in (
         ([], []),
         ([np.ones((1, D))], [one]),  # no hidden layer
         ([X, np.ones((1, 3))], [three]),
-        ([X, np.ones((2, 3))], [three, np.ones(2)]),  # the last has one row
+        ([X, np.ones((2, 3))], [three, np.ones(2)]),  # the last layer must have one row
         ([X, np.ones((1, 2))], [three, one]),
         ([X, np.ones((1, 3))], [one, one]),
         ([np.ones((3, 0)), np.ones((1, 3))], [three, one]),
@@ -173,7 +173,7 @@ def test_core_refuses_networks_that_do_not_chain() -> None:
             zf.NTK(W, b)
 
 
-def test_core_indices_out_of_range() -> None:
+def test_the_native_layer_refuses_indices_out_of_range() -> None:
     for call in (pool().take, pool().release, pool().taken, pool().row, gp().remove):
         for i in (-1, 3, 2**62, -(2**62)):
             with pytest.raises(zf.UnknownIndexError, match=str(i)):
@@ -192,8 +192,8 @@ def test_core_indices_out_of_range() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 1000])
-def test_core_sees_a_single_bad_value_anywhere(size: int) -> None:
-    """The check is vectorised: every lane and the tail must be looked at."""
+def test_the_native_layer_finds_a_non_finite_value_at_any_place(size: int) -> None:
+    """The check is vectorised, and must cover every lane and the tail."""
     for at in {0, size // 2, size - 1, max(0, size - 7)}:
         for dtype in (np.float16, np.float32, np.float64):
             for bad in (np.nan, np.inf, -np.inf):
@@ -232,7 +232,7 @@ PUBLIC_FAULTS: dict[str, Callable[[np.ndarray], Any]] = {
 
 @pytest.mark.parametrize("fault", PUBLIC_FAULTS)
 @pytest.mark.parametrize("call", PUBLIC)
-def test_the_public_api_refuses_the_same(call: str, fault: str) -> None:
+def test_the_public_api_refuses_the_same_arrays(call: str, fault: str) -> None:
     name, good, f = PUBLIC[call]
     kernel = zf.NTK.random(D, width=5)
     process = zf.GaussianProcess(kernel, noise=0.1)
@@ -246,7 +246,7 @@ def test_the_public_api_refuses_the_same(call: str, fault: str) -> None:
     assert len(process) == n
 
 
-def test_every_error_is_a_zopo_error_and_the_standard_one_it_promises() -> None:
+def test_every_error_is_a_zopo_error_and_a_standard_error() -> None:
     promised = {
         "InputError": ValueError, "ArrayError": ValueError, "ConfigError": ValueError,
         "ConflictingScoreError": ValueError, "EmbeddingMismatchError": ValueError, "TaskError": ValueError,

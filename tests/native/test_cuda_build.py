@@ -1,4 +1,4 @@
-"""How the CUDA engine is built: the settings of CMake, and the check of what ptxas says of its kernels."""
+"""Build of the CUDA engine: settings of CMake, and the check of the report of ptxas."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sample(stack: int = 0, stores: int = 0, loads: int = 0, helper: int = 0) -> 
     return ptxas.parse(SAMPLE.format(stack=stack, stores=stores, loads=loads, helper=helper))
 
 
-# ---- what ptxas says ---------------------------------------------------------------------------------
+# ---- report of ptxas ---------------------------------------------------------------------------------
 
 
 def test_figures_are_read() -> None:
@@ -56,7 +56,7 @@ def test_figures_are_read() -> None:
         ({"helper": 40}, "_Z6helperd"),
     ],
 )
-def test_any_local_memory_is_a_fault(
+def test_any_use_of_local_memory_is_a_fault(
     figures: dict[str, int], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     functions = sample(**figures)
@@ -66,7 +66,7 @@ def test_any_local_memory_is_a_fault(
     assert not ptxas.faults(functions)
 
 
-def test_a_kernel_without_figures_is_not_passed_over() -> None:
+def test_a_kernel_without_figures_is_an_error() -> None:
     with pytest.raises(ValueError, match="names 2 kernels, but figures were read of 1"):
         ptxas.parse(SAMPLE.replace("Used 255 registers", "Uses registers"))
 
@@ -80,7 +80,7 @@ def test_names_are_readable() -> None:
         assert [f.name for f in ptxas.demangled(sample())] == ["gram<true>", "scan", "helper"]
 
 
-def nvcc_that_says(folder: Path, text: str, code: int = 0) -> str:
+def fake_nvcc(folder: Path, text: str, code: int = 0) -> str:
     (folder / "said").write_text(text)
     tool = folder / "nvcc"
     tool.write_text(f'#!/bin/sh\ncat "{folder}/said"\nexit {code}\n')
@@ -105,18 +105,18 @@ def test_the_command_fails_on_spills_and_warnings(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, text, code))
+    monkeypatch.setenv("CUDACXX", fake_nvcc(tmp_path, text, code))
     assert ptxas.main([str(tmp_path / "one.cu")]) == (1 if said else 0)
     out, err = capsys.readouterr()
     assert out.startswith("kernel")
     assert (said in err) if said else not err
 
 
-def test_what_a_build_kept_is_read_and_not_compiled_again(
+def test_the_kept_output_of_a_build_is_read_instead_of_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = SAMPLE.format(stack=0, stores=0, loads=0, helper=0)
-    compiler = nvcc_that_says(tmp_path, text)
+    compiler = fake_nvcc(tmp_path, text)
     source, build = tmp_path / "csrc" / "one.cu", tmp_path / "build"
     for folder in (source.parent, build):
         folder.mkdir()
@@ -131,26 +131,26 @@ def test_what_a_build_kept_is_read_and_not_compiled_again(
     ]
     command = ["--build", str(build), str(source)]
     assert subprocess.run(run, capture_output=True, text=True, check=True).stdout == text
-    monkeypatch.setenv("CUDACXX", nvcc_that_says(tmp_path, "nothing", 2))  # not to be asked
+    monkeypatch.setenv("CUDACXX", fake_nvcc(tmp_path, "nothing", 2))  # must not be called
     assert ptxas.main(command) == 0
     assert "0 of them compiled for this" in capsys.readouterr().out
-    assert ptxas.main(["--architectures", "90", *command]) == 1  # it was not built for that alone
+    assert ptxas.main(["--architectures", "90", *command]) == 1  # the build has more architectures
     assert "does not compile" in capsys.readouterr().err
-    # What failed is not kept, and what it was before neither.
+    # A failed compilation is not kept, and removes the output kept before.
     assert subprocess.run(run, capture_output=True, check=False).returncode == 2
     assert ptxas.main(command) == 1
     assert "does not compile" in capsys.readouterr().err
-    nvcc_that_says(tmp_path, text + "warning: unused")
+    fake_nvcc(tmp_path, text + "warning: unused")
     assert subprocess.run(run, capture_output=True, check=False).returncode == 0
     assert ptxas.main(command) == 1
-    # Nor is what is older than the sources.
-    nvcc_that_says(tmp_path, text)
+    # Output older than the sources is outdated.
+    fake_nvcc(tmp_path, text)
     os.utime(source, (2e9, 2e9))
     assert ptxas.main(command) == 0
     assert "1 of them compiled for this" in capsys.readouterr().out
 
 
-def test_without_nvcc_it_says_so(
+def test_a_missing_nvcc_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ptxas, "find_nvcc", lambda: None)
@@ -158,7 +158,7 @@ def test_without_nvcc_it_says_so(
     assert "nvcc is not here" in capsys.readouterr().out
 
 
-def test_it_compiles_as_the_package_is_built() -> None:
+def test_the_check_compiles_with_the_flags_of_the_build() -> None:
     text = (ROOT / "CMakeLists.txt").read_text()
     for flag in ("-O3", "--expt-relaxed-constexpr", "-Xptxas=-v", "-Xcompiler=-fvisibility=hidden"):
         assert flag in text
@@ -219,7 +219,7 @@ def test_an_impossible_setting_is_an_error(setting: str, message: str, tmp_path:
 
 
 def test_a_failing_nvcc_leaves_the_cpu_engine_and_is_tried_again(tmp_path: Path) -> None:
-    nvcc_that_says(tmp_path, "unsupported GNU version!", 1)
+    fake_nvcc(tmp_path, "unsupported GNU version!", 1)
     assert_cpu_engine_only(configure(tmp_path, "AUTO", "nvcc"), tmp_path, NO_COMPILER)
     assert "CMAKE_CUDA_COMPILER:" not in (tmp_path / "build" / "CMakeCache.txt").read_text()
 

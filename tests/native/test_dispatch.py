@@ -1,4 +1,4 @@
-"""Every instruction set gives the same numbers; the environment chooses it, in a fresh process."""
+"""Instruction sets: all give the same numbers, and the environment selects one, in a new process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ for d in (1, 7, 37, 129):
     out[f"local gradient{d}"] = local.gradient()
     out[f"local uncertainty{d}"] = np.array(local.relative_uncertainty([31, 32], 1.0))
     out[f"near step{d}"] = np.array(local.step(1.0))
-# No register tile divides all of these; K is filled from one side only, and from both.
+# No register tile divides all of these sizes; K is of one set and of two.
 for n, m, widths in [
     (1, 1, [3]), (2, 5, [9, 4]), (3, 17, [33]), (13, 11, [5, 7, 6]), (67, 49, [32, 32]), (101, 8, [64])
 ]:
@@ -89,7 +89,9 @@ def test_baseline_runs_everywhere(baseline: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512", None])
-def test_same_numbers(isa: str | None, baseline: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_every_instruction_set_gives_the_same_numbers(
+    isa: str | None, baseline: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     if isa is not None:
         require(isa)
     here = compute(isa, tmp_path / "here.npz")
@@ -106,7 +108,7 @@ def test_same_numbers(isa: str | None, baseline: dict[str, np.ndarray], tmp_path
         assert_close(symmetric, here[name], 1e-12)
 
 
-def test_without_a_wish_the_best_is_chosen() -> None:
+def test_the_best_instruction_set_is_the_default() -> None:
     runs = [isa for isa in ISAS if answer(isa) == f"runs {isa}"]
     assert answer("baseline") == "runs baseline"
     done = run("from zopo_fast import _core; print(_core.isa())", None)
@@ -116,7 +118,7 @@ def test_without_a_wish_the_best_is_chosen() -> None:
 
 
 @pytest.mark.parametrize("isa", ["sse9", "AVX2", "avx", "avx2 ", "avx5123"])
-def test_a_wrong_value_is_a_config_error_that_says_what_runs(isa: str) -> None:
+def test_an_unknown_value_is_a_config_error_that_lists_the_valid_ones(isa: str) -> None:
     said = answer(isa)
     assert not said.startswith("runs")
     assert "ZOPO_ISA" in said
@@ -127,13 +129,13 @@ def test_a_wrong_value_is_a_config_error_that_says_what_runs(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512"])
-def test_one_the_processor_lacks_is_refused_not_run(isa: str) -> None:
-    """An illegal instruction would end the process by a signal."""
+def test_an_unsupported_instruction_set_is_refused(isa: str) -> None:
+    """Running it would end the process by a signal."""
     assert answer(isa) == f"runs {isa}" or "baseline" in answer(isa)
 
 
-def test_a_wrong_value_stops_every_way_in() -> None:
-    """Also the optimiser, whose calls are many: never an answer by a set that was not asked for."""
+def test_an_unknown_value_stops_a_search_as_well() -> None:
+    """No result may come from an instruction set that was not requested."""
     script = """
 import numpy as np
 import zopo_fast as zf

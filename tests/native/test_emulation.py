@@ -1,4 +1,4 @@
-"""The emulator of CUDA on the host (tests/native/emulation) sees what it is there to see, and computes right.
+"""Emulator of CUDA on the host (tests/native/emulation): it finds errors of kernels, and computes right.
 
 Each case is a run of tests/native/emulation/checks.cpp, compiled with the emulator and without the package.
 """
@@ -30,7 +30,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run one check: its name, the numbers it reads, and settings of the emulator."""
+    """Return a function that runs a check by name, with numbers as input and settings of the emulator."""
     if COMPILER is None:
         pytest.skip("no C++ compiler here: set CXX, or put c++ on PATH")
     program = tmp_path_factory.mktemp("emulation") / "checks"
@@ -75,7 +75,7 @@ def test_a_missing_barrier_shows_in_another_order(run: Run, order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_barriers_count(run: Run, order: str) -> None:
+def test_barriers_count_threads(run: Run, order: str) -> None:
     # 32 of 64 threads are even, one is the fifth, not all are below 40.
     np.testing.assert_array_equal(numbers(run("barrier counts", ZOPO_EMULATE_ORDER=order)), 132)
 
@@ -94,7 +94,7 @@ def test_blocks_meet_in_a_cooperative_launch(run: Run, order: str) -> None:
 
 
 @pytest.mark.parametrize("check", ["deadlock", "grid barrier without a cooperative launch"])
-def test_what_not_all_threads_reach_ends_the_process(run: Run, check: str) -> None:
+def test_a_barrier_that_some_threads_miss_ends_the_process(run: Run, check: str) -> None:
     failed(run(check), "deadlock: threads wait for a barrier or a warp that not all of them reach")
 
 
@@ -108,7 +108,7 @@ def test_writes_outside_device_memory_are_reported(run: Run) -> None:
     assert run("write beyond the page").returncode == -signal.SIGSEGV
 
 
-def test_shared_memory_ends_where_the_launch_said(run: Run) -> None:
+def test_shared_memory_ends_at_the_size_of_the_launch(run: Run) -> None:
     assert run("shared memory").returncode == 0
     assert run("shared memory beyond the end").returncode == -signal.SIGSEGV
     beyond = run("shared memory beyond the limit")
@@ -123,7 +123,7 @@ def test_host_code_cannot_touch_device_memory(run: Run, check: str) -> None:
     assert not done.stdout
 
 
-def test_memory_is_not_zero_and_not_endless(run: Run) -> None:
+def test_memory_is_limited_and_not_zeroed(run: Run) -> None:
     assert np.isnan(numbers(run("unwritten"))).all()
     assert run("exhausted").returncode == 0
     full = run("exhausted", ZOPO_EMULATE_MEMORY="7999")
@@ -134,11 +134,11 @@ def test_memory_is_not_zero_and_not_endless(run: Run) -> None:
 # ---- streams -----------------------------------------------------------------------------------------
 
 
-def test_a_result_is_not_there_before_the_host_waits(run: Run) -> None:
+def test_a_result_arrives_when_the_host_waits(run: Run) -> None:
     np.testing.assert_array_equal(numbers(run("lazy")), [7, 42])
 
 
-def test_page_locked_memory_is_read_when_the_stream_comes_to_it(run: Run) -> None:
+def test_page_locked_memory_is_read_in_stream_order(run: Run) -> None:
     np.testing.assert_array_equal(numbers(run("copies")), [1, 20])
 
 
@@ -170,8 +170,8 @@ def test_shuffles(run: Run, order: str) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-# Where each lane's numbers lie in the matrices (PTX ISA, "Matrix fragments for mma.m16n8k8"): group and
-# thread are lane / 4 and lane % 4.
+# Matrix fragments of each lane (PTX ISA, "Matrix fragments for mma.m16n8k8"): group and thread are lane / 4
+# and lane % 4.
 GROUP, THREAD = np.divmod(np.arange(32), 4)
 A_PLACES = [(GROUP, THREAD), (GROUP + 8, THREAD), (GROUP, THREAD + 4), (GROUP + 8, THREAD + 4)]
 B_PLACES = [(THREAD, GROUP), (THREAD + 4, GROUP)]
@@ -204,7 +204,7 @@ def test_matrix_instructions(run: Run, check: str, order: str) -> None:
 # ---- conversions -------------------------------------------------------------------------------------
 
 
-def test_every_half_is_the_float_it_stands_for_and_comes_back(run: Run) -> None:
+def test_every_half_converts_to_float_and_back(run: Run) -> None:
     found = numbers(run("half to float"), np.uint32).reshape(-1, 2)
     halves = np.arange(65536, dtype=np.uint16)
     expected = halves.view(np.float16).astype(np.float32)
@@ -215,7 +215,7 @@ def test_every_half_is_the_float_it_stands_for_and_comes_back(run: Run) -> None:
     assert np.isnan(found[:, 1].astype(np.uint16).view(np.float16)[~number]).all()
 
 
-def test_floats_are_rounded_to_half_precision_as_numpy_rounds_them(run: Run) -> None:
+def test_floats_are_rounded_to_half_precision_like_in_numpy(run: Run) -> None:
     rng = np.random.default_rng(3)
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     between = (halves[:-1] + halves[1:]) / 2  # ties
@@ -235,7 +235,7 @@ def test_floats_are_rounded_to_tf32_ties_away_from_zero(run: Run) -> None:
     ties = (kept.view(np.uint32) | np.uint32(0x1000)).view(np.float32)
     for values in (x, kept, ties):
         fraction, exponent = np.frexp(values.astype(np.float64))
-        units = np.abs(fraction) * 2**11  # ten bits of fraction and the leading one
+        units = np.abs(fraction) * 2**11  # ten bits of the fraction and the implicit one
         expected = np.ldexp(np.sign(fraction) * np.floor(units + 0.5), exponent - 11)
         found = numbers(run("tf32", values), np.uint32).view(np.float32)
         np.testing.assert_array_equal(found, expected)
@@ -244,7 +244,7 @@ def test_floats_are_rounded_to_tf32_ties_away_from_zero(run: Run) -> None:
 # ---- asynchronous copies -----------------------------------------------------------------------------
 
 
-def test_asynchronous_copies_arrive_when_waited_for(run: Run) -> None:
+def test_asynchronous_copies_arrive_at_the_wait(run: Run) -> None:
     before, first, all_of_them = numbers(run("asynchronous copies")).reshape(3, 12)
     np.testing.assert_array_equal(before, np.full(12, -1))
     np.testing.assert_array_equal(first, [1, 2, 3, 4, *[-1] * 8])

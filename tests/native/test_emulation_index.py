@@ -49,7 +49,7 @@ int main() {
         expect(lower_tile_wide(t, ratio), row, column, t, "lower_tile_wide");
     if (lower_tiles(300) * ratio != t) return 3;
   }
-  // Bands: each tile once, bands in order, within one column by column.
+  // Each tile occurs once; bands in order, and column by column within a band.
   for (int rows = 1; rows < 40; ++rows)
     for (int columns = 1; columns < 40; ++columns)
       for (int band : {1, 2, 8}) {
@@ -59,7 +59,7 @@ int main() {
             for (int row = first; row < rows && row < first + band; ++row, ++t)
               expect(banded_tile(t, rows, columns, band), row, column, t, "banded_tile");
       }
-  // 2^31 tiles: no 32-bit arithmetic on the way.
+  // 2^31 tiles overflow 32-bit arithmetic.
   const int side = 1 << 16;
   expect(banded_tile(std::int64_t{side} * side / 2, side, side, 8), side / 2, 0, 0, "banded_tile");
   return 0;
@@ -67,7 +67,7 @@ int main() {
 """
 
 
-def test_tiles(tmp_path: Path) -> None:
+def test_tile_indices_are_exact(tmp_path: Path) -> None:
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler to build the check with")

@@ -1,4 +1,4 @@
-"""The instruction counts' arithmetic: what belongs to the extension, and when the check fails."""
+"""Instruction counts: which instructions belong to the extension, and when the check fails."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BASELINE = {"gram": 1000, "append": 2000}
 
 
 def test_only_the_extensions_own_instructions_count() -> None:
-    """Not those of its callers, of what it calls, nor those of a call counted twice."""
+    """Instructions of callers and callees do not count, and no call counts twice."""
     assert instructions.own_cost(DUMP, "/pkg/_core.so") == ("gram", 1000 + 30 + 4 + 200)
     assert instructions.own_cost(DUMP, "/lib/libc.so") == ("gram", 70)
     assert instructions.own_cost(DUMP.replace("Client Request", "Program termination"), "")[0] == ""
@@ -59,11 +59,11 @@ def test_only_the_extensions_own_instructions_count() -> None:
         ({"gram": 1000, "append": 2000, "scan": 1}, 1),
     ],
 )
-def test_a_tenth_more_fails(now: dict[str, int], status: int) -> None:
+def test_an_increase_by_a_tenth_fails(now: dict[str, int], status: int) -> None:
     assert instructions.check(now, BASELINE) == status
 
 
-def test_table_names_what_grew_and_what_shrank() -> None:
+def test_the_table_shows_increases_and_decreases() -> None:
     gram, append, scan, gone = instructions.table(
         {"gram": 1200, "append": 1000, "scan": 5}, {**BASELINE, "solve": 7}
     ).split("\n")[1:]
@@ -74,7 +74,7 @@ def test_table_names_what_grew_and_what_shrank() -> None:
 
 
 @pytest.mark.parametrize("ci", ["", "1"])
-def test_another_compiler_is_said_and_passes(
+def test_another_compiler_is_reported_and_passes(
     ci: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "baseline.json"
@@ -87,7 +87,7 @@ def test_another_compiler_is_said_and_passes(
 
 
 @pytest.mark.parametrize(("ci", "status"), [("", 0), ("1", 1)])
-def test_without_valgrind_only_ci_fails(
+def test_a_missing_valgrind_fails_in_ci_only(
     ci: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
@@ -98,7 +98,7 @@ def test_without_valgrind_only_ci_fails(
     assert "valgrind is not installed" in capsys.readouterr().out
 
 
-def test_major_version() -> None:
+def test_the_major_version_is_compared() -> None:
     assert instructions.major("GCC: (Debian 12.2.0-14+deb12u1) 12.2.0") == "GCC 12"
     assert instructions.major("GCC: (GNU) 13.1.1") == "GCC 13"
     assert instructions.major("clang version 17.0.6") == "clang 17"

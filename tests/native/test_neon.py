@@ -1,4 +1,4 @@
-"""The inner loops become NEON: all native sources but the bindings compile for AArch64, without a warning."""
+"""AArch64: all native sources but the bindings compile without a warning, and the inner loops use NEON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = [
 
 
 def assemble(source: Path, out: Path) -> str:
-    """Assembly text: no assembler and no library for the other machine is needed."""
+    """Compile to assembly text, which needs no assembler and no library of the target."""
     if COMPILER is None:
         pytest.skip("no aarch64-linux-gnu-g++ here (Debian: g++-aarch64-linux-gnu, 46 MB)")
     done = subprocess.run(
@@ -35,18 +35,18 @@ def assemble(source: Path, out: Path) -> str:
     return out.read_text()
 
 
-def test_there_are_sources() -> None:
+def test_the_sources_are_found() -> None:
     names = {source.stem for source in SOURCES}
     assert {"baseline", "avx2", "avx512", "gaussian_process", "module"} <= names
 
 
-# The bindings need that machine's Python headers.
+# The bindings need the Python headers of the target.
 @pytest.mark.parametrize("source", [s for s in SOURCES if s.parent.name != "bindings"], ids=lambda s: s.stem)
-def test_compiles_for_aarch64(source: Path, tmp_path: Path) -> None:
+def test_a_source_compiles_for_aarch64(source: Path, tmp_path: Path) -> None:
     text = assemble(source, tmp_path / "out.s")
     assert ".arch armv8-a" in text
     if source.stem == "baseline":
         assert "fmla\tv" in text  # fused multiply-adds on vector registers
         assert ".2d" in text
     if source.stem in ("avx2", "avx512"):
-        assert "fmla" not in text  # only says that this machine has it not
+        assert "fmla" not in text  # only reports that this machine lacks it

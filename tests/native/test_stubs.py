@@ -1,4 +1,4 @@
-"""The type stub of the native module names what the module has, parameter by parameter."""
+"""Type stub of the native module: the same names and parameters as the module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYWHERE = {"cuda_device_count", "cuda_status"}
 
 
 def built(name: str) -> bool:
-    """Whether this build should have it: the CUDA engine's names are marked by how they start."""
+    """Return whether this build has a name; names of the CUDA engine have a prefix."""
     return _core.built_with_cuda or name in EVERYWHERE or not name.startswith(("Cuda", "cuda_"))
 
 
@@ -32,7 +32,7 @@ def members(cls: ast.ClassDef) -> dict[str, ast.FunctionDef]:
 
 
 def parameters(doc: str) -> list[str]:
-    """Names in pybind11's signature line: `name(self: X, a: T, b: U = 1) -> R`."""
+    """List the names in a signature of pybind11: `name(self: X, a: T, b: U = 1) -> R`."""
     line = doc.partition("\n")[0]
     inner = re.sub(
         r"\[[^\[\]]*\]", "", re.sub(r"\[[^\[\]]*\]", "", line[line.index("(") + 1 : line.rindex(") ->")])
@@ -40,16 +40,16 @@ def parameters(doc: str) -> list[str]:
     return [part.split(":")[0].strip() for part in inner.split(",") if ":" in part]
 
 
-def test_names_of_the_module() -> None:
+def test_the_stub_has_the_names_of_the_module() -> None:
     there = {name for name in dir(_core) if not name.startswith("_")}
     assert there == {*FUNCTIONS, *CLASSES, *VALUES}
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_names_of_a_class(name: str) -> None:
+def test_the_stub_has_the_names_of_a_class(name: str) -> None:
     native = vars(getattr(_core, name))
     there = {n for n in native if not n.startswith("_") or n == "__len__"}
-    # What no constructor was bound for has one that only says so, of another type.
+    # A class without a constructor has one of another type that raises an error.
     if not isinstance(native["__init__"], WrapperDescriptorType):
         there.add("__init__")
     named = {n for n in members(CLASSES[name]) if not n.startswith("__") or n in ("__init__", "__len__")}
@@ -66,7 +66,7 @@ def callables() -> list[tuple[str, Any, ast.FunctionDef]]:
 
 
 @pytest.mark.parametrize(("label", "native", "stub"), callables(), ids=[c[0] for c in callables()])
-def test_parameters(label: str, native: Any, stub: ast.FunctionDef) -> None:
+def test_the_stub_has_the_parameters_of_a_function(label: str, native: Any, stub: ast.FunctionDef) -> None:
     named = [a.arg for a in (*stub.args.args, *stub.args.kwonlyargs)]
     there = parameters(native.__doc__)
     assert [n for n in there if n != "self"] == [n for n in named if n != "self"], label

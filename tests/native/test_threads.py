@@ -1,4 +1,4 @@
-"""Native objects used from several threads take turns: no crash, no torn state."""
+"""Native objects shared by threads: no crash and no inconsistent state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_pool_is_scanned_while_candidates_are_taken_and_released() -> None:
     at_once(change, scan, scan)
 
 
-def test_process_state_is_never_torn() -> None:
+def test_the_state_of_a_process_is_consistent() -> None:
     gp = _core.GaussianProcess(zf.NTK.random(8, seed=0).network)
     rng = np.random.default_rng(0)
 
@@ -55,7 +55,7 @@ def test_process_state_is_never_torn() -> None:
 
 
 def test_process_grows_and_shrinks_in_two_threads() -> None:
-    """Each thread takes away as many as it adds; whatever the order, the factor fits what is left."""
+    """Each thread removes as many observations as it adds; in any order the factor fits the rest."""
     kernel = zf.NTK.random(8, seed=0)
     gp, X = _core.GaussianProcess(kernel.network), np.random.default_rng(0).normal(size=(40, 8))
     gp.append(X[:20], np.arange(20.0), np.ones(20))
@@ -79,7 +79,7 @@ def test_process_grows_and_shrinks_in_two_threads() -> None:
         np.testing.assert_allclose(long, short, rtol=1e-8)
 
 
-def test_gradient_at_a_center_is_never_torn() -> None:
+def test_the_gradient_at_a_center_is_consistent() -> None:
     Z = np.random.default_rng(0).normal(size=(60, 16))
     pool = _core.Pool(Z, np.zeros(16), np.ones(16))
     local = _core.LocalGradient(zf.NTK.random(16, seed=0).network, pool)
@@ -106,8 +106,8 @@ def test_gradient_at_a_center_is_never_torn() -> None:
     np.testing.assert_allclose(local.gradient(), alone.gradient(), rtol=1e-10, atol=1e-12)
 
 
-def test_posterior_of_a_region_is_never_torn() -> None:
-    """Appends, proposals and reads take turns: nothing torn, and the end is that of one thread."""
+def test_the_posterior_of_a_region_is_consistent() -> None:
+    """Threads append, propose and read; the result is that of one thread."""
     region, K = of_points(np.random.default_rng(0).normal(size=(130, 5)), zf.InfiniteNTK(2))
 
     def grow() -> None:
@@ -130,7 +130,7 @@ def test_posterior_of_a_region_is_never_torn() -> None:
     assert_same_posterior(region, twin, 1e-3)
 
 
-def test_two_optimizers_in_two_threads() -> None:
+def test_two_threads_run_two_searches() -> None:
     Z = np.random.default_rng(0).normal(size=(200, 12))
 
     def search(out: list[int]) -> None:
@@ -170,8 +170,8 @@ except MemoryError:
     assert done.stdout.split() == ["5", "True"]
 
 
-def test_a_pool_prepared_by_several_threads_is_that_of_one() -> None:
-    """Large enough to be split; ThreadSanitizer also sees whether the threads share anything unguarded."""
+def test_a_pool_does_not_depend_on_the_number_of_threads() -> None:
+    """The pool is large enough to be split; under ThreadSanitizer the test also finds data races."""
     Z = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
     found = []
     try:

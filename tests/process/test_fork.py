@@ -340,7 +340,7 @@ def test_a_session_of_the_parent_is_refused_in_a_child() -> None:
 
 def test_the_embedded_model_is_refused_in_a_child_of_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """The child lacks llama.cpp's threads: calling or freeing the server there would hang."""
-    server = local._Server(lambda _: None, verbose=False)
+    server = local._LlamaServer(lambda _: None, verbose=False)
     server._client = zf.OpenAIClient(zf.ClientConfig("m", base_url="http://127.0.0.1:9/v1"))
     server._server = object()
     monkeypatch.setattr(local, "_loaded_by", {os.getpid()})

@@ -1,4 +1,4 @@
-"""Embedders and their specs."""
+"""Embedders and their names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 @pytest.fixture
 def transformers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """A stand-in for sentence_transformers, and a list of what it was asked to load."""
+    """Replace sentence_transformers by a fake; return the list of what it loads."""
     loaded: list[Any] = []
 
     class SentenceTransformer:
@@ -71,7 +71,7 @@ def test_sentence_transformers(transformers: list[Any], tmp_path: Path) -> None:
     embedder = embed.resolve("st:all-MiniLM-L6-v2", cache=False)
     assert isinstance(embedder, SentenceTransformerEmbedder)
     assert embedder.name == "st:all-MiniLM-L6-v2"
-    assert transformers == []  # loaded at the first call
+    assert transformers == []  # loads at the first call
     found = run(embedder, "a", "bbb")
     assert found.dtype == np.float32
     assert found.tolist() == [[1, 1], [3, 1]]
@@ -132,7 +132,7 @@ def test_endpoint(tmp_path: Path) -> None:
         try:
             for _ in range(2):
                 assert (await embedder.embed(["a", "bb"])).tolist() == [[1, 0.5], [2, 0.5]]
-                assert embedder.usage == Usage(3, calls=1)  # the second time from the cache
+                assert embedder.usage == Usage(3, calls=1)  # the second call is answered by the cache
         finally:
             await embedder.aclose()
             await runner.cleanup()

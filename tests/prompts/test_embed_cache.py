@@ -1,4 +1,4 @@
-"""The cache in front of an embedder."""
+"""Cache of embeddings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zopo_fast.prompts.embedders import CachedEmbedder
 
 
 class Fake:
-    """A text's row: its length and its first character; says what it was asked for."""
+    """Embeds a text as its length and its first character; records the requests."""
 
     def __init__(self, name: str = "fake", width: int = 2) -> None:
         self.name = name
@@ -90,7 +90,7 @@ def test_a_broken_entry_is_computed_again(tmp_path: Path, value: str) -> None:
     assert rows(tmp_path) == kept
 
 
-def test_a_broken_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "embeddings-1.sqlite3"
     path.write_bytes(b"this is not a database" * 100)
     fake = Fake()
@@ -109,7 +109,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     with caplog.at_level(logging.WARNING):
         assert run(embedder, "a", "bb").shape == (2, 2)
     assert "cannot be used" in caplog.text
-    # SQLite's own refusal, not the folder's
+    # SQLite refuses to write, although the folder permits it
     (tmp_path / "embeddings-1.sqlite3").mkdir()
     caplog.clear()
     assert run(CachedEmbedder(Fake(), tmp_path), "a").shape == (1, 2)
@@ -125,7 +125,7 @@ def test_cached_vectors_of_another_length_are_computed_again(tmp_path: Path) -> 
     assert len(wider.asked) == 2
 
 
-def test_what_was_embedded_before_a_failure_is_kept(tmp_path: Path) -> None:
+def test_embeddings_before_a_failure_are_kept(tmp_path: Path) -> None:
     class Failing(Fake):
         async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
             if self.asked:
@@ -159,13 +159,13 @@ def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     assert len(rows(tmp_path)) == 115
 
 
-def test_the_cache_closes_what_it_holds(tmp_path: Path) -> None:
+def test_closing_the_cache_closes_its_embedder(tmp_path: Path) -> None:
     fake = Fake()
     asyncio.run(CachedEmbedder(fake, tmp_path).aclose())
     assert not fake.open
 
 
-def test_the_cache_passes_on_what_its_embedder_cost(tmp_path: Path) -> None:
+def test_the_cache_reports_the_usage_of_its_embedder(tmp_path: Path) -> None:
     class Billed(Fake):
         @property
         def usage(self) -> Usage:
@@ -191,7 +191,7 @@ def test_the_cache_passes_on_what_its_embedder_cost(tmp_path: Path) -> None:
         (None, "shape|not an array"),
     ],
 )
-def test_what_an_embedder_gives_is_checked(tmp_path: Path, given: object, word: str) -> None:
+def test_the_array_of_an_embedder_is_checked(tmp_path: Path, given: object, word: str) -> None:
     class Bad:
         name = "bad"
 

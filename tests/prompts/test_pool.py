@@ -1,4 +1,4 @@
-"""Pools: reading, normalising, merging, writing."""
+"""Pool: reading, normalisation, merging, writing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_two_scores_of_one_prompt_conflict(tmp_path: Path) -> None:
     assert Pool.load(path).scores == {0: 0.5}
 
 
-def test_files_that_are_no_pool(tmp_path: Path) -> None:
+def test_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match="No such file"):
         Pool.load(tmp_path / "missing.txt")
     (tmp_path / "folder.txt").mkdir()
@@ -128,7 +128,7 @@ def test_save_round_trips(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["pool.jsonl"]
 
 
-def test_save_leaves_the_old_file_where_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "pool.jsonl"
     Pool.from_texts(["old"]).save(path)
 
@@ -142,14 +142,14 @@ def test_save_leaves_the_old_file_where_it_fails(tmp_path: Path, monkeypatch: py
     assert [entry.name for entry in tmp_path.iterdir()] == ["pool.jsonl"]
 
 
-def test_save_refuses_what_load_would_misread(tmp_path: Path) -> None:
+def test_save_refuses_other_suffixes(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"\.jsonl"):
         Pool.from_texts(["a"]).save(tmp_path / "pool.txt")
     with pytest.raises(OutputError):
         Pool.from_texts(["a"]).save(tmp_path / "missing" / "pool.jsonl")
 
 
-def test_scores_of_texts() -> None:
+def test_scores_belong_to_texts() -> None:
     assert Pool.from_texts(["a", "b", "a"], {2: 0.5}).scores == {0: 0.5}
     with pytest.raises(PoolError, match="2 scores for 1"):
         Pool.from_texts(["a"], [1.0, 2.0])

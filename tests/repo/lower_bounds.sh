@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The tests with every dependency of the core at exactly the version that pyproject.toml names as its lowest:
-#   tests/repo/lower_bounds.sh [FOLDER]     a virtual environment is made there, outside the tree; default a new one
-# PYTHON is the interpreter, 3.11: the lowest numpy has no wheels for later ones. ARGS go to pytest.
+# Run the tests with every dependency of the core at the lowest version that pyproject.toml allows.
+#
+#   tests/repo/lower_bounds.sh [FOLDER]     creates the virtual environment there; default a temporary folder
+#
+# PYTHON is a CPython 3.11: the lowest NumPy has no wheels for later versions. ARGS go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
@@ -10,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet uv packaging
-# The requirements as they stand there, with their lower bounds alone: a bound that is none is an error.
+# Write the requirements of the core, and fail where one has no lower bound.
 "$folder/bin/python" - pyproject.toml > "$folder/core.txt" << 'EOF'
 import sys
 import tomllib
@@ -24,13 +26,13 @@ for line in tomllib.loads(Path(sys.argv[1]).read_text())["project"]["dependencie
     print(line)
 EOF
 uv() { "$folder/bin/python" -m uv pip "$@" --python "$folder/bin/python" --quiet; }
-# What the tests and the build need is of today; what the core needs directly, the lowest there is.
-uv install "pytest>=8.0" "pytest-timeout>=2.3" "hypothesis>=6.100" "scikit-build-core>=0.10" "pybind11>=2.13" ninja cmake
+# Tests and build use current versions; the direct dependencies of the core, their lowest.
+uv install "pytest>=8.0" "pytest-timeout>=2.3" "hypothesis>=6.100" "scikit-build-core>=0.10" "pybind11>=2.13" ninja "cmake>=3.25.2"
 uv install --reinstall --resolution lowest-direct -r "$folder/core.txt"
-# The picture of a run is tested too, by the newest matplotlib that goes with these.
+# curve.png is tested too, with the newest matplotlib that works with these versions.
 "$folder/bin/python" -m uv pip freeze --python "$folder/bin/python" --quiet > "$folder/frozen.txt"
 uv install --constraint "$folder/frozen.txt" "matplotlib>=3.7"
-# Built in the folder too, so that a second run compiles only what has changed.
+# The build folder lies in the same place, so that a second run compiles only changed files.
 nice "$folder/bin/python" -m uv pip install --python "$folder/bin/python" --quiet --no-deps --no-build-isolation \
   --reinstall-package zopo-fast -C cmake.define.ZOPO_CUDA=OFF -C build-dir="$folder/build" .
 "$folder/bin/python" - "$folder/core.txt" << 'EOF'
@@ -48,8 +50,8 @@ for line in open(sys.argv[1]):
         if not (found + ".0.0").startswith(lowest + "."):
             sys.exit(f"{requirement.name}: {found} is not the lowest, {lowest}")
 EOF
-# What uses each of them: arrays, the client, retries, the command line, the bar, TOML. From another folder, where
-# what is installed is imported and not the sources.
+# Tests that use each dependency: arrays, client, retries, command line, progress bar. They run in another folder:
+# here Python would import the sources instead of the installed package.
 tests=(repo/package gp/kernel gp/gp search/optimizer search/optimizer_state prompts/pool tasks/task
   tasks/template scoring/metrics prompts/generate scoring/evaluate runs/run runs/report prompts/embed
   prompts/embed_cache llm/llm llm/llm_concurrency llm/llm_embeddings llm/llm_errors llm/llm_retries

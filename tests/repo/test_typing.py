@@ -18,7 +18,7 @@ import pytest
 import zopo_fast as zf
 from zopo_fast import errors
 
-ROOT = Path(zf.__file__).parent.parent
+ROOT = Path(__file__).parents[2]  # its pyproject.toml configures mypy
 USES = Path(__file__).with_name("typing_uses.py")
 LOADED = {name: getattr(zf, name) for name in zf._LAZY if hasattr(zf, name)}  # CudaArray: not in every build
 ERRORS = {

@@ -40,7 +40,7 @@ def files(bench: Bench) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def assert_right(bench: Bench, prompts: list[str] = PROMPTS) -> dict[str, Any]:
+def assert_landscape(bench: Bench, prompts: list[str] = PROMPTS) -> dict[str, Any]:
     """Check that the two files hold these prompts with the scores of the answers by `answer`."""
     assert files(bench) == ["mine.json", "mine.npy"]
     document: dict[str, Any] = json.loads((bench.folder / SCORES).read_text())
@@ -61,7 +61,7 @@ def test_a_whole_run(bench: Bench) -> None:
     with serving() as server:
         done = bench.run(*arguments(server))
     assert done.code == 0, done
-    document = assert_right(bench)
+    document = assert_landscape(bench)
     kept = {name: document[name] for name in ("task", "model", "template", "metric")}
     assert kept == {
         "task": "task",
@@ -91,7 +91,7 @@ def test_the_benchmark_reads_it(bench: Bench) -> None:
     assert all(0.0 <= row["final"] <= 1.0 for row in rows)
 
 
-def test_ctrl_c_and_resume_ask_for_nothing_twice(bench: Bench) -> None:
+def test_ctrl_c_and_resume_repeat_no_call(bench: Bench) -> None:
     """The interruption comes in the middle of a prompt; answers for that prompt are kept too."""
     calls = 2 * EXAMPLES + 3
     with serving(plan=only_first(calls, slow())) as server:
@@ -115,10 +115,10 @@ def test_ctrl_c_and_resume_ask_for_nothing_twice(bench: Bench) -> None:
         assert len(chats(server)) - before == M * EXAMPLES - calls
     assert set(server.answered.values()) == {1}  # the embeddings too
     assert f"Calls: {M * EXAMPLES + 1}, " in done.out  # of both runs
-    assert_right(bench)
+    assert_landscape(bench)
 
 
-def test_kill_and_resume_ask_for_nothing_scored_twice(bench: Bench) -> None:
+def test_kill_and_resume_repeat_no_scored_call(bench: Bench) -> None:
     calls = 2 * EXAMPLES + 3
     with serving(plan=only_first(calls, slow())) as server:
         process = bench.start(*arguments(server, "--concurrency", "1", "--no-cache"))
@@ -132,11 +132,11 @@ def test_kill_and_resume_ask_for_nothing_scored_twice(bench: Bench) -> None:
         done = bench.run(*arguments(server, "--no-cache"))
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
-    assert_right(bench)
+    assert_landscape(bench)
 
 
 def scored_in_copy(bench: Bench) -> list[Event]:
-    """Scores in a copy of the study, whose file itself is locked."""
+    """Return the scores in a copy of the study, whose own file is locked."""
     path = bench.folder / STUDY
     log = events(copy(path, bench.folder / "copy.sqlite3")) if path.exists() else []
     return [event for event in log if event.kind == "score"]
@@ -152,7 +152,7 @@ def test_an_unreachable_endpoint_keeps_the_answers(bench: Bench) -> None:
         done = bench.run(*arguments(server, "--no-cache"))
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
-    assert_right(bench)
+    assert_landscape(bench)
 
 
 def test_nothing_answered_leaves_nothing(bench: Bench) -> None:
@@ -191,7 +191,7 @@ def test_a_limit_holds_over_all_runs(bench: Bench, limit: tuple[str, ...], says:
         done = bench.run(*arguments(server, "--no-cache", *body))  # without the limit
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
-    assert_right(bench)
+    assert_landscape(bench)
 
 
 def test_a_time_limit(bench: Bench) -> None:
@@ -201,7 +201,7 @@ def test_a_time_limit(bench: Bench) -> None:
         server._plan = None
         done = bench.run(*arguments(server, "--no-cache", "--limit-seconds", "60"))
     assert done.code == 0, done
-    assert_right(bench)
+    assert_landscape(bench)
 
 
 def test_answers_come_from_the_cache(bench: Bench) -> None:
@@ -221,17 +221,17 @@ def test_answers_come_from_the_cache(bench: Bench) -> None:
 
 
 def test_scores_in_the_pool_file_are_no_scores_of_examples(bench: Bench) -> None:
-    """The file holds means, of a task that it does not name: each prompt is scored on each example."""
+    """The scores in the file are means, perhaps of another task: every prompt is scored on every example."""
     pool = bench.folder / "pool.jsonl"
     write_lines(pool, [{"prompt": prompt, "score": 0.5, "count": 2} for prompt in PROMPTS])
     with serving() as server:
         done = bench.run(*arguments(server, "--pool", "pool.jsonl"))
     assert done.code == 0, done
     assert len(chats(server)) == M * EXAMPLES
-    assert_right(bench)
+    assert_landscape(bench)
 
 
-def begun(bench: Bench, server: FakeServer) -> None:
+def interrupted(bench: Bench, server: FakeServer) -> None:
     """Leave a study of one prompt and some answers."""
     server._plan = only_first(EXAMPLES + 2, status(401))
     assert bench.run(*arguments(server, "--concurrency", "1", "--no-cache")).code == 2
@@ -252,9 +252,9 @@ OTHERS = {
 }
 
 
-def test_another_run_than_that_of_the_study_is_refused(bench: Bench) -> None:
+def test_a_study_of_other_settings_is_refused(bench: Bench) -> None:
     with serving() as server:
-        begun(bench, server)
+        interrupted(bench, server)
         asked = len(server.requests)
         log = events(bench.folder / STUDY)
         for name, (more, says) in OTHERS.items():
@@ -263,13 +263,27 @@ def test_another_run_than_that_of_the_study_is_refused(bench: Bench) -> None:
             done = bench.run(*arguments(server, *more))
             (bench.folder / "pool.txt").write_text("\n".join(PROMPTS))
             assert done.code == 2, done
-            assert f"mine.study.sqlite3 was begun with something else: {says}" in done.err, done
-            if name != "split":  # the seed is a setting of its own, and splits the task
+            assert f"mine.study.sqlite3 was started with other settings: {says}" in done.err, done
+            assert "to resume" not in done.err
+            if name != "split":  # the seed is a setting too, beside the task that it splits
                 assert done.err.count(" then, ") == 1, done  # and nothing else differs
         assert len(server.requests) == asked
         assert events(bench.folder / STUDY) == log
         assert bench.run(*arguments(server)).code == 0
-    assert_right(bench)
+    assert_landscape(bench)
+
+
+def test_an_interrupted_export_is_repeated(bench: Bench) -> None:
+    """A kill between the two files leaves the embeddings beside the study."""
+    with serving() as server:
+        interrupted(bench, server)
+        (bench.folder / ROWS).write_bytes(b"anything")
+        assert bench.run(*arguments(server, "--no-cache")).code == 0
+        assert set(server.answered.values()) == {1}
+        assert_landscape(bench)
+        (bench.folder / SCORES).unlink()
+        done = bench.run(*arguments(server))
+    assert (done.code, "mine.npy: exists already" in done.err) == (2, True), done
 
 
 def test_two_commands_do_not_share_a_study(bench: Bench) -> None:
@@ -285,12 +299,12 @@ def test_two_commands_do_not_share_a_study(bench: Bench) -> None:
         server._plan = None
         assert bench.run(*arguments(server, "--no-cache")).code == 0
     assert set(server.answered.values()) == {1}
-    assert_right(bench)
+    assert_landscape(bench)
 
 
 def test_a_damaged_study_is_refused_and_stays(bench: Bench) -> None:
     with serving() as server:
-        begun(bench, server)
+        interrupted(bench, server)
         path = bench.folder / STUDY
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
@@ -313,13 +327,13 @@ def test_a_prompt_that_fails_is_left_out(bench: Bench) -> None:
     with serving(plan=refused(4)) as server:
         done = bench.run(*arguments(server))
     assert done.code == 0, done
-    document = assert_right(bench, [prompt for prompt in PROMPTS if prompt != PROMPTS[4]])
+    document = assert_landscape(bench, [prompt for prompt in PROMPTS if prompt != PROMPTS[4]])
     assert [row["prompt"] for row in document["failed"]] == [PROMPTS[4]]
     assert "a filter" in document["failed"][0]["error"]
     assert f"Warning: 1 of {M} prompts failed and are left out." in done.err
 
 
-def test_too_many_failures_end_it_and_a_later_run_tries_them_again(bench: Bench) -> None:
+def test_too_many_failures_end_the_run_and_the_next_one_retries_them(bench: Bench) -> None:
     refusing, refusals = refused(4), 0
 
     def plan(request: Request) -> Any:
@@ -341,11 +355,11 @@ def test_too_many_failures_end_it_and_a_later_run_tries_them_again(bench: Bench)
         done = bench.run(*arguments(server, "--max-failed", "0.05", "--no-cache"))
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
-    assert "failed" not in assert_right(bench)
+    assert "failed" not in assert_landscape(bench)
 
 
-def test_a_failed_prompt_is_tried_again_after_an_interruption(bench: Bench) -> None:
-    """Nothing that was answered is asked again, although the log is rewound to before the failure."""
+def test_a_failed_prompt_is_retried_after_an_interruption(bench: Bench) -> None:
+    """The log is rewound to before the failure, yet no answered call is repeated."""
     first = refused(2)
 
     def plan(request: Request) -> Any:
@@ -363,7 +377,7 @@ def test_a_failed_prompt_is_tried_again_after_an_interruption(bench: Bench) -> N
         asked = Counter(request.key for request in chats(server) if "number 2." in request.key)
         assert max(asked.values()) == 2  # the one that was refused
     assert set(server.answered.values()) == {1}
-    document = assert_right(bench, [prompt for prompt in PROMPTS if prompt != PROMPTS[2]])
+    document = assert_landscape(bench, [prompt for prompt in PROMPTS if prompt != PROMPTS[2]])
     assert [row["prompt"] for row in document["failed"]] == [PROMPTS[2]]
 
 
@@ -374,7 +388,7 @@ def test_at_least_two_prompts_are_needed(bench: Bench) -> None:
     assert re.search(rf"only [01] of {M} prompts could be scored", done.err), done
 
 
-def test_scores_stay_as_the_metric_gives_them(bench: Bench) -> None:
+def test_fractional_scores_are_exported_unrounded(bench: Bench) -> None:
     (bench.folder / "mine.py").write_text("def score(answer, references):\n    return 1 / 3\n")
     with serving() as server:
         done = bench.run(*arguments(server, "--metric", "mine:score"))
@@ -382,7 +396,7 @@ def test_scores_stay_as_the_metric_gives_them(bench: Bench) -> None:
     assert json.loads((bench.folder / SCORES).read_text())["scores"] == [[1 / 3] * EXAMPLES] * M
 
 
-def test_dry_run_counts_and_calls_nobody(bench: Bench) -> None:
+def test_dry_run_makes_no_call(bench: Bench) -> None:
     with serving() as server:
         done = bench.run(*arguments(server, "--dry-run", "--max-tokens", "8"))
         assert server.requests == []
@@ -392,7 +406,7 @@ def test_dry_run_counts_and_calls_nobody(bench: Bench) -> None:
     assert not (bench.folder / "land").exists()
 
 
-def test_a_name_is_no_path(bench: Bench) -> None:
+def test_the_name_must_not_be_a_path(bench: Bench) -> None:
     with serving() as server:
         done = bench.run(*arguments(server, "--name", "a/b"))
     assert (done.code, "--name 'a/b'" in done.err) == (2, True), done

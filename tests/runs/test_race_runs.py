@@ -1,4 +1,4 @@
-"""Whole runs that race: what is paid, what is reported, what is best, and what cannot race."""
+"""Runs that race: calls, trials, the winner, and conditions under which a run cannot race."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_task(examples: int = EXAMPLES, heldout: int = 0, metric: Any = "exact_m
 
 
 def asked(messages: Any) -> tuple[int, int]:
-    """Which prompt, and which example."""
+    """Return prompt and example of a call."""
     content = messages[-1]["content"]
     prompt = int(content.split("way number ")[1].split(".")[0])
     return prompt, int(content.split("question ")[1].split("\n")[0])
@@ -83,7 +83,7 @@ def run(model: Any = None, task: Any = None, trials: Any = None, **settings: Any
 
 
 def check_trials(result: zf.Result) -> None:
-    """Scores are those of the examples named, and usage adds up to what was spent."""
+    """Check that scores belong to the named examples, and that usage adds up to the total."""
     for trial in result.trials:
         places = trial.examples or tuple(range(EXAMPLES if trial.score is not None else 0))
         assert list(places) == sorted(set(places))
@@ -97,7 +97,7 @@ def test_a_race_looks_at_more_prompts_for_the_same_calls() -> None:
     model = Model()
     result = run(model)
     assert result.stopped_by == "budget"
-    assert set(model.calls.values()) == {1}  # nothing is billed twice
+    assert set(model.calls.values()) == {1}  # no call is made twice
     assert 15 * EXAMPLES - EXAMPLES < sum(model.calls.values()) <= 15 * EXAMPLES
     assert result.usage.calls == sum(model.calls.values()) == sum(t.usage.calls for t in result.trials)
     assert len(result.prompts_scored()) > 20
@@ -165,7 +165,7 @@ def test_a_stop_loses_no_mini_batch_and_calls_nothing_partial_best(after: int) -
     assert result.best_score == FULL[result.best_index]
 
 
-def test_a_stop_before_anything_is_complete_says_so() -> None:
+def test_a_stop_before_any_full_score_is_an_error() -> None:
     async def work() -> zf.Result:
         stop = asyncio.Event()
 
@@ -187,7 +187,7 @@ def test_a_stop_before_anything_is_complete_says_so() -> None:
     assert all(t.partial and t.best_score is None for t in heard)
 
 
-def test_a_prompt_that_fails_in_mid_race_keeps_what_was_paid() -> None:
+def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores() -> None:
     class Refusing(Model):
         async def chat(self, messages: Any) -> Answer:
             prompt, _ = asked(messages)
@@ -205,7 +205,7 @@ def test_a_prompt_that_fails_in_mid_race_keeps_what_was_paid() -> None:
     assert result.stopped_by == "budget"
 
 
-def test_the_end_of_the_model_keeps_the_results() -> None:
+def test_an_unavailable_model_keeps_the_results() -> None:
     class Ending(Model):
         async def chat(self, messages: Any) -> Answer:
             if sum(self.calls.values()) >= 150:
@@ -218,8 +218,8 @@ def test_the_end_of_the_model_keeps_the_results() -> None:
     check_trials(result)
 
 
-def test_a_pool_that_is_spent_is_scored_out() -> None:
-    """With calls to spare, what was given up is taken up again: the end is the pool's best."""
+def test_an_exhausted_pool_is_scored_in_full() -> None:
+    """With calls to spare, stopped prompts are resumed, so that the winner is the best of the pool."""
     result = run(budget=60, race_error=0.5)
     assert result.best_score == FULL.max()
     assert result.stopped_by in ("pool", "budget")
@@ -227,7 +227,7 @@ def test_a_pool_that_is_spent_is_scored_out() -> None:
     assert len(full) == len(set(full))
 
 
-def test_a_race_is_repeatable_in_sequence() -> None:
+def test_a_race_with_one_call_at_a_time_is_reproducible() -> None:
     one, two = (run(Model(1), prompts_in_flight=1, seed=4) for _ in range(2))
     assert [(t.index, t.scores) for t in one.trials] == [(t.index, t.scores) for t in two.trials]
     other = run(Model(1), prompts_in_flight=1, seed=5)
@@ -243,15 +243,15 @@ def test_comparisons_use_full_scores() -> None:
             assert row.train_score == FULL[PROMPTS.index(row.prompt)]
 
 
-# ---- what races --------------------------------------------------------------------------------------
+# ---- conditions --------------------------------------------------------------------------------------
 
 
-def test_where_it_cannot_race_it_does_not_unless_asked_to() -> None:
+def test_a_run_that_cannot_race_refuses_racing_only_on_request() -> None:
     own = make_task(metric=lambda answer, references: 3.0)
     official = zf.ZopoConfig.official()
     config = zf.RunConfig()
     assert config.races(make_task())
-    assert not config.races(make_task(9))  # little to save
+    assert not config.races(make_task(9))  # too few examples to save calls
     assert not config.races(own)
     assert not config.races(len)
     assert not zf.RunConfig(search=official).races(make_task())
@@ -266,7 +266,7 @@ def test_where_it_cannot_race_it_does_not_unless_asked_to() -> None:
         zf.optimize_sync(len, PROMPTS, config=insists, embeddings=EMBEDDINGS)
 
 
-def test_a_metric_of_ones_own_races_within_its_range() -> None:
+def test_a_custom_metric_races_within_its_range() -> None:
     def shade(answer: str, references: list[str]) -> float:
         return 5.0 if answer == "yes" else 0.5
 
@@ -329,7 +329,7 @@ def test_options(more: tuple[str, ...], said: str, tmp_path: Any) -> None:
 
 
 def test_a_budget_of_prompts_is_not_raced() -> None:
-    """A ZopoConfig counts prompts scored in full: as many trials, all complete."""
+    """The budget of a ZopoConfig is a number of prompts, all scored in full."""
     config = zf.ZopoConfig(budget=6, initial=3)
     result = zf.optimize_sync(make_task(), PROMPTS, Model(), config, embeddings=EMBEDDINGS)
     assert [len(trial.scores) for trial in result.trials] == [EXAMPLES] * 6

@@ -1,4 +1,4 @@
-"""What a run leaves behind and what it would take: folder, plot, summary, escaped text, estimate."""
+"""Run folder, plot, summary, escaped text, and the estimate of a dry run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make_result(**changes: Any) -> Result:
 # ---- RunFolder ---------------------------------------------------------------------------------------
 
 
-def test_trials_are_in_the_file_as_they_are_added(tmp_path: Path) -> None:
+def test_trials_are_written_as_they_are_added(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b")
     for trial in make_result().trials:
         folder.add(trial)
@@ -86,33 +86,33 @@ def test_finish_writes_the_other_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [TRIALS, RESULT, BEST, CURVE])
-def test_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_a_run_is_refused_unchanged(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=f"already holds a run.*{name}"):
         RunFolder(tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError, match="cannot be written"):
             RunFolder(path)
 
 
-def test_folder_without_a_trial_goes_and_another_s_stays(tmp_path: Path) -> None:
+def test_a_new_folder_without_a_trial_is_removed(tmp_path: Path) -> None:
     RunFolder(tmp_path / "new").close(remove=True)
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
     RunFolder(tmp_path / "old").close(remove=True)
     assert list((tmp_path / "old").iterdir()) == []
-    folder = RunFolder(tmp_path / "none scored")  # known scores alone can end a run
+    folder = RunFolder(tmp_path / "none scored")  # prior scores alone can end a run
     folder.finish(make_result(trials=[]), {})
     folder.close(remove=True)
     assert (tmp_path / "none scored" / RESULT).exists()
 
 
-def test_without_matplotlib_the_plot_is_left_out_with_a_note(
+def test_without_matplotlib_the_plot_is_omitted_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
@@ -127,7 +127,7 @@ def test_without_matplotlib_the_plot_is_left_out_with_a_note(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([BEST, RESULT, TRIALS])
 
 
-def test_plot_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     (tmp_path / "run" / CURVE).mkdir()
     notes = folder.finish(make_result(), {})
@@ -135,7 +135,7 @@ def test_plot_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scores", [[], [0.5], [0.1, None, 0.9, 0.3]])
-def test_plot_is_a_picture(tmp_path: Path, scores: Sequence[float | None]) -> None:
+def test_the_plot_is_a_png_file(tmp_path: Path, scores: Sequence[float | None]) -> None:
     path = tmp_path / "curve.png"
     if not scores:
         with_nothing = [make_trial(1, None)]
@@ -151,7 +151,7 @@ def test_plot_is_a_picture(tmp_path: Path, scores: Sequence[float | None]) -> No
 # ---- text --------------------------------------------------------------------------------------------
 
 
-def test_summary_says_what_happened() -> None:
+def test_summary() -> None:
     lines = summary(make_result()).splitlines()
     assert lines[0] == "Stopped: the budget is spent."
     assert lines[1] == "Prompts scored: 2, failed: 1"
@@ -176,7 +176,7 @@ def test_summary_without_a_comparison_and_with_estimates() -> None:
 @pytest.mark.parametrize(
     "reason", ["budget", "pool", "perfect", "target", "interrupted", "failures", "error"]
 )
-def test_every_way_to_stop_has_words(reason: str) -> None:
+def test_every_reason_to_stop_has_a_text(reason: str) -> None:
     assert summary(make_result(stopped_by=reason)).startswith(f"Stopped: {STOPPED[reason]}.\n")
 
 
@@ -213,7 +213,7 @@ def make_task(train: int = 4, heldout: int = 3, metric: str = "exact_match") -> 
         (make_task(heldout=0), {}, 5 * 4),
     ],
 )
-def test_estimate_by_hand(
+def test_estimate_agrees_with_a_count_by_hand(
     monkeypatch: pytest.MonkeyPatch, task: zf.Task, config: dict[str, Any], calls: int
 ) -> None:
     monkeypatch.setattr(tokens, "count_messages", lambda messages, model: tokens.TokenCount(10, False))
@@ -240,7 +240,7 @@ def test_estimate_of_a_judge_counts_its_own_messages(monkeypatch: pytest.MonkeyP
     assert found.completion_tokens == answered * (8 + 256)
 
 
-def test_estimate_of_a_pool_that_is_yet_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimate_of_a_pool_that_is_not_generated_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "count_messages", lambda messages, model: tokens.TokenCount(10, False))
     found = estimate(make_task(), [], zf.RunConfig(budget=5), model="m", max_tokens=8, generate=6)
     shown = 4 * len("question 0yes") // 4 + UNKNOWN_PROMPT_TOKENS
@@ -252,7 +252,7 @@ def test_estimate_of_a_pool_that_is_yet_to_be_written(monkeypatch: pytest.Monkey
     assert "about " in str(found)
 
 
-def test_estimate_counts_what_is_sent_and_the_local_model_s_is_a_guess() -> None:
+def test_estimate_counts_the_messages_and_is_approximate_for_the_local_model() -> None:
     task, prompts = make_task(), [f"Say it in way {i}." for i in range(9)] * (MAX_SAMPLE // 4)
     one = tokens.count_messages(
         [{"role": "user", "content": "Instruction: Say it in way 1.\n\nInput: question 1\n\nOutput:"}],

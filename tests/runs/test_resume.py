@@ -1,4 +1,4 @@
-"""A run that was cut off anywhere goes on as if it had not been, and asks for nothing it was told."""
+"""Interrupted runs resume as if uninterrupted, and repeat no recorded call."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from zopo_fast.storage.store import Event, Store
 
 
 class Judging:
-    """The conductor as a judge's model."""
+    """Chat model that grades through the conductor."""
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor = conductor
@@ -43,7 +43,7 @@ class Judging:
 
 
 def search(task: Any = SMALL, pool: Any = PROMPTS, asked: str = "model", **more: Any) -> Run:
-    """A run on the toy task; `asked`: which of the conductor's functions answers."""
+    """Return a run on the toy task; `asked` names the function of the conductor that answers."""
     judged = asked == "chatty"
 
     def run(conductor: Conductor, store: Store) -> Any:
@@ -87,7 +87,7 @@ RUNS: dict[str, tuple[Run, dict[str, Any]]] = {
 
 
 def comparable(result: zf.Result, log: Sequence[Event] = ()) -> Any:
-    """What depends neither on the clock nor on what is answered once the search has ended."""
+    """Return the result without times and without answers after the end of the search."""
     trials = [replace(trial, seconds=0.0) for trial in result.trials]
     late = sum(event.kind == "late" for event in log)
     usage = replace(result.usage, calls=result.usage.calls - late)
@@ -99,7 +99,7 @@ def in_time(log: Sequence[Event]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_goes_on_as_if_it_had_not_been_cut(name: str, tmp_path: Path) -> None:
+def test_resumes_as_if_uninterrupted(name: str, tmp_path: Path) -> None:
     run, how = RUNS[name]
     path = tmp_path / "study.sqlite3"
     images = Images(path, every=23)
@@ -114,20 +114,20 @@ def test_goes_on_as_if_it_had_not_been_cut(name: str, tmp_path: Path) -> None:
         assert in_time(relived) == in_time(log)
         assert comparable(result, relived) == comparable(whole, log)
         scored = {(e.data["prompt"], e.data["example"]) for e in cut if e.kind == "score"}
-        assert not scored & set(again.calls), "asked for what it was told"
+        assert not scored & set(again.calls), "repeated a recorded call"
         assert not scored & set(again.graded)
     finished, silent, _ = conducted(run, path, log, **how)
     assert (silent.calls, silent.graded) == ([], [])
-    assert comparable(finished) == comparable(whole)  # what came late included
+    assert comparable(finished) == comparable(whole)  # late answers included
 
 
-# ---- ends that are not kills -------------------------------------------------------------------------
+# ---- interruptions but kills -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("calls", [20, 50, 51, 80])
 @pytest.mark.parametrize("how", ["error", "stop", "cancel"])
-def test_after_another_end(how: str, calls: int, tmp_path: Path) -> None:
-    """An error of the model, Ctrl-C, a cancelled task: the log follows from itself."""
+def test_after_an_interruption(how: str, calls: int, tmp_path: Path) -> None:
+    """An error of the model, Ctrl-C, a cancelled task: the entries of the log follow from each other."""
     path = tmp_path / "study.sqlite3"
     stop = asyncio.Event()
     first = Model(calls if how == "error" else None, zf.ServerError("down"))
@@ -152,7 +152,7 @@ def test_after_another_end(how: str, calls: int, tmp_path: Path) -> None:
         try:
             cut = go(path, first, stop=stop)
             assert cut.stopped_by == {"error": "error", "stop": "interrupted"}[how]
-        except zf.ZopoError:  # nothing was scored in full yet
+        except zf.ZopoError:  # no prompt was scored in full yet
             assert calls < 60
     kept = events(path)
     second = Model()
@@ -167,7 +167,7 @@ def test_after_another_end(how: str, calls: int, tmp_path: Path) -> None:
     assert [trial.number for trial in result.trials] == list(range(1, len(result.trials) + 1))
     never_twice(first, second)
     assert result.usage.calls == len(first.calls) + len(second.calls)
-    # And the same as a run that got the same answers in the same order and had no such end.
+    # An uninterrupted run with the same answers in the same order has the same log.
     whole, _, log = conducted(
         lambda conductor, store: zf.optimize(
             TASK, PROMPTS, conductor.model, settings(budget=8), embeddings=EMBEDDINGS, store=store,
@@ -195,18 +195,18 @@ def test_after_too_many_failures(tmp_path: Path) -> None:
     assert third.calls == []
 
 
-def test_a_score_that_no_race_takes_ends_every_time(tmp_path: Path) -> None:
+def test_a_score_outside_its_bounds_ends_every_run(tmp_path: Path) -> None:
     def beyond(answer: str, references: list[str]) -> float:
         return 0.5 if answer == "yes" else 7.0
 
     models = [Model(), Model()]
     for model in models:
-        with pytest.raises(zf.InputError, match="a score has to be 0 to 1, got 7"):
+        with pytest.raises(zf.InputError, match="a score must be 0 to 1, got 7"):
             go(tmp_path / "study.sqlite3", model, task=replace(TASK, metric=beyond), score_range=(0.0, 1.0))
     assert models[1].calls == []
 
 
-def test_comparison_that_was_cut_off(tmp_path: Path) -> None:
+def test_an_interrupted_comparison(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
 
     first, second = Model(), Model()
@@ -215,7 +215,7 @@ def test_comparison_that_was_cut_off(tmp_path: Path) -> None:
     assert isinstance(cut.error, zf.ServerError)
     phases: list[str] = []
     result = go(path, second, compare_random=True, on_phase=phases.append)
-    assert phases[0] == "search"  # the embeddings are kept
+    assert phases[0] == "search"  # the embeddings are stored
     assert result.error is None
     assert [row.role for row in result.heldout] == ["winner", "seed prompt", "random sample", "pool median"]
     never_twice(first, second)
@@ -224,8 +224,8 @@ def test_comparison_that_was_cut_off(tmp_path: Path) -> None:
     assert result.usage == whole.usage
 
 
-def test_equal_examples_in_train_and_held_out_are_asked_each(tmp_path: Path) -> None:
-    """An answer of the search does not pass for one of the comparison."""
+def test_equal_train_and_held_out_examples_are_asked_separately(tmp_path: Path) -> None:
+    """An answer of the search must not be used in the comparison."""
     path = tmp_path / "study.sqlite3"
     task = replace(SMALL, heldout=SMALL.train)
 
@@ -243,7 +243,7 @@ def test_equal_examples_in_train_and_held_out_are_asked_each(tmp_path: Path) -> 
     assert {row.score for row in second.heldout} == {0.0}
 
 
-# ---- what it is known by ------------------------------------------------------------------------------
+# ---- identity ----------------------------------------------------------------------------------------
 
 
 OTHER = {
@@ -258,7 +258,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("what", OTHER)
-def test_something_else_is_refused_by_name(what: str, tmp_path: Path) -> None:
+def test_a_change_is_refused_by_name(what: str, tmp_path: Path) -> None:
     class Named:
         def __init__(self, name: str) -> None:
             self.name = name
@@ -277,7 +277,7 @@ def test_something_else_is_refused_by_name(what: str, tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     run()
     count, before = len(calls), events(path)
-    with pytest.raises(zf.StudyMismatchError, match=f"begun with something else: {what}: .* then, .* now"):
+    with pytest.raises(zf.StudyMismatchError, match=f"started with other settings: {what}: .* then, .* now"):
         run(**OTHER[what])
     assert (len(calls), events(path)) == (count, before)
     run(concurrency=3, prompts_in_flight=9, heldout=False)  # no ask depends on these
@@ -296,7 +296,7 @@ def test_other_embeddings_and_another_template_are_refused(tmp_path: Path) -> No
         go(path, Model(), task=task)
 
 
-def test_a_log_that_does_not_follow_is_refused(tmp_path: Path) -> None:
+def test_an_inconsistent_log_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     go(path, Model())
     log = events(path)

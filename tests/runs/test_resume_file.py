@@ -1,4 +1,4 @@
-"""The file of a run that goes on: in use elsewhere, damaged, full, and what is kept in it when."""
+"""Study file of a resumed run: in use elsewhere, damaged, on a full disk, and its contents."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_two_runs_on_one_study(tmp_path: Path) -> None:
     assert asyncio.run(both(path)).error is None
     with Store.create(tmp_path / "other.sqlite3", {}) as store:
         assert asyncio.run(both(store)).error is None
-        store.sync()  # a Store stays open
+        store.sync()  # a Store is left open
 
 
-def test_a_salvaged_study_goes_on_with_no_call_for_what_it_holds(tmp_path: Path) -> None:
+def test_a_salvaged_study_resumes_and_repeats_no_call(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     first = Model()
     whole = go(path, first)
@@ -80,11 +80,11 @@ def test_a_salvaged_study_goes_on_with_no_call_for_what_it_holds(tmp_path: Path)
     second = Model()
     result = go(path, second)
     assert result.error is None
-    never_twice(first, second)  # the answers were whole
+    never_twice(first, second)  # all answers were intact
     assert len(result.trials) >= len(whole.trials) // 2
 
 
-def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_and_loses_no_acknowledged_trial(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     first, second = Model(), Model()
     heard: list[zf.Trial] = []
@@ -92,7 +92,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
 
         def listen(trial: zf.Trial) -> None:
             heard.append(trial)
-            if len(heard) == 3:  # no more pages than there are now
+            if len(heard) == 3:  # the file cannot grow any more
                 store._connection.execute("PRAGMA max_page_count = 1")
 
         with pytest.raises(zf.StoreFullError, match="no space left"):
@@ -107,7 +107,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
     result = go(path, second, on_resume=held.append)
     assert result.error is None
     assert held[0][: len(heard)] == heard
-    # Asked again is at most what had come in and was not acknowledged.
+    # Only calls that were answered and not acknowledged yet may be repeated.
     repeated = set(first.calls) & set(second.calls)
     assert len(repeated) <= 5 * EXAMPLES
     assert len(first.calls) > 2 * len(repeated)
@@ -134,7 +134,7 @@ def test_example_of_the_documentation(tmp_path: Path) -> None:
     never_twice(model)
 
 
-def test_the_embeddings_are_made_once(tmp_path: Path) -> None:
+def test_the_pool_is_embedded_once(tmp_path: Path) -> None:
     class Embedder:
         usage = zf.Usage(prompt_tokens=9, calls=1)
         made = 0
@@ -172,34 +172,36 @@ def test_a_metric_object_is_identified_by_its_class(tmp_path: Path) -> None:
     results = [go(path, model, task=replace(SMALL, metric=Graded()), racing=False) for model in models]
     assert models[1].calls == []
     assert results[0].trials == results[1].trials
-    with pytest.raises(zf.StudyMismatchError, match="begun with something else: task: "):
+    with pytest.raises(zf.StudyMismatchError, match="started with other settings: task: "):
         go(path, Model(), task=replace(SMALL, metric=Other()), racing=False)
 
 
-def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> None:
-    """A call that is cancelled while the cache writes its answer down is paid for: it is not asked again."""
+def test_answers_are_stored_before_they_are_in_the_cache(tmp_path: Path) -> None:
+    """A call that is cancelled while the cache writes its answer is paid for, and is not repeated."""
 
     class Slow(AnswerCache):
         def put(self, key: bytes, answer: Answer) -> None:
             writing.set()
-            assert going_on.wait(60)
+            assert may_continue.wait(60)
 
     class Client:
         name = "m"
         config = zf.ClientConfig("m", base_url="http://127.0.0.1:9/v1")
 
         async def chat(self, messages: Any) -> Answer:
-            if writing.is_set() and not going_on.is_set():
-                await asyncio.Event().wait()  # none comes in the moment of the cancellation
+            if writing.is_set() and not may_continue.is_set():
+                await asyncio.Event().wait()  # no call is answered at the moment of the cancellation
             calls.append(asked_for(messages))
             return Answer(answer(messages), zf.Usage(calls=1))
 
-    async def cut_off() -> None:
+    async def cancelled() -> None:
         run = asyncio.ensure_future(optimize(Slow(tmp_path / "slow")))
         assert await asyncio.to_thread(writing.wait, 60)
-        await asyncio.sleep(0.2)  # so that all that came before has been told of
+        await asyncio.sleep(0.2)  # earlier answers are recorded by then
         run.cancel()
-        asyncio.get_running_loop().call_later(0.5, going_on.set)  # the run waits for what the cache was given
+        asyncio.get_running_loop().call_later(
+            0.5, may_continue.set
+        )  # the run waits until the cache is written
         await asyncio.gather(run, return_exceptions=True)
         assert run.cancelled()
 
@@ -210,8 +212,8 @@ def test_what_was_answered_is_kept_before_the_cache_has_it(tmp_path: Path) -> No
         )  # fmt: skip
 
     calls: list[tuple[int, int]] = []
-    writing, going_on = threading.Event(), threading.Event()
-    asyncio.run(cut_off())
+    writing, may_continue = threading.Event(), threading.Event()
+    asyncio.run(cancelled())
     before = calls.copy()
     assert before
     asyncio.run(optimize())

@@ -1,4 +1,4 @@
-"""The driver: scheduling, failures, stopping, and the comparison at the end."""
+"""Driver: scheduling, failures, stopping, and the comparison at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def number_in(messages: Any) -> int:
 
 
 def answer(messages: Any) -> str:
-    """Prompt number n answers n of 24 questions rightly, on the whole."""
+    """Answer n of 24 questions correctly under prompt number n."""
     question = int(messages[-1]["content"].split("question ")[1].split("\n")[0])
     return "yes" if (question * 7 + 3) % 24 < number_in(messages) else "no"
 
@@ -40,7 +40,7 @@ def _boom(_: str) -> float:
 
 
 def expected_scores(number: int) -> list[float]:
-    """What prompt `number` scores on the five train examples."""
+    """Return the scores of prompt `number` on the five train examples."""
     content = f"way number {number}. question {{}}\n"
     return [float(answer([{"content": content.format(q)}]) == "yes") for q in range(5)]
 
@@ -51,7 +51,7 @@ def run(task: Any = None, llm: Any = answer, config: Any = None, **kwargs: Any) 
     return zf.optimize_sync(task, PROMPTS, llm, config, embeddings=EMBEDDINGS, **kwargs)
 
 
-def test_result_of_a_whole_run() -> None:
+def test_the_result_of_a_whole_run() -> None:
     seen: list[zf.Trial] = []
     result = run(on_trial=seen.append)
     assert result.stopped_by == "budget"
@@ -93,7 +93,7 @@ def test_more_than_one_prompt_is_in_flight_and_the_slots_stay_full() -> None:
     assert most_calls == 8
 
 
-def test_every_example_is_scored_exactly_once_by_a_server_that_misbehaves() -> None:
+def test_every_example_is_scored_exactly_once_against_a_faulty_server() -> None:
     async def work() -> tuple[zf.Result, FakeServer]:
         plan = random_faults(seed=3, share=0.3, at_most=3)
         async with FakeServer(answer, plan=plan) as server:
@@ -146,7 +146,7 @@ def test_incumbent_outside_the_pool_is_added() -> None:
     assert result.best_prompt == "Do it in way number 23."
 
 
-def test_perfect_score_ends_the_run_unless_told_otherwise() -> None:
+def test_a_perfect_score_ends_the_run_by_default() -> None:
     def always(_: Any) -> str:
         return "yes"
 
@@ -177,7 +177,7 @@ def test_task_function_failures_are_metric_errors() -> None:
         run(lambda _: "1", None)
 
 
-def test_failing_prompt_is_left_out_and_the_budget_kept() -> None:
+def test_a_failed_prompt_is_left_out_and_refunded() -> None:
     def picky(messages: Any) -> str:
         if number_in(messages) % 4 == 0:
             raise zf.RequestRejectedError("content filter")
@@ -200,7 +200,7 @@ def test_pool_whose_prompts_all_fail_ends_with_the_error() -> None:
         run(llm=broken)
 
 
-def test_model_lost_in_mid_run_keeps_the_results() -> None:
+def test_a_model_that_becomes_unavailable_keeps_the_results() -> None:
     calls = 0
 
     def lost(messages: Any) -> str:
@@ -274,7 +274,7 @@ def test_cancelling_leaves_no_task_behind() -> None:
     assert asyncio.run(work()) == 0
 
 
-def test_prior_scores_of_the_pool_are_data_and_not_scored_again() -> None:
+def test_prior_scores_are_data_and_not_scored_again() -> None:
     pool = zf.Pool.from_texts(PROMPTS, {0: 0.2, 5: 0.9})
     config = zf.RunConfig(budget=10, initial=3, stop_at_perfect=False, heldout=False)
     result = zf.optimize_sync(make_task(), pool, answer, config, embeddings=EMBEDDINGS)
@@ -333,7 +333,7 @@ def test_interval_covers_the_mean_and_shrinks_with_agreement() -> None:
     assert same == (0.0, 0.0, 0.0)
 
 
-def test_sync_functions_do_not_hold_up_each_other() -> None:
+def test_sync_functions_do_not_block_each_other() -> None:
     numbers, together = itertools.count(1), threading.Event()
 
     def slow(messages: Any) -> str:
@@ -346,7 +346,7 @@ def test_sync_functions_do_not_hold_up_each_other() -> None:
     assert run(make_task(5, 0), slow, config).error is None
 
 
-def test_failure_of_a_user_s_model_keeps_the_results() -> None:
+def test_a_failed_model_function_keeps_the_results() -> None:
     calls = 0
 
     def lost(messages: Any) -> str:
@@ -363,7 +363,7 @@ def test_failure_of_a_user_s_model_keeps_the_results() -> None:
     assert len(result.trials) >= 3
 
 
-def test_prompt_refused_on_held_out_examples_costs_its_row_only() -> None:
+def test_a_prompt_refused_on_held_out_examples_loses_its_row_only() -> None:
     def picky(messages: Any) -> str:
         question = int(messages[-1]["content"].split("question ")[1].split("\n")[0])
         if question >= 5 and number_in(messages) == 9:
@@ -420,8 +420,8 @@ def test_function_that_raises_stop_iteration_does_not_hang() -> None:
         run(lambda _: next(iter([])), None)
 
 
-def test_first_reason_to_end_stands() -> None:
-    """A perfect score and a lost model in the same moment: the perfect score was first."""
+def test_the_first_reason_to_end_counts() -> None:
+    """The model fails at the moment of a perfect score, which came first."""
 
     async def both(messages: Any) -> str:
         await asyncio.sleep(0)

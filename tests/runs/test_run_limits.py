@@ -1,4 +1,4 @@
-"""Hard limits of whole runs: never exceeded, said in the result, and counted over every life of a study."""
+"""Hard limits of runs: never exceeded, named in the result, and counted over all runs of a study."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_calls_with_64_in_flight(calls: int) -> None:
         result = run(server, Limits(calls=calls))
     assert result.stopped_by == "calls"
     assert result.error is None
-    assert len(chats(server)) == calls  # not one more, and none is wasted
+    assert len(chats(server)) == calls  # the whole budget and no call more
     assert result.usage.calls == calls
 
 
@@ -91,7 +91,7 @@ def test_a_limit_before_a_full_score_ends_with_the_best_so_far() -> None:
     assert len(chats(server)) == 5
 
 
-def test_every_life_of_a_study_counts(tmp_path: Path) -> None:
+def test_all_runs_of_a_study_count(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     with serving(answer, latency=0.005) as server:
         first = run(server, Limits(calls=150), store=path)
@@ -106,7 +106,7 @@ def test_every_life_of_a_study_counts(tmp_path: Path) -> None:
     assert len(set(scored)) == len(scored) == 260
 
 
-def test_what_the_cache_holds_costs_no_limit(tmp_path: Path) -> None:
+def test_answers_from_the_cache_do_not_count(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
     with serving(answer, latency=0.002) as server:
         first = run(server, Limits(calls=200), cache=cache)
@@ -135,7 +135,7 @@ def test_the_command(tmp_path: Path) -> None:
         done = bench.run(*bench.optimize(server, "--limit-calls", "20", "--out", "out", "--quiet"))
         assert done.code == 0, done
         assert "the limit of calls is reached" in done.out
-        # The call that embeds the pool is one of them.
+        # The call that embeds the pool counts too.
         assert len(server.requests) == 20
         on = bench.run("optimize", "--resume", "out", "--limit-calls", "25", "--quiet")
         assert on.code == 0, on

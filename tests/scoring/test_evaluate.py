@@ -12,7 +12,7 @@ import pytest
 from zopo_fast.errors import InputError, LLMError, MetricError, ServerError
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.scoring import metrics
-from zopo_fast.scoring.evaluator import Evaluator, Scored
+from zopo_fast.scoring.evaluator import Evaluator, ScoredExample
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Example
 
@@ -76,7 +76,7 @@ def test_scores_come_in_the_order_of_the_examples_though_answers_do_not() -> Non
             gates[asked].set()
             return f"out {asked}" if int(asked) % 2 else "wrong"
 
-        model, seen = Model(reply), list[Scored]()
+        model, seen = Model(reply), list[ScoredExample]()
         evaluation = await evaluator(model, on_answer=seen.append).evaluate("Echo.", EXAMPLES)
         assert evaluation.scores == (0, 1, 0, 1, 0, 1)
         assert evaluation.mean == 0.5
@@ -96,7 +96,7 @@ def test_a_subset_is_scored_by_index() -> None:
         async def reply(asked: str) -> str:
             return f"out {asked}"
 
-        model, seen = Model(reply), list[Scored]()
+        model, seen = Model(reply), list[ScoredExample]()
         evaluation = await evaluator(model, on_answer=seen.append).evaluate("Echo.", EXAMPLES, indices=[4, 1])
         assert (evaluation.indices, evaluation.answers) == ((4, 1), ("out 4", "out 1"))
         assert {(one.index, one.example.input) for one in seen} == {(4, "4"), (1, "1")}
@@ -259,7 +259,7 @@ def test_a_failing_metric_or_callback_ends_the_evaluation() -> None:
         with pytest.raises(MetricError, match=r"oops.*example 0"):
             await evaluator(Model(reply), broken).evaluate("Echo.", EXAMPLES)
 
-        def full(_: Scored) -> None:
+        def full(_: ScoredExample) -> None:
             raise OSError("disk full")
 
         with pytest.raises(OSError, match="disk full"):

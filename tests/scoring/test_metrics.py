@@ -319,7 +319,7 @@ def test_replies_without_a_score_are_zero_and_counted_until_there_are_too_many()
     judge = Judge(Grader("?", "??", "Score: 10", "?", "?", "what is this"), patience=3)
     assert [score(judge, "a", "b") for _ in range(5)] == [0, 0, 1, 0, 0]
     assert judge.unparsed == 4
-    with pytest.raises(MetricError, match=r"3 replies .* in a row .*what is this"):
+    with pytest.raises(MetricError, match=r"3 answers in a row .*what is this"):
         score(judge, "a", "b")
     assert judge.usage.calls == 6
 

@@ -207,8 +207,8 @@ def test_scores_between_are_raced_by_a_bet() -> None:
         ({"error": 1.0}, "race error"),
         ({"first": 0}, "first mini-batch"),
         ({"batch": 0}, "mini-batch"),
-        ({"bounds": (1.0, 0.0)}, "least and greatest"),
-        ({"bounds": (0.0, math.inf)}, "least and greatest"),
+        ({"bounds": (1.0, 0.0)}, "bounds must be finite and ascending"),
+        ({"bounds": (0.0, math.inf)}, "bounds must be finite and ascending"),
         ({"calls": 19}, "19 calls"),
     ],
 )
@@ -254,7 +254,7 @@ def test_search_hears_partial_means_and_gets_its_budget_back() -> None:
 
 
 @pytest.mark.parametrize("landscape", load_folder(LANDSCAPES), ids=lambda landscape: landscape.name)
-@pytest.mark.parametrize("stated", [racing.ERROR])
+@pytest.mark.parametrize("stated", [racing.DEFAULT_ERROR])
 def test_fewer_are_given_up_wrongly_than_stated(landscape, stated: float) -> None:  # type: ignore[no-untyped-def]
     """In whole runs, where candidates and incumbents are chosen by what was seen of others."""
     found = search_racing.decisions(landscape, stated, search_quality.Plan(), range(12))

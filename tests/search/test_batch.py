@@ -1,4 +1,4 @@
-"""Many searches side by side: each proposes what a search of its own would, on every device."""
+"""Batch of searches: each proposes what a single search would, on every device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zopo_fast as zf
 
 
 def landscape(rng: np.random.Generator, m: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and scores that go with them, some embeddings nearly alike."""
+    """Make embeddings, some of them nearly equal, and scores that depend on them."""
     Z = rng.normal(size=(m, d))
     Z[m // 2 :: 7] = Z[: len(Z[m // 2 :: 7])] + 1e-3 * rng.normal(size=(len(Z[m // 2 :: 7]), d))
     scores = np.tanh(Z @ rng.normal(size=d) / np.sqrt(d)) + 0.05 * rng.normal(size=m)
@@ -65,8 +65,8 @@ def problems(rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarra
     return pools, scores
 
 
-def test_index_for_index_as_alone(device: str, problems: Any) -> None:
-    """Studies of different sizes, precisions and settings, done at different times."""
+def test_each_search_asks_what_it_would_alone(device: str, problems: Any) -> None:
+    """The searches differ in size, precision and settings, and end at different times."""
     pools, scores = problems
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
@@ -88,7 +88,7 @@ def test_other_kernels(device: str, problems: Any, widths: tuple[int, int]) -> N
 
 
 def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> None:
-    """Repeated rows: pivots that are rounding noise, distances that tie."""
+    """Repeated rows give pivots of rounding noise and equal distances."""
     Z = np.repeat(rng.normal(size=(12, 6)), 4, axis=0)
     scores = [np.repeat(rng.normal(size=12), 4), np.zeros(48), np.full(48, 1e200)]
     config = zf.ZopoConfig(search="gradient", budget=40, initial=12, seed=4)
@@ -96,8 +96,8 @@ def test_duplicates_and_equal_scores(device: str, rng: np.random.Generator) -> N
     assert together(batch, scores) == [alone(Z, y, config) for y in scores]
 
 
-def test_parts_of_one_array(device: str, rng: np.random.Generator) -> None:
-    """Pools that start at the same place in memory, and end at another."""
+def test_pools_may_share_one_array(device: str, rng: np.random.Generator) -> None:
+    """The pools start at the same address and have different lengths."""
     Z, y = landscape(rng, 60, 12)
     config = zf.ZopoConfig(search="gradient", budget=16, initial=5, seed=2)
     pools = [Z[:20], Z, Z[:40], Z]
@@ -105,8 +105,8 @@ def test_parts_of_one_array(device: str, rng: np.random.Generator) -> None:
     assert together(zf.ZopoBatch(pools, config, device), [y] * 4) == expected
 
 
-def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More observations than room was made for at first."""
+def test_the_capacity_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search gets more observations than its initial capacity."""
     pools, scores = problems
     monkeypatch.setattr("zopo_fast.search.batch.MAX_PREALLOCATED", 8)
     batch = zf.ZopoBatch(pools, CONFIGS, device)
@@ -114,7 +114,7 @@ def test_room_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_gradient_uncertainty(device: str, problems: Any) -> None:
-    """The same share as the model of a single search computes from scratch, step by step."""
+    """The uncertainty equals, at each step, that of the model of a single search."""
     pools, scores = problems
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     assert np.isnan(batch.gradient_uncertainty).all()
@@ -135,8 +135,8 @@ def test_gradient_uncertainty(device: str, problems: Any) -> None:
     assert compared > 80
 
 
-def test_one_study_may_wait(device: str, problems: Any) -> None:
-    """A score that takes long holds up its own study alone."""
+def test_one_search_may_wait(device: str, problems: Any) -> None:
+    """A late score delays its own search only."""
     pools, scores = problems
     expected = [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
     batch = zf.ZopoBatch(pools, CONFIGS, device)
@@ -152,7 +152,7 @@ def test_one_study_may_wait(device: str, problems: Any) -> None:
         waiting = batch.pending
         told = waiting.copy()
         if turn % 3:
-            told[turn % len(told)] = -1  # this one is late
+            told[turn % len(told)] = -1  # this score is late
         values = np.array([y[i] if i >= 0 else np.nan for y, i in zip(scores, told, strict=True)])
         if (told >= 0).any() or (waiting < 0).all():
             batch.tell(told, np.nan_to_num(values))
@@ -160,7 +160,7 @@ def test_one_study_may_wait(device: str, problems: Any) -> None:
     assert orders == expected
 
 
-def test_state_continues_identically(device: str, problems: Any) -> None:
+def test_a_restored_batch_continues_identically(device: str, problems: Any) -> None:
     pools, scores = problems
     expected = [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
     batch = zf.ZopoBatch(pools, CONFIGS, device)
@@ -195,7 +195,7 @@ def test_state_continues_identically(device: str, problems: Any) -> None:
         zf.ZopoBatch.from_state(pools, {"version": 9}, device)
 
 
-def test_what_cannot_be_told(device: str, problems: Any) -> None:
+def test_invalid_scores_are_refused(device: str, problems: Any) -> None:
     pools, scores = problems
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     asked = batch.ask()
@@ -216,7 +216,7 @@ def test_what_cannot_be_told(device: str, problems: Any) -> None:
         batch.tell(asked[1:], values)
     with pytest.raises(zf.ArrayError, match="indices"):
         batch.tell(asked.astype(float), values)
-    assert (batch.pending == asked).all(), "nothing was recorded"
+    assert (batch.pending == asked).all(), "a refused call recorded scores"
     batch.tell(asked, values)
     assert (batch.pending == -1).all()
     with pytest.raises(zf.UnknownIndexError, match="waits for none"):
@@ -227,7 +227,7 @@ def test_what_cannot_be_told(device: str, problems: Any) -> None:
     assert (batch.ask([]) == -1).all()
 
 
-def test_what_a_batch_cannot_be_made_of(problems: Any) -> None:
+def test_invalid_pools_and_configs_are_refused(problems: Any) -> None:
     pools, _ = problems
     with pytest.raises(zf.ConfigError, match="at least one"):
         zf.ZopoBatch([])

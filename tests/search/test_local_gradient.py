@@ -1,4 +1,4 @@
-"""The gradient at a center, kept up to date, against the Gaussian process that computes it afresh."""
+"""Incremental gradient at a center, against a Gaussian process that computes it from scratch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def made(dim: int, width: int, depth: int, m: int = 120) -> tuple[_core.LocalGra
 
 
 @pytest.mark.parametrize(("dim", "width", "depth"), [(384, 32, 2), (16, 24, 3), (5, 100, 1), (9, 7, 4)])
-def test_agrees_with_the_process_while_points_and_centers_come_and_go(
-    dim: int, width: int, depth: int
-) -> None:
+def test_the_gradient_follows_changes_of_observations_and_center(dim: int, width: int, depth: int) -> None:
     local, kernel, E = made(dim, width, depth)
     rng = np.random.default_rng(1)
     noise = 0.01 * kernel.diag(E).mean()
@@ -43,7 +41,7 @@ def test_agrees_with_the_process_while_points_and_centers_come_and_go(
             assert_close(local.gradient(), expected.gradient, 1e-9)
 
 
-def test_pending_points_lower_the_uncertainty_and_leave_no_trace() -> None:
+def test_pending_points_lower_the_uncertainty_temporarily() -> None:
     local, kernel, E = made(16, 24, 2)
     noise = 0.01 * kernel.diag(E).mean()
     gp = zf.GaussianProcess(kernel)
@@ -60,7 +58,7 @@ def test_pending_points_lower_the_uncertainty_and_leave_no_trace() -> None:
     assert len(local) == 20
 
 
-def test_equal_scores_have_no_gradient_and_the_step_stays() -> None:
+def test_equal_scores_give_no_gradient_and_no_step() -> None:
     local, kernel, E = made(16, 24, 2)
     for n in range(10):
         local.append(n, 0.7, 0.01 * kernel.diag(E).mean())
@@ -69,7 +67,7 @@ def test_equal_scores_have_no_gradient_and_the_step_stays() -> None:
     assert local.step(100.0) == 30
 
 
-def test_step_is_the_free_candidate_nearest_to_the_moved_center() -> None:
+def test_a_step_goes_to_the_free_candidate_nearest_to_the_moved_center() -> None:
     Z = np.random.default_rng(0).normal(size=(200, 8))
     kernel = zf.NTK.random(8, seed=1)
     pool = _core.Pool(Z, np.zeros(8), np.ones(8))
@@ -82,10 +80,10 @@ def test_step_is_the_free_candidate_nearest_to_the_moved_center() -> None:
     target = Z[4] + 2.0 * g / np.linalg.norm(g)
     distances = ((Z[30:] - target) ** 2).sum(axis=1)
     assert local.step(2.0) == 30 + int(np.argmin(distances))
-    assert g[0] > 0  # the scores rise along the first coordinate
+    assert g[0] > 0  # the scores increase with the first coordinate
 
 
-def test_a_point_that_tells_nothing_new_is_refused_and_nothing_changes() -> None:
+def test_a_duplicate_without_noise_is_refused_and_changes_nothing() -> None:
     local, _, _ = made(16, 24, 2)
     local.center(1)
     for n in range(5):
@@ -107,20 +105,20 @@ def test_a_point_that_tells_nothing_new_is_refused_and_nothing_changes() -> None
         (lambda g: g.relative_uncertainty([500], 1.0), "pending"),
     ],
 )
-def test_refuses_by_name(call: object, word: str) -> None:
+def test_invalid_arguments_are_named(call: object, word: str) -> None:
     local, _, _ = made(16, 24, 2)
     with pytest.raises(zf.InputError if word in ("y", "noise") else zf.UnknownIndexError, match=word):
         call(local)  # type: ignore[operator]
 
 
-def test_dimensions_have_to_agree() -> None:
+def test_different_dimensions_are_refused() -> None:
     Z = np.zeros((3, 5))
     pool = _core.Pool(Z, np.zeros(5), np.ones(5))
     with pytest.raises(zf.ArrayError, match="dimension 5"):
         _core.LocalGradient(zf.NTK.random(4).network, pool)
 
 
-def test_without_a_center_there_is_no_gradient() -> None:
+def test_a_gradient_needs_a_center() -> None:
     local, _, _ = made(16, 24, 2)
     local.append(0, 1.0, 0.1)
     for ask in (local.gradient, lambda: local.step(1.0), lambda: local.relative_uncertainty([], 0.1)):
@@ -133,7 +131,7 @@ def test_without_a_center_there_is_no_gradient() -> None:
         local.gradient()
 
 
-def test_cleared_it_is_as_new() -> None:
+def test_a_cleared_object_is_like_a_new_one() -> None:
     local, _, _ = made(16, 24, 2)
     fresh, _, _ = made(16, 24, 2)
     local.center(3)
@@ -160,7 +158,7 @@ def test_a_pending_duplicate_does_not_hide_the_pending_points_after_it() -> None
 
 
 def filled(n: int) -> tuple[_core.LocalGradient, zf.NTK, np.ndarray, np.ndarray, float]:
-    """n observations of made(16, 24, 2), their scores and a noise in proportion."""
+    """Append n observations to made(16, 24, 2); return their scores and a matching noise as well."""
     local, kernel, E = made(16, 24, 2)
     y, noise = np.random.default_rng(n).normal(size=n), 0.1 * float(kernel.diag(E).mean())
     for i in range(n):
@@ -170,22 +168,22 @@ def filled(n: int) -> tuple[_core.LocalGradient, zf.NTK, np.ndarray, np.ndarray,
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 40, 61])
 @pytest.mark.parametrize("noise", [1e-3, 0.1, 10.0])
-def test_likelihood_of_a_noise_is_the_reference(n: int, noise: float) -> None:
+def test_the_likelihood_of_a_noise_equals_the_reference(n: int, noise: float) -> None:
     local, kernel, E, y, _ = filled(n)
     scaled = noise * float(kernel.diag(E).mean())
     expected = reference.profile_log_likelihood(kernel.gram(E[:n]), y, scaled)
     assert local.log_likelihood(y, scaled) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_likelihood_where_nothing_can_be_factorised() -> None:
+def test_the_likelihood_of_a_singular_matrix_is_refused() -> None:
     local, _, _, _, _ = filled(5)
     for _ in range(3):
-        local.append(2, 0.0, 1e3)  # the same point again and again
+        local.append(2, 0.0, 1e3)  # the same point many times
     assert local.log_likelihood(np.zeros(8), 0.0) == -np.inf
 
 
 @pytest.mark.parametrize("change", ["scores", "noise", "both", "nothing"])
-def test_refitted_it_is_as_if_filled_with_that(change: str) -> None:
+def test_a_refit_equals_a_new_object(change: str) -> None:
     local, _, _, y, noise = filled(33)
     noises = np.full(33, noise)
     if change in ("scores", "both"):
@@ -206,9 +204,9 @@ def test_refitted_it_is_as_if_filled_with_that(change: str) -> None:
     )
 
 
-def test_refit_keeps_what_it_can_factorise() -> None:
+def test_a_failed_refit_changes_nothing() -> None:
     local, _, _, y, noise = filled(20)
-    local.append(3, 1.0, noise)  # a duplicate, possible with this noise
+    local.append(3, 1.0, noise)  # a duplicate, which this noise permits
     noises = np.full(21, noise)
     noises[[3, 20]] = 0.0
     with pytest.raises(zf.NotPositiveDefiniteError, match="observation 20"):
@@ -219,7 +217,7 @@ def test_refit_keeps_what_it_can_factorise() -> None:
     assert np.isfinite(local.gradient()).all()
 
 
-def test_refit_refuses_other_numbers_of_scores() -> None:
+def test_a_refit_refuses_another_number_of_scores() -> None:
     local, _, _, y, noise = filled(4)
     for scores, noises in ((y[:3], np.full(3, noise)), (y, np.full(3, noise)), (y, np.full(4, -1.0))):
         with pytest.raises(zf.ArrayError):
@@ -227,8 +225,8 @@ def test_refit_refuses_other_numbers_of_scores() -> None:
     assert len(local) == 4
 
 
-def test_room_grows_with_the_observations() -> None:
-    """Beyond the capacity asked for: nothing moves or is lost."""
+def test_the_capacity_grows_with_the_observations() -> None:
+    """More observations than the requested capacity lose nothing."""
     Z = np.random.default_rng(0).normal(size=(90, 5))
     kernel = zf.NTK.random(5, seed=1)
     pools = [_core.Pool(Z, np.zeros(5), np.ones(5)) for _ in range(2)]

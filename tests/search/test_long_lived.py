@@ -1,4 +1,4 @@
-"""Objects that have lived through 10,000 changes answer as fresh ones of the same data do, to 1e-8."""
+"""Objects after 10,000 changes agree to 1e-8 with new ones of the same data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import zopo_fast as zf
 from zopo_fast import _core
 
 OPERATIONS = 10_000
-MOST = 120  # observations at once
+MAX_SIZE = 120  # observations
 CHECK_EVERY = 500
 RTOL = 1e-8
 
 
 def assert_fresh(gp: zf.GaussianProcess, Q: np.ndarray) -> None:
-    """Posterior and likelihood are those of a process that was given the same data at once."""
+    """Check posterior and likelihood against a new process with the same data."""
     X, y, noise = gp._gp.state()
     fresh = zf.GaussianProcess(gp.kernel)
     if len(X):
@@ -30,20 +30,20 @@ def assert_fresh(gp: zf.GaussianProcess, Q: np.ndarray) -> None:
 
 @pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0], ids=lambda share: f"noise {share:g}")
 def test_process_after_ten_thousand_changes(device: str, noise: float) -> None:
-    """Appends of one and of many, pops and removals; some points come back as exact duplicates."""
+    """The changes are appends of one and of many, pops and removals, with exact duplicates."""
     rng = np.random.default_rng(5)
     kernel = zf.NTK.random(16, width=24, depth=2, seed=2)
     points, Q = rng.normal(size=(300, 16)), rng.normal(size=(3, 16))
     unit = kernel.diag(points).mean()
     gp = zf.GaussianProcess(kernel, noise=noise * unit, device=device)
-    operations = OPERATIONS if device == "cpu" or not EMULATED else 400  # a launch takes 10 ms there
+    operations = OPERATIONS if device == "cpu" or not EMULATED else 400  # an emulated launch takes 10 ms
     check_every = min(CHECK_EVERY, operations // 4)
     sizes, growing, removed = [], True, 0
     for operation in range(1, operations + 1):
-        if len(gp) == 0 or len(gp) >= MOST:
+        if len(gp) == 0 or len(gp) >= MAX_SIZE:
             growing = len(gp) == 0
         if rng.random() < (0.75 if growing else 0.25):
-            count = min(int(rng.integers(1, 5)) if rng.random() < 0.1 else 1, MOST - len(gp))
+            count = min(int(rng.integers(1, 5)) if rng.random() < 0.1 else 1, MAX_SIZE - len(gp))
             at = rng.integers(len(points), size=count)
             gp.append(points[at], rng.normal(size=count), unit * noise * rng.uniform(1, 3, size=count))
         elif rng.random() < 0.3 and len(gp):
@@ -56,13 +56,13 @@ def test_process_after_ten_thousand_changes(device: str, noise: float) -> None:
             assert_fresh(gp, Q)
     assert gp.jitter == 0.0
     assert min(sizes) == 0
-    assert max(sizes) == MOST
+    assert max(sizes) == MAX_SIZE
     assert removed > 0.3 * operations
 
 
 @pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0], ids=lambda share: f"noise {share:g}")
 def test_gradient_at_a_center_after_ten_thousand_changes(noise: float) -> None:
-    """Appends, new centers, questions with pending candidates, and now and then a clear."""
+    """The changes are appends, new centers, pending candidates, and now and then a clear."""
     rng = np.random.default_rng(6)
     kernel = zf.NTK.random(16, width=24, depth=2, seed=2)
     Z = rng.normal(size=(300, 16))
@@ -72,7 +72,7 @@ def test_gradient_at_a_center_after_ten_thousand_changes(noise: float) -> None:
     clears, most = 0, 0
     for operation in range(1, OPERATIONS + 1):
         what = rng.random()
-        if len(seen) == MOST or (what < 0.002 and seen):
+        if len(seen) == MAX_SIZE or (what < 0.002 and seen):
             local.clear()
             seen, clears = [], clears + 1
             local.center(center)
@@ -95,4 +95,4 @@ def test_gradient_at_a_center_after_ten_thousand_changes(noise: float) -> None:
             assert local.relative_uncertainty([7], unit * noise) == pytest.approx(uncertainty, rel=RTOL)
             assert local.step(1.0) == fresh.step(1.0)
     assert clears > 20
-    assert most == MOST
+    assert most == MAX_SIZE

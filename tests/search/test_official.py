@@ -1,4 +1,4 @@
-"""The `official` preset: the published run, evaluation by evaluation, and where the published one hangs."""
+"""Preset `official`: the published run, evaluation by evaluation, and the cases where that one hangs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def replay(g: Golden, embeddings: np.ndarray) -> zf.Zopo:
 @pytest.mark.parametrize("name", golden_names("trace"))
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_golden_order_of_evaluation(name: str, dtype: str) -> None:
-    """`evaluated` whole; initial points first, and without them and `explored` what is left is `asked`."""
+    """The order is `evaluated`: the initial points, then `explored` and `asked`."""
     g = load_golden(name)
     opt = replay(g, g.data["Z"].astype(dtype))
     order = []
@@ -51,8 +51,8 @@ def test_golden_order_of_evaluation(name: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("name", golden_names("trace"))
-def test_golden_order_when_the_initial_points_go_out_together(name: str) -> None:
-    """Their scores may return in any order of time; asks after them are one by one."""
+def test_golden_order_with_all_initial_points_in_flight(name: str) -> None:
+    """The scores of the initial points arrive in any order; later asks are one by one."""
     g = load_golden(name)
     opt, order = replay(g, g.data["Z"]), []
     first = opt.ask(len(g.data["init"]))
@@ -64,7 +64,7 @@ def test_golden_order_when_the_initial_points_go_out_together(name: str) -> None
     assert first + order == g.data["evaluated"].tolist()
 
 
-def test_defaults_are_the_script_s() -> None:
+def test_defaults_are_those_of_the_published_script() -> None:
     stored = json.loads(str(load_golden("trace_m500_d384").data["settings"]))
     explicit = zf.ZopoConfig.official(**{name: stored[name] for name in SETTINGS})
     assert explicit == zf.ZopoConfig.official()
@@ -75,7 +75,7 @@ def test_defaults_are_the_script_s() -> None:
 
 
 @pytest.mark.parametrize("setting", ["learning_rate", "noise", "budgets"])
-def test_an_unknown_setting(setting: str) -> None:
+def test_an_unknown_setting_is_refused(setting: str) -> None:
     with pytest.raises(zf.ConfigError, match=setting):
         zf.ZopoConfig.official(**{setting: 1})
 
@@ -87,12 +87,12 @@ def test_an_unknown_setting(setting: str) -> None:
         ("uncertainty_count", 0), ("neighbors", 0), ("gp_queries", 0), ("max_steps", 0), ("tolerance", -1),
     ],
 )  # fmt: skip
-def test_a_setting_out_of_range(setting: str, value: float) -> None:
+def test_a_setting_out_of_range_is_refused(setting: str, value: float) -> None:
     with pytest.raises(zf.ConfigError, match=setting):
         zf.ZopoConfig.official(**{setting: value})
 
 
-# ---- it never hangs, and never goes over the budget ------------------------------------------------------
+# ---- termination and budget ------------------------------------------------------------------------------
 
 SCORES: dict[str, Callable[[int], float]] = {
     "zero": lambda i: 0.0,
@@ -125,7 +125,7 @@ def embeddings(kind: str, m: int = 60) -> np.ndarray:
 
 
 def run(opt: zf.Zopo, score: Callable[[int], float], batch: int | None = None) -> list[int]:
-    """Play to the end; a bounded number of asks, a bounded time."""
+    """Run the search to its end, within a bounded number of asks."""
     order: list[int] = []
     with time_limit():
         for _ in range(1000):
@@ -136,13 +136,13 @@ def run(opt: zf.Zopo, score: Callable[[int], float], batch: int | None = None) -
             order.extend(asked)
             for i in asked:
                 opt.tell(i, score(i))
-    raise AssertionError("not done after a thousand asks")
+    raise AssertionError("the search is not done after a thousand asks")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("scores", SCORES)
 @pytest.mark.parametrize("kind", ["normal", "duplicates", "all the same", "constant column"])
-def test_never_hangs_and_spends_the_budget_exactly(kind: str, scores: str, variant: str) -> None:
+def test_a_search_ends_and_spends_its_budget_exactly(kind: str, scores: str, variant: str) -> None:
     for budget in (1, 7, 31, 60):
         config = zf.ZopoConfig.official(budget=budget, initial=min(budget, 6), seed=1, **VARIANTS[variant])
         order = run(zf.Zopo(embeddings(kind), config), SCORES[scores])
@@ -151,8 +151,8 @@ def test_never_hangs_and_spends_the_budget_exactly(kind: str, scores: str, varia
 
 @pytest.mark.parametrize("neighbors", [1, 2, 100])
 @pytest.mark.parametrize("batch", [None, 4])
-def test_never_hangs_when_every_pass_is_uncertain(neighbors: int, batch: int | None) -> None:
-    """Count 1, threshold 0: a round that finds nothing unscored resets the counters, no more."""
+def test_a_search_ends_although_every_pass_is_uncertain(neighbors: int, batch: int | None) -> None:
+    """With count 1 and threshold 0 a round without an unscored prompt only resets the counters."""
     config = zf.ZopoConfig.official(
         budget=31, initial=6, uncertainty_threshold=0.0, uncertainty_count=1, neighbors=neighbors
     )
@@ -163,7 +163,7 @@ def test_never_hangs_when_every_pass_is_uncertain(neighbors: int, batch: int | N
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("scores", ["zero", "waves"])
 @pytest.mark.parametrize("batch", [2, 4, 100])
-def test_asking_for_many_at_once(scores: str, variant: str, batch: int) -> None:
+def test_many_prompts_can_be_asked_at_once(scores: str, variant: str, batch: int) -> None:
     for budget in (1, 31, 60):
         config = zf.ZopoConfig.official(budget=budget, initial=min(budget, 6), seed=1, **VARIANTS[variant])
         order = run(zf.Zopo(embeddings("normal"), config), SCORES[scores], batch)
@@ -171,8 +171,8 @@ def test_asking_for_many_at_once(scores: str, variant: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_everything_else_is_told_already(variant: str) -> None:
-    """All neighbours scored, the gradient zero: the answer is the nearest that is not."""
+def test_the_nearest_unscored_prompt_is_asked_when_all_neighbours_are_scored(variant: str) -> None:
+    """All neighbours have scores, and the gradient is zero."""
     Z = embeddings("normal")
     opt = zf.Zopo(Z, zf.ZopoConfig.official(budget=20, initial=[0, 1], **VARIANTS[variant]))
     for i in range(2, 59):
@@ -186,8 +186,8 @@ def test_everything_else_is_told_already(variant: str) -> None:
     assert opt.done
 
 
-def test_zero_gradient_and_all_neighbours_scored_answers_the_nearest() -> None:
-    """Zero scores: the gradient vanishes. The neighbours of the current point are all scored."""
+def test_a_zero_gradient_leads_to_the_nearest_unscored_prompt() -> None:
+    """With scores of zero the gradient vanishes; all neighbours of the current point have scores."""
     Z = np.arange(40.0)[:, None] ** 1.5
     config = zf.ZopoConfig.official(budget=30, initial=[10, 9, 11, 8, 12], neighbors=3)
     opt = zf.Zopo(Z, config)
@@ -199,8 +199,8 @@ def test_zero_gradient_and_all_neighbours_scored_answers_the_nearest() -> None:
     assert order[5] == min(unscored, key=lambda i: abs(Z[i, 0] - Z[10, 0]))
 
 
-def test_exploration_waits_for_the_round_and_parallel_asks_do_not() -> None:
-    """ask(4) while nothing is told: four new points each time, none twice, none over the budget."""
+def test_parallel_asks_do_not_wait_for_the_exploration() -> None:
+    """Each ask(4) without scores gives four new prompts, until the budget is spent."""
     opt = zf.Zopo(embeddings("normal"), zf.ZopoConfig.official(budget=18, initial=5, seed=2))
     batches = [opt.ask(4) for _ in range(5)]
     asked = [i for batch in batches for i in batch]
@@ -234,7 +234,7 @@ def test_discards_are_refunded(variant: str) -> None:
     assert len(told) == len(set(told)) == 25
 
 
-def test_all_initial_points_discarded() -> None:
+def test_all_initial_points_may_be_discarded() -> None:
     opt = zf.Zopo(embeddings("normal"), zf.ZopoConfig.official(budget=12, initial=4, seed=0))
     with time_limit():
         for _ in range(4):
@@ -243,8 +243,8 @@ def test_all_initial_points_discarded() -> None:
     assert len(set(order)) == 12
 
 
-def test_raw_embeddings_and_kernel() -> None:
-    """Neither is rescaled: with 100 times the embeddings the run is another one."""
+def test_embeddings_and_kernel_are_not_rescaled() -> None:
+    """With embeddings times 100 the run is a different one."""
     g = load_golden("trace_m60_d8")
     assert run(replay(g, 100.0 * g.data["Z"].astype(float)), lambda i: float(g.data["f"][i])) != (
         g.data["evaluated"].tolist()

@@ -1,7 +1,7 @@
-"""The `official` preset against the published loop written out once more, on settings no trace has.
+"""Preset `official` against a second implementation of the published loop, on settings without a trace.
 
-The published learning rate is so small that a step rarely reaches past the nearest candidate; with large
-ones the moments, the staleness and the held gradient all show in the order.
+With the small published learning rate a step rarely goes beyond the nearest candidate. With large ones the
+moments, the staleness and the kept gradient all influence the order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zopo_fast.gp import reference
 
 
 class Loop:
-    """Plain lists, reference.posterior, no incremental anything."""
+    """Published loop with plain lists and reference.posterior, without incremental updates."""
 
     def __init__(self, Z: np.ndarray, f: np.ndarray, W: Any, b: Any, s: dict[str, Any]) -> None:
         self.Z, self.f, self.W, self.b, self.s = Z, f, W, b, s
@@ -79,7 +79,7 @@ class Loop:
                     k += len(new)
                     if new or not flat:
                         continue
-                    answer = self.nearest(x)  # where the published loop never returns
+                    answer = self.nearest(x)  # the published loop never returns here
                     break
                 if not (u < s["uncertainty_threshold"] or steps == 0) or steps >= s["max_steps"]:
                     break
@@ -116,12 +116,12 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_order_is_the_loop_s(change: str, seed: int) -> None:
+def test_the_order_equals_that_of_the_loop(change: str, seed: int) -> None:
     rng, s = np.random.default_rng(seed), BASE | CHANGES[change]
     Z, f = rng.normal(size=(60, 3)), rng.normal(size=60)
     f = np.sin(Z[:, 0]) + 0.5 * np.cos(2 * Z[:, 1]) + 0.1 * f
     W, b = random_network(rng, 3, [8, 6])
-    initial = np.argsort(f)[10:15].tolist()  # bad ones, so that the best keeps being beaten
+    initial = np.argsort(f)[10:15].tolist()  # low scores, so that the best keeps changing
     expected = Loop(Z, f, W, b, s).run(initial, 40)
     opt, order = zf.Zopo(Z, zf.ZopoConfig.official(budget=40, initial=initial, **s), zf.NTK(W, b)), []
     while not opt.done:

@@ -1,4 +1,4 @@
-"""Ask and tell: budget, pending, partial scores, discards, errors; the same for every search."""
+"""Ask and tell in every search: budget, pending, partial scores, discards, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import zopo_fast as zf
 
 @pytest.fixture(params=CONFIGS)
 def config(request: pytest.FixtureRequest) -> Any:
-    """The constructor of a search's configuration."""
+    """Constructor of the configuration of a search."""
     return CONFIGS[request.param]
 
 
@@ -56,7 +56,7 @@ def test_pool_exhausted_by_asks_and_prior_data(config: Any) -> None:
     opt = zf.Zopo(pool(12), config(budget=12, initial=2))
     for i in range(5):
         opt.tell(i, score(i))
-    assert sorted(play(opt)) == list(range(5, 12))  # none was counted, none is left
+    assert sorted(play(opt)) == list(range(5, 12))  # prior data does not count, and no prompt is left
     assert opt.done
 
 
@@ -66,7 +66,7 @@ def test_budget_above_the_pool_is_clipped_with_a_warning(config: Any) -> None:
     assert sorted(play(opt)) == list(range(9))
 
 
-def test_initial_points(config: Any) -> None:
+def test_initial_points_are_asked_first(config: Any) -> None:
     listed = [5, 1, 17, 0]
     order = play(zf.Zopo(pool(), config(budget=20, initial=listed)))
     assert order[:4] == listed
@@ -78,20 +78,20 @@ def test_initial_points(config: Any) -> None:
 
 
 @pytest.mark.parametrize("initial", [[M], [-1], [0, 0], [], 0, -3, list(range(11)), "few", [0.5], None])
-def test_initial_points_that_cannot_be(config: Any, initial: Any) -> None:
+def test_invalid_initial_points_are_refused(config: Any, initial: Any) -> None:
     with pytest.raises(zf.ConfigError, match="initial"):
         zf.Zopo(pool(), config(budget=10, initial=initial))
 
 
 @pytest.mark.parametrize("budget", [0, -1, 2.5, math.nan, "many", None])
-def test_budgets_that_cannot_be(config: Any, budget: Any) -> None:
+def test_invalid_budgets_are_refused(config: Any, budget: Any) -> None:
     with pytest.raises(zf.ConfigError, match="budget"):
         config(budget=budget)
 
 
 @pytest.mark.parametrize("integer", [np.int64, np.int32])
-def test_numpy_numbers_are_numbers(config: Any, integer: Any) -> None:
-    """Counts come out of arrays; so do indices and scores. The state is JSON all the same."""
+def test_numpy_numbers_are_accepted(config: Any, integer: Any) -> None:
+    """Counts, indices and scores may be NumPy numbers; the state is JSON nevertheless."""
     opt = zf.Zopo(pool(), config(budget=integer(20), initial=integer(4), seed=integer(2)))
     asked = opt.ask(integer(3))
     for i in asked:
@@ -102,7 +102,7 @@ def test_numpy_numbers_are_numbers(config: Any, integer: Any) -> None:
     assert zf.Zopo.from_state(pool(), json.loads(json.dumps(opt.state_dict()))).ask() == opt.ask()
 
 
-def test_ask_many_is_at_most_n_on_top_of_those_pending(config: Any) -> None:
+def test_ask_n_adds_at_most_n_pending_prompts(config: Any) -> None:
     opt = zf.Zopo(pool(), config(budget=11, initial=3))
     first, second, third = opt.ask(4), opt.ask(4), opt.ask(4)
     assert [len(first), len(second), len(third)] == [4, 4, 3]
@@ -116,7 +116,7 @@ def test_ask_many_is_at_most_n_on_top_of_those_pending(config: Any) -> None:
             one.ask(n)
 
 
-def test_tell_in_any_order(config: Any) -> None:
+def test_scores_may_arrive_in_any_order(config: Any) -> None:
     rng, opt, asked = np.random.default_rng(0), zf.Zopo(pool(), config(budget=40, initial=6)), []
     with time_limit():
         while not opt.done:
@@ -140,10 +140,10 @@ def test_prior_data_is_used_and_not_counted(config: Any) -> None:
     other = zf.Zopo(pool(), config(budget=15, initial=5))
     for i in prior:
         other.tell(i, -100.0 - i)
-    assert play(other) != order  # it was data
+    assert play(other) != order  # the prior data was used
 
 
-def test_the_same_score_again_is_harmless_another_conflicts(config: Any) -> None:
+def test_a_repeated_score_is_ignored_and_a_different_one_conflicts(config: Any) -> None:
     opt = zf.Zopo(pool(), config(budget=15, initial=5))
     i = opt.ask()
     opt.tell(i, 0.5)
@@ -174,7 +174,7 @@ def test_partial_scores_replace_each_other_and_count_once(config: Any) -> None:
     assert i not in order
 
 
-def test_partial_scores_while_others_go_on(config: Any) -> None:
+def test_partial_scores_do_not_stop_other_asks(config: Any) -> None:
     opt, order = zf.Zopo(pool(), config(budget=30, initial=5)), []
     with time_limit():
         while not opt.done:
@@ -188,7 +188,7 @@ def test_partial_scores_while_others_go_on(config: Any) -> None:
     assert opt.best == max(((i, score(i)) for i in order), key=lambda b: b[1])
 
 
-def test_discard_refunds(config: Any) -> None:
+def test_a_discard_refunds_the_budget(config: Any) -> None:
     opt = zf.Zopo(pool(), config(budget=10, initial=4))
     i = opt.ask()
     opt.discard(i)
@@ -206,7 +206,7 @@ def test_discard_refunds(config: Any) -> None:
         told.discard(i + 1 if i + 1 < M else 0)
 
 
-def test_everything_discarded_can_be_asked_again(config: Any) -> None:
+def test_discarded_prompts_can_be_asked_again(config: Any) -> None:
     opt = zf.Zopo(pool(6), config(budget=6, initial=2))
     for _ in range(2):
         for i in opt.ask(6):
@@ -227,7 +227,7 @@ def test_a_late_score_of_a_discarded_point_is_data(config: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "high", None, 10**400, [1.0, 2.0]], ids=repr_)
-def test_scores_and_noise_that_are_no_numbers(config: Any, bad: Any) -> None:
+def test_invalid_scores_and_noise_are_refused(config: Any, bad: Any) -> None:
     opt = zf.Zopo(pool(), config(budget=10, initial=4))
     i = opt.ask()
     with pytest.raises(zf.InputError, match="score"):
@@ -240,11 +240,11 @@ def test_scores_and_noise_that_are_no_numbers(config: Any, bad: Any) -> None:
     assert opt.pending == [i]
     with pytest.raises(zf.NothingToAsk):
         _ = opt.best
-    assert len(play_on(opt)) == 10
+    assert len(play_rest(opt)) == 10
 
 
-def play_on(opt: zf.Zopo) -> list[int]:
-    """Tell what is pending, then play; all that was told."""
+def play_rest(opt: zf.Zopo) -> list[int]:
+    """Tell the pending prompts, then play; return all indices told."""
     told = list(opt.pending)
     for i in told:
         opt.tell(i, score(i))
@@ -252,7 +252,7 @@ def play_on(opt: zf.Zopo) -> list[int]:
 
 
 @pytest.mark.parametrize("bad", [-1, M, 10**30, 1.5, math.nan, math.inf, "3", None, [1]])
-def test_bad_indices(config: Any, bad: Any) -> None:
+def test_invalid_indices_are_refused(config: Any, bad: Any) -> None:
     opt = zf.Zopo(pool(), config(budget=10, initial=4))
     opt.ask(2)
     for call in (lambda: opt.tell(bad, 1.0), lambda: opt.discard(bad)):
@@ -261,6 +261,6 @@ def test_bad_indices(config: Any, bad: Any) -> None:
     assert len(opt.pending) == 2
 
 
-def test_determinism(config: Any) -> None:
+def test_a_search_is_reproducible(config: Any) -> None:
     runs = [play(zf.Zopo(pool(), config(budget=40, initial=8, seed=s))) for s in (5, 5, 6)]
     assert runs[0] == runs[1] != runs[2]

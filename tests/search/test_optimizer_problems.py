@@ -1,4 +1,4 @@
-"""Which embeddings an optimiser takes, degenerate problems, and that it is better than chance."""
+"""Embeddings of any dtype, degenerate problems, and a comparison with random search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config(request: pytest.FixtureRequest) -> Any:
     return CONFIGS[request.param]
 
 
-def test_dtypes_and_layouts_of_the_same_numbers(config: Any) -> None:
+def test_dtype_and_layout_of_embeddings_do_not_matter(config: Any) -> None:
     exact = pool().astype(np.float16)
     layouts: list[Callable[[np.ndarray], np.ndarray]] = [
         np.asarray, np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2],
@@ -48,7 +48,7 @@ def test_embeddings_are_not_changed(config: Any) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_embeddings_with_a_hole(config: Any, dtype: Any, bad: float) -> None:
+def test_non_finite_embeddings_are_refused(config: Any, dtype: Any, bad: float) -> None:
     Z = pool().astype(dtype)
     Z[37, 2] = bad
     with pytest.raises(zf.ArrayError, match="embeddings"):
@@ -64,12 +64,12 @@ def test_embeddings_with_a_hole(config: Any, dtype: Any, bad: float) -> None:
     ],
     ids=lambda v: repr(v)[:12],
 )  # fmt: skip
-def test_embeddings_that_are_none(config: Any, bad: Any) -> None:
+def test_invalid_embeddings_are_refused(config: Any, bad: Any) -> None:
     with pytest.raises(zf.ArrayError, match="embeddings"):
         zf.Zopo(bad, config(budget=1, initial=1))
 
 
-def test_a_kernel_of_another_dimension(config: Any) -> None:
+def test_a_kernel_of_another_dimension_is_refused(config: Any) -> None:
     with pytest.raises(zf.ArrayError, match="kernel"):
         zf.Zopo(pool(), config(budget=10, initial=5), kernel=zf.NTK.random(7))
 
@@ -92,8 +92,8 @@ def test_degenerate_problems_still_spend_the_budget(config: Any, Z: np.ndarray, 
 
 @pytest.mark.parametrize("constant", [0.1, -7.3, 1e3 + 0.1])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_constant_column_tells_nothing_whatever_its_value(constant: float, dtype: Any) -> None:
-    """z-scored it is 0, even where its mean rounds: the same run as with a column of zeros."""
+def test_a_constant_column_does_not_matter(constant: float, dtype: Any) -> None:
+    """Its z-score is 0, even if its mean is rounded: the run is that of a column of zeros."""
     runs = []
     for value in (0.0, constant):
         Z = pool(60, 4).astype(dtype)
@@ -105,9 +105,9 @@ def test_a_constant_column_tells_nothing_whatever_its_value(constant: float, dty
 
 @pytest.mark.parametrize("search", ["improvement", "thompson", "gradient"])
 def test_a_search_is_invariant_to_units(search: Any) -> None:
-    """Embeddings centered and scaled, the kernel by its mean diagonal, scores standardised: powers of 2.
+    """Embeddings, kernel and scores are rescaled, so that units of powers of 2 do not change the run.
 
-    Columns may have units of their own where each is scaled by itself.
+    Columns may have different units if each is scaled by itself.
     """
     Z, f = pool(), score
     for by_column in (False, True):
@@ -120,8 +120,8 @@ def test_a_search_is_invariant_to_units(search: Any) -> None:
     assert play(zf.Zopo(Z, config), lambda i: 1024.0 * f(i)) == plain
 
 
-def test_noise_tells_how_much_a_score_is_worth() -> None:
-    """The same scores, some of them said to be worthless: another search. In units of score squared."""
+def test_the_noise_of_scores_changes_the_search() -> None:
+    """The scores are the same, some with a large noise, in units of score squared."""
     runs = []
     for noise, unit in ((None, 1.0), (100.0, 1.0), (100.0 * 2.0**20, 2.0**10)):
         opt, order = zf.Zopo(pool(), zf.ZopoConfig(budget=40, initial=8, seed=1)), []
@@ -133,7 +133,7 @@ def test_noise_tells_how_much_a_score_is_worth() -> None:
 
 
 def finals_and_random(path: Path, seeds: int) -> tuple[np.ndarray, float]:
-    """Final score of each run, and what random search expects, exactly; worst prompt 0, best 1."""
+    """Return the final score of each run and the exact expectation of random search, scaled to [0, 1]."""
     f = np.array(json.loads(path.read_text())["scores"]).mean(axis=1)
     f = (f - f.min()) / (f.max() - f.min())
     finals = []
@@ -147,11 +147,11 @@ def finals_and_random(path: Path, seeds: int) -> tuple[np.ndarray, float]:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in LANDSCAPES.glob("*.json")))
 def test_the_default_beats_random_search(name: str) -> None:
-    """By more than three standard errors of 200 runs; random search's expectation is exact."""
+    """The margin is more than three standard errors of 200 runs."""
     finals, random = finals_and_random(LANDSCAPES / f"{name}.json", 200)
     error = finals.std(ddof=1) / math.sqrt(len(finals))
     assert finals.mean() - random > 3 * error, (finals.mean(), error, random)
 
 
-def test_there_are_landscapes() -> None:
+def test_the_landscapes_are_found() -> None:
     assert len(list(LANDSCAPES.glob("*.json"))) >= 2

@@ -1,4 +1,4 @@
-"""The state: JSON, and from every prefix of any mix of calls the restored object continues identically."""
+"""State of a search: JSON, and a restored search continues identically after any calls."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def own_kernel() -> zf.NTK:
 
 
 def score(i: int) -> float:
-    return math.sin(3.0 * i) / 3.0  # not representable in few digits
+    return math.sin(3.0 * i) / 3.0  # needs all digits
 
 
 def step(opt: zf.Zopo, rng: np.random.Generator) -> Any:
-    """One random call; what it answered. Depends on the object's visible state and the generator alone."""
+    """Make one random call; the result depends on the visible state and the generator only."""
     kind = rng.choice(
         ["ask", "ask", "ask(n)", "tell", "tell", "tell", "partial", "discard", "prior", "again"]
     )
@@ -82,7 +82,7 @@ def step(opt: zf.Zopo, rng: np.random.Generator) -> Any:
         return kind, i
     if kind == "again":
         with pytest.raises(zf.UnknownIndexError):
-            opt.tell(M, 1.0)  # a refused call leaves no trace
+            opt.tell(M, 1.0)  # a refused call changes nothing
         return kind
     try:
         return kind, opt.ask(n) if kind == "ask(n)" else opt.ask()
@@ -104,7 +104,7 @@ def embeddings_of(case: str) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("case", CASES)
-def test_continues_identically_from_every_prefix(case: str, seed: int) -> None:
+def test_a_restored_search_continues_identically_after_any_prefix(case: str, seed: int) -> None:
     steps = 70
     opt, rng, states, answers, views = CASES[case](), np.random.default_rng(seed), [], [], []
     for _ in range(steps):
@@ -125,12 +125,12 @@ def test_continues_identically_from_every_prefix(case: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_asking_for_the_state_changes_nothing(case: str) -> None:
+def test_reading_the_state_changes_nothing(case: str) -> None:
     watched, alone = CASES[case](), CASES[case]()
     rngs = np.random.default_rng(1), np.random.default_rng(1)
     for _ in range(80):
         state = watched.state_dict()
-        state["log"].clear()  # the caller's own copy
+        state["log"].clear()  # the caller owns the copy
         visible(watched)
         assert step(watched, rngs[0]) == step(alone, rngs[1])
 
@@ -143,10 +143,10 @@ def test_pickle_and_copy(case: str, duplicate: Callable[[zf.Zopo], zf.Zopo]) -> 
         step(opt, rng)
     twin, rng_twin = duplicate(opt), copy.deepcopy(rng)
     answers = [step(opt, rng) for _ in range(30)]
-    assert answers == [step(twin, rng_twin) for _ in range(30)]  # neither moves the other
+    assert answers == [step(twin, rng_twin) for _ in range(30)]  # both are independent
 
 
-def test_the_caller_may_change_what_it_was_given() -> None:
+def test_the_caller_may_change_returned_objects() -> None:
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5, search="gradient"))
     asked = opt.ask(5)
     state = opt.state_dict()
@@ -161,8 +161,8 @@ def test_the_caller_may_change_what_it_was_given() -> None:
     assert zf.Zopo.from_state(Z, opt.state_dict()).pending == opt.pending
 
 
-def test_the_state_of_a_kernel_changed_after_its_construction() -> None:
-    """The network computes with the weights it was given; so must the restored one."""
+def test_the_state_holds_the_weights_at_the_construction_of_a_kernel() -> None:
+    """A kernel copies its weights; the restored one must have the same."""
     W, b = random_network(np.random.default_rng(8), D, [6, 4])
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=30, initial=5), zf.NTK(W, b))
     W[0][:] = -W[0]
@@ -172,7 +172,7 @@ def test_the_state_of_a_kernel_changed_after_its_construction() -> None:
 
 
 @pytest.mark.parametrize("case", ["default", "official"])
-def test_other_embeddings(case: str) -> None:
+def test_other_embeddings_are_refused(case: str) -> None:
     opt = CASES[case]()
     opt.tell(opt.ask(), 1.0)
     state = opt.state_dict()
@@ -256,8 +256,8 @@ def test_every_key_of_the_state_is_needed() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_prompts_are_added_in_the_middle_of_a_run(case: str) -> None:
-    """They are found when they are the best, the state holds them, and the old ones are offered once."""
+def test_prompts_can_be_added_during_a_run(case: str) -> None:
+    """The search finds the added prompts if they are the best; the state holds them."""
     opt = CASES[case]()
     dtype = opt._embeddings.dtype
     told = {}
@@ -294,7 +294,7 @@ def test_prompts_are_added_in_the_middle_of_a_run(case: str) -> None:
 
 
 @pytest.mark.parametrize("search", ["improvement", "thompson", "gradient"])
-def test_added_prompts_are_asked_for(search: Any) -> None:
+def test_added_prompts_are_asked(search: Any) -> None:
     with pytest.warns(UserWarning, match="clipped to 10"):
         opt = zf.Zopo(Z[:10], zf.ZopoConfig(budget=30, initial=3, search=search))
     opt.add(Z[10:])

@@ -1,4 +1,4 @@
-"""The pool scan is exact: the order is float64's, ties go to the lowest index, whatever it scans in."""
+"""Scan of a pool: exact in any precision, ordered by float64 distances, ties to the lowest index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assert_exact(
     ks: tuple[int, ...] = (1, 2, 7, 10**6),
     available: np.ndarray | None = None,
 ) -> None:
-    """Nearest, k nearest (of all, of what is available) and distances are the reference's."""
+    """Check nearest, k nearest (of all and of available candidates) and distances by the reference."""
     free = np.ones(len(E), dtype=bool) if available is None else available
     for k in ks:
         assert pool.k_nearest(x, k).tolist() == reference.k_nearest(E, x, k).tolist()
@@ -37,7 +37,7 @@ def assert_exact(
 
 
 def assert_ordered(pool: Pool, x: np.ndarray, ks: tuple[int, ...], free: np.ndarray) -> None:
-    """The order is that of the float64 distances, then of the indices, to the bit."""
+    """Check that candidates are ordered by float64 distance, then by index."""
     distances = pool.distances(x)
     order = np.lexsort((np.arange(len(free)), distances))
     for k in ks:
@@ -49,7 +49,7 @@ def assert_ordered(pool: Pool, x: np.ndarray, ks: tuple[int, ...], free: np.ndar
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 384])
 def test_every_width(device: str, rng: np.random.Generator, dtype: str, d: int) -> None:
-    """No vector register divides all of these; rows of a scan's tail count too."""
+    """No vector register divides all of these widths; the tail of a scan has rows as well."""
     Z = rng.normal(size=(271, d)).astype(dtype)
     mean, scale = rng.normal(size=d), rng.uniform(0.5, 2.0, size=d)
     E = reference.standardize(Z, mean, scale)
@@ -67,7 +67,7 @@ def test_every_width(device: str, rng: np.random.Generator, dtype: str, d: int) 
     ],
 )
 def test_every_height(device: str, rng: np.random.Generator, dtype: str, m: int, d: int) -> None:
-    """Copies and near copies, with any number of them taken: all but one and all too."""
+    """The pool has copies and near copies; any number of candidates is taken, up to all."""
     Z = rng.normal(size=(m, d)).astype(dtype)[np.sort(rng.integers(m, size=m))]
     Z[rng.integers(m, size=m // 3)] = np.nextafter(Z[m // 2], np.inf, dtype=dtype)
     pool, free = make_pool(device, Z, *(_core.column_moments(Z)[0], np.full(d, 0.7))), np.ones(m, bool)
@@ -85,7 +85,7 @@ def test_every_height(device: str, rng: np.random.Generator, dtype: str, m: int,
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("m", [700, 7000])
 def test_copies_of_one_point(device: str, rng: np.random.Generator, dtype: str, m: int) -> None:
-    """All candidates tie: all are rescored, more than are expected."""
+    """All candidates tie, so that all are rescored."""
     Z = np.tile(rng.normal(size=5), (m, 1)).astype(dtype)
     pool, x = make_pool(device, Z), rng.normal(size=5)
     assert_ordered(pool, x, (1, 2, m - 1, m), np.ones(m, bool))
@@ -94,7 +94,7 @@ def test_copies_of_one_point(device: str, rng: np.random.Generator, dtype: str, 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rows_of_very_different_length(device: str, rng: np.random.Generator, dtype: str) -> None:
-    """Squares of the longest leave float32's range, those of the others do not."""
+    """The squares of the longest rows overflow float32, those of the others do not."""
     Z = rng.normal(size=(400, 12)) * 10.0 ** rng.integers(-22, 22, size=(400, 1))
     pool, E = make_pool(device, Z.astype(dtype)), Z.astype(dtype).astype(float)
     for i in range(0, 400, 7):
@@ -105,7 +105,7 @@ def test_rows_of_very_different_length(device: str, rng: np.random.Generator, dt
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_same_bits_on_every_device(device: str, rng: np.random.Generator, dtype: str) -> None:
+def test_every_device_gives_the_same_bits(device: str, rng: np.random.Generator, dtype: str) -> None:
     Z = rng.normal(3.0, 1.0, size=(150, 77)).astype(dtype)
     moments, x = _core.column_moments(Z), rng.normal(size=77)
     pool, cpu = make_pool(device, Z, *moments), make_pool("cpu", Z, *moments)
@@ -149,7 +149,7 @@ def test_an_integer_grid_is_full_of_ties(device: str, rng: np.random.Generator, 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_near_ties_that_float32_cannot_resolve(device: str, rng: np.random.Generator, dtype: str) -> None:
-    """Distances that differ by 1e-7 and less, relative: a float32 sum orders them at random."""
+    """Distances differ by 1e-7 and less, relative: a float32 sum would order them at random."""
     d = 64
     Z = np.tile(rng.normal(size=d), (400, 1))
     Z[np.arange(400), rng.integers(d, size=400)] *= 1 + 2e-7 * rng.integers(-3, 4, size=400)
@@ -159,12 +159,12 @@ def test_near_ties_that_float32_cannot_resolve(device: str, rng: np.random.Gener
     assert len(distance) > 50
     assert distance[-1] / distance[0] - 1 < 1e-6
     assert_exact(make_pool(device, Z), E, x, ks=(1, 20, 200))
-    # On a sphere around x: all as far, up to rounding.
+    # On a sphere around x, with equal distances up to rounding.
     sphere = rng.normal(size=(300, d))
     E = (sphere / np.linalg.norm(sphere, axis=1, keepdims=True)).astype(dtype).astype(float)
     pool, order = make_pool(device, E.astype(dtype)), np.argsort((E**2).sum(axis=1), kind="stable")
     distance = (E**2).sum(axis=1)[order]
-    clear = np.flatnonzero(np.diff(distance) > 1e-14)  # beyond what the order of a float64 sum decides
+    clear = np.flatnonzero(np.diff(distance) > 1e-14)  # more than the rounding of a float64 sum
     found = pool.k_nearest(np.zeros(d), 300)
     for end in clear + 1:
         assert set(found[:end].tolist()) == set(order[:end].tolist())
@@ -175,7 +175,7 @@ def test_near_ties_that_float32_cannot_resolve(device: str, rng: np.random.Gener
 def test_huge_offset_with_a_tiny_spread(
     device: str, rng: np.random.Generator, dtype: str, spread: float
 ) -> None:
-    """mean >> spread: z s - t cancels all of float32's digits in the scan."""
+    """With mean >> spread, z s - t cancels all digits of float32 in the scan."""
     Z = (1e4 + spread * rng.normal(size=(600, 33))).astype(dtype)
     mean, scale = Z.astype(float).mean(axis=0), Z.astype(float).std(axis=0)
     E, pool = reference.standardize(Z, mean, scale), make_pool(device, Z, mean, scale)
@@ -189,7 +189,7 @@ def test_huge_offset_with_a_tiny_spread(
     "unit", [1e-35, 1e-30, 1e-24, 5e-23, 1e-22, 1e-21, 1e-20, 1e-15, 1e15, 1e18, 1e25, 1e35]
 )
 def test_any_unit_of_the_embeddings(device: str, rng: np.random.Generator, dtype: str, unit: float) -> None:
-    """Squares of these leave float32's range; the order does not depend on the unit."""
+    """The squares overflow or underflow float32; the order does not depend on the unit."""
     Z = (unit * rng.normal(size=(2000, 16))).astype(dtype)
     pool, E = make_pool(device, Z), Z.astype(float)
     for _ in range(10 if device != "cpu" and EMULATED else 100):
@@ -217,7 +217,7 @@ def test_far_query(device: str, rng: np.random.Generator, dtype: str) -> None:
         if gap > 1e-14:
             assert make_pool(device, Z).nearest(x) == order[0]
         assert abs(distance[make_pool(device, Z).nearest(x)] / distance[order[0]] - 1) < 1e-13
-    for far in (1e3, 1e8, 1e15, 1e16, 1e17, 1e18, 1e25, 1e80):  # until float64 sees no difference
+    for far in (1e3, 1e8, 1e15, 1e16, 1e17, 1e18, 1e25, 1e80):  # up to no difference in float64
         assert_ordered(make_pool(device, Z), far * rng.normal(size=24), (1, 5, 300), np.ones(300, bool))
 
 
@@ -227,7 +227,7 @@ def test_take_and_release(device: str, rng: np.random.Generator, dtype: str) -> 
     E, pool, free, x = Z.astype(float), make_pool(device, Z), np.ones(130, dtype=bool), rng.normal(size=9)
     for i in rng.permutation(130).tolist():
         pool.take(i)
-        pool.take(i)  # once more changes nothing
+        pool.take(i)  # a second time changes nothing
         free[i] = False
         assert pool.taken(i)
         assert pool.available == free.sum()
@@ -236,7 +236,7 @@ def test_take_and_release(device: str, rng: np.random.Generator, dtype: str) -> 
     assert pool.nearest(x) == -1
     assert pool.k_nearest(x, 3, available_only=True).tolist() == []
     assert pool.k_nearest(x, 200).tolist() == reference.k_nearest(E, x, 200).tolist()
-    for i in (64, 63, 0, 129):  # word borders of the set of those taken
+    for i in (64, 63, 0, 129):  # at word borders of the bit set
         pool.release(i)
         pool.release(i)
         free[i] = True
@@ -289,7 +289,7 @@ def test_constant_columns(device: str, rng: np.random.Generator, dtype: str) -> 
 def test_large_pool_on_all_threads(device: str, dtype: str) -> None:
     rng = np.random.default_rng(7)
     Z = rng.normal(size=(20_000, 64)).astype(dtype)
-    Z[15_000:] = Z[:5_000]  # every fourth has a twin, in another thread's range
+    Z[15_000:] = Z[:5_000]  # every fourth has a copy in the range of another thread
     mean, scale = _core.column_moments(Z)
     E, pool = reference.standardize(Z, mean, scale), make_pool(device, Z, mean, scale)
     free = np.ones(20_000, bool)
@@ -301,14 +301,14 @@ def test_large_pool_on_all_threads(device: str, dtype: str) -> None:
 
 
 @pytest.mark.alone
-def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
-    """Exactness must not cost the float32 scan: most candidates are settled by their error bound."""
+def test_a_float32_scan_rescores_few_candidates() -> None:
+    """Most candidates must be decided by the error bound: a scan is faster than all float64 distances."""
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(40_000, 128)).astype(np.float32)
     pool, x = make_pool("cpu", Z), rng.normal(size=128)
 
-    # The best of each, in turn, until it shows: what else runs on the machine only makes it take longer.
-    best = {"scan": math.inf, "everything": math.inf}  # the latter is all of it in float64
+    # The best times of interleaved calls: other load on the machine only adds rounds.
+    best = {"scan": math.inf, "everything": math.inf}  # all distances in float64
     for _ in range(200):
         for name, f in (("scan", pool.nearest), ("everything", pool.distances)):
             start = time.perf_counter()
@@ -321,7 +321,7 @@ def test_a_scan_in_lower_precision_does_not_rescore_everything() -> None:
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)  # the device: always the same
+)  # the fixture does not change
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from(DTYPES),
     st.sampled_from([1, 4, 64, 1e4]), st.integers(1, 12),
@@ -334,7 +334,7 @@ def test_any_small_pool(
     pool, free = make_pool(device, Z), rng.random(m) < 0.7
     for i in np.flatnonzero(~free).tolist():
         pool.take(i)
-    x = np.round(rng.normal(size=d) * 4) / 4  # sums of exact squares: ties are ties in any order
+    x = np.round(rng.normal(size=d) * 4) / 4  # sums of exact squares: rounding breaks no tie
     if resolution <= 64:
         assert_exact(pool, Z.astype(float), x, ks=(k,), available=free)
     else:
@@ -349,7 +349,7 @@ def test_radius_is_the_distance_to_the_kth_nearest_other(
     pool = make_pool(device, Z, *_core.column_moments(Z))
     E = pool.rows(np.arange(60))
     for i in (0, 31, 59):
-        others = np.sort(np.linalg.norm(E - E[i], axis=1))  # itself first, at 0
+        others = np.sort(np.linalg.norm(E - E[i], axis=1))  # the first is itself, at distance 0
         for k in (1, 4, 59):
             assert pool.radius(i, k) == pytest.approx(others[k], rel=1e-12)
         assert pool.radius(i, 2**64 - 1) == pool.radius(i, 1000)

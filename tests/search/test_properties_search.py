@@ -1,4 +1,4 @@
-"""The gradient at a center and the pool scan against reference.py on random and awkward problems."""
+"""Gradient at a center and scan of a pool against reference.py, on random and degenerate problems."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from zopo_fast.gp import reference
 
 
 def made(p: Problem) -> tuple[_core.LocalGradient, np.ndarray]:
-    """The observations and the query points are the candidates, as they are."""
+    """Make a pool of observations and query points, and the gradient on it."""
     E, d = np.concatenate([p.X, p.Q]), p.X.shape[1]
     pool = _core.Pool(E, np.zeros(d), np.ones(d))
     return _core.LocalGradient(zf.NTK(p.W, p.b).network, pool), E
 
 
 def assert_gradient(local: _core.LocalGradient, p: Problem, x: np.ndarray) -> None:
-    """The gradient of the centred scores' posterior mean, and what is left of the prior at x."""
+    """Check the gradient of the posterior mean at x and its relative uncertainty."""
     y = p.y - p.y.mean()
     expected, allowed = reference.posterior(p.W, p.b, p.X, y, p.noise, x), tolerance(p, x)
     if np.ptp(p.y) == 0.0:
@@ -44,7 +44,7 @@ def assert_gradient(local: _core.LocalGradient, p: Problem, x: np.ndarray) -> No
 
 @given(problems(), st.data())
 def test_gradient_at_a_center(p: Problem, data: st.DataObject) -> None:
-    """Whether the center or the observations come first, and wherever else it was in between."""
+    """The center is set before or after the observations, and moved in between."""
     local, E = made(p)
     for i in range(len(p.X)):
         local.center(data.draw(st.integers(0, len(E) - 1), label="center"))
@@ -55,7 +55,7 @@ def test_gradient_at_a_center(p: Problem, data: st.DataObject) -> None:
 
 
 @given(problems())
-def test_a_center_that_stays(p: Problem) -> None:
+def test_the_center_may_stay(p: Problem) -> None:
     local, E = made(p)
     local.center(len(p.X))
     for i in range(len(p.X)):
@@ -65,7 +65,7 @@ def test_a_center_that_stays(p: Problem) -> None:
 
 @given(problems(), st.data())
 def test_pending_candidates_count_as_observed(p: Problem, data: st.DataObject) -> None:
-    """For the uncertainty alone, which does not depend on their scores; afterwards they are forgotten."""
+    """They affect the uncertainty, which does not depend on scores, of that call only."""
     local, E = made(p)
     seen = data.draw(st.integers(0, len(p.X)), label="observed")
     noise = float(p.noise[-1])
@@ -81,7 +81,7 @@ def test_pending_candidates_count_as_observed(p: Problem, data: st.DataObject) -
     full.center(len(p.X) + 1)
     for i in range(len(p.X)):
         full.append(i, float(p.y[i]), noise)
-    assert full.relative_uncertainty([], noise) == share  # the same arithmetic, to the bit
+    assert full.relative_uncertainty([], noise) == share  # equal bit for bit
     assert_gradient(full, known, E[len(p.X) + 1])
 
 
@@ -90,7 +90,7 @@ def test_pending_candidates_count_as_observed(p: Problem, data: st.DataObject) -
 
 @st.composite
 def scans(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Embeddings of any precision, mean and scale, a query and k; many candidates are copies of others."""
+    """Draw embeddings of any precision with many copies, mean, scale, a query and k."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), label="seed"))
     m, d = draw(st.integers(1, 300), label="m"), draw(st.integers(1, 40), label="d")
     Z = points(rng, draw(st.sampled_from(SHAPES), label="points"), m, d)
@@ -109,12 +109,12 @@ def scans(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)  # the device: always the same
+)  # the fixture does not change
 @given(scans(), st.integers(0, 2**32 - 1))
-def test_scan_is_brute_force(
+def test_the_scan_equals_brute_force(
     device: str, scan: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int], seed: int
 ) -> None:
-    """Distances are float64's; the order is that of the distances, then of the indices, to the bit."""
+    """Candidates are ordered by their float64 distances, then by index."""
     Z, mean, scale, x, k = scan
     pool, E = make_pool(device, Z, mean, scale), reference.standardize(Z, mean, scale)
     free = np.random.default_rng(seed).random(len(Z)) < 0.7

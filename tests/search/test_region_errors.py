@@ -1,4 +1,4 @@
-"""What a region's posterior refuses: typed errors, and nothing changed by them."""
+"""Invalid calls on the posterior of a region: typed errors, and no changes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], tuple[Any, ...]]] = [
 
 
 @pytest.mark.parametrize("case", range(len(REFUSED)), ids=lambda i: f"{i} {REFUSED[i][0]}")
-def test_typed_errors(case: int) -> None:
+def test_invalid_arguments_raise_typed_errors(case: int) -> None:
     name, call, values = REFUSED[case]
     for bad in values:
         with pytest.raises((zf.ArrayError, zf.UnknownIndexError)) as caught:
@@ -90,8 +90,8 @@ def test_wrong_types_are_type_errors() -> None:
     assert len(region) == 3
 
 
-def test_an_observation_without_noise_where_nothing_is_unknown_changes_nothing() -> None:
-    """A level that has noise comes before the one that has none: it must not be left half changed."""
+def test_a_refused_observation_changes_nothing() -> None:
+    """The first level accepts the observation and the second does not: the first must be undone."""
     K = np.eye(66)
     region = _core.RegionPosterior.of_gram(K, np.array([1.0, 0.0]))
     region.append(3, 1.0)
@@ -112,12 +112,12 @@ def test_an_observation_without_noise_where_nothing_is_unknown_changes_nothing()
     assert len(region) == 3
 
 
-def test_a_refused_observation_does_not_spoil_what_is_pending() -> None:
-    """Rows of pending candidates lie where the next observation's would: none may be left half written."""
+def test_a_refused_observation_leaves_pending_candidates_intact() -> None:
+    """Pending candidates use the row of the next observation: it must not stay half written."""
     K = np.full((64, 64), 0.0)
     K[:32, :32] = reference_block(32)
     K[32:, 32:] = np.eye(32)
-    K[63, 63] = 0.0  # known beforehand
+    K[63, 63] = 0.0  # no uncertainty
     region, fresh = (_core.RegionPosterior.of_gram(K, np.array([1.0, 0.0])) for _ in range(2))
     for one in (region, fresh):
         one.append(40, 1.0)

@@ -1,4 +1,4 @@
-"""The loops over a region's candidates, compiled alone: the angle, exp and the expected improvement."""
+"""Loops over the candidates of a region, compiled separately: angle, exp and expected improvement."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fno-trapping-math", "-fno-
 
 @pytest.fixture(scope="module", params=["plain", "fused"])
 def loops(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """As the baseline and as the wider instruction sets compute: products merged into sums, or not."""
+    """Compile the loops with and without fused multiply-add, like the instruction sets do."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -59,8 +59,8 @@ def call(loops: ctypes.CDLL, name: str, x: np.ndarray, *options: int) -> np.ndar
     return out
 
 
-def test_angle(loops: ctypes.CDLL) -> None:
-    """To 3e-8 of pi and the roundings of single precision; small angles to their own digits."""
+def test_the_angle_is_precise(loops: ctypes.CDLL) -> None:
+    """The error is at most 3e-8 of pi and single precision; small angles keep their digits."""
     near = 1.0 - 2.0 ** -np.arange(1.0, 25.0)
     c = np.concatenate([np.linspace(-1, 1, 100_001), near, -near]).astype(np.float32)
     found, exact = call(loops, "angle", c).astype(np.float64), np.arccos(c.astype(np.float64))
@@ -70,38 +70,38 @@ def test_angle(loops: ctypes.CDLL) -> None:
     assert call(loops, "angle", np.float32([1.0, -1.0])).tolist() == [0.0, np.float32(np.pi)]
 
 
-def test_exponential(loops: ctypes.CDLL) -> None:
+def test_the_exponential_is_precise(loops: ctypes.CDLL) -> None:
     x = -np.concatenate([np.linspace(0, 708, 200_001), np.logspace(-300, 0, 1000), [0.0]])
     assert np.abs(call(loops, "exponential", x) / np.exp(x) - 1).max() < 1e-13
     assert not call(loops, "exponential", np.array([-708.1, -745.0, -1e9, -1e300, -np.inf])).any()
 
 
 def by_quadrature(u: float, power: int) -> float:
-    """phi(u) times the integral of t^p exp(u t - t^2 / 2) over t > 0."""
+    """Return phi(u) times the integral of t^p exp(u t - t^2 / 2) over t > 0."""
     nodes, weights = np.polynomial.legendre.leggauss(40)
-    scale = 1.0 / max(1.0, -u)  # on which the integrand changes
+    scale = 1.0 / max(1.0, -u)  # scale of the integrand
     edges = np.linspace(0.0, 45.0 * scale + max(u, 0.0), 60)
     width = np.diff(edges)[:, None]
     t = edges[:-1, None] + width * (nodes + 1) / 2
-    shift = 0.5 * max(u, 0.0) ** 2  # exp(u t - t^2 / 2) is at most exp(u^2 / 2)
+    shift = 0.5 * max(u, 0.0) ** 2  # the integrand is at most exp(u^2 / 2)
     values = t**power * np.exp(u * t - 0.5 * t**2 - shift)
     total = float((width / 2 * weights * values).sum())
     return total * np.exp(-0.5 * u * u + shift) / np.sqrt(2 * np.pi)
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_reference_of_the_expected_improvement(power: int) -> None:
+def test_the_reference_of_the_expected_improvement(power: int) -> None:
     u = np.concatenate([np.linspace(-37, 38, 301), [-1e-8, 0.0]])
     found = reference.expected_improvement(u, np.ones(len(u)), 0.0, power)
     exact = np.array([by_quadrature(v, power) for v in u.tolist()])
-    assert np.abs(found / exact - 1).max() < (1e-9 if power == 1 else 1e-6)  # digits lost in the tail
+    assert np.abs(found / exact - 1).max() < (1e-9 if power == 1 else 1e-6)  # cancellation in the tail
     other = reference.expected_improvement(3.0 + 2.0 * u, np.full(len(u), 4.0), 3.0, power)
     np.testing.assert_allclose(other, 2.0**power * found, rtol=1e-12)
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_expected_improvement(loops: ctypes.CDLL, power: int) -> None:
-    """Relative to the value itself, down to where its exponential leaves the doubles: 10^-307."""
+def test_the_expected_improvement_is_precise(loops: ctypes.CDLL, power: int) -> None:
+    """The relative error is small down to 1e-307, where the exponential underflows."""
     u = np.concatenate([np.linspace(-37.6, 38, 1501), [-1e-300, 0.0, 1e-300, -1e-8, 1e-8]])
     found = call(loops, "expected", u, power)
     exact = np.array([by_quadrature(v, power) for v in u.tolist()])
@@ -116,8 +116,8 @@ def test_expected_improvement(loops: ctypes.CDLL, power: int) -> None:
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_expected_improvement_rises_with_the_mean(loops: ctypes.CDLL, power: int) -> None:
-    """Or a better candidate could be passed over for a worse one; in steps larger than the error."""
+def test_the_expected_improvement_increases_with_the_mean(loops: ctypes.CDLL, power: int) -> None:
+    """Otherwise a worse candidate could be preferred; the steps are larger than the error."""
     u = np.concatenate([np.linspace(-37.6, -5, 5000), np.linspace(-5, 5, 5000), np.linspace(5, 38, 5000)])
     values = call(loops, "expected", np.unique(u), power)
     assert (np.diff(values) > 0).all()

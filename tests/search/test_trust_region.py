@@ -1,4 +1,4 @@
-"""Trust regions of the default search: they grow, shrink, move, and serve large pools."""
+"""Trust regions of the default search: growth, shrinking, moves, large pools."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def told(region: TrustRegion, seen: Observations, index: int, value: float, insi
 def test_trust_region_grows_shrinks_and_moves() -> None:
     region, seen = TrustRegion(64, 3), Observations()
     assert region.size == 64
-    assert told(region, seen, 0, 1.0, [])  # the first is the center
+    assert told(region, seen, 0, 1.0, [])  # the first prompt is the center
     assert region.center == 0
     sizes = []
     for k in range(1, 10):
@@ -32,9 +32,9 @@ def test_trust_region_grows_shrinks_and_moves() -> None:
     assert sizes == [64, 64, 32, 32, 32, 16, 16, 16, 8]
     assert told(region, seen, 10, 2.0, [])
     assert (region.center, region.size) == (10, 16)
-    assert not told(region, seen, 11, 2.0, [])  # as good is not better
+    assert not told(region, seen, 11, 2.0, [])  # an equal score is no improvement
     assert not told(region, seen, 12, 1.9, [])
-    assert told(region, seen, 13, 2.1, [])  # a success sets the failures back
+    assert told(region, seen, 13, 2.1, [])  # a success resets the failures
     assert (region.center, region.size) == (13, 32)
     for k, value in ((14, 3.0), (15, 4.0), (16, 5.0)):
         assert told(region, seen, k, value, [])
@@ -47,11 +47,11 @@ def test_an_abandoned_trust_region_restarts_at_another_local_optimum() -> None:
     seen.record(50, 3.0, None)
     seen.record(60, 4.0, None)
     moved = [told(region, seen, k, 1.0, [0, 1, 2, 3]) for k in (1,)]
-    assert moved == [True]  # below the smallest: the best prompt that lies outside
+    assert moved == [True]  # smaller than the minimum: moves to the best prompt outside
     assert (region.center, region.size) == (60, 8)
     assert told(region, seen, 2, 0.9, [60])
     assert region.center == 50
-    # All closed: once more, from the best of all.
+    # All regions are closed: restart from the best prompt.
     region._closed.update(seen.indices)
     told(region, seen, 3, 0.1, [50, 3])
     assert region.center == 0
@@ -70,14 +70,14 @@ def test_without_patience_a_trust_region_never_shrinks() -> None:
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("region", [1, 2, 7, 50, 199])
 def test_every_prompt_is_offered_once(region: int, search: str) -> None:
-    """Regions are exhausted one after another, to the last prompt of the pool."""
-    m = 80 if region <= 7 else 200  # a region of few is built anew at every step
+    """Regions are exhausted one after another, until the pool is."""
+    m = 80 if region <= 7 else 200  # a small region is built again at every step
     order = play(made(m=m, budget=m, region=region, search=search, patience=3))
     assert sorted(order) == list(range(m))
 
 
 def test_several_regions_are_searched() -> None:
-    """The centers of a run over many local optima, one of which would be exhausted."""
+    """The run has many local optima, and the region moves between them."""
     rng = np.random.default_rng(0)
     middle = rng.normal(size=(6, 8)) * 6
     label = np.arange(600) % 6
@@ -112,7 +112,7 @@ def test_a_pool_of_a_hundred_thousand() -> None:
 
 
 def test_thompson_in_a_pool_of_a_hundred_thousand() -> None:
-    """A move of the region takes a factor of its prior."""
+    """Thompson sampling factorises the prior after each move of the region."""
     Z, f = landscape(100_000, 32, 0)
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=100, initial=20, region=256, search="thompson"))
     while not opt.done:

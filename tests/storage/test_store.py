@@ -1,4 +1,4 @@
-"""A study kept on disk: what goes in comes out, in order; writes that fail; what is on the disk, and when."""
+"""Store: round trips, order, failed writes, forks, and durability."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def entry(number: int) -> dict[str, object]:
     return {"number": number, "score": 0.1 * number}
 
 
-# ---- what goes in comes out --------------------------------------------------------------------------
+# ---- round trips --------------------------------------------------------------------------------------
 
 
 def test_round_trip(path: Path) -> None:
@@ -58,7 +58,9 @@ def test_round_trip(path: Path) -> None:
             store.add_answer(key, "model", answer)
         store.add_trial(trial.number, asdict(trial))
         assert [store.append("score", entry(i)) for i in range(3)] == [1, 2, 3]
-        assert list(store.events()) == [Event(i + 1, "score", entry(i)) for i in range(3)]  # read at once
+        assert list(store.events()) == [
+            Event(i + 1, "score", entry(i)) for i in range(3)
+        ]  # a read sees what was appended before it
     with Store.open(path) as store:
         assert (store.config, store.get("name"), store.get("missing")) == (config, config, None)
         pool = store.pool()
@@ -78,7 +80,7 @@ def test_round_trip(path: Path) -> None:
         assert not store.is_empty
 
 
-def test_large_arrays_are_kept_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_arrays_are_stored_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zopo_fast.storage.store._MAX_PART_BYTES", 100)
     array = np.random.default_rng(0).normal(size=(7, 9))
     with Store.create(path, {}) as store:
@@ -89,7 +91,7 @@ def test_large_arrays_are_kept_in_parts(path: Path, monkeypatch: pytest.MonkeyPa
         assert np.array_equal(again, array)
 
 
-def test_entries_that_are_there_already_are_passed_over(path: Path) -> None:
+def test_merging_skips_existing_entries(path: Path) -> None:
     events = [Event(i + 1, "tell", entry(i)) for i in range(5)]
     with Store.create(path, {}) as store:
         store.merge_events(events[:3])
@@ -99,7 +101,25 @@ def test_entries_that_are_there_already_are_passed_over(path: Path) -> None:
         assert store.append("tell", {}) == 6
 
 
-def test_charges_of_calls_under_way_count_at_their_bounds(path: Path) -> None:
+def test_rewind_shortens_the_log_and_leaves_the_rest(path: Path) -> None:
+    answer = Answer("yes", Usage(1, 1, 1))
+    with Store.create(path, {}) as store:
+        for i in range(5):
+            store.append("score", entry(i))
+            store.add_answer(b"k", "model", answer)
+        store.rewind(9)
+        assert store.last_seq == 5
+        store.rewind(2)
+        assert store.last_seq == 2
+        assert store.append("score", entry(7)) == 3
+    with Store.open(path) as store:
+        assert [event.data for event in store.events()] == [entry(0), entry(1), entry(7)]
+        assert len(store.answers()[b"k"]) == 5
+        store.rewind(0)
+        assert (store.last_seq, list(store.events())) == (0, [])
+
+
+def test_reservations_never_settled_count_in_full(path: Path) -> None:
     with Store.create(path, {}) as store:
         assert store.charged() == (0, 0, 0.0)
         asyncio.run(store.reserved("1", 1, 1000, 0.5))
@@ -110,7 +130,7 @@ def test_charges_of_calls_under_way_count_at_their_bounds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), [[]]])
-def test_what_is_no_json_is_refused_and_harms_nothing(path: Path, value: object) -> None:
+def test_values_beyond_json_are_refused_and_harm_nothing(path: Path, value: object) -> None:
     if isinstance(value, list):
         value.append(value)
     with Store.create(path, {}) as store:
@@ -122,8 +142,8 @@ def test_what_is_no_json_is_refused_and_harms_nothing(path: Path, value: object)
 # ---- writes ------------------------------------------------------------------------------------------
 
 
-def test_a_killed_writer_leaves_a_beginning_with_all_that_was_flushed(path: Path) -> None:
-    """A copy of the files as they lie is what kill -9 leaves; many, while it writes."""
+def test_a_killed_writer_leaves_a_prefix_with_all_that_was_flushed(path: Path) -> None:
+    """Each copy of the files, taken while the store writes, is what kill -9 would leave."""
     told, lasts = 0, []
 
     async def write(store: Store) -> None:
@@ -140,7 +160,7 @@ def test_a_killed_writer_leaves_a_beginning_with_all_that_was_flushed(path: Path
         while writing.is_alive():
             before = told
             target = path.with_name(f"copy{len(lasts)}.sqlite3")
-            # The log of writes stays below the size at which it is moved into the file: both belong together.
+            # The write-ahead log stays below its checkpoint size, so that both copies belong together.
             for name in ("-wal", ""):
                 if path.with_name(path.name + name).exists():
                     shutil.copyfile(f"{path}{name}", f"{target}{name}")
@@ -157,8 +177,8 @@ def test_a_killed_writer_leaves_a_beginning_with_all_that_was_flushed(path: Path
         assert store.last_seq == 1500
 
 
-def test_a_value_that_cannot_be_written_ends_the_writing(path: Path) -> None:
-    """Not even SQLite's own error: whoever waits hears of it, and what came before is kept."""
+def test_a_value_that_cannot_be_written_ends_all_writing(path: Path) -> None:
+    """Even an error that is not SQLite's reaches every caller that waits; earlier entries are kept."""
     with Store.create(path, {}) as store:
         store.append("score", {})
         store.settled(2**70, 1, 1, 0.0)
@@ -170,10 +190,10 @@ def test_a_value_that_cannot_be_written_ends_the_writing(path: Path) -> None:
             store.close()
         store.close()
     with Store.open(path) as store:
-        assert store.last_seq in (0, 1)  # in one transaction with it, or in the one before
+        assert store.last_seq in (0, 1)  # in the same transaction, or in an earlier one
 
 
-def test_a_waiter_that_gives_up_holds_up_nobody(path: Path) -> None:
+def test_a_cancelled_flush_does_not_block_others(path: Path) -> None:
     async def work(store: Store) -> None:
         for i in range(50):
             store.append("score", entry(i))
@@ -190,7 +210,7 @@ def test_a_waiter_that_gives_up_holds_up_nobody(path: Path) -> None:
         assert store.last_seq == 50
 
 
-def test_after_its_end(path: Path) -> None:
+def test_a_closed_store_refuses_calls(path: Path) -> None:
     store = Store.create(path, {})
     store.close()
     store.close()
@@ -199,7 +219,7 @@ def test_after_its_end(path: Path) -> None:
             use()
 
 
-def test_an_error_within_the_block_is_not_hidden_by_one_of_closing(path: Path) -> None:
+def test_an_error_in_the_block_is_not_hidden_by_one_in_close(path: Path) -> None:
     def work() -> None:
         with Store.create(path, {}) as store:
             store.settled(2**70, 1, 1, 0.0)
@@ -209,7 +229,7 @@ def test_an_error_within_the_block_is_not_hidden_by_one_of_closing(path: Path) -
         work()
 
 
-def test_what_nobody_closes_is_written_all_the_same(path: Path) -> None:
+def test_a_store_that_is_never_closed_is_written_too(path: Path) -> None:
     store = Store.create(path, {})
     store.append("score", {})
     del store
@@ -240,18 +260,18 @@ FORK = """
             assert "forked" in str(error)
             store.close()
             del store
-            sys.exit(5)     # the usual way out, through all that is closed then
+            sys.exit(5)     # regular exit, which runs all finalizers
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
     for _ in range(10):
         store.append("score", {}); store.sync()
     assert os.path.exists(path + "-wal")
-    os._exit(6)             # as if killed
+    os._exit(6)             # as after a kill
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_process_can_neither_use_nor_harm_it(path: Path) -> None:
+def test_a_forked_process_can_neither_use_nor_harm_the_store(path: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(FORK), str(path)]
     done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert done.returncode == 6, done
@@ -260,8 +280,8 @@ def test_a_forked_process_can_neither_use_nor_harm_it(path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
-def test_durable_is_on_the_disk(path: Path, tmp_path: Path) -> None:
-    """kill -9 cannot show it: the file is synchronised before a durable flush returns, and only then."""
+def test_a_durable_flush_is_on_disk(path: Path, tmp_path: Path) -> None:
+    """kill -9 cannot show this: a durable flush, and no other, synchronises the file before it returns."""
     code = """
         import asyncio, os, sys
         from zopo_fast.storage.store import Store
@@ -271,7 +291,7 @@ def test_durable_is_on_the_disk(path: Path, tmp_path: Path) -> None:
                 store.append("score", {})
                 await store.flush(durable=durable)
                 os.write(say, b"told " + str(durable).encode())
-            await store.flush(durable=True)          # there is nothing left to synchronise
+            await store.flush(durable=True)          # nothing is left to synchronise
             os.write(say, b"told again")
         with Store.create(sys.argv[1], {}) as store:
             store.sync()

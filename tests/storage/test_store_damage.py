@@ -1,4 +1,4 @@
-"""Damaged study files: noticed at opening, what is whole is saved, and nothing else passes for it."""
+"""Damaged study files: detected when opened; intact rows are saved, damaged ones never pass for intact."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refused(path: Path) -> str:
     before = path.read_bytes()
     with pytest.raises(errors.StoreDamagedError) as caught:
         Store.open(path)
-    assert path.read_bytes() == before, "the damaged file is evidence"
+    assert path.read_bytes() == before, "the damaged file must not change"
     said = str(caught.value)
     assert said.startswith(f"{path}: the file is damaged")
     assert "\n" not in said
@@ -50,7 +50,7 @@ def refused(path: Path) -> str:
 
 
 def saved(path: Path, said: str) -> tuple[list[Event], list[Answer], Pool | None]:
-    """What was saved, and that it is said right."""
+    """Return what was salvaged, after checking the report."""
     target = path.with_name("study.salvaged.sqlite3")
     assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
     with Store.open(target) as store:
@@ -75,19 +75,19 @@ def changed(path: Path, where: int, data: bytes) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda path: changed(path, 0, bytes(16)),  # what says that it is a database
+        lambda path: changed(path, 0, bytes(16)),  # magic bytes
         lambda path: changed(path, 0, bytes(100)),  # the header
-        lambda path: changed(path, 0, b"\xff" * 4096),  # and where the tables are
+        lambda path: changed(path, 0, b"\xff" * 4096),  # header and table of contents
     ],
 )
-def test_damage_at_the_beginning_loses_nothing(path: Path, damage: Callable[[Path], None]) -> None:
+def test_damage_at_the_start_loses_nothing(path: Path, damage: Callable[[Path], None]) -> None:
     damage(path)
     events, answers, pool = saved(path, refused(path))
     assert (events, answers, pool) == (EVENTS, ANSWERS, POOL)
 
 
 def pages(path: Path, table: str) -> list[int]:
-    """Where the pages of a table begin: those that hold its rows."""
+    """Offsets of the pages that hold the rows of a table."""
     with sqlite3.connect(path) as connection:
         found = connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0]
         assert found
@@ -99,7 +99,7 @@ def pages(path: Path, table: str) -> list[int]:
     ]
 
 
-def test_damage_in_the_middle_costs_what_lies_there(path: Path) -> None:
+def test_damage_in_the_middle_loses_only_the_rows_there(path: Path) -> None:
     there = pages(path, "answers")
     assert len(there) > 8
     changed(path, there[len(there) // 2], random.Random(0).randbytes(4096))
@@ -107,7 +107,7 @@ def test_damage_in_the_middle_costs_what_lies_there(path: Path) -> None:
     assert (events, pool) == (EVENTS, POOL)
     assert len(ANSWERS) - 30 < len(answers) < len(ANSWERS)
     assert answers[0] == ANSWERS[0]
-    assert answers[-1] == ANSWERS[-1]  # from both sides
+    assert answers[-1] == ANSWERS[-1]  # from both sides of the gap
 
 
 def test_the_log_is_kept_up_to_its_first_gap(path: Path) -> None:
@@ -119,8 +119,8 @@ def test_the_log_is_kept_up_to_its_first_gap(path: Path) -> None:
     assert (answers, pool) == (ANSWERS, POOL)
 
 
-def test_a_single_bit_is_noticed(path: Path) -> None:
-    """Where SQLite notices nothing: a score that would pass for another one."""
+def test_a_single_changed_digit_is_detected(path: Path) -> None:
+    """SQLite itself accepts the changed score."""
     before = b'"score": 0.5}'
     at = path.read_bytes().index(before)
     changed(path, at, before.replace(b"0.5", b"0.7"))
@@ -131,7 +131,7 @@ def test_a_single_bit_is_noticed(path: Path) -> None:
     assert answers == ANSWERS
 
 
-def test_bytes_that_are_no_text(path: Path) -> None:
+def test_bytes_that_are_not_utf_8(path: Path) -> None:
     changed(path, path.read_bytes().index(b"answer 7 "), b"\xff\xfe\xfd")
     said = refused(path)
     events, answers, _ = saved(path, said)
@@ -140,7 +140,7 @@ def test_bytes_that_are_no_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_file_that_was_cut_off(path: Path, share: float) -> None:
+def test_a_truncated_file(path: Path, share: float) -> None:
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.truncate(int(size * share))
@@ -149,8 +149,8 @@ def test_a_file_that_was_cut_off(path: Path, share: float) -> None:
     assert 0 < len(answers) < len(ANSWERS)
 
 
-def test_nothing_of_random_damage_passes(path: Path, sound: Path) -> None:
-    """Whatever is hit: an error of ours, or all is as it was."""
+def test_random_damage_is_detected_or_harmless(path: Path, sound: Path) -> None:
+    """Opening raises a StoreError, or every value is unchanged."""
     rng = random.Random(1)
     size, noticed = sound.stat().st_size, 0
     for _ in range(16):
@@ -170,7 +170,7 @@ def test_nothing_of_random_damage_passes(path: Path, sound: Path) -> None:
     assert noticed > 8
 
 
-def test_nothing_left_to_save(path: Path) -> None:
+def test_nothing_to_salvage(path: Path) -> None:
     path.write_bytes(random.Random(0).randbytes(50_000))
     assert refused(path).endswith("Nothing could be saved")
     path.write_bytes(b"SQLite format 3\0" + bytes(84))
@@ -179,14 +179,14 @@ def test_nothing_left_to_save(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["study.sqlite3"]
 
 
-def test_settings_that_are_lost_are_said(path: Path) -> None:
+def test_lost_settings_are_reported(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE study SET value = '{}' WHERE name = 'config'")
     connection.close()
     assert refused(path).endswith("the settings are lost, so the study cannot be resumed")
 
 
-def test_what_was_saved_before_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_salvaged_file_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed(path, path.read_bytes().index(b'"score": 0.5}'), b'"score": 0.6}')
     copies: list[Path] = []
 
@@ -205,8 +205,8 @@ def test_what_was_saved_before_is_kept(path: Path, monkeypatch: pytest.MonkeyPat
     assert path.with_name("study.salvaged.sqlite3").read_bytes() == before
 
 
-def test_damage_in_the_log_of_writes_is_a_shorter_log(path: Path, tmp_path: Path) -> None:
-    """What was not moved into the file yet: a beginning of it stays, as after a loss of power."""
+def test_damage_in_the_write_ahead_log_shortens_the_log(path: Path, tmp_path: Path) -> None:
+    """Of the entries after the last checkpoint a prefix is left, as after a loss of power."""
     more = [Event(ENTRIES + i + 1, "score", {"prompt": i, "score": 0.5}) for i in range(50)]
     target = tmp_path / "copy.sqlite3"
     with Store.open(path) as store:

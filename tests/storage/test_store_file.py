@@ -1,4 +1,4 @@
-"""The file of a study: no room, one owner, what else may lie there, old and new schemas."""
+"""Study file: full disk, lock, other files in its place, schema versions, single values."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "study.sqlite3"
 
 
-# ---- no room -----------------------------------------------------------------------------------------
+# ---- full disk ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte."""
+    """Folder on a file system of one megabyte."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -50,7 +50,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(store: Store) -> int:
-    """Write until there is no room; return the number of entries acknowledged."""
+    """Write until the disk is full; return the number of acknowledged entries."""
 
     async def work() -> None:
         nonlocal known
@@ -62,7 +62,7 @@ def fill(store: Store) -> int:
     known = 0
     with pytest.raises(errors.StoreFullError, match="no space left"):
         asyncio.run(work())
-    with pytest.raises(errors.StoreFullError):  # and from now on
+    with pytest.raises(errors.StoreFullError):  # and every later call
         store.append("score", {})
     return known
 
@@ -77,14 +77,14 @@ def test_full_disk_keeps_what_was_acknowledged(small: Path) -> None:
     with Store.open(path) as store:
         assert known <= store.last_seq <= known + 1
     filler = os.open(small / "filler", os.O_WRONLY | os.O_CREAT)
-    with contextlib.suppress(OSError):  # the last page
+    with contextlib.suppress(OSError):  # fill the last page
         while os.write(filler, b"x" * 4096):
             pass
     os.close(filler)
     with pytest.raises(errors.StoreFullError, match="no space left"):
         Store.create(small / "other.sqlite3", {})
     assert [p.name for p in small.iterdir() if p.suffix == ".tmp" or p.name.startswith("other")] == []
-    with Store.open(path) as store:  # readable with no room at all
+    with Store.open(path) as store:  # readable on a full disk
         assert len(list(store.events())) == store.last_seq
 
 
@@ -95,13 +95,13 @@ def test_full_file_keeps_what_was_acknowledged(path: Path) -> None:
     known = fill(store)
     with pytest.raises(errors.StoreFullError):
         store.close()
-    with Store.open(path) as store:  # there is room again
+    with Store.open(path) as store:  # the limit is gone
         assert known <= store.last_seq <= known + 1
         store.append("score", {})
         store.sync()
 
 
-# ---- one owner ---------------------------------------------------------------------------------------
+# ---- the lock ----------------------------------------------------------------------------------------
 
 BUSY = """
     import sys
@@ -114,29 +114,29 @@ BUSY = """
 """
 
 
-def opened_elsewhere(path: Path) -> str:
+def opened_by_another_process(path: Path) -> str:
     command = [sys.executable, "-c", textwrap.dedent(BUSY), str(path)]
     return subprocess.run(command, timeout=60, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_second_owner_is_refused(path: Path) -> None:
+def test_a_second_process_is_refused(path: Path) -> None:
     with Store.create(path, {}) as store:
-        assert "another process has this study open" in opened_elsewhere(path)
+        assert "another process has this study open" in opened_by_another_process(path)
         for _ in range(2):
             with pytest.raises(errors.StoreBusyError, match="has this study open"):
                 Store.open(path)
             with pytest.raises(errors.StoreError, match="exists already"):
                 Store.create(path, {})
-        # Locks of a file go when any handle of this process on it is closed: none of the above may.
-        assert "another process has this study open" in opened_elsewhere(path)
+        # The lock is lost when this process closes any handle on the file: none of the calls above may.
+        assert "another process has this study open" in opened_by_another_process(path)
         store.append("score", {})
-    assert opened_elsewhere(path) == ""
+    assert opened_by_another_process(path) == ""
 
 
-# ---- what else may lie there -------------------------------------------------------------------------
+# ---- other files in its place ------------------------------------------------------------------------
 
 
-def test_making_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creation_is_atomic(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.parent.joinpath("a").mkdir()
     deep = path.parent / "a" / "b" / "study.sqlite3"
     with Store.create(deep, {}, POOL) as store:
@@ -147,7 +147,7 @@ def test_making_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [p.name for p in path.parent.iterdir()] == ["a"]
 
 
-def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_study(path: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.StoreError, match="no study file there"):
         Store.open(path)
     with pytest.raises(errors.StoreError, match="no study file there"):
@@ -157,7 +157,7 @@ def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(errors.StoreError, match="an empty file"):
         Store.open(path)
-    Store.create(path, {}).close()  # as after tempfile.mkstemp()
+    Store.create(path, {}).close()  # in place of an empty file, as tempfile.mkstemp() creates
     Store.open(path).close()
     path.unlink()
     with sqlite3.connect(path) as other:
@@ -170,7 +170,7 @@ def test_what_is_no_study(path: Path, tmp_path: Path) -> None:
         Store.create(tmp_path / "file" / "study.sqlite3", {})
 
 
-def test_a_link_leads_to_the_one_study(path: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_leads_to_the_study(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.sqlite3"
     link.symlink_to(path)
     with Store.create(link, {}) as store:
@@ -194,12 +194,12 @@ FORBIDDEN = """
     os.chmod(folder + "/closed", 0o000)
     if not os.getuid():
         os.setuid(65534)
-    def made(path):
+    def open_or_create(path):
         with resume.open_store(path):
             pass
     for name in ("study", "other", "closed/study"):
         path = f"{folder}/{name}.sqlite3"
-        for use in (Store.open, lambda path: Store.create(path, {}), made):
+        for use in (Store.open, lambda path: Store.create(path, {}), open_or_create):
             try:
                 use(path)
                 print("done", name)
@@ -210,8 +210,8 @@ FORBIDDEN = """
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="no users here")
-def test_what_may_not_be_written() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # not in pytest's, into which no other user may look
+def test_missing_permission() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # other users have no access to the folder of pytest
         command = [sys.executable, "-c", textwrap.dedent(FORBIDDEN), folder]
         done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
         os.chmod(folder, 0o755)
@@ -269,17 +269,17 @@ def test_a_migration_that_fails_leaves_the_old_file(path: Path, monkeypatch: pyt
         assert (store.config, store.last_seq) == ({"a": 1}, 1)
 
 
-# ---- one value, without the rest -------------------------------------------------------------------------
+# ---- single values -----------------------------------------------------------------------------------
 
 
-def test_one_value_is_read_without_the_rest(path: Path) -> None:
+def test_one_value_is_read_without_the_rest_of_the_file(path: Path) -> None:
     Store.create_closed(path, {"a": [1]}, arrays={"embeddings": np.arange(6.0).reshape(2, 3)})
     assert read_value(path, "config") == {"a": [1]}
     assert read_value(path, "nothing") is None
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE arrays SET data = zeroblob(length(data))")
     connection.close()
-    assert read_value(path, "config") == {"a": [1]}  # that is not looked at
+    assert read_value(path, "config") == {"a": [1]}  # the damaged array is not read
     with pytest.raises(errors.StoreDamagedError):
         Store.open(path)
     with sqlite3.connect(path) as connection:

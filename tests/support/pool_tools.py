@@ -1,4 +1,4 @@
-"""The native pool of a device, for the tests that run on each."""
+"""Native pools, for tests that run on every device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pool = Any  # _core.Pool or _core.CudaPool
 def make_pool(
     device: str, Z: np.ndarray, mean: np.ndarray | None = None, scale: np.ndarray | None = None
 ) -> Pool:
-    """Embeddings (m, d) standardised by `mean` and `scale`, as they are without."""
+    """Return the pool of embeddings (m, d) standardised by `mean` and `scale`; without these, as they are."""
     mean = np.zeros(Z.shape[1]) if mean is None else mean
     scale = np.ones(Z.shape[1]) if scale is None else scale
     ordinal = parse_device(device)

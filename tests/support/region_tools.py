@@ -121,7 +121,7 @@ def assert_promising(
         moved = [
             level._replace(
                 mean=level.mean + by * unit,
-                fantasised=np.maximum(level.fantasised + by * unit**2, 1e-12 * unit**2),
+                fantasized=np.maximum(level.fantasized + by * unit**2, 1e-12 * unit**2),
             )
             for level in levels
         ]

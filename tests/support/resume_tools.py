@@ -1,4 +1,4 @@
-"""A run that can be cut anywhere, and the run without a cut that its log is compared with."""
+"""Runs that a test interrupts anywhere, and uninterrupted ones to compare their logs with."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def settings(**more: Any) -> zf.RunConfig:
 
 
 def asked_for(messages: Sequence[Any]) -> tuple[int, int]:
-    """Prompt and example of a call."""
+    """Return prompt and example of a call."""
     content = messages[-1]["content"]
     prompt, example = re.search(r"number (\d+)", content), re.search(r"question (\d+)", content)
     assert prompt is not None
@@ -50,13 +50,13 @@ def answer(messages: Any) -> str:
 
 
 def events(path: Path) -> list[Event]:
-    """The log of a study that no one has open, or of a copy of one that was killed."""
+    """Return the log of a study that is not open, or of a copy of one whose process was killed."""
     with Store.open(path) as store:
         return list(store.events())
 
 
 def copy(path: Path, target: Path) -> Path:
-    """Copy a study as its files lie, its log of writes too."""
+    """Copy a study file with its write-ahead log."""
     for name in (path.name, path.name + "-wal"):
         if (path.parent / name).exists():
             shutil.copy(path.parent / name, target.parent / name.replace(path.name, target.name))
@@ -64,7 +64,7 @@ def copy(path: Path, target: Path) -> Path:
 
 
 def cut(path: Path, keep: int, target: Path) -> Path:
-    """Copy a study as it was when its log had so many entries; of the answers those that were scored."""
+    """Copy a study with only `keep` entries of its log, and with the answers that these score."""
     copy(path, target)
     with sqlite3.connect(target) as connection:
         connection.execute("DELETE FROM events WHERE seq > ?", (keep,))
@@ -78,12 +78,12 @@ def cut(path: Path, keep: int, target: Path) -> Path:
 
 
 def told(log: Sequence[Event]) -> list[tuple[Any, ...]]:
-    """What a log says, without times."""
+    """Return the entries of a log without their times."""
     return [(e.kind, *(e.data.get(name) for name in ("prompt", "examples", "example", "score"))) for e in log]
 
 
 class Ordered:
-    """A model function that answers in the order of a log, one call after another."""
+    """Model function that answers one call after another, in the order of a log."""
 
     def __init__(self, log: Sequence[Event]) -> None:
         self.order = [(e.data["prompt"], e.data["example"]) for e in log if e.kind == "score"]
@@ -100,7 +100,7 @@ class Ordered:
         if self.order and self.order[0] in self.waiting:
             pair = self.order.pop(0)
             self.waiting[pair].set_result(None)
-            # The following one only when this answer was taken in: after some turns of the loop.
+            # Answer the next call once the run has recorded this answer, some iterations of the loop later.
             self._later(8)
 
     def _later(self, turns: int) -> None:
@@ -112,7 +112,7 @@ class Ordered:
 
 
 def uninterrupted(log: Sequence[Event], path: Path, config: zf.RunConfig) -> list[Event]:
-    """The log of a run that gets the same answers in the same order, and is never cut."""
+    """Return the log of an uninterrupted run with the same answers in the same order."""
 
     async def work() -> None:
         model = Ordered(log)
@@ -130,13 +130,13 @@ def uninterrupted(log: Sequence[Event], path: Path, config: zf.RunConfig) -> lis
 
 
 class Model:
-    """Answers at once, counts, and may fail from some call on."""
+    """Model function that answers at once, records its calls, and may fail from some call on."""
 
     def __init__(self, fail_after: int | None = None, error: Exception | None = None) -> None:
         self.calls: list[tuple[int, int]] = []
         self._fail_after, self._error = fail_after, error
         self.after: Callable[[int], None] = lambda _: None
-        self.down_at: int | None = None  # example
+        self.down_at: int | None = None  # index of an example whose calls fail
 
     async def __call__(self, messages: Any) -> str:
         await asyncio.sleep(0)

@@ -52,9 +52,9 @@ def described(
     Args:
         help: Noun phrase that ends with a full stop.
         minimum: Least value; of a string, its least length without surrounding blanks.
-        above: Bound below the least value.
-        maximum: Greatest value; `MAX_COUNT` unless an integer states another.
-        below: Bound above the greatest value.
+        above: Exclusive lower bound.
+        maximum: Greatest value; that of an integer is `MAX_COUNT` unless stated.
+        below: Exclusive upper bound.
         default_text: Meaning of the default, where its value does not say it.
         may_change: Whether a resumed study accepts another value.
     """

@@ -91,6 +91,8 @@ def landscape(task: Path, **options: Any) -> int:
         return 0
     try:
         return asyncio.run(command.run())
+    except StudyMismatchError:  # the same command would be refused again
+        raise
     except ZopoError:
         command.say_how_to_resume()
         raise
@@ -108,7 +110,7 @@ class LandscapeRunner:
         from zopo_fast.runs.landscape import LandscapeFiles
 
         self.options, self.task = options, task
-        self.has_opened_study = False
+        self._has_opened_study = False
         self.model = settings_of(ModelSettings, options)
         self.judge = settings_of(JudgeSettings, options)
         self.limits = settings_of(LimitSettings, options)
@@ -122,7 +124,10 @@ class LandscapeRunner:
         if name != Path(name).name or not name.isprintable():
             raise ConfigError(f"--name {short_repr(name)}: expected a file name without folder and suffix")
         self.files = LandscapeFiles.of(options["out"], name)
-        for path in (self.files.scores, self.files.embeddings):
+        written = [self.files.scores]
+        if not exists(self.files.study):  # with a study, the embeddings are those of an interrupted export
+            written.append(self.files.embeddings)
+        for path in written:
             if exists(path):
                 raise OutputError(f"{path}: exists already; give another --name or --out")
 
@@ -139,10 +144,10 @@ class LandscapeRunner:
             heldout=False,
             racing=False,
             rubric=text_or_file(self.options["rubric"], "--rubric"),
-            max_failures=prompts + 1,  # --max-failed counts failures of the whole pool, not in a row
+            max_failures=prompts + 1,  # never reached: --max-failed limits the failures of the whole pool
             limits=self.limits.limits(),
             prices=self.limits.prices(prices_of(self.options)),
-            # All prompts are initial ones, and this search fits no model to the scores of these.
+            # All prompts are initial ones; this search fits no model to the scores of initial prompts.
             search=ZopoConfig.official(budget=prompts, initial=list(range(prompts))),
         )
 
@@ -166,14 +171,14 @@ class LandscapeRunner:
         """Score the pool, or what an interrupted run has left of it, and export it; return the exit code."""
         is_new_folder = not exists(self.files.study.parent)
         store = self._open_study()
-        self.has_opened_study = True
+        self._has_opened_study = True
         is_exported = False
         try:
             await self._score_and_export(store)
             is_exported = True
         finally:
             is_needed = not is_exported
-            with suppress(StoreError):  # an error in writing was raised where it occurred
+            with suppress(StoreError):  # a failed write was raised before
                 is_needed = is_needed and not store.is_empty
             with suppress(StoreError):
                 store.close()
@@ -194,8 +199,8 @@ class LandscapeRunner:
             before = store.config.get("embedder")
             if before != self.embedder:
                 raise StudyMismatchError(
-                    f"{store.path} was begun with something else: embedder: {before} then, {self.embedder} "
-                    "now. Give what it was begun with, another --name, or delete it"
+                    f"{store.path} was started with other settings: embedder: {before} then, "
+                    f"{self.embedder} now. Use the same settings again, or another --name"
                 )
             retry_failures(store)
         except BaseException:
@@ -317,7 +322,7 @@ class LandscapeRunner:
 
     def say_how_to_resume(self) -> None:
         """Name the study that holds the answers so far, if there are any."""
-        if self.has_opened_study and exists(self.files.study):
+        if self._has_opened_study and exists(self.files.study):
             click.echo(
                 f"The answers so far are stored in {printable(str(self.files.study))}; "
                 "run the same command again to resume.",

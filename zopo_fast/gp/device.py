@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 elif hasattr(_core, "CudaArray"):  # missing from a build without CUDA
     CudaArray = public(_core.CudaArray)
 
-_users: set[int] = set()  # ids of the process that has initialised CUDA; a forked child of it cannot use CUDA
+_users: set[int] = set()  # ids of the process that has initialized CUDA; a forked child of it cannot use CUDA
 
 
 @public

@@ -142,14 +142,14 @@ class RegionLevel(NamedTuple):
         amplitude: Signal variance divided by the variance of the scores.
         mean: (m,) posterior mean.
         variance: (m,) posterior variance.
-        fantasised: (m,) posterior variance with the pending candidates added at their expected scores.
+        fantasized: (m,) posterior variance with the pending candidates added at their expected scores.
     """
 
     weight: float
     amplitude: float
     mean: Array
     variance: Array
-    fantasised: Array
+    fantasized: Array
 
 
 def region_levels(
@@ -179,8 +179,8 @@ def region_levels(
         B = K[np.ix_(both, both)] + np.diag(nugget + np.concatenate([noise, np.full(len(waiting), 1e-12)]))
         left = [np.diag(K) - np.einsum("ij,ij->j", k, np.linalg.solve(A, k))]
         left += [np.diag(K) - np.einsum("ij,ij->j", K[both], np.linalg.solve(B, K[both]))]
-        variance, fantasised = (a * (spread or 1.0) ** 2 * np.maximum(v, 1e-12) for v in left)
-        levels.append(RegionLevel(0.0, a, mean + k.T @ solved, variance, fantasised))
+        variance, fantasized = (a * (spread or 1.0) ** 2 * np.maximum(v, 1e-12) for v in left)
+        levels.append(RegionLevel(0.0, a, mean + k.T @ solved, variance, fantasized))
     weights = np.exp(np.array(log_likelihoods) - max(log_likelihoods))
     return [level._replace(weight=float(w)) for level, w in zip(levels, weights / weights.sum(), strict=True)]
 
@@ -215,8 +215,8 @@ def region_criterion(levels: Sequence[RegionLevel], incumbent: float, power: int
     total = np.zeros(len(levels[0].mean))
     for level in levels:
         if level.weight > 1e-4:
-            total += level.weight * expected_improvement(level.mean, level.fantasised, incumbent, power)
+            total += level.weight * expected_improvement(level.mean, level.fantasized, incumbent, power)
     if total.max() > 0:
         return total
     likeliest = max(levels, key=lambda level: level.weight)
-    return np.asarray((likeliest.mean - incumbent) / np.sqrt(likeliest.fantasised))
+    return np.asarray((likeliest.mean - incumbent) / np.sqrt(likeliest.fantasized))

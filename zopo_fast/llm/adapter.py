@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zopo_fast._utils.aio import call_in_thread
 from zopo_fast.errors import (
@@ -39,6 +39,22 @@ UNBILLED = (
 )
 
 Ask = Callable[[Sequence[Message]], Awaitable[Answer]]
+
+
+class Chats(Protocol):
+    """Object with `async chat(messages)`."""
+
+    async def chat(self, messages: Any) -> Answer: ...
+
+
+class Embeds(Protocol):
+    """Object with `async embed(texts)`, one row a text."""
+
+    async def embed(self, texts: Any) -> Any: ...
+
+
+ModelLike = Chats | Callable[[Any], Any]
+"""Chat model as a caller may pass it: an object, or a function `messages -> text`, sync or async."""
 
 
 def as_chat_model(model: Any, slots: int, name: str = "llm") -> ChatModel:

@@ -1,12 +1,11 @@
-"""Answers that were paid for once: a cache on disk, shared by runs and processes.
+"""Cache of answers on disk, shared by runs and processes.
 
-    cache = AnswerCache()                                    # in `embed.default_cache_dir()`
-    model = Cached(client, cache, identity_of(client))
-    answer = await model.chat(messages)                      # answer.usage.cached == 1 where it was there
+    cache = AnswerCache()                # in `files.default_cache_dir()`
+    model = CachedModel(client, cache)
+    answer = await model.chat(messages)  # a hit has answer.usage.cached == 1
 
-An answer is kept under everything it depends on: the model, the endpoint, all parameters of the call and the
-messages. At a temperature above 0 the same answer comes back each time: not what a model that writes
-prompts is wanted for.
+The key of an answer covers all it depends on: model, endpoint, parameters of the call and messages.
+At a temperature above 0 a hit repeats the first answer, so do not cache a model that writes prompts.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer, Usag
 
 FILE = "answers-1.sqlite3"
 MAX_BYTES = 256 * 2**20
-_ROW_BYTES = 160  # of an entry, its place in the index included, beyond its answer
-_KEPT_SHARE = 0.9  # of what is allowed, after something had to go
+_ROW_BYTES = 160  # overhead of an entry, with its place in the index
+_KEPT_SHARE = 0.9  # of max_bytes, after an eviction
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, answer BLOB, digest BLOB, size INTEGER, "
@@ -48,17 +47,22 @@ _SCHEMA = (
     "CREATE TRIGGER IF NOT EXISTS went AFTER DELETE ON answers BEGIN "
     "UPDATE total SET bytes = bytes - old.size; END",
 )
-_NEXT = (
-    "(SELECT COALESCE(MAX(used), 0) + 1 FROM answers)"  # order of use, across processes and without clocks
-)
+# A counter of uses: orders them across processes without a clock.
+_NEXT = "(SELECT COALESCE(MAX(used), 0) + 1 FROM answers)"
 
 
 @public
 class AnswerCache:
-    """Answers by key in `answers-1.sqlite3` of the folder `path`, the least recently used ones dropped first.
+    """Cache of answers in one SQLite file; evicts the least recently used answers.
 
-    `max_bytes` bounds the entries; the file is a little larger. Raises `ConfigError` for less than 1 byte.
-    What is wrong with the file later is logged and never raised: then nothing is kept.
+    A file that cannot be read or written is logged and never raises: the cache is then empty.
+
+    Args:
+        path: folder of the file `answers-1.sqlite3`; None: `files.default_cache_dir()`.
+        max_bytes: limit of the entries' bytes; the file is a little larger.
+
+    Raises:
+        ConfigError: `max_bytes` is below 1.
     """
 
     def __init__(self, path: str | Path | None = None, max_bytes: int = MAX_BYTES) -> None:
@@ -70,7 +74,7 @@ class AnswerCache:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return self._file.path
 
     def close(self) -> None:
@@ -78,7 +82,7 @@ class AnswerCache:
         self._file.close()
 
     def get(self, key: bytes) -> Answer | None:
-        """Return the answer kept under `key`, with a usage of nothing but `cached=1`; it counts as used."""
+        """Return the answer under `key`, with usage `cached=1`, and mark it as used; None for a miss."""
 
         def read(connection: sqlite3.Connection) -> Any:
             row = connection.execute("SELECT answer, digest FROM answers WHERE key = ?", (key,)).fetchone()
@@ -90,7 +94,7 @@ class AnswerCache:
         return None if row is None else _unpacked(*row)
 
     def put(self, key: bytes, answer: Answer) -> None:
-        """Keep an answer, and drop what was not used for longest where there is too much."""
+        """Store an answer, and evict the least recently used ones above `max_bytes`."""
         data = json.dumps([answer.text, answer.finish_reason]).encode()
         size = len(data) + _ROW_BYTES
         if size > self.max_bytes:
@@ -105,7 +109,7 @@ class AnswerCache:
         self._file.transaction(write)
 
     def held(self) -> tuple[int, int]:
-        """Return how many answers are kept, and their bytes."""
+        """Return number and bytes of the stored answers."""
 
         def read(connection: sqlite3.Connection) -> tuple[int, int]:
             count = connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
@@ -120,13 +124,13 @@ class AnswerCache:
         while _total(connection) > _KEPT_SHARE * self.max_bytes:
             if connection.execute(oldest).rowcount < 1:
                 break
-        # As a script, which commits before it: `execute` would free one page only.
+        # executescript commits first and frees all pages; execute would free a single one.
         connection.executescript("PRAGMA incremental_vacuum")
 
 
 @dataclass
 class _Flight:
-    """A call under way, and how many wait for it; the first that has its answer takes its usage."""
+    """Call in flight with its number of waiting callers; the first caller to return takes its usage."""
 
     task: asyncio.Task[Answer]
     waiting: int = 0
@@ -165,12 +169,12 @@ class CachedModel(ModelWrapper):
         try:
             answer = await asyncio.shield(flight.task)
         except ZopoError as error:
-            # Each one its own: what is said about it later differs.
+            # A copy for each caller: the evaluator adds a caller's example to the message.
             raise copy.copy(error).with_traceback(error.__traceback__) from error.__cause__
         finally:
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
-                self._landed(place, flight.task)  # nobody joins what is about to be cancelled
+                self._landed(place, flight.task)  # no new caller may join a call that is being cancelled
                 await cancel_and_wait([flight.task])
         if flight.claimed:
             return Answer(answer.text, Usage(cached=1), answer.finish_reason)
@@ -192,24 +196,31 @@ class CachedModel(ModelWrapper):
         if found is not None:
             return found
         answer = await call()
-        if isinstance(answer, Answer) and isinstance(answer.text, str) and answer.finish_reason not in _CUT:
-            # Not waited for: an answer is never lost, where its call is cancelled, to writing it down.
+        if (
+            isinstance(answer, Answer)
+            and isinstance(answer.text, str)
+            and answer.finish_reason not in _INCOMPLETE
+        ):
+            # Written in the background: cancelling the call during the write must not lose the answer.
             writing = asyncio.ensure_future(asyncio.to_thread(self._cache.put, key, answer))
             self._writing[writing] = key, Answer(answer.text, Usage(cached=1), answer.finish_reason)
             writing.add_done_callback(lambda done: self._writing.pop(done, None))
         return answer
 
     async def written(self) -> None:
-        """Wait until all answers so far are in the cache; to be called before the event loop ends."""
+        """Wait until the cache holds all answers so far; call it before the event loop ends."""
         if self._writing:
             await asyncio.wait(list(self._writing))
 
 
-_CUT = ("content_filter", "tool_calls", "function_call")  # no answer, or not all of it
+_INCOMPLETE = ("content_filter", "tool_calls", "function_call")  # finish reasons of incomplete answers
 
 
 def key_of(identity: Any, messages: Sequence[Message]) -> bytes:
-    """Return the key of a call: the SHA-256 of canonical JSON of what its answer depends on."""
+    """Return the key of a call: the SHA-256 of canonical JSON of identity and messages.
+
+    Caches on disk hold these bytes: a change here makes every call a miss.
+    """
     asked = [identity, [dict(message) for message in messages]]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).digest()
 

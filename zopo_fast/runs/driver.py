@@ -1,11 +1,11 @@
-"""The driver: keeps prompts in flight, moves the study by their scores, and compares the winner.
+"""Driver of a run: keeps prompts in flight, records their scores, and compares the winner.
 
-Scheduling: all calls of a prompt are begun at once, and enough prompts are in flight that the model's
-slots stay full while one of them ends; the search hears of a score as soon as its prompt is done.
-In a race the same holds of a prompt's mini-batches: it waits for its own, and for nothing else.
+All calls of a prompt start together. Enough prompts are in flight to keep the model's slots full while one
+prompt ends, and the search receives a score as soon as its prompt is complete. In a race the same holds for
+mini-batches: the next one of a prompt waits for its previous one only.
 
-What moves the study is its log, entry by entry: a score is taken in, written down and acted upon before the
-next one is. A run that goes on replays the log of the one before it and is where that was.
+The log moves the state of a run entry by entry: a score is written and applied before the next one. A resumed
+run replays the log of the earlier runs and continues from the same state.
 """
 
 from __future__ import annotations
@@ -45,79 +45,88 @@ OnPhase = Callable[[str], Any]
 
 
 class Driver:
-    """One run: search, then compare.
+    """Runs a search and the comparison after it.
 
     Args:
-        study: the search.
-        scorer: asks the model.
+        state: state of the run.
+        scorer: scores the prompts.
         config: settings of the run.
-        on_trial, on_resume, phase: as in `optimize`.
+        on_trial: as in `optimize`.
+        on_resume: as in `optimize`.
+        on_phase: as in `optimize`.
         stop: ends the run early.
-        store: where the log is kept, and continued from; None: nowhere.
-        account: hard limits; None: there are none.
+        store: study that holds the log; None: the log is not kept.
+        account: hard limits; None: no limits.
     """
 
     def __init__(
         self,
-        study: RunState,
+        state: RunState,
         scorer: Scorer,
         config: RunConfig,
         *,
         on_trial: OnTrial | None,
         on_resume: OnResume | None = None,
-        phase: OnPhase,
+        on_phase: OnPhase,
         stop: asyncio.Event,
         store: Store | None = None,
         account: Account | None = None,
     ) -> None:
-        self._study, self._scorer, self._config = study, scorer, config
-        self._on_trial, self._on_resume, self._phase, self._stop = on_trial, on_resume, phase, stop
+        self._state, self._scorer, self._config = state, scorer, config
+        self._on_trial, self._on_resume, self._on_phase, self._stop = on_trial, on_resume, on_phase, stop
         self._store, self._account = store, account
         self._running: dict[asyncio.Future[Any], Work] = {}
-        self._reported = 0  # trials
+        self._reported = 0  # number of trials
         self._error: ZopoError | None = None
         self._limit: LimitReachedError | None = None
-        self._lost: list[Work] = []  # by that error
+        self._lost: list[Work] = []  # work that ended in that error
         self._closing = False
-        self._earlier = Usage()  # of the runs that this one goes on from
-        self._began = time.monotonic()
-        self._before = 0.0  # seconds of the runs that this one goes on from
+        self._started = time.monotonic()
+        self._earlier_usage = Usage()  # of the runs that this one resumes
+        self._earlier_seconds = 0.0
 
     async def run(self, seed_prompt: int) -> Result:
-        """Search, then compare."""
-        study = self._study
+        """Search, then compare the winner with the prompt of index `seed_prompt` and others.
+
+        Raises:
+            LLMError: scoring failed before any prompt was scored.
+            LimitReachedError: a limit was reached before any prompt was scored.
+            ZopoError: the run was stopped before any prompt was scored.
+            StoreError: the study cannot be written.
+        """
+        state = self._state
         await self._replay()
-        self._phase("search")
+        self._on_phase("search")
         stopped_by = await self._search()
         await self._close()
-        if not study.scores and self._error is not None:
+        if not state.scores and self._error is not None:
             raise self._error
         heldout: list[HeldOut] = []
         ended = self._stop.is_set() or self._error is not None or self._limit is not None
-        if study.best and not ended and self._config.heldout:
-            comparison = Comparison(study, self._scorer, self._config, self._phase)
+        if state.best and not ended and self._config.heldout:
+            comparison = Comparison(state, self._scorer, self._config, self._on_phase)
             heldout = await self._until_stopped(comparison.rows(seed_prompt)) or []
-        best = study.best
+        best = state.best
         in_part = best is None and self._limit is not None
-        if in_part:  # a limit ends a run with the best so far, whatever that is
-            best = study.best_partial
+        if in_part:  # a run that reaches a limit returns a partial score where there is no full one
+            best = state.best_partial
         if best is None:
             raise (
                 self._error
                 or self._limit
                 or ZopoError(
-                    "the run was stopped before any prompt was scored" + " in full" * (study.race is not None)
+                    "the run was stopped before any prompt was scored" + " in full" * (state.race is not None)
                 )
             )
         if self._store is not None:
             await self._store.flush(durable=True)
         index, score = best
         return Result(
-            best_prompt=study.pool.prompts[index],
+            best_prompt=state.pool.prompts[index],
             best_score=score,
             best_index=index,
-            trials=study.trials,
-            usage=self._earlier + self._scorer.spent,
+            trials=state.trials,
+            usage=self._earlier_usage + self._scorer.spent,
             stopped_by="interrupted" if self._stop.is_set() else stopped_by,
             seconds=self._now(),
             heldout=heldout,
@@ -125,97 +134,97 @@ class Driver:
             in_part=in_part,
         )
 
-    # ---- the log -----------------------------------------------------------------------------------
+    # ---- log -----------------------------------------------------------------------------------
 
     def _now(self) -> float:
-        """Seconds into the run, earlier ones that it goes on from included."""
-        return self._before + time.monotonic() - self._began
+        """Return the seconds into the run, those of resumed runs included."""
+        return self._earlier_seconds + time.monotonic() - self._started
 
     def _write(self, kind: str, entry: dict[str, Any]) -> None:
         if self._store is not None:
             self._store.append(kind, entry)
 
     async def _replay(self) -> None:
-        """Move the study through the log of the run before.
+        """Replay the log of the earlier runs.
 
         Raises:
-            StudyMismatchError: it does not lead where it led then.
+            StudyMismatchError: an entry does not follow from the entries before it.
         """
         if self._store is None:
             return
-        began = False
+        is_resumed = False
         for event in self._store.events():
-            began = True
+            is_resumed = True
             try:
-                self._study.replay(event.kind, event.data)
-                self._before = max(self._before, float(event.data["at"]))
+                self._state.replay(event.kind, event.data)
+                self._earlier_seconds = max(self._earlier_seconds, float(event.data["at"]))
             except (InputError, LookupError, TypeError, ValueError) as error:
-                where = f"{self._store.path}: entry {event.seq} of its log"
                 raise StudyMismatchError(
-                    f"{where} does not follow from those before it ({error}); was it written by another "
-                    "version of zopo_fast or NumPy, or on another kind of processor?"
+                    f"{self._store.path}: entry {event.seq} of its log does not follow from the earlier ones "
+                    f"({error}); resume with the version of zopo_fast and NumPy, and on the kind of "
+                    "processor, that wrote the study"
                 ) from error
-        self._reported = len(self._study.trials)
-        self._earlier = self._study.spent
-        self._error = self._study.refusal  # which ends this run as it has ended that one
-        if self._study.reason == "failures" and self._study.refusal is None:
+        self._reported = len(self._state.trials)
+        self._earlier_usage = self._state.spent
+        self._error = self._state.refusal  # ends this run as it ended the earlier one
+        if self._state.reason == "failures" and self._state.refusal is None:
             self._write(AGAIN, {"at": self._now()})
-            self._study.reset_failures()
-        if began and self._on_resume is not None:
-            await _called(self._on_resume, list(self._study.trials))
+            self._state.reset_failures()
+        if is_resumed and self._on_resume is not None:
+            await _call(self._on_resume, list(self._state.trials))
 
     # ---- search ------------------------------------------------------------------------------------
 
     async def _search(self) -> str:
-        """Keep prompts in flight until something ends the search; return what did."""
-        study, stopping = self._study, asyncio.ensure_future(self._stop.wait())
+        """Keep prompts in flight until the search ends; return the reason of the end."""
+        state, stopping = self._state, asyncio.ensure_future(self._stop.wait())
         try:
-            # What was under way when the run before was cut off; at its end it is of no use any more.
-            for work in list(study.running.values()) if self._goes_on() else ():
-                self._send(work)
+            if self._can_continue():  # send what was in flight when the earlier run was interrupted
+                for work in list(state.running.values()):
+                    self._send(work)
             self._start()
-            while self._goes_on() and not stopping.done():
-                if not self._running:  # done, or nothing is left but what has failed before
+            while self._can_continue() and not stopping.done():
+                if not self._running:  # done, or only failed prompts are left
                     break
                 left = None if self._account is None else self._account.left().seconds
                 wait = [*self._running, stopping]
                 await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 self._settle()
                 await self._report()
-            return self._why(stopping.done())
+            return self._end_reason(stopping.done())
         finally:
             self._closing = True
             await cancel_and_wait([*self._running, stopping])
 
-    def _goes_on(self) -> bool:
+    def _can_continue(self) -> bool:
         if self._account is not None and self._account.left().seconds == 0:
             self._limit = self._limit or LimitReachedError("the run's time is up", "time")
         over_time = self._limit is not None and self._limit.limit == "time"
-        return self._study.reason is None and self._error is None and not over_time
+        return self._state.reason is None and self._error is None and not over_time
 
-    def _why(self, stopped: bool) -> str:
-        if self._study.reason is not None:
-            return self._study.reason
+    def _end_reason(self, is_stopped: bool) -> str:
+        if self._state.reason is not None:
+            return self._state.reason
         if self._error is not None:
             return "error" if isinstance(self._error, LLMError) else "failures"
         if self._limit is not None:
             return self._limit.limit
-        return "interrupted" if stopped else self._study.exhausted
+        return "interrupted" if is_stopped else self._state.exhausted
 
     def _start(self) -> None:
         """Ask for prompts until enough are in flight.
 
-        Also where they are not sent any more: what the study asks depends on its log alone, not on when a
-        limit or an error has ended a run.
+        Prompts are asked even after an error or a limit, when none is sent: the asks must depend on the log
+        alone, not on the time at which a run ended.
         """
-        while (work := self._study.ask(self._now())) is not None:
+        while (work := self._state.ask(self._now())) is not None:
             entry = {"prompt": work.index, "examples": list(work.examples), "at": work.begun}
             self._write(ASK, entry)
             if not self._closing and self._error is None and self._limit is None:
                 self._send(work)
 
     def _send(self, work: Work) -> None:
-        prompt = self._study.pool.prompts[work.index]
+        prompt = self._state.pool.prompts[work.index]
 
         def on_score(example: int, score: float, usage: Usage) -> None:
             self._scored(work, example, score, usage)
@@ -224,24 +233,24 @@ class Driver:
         self._running[asyncio.ensure_future(scoring)] = work
 
     def _scored(self, work: Work, example: int, score: float, usage: Usage) -> None:
-        """Write a score down and act upon it; at once, so that the log is in the order of the acts."""
+        """Write a score and apply it at once, so that the log has the order of the state's changes."""
         at = self._now()
-        if self._study.reason is not None:  # after the end, and paid for
-            if self._study.reason != "failures":  # where a run that goes on takes it from the answers
+        if self._state.reason is not None:  # arrived after the end, and paid for
+            if self._state.reason != "failures":  # then a resumed run replays the answer instead
                 self._write(LATE, {"usage": vars(usage), "at": at})
-                self._study.record_late(usage)
+                self._state.record_late(usage)
             return
         entry = {"prompt": work.index, "example": example, "score": score, "usage": vars(usage), "at": at}
         self._write(SCORE, entry)
-        if self._study.record_score(work.index, example, score, usage, at):
+        if self._state.record_score(work.index, example, score, usage, at):
             self._start()
 
     def _settle(self) -> None:
-        """Look at what has ended, in the order of asking: most have told their scores, some have failed."""
+        """Handle the failures of prompts that have ended, in the order of asking."""
         for future in [f for f in self._running if f.done()]:
             work = self._running.pop(future)
             error = future.exception()
-            if error is None or self._study.reason is not None:
+            if error is None or self._state.reason is not None:
                 continue
             if not isinstance(error, ZopoError) or isinstance(error, StoreError):
                 raise error
@@ -250,26 +259,26 @@ class Driver:
             elif isinstance(error, OF_THE_PROMPT):
                 at = self._now()
                 self._write(FAILED, {"prompt": work.index, "error": str(error), "at": at})
-                self._study.record_failure(work.index, str(error), at)
-                if self._study.reason is not None:
+                self._state.record_failure(work.index, str(error), at)
+                if self._state.reason is not None:
                     self._error = error
                 self._start()
-            else:  # not of the prompt: not in the log, so that a run that goes on asks again
+            else:  # not the prompt's fault: not logged, so a resumed run asks again
                 self._lost.append(work)
                 self._error = self._error or error
-        self._error = self._error or self._study.refusal
+        self._error = self._error or self._state.refusal
 
     async def _close(self) -> None:
-        """Report what has ended since, and what the end has cut off."""
+        """Report the remaining trials: ended, lost by an error, and unfinished."""
         await self._report()
         for work in self._lost:
-            self._study.report_lost(work.index, str(self._error), self._now())
-        self._study.report_unfinished()
+            self._state.report_lost(work.index, str(self._error), self._now())
+        self._state.report_unfinished()
         await self._report(last=True)
 
     async def _report(self, last: bool = False) -> None:
-        """Tell of the trials that have ended since, once they are on the disk."""
-        trials = self._study.trials
+        """Report new trials once they are durable."""
+        trials = self._state.trials
         while self._reported < len(trials):
             new = trials[self._reported :]
             self._reported = len(trials)
@@ -279,12 +288,12 @@ class Driver:
                 await self._store.flush(durable=True)
             for trial in new:
                 if self._on_trial is not None:
-                    await _called(self._on_trial, trial)
+                    await _call(self._on_trial, trial)
 
     # ---- comparison --------------------------------------------------------------------------------
 
     async def _until_stopped(self, work: Coroutine[Any, Any, list[HeldOut]]) -> list[HeldOut] | None:
-        """Run `work` unless stopped; an error of the model is kept, not raised: the search is done."""
+        """Return the rows of `work`, or None where it is stopped; keep an error instead of raising it."""
         future = asyncio.ensure_future(work)
         stopping = asyncio.ensure_future(self._stop.wait())
         left = None if self._account is None else self._account.left().seconds
@@ -293,7 +302,7 @@ class Driver:
             await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             return future.result() if future.done() else None
         except LimitReachedError:
-            return None  # the search has its result; there is no room to compare it
+            return None  # the search has its result; the budget is too small for a comparison
         except StoreError:
             raise
         except ZopoError as error:
@@ -303,6 +312,6 @@ class Driver:
             await cancel_and_wait([future, stopping])
 
 
-async def _called(function: Callable[[Any], Any], argument: Any) -> None:
-    if inspect.isawaitable(called := function(argument)):
-        await called
+async def _call(function: Callable[[Any], Any], argument: Any) -> None:
+    if inspect.isawaitable(result := function(argument)):
+        await result

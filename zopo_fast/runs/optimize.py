@@ -1,4 +1,4 @@
-"""optimize(): from a task, a pool and a model to the best prompt."""
+"""optimize(): the best prompt of a pool for a task and a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from zopo_fast._utils.aio import require_no_loop, require_own_event
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.adapter import as_chat_model, as_embedding_model
+from zopo_fast.llm.adapter import Embeds, ModelLike, as_chat_model, as_embedding_model
 from zopo_fast.llm.answer_cache import CachedModel
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
@@ -24,7 +24,7 @@ from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
-from zopo_fast.scoring.scorer import prompts_at_once, scorer_for
+from zopo_fast.scoring.scorer import Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import as_embeddings
@@ -47,12 +47,12 @@ __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 async def optimize(
     task: Task | Callable[[str], Any],
     pool: Pool | Sequence[str],
-    llm: Any = None,
+    llm: ModelLike | None = None,
     config: RunConfig | ZopoConfig | None = None,
     *,
     embeddings: Any = None,
-    embedder: Any = None,
-    judge: ChatModel | None = None,
+    embedder: Embeds | None = None,
+    judge: ModelLike | None = None,
     on_trial: Callable[[Trial], Any] | None = None,
     on_resume: Callable[[list[Trial]], Any] | None = None,
     on_phase: Callable[[str], Any] | None = None,
@@ -64,35 +64,38 @@ async def optimize(
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
     Args:
-        task: a Task, or a function `prompt -> score` (sync or async; higher is better).
-        pool: candidate prompts; scores that a Pool brings along are taken as prior data.
-        llm: what answers: an OpenAIClient, a LocalModel, anything with `chat(messages)`, or a function
-            `messages -> text`, sync or async. Not used with a task function.
-        config: settings; a ZopoConfig stands for its budget, initial points, seed and search, without racing.
-        embeddings: (m, d), one row a prompt of the pool; None: made by `embedder`.
-        embedder: None: the embedded model, with a cache on disk.
-        judge: the model that grades for the metric "judge"; None: `llm` itself.
-        on_trial: called with each Trial as it ends, sync or async. What it raises ends the run.
-        on_resume: called before the search goes on from a study, with the trials that it holds.
+        task: a Task, or a function `prompt -> score`, sync or async; higher is better.
+        pool: candidate prompts; the search takes the scores of a Pool as prior data.
+        llm: model that answers the examples of a Task: an OpenAIClient, a LocalModel, an object with
+            `chat(messages)`, or a function `messages -> text`, sync or async.
+        config: settings. A ZopoConfig sets budget, initial points, seed and search of a run without racing.
+        embeddings: (m, d), one row a prompt of the pool; None: `embedder` makes them.
+        embedder: embedding model; None: the embedded model with a cache on disk.
+        judge: model of the metric "judge"; None: `llm`.
+        on_trial: called with each Trial as it ends, sync or async. An exception of it ends the run.
+        on_resume: called with the trials of a resumed study before the search continues.
         on_phase: called with "embedding", "search", "random sample" and "comparison" as each begins.
-        stop: set it to end the run early, with the results so far.
-        store: a study file, or its path; made where it is missing. Whatever is answered is kept there, and
-            where it holds a beginning of this run (same task, pool, settings and model), the run goes on from
-            it: nothing that was answered is asked again. `seconds` and `usage` are the whole study's.
-        cache: answers shared with other runs: what it holds is not asked for, and costs nothing.
-        account: what pays for the calls, where it pays for others too; None: one by `config.limits`.
+        stop: event that ends the run early, with the results so far.
+        store: study file or its path, created where it is missing. The study keeps every answer. A study with
+            an interrupted run of the same task, pool, settings and model is resumed: no answered call is
+            repeated, and `seconds` and `usage` of the result cover the whole study.
+        cache: answers shared with other runs; a hit makes no call and costs nothing.
+        account: budget shared with other work; None: one with `config.limits`.
 
     Returns:
-        The result. When the model fails for good in mid-run, the result so far with `stopped_by="error"`.
+        The result. If the model fails for good during the run, the result so far with `stopped_by="error"`.
 
     Raises:
-        PoolError: fewer than two prompts. ConfigError, ArrayError: as the name says.
+        PoolError: the pool has fewer than two prompts.
+        ConfigError: a setting, or a combination of arguments, cannot be used.
+        ArrayError: the embeddings cannot be used.
         EventLoopError: `stop` belongs to another event loop.
-        LLMError, MetricError: scoring failed before any prompt was scored.
-        StoreError: the study cannot be used (see errors.py), or could not be written any more; what was
-            told of by `on_trial` is in it.
-        StudyMismatchError: it was begun with something else; says what.
+        LLMError: scoring failed before any prompt was scored.
+        MetricError: the metric failed before any prompt was scored.
         LimitReachedError: a limit was reached before any prompt was scored.
+        StoreError: the study cannot be used (see errors.py), or cannot be written any more; it holds all
+            trials reported by `on_trial`.
+        StudyMismatchError: the study was started with other arguments; names them.
     """
     config = _run_config(config)
     if stop is not None:
@@ -100,59 +103,43 @@ async def optimize(
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
     if config.racing:
-        config.races(task)  # says at once where it cannot be done
+        config.races(task)  # raises before any call where racing is not possible
     model = as_chat_model(llm, config.concurrency) if isinstance(task, Task) else None
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
-    pool, first = _with_incumbent(pool, config.incumbent)
+    pool, incumbent = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
-    with resume.open_store(store) as opened:
-        account = account or account_of(config, opened)
+    with resume.open_store(store) as study:
+        account = account or account_of(config, study)
         if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
             raise ConfigError(
-                "limits: the calls of a task function cannot be seen; only seconds can be limited"
+                "limits: only seconds can be limited with a task function, whose calls are unknown"
             )
-        models = _Models(opened, cache, account)
+        models = _Models(study, cache, account)
         scorer, slots = scorer_for(
             task,
             None if model is None else models.wrap(model, "model"),
             None if grader is None else models.wrap(grader, "judge"),
             config.rubric,
         )
-        if opened is not None:
-            resume.check_identity(opened, resume.identity(task, pool, config, model, own_judge))
-            slots = resume.pin(opened, "slots", slots)
-        Z = await _vectors(pool, embeddings, embedder, phase, opened)
-        initial = _initial(pool, first, config)
-        races = isinstance(task, Task) and config.races(task)
-        race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
-        # What a race gives up is refunded: of the search's budget, only what is scored in full is used up.
-        budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
-        search = replace(config.search, budget=budget, initial=initial, seed=config.seed)
-        optimizer = Zopo(Z, search)
-        for index, score in pool.scores.items():
-            optimizer.tell(index, score)
-        in_flight = config.prompts_in_flight or (
-            # The calls of a mini-batch end one by one: half as many again as are under way at once.
-            prompts_at_once(slots, scorer.parts)
-            if race is None
-            else prompts_at_once(3 * slots, 2 * race.batch)
-        )
-        in_flight = resume.pin(opened, "in_flight", in_flight)
-        study = RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+        if study is not None:
+            resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
+            slots = resume.pin(study, "slots", slots)
+        Z = await _embeddings(pool, embeddings, embedder, phase, study)
+        state = _state(task, pool, Z, config, _initial(pool, incumbent, config), scorer, slots, study)
         driver = Driver(
-            study,
+            state,
             scorer,
             config,
             on_trial=on_trial,
             on_resume=on_resume,
-            phase=phase,
+            on_phase=phase,
             stop=stop or asyncio.Event(),
-            store=opened,
+            store=study,
             account=account,
         )
         try:
-            return await driver.run(0 if first is None else first)
+            return await driver.run(incumbent or 0)
         finally:
             await models.written()
 
@@ -178,7 +165,7 @@ def optimize_sync(*args: Any, **kwargs: Any) -> Result:
 
 
 def account_of(config: RunConfig, store: Store | None) -> Account | None:
-    """What pays for the calls of a run with limits, with what a study has already spent."""
+    """Return the account of a run with limits, with the budget a study has already spent; None: no limits."""
     if config.limits is None:
         return None
     account = Account(config.limits, config.prices, ledger=store)
@@ -188,7 +175,7 @@ def account_of(config: RunConfig, store: Store | None) -> Account | None:
 
 
 class _Models:
-    """Wraps the models of a run: an answer comes from the study, else from the cache, else from the model."""
+    """Wraps the models of a run: answers come from the study, else the cache, else the model."""
 
     def __init__(self, store: Store | None, cache: AnswerCache | None, account: Account | None) -> None:
         self._answers = None if store is None else ReplayedAnswers(store)
@@ -210,61 +197,90 @@ class _Models:
             await model.written()
 
 
-async def _vectors(
-    pool: Pool, embeddings: Any, embedder: Any, phase: Callable[[str], Any], store: Store | None
+async def _embeddings(
+    pool: Pool, given: Any, embedder: Embeds | None, on_phase: Callable[[str], Any], study: Store | None
 ) -> Any:
-    """Embeddings as given, as the study holds them, or made and kept there."""
-    there = None if store is None else resume.stored_embeddings(store, embeddings)
-    if there is not None:
-        return there
+    """Return the embeddings: given, held by the study, or made by the embedder and stored in the study."""
+    stored = None if study is None else resume.stored_embeddings(study, given)
+    if stored is not None:
+        return stored
     usage: Usage | None = None
-    if embeddings is None:
-        phase("embedding")
-        embeddings, usage = await _embed(pool, embedder)
-    Z = as_embeddings(embeddings)
+    if given is None:
+        on_phase("embedding")
+        given, usage = await _embed(pool, embedder)
+    Z = as_embeddings(given)
     if len(Z) != len(pool):
         raise ConfigError(
-            f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not one of "
-            "the pool's is put last)"
+            f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not in the "
+            "pool comes last)"
         )
-    if store is not None:
-        store.put_pool(pool)
-        store.put_array("embeddings", Z)
-        store.put("embedding", None if usage is None else asdict(usage))
-        await store.flush(durable=True)
+    if study is not None:
+        study.put_pool(pool)
+        study.put_array("embeddings", Z)
+        study.put("embedding", None if usage is None else asdict(usage))
+        await study.flush(durable=True)
     return Z
+
+
+def _state(
+    task: Task | Callable[[str], Any],
+    pool: Pool,
+    Z: Any,
+    config: RunConfig,
+    initial: list[int],
+    scorer: Scorer,
+    slots: int,
+    study: Store | None,
+) -> RunState:
+    """Return the state of a new run."""
+    races = isinstance(task, Task) and config.races(task)
+    race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
+    # A race refunds the prompts it gives up: only full scores use up the budget of the search.
+    budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
+    optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
+    for index, score in pool.scores.items():
+        optimizer.tell(index, score)
+    in_flight = config.prompts_in_flight or (
+        # The calls of a mini-batch end one by one, so a race needs prompts for 1.5 times the slots.
+        prompts_at_once(slots, scorer.parts) if race is None else prompts_at_once(3 * slots, 2 * race.batch)
+    )
+    in_flight = resume.pin(study, "in_flight", in_flight)
+    return RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
     if isinstance(config, ZopoConfig):
         initial = config.initial if isinstance(config.initial, int) else len(config.initial)
-        # Its budget is prompts, each scored once and in full: not a race's, which is calls.
+        # No racing: the budget of a ZopoConfig counts full scores, the budget of a race calls.
         return RunConfig(budget=config.budget, initial=initial, seed=config.seed, search=config, racing=False)
     return config or RunConfig()
 
 
 def _with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None]:
+    """Return the pool with the incumbent, and the incumbent's index."""
     if incumbent is None:
         return pool, None
     text = normalise(incumbent)
     if text in pool.prompts:
         return pool, pool.prompts.index(text)
-    return Pool((*pool.prompts, text), (*pool.counts, 1), pool.scores), len(pool)  # indices stay
+    return Pool((*pool.prompts, text), (*pool.counts, 1), pool.scores), len(
+        pool
+    )  # last, so that the indices stay
 
 
-def _initial(pool: Pool, first: int | None, config: RunConfig) -> list[int]:
-    """Incumbent first, then the indices asked for, or random prompts without a score."""
-    chosen = [] if first is None else [first]
+def _initial(pool: Pool, incumbent: int | None, config: RunConfig) -> list[int]:
+    """Return the initial prompts: the incumbent, then the given ones or random ones without a score."""
+    chosen = [] if incumbent is None else [incumbent]
     given = config.search.initial
     if not isinstance(given, int):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]
-    some = (chosen + fresh)[: min(config.initial, config.budget, len(pool))]
-    return some or [0]  # every prompt has a score: an initial one that has is passed over
+    initial = (chosen + fresh)[: min(config.initial, config.budget, len(pool))]
+    return initial or [0]  # where all prompts have scores; the search skips an initial prompt with a score
 
 
-async def _embed(pool: Pool, embedder: Any) -> tuple[Any, Usage]:
+async def _embed(pool: Pool, embedder: Embeds | None) -> tuple[Any, Usage]:
     if embedder is not None:
         model = as_embedding_model(embedder)
         return np.asarray(await model.embed(list(pool.prompts))), model.usage

@@ -111,13 +111,13 @@ def check_identity(store: Store, now: Mapping[str, Any]) -> None:
             for name in differ
         )
         raise StudyMismatchError(
-            f"{store.path} was begun with something else: {what}. Give what it was begun with, or another "
+            f"{store.path} was started with other settings: {what}. Use the same settings again, or another "
             "file"
         )
 
 
 def pin(store: Store | None, name: str, value: int) -> int:
-    """Return the number that the study was begun with; a new study stores `value` as that number."""
+    """Return the number that the study was started with; a new study stores `value` as that number."""
     if store is None:
         return value
     then = store.get(name)
@@ -135,11 +135,11 @@ def stored_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
         given: embeddings that must equal the stored ones; None: no embeddings are given.
 
     Raises:
-        StudyMismatchError: the study was begun with other embeddings.
+        StudyMismatchError: the study was started with other embeddings.
     """
     stored = store.array("embeddings")
     if stored is not None and given is not None and not np.array_equal(stored, np.asarray(given)):
-        raise StudyMismatchError(f"{store.path} was begun with other embeddings")
+        raise StudyMismatchError(f"{store.path} was started with other embeddings")
     return stored
 
 

@@ -291,7 +291,7 @@ class RunState:
         self._consecutive_failures = 0
         for each in [index, *(i for i in stopped if i != index)]:
             self.scores[each] = Score(race.mean(each), race.in_order(each)[1], Usage())
-        is_complete = race.complete(index)
+        is_complete = race.is_complete(index)
         for each in [index, *stopped] if is_complete else stopped:
             self._report_raced(each)
         self.reason = self._end_reason(race.mean(index)) if is_complete else None
@@ -326,7 +326,7 @@ class RunState:
         usage, seconds = self._unreported.pop(index)
         examples, scores = race.in_order(index)
         score = Score(race.mean(index) if scores else math.nan, scores, usage)
-        self._report(index, score, seconds, error, () if race.complete(index) else examples)
+        self._report(index, score, seconds, error, () if race.is_complete(index) else examples)
 
     def _report(
         self,

@@ -1,10 +1,10 @@
-"""Scoring one prompt on examples: every call at once, each example exactly once, nothing left running.
+"""Evaluation of one prompt: all examples concurrently, each exactly once, no task left running.
 
     evaluator = Evaluator(client, metrics.resolve("contains"), template.resolve("instruction"))
     evaluation = await evaluator.evaluate("Is the review positive or negative?", task.train)
     print(evaluation.mean, evaluation.usage)
 
-How many calls are really under way at once is the client's to limit.
+The model limits the number of calls in flight.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
 from zopo_fast.llm.types import CallKey, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
 
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.scoring.metrics import Metric
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One answered and scored example; `index` is its place in the examples given to `evaluate`."""
+class ScoredExample:
+    """Score of one example; `index` is its index in the examples given to `evaluate`."""
 
     index: int
     example: Example
     answer: str
     score: float
-    usage: Usage  # of the answer, and of the judge where the metric is one
+    usage: Usage
+    """Usage of the answer and of the metric's own calls."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores and answers of one prompt, in the order of the examples (or of the `indices`)."""
+    """Scores and answers of one prompt, in the order of the examples or of `indices`."""
 
     prompt: str
     scores: tuple[float, ...]
@@ -49,15 +50,20 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
-        """The prompt's score: the mean over the examples."""
+        """Score of the prompt: the mean over the examples."""
         return math.fsum(self.scores) / len(self.scores)
 
 
 class Evaluator:
-    """Scores prompts with a model, a metric and a template; `demonstrations` are shown in every call.
+    """Evaluates prompts with a model, a metric and a template.
 
-    `on_answer` is called with each `Scored` as it comes in, in any order: what was paid for can be kept even
-    if a later call fails. What it raises ends the evaluation.
+    Args:
+        model: answers the examples.
+        metric: scores the answers.
+        template: makes the messages of prompt and input.
+        demonstrations: examples shown in every call.
+        on_answer: called with each `ScoredExample` as it arrives, in any order, so that the caller keeps the
+            paid answers even if a later call fails. An exception of it ends the evaluation.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class Evaluator:
         metric: Metric,
         template: Template,
         demonstrations: Sequence[Example] = (),
-        on_answer: Callable[[Scored], object] | None = None,
+        on_answer: Callable[[ScoredExample], object] | None = None,
     ) -> None:
         self._model = model
         self._metric = metric
@@ -80,25 +86,39 @@ class Evaluator:
         examples: Sequence[Example],
         *,
         indices: Sequence[int] | None = None,
-        on_answer: Callable[[Scored], object] | None = None,
+        on_answer: Callable[[ScoredExample], object] | None = None,
         part: str = "",
     ) -> Evaluation:
-        """Score `prompt` on all `examples`, or on those at `indices` (no two alike).
+        """Evaluate a prompt on examples.
 
-        `on_answer` is called for this prompt besides the evaluator's own. `part` says which examples they are
-        where a study keeps the answers.
+        When a call fails for good, the others are cancelled and awaited. The error that is raised names the
+        example and has its index as `example_index`.
 
-        When one call fails for good, the others are cancelled and awaited, and its error is raised with the
-        example it was about (also as `error.example_index`). Raises InputError for nothing to score on.
+        Args:
+            prompt: the prompt.
+            examples: the examples.
+            indices: distinct indices of the examples to score; None: all.
+            on_answer: called for this prompt in addition to the evaluator's own callback.
+            part: part of the task the examples are; part of the key of each call.
+
+        Raises:
+            InputError: there is nothing to score on, or `indices` repeats or exceeds the examples.
         """
         chosen = tuple(range(len(examples)) if indices is None else indices)
         if not chosen:
             raise InputError("no examples to score the prompt on")
         if len(set(chosen)) != len(chosen) or not all(0 <= i < len(examples) for i in chosen):
-            raise InputError(f"indices have to be different numbers from 0 to {len(examples) - 1}")
-        heard = [one for one in (self._on_answer, on_answer) if one is not None]
+            raise InputError(f"indices: expected distinct numbers from 0 to {len(examples) - 1}")
+        callbacks = [one for one in (self._on_answer, on_answer) if one is not None]
         keys = {i: CallKey(part, prompt, i) for i in chosen}
-        scored = await _all({i: self._score(key, examples[i], heard) for i, key in keys.items()}, examples)
+        tasks = [
+            asyncio.ensure_future(self._score_one(key, examples[i], callbacks)) for i, key in keys.items()
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            scored = [task.result() for task in tasks if task.done()]
+        finally:
+            await _end(tasks)
         return Evaluation(
             prompt=prompt,
             scores=tuple(one.score for one in scored),
@@ -107,70 +127,52 @@ class Evaluator:
             indices=chosen,
         )
 
+    async def _score_one(
+        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
+    ) -> ScoredExample:
+        """Score one example; an error keeps its type and names the example."""
+        try:
+            return await self._score(key, example, callbacks)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error: Exception = LLMError("the model's client cancelled the call")
+        except Exception as failure:
+            error = failure
+        note = f"example {key.example}: {example.input!r:.80}"
+        if getattr(error, "example_index", None) is None:
+            error.example_index = key.example  # type: ignore[attr-defined]
+            if isinstance(error, ZopoError):
+                error.args = (f"{error} ({note})", *error.args[1:])
+            else:
+                error.add_note(note)
+        raise error
+
     async def _score(
-        self, key: CallKey, example: Example, heard: Sequence[Callable[[Scored], object]]
-    ) -> Scored:
+        self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
+    ) -> ScoredExample:
         messages = self._template.render(key.prompt, example.input, self._demonstrations)
         answer = await self._model.chat(messages, key=key)
         score, spent = await self._metric.measure(answer.text, example, key)
-        scored = Scored(key.example, example, answer.text, score, answer.usage + spent)
-        for tell in heard:
-            tell(scored)
+        scored = ScoredExample(key.example, example, answer.text, score, answer.usage + spent)
+        for callback in callbacks:
+            callback(scored)
         return scored
 
 
-async def _all(calls: dict[int, Coroutine[Any, Any, Scored]], examples: Sequence[Example]) -> list[Scored]:
-    """Return the results of all calls, in order.
-
-    On the first failure, or when cancelled, cancel the other calls and wait until all have ended. As in
-    asyncio.TaskGroup, but the first failure is raised as it is and not in an ExceptionGroup.
-    """
-    tasks = {index: asyncio.ensure_future(call) for index, call in calls.items()}
-    failures: list[tuple[int, BaseException]] = []
-    try:
-        await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_EXCEPTION)
-        for index, task in tasks.items():
-            if task.done() and (error := _failure(task)) is not None:
-                failures.append((index, error))
-    finally:
-        # Failures that come up only while the others are being cancelled are not the cause: not reported.
-        await _end(list(tasks.values()))
-    if failures:
-        index, error = failures[0]
-        raise _about(error, index, examples[index])
-    return [task.result() for task in tasks.values()]
-
-
-def _failure(task: asyncio.Task[Scored]) -> BaseException | None:
-    if task.cancelled():  # not by us, who have cancelled nothing yet
-        return LLMError("the call was cancelled by the model's client")
-    return task.exception()
-
-
-def _about(error: BaseException, index: int, example: Example) -> BaseException:
-    """The error, saying which example it is about; its type stays, so that callers can tell them apart."""
-    note = f"example {index}: {example.input!r:.80}"
-    if getattr(error, "example_index", None) is None:
-        error.example_index = index  # type: ignore[attr-defined]
-        if isinstance(error, ZopoError):
-            error.args = (f"{error} ({note})", *error.args[1:])
-        else:  # an error of another library keeps its own text
-            error.add_note(note)
-    return error
-
-
-async def _end(tasks: Sequence[asyncio.Task[Scored]]) -> None:
-    """Cancel what still runs and wait for it, however often this is cancelled meanwhile."""
-    interrupted: asyncio.CancelledError | None = None
+async def _end(tasks: Sequence[asyncio.Task[ScoredExample]]) -> None:
+    """Cancel tasks and wait until each is done, even if the caller is cancelled meanwhile."""
+    cancellation: asyncio.CancelledError | None = None
     for task in tasks:
         task.cancel()
     while running := [task for task in tasks if not task.done()]:
         try:
             await asyncio.wait(running)
         except asyncio.CancelledError as error:
-            interrupted = error
+            cancellation = error
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # marks it as seen: asyncio would complain about it later
-    if interrupted is not None:
-        raise interrupted
+            task.exception()  # marks the exception as retrieved, else asyncio logs it
+    if cancellation is not None:
+        raise cancellation

@@ -1,8 +1,7 @@
-"""Whether a candidate can be given up after some of the examples: tests that keep a stated error.
+"""Futility tests: give up a candidate after some of the examples, with a stated error.
 
-The question is always the same: the candidate's scores on n of N examples are known, in an order drawn at
-random; would its mean over all N exceed that of the incumbent? Sampling is without replacement, and the
-answer is asked for again and again as examples come in.
+Given a candidate's scores on n of N examples in random order, the tests ask whether its mean over all N would
+exceed the incumbent's. Sampling is without replacement, and the test is repeated as scores arrive.
 """
 
 from __future__ import annotations
@@ -15,50 +14,50 @@ import numpy as np
 
 from zopo_fast.gp.arrays import Array
 
-# Shares of the capital that are bet on "below the incumbent"; the average of bets needs no tuning.
+# Shares of the capital bet on "below the incumbent"; averaging over shares avoids tuning one.
 STAKES = np.array([0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
-SPENDING = 0.5  # error spent after a share t of the examples: t to this power
+SPENDING = 0.5  # exponent: after a share t of the examples the error spent is t**SPENDING
 
 
 @functools.lru_cache(maxsize=65536)
 def binary_limit(
     examples: int, needed: int, looks: tuple[int, ...], limits: tuple[int, ...], error: float
 ) -> int:
-    """Most successes with which a candidate is given up at the last of these looks; -1: with none.
+    """Return the highest number of successes that gives a candidate up at the last look; -1: none does.
 
-    Exact for 0/1 scores: of all orders of the examples, at most a share `error` take a candidate with
-    `needed` successes in all to the limit at any look, and fewer of them one with more successes. The error
-    is spent over the looks (alpha spending, Lan & DeMets 1983); what the earlier looks have spent is followed
-    from look to look by hypergeometric steps. Limits of earlier looks stand as they were, so that the error
-    also holds when the incumbent has improved in the meantime.
+    Exact for 0/1 scores: over all orders of the examples, a candidate with `needed` successes in total is
+    given up at any look with probability at most `error`; with more successes, with a lower one. The error is
+    spent over the looks by alpha spending (Lan & DeMets 1983), and hypergeometric steps track the error
+    spent by earlier looks. The limits of earlier looks are fixed, so the error bound also holds after the
+    incumbent has improved.
 
     Args:
-        examples: N.
+        examples: number of examples, N.
         needed: successes on all N that would beat the incumbent.
-        looks: examples seen at each look until now, ascending.
-        limits: those of the earlier looks.
-        error: probability, over the order, that a candidate with `needed` successes is given up.
+        looks: examples seen at each look so far, ascending.
+        limits: limits of the earlier looks.
+        error: probability, over the order, of giving up a candidate with `needed` successes.
     """
-    if needed > examples:  # nothing beats a perfect score
+    if needed > examples:  # the incumbent is perfect
         return looks[-1]
-    alive = np.zeros(needed + 1)  # probability of k successes so far and of not having been given up
+    alive = np.zeros(needed + 1)  # alive[k] = P(k successes so far, not given up)
     alive[0] = 1.0
-    had, spent = 0, 0.0
+    seen, spent = 0, 0.0
     for look, limit in zip(looks, limits, strict=False):  # the last look has none yet
-        alive = _drawn(alive, examples - had, look - had)
-        had = look
+        alive = _drawn(alive, examples - seen, look - seen)
+        seen = look
         spent += float(alive[: limit + 1].sum())
         alive[: limit + 1] = 0.0
-    alive = _drawn(alive, examples - had, looks[-1] - had)
+    alive = _drawn(alive, examples - seen, looks[-1] - seen)
     may_spend = error * (looks[-1] / examples) ** SPENDING - spent
     limit = int(np.searchsorted(np.cumsum(alive), may_spend * (1.0 - 1e-12), side="right")) - 1
-    # Out of reach is out of reach, whatever the error.
+    # A candidate that cannot reach `needed` is given up even where no error may be spent.
     return max(limit, needed - (examples - looks[-1]) - 1)
 
 
 def _drawn(alive: Array, left: int, count: int) -> Array:
-    """The distribution of successes after `count` more of `left` examples; all succeed in the end."""
-    good = len(alive) - 1 - np.arange(len(alive))[:, None]  # successes still to come
+    """Return the distribution of successes after drawing `count` more of `left` examples."""
+    good = len(alive) - 1 - np.arange(len(alive))[:, None]  # successes left
     more = np.arange(count + 1)[None, :]
     possible = (more <= good) & (count - more <= left - good) & (good <= left)
     good_safe, bad_safe = np.where(possible, good, count), np.where(possible, left - good, count)
@@ -81,17 +80,23 @@ def _log_factorials(n: int) -> Array:
 
 
 def evidence_below(scores: Sequence[float], examples: int, total: float) -> float:
-    """Evidence that scores in [0, 1] end, over all examples, at a sum below `total`: the gain of a bet.
+    """Return the evidence that scores in [0, 1] sum to less than `total` over all examples.
 
-    Were their sum `total` or more, the highest gain ever reached would exceed 1/error with probability
-    `error` at most (Ville's inequality), however often it is looked at: betting without replacement
-    (Waudby-Smith & Ramdas 2020), with stakes that are a fixed share of what could be lost, so that the gain
-    grows with `total`: an incumbent that improves costs no further error. Infinite: out of reach.
+    The evidence is the highest gain of a bet so far; infinite where `total` is out of reach. If the sum were
+    `total` or more, the gain would ever exceed 1/error with probability at most `error` (Ville's inequality),
+    however often it is checked. The bet is on sampling without replacement (Waudby-Smith & Ramdas 2020). Its
+    stakes are fixed shares of the possible loss, so the gain grows with `total`, and an incumbent that
+    improves adds no error.
+
+    Args:
+        scores: scores so far, in random order.
+        examples: number of examples, N.
+        total: sum of the incumbent's scores.
     """
     gains, so_far, highest = np.ones(len(STAKES)), 0.0, 1.0
     for n, score in enumerate(scores):
-        loss = 1.0 - (total - so_far) / (examples - n)  # expected of 1 - score, were the sum `total`
-        if loss > 1e-12:  # 0: it has to be perfect from here on, or is out of reach below
+        loss = 1.0 - (total - so_far) / (examples - n)  # mean of 1 - score if the sum were `total`
+        if loss > 1e-12:  # at 0 only perfect scores reach `total`
             gains *= 1.0 - STAKES + STAKES * (1.0 - score) / loss
         so_far += score
         highest = max(highest, float(gains.mean()))

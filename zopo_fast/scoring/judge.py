@@ -1,4 +1,4 @@
-"""An LLM as the judge of answers: a rubric, one call per answer, a score from its reply."""
+"""LLM as judge: one call grades one answer by a rubric."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Answer to grade:
 Give a whole number from 0 (wrong) to 10 (entirely correct). Reply with one line of the form
 Score: <number>"""
 
-_MOST_READ = 20_000  # characters at the end of a reply: a grade comes last, and a reply may be of any size
+_MAX_CHARACTERS = 20_000  # parsed at the end of an answer, where the grade is; bounds the time of the parser
 
 _NUMBER = r"(-?\d{1,300}(?:\.\d{1,300})?)"
 _OUT_OF = rf"(?:\s*(?:/|out of)\s*{_NUMBER})?"
@@ -41,13 +41,17 @@ _NAMED = re.compile(
 )
 
 
-def parse_score(reply: str, scale: float = 10.0) -> float | None:
-    """Score from 0 to 1 in a judge's reply, or None where there is none or it is out of range.
+def parse_score(answer: str, scale: float = 10.0) -> float | None:
+    """Return the score from 0 to 1 in a judge's answer; None where there is none or it is out of range.
 
-    Understood: the last "Score: 7", "**Rating**: 7/10" or "score is 0.7 out of 1"; else a reply that begins
-    with "7/10", or is just a number. A number without "out of" is one of `scale`.
+    Understood are the last "Score: 7", "**Rating**: 7/10" or "score is 0.7 out of 1", else an answer that
+    begins with "7/10" or is a number alone.
+
+    Args:
+        answer: text of the answer.
+        scale: highest grade of a number without "out of".
     """
-    text = reply[-_MOST_READ:].replace("*", "").replace("`", "").strip()
+    text = answer[-_MAX_CHARACTERS:].replace("*", "").replace("`", "").strip()
     named = _NAMED.findall(text)
     if named:
         value, best = named[-1]
@@ -63,12 +67,19 @@ def parse_score(reply: str, scale: float = 10.0) -> float | None:
 
 
 class Judge:
-    """Metric that asks a model to grade each answer from 0 to 10; the score is the grade over 10.
+    """Metric that asks a model to grade each answer from 0 to `scale`; the score is the grade over `scale`.
 
-    `rubric` is the message, with the placeholders {input}, {references} and {answer} filled in one pass. A
-    reply without a grade scores 0 and is counted in `unparsed`: one bad line must not end a long run. The
-    `patience`-th in a row raises MetricError: then it is the rubric or the model that does not work.
-    `usage` is the running total of the tokens spent on judging.
+    A judge's answer without a grade scores 0 and counts in `unparsed`, so that one bad line does not end a
+    long run. `usage` is the running total of the calls.
+
+    Args:
+        model: grades the answers.
+        rubric: message with the placeholders {input}, {references} and {answer}, filled in one pass.
+        scale: highest grade.
+        patience: number of answers without a grade in a row that raises `MetricError`.
+
+    Raises:
+        ConfigError: the rubric lacks {answer}, or `scale` or `patience` is out of range.
     """
 
     def __init__(
@@ -80,13 +91,15 @@ class Judge:
         patience: int = 5,
     ) -> None:
         if "{answer}" not in rubric:
-            raise ConfigError("the judge's rubric has to hold {answer}")
+            raise ConfigError("rubric: the placeholder {answer} is missing")
         if not scale > 0 or patience < 1:
-            raise ConfigError("the judge needs a scale above 0 and a patience of at least 1")
+            raise ConfigError(
+                f"judge: scale must be above 0 and patience at least 1, got {scale} and {patience}"
+            )
         self.usage = Usage()
         self.unparsed = 0
         self._model, self._rubric, self._scale, self._patience = model, rubric, scale, patience
-        self._in_a_row = 0
+        self._unparsed_in_a_row = 0
 
     async def __call__(self, answer: str, example: Example, /) -> float:
         """Return the score of one answer; raises `LLMError` where the model cannot be reached."""
@@ -96,15 +109,15 @@ class Judge:
         """Return the score of one answer and the usage of the call that graded the answer."""
         references = "\n".join(f"- {output}" for output in example.outputs)
         values = {"{input}": example.input, "{references}": references, "{answer}": answer}
-        reply = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}], key=key)
-        self.usage += reply.usage
-        score = parse_score(reply.text, self._scale)
+        graded = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}], key=key)
+        self.usage += graded.usage
+        score = parse_score(graded.text, self._scale)
         if score is None:
             self.unparsed += 1
-            self._in_a_row += 1
-            if self._in_a_row >= self._patience:
-                count = f"{self._in_a_row} replies of the judge in a row hold no score"
-                raise MetricError(f"{count}; the last: {reply.text!r:.80}")
-            return 0.0, reply.usage
-        self._in_a_row = 0
-        return score, reply.usage
+            self._unparsed_in_a_row += 1
+            if self._unparsed_in_a_row >= self._patience:
+                count = f"judge: {self._unparsed_in_a_row} answers in a row hold no score"
+                raise MetricError(f"{count}; the last: {graded.text!r:.80}")
+            return 0.0, graded.usage
+        self._unparsed_in_a_row = 0
+        return score, graded.usage

@@ -1,8 +1,8 @@
-"""Metrics: how good is an answer, from 0 to 1, given the outputs accepted for the example.
+"""Metrics: score an answer from 0 to 1 against the accepted outputs of its example.
 
-The built-in ones compare texts as the instruction-induction benchmark does (see `normalise`) and take the
-best over the accepted outputs. Beside them: any function of the user's (`module:function`), and an LLM as
-the judge (judge.py).
+The built-in metrics compare texts as the instruction-induction benchmark does (see `normalise`) and take the
+highest score over the accepted outputs. Other metrics are a function of the caller, or its name
+`module:function`, and an LLM as judge (judge.py).
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class _FreeMetric(ABC):
 
 
 def normalise(text: str) -> str:
-    """First sentence of the first line, in lower case, without punctuation and the word "and".
+    """Return the first sentence of the first line, in lower case, without punctuation and the word "and".
 
-    As in the instruction-induction benchmark ("Sentence 1:" and "Sentence 2:" go too; articles stay), except
-    that numbers keep their decimal point and their sign, and that blanks, dashes and accents are brought to
-    one form: the words come back one blank apart.
+    As in the instruction-induction benchmark, "Sentence 1:" and "Sentence 2:" are removed and articles stay.
+    Unlike there, numbers keep decimal point and sign, and blanks, dashes and accents are unified. Words are
+    separated by one blank.
     """
     text = re.sub("[\u2010-\u2015\u2212]", "-", nfc(text))
     text = re.sub(r"(?i)\bsentence [12]:", " ", text).strip()
@@ -76,12 +76,12 @@ def normalise(text: str) -> str:
 
 
 class _NoPunctuation(dict[int, "int | None"]):
-    """For str.translate: leaves out punctuation, but for "-" and ".": what is left of these is a number's."""
+    """Table of `str.translate` that removes punctuation except "-" and ".", which belong to numbers here."""
 
     def __missing__(self, code: int) -> int | None:
         c = chr(code)
-        leaves_out = c not in "-." and (c in string.punctuation or unicodedata.category(c).startswith("P"))
-        self[code] = None if leaves_out else code
+        is_removed = c not in "-." and (c in string.punctuation or unicodedata.category(c).startswith("P"))
+        self[code] = None if is_removed else code
         return self[code]
 
 
@@ -89,38 +89,38 @@ _NO_PUNCTUATION = _NoPunctuation()
 
 
 def _both(answer: str, reference: str) -> tuple[str, str]:
-    """Both texts normalised; as they are where the reference is nothing but punctuation."""
+    """Return both texts normalised; only stripped where the reference is pure punctuation."""
     wanted = normalise(reference)
     return (normalise(answer), wanted) if wanted else (answer.strip(), reference.strip())
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 if the normalised texts are equal, else 0."""
+    """Return 1 if the normalised texts are equal, else 0."""
     given, wanted = _both(answer, reference)
     return float(given == wanted)
 
 
 def exact_set(answer: str, reference: str) -> float:
-    """1 if the normalised texts hold the same set of words, in any order, else 0."""
+    """Return 1 if the normalised texts hold the same set of words, else 0."""
     given, wanted = _both(answer, reference)
     return float(set(given.split()) == set(wanted.split()))
 
 
 def contains(answer: str, reference: str) -> float:
-    """1 if the reference occurs in the answer as whole words, else 0."""
+    """Return 1 if the answer contains the reference as whole words, else 0."""
     given, wanted = _both(answer, reference)
     return float(f" {wanted} " in f" {given} ")
 
 
 def f1(answer: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over the words of both texts, each as often as it occurs."""
+    """Return the harmonic mean of precision and recall over the words of both texts, with multiplicity."""
     given, wanted = (Counter(text.split()) for text in _both(answer, reference))
     common = sum((given & wanted).values())
     return 2 * common / (sum(given.values()) + sum(wanted.values())) if common else 0.0
 
 
 def multiple_choice(answer: str, reference: str) -> float:
-    """1 if the answer picks the reference's option, by its letter ("(B)", "B.", "Answer: B") or its text."""
+    """Return 1 if the answer picks the reference's option, by letter ("(B)", "B.", "Answer: B") or text."""
     letter, text = _option(reference)
     chosen = _chosen(answer)
     if letter and chosen:
@@ -129,7 +129,7 @@ def multiple_choice(answer: str, reference: str) -> float:
 
 
 def _option(text: str) -> tuple[str, str]:
-    """Letter (lower case, or "") and text of an option such as "(B) Paris", "B. Paris", "B" or "Paris"."""
+    """Return letter (lower case or "") and text of an option: "(B) Paris", "B. Paris", "B" or "Paris"."""
     match = re.match(r"\s*(?:\(([A-Za-z])\)|([A-Za-z])[).:\]]|([A-Za-z])\s*$)[\s:.\-]*", text)
     if match is None:
         return "", text.strip()
@@ -137,8 +137,8 @@ def _option(text: str) -> tuple[str, str]:
 
 
 def _chosen(answer: str) -> str:
-    """Letter an answer picks: the last called its answer, else its label, else the only one in brackets."""
-    # A bare letter has to be a capital, and "A" or "I" not the word that begins a phrase.
+    """Return the letter an answer picks: the last named, else its label, else the only one in brackets."""
+    # A bare letter must be a capital, and "A" or "I" must not begin a phrase.
     letter = r"(?:\(([A-Za-z])\)|\*{0,2}([B-HJ-Z])\b|\*{0,2}([AI])\b(?!\s+[a-z]))"
     named = re.findall(rf"(?i:\b(?:answer|option|choice)\b(?:\s+is)?)[\s:*]*{letter}", answer)
     if named:
@@ -156,17 +156,21 @@ METRICS: dict[str, Callable[[str, str], float]] = {
     "multiple_choice": multiple_choice,
 }
 NAMES = (*METRICS, "judge")
-BINARY = ("exact_match", "exact_set", "contains", "multiple_choice")  # 0 or 1, nothing between
+BINARY = ("exact_match", "exact_set", "contains", "multiple_choice")
 
 
 def resolve(
     name: str | Callable[..., Any], *, judge: ChatModel | None = None, rubric: str | None = None
 ) -> Metric:
-    """Metric by name (see NAMES), by `module:function`, or from a function.
+    """Return the metric of a name (see NAMES), of `module:function`, or of a function (see `from_function`).
 
-    `judge` and `rubric` belong to the metric "judge". A function is called as `f(answer, references)`, or
-    with the input as its third argument where it asks for one; see `from_function`.
-    Raises ConfigError: an unknown name, a missing module or function, "judge" without a model.
+    Args:
+        name: name or function.
+        judge: model of the metric "judge".
+        rubric: message to the judge; None: the default one.
+
+    Raises:
+        ConfigError: an unknown name, a missing module or function, or "judge" without a model.
     """
     if not isinstance(name, str):
         return from_function(name)
@@ -176,11 +180,11 @@ def resolve(
         from zopo_fast.scoring.judge import DEFAULT_RUBRIC, Judge
 
         if judge is None:
-            raise ConfigError("the metric 'judge' needs a model to ask")
+            raise ConfigError("the metric 'judge' needs a model: pass judge")
         return Judge(judge, rubric=rubric or DEFAULT_RUBRIC)
     if ":" in name:
         return from_function(_load(name))
-    raise ConfigError(f"unknown metric {short_repr(name)}: there are {', '.join(NAMES)}, or module:function")
+    raise ConfigError(f"unknown metric {short_repr(name)}: choose {', '.join(NAMES)}, or module:function")
 
 
 class _BestMatch(_FreeMetric):
@@ -209,7 +213,7 @@ def from_function(function: Callable[..., Any]) -> Metric:
 class _FunctionMetric(_FreeMetric):
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._label = name_of(function)
+        self._label = str(getattr(function, "__qualname__", type(function).__qualname__))
         self._as_keyword, self._as_third = _wants_input(function, self._label)
 
     async def __call__(self, answer: str, example: Example, /) -> float:
@@ -226,18 +230,15 @@ class _FunctionMetric(_FreeMetric):
         return finite(result, self._label)
 
 
-def name_of(metric: str | Callable[..., Any]) -> str:
-    """Return the name of a metric: itself where it is a text, else the function's qualified name."""
-    if isinstance(metric, str):
-        return metric
-    return str(getattr(metric, "__qualname__", type(metric).__qualname__))
-
-
 def finite(result: Any, label: str) -> float:
-    """`result` as a float; MetricError if it is no finite number (a text is none, True is 1)."""
+    """Return the result of a metric as a float; True is 1, a text is no number.
+
+    Raises:
+        MetricError: `result` is no finite number.
+    """
     try:
         number = math.nan if isinstance(result, (str, bytes, bytearray)) else float(result)
-    except Exception as error:  # the object is the user's, and so is its __float__
+    except Exception as error:  # __float__ of the caller's object may raise anything
         raise MetricError(f"metric {label} returned {short_repr(result)}, not a number") from error
     if not math.isfinite(number):
         raise MetricError(f"metric {label} returned {short_repr(result)}, not a finite number")
@@ -245,12 +246,12 @@ def finite(result: Any, label: str) -> float:
 
 
 def _wants_input(function: Callable[..., Any], label: str) -> tuple[bool, bool]:
-    """Whether the input goes to the keyword `input`, whether as the third argument."""
+    """Return whether a function takes the input by the keyword `input`, and whether as third argument."""
     if not callable(function):
         raise ConfigError(f"metric {short_repr(function)} is neither a name nor a function")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # some built-in functions tell nothing
+    except ValueError:  # some built-in functions have no signature
         return False, False
     third = list(signature.parameters.values())[2:3]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -262,18 +263,18 @@ def _wants_input(function: Callable[..., Any], label: str) -> tuple[bool, bool]:
     try:
         signature.bind("", [], *([""] if as_third else []), **({"input": ""} if as_keyword else {}))
     except TypeError as error:
-        raise ConfigError(f"metric {label} has to take (answer, references[, input]): {error}") from error
+        raise ConfigError(f"metric {label} must take (answer, references[, input]): {error}") from error
     return as_keyword, as_third
 
 
 def _load(name: str) -> Callable[..., Any]:
-    """The function `module:function` names; the current directory is searched first, for the import only."""
+    """Import the function named `module:function`; the current directory comes first on the search path."""
     module_name, _, path = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")) or not path:
         raise ConfigError(f"metric {short_repr(name)}: write module:function, as in my_metrics:score")
     here = str(Path.cwd())
     sys.path.insert(0, here)
-    importlib.invalidate_caches()  # the file may be younger than the last look at the folder
+    importlib.invalidate_caches()  # the file may be newer than the cached listing of its folder
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One prompt, one score: a task's examples or a user's function behind the same call."""
+"""Scorers of prompts: by the examples of a task, or by a function of the caller."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from zopo_fast.errors import (
 from zopo_fast.llm.adapter import call_function
 from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.scoring import metrics
-from zopo_fast.scoring.evaluator import Evaluation, Evaluator, Scored
+from zopo_fast.scoring.evaluator import Evaluation, Evaluator, ScoredExample
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
-# What is wrong with one prompt (too long, refused by a filter) says nothing about the next.
+# Errors of a single prompt, such as one that is too long or refused by a filter.
 OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)
-PERFECT = 1.0  # no metric that is built in goes higher
+MAX_BUILT_IN_SCORE = 1.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Score of a prompt, its parts by example, and what it took."""
+    """Score of a prompt: mean, scores by example, and usage."""
 
     mean: float
     scores: tuple[float, ...]
@@ -38,36 +38,51 @@ class Score:
 
 
 OnScore = Callable[[int, float, Usage], object]
-"""Called with the place of an example, the score there and what it took."""
+"""Called with the index of an example, its score and its usage."""
 
 
 class Scorer(Protocol):
-    """Scores prompts; `spent` is the running total, answers of cancelled prompts included."""
+    """Scores prompts."""
 
     spent: Usage
+    """Usage so far, with the answers of cancelled prompts."""
     perfect: float | None
+    """Highest possible score; None: unknown."""
     parts: int
+    """Number of calls a prompt takes."""
 
     async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
-        """Score a prompt on the train examples at these places; `on_score` hears of each as it comes in."""
+        """Score a prompt on the train examples at these indices; call `on_score` for each as it arrives."""
+        ...
 
     async def heldout(self, prompt: str) -> Score | None:
-        """Score on examples that the search never sees; None where there are none."""
+        """Score a prompt on the held-out examples; None where there are none."""
+        ...
 
 
 class TaskScorer:
-    """Mean of the task's metric over its examples; `judge` answers for the metric "judge"."""
+    """Scores prompts by the mean of a task's metric over its examples.
+
+    Args:
+        task: the task.
+        model: answers the examples.
+        judge: model of the metric "judge"; None: `model`.
+        rubric: message to the judge; None: the default one.
+
+    Raises:
+        ConfigError: the task has no train examples, or its metric cannot be used.
+    """
 
     def __init__(
         self, task: Task, model: ChatModel, judge: ChatModel | None = None, rubric: str | None = None
     ) -> None:
         if not task.train:
-            raise ConfigError("task: it has no train examples to score a prompt on")
+            raise ConfigError("task: no train examples to score a prompt on")
         self._task = task
         self.spent = Usage()
         self.parts = len(task.train)
-        # A metric of the user's may go beyond 1: only the built-in ones have a known end.
-        self.perfect = PERFECT if task.metric in metrics.NAMES else None
+        # A metric of the caller may exceed 1.
+        self.perfect = MAX_BUILT_IN_SCORE if task.metric in metrics.NAMES else None
         self._evaluator = Evaluator(
             model,
             metrics.resolve(task.metric, judge=judge or model, rubric=rubric),
@@ -76,11 +91,11 @@ class TaskScorer:
             on_answer=self._count,
         )
 
-    def _count(self, scored: Scored) -> None:
+    def _count(self, scored: ScoredExample) -> None:
         self.spent += scored.usage
 
     async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
-        """Mean over the train examples at these places."""
+        """Return the mean over the train examples at these indices."""
         return self._mean(
             await self._evaluator.evaluate(
                 prompt,
@@ -92,7 +107,7 @@ class TaskScorer:
         )
 
     async def heldout(self, prompt: str) -> Score | None:
-        """Mean over the held-out examples."""
+        """Return the mean over the held-out examples."""
         if not self._task.heldout:
             return None
         return self._mean(await self._evaluator.evaluate(prompt, self._task.heldout, part="heldout"))
@@ -103,7 +118,7 @@ class TaskScorer:
 
 
 class FunctionScorer:
-    """A user's `prompt -> score`, async, or sync and run in a thread; its own calls are not counted."""
+    """Scores prompts by a function `prompt -> score`, async, or sync in a thread; counts no calls."""
 
     perfect: float | None = None
     parts = 1
@@ -113,10 +128,10 @@ class FunctionScorer:
         self.spent = Usage()
 
     async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
-        """Call the function, which has no examples to choose from.
+        """Call the function; `examples` is unused.
 
         Raises:
-            MetricError: it raised, or returned anything but a finite number.
+            MetricError: the function raised, or returned anything but a finite number.
         """
         label = getattr(self._function, "__name__", type(self._function).__name__)
         try:
@@ -132,12 +147,12 @@ class FunctionScorer:
         return Score(score, (score,), Usage())
 
     async def heldout(self, prompt: str) -> Score | None:
-        """None: a function has no held-out examples."""
+        """Return None: a function has no held-out examples."""
         return None
 
 
 def prompts_at_once(calls: int, parts: int) -> int:
-    """Prompts of `parts` calls each that keep so many calls busy while one of them ends."""
+    """Return the number of prompts in flight that keeps `calls` slots full while one prompt ends."""
     return max(2, math.ceil(calls / parts) + 1)
 
 

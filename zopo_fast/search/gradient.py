@@ -34,7 +34,7 @@ MAX_NOISE = 1e12
 
 
 class GradientSearch:
-    """Local search along the gradient; pending candidates enter the model as fantasised scores.
+    """Local search along the gradient; pending candidates enter the model as fantasized scores.
 
     Args:
         pool: Candidates in standardized coordinates; those scored, pending or set aside are taken.
@@ -105,8 +105,8 @@ class GradientSearch:
     def _step(self) -> int:
         self._designing = False
         pending = self._pending
-        fantasised = [i for i in pending if i not in self._seen] if pending else []
-        if self._explores(self._model.uncertainty_at(self._center, fantasised)):
+        fantasized = [i for i in pending if i not in self._seen] if pending else []
+        if self._explores(self._model.uncertainty_at(self._center, fantasized)):
             center = self._pool.row(self._center)
             near = self._pool.k_nearest(center, self._config.exploration, available_only=True)
             self._queue = [int(i) for i in near]
@@ -184,7 +184,7 @@ class GradientModel:
     def uncertainty_at(self, center: int, pending: list[int]) -> float:
         """Return tr Sigma / tr d2k: the remaining share of the gradient's prior uncertainty at a candidate.
 
-        Pending candidates count as observed at their expected scores. Such fantasised observations leave the
+        Pending candidates count as observed at their expected scores. Such fantasized observations leave the
         gradient unchanged and reduce its uncertainty around them.
         """
         self._sync()

@@ -33,7 +33,7 @@ JITTER = 1e-6  # added to the prior covariance, so that it has a Cholesky factor
 
 
 class ImprovementSearch:
-    """Expected improvement or Thompson sampling; pending candidates enter the model as fantasised scores.
+    """Expected improvement or Thompson sampling; pending candidates enter the model as fantasized scores.
 
     Args:
         pool: Candidates in standardized coordinates; those scored, pending or set aside are taken.

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
 from zopo_fast import __version__
 from zopo_fast.errors import ConfigError, ZopoError
+from zopo_fast.llm.types import EmbeddingModel
 from zopo_fast.serve.config import ServeConfig
 from zopo_fast.serve.http.auth import Authenticator
 from zopo_fast.serve.http.problems import Problem, problem_from
@@ -259,7 +260,7 @@ def create_app(config: ServeConfig, middlewares: Iterable[Middleware] = ()) -> w
     return Server(config, middlewares).app
 
 
-def _resolve_embedder(config: ServeConfig) -> Any:
+def _resolve_embedder(config: ServeConfig) -> EmbeddingModel | None:
     if config.embedder is None:
         return None
     from zopo_fast.prompts.embedders import resolve

@@ -38,10 +38,11 @@ class PreformattedResponse(web.Response):
     the connection does not stay open, the response is sent the standard way.
     """
 
+    _is_written = False
+
     def __init__(self, body: bytes) -> None:
         super().__init__(body=body, content_type=JSON)
         self._original = body
-        self._is_written = False
 
     @property
     def prepared(self) -> bool:

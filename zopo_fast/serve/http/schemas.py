@@ -27,15 +27,15 @@ Label = Annotated[str, Meta(max_length=200)]
 Text = Annotated[str, Meta(min_length=1)]
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True):
+class RequestBody(msgspec.Struct, forbid_unknown_fields=True):
     """Base of request bodies; an unknown field is refused, so that no misspelled one is ignored."""
 
 
-class Answer(msgspec.Struct):
+class ResponseBody(msgspec.Struct):
     """Base of response bodies."""
 
 
-class Health(Answer):
+class Health(ResponseBody):
     """State of the server."""
 
     status: Literal["ok", "stopping"]
@@ -75,7 +75,7 @@ def settings_struct(config: type, *, omit: Collection[str] = (), **types: Any) -
             members.append((each.name, typed, msgspec.field(default_factory=kind)))
         else:
             members.append((each.name, typed))
-    return msgspec.defstruct(config.__name__, members, bases=(Request,))
+    return msgspec.defstruct(config.__name__, members, bases=(RequestBody,))
 
 
 def _json_type(setting: Setting) -> Any:

@@ -14,7 +14,7 @@ from zopo_fast.errors import OutputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
 from zopo_fast.serve.jobs.events import JobEvents
-from zopo_fast.serve.jobs.schemas import CreateJob, Job, JobTrial, JobUsage, Saved
+from zopo_fast.serve.jobs.schemas import CreateJob, Job, JobTrial, JobUsage, SavedJob
 
 REQUEST_FILE, STATE_FILE, RESULT_FILE, EVENTS_FILE = "request.json", "job.json", "result.json", "events.jsonl"
 
@@ -35,7 +35,7 @@ class JobRecord:
         used: usage of the run so far.
     """
 
-    saved: Saved
+    saved: SavedJob
     folder: Path
     events: JobEvents
     phase: str | None = None
@@ -73,7 +73,7 @@ class JobRecord:
         write_atomic(self.folder / STATE_FILE, msgspec.json.encode(self.saved))
 
 
-def create_folder(folder: Path, request: CreateJob, saved: Saved) -> None:
+def create_folder(folder: Path, request: CreateJob, saved: SavedJob) -> None:
     """Create the folder of a job durably.
 
     The state file comes last: a folder without one is not a job.

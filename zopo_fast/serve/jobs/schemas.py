@@ -9,21 +9,29 @@ from msgspec import Meta
 
 from zopo_fast.llm.limits import Limits
 from zopo_fast.runs.config import RunConfig
-from zopo_fast.serve.http.schemas import Answer, Finite, Index, Label, Request, Text, settings_struct
+from zopo_fast.serve.http.schemas import (
+    Finite,
+    Index,
+    Label,
+    RequestBody,
+    ResponseBody,
+    Text,
+    settings_struct,
+)
 from zopo_fast.serve.studies.schemas import PackedArray, Rows, SearchConfig
 
 Output = Text | Annotated[list[Text], Meta(min_length=1)]
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
-class JobExample(Request):
+class JobExample(RequestBody):
     """Input and its accepted output, or outputs."""
 
     input: Text
     output: Output
 
 
-class JobTask(Request):
+class JobTask(RequestBody):
     """Task that prompts are scored on; a request cannot bring a custom metric, which is code."""
 
     examples: Annotated[list[JobExample], Meta(min_length=1)]
@@ -34,7 +42,7 @@ class JobTask(Request):
     template: Literal["instruction", "system", "user"] = "instruction"
 
 
-class JobPrompt(Request):
+class JobPrompt(RequestBody):
     """Candidate prompt and its score, if known."""
 
     prompt: Text
@@ -57,7 +65,7 @@ class JobConfig(
     """Settings of a run: those of RunConfig."""
 
 
-class CreateJob(Request):
+class CreateJob(RequestBody):
     """Task, pool, and the name of a model in the configuration of the server."""
 
     task: JobTask
@@ -69,7 +77,7 @@ class CreateJob(Request):
     name: Label | None = None
 
 
-class JobUsage(Answer):
+class JobUsage(ResponseBody):
     """Calls and tokens so far."""
 
     calls: int = 0
@@ -78,7 +86,7 @@ class JobUsage(Answer):
     retries: int = 0
 
 
-class Job(Answer):
+class Job(ResponseBody):
     """State of a job."""
 
     id: str
@@ -96,14 +104,14 @@ class Job(Answer):
     error: str | None
 
 
-class JobList(Answer):
+class JobList(ResponseBody):
     """Page of the jobs in the order of their ids; `next` is the `after` of the next page."""
 
     jobs: list[Job]
     next: str | None
 
 
-class JobTrial(Answer):
+class JobTrial(ResponseBody):
     """Trial of one prompt: its score, or the error that prevented it."""
 
     number: int
@@ -116,14 +124,14 @@ class JobTrial(Answer):
     usage: JobUsage
 
 
-class JobResult(Answer):
+class JobResult(ResponseBody):
     """Result of a job, as `optimize` writes it to result.json, and its trials."""
 
     result: dict[str, Any]
     trials: list[JobTrial]
 
 
-class Saved(msgspec.Struct):
+class SavedJob(msgspec.Struct):
     """State of a job as its folder stores it."""
 
     id: str

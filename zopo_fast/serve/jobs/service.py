@@ -19,7 +19,7 @@ import msgspec
 
 from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
-from zopo_fast.llm.types import Usage
+from zopo_fast.llm.types import EmbeddingModel, Usage
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
@@ -36,7 +36,7 @@ from zopo_fast.serve.jobs.job import (
     usage_response,
 )
 from zopo_fast.serve.jobs.runner import check, run
-from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, Saved
+from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, SavedJob
 from zopo_fast.serve.metrics import Metrics
 from zopo_fast.serve.models import NamedModel
 
@@ -61,7 +61,7 @@ class JobService:
         folder: Path,
         limits: ServerLimits,
         models: dict[str, NamedModel],
-        embedder: Any,
+        embedder: EmbeddingModel | None,
         metrics: Metrics,
     ) -> None:
         self._folder = folder / "jobs"
@@ -89,7 +89,7 @@ class JobService:
             raise OutputError(f"{self._folder}: cannot be created: {error.strerror or error}") from error
         for path in sorted(self._folder.glob(f"*/{STATE_FILE}")):
             try:
-                saved = msgspec.json.decode(path.read_bytes(), type=Saved)
+                saved = msgspec.json.decode(path.read_bytes(), type=SavedJob)
             except (OSError, msgspec.DecodeError) as error:
                 _log.error("job left out", extra={"job": path.parent.name, "error": type(error).__name__})
                 continue
@@ -183,7 +183,7 @@ class JobService:
         name = secrets.token_hex(8)
         folder = self._folder / name
         created = round(time.time(), 3)
-        saved = Saved(name, request.name, request.model, request.config.budget, "queued", created, key)
+        saved = SavedJob(name, request.name, request.model, request.config.budget, "queued", created, key)
         job = JobRecord(saved, folder, JobEvents(folder / EVENTS_FILE, self._limits.max_job_events))
         await asyncio.to_thread(create_folder, folder, request, saved)
         self._jobs[name] = job

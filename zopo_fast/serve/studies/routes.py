@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import msgspec
 
 from zopo_fast.errors import ConfigError, NothingToAsk
+from zopo_fast.llm.types import EmbeddingModel
 from zopo_fast.search.config import OfficialSettings, ZopoConfig
 from zopo_fast.serve.http.idempotency import Deduplicator, IdempotencyKey
 from zopo_fast.serve.http.request import PageQuery
@@ -23,12 +23,6 @@ from zopo_fast.serve.studies.study import LoadedStudy
 
 MAX_CREATIONS = 4  # at a time: each holds several copies of its pool
 _encode = msgspec.json.Encoder().encode
-
-
-class Embeds(Protocol):
-    """Embedding model of the server."""
-
-    async def embed(self, texts: list[str]) -> Any: ...
 
 
 def search_config(given: SearchConfig) -> ZopoConfig:
@@ -51,7 +45,7 @@ class StudyRoutes:
         embedder: embeds pools of texts; None: requests bring embeddings.
     """
 
-    def __init__(self, studies: StudyService, embedder: Embeds | None) -> None:
+    def __init__(self, studies: StudyService, embedder: EmbeddingModel | None) -> None:
         self._studies, self._embedder = studies, embedder
         self._limits, self._metrics = studies.limits, studies.metrics
         self._creation_slots = asyncio.Semaphore(MAX_CREATIONS)

@@ -9,13 +9,13 @@ from msgspec import Meta
 
 from zopo_fast.search import config
 from zopo_fast.serve.http.schemas import (
-    Answer,
     Count,
     Finite,
     Index,
     Label,
     NotNegative,
-    Request,
+    RequestBody,
+    ResponseBody,
     Text,
     settings_struct,
 )
@@ -37,7 +37,7 @@ class SearchConfig(
     """Settings of a search: those of ZopoConfig."""
 
 
-class PackedArray(Request):
+class PackedArray(RequestBody):
     """Embeddings as the base64 text of their little-endian numbers, row by row."""
 
     base64: bytes
@@ -48,7 +48,7 @@ class PackedArray(Request):
 Rows = Annotated[list[Annotated[list[float], Meta(min_length=1)]], Meta(min_length=1)]
 
 
-class CreateStudy(Request):
+class CreateStudy(RequestBody):
     """A pool of texts, embeddings or both; equal texts are merged where no embeddings are given."""
 
     texts: Annotated[list[Text], Meta(min_length=1)] | None = None
@@ -57,13 +57,13 @@ class CreateStudy(Request):
     name: Label | None = None
 
 
-class Ask(Request):
+class Ask(RequestBody):
     """Request for the next prompts to score."""
 
     n: AskCount = 1
 
 
-class Tell(Request):
+class Tell(RequestBody):
     """Score of a prompt, higher is better; with `ask` the response names the next prompts."""
 
     index: Index
@@ -73,13 +73,13 @@ class Tell(Request):
     ask: AskCount | None = None
 
 
-class Discard(Request):
+class Discard(RequestBody):
     """Pending prompt to return without a score."""
 
     index: Index
 
 
-class Scored(Answer):
+class Scored(ResponseBody):
     """Prompt and its score."""
 
     index: int
@@ -87,7 +87,7 @@ class Scored(Answer):
     prompt: str | None = None
 
 
-class Asked(Answer):
+class Asked(ResponseBody):
     """Next prompts to score; fewer than requested where the budget or the pool ends."""
 
     indices: list[int]
@@ -95,7 +95,7 @@ class Asked(Answer):
     prompts: list[str] | None = None
 
 
-class Study(Answer):
+class Study(ResponseBody):
     """Summary of a study."""
 
     id: str
@@ -114,7 +114,7 @@ class Study(Answer):
     best: Scored | None
 
 
-class StudyEntry(Answer):
+class StudyEntry(ResponseBody):
     """Entry of the list of studies."""
 
     id: str
@@ -124,14 +124,14 @@ class StudyEntry(Answer):
     dimension: int
 
 
-class StudyList(Answer):
+class StudyList(ResponseBody):
     """Page of the studies in the order of their ids; `next` is the `after` of the next page."""
 
     studies: list[StudyEntry]
     next: str | None
 
 
-class StudyState(Answer):
+class StudyState(ResponseBody):
     """State without the embeddings, for Zopo.from_state(), and the texts of the pool."""
 
     state: dict[str, Any]
