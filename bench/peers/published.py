@@ -141,7 +141,7 @@ class PublishedZopo:
 
     @property
     def done(self) -> bool:
-        """Whether the budget is spent."""
+        """True when the budget is spent."""
         return self._count >= self._budget
 
     def step(self) -> int:

@@ -19,7 +19,7 @@ from zopo_fast.llm.types import Answer, ChatModel, EmbeddingModel, Usage
 
 
 class Bare:
-    """Only `chat`, and what a test sets."""
+    """Model with `chat` and the given attributes only."""
 
     def __init__(self, **attributes: Any) -> None:
         vars(self).update(attributes)
@@ -45,7 +45,7 @@ def test_an_object_with_chat_alone_is_a_model() -> None:
     assert asyncio.run(model.chat(HELLO)).text == "SAY HELLO"
 
 
-def test_what_an_object_says_of_itself_counts() -> None:
+def test_attributes_of_an_object_count() -> None:
     model = as_chat_model(Bare(name="n", slots=3, body={"max_tokens": 7}), 16)
     assert (model.identity, model.slots, model.max_answer_tokens) == (None, 3, 7)
     assert model.description == {"model": "n", "body": {"max_tokens": 7}}

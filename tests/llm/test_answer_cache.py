@@ -1,4 +1,4 @@
-"""Answers kept on disk: shared, bounded, and never in the way."""
+"""Cache of answers: hits, keys, and deduplication of calls in flight."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_what_an_answer_depends_on_is_in_its_key() -> None:
     assert len(keys) == 8
 
 
-def test_the_identity_of_an_endpoint_s_model() -> None:
+def test_identity_of_a_client() -> None:
     def identity(**settings: Any) -> Any:
         return OpenAIClient(ClientConfig(**{"model": "m", "base_url": "http://h/v1", **settings})).identity
 
@@ -158,7 +158,7 @@ def test_hits_cost_neither_budget_nor_slot(tmp_path: Path) -> None:
     run(scenario())
 
 
-# --- the same call at the same time
+# --- identical calls in flight
 
 
 def test_identical_calls_at_once_are_made_once(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_identical_calls_at_once_are_made_once(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_a_first_asker_that_is_cancelled_fails_no_other(tmp_path: Path) -> None:
+def test_cancelling_the_first_caller_fails_no_other(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
         model.gate.clear()
@@ -195,14 +195,14 @@ def test_a_first_asker_that_is_cancelled_fails_no_other(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_a_call_nobody_waits_for_ends(tmp_path: Path) -> None:
+def test_a_call_without_callers_is_cancelled(tmp_path: Path) -> None:
     async def scenario() -> None:
         before = asyncio.all_tasks()
         model = Model()
         model.gate.clear()
         cached = CachedModel(model, AnswerCache(tmp_path))
         calls = [asyncio.ensure_future(cached.chat(chat("a"))) for _ in range(2)]
-        while not model.asked:  # it is looked up in a thread first
+        while not model.asked:  # a thread looks the answer up first
             await asyncio.sleep(0.001)
         for call in calls:
             call.cancel()
@@ -216,7 +216,7 @@ def test_a_call_nobody_waits_for_ends(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_each_asker_has_an_error_of_its_own(tmp_path: Path) -> None:
+def test_each_caller_gets_its_own_error(tmp_path: Path) -> None:
     async def scenario() -> None:
         model = Model()
         model.error = errors.LimitReachedError("no more calls", "calls")
@@ -232,7 +232,7 @@ def test_each_asker_has_an_error_of_its_own(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_an_endpoint_s_failure_reaches_all_that_wait(tmp_path: Path) -> None:
+def test_a_failure_of_the_endpoint_reaches_all_callers(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with FakeServer(plan=status(400)) as server, make(server) as client:
             model = CachedModel(client, AnswerCache(tmp_path))

@@ -1,4 +1,4 @@
-"""The file behind the cache of answers: bounded, shared, and never a reason to fail."""
+"""File of the answer cache: bounded, shared, and harmless where it is damaged."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     count, size = cache.held()
     assert count == 8
     assert size <= 10_000
-    cache.put(key(10), Answer("x" * 20_000, Usage()))  # larger than all
+    cache.put(key(10), Answer("x" * 20_000, Usage()))  # larger than max_bytes
     assert cache.get(key(10)) is None
     assert cache.held() == (count, size)
 
@@ -147,7 +147,7 @@ def test_the_event_loop_does_not_wait_for_the_file(tmp_path: Path) -> None:
         with closing(sqlite3.connect(tmp_path / FILE)) as other:
             other.execute("BEGIN EXCLUSIVE")
             call = asyncio.ensure_future(CachedModel(Model(), cache).chat(chat("1")))
-            await turns()  # the loop goes on
+            await turns()  # the event loop is not blocked
             assert not call.done()
             other.rollback()
         assert (await call).text == "one"

@@ -1,4 +1,4 @@
-"""When an endpoint counts as down, and when it is tried again."""
+"""Circuit breaker: opening, probing and closing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 
 class Clock:
-    """A clock that is set."""
+    """Clock set by the test."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -25,7 +25,7 @@ class Clock:
 
 
 def attempt(breaker: CircuitBreaker, outcome: Outcome) -> bool:
-    """Make one if it may be made."""
+    """Enter and leave the breaker; return whether the attempt was admitted."""
     if not breaker.enter():
         return False
     breaker.leave(outcome)
@@ -36,7 +36,7 @@ def test_it_opens_after_failures_in_a_row_that_last() -> None:
     clock = Clock()
     breaker = CircuitBreaker(3, 30.0, now=clock)
     for _ in range(10):
-        assert attempt(breaker, Outcome.DOWN)  # all at one moment: a hiccup
+        assert attempt(breaker, Outcome.DOWN)  # all at once: too short to count as down
     clock.now = 4.9
     assert attempt(breaker, Outcome.DOWN)
     clock.now = 5.0
@@ -126,7 +126,7 @@ def test_calls_to_an_endpoint_that_is_down_end_at_once(fault: object) -> None:
     run(scenario())
 
 
-def test_nobody_listens() -> None:
+def test_refused_connections() -> None:
     with socket.socket() as taken:  # bound, not listening: refuses connections
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

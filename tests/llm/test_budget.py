@@ -1,4 +1,4 @@
-"""Hard limits: what is spent and reserved never exceeds them, whatever becomes of the calls."""
+"""Hard limits: spent and reserved budget never exceeds them, for any outcome of the calls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def turns(count: int = 5) -> None:
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "many", True])
 def test_limits_that_cannot_be_are_named(name: str, value: Any) -> None:
     if value is True and name in ("cost", "seconds"):
-        return  # a number, if an odd one
+        return  # True is the number 1
     with pytest.raises(ConfigError, match=name):
         Limits(**{name: value})
 
@@ -64,15 +64,15 @@ def test_a_limit_of_cost_needs_prices() -> None:
 def test_a_call_is_reserved_settled_and_counted() -> None:
     async def scenario() -> None:
         account = Account(Limits(calls=10, tokens=1000, cost=2000.0), PRICES)
-        hold = await account.reserve(call(100, 50))
+        reservation = await account.reserve(call(100, 50))
         left = account.left()
         assert (left.calls, left.tokens, left.cost, left.seconds) == (9, 850, 1800.0, None)
-        account.settle(hold, call(60, 10))
+        account.settle(reservation, call(60, 10))
         spent = account.spent
         assert (spent.calls, spent.tokens, spent.cost) == (1, 70, 80.0)
         assert account.outstanding == 0
-        account.forfeit(hold)  # the first word counts
-        account.settle(hold, call(1, 1))
+        account.forfeit(reservation)  # the reservation has ended: no effect
+        account.settle(reservation, call(1, 1))
         assert account.spent.tokens == 70
         account.release(await account.reserve(call(100, 50)))
         assert account.spent.tokens == 70
@@ -87,7 +87,7 @@ def test_a_call_is_reserved_settled_and_counted() -> None:
     ("limits", "limit"),
     [(Limits(calls=3), "calls"), (Limits(tokens=30), "tokens"), (Limits(cost=40.0), "cost")],
 )
-def test_the_limit_that_leaves_no_room_is_told(limits: Limits, limit: str) -> None:
+def test_the_error_names_the_limit(limits: Limits, limit: str) -> None:
     async def scenario() -> None:
         account = Account(limits, PRICES)
         for _ in range(3):
@@ -109,7 +109,7 @@ def test_a_reservation_waits_for_those_outstanding() -> None:
         assert not any(task.done() for task in waiting)
         account.settle(first, call(5))
         await turns()
-        assert not any(task.done() for task in waiting)  # 45 left: the first in line comes first
+        assert not any(task.done() for task in waiting)  # 45 left: the first in the queue needs more
         account.settle(second, call(5))
         await turns()
         assert all(task.done() for task in waiting)
@@ -119,7 +119,7 @@ def test_a_reservation_waits_for_those_outstanding() -> None:
         await turns()
         assert not third.done()
         account.settle(waiting[1].result(), call(5))
-        with pytest.raises(LimitReachedError):  # 80 left, and nothing outstanding
+        with pytest.raises(LimitReachedError):  # 80 left, and no open reservation
             await third
         account.settle(await account.reserve(call(80)), call(80))
 
@@ -127,14 +127,14 @@ def test_a_reservation_waits_for_those_outstanding() -> None:
 
 
 @pytest.mark.parametrize("granted", [False, True])
-def test_a_cancelled_reservation_holds_nothing(granted: bool) -> None:
+def test_a_cancelled_reservation_is_freed(granted: bool) -> None:
     async def scenario() -> None:
         account = Account(Limits(calls=1))
         first = await account.reserve(call())
         second, third = (asyncio.ensure_future(account.reserve(call())) for _ in range(2))
         await turns()
         if granted:
-            account.release(first)  # it is granted, and cancelled before it knows
+            account.release(first)  # granted, and cancelled before the task runs
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
@@ -145,7 +145,7 @@ def test_a_cancelled_reservation_holds_nothing(granted: bool) -> None:
     run(scenario())
 
 
-def test_more_than_was_reserved_is_charged_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_usage_above_the_reservation_is_charged_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         account = Account(Limits(tokens=100))
         account.settle(await account.reserve(call(10, 10)), call(10, 500))
@@ -176,13 +176,13 @@ def test_the_time_is_limited() -> None:
         assert account.deadline == 160.0
         account.settle(await account.reserve(call()), call())
         now[0] = 159.0
-        hold = await account.reserve(call())
+        reservation = await account.reserve(call())
         now[0] = 160.0
         with pytest.raises(LimitReachedError) as caught:
             await account.reserve(call())
         assert caught.value.limit == "time"
         await account.expired()
-        account.forfeit(hold)
+        account.forfeit(reservation)
 
     run(scenario())
 
@@ -221,7 +221,7 @@ def test_what_was_spent_before_counts() -> None:
 
 
 class Book:
-    """A ledger in memory; `full` refuses to write."""
+    """Ledger in memory; `full` refuses to write."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[str, int, int, float]] = {}
@@ -241,7 +241,7 @@ class Book:
         self.rows[hold_id] = ("settled", calls, tokens, cost)
 
 
-def test_the_ledger_hears_of_a_reservation_before_it_is_used() -> None:
+def test_the_ledger_is_written_before_a_reservation_is_used() -> None:
     async def scenario() -> None:
         book = Book()
         account = Account(Limits(calls=9), PRICES, ledger=book)
@@ -250,10 +250,10 @@ def test_the_ledger_hears_of_a_reservation_before_it_is_used() -> None:
         await turns()
         assert not pending.done()
         book.slow.set()
-        hold = await pending
-        assert book.rows == {hold.id: ("reserved", 1, 7, 11.0)}
-        account.settle(hold, call(1, 1))
-        assert book.rows == {hold.id: ("settled", 1, 2, 3.0)}
+        reservation = await pending
+        assert book.rows == {reservation.id: ("reserved", 1, 7, 11.0)}
+        account.settle(reservation, call(1, 1))
+        assert book.rows == {reservation.id: ("settled", 1, 2, 3.0)}
         other = await account.reserve(call(3, 4))
         account.forfeit(other)
         assert book.rows[other.id] == ("settled", 1, 7, 11.0)
@@ -286,32 +286,32 @@ def test_a_reservation_that_cannot_be_kept_is_none(how: str) -> None:
 
 
 @given(seed=st.integers(0, 10_000), calls=st.integers(1, 40), tokens=st.integers(20, 3000))
-def test_limits_hold_whatever_becomes_of_64_calls_at_once(seed: int, calls: int, tokens: int) -> None:
+def test_limits_hold_for_64_concurrent_calls_of_any_outcome(seed: int, calls: int, tokens: int) -> None:
     rng = random.Random(seed)
     limits = Limits(calls=calls, tokens=tokens, cost=1.5 * tokens)
-    worst = [0, 0, 0.0]  # what a server may have billed, at most
+    worst = [0, 0, 0.0]  # upper bound of what the server bills
 
     async def one(account: Account) -> None:
         bound = call(rng.randint(1, 40), rng.randint(1, 40))
         try:
-            hold = await account.reserve(bound)
+            reservation = await account.reserve(bound)
         except LimitReachedError:
             return
         how = rng.choice(["settle", "forfeit", "release"])
         took = call(rng.randint(1, bound.prompt_tokens), rng.randint(0, bound.completion_tokens))
         billed = Usage() if how == "release" else took if how == "settle" else bound
         try:
-            worst[0] += billed.calls  # sent: from here on it may be billed
+            worst[0] += billed.calls  # sent: may be billed from here on
             worst[1] += billed.total_tokens
             worst[2] += PRICES.of(billed.prompt_tokens, billed.completion_tokens)
             for _ in range(rng.randint(0, 3)):
                 await asyncio.sleep(0)
             if how == "release":
-                account.release(hold)
+                account.release(reservation)
             elif how == "settle":
-                account.settle(hold, took)
+                account.settle(reservation, took)
         finally:
-            account.forfeit(hold)  # lost or cancelled
+            account.forfeit(reservation)  # lost or cancelled
         spent = account.spent
         assert spent.calls <= calls
         assert spent.tokens <= tokens
@@ -333,5 +333,5 @@ def test_limits_hold_whatever_becomes_of_64_calls_at_once(seed: int, calls: int,
     run(scenario())
 
 
-def test_a_hold_says_what_it_is() -> None:
+def test_tokens_of_a_reservation() -> None:
     assert Reservation("a", 1, 2, 3, 0.5).tokens == 5

@@ -1,4 +1,4 @@
-"""The client's calls where all goes well, its settings and its usage."""
+"""Client: successful calls, settings and usage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zopo_fast import errors
 from zopo_fast.llm.openai.client import Answer, ClientConfig, OpenAIClient, Usage
 from zopo_fast.llm.tokens import count_messages, count_tokens
 
-# --- a good call
+# --- successful calls
 
 
 def test_an_answer_comes_with_its_usage() -> None:
@@ -56,7 +56,7 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
     assert answer.text == "a?b"
 
 
-# --- where the endpoint is
+# --- address of the endpoint
 
 
 @pytest.mark.parametrize("prefix", ["/v1", "/openai/v1", ""])
@@ -81,7 +81,7 @@ def test_a_bare_host_is_tried_below_v1_once() -> None:
                 first, second = await client.chat(HELLO), await client.chat(HELLO)
             assert (first.usage.retries, second.usage.retries) == (0, 0)
             assert len(server.requests) == 2
-            assert server.unrouted == ["/chat/completions"]  # not asked again once /v1 is known
+            assert server.unrouted == ["/chat/completions"]  # not tried again once /v1 is known
 
     run(scenario())
 

@@ -1,4 +1,4 @@
-"""Budgets that hold by the server's count, attempt by attempt, and what is charged for which outcome."""
+"""Budgets of the client: charged per attempt and outcome, checked against the server's count."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_an_answer_that_does_not_say_what_it_took_is_charged_in_full(behaviour: 
     run(scenario())
 
 
-def test_more_than_the_most_is_charged_and_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_usage_above_the_bound_is_charged_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         plan = edited(lambda a: {**a, "usage": {"prompt_tokens": 5, "completion_tokens": 9_000_000}})
         async with FakeServer(plan=plan) as server, make(server, body=BODY) as client:
@@ -159,7 +159,7 @@ def test_more_than_the_most_is_charged_and_said(caplog: pytest.LogCaptureFixture
     assert "charged as stated" in caplog.text
 
 
-def test_the_longest_answer_has_to_be_known() -> None:
+def test_a_limit_of_tokens_needs_the_longest_answer() -> None:
     async def scenario() -> None:
         async with FakeServer() as server, make(server) as client:
             with pytest.raises(errors.ConfigError, match="max_tokens"):
@@ -186,13 +186,13 @@ def test_64_calls_at_once_never_exceed_a_limit(limits: Limits) -> None:
             assert not [
                 o for o in outcomes if isinstance(o, Exception) and not isinstance(o, errors.ZopoError)
             ]
-            # Every request that the server did not refuse may have been billed.
+            # A server may bill every request that it does not refuse.
             refused = {"status 429", "status 500"}
             billed = [r for r in server.requests if r.behaviour not in refused]
             words = sum(sum(len(m["content"].split()) for m in r.body["messages"]) for r in billed)
             assert account.outstanding == 0
             if limits.calls is not None:
-                assert len(billed) == account.spent.calls == limits.calls  # all of it was used
+                assert len(billed) == account.spent.calls == limits.calls  # the whole budget was used
             assert 2 * words <= account.spent.tokens
             assert limits.tokens is None or account.spent.tokens <= limits.tokens
 

@@ -1,4 +1,4 @@
-"""Many calls at once, cancelled calls, and the sessions below them."""
+"""Concurrent calls, cancelled calls, and their sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from llm_tools import HELLO, Pauses, make, no_environment, run, settle  # noqa: 
 from zopo_fast import errors
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient, Usage
 
-# --- many calls at once
+# --- concurrent calls
 
 
 def test_concurrency_is_limited_and_used() -> None:
@@ -99,7 +99,7 @@ def test_every_call_is_answered_once_by_a_server_that_fails() -> None:
             seen = Counter(request.behaviour for request in server.requests)
             lost = seen["dropped"] + seen["truncated length"] + seen["truncated chunked"] + seen["slow"]
             assert client.usage == Usage(600, 600, calls=300, retries=failed, lost_calls=lost)
-            assert len(pauses) >= failed  # and those that the pace asks for after a 429
+            assert len(pauses) >= failed  # retries, and pauses of the rate limiter after a 429
             assert {request.behaviour for request in server.requests} == {
                 kind.name for kind in (*kinds, ok(), slow())
             }
@@ -155,13 +155,13 @@ def test_a_client_outlives_its_event_loop() -> None:
                 clients.append(OpenAIClient(ClientConfig("m", base_url=server.url)))
             client = clients[0]
             client._endpoint = OpenAIClient(ClientConfig("m", base_url=server.url))._endpoint
-            calls = [client.chat(HELLO) for _ in range(20)]  # more than the slots: they wait
+            calls = [client.chat(HELLO) for _ in range(20)]  # more calls than slots
             assert len(await asyncio.gather(*calls)) == 20
 
-    run(scenario())  # never closed: the end of the loop does it
+    run(scenario())  # not closed here: the event loop closes the session at its end
     run(scenario())
     assert clients[0].usage.calls == 40
-    assert loops[0]() is None  # the client does not keep what ended
+    assert loops[0]() is None  # the client holds no reference to the ended loop
 
 
 def test_a_closed_client_opens_a_new_session() -> None:
@@ -176,7 +176,7 @@ def test_a_closed_client_opens_a_new_session() -> None:
     run(scenario())
 
 
-def test_a_call_under_way_ends_when_its_client_is_closed() -> None:
+def test_closing_the_client_ends_a_call_in_flight() -> None:
     async def scenario() -> None:
         async with FakeServer(plan=slow()) as server, make(server) as client:
             call = asyncio.ensure_future(client.chat(HELLO))

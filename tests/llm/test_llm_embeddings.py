@@ -1,4 +1,4 @@
-"""Embeddings from a server that may fail."""
+"""Embeddings of a server that may fail."""
 
 from __future__ import annotations
 

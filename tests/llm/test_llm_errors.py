@@ -1,4 +1,4 @@
-"""What the client does not repeat, and what its errors must not show."""
+"""Final failures of the client, and redaction of its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from llm_tools import HELLO, KEY, Pauses, ask, fail, make, no_environment, run  
 from zopo_fast import errors
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient, Usage
 
-# --- what is not
+# --- final failures
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,9 @@ def test_a_lasting_failure_is_a_typed_error_at_once(
     assert re.search(r"POST http://127\.0\.0\.1:\d+/v1/chat/completions", message)
     assert requests == 1
     assert pauses == []
-    assert usage == Usage(lost_calls=int(behaviour.name == "null content"))  # an answer, and billed
+    assert usage == Usage(
+        lost_calls=int(behaviour.name == "null content")
+    )  # a response with status 200 is billed
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_the_size_of_an_answer_is_bounded() -> None:
     fail(Behaviour("huge error", status=400, raw=b"x" * 2**21), errors.RequestRejectedError)
 
 
-# --- the key
+# --- redaction of the key
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_bodies_are_quoted_short_and_without_control_characters() -> None:
     assert message.isprintable()
 
 
-# --- what a body holds
+# --- redaction of the body
 
 
 SECRETS = {
@@ -192,7 +194,7 @@ def test_a_configuration_does_not_show_the_secrets_of_its_bodies(field: str) -> 
     for text in (repr(config), str(config.public()), repr(OpenAIClient(config))):
         assert "s3cret" not in text
         assert str(SECRETS["number"]) not in text
-    assert getattr(config, field) == BODY  # what is sent stays as it is
+    assert getattr(config, field) == BODY  # the body that is sent is unchanged
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_a_configuration_does_not_show_the_secrets_of_its_bodies(field: str) -> 
 @pytest.mark.parametrize("name", SECRETS)
 @pytest.mark.parametrize("field", ["body", "embedding_body"])
 def test_the_secrets_of_a_body_never_show(field: str, name: str, spell: Callable[[Any], str]) -> None:
-    if name == "surrogate":  # half a surrogate pair is sent as JSON only
+    if name == "surrogate":  # only JSON can encode a lone surrogate
         spell = json.dumps
     raw = b"You sent '" + spell(SECRETS[name]).encode() + b"': 1024 is too much, use a string"
     message, _, _ = fail(Behaviour("echo", status=400, raw=raw), errors.RequestRejectedError, **{field: BODY})

@@ -1,4 +1,4 @@
-"""What the client repeats, and within which bounds."""
+"""Retries of the client, and their bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_tools import HELLO, Pauses, ask, fail, no_environment, run, timed_out  
 from zopo_fast import errors
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient, Usage
 
-# An answer that says that nothing was done; a gateway's or none at all leaves it open.
+# Statuses that rule out billing. The status of a gateway, or no response, leaves it open.
 UNBILLED = {"status 429", "status 500", "status 503", "status 529"}
 
 
@@ -73,7 +73,7 @@ def test_timeouts_are_bounded() -> None:
     assert requests == 2
 
 
-def test_nobody_listens() -> None:
+def test_refused_connections() -> None:
     with socket.socket() as taken:  # bound, not listening: refuses connections
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
@@ -140,7 +140,7 @@ def test_retry_after_is_honoured(code: int, as_date: bool) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "nan", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_retry_after_that_says_nothing_leaves_the_backoff(value: str) -> None:
+def test_an_invalid_retry_after_leaves_the_backoff(value: str) -> None:
     pauses = Pauses()
     ask([Behaviour("odd", status=429, headers={"Retry-After": value}, raw=b"")], pauses)
     assert 0.25 <= pauses[0] <= 0.5

@@ -1,4 +1,4 @@
-"""The embedded model: its file, its settings, and (marked `model`) real answers."""
+"""Embedded model: file, settings and, marked `model`, real answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zopo_fast.errors import ConfigError, MissingDependencyError, RequestRejectedError
+from zopo_fast.errors import ConfigError, LimitReachedError, MissingDependencyError, RequestRejectedError
 from zopo_fast.llm import local
+from zopo_fast.llm.budget import Account
+from zopo_fast.llm.limits import Limits
 from zopo_fast.llm.local import LocalModel, find_model
 
 QUESTION = "Is this review positive or negative? Answer with one word.\n\nReview: {}"
@@ -134,15 +136,27 @@ def test_answers_do_not_depend_on_other_calls(model: LocalModel) -> None:
         return [answer.text for answer in await asyncio.gather(*calls)]
 
     alone = asyncio.run(one_by_one(REVIEWS))
-    assert asyncio.run(together(REVIEWS[::-1])) == alone[::-1]  # another event loop, too
+    assert asyncio.run(together(REVIEWS[::-1])) == alone[::-1]  # in another event loop, too
     assert len(set(alone)) > 1
     assert all(text and text == text.strip("\0") for text in alone)
 
 
 @pytest.mark.model
+def test_calls_are_charged_to_an_account(model: LocalModel) -> None:
+    async def scenario() -> None:
+        account = Account(Limits(calls=1, tokens=2000))
+        answer = await model.chat(ask("Say yes."), account=account)
+        assert (account.spent.calls, account.spent.tokens) == (1, answer.usage.total_tokens)
+        with pytest.raises(LimitReachedError):
+            await model.chat(ask("Say no."), account=account)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.model
 def test_answers_do_not_depend_on_what_was_cached() -> None:
     pytest.importorskip("xllamacpp")
-    # Close calls between two first words: the least change in the numbers shows.
+    # Prompts whose two best first words are nearly equal: any numerical difference shows.
     prompt = "You are a film critic. Is this praise or criticism? Reply in lowercase with a single word."
     reviews = ["I loved every minute of it.", "Lifeless and far too long.", "A mess from start to finish."]
 
@@ -206,7 +220,11 @@ def test_closing_ends_the_threads_and_a_later_call_loads_again() -> None:
     if not Path("/proc/self/task").is_dir():
         pytest.skip("counts threads in /proc")
     done = python(code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 True 6\n", "")  # llama.cpp is silent, too
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "1 True 6\n",
+        "",
+    )  # llama.cpp writes nothing either
 
 
 @pytest.mark.model

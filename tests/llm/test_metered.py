@@ -1,4 +1,4 @@
-"""Any model, paid from an account."""
+"""MeteredModel with models that do not reserve budget themselves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def turns(count: int = 5) -> None:
 
 
 class Model:
-    """Answers with what it is given: an answer, or an error."""
+    """Model with a fixed outcome: an answer or an error; None: it never answers."""
 
     def __init__(self, outcome: Any) -> None:
         self.body = {"max_tokens": 10}

@@ -1,4 +1,4 @@
-"""The pace of requests: limits that were set, and those that 429s let it guess."""
+"""Rate limiter: fixed limits, and the adaptive limit after 429 responses."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from zopo_fast.llm.openai.retry import Time
 
 
 class Simulation:
-    """A server and calls without end in simulated time: `refuses(now, recent sends)` answers 429."""
+    """Server and endless calls in simulated time; `refuses(now, recent sends)` decides on a 429."""
 
-    def __init__(self, pacer_settings: dict[str, Any], slots: int, latency: float = 0.5) -> None:
+    def __init__(self, limits: dict[str, Any], slots: int, latency: float = 0.5) -> None:
         self.now = 0.0
         self.slots, self.latency = slots, latency
-        self.pacer = RateLimiter(**{"requests_per_minute": None, "tokens_per_minute": None, **pacer_settings},
+        self.limiter = RateLimiter(**{"requests_per_minute": None, "tokens_per_minute": None, **limits},
                            now=lambda: self.now, patience=180.0)  # fmt: skip
         self.sent: list[float] = []
         self.good = self.bad = 0
@@ -34,10 +34,10 @@ class Simulation:
         flying: list[tuple[float, int, bool, Ticket]] = []
         order = count()
         while self.now < end:
-            delay = self.pacer.delay()
+            delay = self.limiter.delay()
             if len(flying) < self.slots and delay <= 0:
                 bad = refuses(self.now, self.sent)
-                ticket = self.pacer.take(tokens)
+                ticket = self.limiter.take(tokens)
                 self.sent.append(self.now)
                 takes = 0.05 if bad else self.latency
                 heapq.heappush(flying, (self.now + takes, next(order), bad, ticket))
@@ -49,9 +49,9 @@ class Simulation:
                 self.bad += bad
                 self.good += not bad
                 if bad:
-                    self.pacer.refused(ticket, None)
+                    self.limiter.refused(ticket, None)
                 else:
-                    self.pacer.answered(ticket, tokens)
+                    self.limiter.answered(ticket, tokens)
 
 
 def most_in_a_minute(times: list[float]) -> int:
@@ -63,7 +63,7 @@ def never(now: float, sent: list[float]) -> bool:
 
 
 def above(per_second: float) -> Callable[[float, list[float]], bool]:
-    """A server's limit: a bucket of one second's worth, at least one request."""
+    """Limit of a server: a token bucket of one second, at least one request."""
     level, last = [max(1.0, per_second)], [0.0]
 
     def refuses(now: float, sent: list[float]) -> bool:
@@ -81,7 +81,7 @@ def test_without_limits_nothing_waits() -> None:
     simulation = Simulation({}, slots=16)
     simulation.run(60.0, never)
     assert len(simulation.sent) >= 16 * 119
-    assert simulation.pacer.rate is None
+    assert simulation.limiter.rate is None
 
 
 @pytest.mark.parametrize("limit", [6, 60, 600])
@@ -102,17 +102,17 @@ def test_tokens_of_a_minute_are_limited() -> None:
 
 def test_tokens_are_corrected_by_what_was_taken() -> None:
     now = [0.0]
-    pacer = RateLimiter(None, 600.0, now=lambda: now[0], patience=180.0)
-    ticket = pacer.take(100)
-    assert pacer.delay() == pytest.approx(10.0)
-    pacer.answered(ticket, 20)
-    assert pacer.delay() == pytest.approx(2.0)
-    pacer.answered(pacer.take(10), 60)
-    assert pacer.delay() == pytest.approx(8.0)
+    limiter = RateLimiter(None, 600.0, now=lambda: now[0], patience=180.0)
+    ticket = limiter.take(100)
+    assert limiter.delay() == pytest.approx(10.0)
+    limiter.answered(ticket, 20)
+    assert limiter.delay() == pytest.approx(2.0)
+    limiter.answered(limiter.take(10), 60)
+    assert limiter.delay() == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(1.0, 0.4), (5.0, 0.15), (20.0, 0.1)])
-def test_a_limit_that_nobody_told_is_found(limit: float, refused: float) -> None:
+def test_an_unknown_limit_is_found(limit: float, refused: float) -> None:
     simulation = Simulation({}, slots=16)
     refuses = above(limit)
     simulation.run(60.0, refuses)
@@ -125,17 +125,17 @@ def test_a_limit_that_nobody_told_is_found(limit: float, refused: float) -> None
 def test_it_recovers_when_the_limit_is_gone() -> None:
     simulation = Simulation({}, slots=16)
     simulation.run(30.0, above(1.0))
-    slow = simulation.pacer.rate
+    slow = simulation.limiter.rate
     assert slow is not None
     assert slow < 4.0
     simulation.run(240.0, never)
-    assert simulation.pacer.rate is None
+    assert simulation.limiter.rate is None
 
 
 def test_it_slows_down_to_a_floor() -> None:
     simulation = Simulation({}, slots=16)
     simulation.run(170.0, lambda now, sent: True)
-    assert simulation.pacer.rate == MIN_RATE
+    assert simulation.limiter.rate == MIN_RATE
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.1, 0.6), (0.3, 0.4)])
@@ -148,39 +148,39 @@ def test_429s_that_come_at_any_rate_do_not_stop_everything(share: float, least: 
 
 def test_a_few_429s_are_left_to_the_backoff() -> None:
     now = [0.0]
-    pacer = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
+    limiter = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
     for _ in range(100):
-        pacer.refused(pacer.take(0), None)
+        limiter.refused(limiter.take(0), None)
         now[0] += 2.0
-        assert pacer.rate is None
+        assert limiter.rate is None
 
 
 def test_retry_after_stops_everything() -> None:
     now = [0.0]
-    pacer = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
-    pacer.refused(pacer.take(0), 7.0)
-    assert pacer.delay() == 7.0
-    pacer.refused(pacer.take(0), 3.0)
-    assert pacer.delay() == 7.0
-    pacer.refused(pacer.take(0), float("inf"))
-    assert pacer.delay() == 180.0
-    assert pacer.is_hopeless()
+    limiter = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
+    limiter.refused(limiter.take(0), 7.0)
+    assert limiter.delay() == 7.0
+    limiter.refused(limiter.take(0), 3.0)
+    assert limiter.delay() == 7.0
+    limiter.refused(limiter.take(0), float("inf"))
+    assert limiter.delay() == 180.0
+    assert limiter.is_hopeless()
     now[0] = 180.0
-    assert pacer.delay() == 0.0
+    assert limiter.delay() == 0.0
 
 
-def test_nothing_but_429_is_hopeless_in_the_end() -> None:
+def test_only_429_responses_become_hopeless() -> None:
     now = [0.0]
-    pacer = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
+    limiter = RateLimiter(None, None, now=lambda: now[0], patience=180.0)
     while now[0] < 179.0:
-        assert not pacer.is_hopeless()
-        pacer.refused(pacer.take(0), None)
+        assert not limiter.is_hopeless()
+        limiter.refused(limiter.take(0), None)
         now[0] += 5.0
-    assert pacer.is_hopeless()
-    now[0] += 3600.0  # nothing was asked meanwhile
-    assert not pacer.is_hopeless()
-    pacer.refused(pacer.take(0), None)
-    assert not pacer.is_hopeless()
+    assert limiter.is_hopeless()
+    now[0] += 3600.0  # an hour without requests
+    assert not limiter.is_hopeless()
+    limiter.refused(limiter.take(0), None)
+    assert not limiter.is_hopeless()
 
 
 # --- the client
@@ -211,14 +211,14 @@ def test_tokens_are_paced_by_what_a_call_may_take() -> None:
         settings: dict[str, Any] = {"tokens_per_minute": 600, "body": {"max_tokens": 98}, "concurrency": 1}
         async with FakeServer() as server, make(server, pauses, **settings) as client:
             await asyncio.gather(*(client.chat(HELLO) for _ in range(3)))
-            assert sum(pauses) == pytest.approx(0.8, abs=0.2)  # 4 tokens each are what was taken
+            assert sum(pauses) == pytest.approx(0.8, abs=0.2)  # 4 tokens each are stated
         async with FakeServer() as server:
             server.gate = asyncio.Event()
             pauses = Pauses()
             async with make(server, pauses, **{**settings, "concurrency": 3}) as client:
                 calls = asyncio.gather(*(client.chat(HELLO) for _ in range(3)))
                 await server.wait_in_flight(3)
-                assert sum(pauses) == pytest.approx(20.0, abs=1.0)  # 100 each may be
+                assert sum(pauses) == pytest.approx(20.0, abs=1.0)  # 100 tokens each are expected
                 server.gate.set()
                 await calls
 
@@ -235,7 +235,7 @@ def test_retry_after_holds_up_every_call() -> None:
             await asyncio.gather(*(client.chat(HELLO) for _ in range(4)))
             assert len(server.requests) == 5
             assert max(pauses) == pytest.approx(20.0)
-            assert len(pauses) == 2  # the call's own, and that of the next in the queue for all
+            assert len(pauses) == 2  # the backoff of the call, and the pause of the first in the queue
 
     run(scenario())
 
@@ -261,7 +261,7 @@ def test_waiting_holds_no_slot_and_can_be_cancelled() -> None:
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
-                await asleep.wait()  # the next in the queue is the first now
+                await asleep.wait()  # the next call is the first in the queue now
                 wake.set()
                 assert (await queued).text == "say hello"
                 assert len(server.requests) == 2

@@ -46,7 +46,7 @@ class Log:
     ],
 )
 def test_the_keys_in_study_files_do_not_change(role: str, key: CallKey | None, digest: str) -> None:
-    """Older study files hold these bytes: another key would ask all their calls again."""
+    """Older study files hold these bytes: with other keys a resumed study would repeat all calls."""
     log = Log()
     model = RecordedModel(as_chat_model(lambda _: "hi", 1), ReplayedAnswers(log), role)
     asyncio.run(model.chat(HELLO, key=key))
@@ -62,7 +62,7 @@ def test_the_keys_in_the_answer_cache_do_not_change() -> None:
     )
 
 
-def test_calls_with_equal_messages_are_told_apart_by_role_and_key() -> None:
+def test_role_and_key_distinguish_calls_with_equal_messages() -> None:
     keys = [None, KEY, KEY._replace(part="heldout"), KEY._replace(prompt="Do."), KEY._replace(example=4)]
     digests = {recorded_key(role, key, HELLO) for role in ("model", "judge") for key in keys}
     assert len(digests) == 10

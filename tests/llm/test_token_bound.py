@@ -1,4 +1,4 @@
-"""The most tokens a call can take, whatever vocabulary counts them."""
+"""Upper bounds of the tokens of a call, for any vocabulary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_no_tokenizer_makes_more_tokens_than_the_bound(texts: list[str]) -> None
 
 
 def test_normalised_text_is_bounded_too() -> None:
-    assert text_bound("\ufdfa") == 33  # one character, eighteen when taken apart
+    assert text_bound("\ufdfa") == 33  # one character, eighteen after NFKD
     assert text_bound("plain") == 5
 
 
@@ -39,7 +39,7 @@ def test_answers_are_bounded_by_the_body(body: dict[str, Any], most: int) -> Non
 
 
 @pytest.mark.parametrize("body", [{}, {"max_tokens": None}, {"n": 2}])
-def test_a_bound_that_is_needed_and_missing_is_told(body: dict[str, Any]) -> None:
+def test_a_required_bound_that_is_missing_is_refused(body: dict[str, Any]) -> None:
     assert chat_bound([], body, required=False).completion_tokens == 0
     with pytest.raises(ConfigError, match="max_tokens"):
         chat_bound([], body, required=True)

@@ -1,4 +1,4 @@
-"""Token counts: exact where the vocabulary is here, labelled where not, and never a download."""
+"""Token counts: exact with the vocabulary, labelled an estimate without, and no downloads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGLISH = [
 
 @pytest.fixture(autouse=True)
 def _fresh_vocabularies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget loaded vocabularies, and fail on any attempt at a download."""
+    """Clear loaded vocabularies, and fail on any download."""
     requests = pytest.importorskip("requests")
 
     def refuse(*args: object, **kwargs: object) -> None:

@@ -1,4 +1,4 @@
-"""Tests of devices: bench/gpu.sh and tests/native/emulate.sh collect all of them where there is a device."""
+"""Collection of device tests: with a device, bench/gpu.sh and tests/native/emulate.sh run all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILES = [f"tests/{name}" for name in (ROOT / "tests" / "native" / "devices.txt")
 SCRIPTS = ["bench/gpu.sh", "tests/native/emulate.sh"]
 MARKERS = "cuda or emulated or devices"
 
-# Collects as on a machine with an emulated device; prints id, marked?, selected? and device of every test.
+# Collect as on a machine with an emulated device; print the fields of a Case of each test as a JSON list.
 COLLECT = f"""
 import json, sys, pytest
 from zopo_fast import _core
@@ -57,14 +57,14 @@ def collected() -> list[Case]:
     return [Case(*json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-def test_every_case_of_a_device_is_selected(collected: list[Case]) -> None:
+def test_exactly_the_marked_cases_are_selected(collected: list[Case]) -> None:
     assert [case.name for case in collected if case.is_marked != case.is_selected] == []
     assert sum(case.is_selected for case in collected) > 700
     for file in FILES:
         assert any(case.name.startswith(file) and case.is_selected for case in collected), file
 
 
-def test_what_runs_on_the_cpu_runs_on_a_device(collected: list[Case]) -> None:
+def test_every_case_on_the_cpu_also_runs_on_a_device(collected: list[Case]) -> None:
     names = {case.name for case in collected}
     on_cpu = [case.name for case in collected if case.device == "cpu"]
     assert len(on_cpu) > 200
@@ -72,14 +72,14 @@ def test_what_runs_on_the_cpu_runs_on_a_device(collected: list[Case]) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_selects_the_tests_of_devices(script: str) -> None:
+def test_each_script_selects_the_device_tests(script: str) -> None:
     text = (ROOT / script).read_text()
     assert "tests/native/devices.txt" in text
     assert f'-m "{MARKERS}"' in text
 
 
-def test_every_file_with_tests_of_devices_is_listed() -> None:
-    """A file with a test that takes the fixture `device`, or that has one of the markers."""
+def test_every_file_with_device_tests_is_listed() -> None:
+    """A device test takes the fixture `device` or has one of the markers."""
     uses = re.compile(r"^def \w+\([^)]*\bdevice: str|pytest\.mark\.(cuda|emulated|devices)\b", re.MULTILINE)
     found = [path for path in (ROOT / "tests").rglob("test_*.py") if uses.search(path.read_text())]
     assert {str(path.relative_to(ROOT)) for path in found} - {str(Path(__file__).relative_to(ROOT))} <= set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ TOO_LONG_YET = {
     "csrc/cuda/search/block.cuh",
     "csrc/pool/pool.cpp",
     "tests/native/emulation/emulator.cpp",
-    "tests/serve/test_serve_studies.py",
 }
 SOURCES = {".py", ".pyi", ".sh", ".hpp", ".cpp", ".h", ".inl", ".cu", ".cuh"}
 
@@ -42,3 +42,16 @@ def test_no_file_is_longer_than_450_lines(name: str) -> None:
 def test_no_folder_has_more_than_16_entries(name: str) -> None:
     numbers = {str(folder.relative_to(ROOT)): len(entries(folder)) for folder in folders(ROOT / name)}
     assert {folder: number for folder, number in numbers.items() if number > MAX_ENTRIES} == {}
+
+
+@pytest.mark.parametrize("script", ["native/sanitize.sh", "repo/lower_bounds.sh"])
+def test_every_test_file_named_in_a_script_exists(script: str) -> None:
+    lists = re.findall(r"^ *tests=\(([\w/\s]+)\)", (ROOT / "tests" / script).read_text(), re.MULTILINE)
+    names = " ".join(lists).split()
+    assert names
+    missing = [
+        name
+        for name in names
+        if not (ROOT / "tests" / name.replace("/", "/test_")).with_suffix(".py").exists()
+    ]
+    assert [name for name, path in paths.items() if not path.exists()] == []

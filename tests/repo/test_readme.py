@@ -31,9 +31,21 @@ def blocks(language: str) -> list[str]:
 
 
 def shell_lines() -> list[list[str]]:
-    """Split the commands of the shell blocks into words, without comments, continued lines joined."""
-    text = "\n".join(blocks("sh")).replace("\\\n", " ")
-    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+    """Return the words of every command in the shell blocks, without comments; quotes may span lines."""
+    commands: list[list[str]] = []
+    pending = ""
+    for line in "\n".join(blocks("sh")).replace("\\\n", " ").splitlines():
+        pending += line
+        try:
+            words = shlex.split(pending, comments=True)
+        except ValueError:  # an open quote
+            pending += "\n"
+            continue
+        pending = ""
+        if words:
+            commands.append(words)
+    assert not pending, f"a quote is never closed: {pending[:60]}"
+    return commands
 
 
 def commands(subcommand: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""The evaluator: order, usage, failures, and that no task is ever left running."""
+"""Evaluator: order, usage, failures, and no task left running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from zopo_fast.errors import InputError, LLMError, MetricError, ServerError
-from zopo_fast.llm.types import Answer, Usage
+from zopo_fast.llm.types import Answer, CallKey, Usage
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluator, ScoredExample
 from zopo_fast.tasks import template
@@ -21,15 +21,19 @@ ONE = Usage(prompt_tokens=10, completion_tokens=1, calls=1)
 
 
 class Model:
-    """Answers through `reply(input)`, an async function; counts what is under way."""
+    """Model that answers by the async function `reply(input)`; counts calls in flight."""
 
     def __init__(self, reply: Callable[[str], Coroutine[Any, Any, str]]) -> None:
         self.reply = reply
         self.asked: list[str] = []
+        self.keys: list[CallKey | None] = []
         self.running = self.most = self.cancelled = 0
 
-    async def chat(self, messages: Sequence[Mapping[str, str]], **_: Any) -> Answer:
+    async def chat(
+        self, messages: Sequence[Mapping[str, str]], *, key: CallKey | None = None, account: Any = None
+    ) -> Answer:
         self.asked.append(messages[-1]["content"])
+        self.keys.append(key)
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -46,14 +50,14 @@ def evaluator(model: Model, metric: Any = "exact_match", **more: Any) -> Evaluat
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `main`, then insist that it left no task behind and that asyncio has nothing to complain about."""
+    """Run `main`; assert that no task is left and that asyncio logged no error."""
     complaints: list[Any] = []
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         await asyncio.wait_for(main(), 60)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        gc.collect()  # asyncio complains of an exception nobody looked at when its task goes
+        gc.collect()  # asyncio logs an exception that was never retrieved when its task is collected
 
     asyncio.run(watched())
     assert complaints == []
@@ -69,7 +73,7 @@ def test_scores_come_in_the_order_of_the_examples_though_answers_do_not() -> Non
         gates = {example.input: asyncio.Event() for example in EXAMPLES}
 
         async def reply(asked: str) -> str:
-            if asked == "5":  # the last one answers first and lets the one before it go on
+            if asked == "5":  # the last call answers first and releases the one before it
                 assert model.running == len(EXAMPLES)
             else:
                 await gates[str(int(asked) + 1)].wait()
@@ -268,7 +272,7 @@ def test_a_failing_metric_or_callback_ends_the_evaluation() -> None:
     run(main)
 
 
-def test_the_judges_tokens_are_part_of_the_usage() -> None:
+def test_the_judge_gets_the_key_of_the_answer_and_counts_in_the_usage() -> None:
     async def main() -> None:
         async def reply(asked: str) -> str:
             return "an answer"
@@ -276,9 +280,13 @@ def test_the_judges_tokens_are_part_of_the_usage() -> None:
         async def grade(asked: str) -> str:
             return "Score: 5"
 
-        metric = metrics.resolve("judge", judge=Model(grade))
-        model = Evaluator(Model(reply), metric, template.resolve("user"))
-        evaluation = await model.evaluate("Echo.", EXAMPLES[:3])
+        model, judge = Model(reply), Model(grade)
+        metric = metrics.resolve("judge", judge=judge)
+        evaluator = Evaluator(model, metric, template.resolve("user"))
+        evaluation = await evaluator.evaluate("Echo.", EXAMPLES, indices=[0, 2, 5], part="train")
+        # A study records answer and grade under this key.
+        keys = [CallKey("train", "Echo.", index) for index in (0, 2, 5)]
+        assert sorted(model.keys) == sorted(judge.keys) == keys
         assert evaluation.scores == (0.5, 0.5, 0.5)
         assert evaluation.usage == Usage(60, 6, 6)
         assert metric.usage == Usage(30, 3, 3)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Metrics: normalisation, the built-in comparisons, functions of the user's, and the judge."""
+"""Metrics: normalisation, built-in comparisons, functions of the caller, and the judge."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import string
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+import zopo_fast as zf
 from zopo_fast.errors import ConfigError, MetricError, ServerError
+from zopo_fast.llm.adapter import as_chat_model
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.judge import Judge, parse_score
+from zopo_fast.scoring.scorer import TaskScorer
 from zopo_fast.tasks.task import Example
 
 
@@ -79,7 +83,7 @@ def test_case_and_outer_blanks_and_marks_do_not_matter(text: str) -> None:
     assert metrics.normalise(f"\n**{text.strip()}") == wanted
 
 
-# the built-in ones
+# built-in metrics
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ def test_what_a_function_raises_is_the_cause_of_a_metric_error() -> None:
     assert isinstance(caught.value.__cause__, KeyError)
 
     async def unreachable(answer: str, references: list[str]) -> float:
-        raise ServerError("down")  # ours already says what went wrong
+        raise ServerError("down")  # an error of the package passes unchanged
 
     with pytest.raises(ServerError):
         score(unreachable, "a", "x")
@@ -245,6 +249,22 @@ def test_a_function_is_loaded_from_the_current_directory(
     finally:
         sys.modules.pop("zf_own_metric", None)
     assert sys.path == before
+
+
+def test_a_task_takes_a_function_as_its_metric() -> None:
+    def half(answer: str, references: list[str]) -> float:
+        return 0.5 if answer in references else 0.0
+
+    task = zf.Task("toy", (Example("1", ("one",)), Example("2", ("two",))), metric=half)
+    scorer = TaskScorer(task, as_chat_model(lambda _: "one", 1))
+    scored: list[tuple[int, float]] = []
+    score = asyncio.run(scorer.score("p", [0, 1], lambda index, value, _: scored.append((index, value))))
+    assert (score.mean, sorted(scored)) == (0.25, [(0, 0.5), (1, 0.0)])
+    assert scorer.perfect is None  # a function may exceed 1
+    assert TaskScorer(replace(task, metric="f1"), as_chat_model(lambda _: "one", 1)).perfect == 1.0
+    with pytest.raises(ConfigError, match=r"racing: the metric '.*half' has no known bounds"):
+        zf.RunConfig(racing=True).races(task)
+    assert zf.RunConfig(racing=True, score_range=(0, 1)).races(task)
 
 
 def test_an_unknown_name_lists_the_metrics() -> None:

@@ -1,4 +1,4 @@
-"""Racing: the tests keep their stated error, the race its budget, and nothing partial is called best."""
+"""Race: stated error of the futility tests, budget, and an incumbent with full scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LANDSCAPES = search_quality.BENCH / "landscapes"
 
 
 def orders(examples: int, successes: int) -> Iterator[tuple[int, ...]]:
-    """Every order of so many successes and failures, all equally likely."""
+    """Return all orders of the given numbers of successes and failures; they are equally likely."""
     for where in itertools.combinations(range(examples), successes):
         yield tuple(int(i in where) for i in range(examples))
 
@@ -35,7 +35,7 @@ def limits_of(examples: int, needed: int, looks: tuple[int, ...], error: float) 
 
 
 def share_given_up(examples: int, successes: int, looks: tuple[int, ...], limits: tuple[int, ...]) -> float:
-    """By enumeration: how many orders lead to a limit at any look."""
+    """Return the share of orders that reach a limit at any look, by enumeration."""
     out = [
         any(sum(order[:look]) <= limit for look, limit in zip(looks, limits, strict=True))
         for order in orders(examples, successes)
@@ -43,7 +43,7 @@ def share_given_up(examples: int, successes: int, looks: tuple[int, ...], limits
     return sum(out) / len(out)
 
 
-# ---- tests of futility -------------------------------------------------------------------------------
+# ---- futility tests -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [0.05, 0.2, 0.4])
@@ -55,7 +55,7 @@ def test_limits_spend_the_error_and_no_more(error: float, needed: int, looks: tu
     if needed < 12:
         stronger = share_given_up(12, needed + 1, looks, limits)
         assert stronger <= share_given_up(12, needed, looks, limits)
-    for n in range(len(looks)):  # one more success at any look would be too many
+    for n in range(len(looks)):  # a limit higher by one at any look exceeds the error
         bolder = (*limits[:n], limits[n] + 1)
         assert share_given_up(12, needed, looks[: n + 1], bolder) > error * (looks[n] / 12) ** SPENDING
 
@@ -63,8 +63,8 @@ def test_limits_spend_the_error_and_no_more(error: float, needed: int, looks: tu
 def test_limits_do_something() -> None:
     assert limits_of(20, 14, (4, 8, 12, 16), 0.1) == (0, 3, 6, 9)
     assert binary_limit(20, 14, (4,), (), 0.0) == -1
-    assert binary_limit(20, 14, (4, 8), (-1,), 0.0) == 1  # with 1 of 8, 13 of 20 at most
-    assert binary_limit(20, 21, (4,), (), 0.0) == 4  # nothing beats a perfect score
+    assert binary_limit(20, 14, (4, 8), (-1,), 0.0) == 1  # 1 of 8 allows 13 of 20 at most
+    assert binary_limit(20, 21, (4,), (), 0.0) == 4  # the incumbent is perfect
 
 
 @pytest.mark.parametrize("successes", [4, 6, 7, 9])
@@ -73,7 +73,9 @@ def test_an_incumbent_that_improves_costs_no_further_error(successes: int) -> No
     limits: tuple[int, ...] = ()
     for n, target in enumerate(targets):
         limits += (binary_limit(10, target, looks[: n + 1], limits, error),)
-    judged = [n for n, target in enumerate(targets) if successes >= target]  # giving up is wrong at these
+    judged = [
+        n for n, target in enumerate(targets) if successes >= target
+    ]  # targets at which giving up is wrong
     wrong = [any(sum(order[: looks[n]]) <= limits[n] for n in judged) for order in orders(10, successes)]
     assert sum(wrong) / len(wrong) <= error
 
@@ -84,7 +86,7 @@ def test_a_bet_is_seldom_won_by_chance_however_often_one_looks() -> None:
         wins = 0
         for _ in range(1000):
             shuffled = rng.permutation(scores).tolist()
-            total = float(scores.sum()) - 1e-6  # the incumbent's: it is beaten by a little
+            total = float(scores.sum()) - 1e-6  # the incumbent is beaten by little
             wins += any(evidence_below(shuffled[:n], 30, total) >= 10.0 for n in range(1, 30))
         assert wins <= 100 + 3 * math.sqrt(90)
 
@@ -95,7 +97,7 @@ def test_a_bet_is_won_where_the_scores_are_low_and_grows_with_the_target() -> No
     assert evidence == sorted(evidence)
     assert evidence[0] < 2.0
     assert 10.0 < evidence[3] < math.inf
-    assert evidence_below(low, 40, 33.1) == math.inf  # 32 more at most
+    assert evidence_below(low, 40, 33.1) == math.inf  # at most 32 more
     assert evidence_below([1.0] * 8, 40, 20.0) < 1.5
 
 
@@ -103,7 +105,7 @@ def test_a_bet_is_won_where_the_scores_are_low_and_grows_with_the_target() -> No
 
 
 def raced(means: list[float], race: racing.Race, seed: int = 0) -> list[int]:
-    """Play a race to its end, one mini-batch after the other; who was given up, in order."""
+    """Run a race to its end, one mini-batch after the other; return the candidates given up, in order."""
     rng = np.random.default_rng(seed)
     scores = [(rng.permutation(race.examples) < round(m * race.examples)).astype(float) for m in means]
     begun, out = 0, []
@@ -121,7 +123,7 @@ def test_race_finds_the_best_for_a_part_of_the_calls() -> None:
     assert race.best == (3, 0.9)
     assert race.spent <= 120
     assert {1, 2, 4, 5} <= set(out)
-    assert all(race.scores(i) for i in range(len(means)))  # in full it would have been six of them
+    assert all(race.scores(i) for i in range(len(means)))  # six candidates without racing
 
 
 def test_every_candidate_has_an_order_of_its_own_drawn_by_the_seed() -> None:
@@ -151,7 +153,7 @@ def test_mean_and_noise() -> None:
 
 
 def test_a_full_race_ends_with_the_best_of_all() -> None:
-    """With the calls of all prompts, those given up wrongly are taken up again."""
+    """With calls for all prompts, the race completes the candidates given up wrongly."""
     for seed in range(20):
         means = np.random.default_rng(seed).integers(0, 20, 12) / 20
         race = racing.Race(20, 12 * 20, initial=5, error=0.3, seed=seed)
@@ -160,19 +162,19 @@ def test_a_full_race_ends_with_the_best_of_all() -> None:
         assert race.best[1] == pytest.approx(max(means))
 
 
-def test_nothing_begins_that_could_not_be_completed() -> None:
+def test_no_candidate_starts_that_could_not_be_completed() -> None:
     race = racing.Race(20, 50)
     assert race.choose() == racing.NEW
     race.start(0)
     assert race.choose() == racing.NEW
-    race.start(1)  # 40 of the 50 are now owed
+    race.start(1)  # 40 of the 50 calls are reserved
     assert race.choose() is None
     race.finish(1, [0.0] * 4)
     assert race.choose() == 1
     race.abandon(0)
     assert race.choose() == 1
     assert race.spent == 4
-    assert race.finish(0, []) == []  # nothing was running
+    assert race.finish(0, []) == []  # no mini-batch was in flight
 
 
 def test_a_better_incumbent_ends_those_that_wait() -> None:
@@ -180,8 +182,8 @@ def test_a_better_incumbent_ends_those_that_wait() -> None:
     for index, scores in ((0, [0.0] * 4), (1, [1.0] * 4), (2, [0.0, 1.0, 1.0, 1.0])):
         assert race.choose() == racing.NEW
         race.start(index)
-        assert race.finish(index, scores) == []  # there is no incumbent yet
-    assert race.choose() == 1  # the most promising
+        assert race.finish(index, scores) == []  # no incumbent yet
+    assert race.choose() == 1  # the highest shrunk mean
     race.start(1)
     assert race.best is None
     assert race.finish(1, [1.0] * 3 + [0.0] * 3) == [0]
@@ -231,7 +233,7 @@ def test_scores_out_of_range() -> None:
     assert race.finish(0, [0.0, 0.5, 0.0, 1.0]) == []
 
 
-def test_search_hears_partial_means_and_gets_its_budget_back() -> None:
+def test_the_search_gets_partial_means_and_refunds() -> None:
     optimizer = zf.Zopo(np.random.default_rng(0).normal(size=(30, 4)), zf.ZopoConfig(budget=2, initial=2))
     race = racing.Race(10, 20, initial=2, first=4, batch=6)
     one, two = optimizer.ask(2)
@@ -256,7 +258,7 @@ def test_search_hears_partial_means_and_gets_its_budget_back() -> None:
 @pytest.mark.parametrize("landscape", load_folder(LANDSCAPES), ids=lambda landscape: landscape.name)
 @pytest.mark.parametrize("stated", [racing.DEFAULT_ERROR])
 def test_fewer_are_given_up_wrongly_than_stated(landscape, stated: float) -> None:  # type: ignore[no-untyped-def]
-    """In whole runs, where candidates and incumbents are chosen by what was seen of others."""
+    """Whole runs, in which candidates and incumbents depend on the scores of others."""
     found = search_racing.decisions(landscape, stated, search_quality.Plan(), range(12))
     assert found.winners > 10
     assert found.losers > 0

@@ -1,4 +1,4 @@
-"""Posterior of a region of candidates, by each constructor, against the float64 reference."""
+"""Posterior of a region of candidates, by both constructors, against the float64 reference."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ def test_prior_variance_is_the_diagonal_of_the_kernel() -> None:
 @pytest.mark.parametrize("parametrization", ["ntk", "standard"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_kernel_rows_equal_the_closed_form(depth: int, parametrization: Any) -> None:
-    """One score with much noise moves each mean by its covariance with it, which shows a row of the kernel.
+    """Read a row of the kernel from the posterior of a single score with large noise.
 
-    The points include coincident, opposite, collinear and zero ones.
+    That score moves the mean of every candidate in proportion to the kernel between the two. The points
+    include coincident, opposite and collinear vectors, and zero.
     """
     X = problem(90, 6)
     X[1], X[2], X[3], X[4], X[5] = X[0], -X[0], 2 * X[0], 0.0, X[0] * (1 + 1e-7)
@@ -69,8 +70,8 @@ def test_kernel_rows_equal_the_closed_form(depth: int, parametrization: Any) -> 
             assert np.abs(row - K[c])[far].max() < 3e-6 * K.max()
 
 
-def test_shift_and_unit_of_the_scores_do_not_matter() -> None:
-    """A large offset or unit of the scores costs no digits."""
+def test_shifting_and_scaling_the_scores_shifts_and_scales_the_posterior() -> None:
+    """Large offsets and units of the scores must not cost digits."""
     K = of_points(problem(90), zf.InfiniteNTK(2))[1]
     plain = _core.RegionPosterior.of_gram(K, NUGGETS)
     for shift, unit in ((0.0, 2.0**300), (0.0, 2.0**-300), (2.0**20, 1.0), (-(2.0**30), 2.0**10)):
@@ -88,7 +89,7 @@ def test_shift_and_unit_of_the_scores_do_not_matter() -> None:
             assert other.propose(pending, shift + 6 * unit, 2) == plain.propose(pending, 6.0, 2)
 
 
-def test_equal_scores_leave_every_level_its_prior_amplitude() -> None:
+def test_equal_scores_keep_the_prior_amplitude_of_every_level() -> None:
     K = of_points(problem(80), zf.InfiniteNTK(2))[1]
     for value in (0.0, 0.1, -3.3, 1e9, 1e-300):
         region, twin = _core.RegionPosterior.of_gram(K, NUGGETS), Twin(K)
@@ -97,12 +98,12 @@ def test_equal_scores_leave_every_level_its_prior_amplitude() -> None:
             twin.append(c, value)
         assert_same_posterior(region, twin, GRAM_ERROR)
         assert (region.shares()[1] == 1.0).all()
-        # The candidates differ in their uncertainty only.
+        # All means are equal, so that the uncertainty alone decides.
         off = GRAM_ERROR
         assert_promising(region.propose([], value, 2), twin, range(12, 80), [], value, 2, off)
 
 
-def test_duplicates_share_their_scores() -> None:
+def test_coincident_candidates_have_the_same_posterior() -> None:
     X = problem(80)
     X[40:] = X[:40]
     kernel = zf.InfiniteNTK(2)
@@ -120,8 +121,8 @@ def test_duplicates_share_their_scores() -> None:
         assert np.abs(variance[:40] - variance[40:]).max() < off
 
 
-def test_a_score_with_much_noise_changes_nothing() -> None:
-    """The score equals the mean of all scores, which weighs scores equally whatever their noise."""
+def test_a_score_with_huge_noise_does_not_change_the_mean() -> None:
+    """Centering ignores noise, so the noisy score is the mean of the others and leaves it unchanged."""
     K = of_points(problem(70), zf.InfiniteNTK(2))[1]
     with_, without = (_core.RegionPosterior.of_gram(K, np.array([0.1])) for _ in range(2))
     for c in range(11):
@@ -134,7 +135,7 @@ def test_a_score_with_much_noise_changes_nothing() -> None:
         np.testing.assert_array_equal(with_.posterior()[0], without.posterior()[0])
 
 
-def test_noise_adds_to_the_nugget() -> None:
+def test_the_noise_of_a_score_adds_to_the_nugget() -> None:
     K = of_points(problem(70), zf.InfiniteNTK(2))[1]
     split = _core.RegionPosterior.of_gram(K, np.array([0.25]))
     whole = _core.RegionPosterior.of_gram(K, np.array([1.0]))
@@ -155,7 +156,7 @@ def test_capacity_does_not_limit_the_number_of_scores() -> None:
 
 
 def test_propagate_multiplies_the_covariance_by_the_solved_residuals() -> None:
-    """propagate(level, r) is K A^-1 r of the level; Thompson samples are drawn by it."""
+    """`propagate(level, r)` returns K A^-1 r of one level, from which Thompson sampling draws."""
     region, K = of_points(problem(100), zf.InfiniteNTK(3))
     twin = filled(region, K, 40, noisy=True)
     r, at = np.random.default_rng(1).normal(size=40), twin.columns
@@ -164,7 +165,7 @@ def test_propagate_multiplies_the_covariance_by_the_solved_residuals() -> None:
         expected = K[:, at] @ np.linalg.solve(A, r)
         found = region.propagate(level, r)
         assert np.abs(found - expected).max() < POINTS_ERROR * np.abs(expected).max()
-    # Applied to the centred scores, it gives the mean.
+    # The posterior mean is the mean score plus `propagate` of the centered scores.
     single, _ = of_points(problem(100), zf.InfiniteNTK(3), np.array([0.1]))
     y = np.sin(np.arange(30.0))
     for c in range(30):
@@ -186,15 +187,15 @@ for m in (1, 65):
     posterior.test_posterior_equals_the_reference(m, 4, "standard")
 posterior.test_kernel_rows_equal_the_closed_form(3, "ntk")
 for power in (1, 2):
-    proposals.test_proposals_follow_the_criterion_to_the_last_candidate(65, power)
-proposals.test_an_improvement_below_the_smallest_number_still_ranks_candidates()
+    proposals.test_proposals_maximize_the_criterion_down_to_the_last_candidate(65, power)
+proposals.test_an_underflowing_improvement_still_ranks_the_candidates()
 posterior.test_propagate_multiplies_the_covariance_by_the_solved_residuals()
 print(_core.isa())
 """
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(isa: str) -> None:
+def test_every_instruction_set_agrees_with_the_reference(isa: str) -> None:
     require(isa)
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
     script = f"import sys; sys.path[:0] = {folders!r}\n" + COMPUTE

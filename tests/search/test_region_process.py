@@ -1,4 +1,4 @@
-"""Posterior of a region and its process: other threads run on, and a lack of memory is an error."""
+"""Posterior of a region within its process: the GIL during long calls, and failed allocations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zopo_fast import _core
 
 @pytest.fixture
 def no_switches() -> Iterator[None]:
-    """Switch threads only where one of them releases the GIL by itself."""
+    """Disable timed thread switches, so that a thread yields only where its code releases the GIL."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e6)
     yield
@@ -27,7 +27,7 @@ def no_switches() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_switches")
 def test_a_long_call_releases_the_gil() -> None:
-    """Another thread can only count while the native call has released the GIL."""
+    """The other thread can count only while the native call has released the GIL."""
     region = _core.RegionPosterior(problem(4096, 64), 3, 2.0, 0.1, True, 1.0, NUGGETS, 400)
     for c in range(250):
         region.append(c, float(np.sin(c)))
@@ -42,7 +42,7 @@ def test_a_long_call_releases_the_gil() -> None:
     thread.start()
     try:
         end = time.monotonic() + HANG
-        while True:  # on a busy machine the thread may sleep through a call, but not through all of them
+        while True:  # on a busy machine the thread may miss one call, but not all
             before = count[0]
             region.rescore(scores)
             if count[0] > before:
@@ -53,8 +53,8 @@ def test_a_long_call_releases_the_gil() -> None:
         thread.join()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-def test_without_memory_for_it_nothing_is_made() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space needs Linux")
+def test_a_capacity_without_memory_is_an_error_and_the_process_continues() -> None:
     code = """
 import resource, numpy as np
 from zopo_fast import _core

@@ -1,4 +1,4 @@
-"""Proposals of a region of candidates: the criterion, pending candidates, exclusions, any order of calls."""
+"""Proposals of a region: the criterion, pending and excluded candidates, and calls in any order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from zopo_fast import _core
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("m", [2, 64, 65, 150])
-def test_proposals_follow_the_criterion_to_the_last_candidate(m: int, power: int) -> None:
-    """Each proposal is excluded in turn, so that the criterion is checked at every candidate."""
+def test_proposals_maximize_the_criterion_down_to_the_last_candidate(m: int, power: int) -> None:
+    """Exclude each proposal in turn, which checks the criterion at every candidate."""
     X = problem(m)
     for seed, (one, K) in enumerate([of_points(X, zf.InfiniteNTK(2)), of_points(X, zf.InfiniteNTK(1))]):
         for region, off in ((one, POINTS_ERROR), (_core.RegionPosterior.of_gram(K, NUGGETS), GRAM_ERROR)):
@@ -48,7 +48,7 @@ def test_proposals_follow_the_criterion_to_the_last_candidate(m: int, power: int
 
 
 def test_proposals_do_not_depend_on_earlier_pending_sets() -> None:
-    """The pending set grows, shrinks and changes; a new region proposes the same."""
+    """The pending set grows, shrinks and changes; a new region must propose the same candidate."""
     rng = np.random.default_rng(3)
     K = of_points(problem(100), zf.InfiniteNTK(2))[1]
     region = _core.RegionPosterior.of_gram(K, NUGGETS)
@@ -81,10 +81,10 @@ def test_proposals_do_not_depend_on_earlier_pending_sets() -> None:
         assert found == fresh.propose(pending, incumbent, 1 + turn % 2)
         left = [c for c in range(100) if c not in pending]
         assert_promising(found, twin, left, pending, incumbent, 1 + turn % 2, GRAM_ERROR)
-        assert_same_posterior(region, twin, GRAM_ERROR)  # does not depend on pending
+        assert_same_posterior(region, twin, GRAM_ERROR)  # without pending candidates
 
 
-def test_pending_duplicates_count_as_one_candidate_scored_twice() -> None:
+def test_pending_duplicates_count_as_two_observations_of_one_candidate() -> None:
     X = problem(120, 8)
     X[60:] = X[:60]
     kernel = zf.InfiniteNTK(2)
@@ -103,8 +103,8 @@ def test_pending_duplicates_count_as_one_candidate_scored_twice() -> None:
                 left.remove(c)
 
 
-def test_an_improvement_below_the_smallest_number_still_ranks_candidates() -> None:
-    """The criterion underflows everywhere; the candidate nearest in standard deviations is proposed."""
+def test_an_underflowing_improvement_still_ranks_the_candidates() -> None:
+    """The proposal has the fewest standard deviations between its mean and the incumbent."""
     K = of_points(problem(90), zf.InfiniteNTK(2))[1]
     for incumbent in (1e3, 1e6, 1e150):
         region = _core.RegionPosterior.of_gram(K, NUGGETS)
@@ -128,18 +128,18 @@ def test_ties_go_to_the_lowest_index() -> None:
     assert order == list(range(70))
 
 
-def test_scores_of_excluded_candidates_count() -> None:
+def test_scores_of_excluded_candidates_still_inform_the_posterior() -> None:
     region, K = of_points(problem(70), zf.InfiniteNTK(2))
     for c in range(0, 70, 2):
         region.exclude(c)
     twin = filled(region, K, 30)
     assert_same_posterior(region, twin, POINTS_ERROR)
     region.truncate(0)
-    assert region.propose([], 0.0) % 2 == 1  # the exclusions persist
+    assert region.propose([], 0.0) % 2 == 1  # truncate() keeps the exclusions
 
 
-def test_proposals_stay_near_the_center_where_the_model_sees_only_noise() -> None:
-    """Without a signal, only the nearest free candidates by the distance of the kernel are proposed."""
+def test_proposals_stay_near_the_center_if_the_scores_are_noise() -> None:
+    """Without a signal the region proposes only the free candidates nearest in kernel distance."""
     rng, X = np.random.default_rng(0), problem(150, 4)
     region, K = of_points(X, zf.InfiniteNTK(2))
     for c in range(100):
@@ -182,7 +182,7 @@ def test_pending_candidates_do_not_count_among_the_nearest() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Make the same calls on a region of each constructor and on the reference."""
+    """Make the same calls on a region from each constructor and on the reference."""
 
     @initialize(
         seed=st.integers(0, 2**32 - 1),
@@ -205,7 +205,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.regions = [region, _core.RegionPosterior.of_gram(K, levels, capacity)]
         self.twin, self.free = Twin(K, levels), set(range(m))
 
-    def offs(self) -> list[float]:
+    def tolerances(self) -> list[float]:
         return [10 * POINTS_ERROR, 10 * GRAM_ERROR]
 
     @rule(y=st.floats(-3, 3), noise=st.sampled_from([0.0, 0.0, 0.1, 5.0]), pick=st.integers(0, 10**6))
@@ -250,14 +250,14 @@ class AnyOrder(RuleBasedStateMachine):
         waiting = list(dict.fromkeys(c % self.m for c in pending))
         incumbent = max(self.twin.y, default=0.0) + above
         left = sorted(self.free - set(waiting))
-        for region, off in zip(self.regions, self.offs(), strict=True):
+        for region, off in zip(self.regions, self.tolerances(), strict=True):
             found = region.propose(waiting, incumbent, power)
             assert_promising(found, self.twin, left, waiting, incumbent, power, off)
 
     @invariant()
-    def same(self) -> None:
+    def posteriors_agree(self) -> None:
         if hasattr(self, "twin"):
-            for region, off in zip(self.regions, self.offs(), strict=True):
+            for region, off in zip(self.regions, self.tolerances(), strict=True):
                 assert_same_posterior(region, self.twin, off)
 
 

@@ -1,4 +1,4 @@
-"""Search by regions: partial scores, noise, prior data, discards, batches, restoring."""
+"""Search in a region: partial scores, noise, prior data, discards, batches and restored states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import zopo_fast as zf
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
 def test_the_model_holds_the_current_scores_only(search: str, region: int) -> None:
-    """Replaced partial scores leave no trace in the model, in any mix with other calls."""
+    """Replaced partial scores leave no trace in the model, whatever other calls come between."""
     rng, opt = np.random.default_rng(0), made(search=search, region=region)
     checked = 0
     while not opt.done:
@@ -54,7 +54,7 @@ def test_the_model_holds_the_current_scores_only(search: str, region: int) -> No
     assert checked > 20
 
 
-def test_a_final_score_replaces_partial_ones() -> None:
+def test_a_final_score_replaces_partial_scores() -> None:
     models = []
     for partial in (True, False):
         opt = made()
@@ -64,14 +64,14 @@ def test_a_final_score_replaces_partial_ones() -> None:
                 opt.tell(i, 5.0, noise=4.0, final=False)
                 opt.tell(i, score(i) + 0.1, noise=0.1, final=False)
             opt.tell(i, score(i))
-            if k == 7:  # later asks may differ
+            if k == 7:  # later asks may depend on the partial scores
                 models.append(model_of(opt))
                 break
     assert_same_model(*models)
 
 
 def test_a_replaced_score_leaves_the_model_at_once() -> None:
-    """The model does not keep it until the next rescaling, which fills the model again anyway."""
+    """Postpone the next rescaling, which replaces all scores of the model and would hide an old one."""
     opt = made(initial=30)
     out = opt.ask(30)
     for i in out[2:]:
@@ -97,15 +97,15 @@ def test_a_replaced_score_leaves_the_model_at_once() -> None:
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:
-    """Make two tight groups of 100 prompts each, and the group of every prompt."""
+    """Return embeddings of two tight clusters of 100 prompts each, and the cluster of each prompt."""
     rng = np.random.default_rng(0)
     label = np.arange(200) % 2
     return rng.normal(size=(200, 6)) * 0.5 + 3.0 * label[:, None], label
 
 
 @pytest.mark.parametrize("region", [1024, 64])
-def test_a_score_with_much_noise_counts_little(region: int) -> None:
-    """One prompt gets the best score, with no, little or much noise."""
+def test_a_score_with_large_noise_has_little_weight(region: int) -> None:
+    """Give one prompt the best score, with no, small or large noise."""
     Z, label = clusters()
     inside = {}
     for noise in (None, 0.01, 100.0):
@@ -128,7 +128,7 @@ def test_a_score_with_much_noise_counts_little(region: int) -> None:
 
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
-def test_units_of_score_and_noise_do_not_matter(search: str, region: int) -> None:
+def test_the_run_does_not_depend_on_the_units_of_score_and_noise(search: str, region: int) -> None:
     runs = []
     for unit in (1.0, 2.0**10, 2.0**-300, 2.0**300):
         opt, order = made(search=search, region=region), []
@@ -140,9 +140,9 @@ def test_units_of_score_and_noise_do_not_matter(search: str, region: int) -> Non
     assert runs[0] == runs[1] == runs[2] == runs[3]
 
 
-@pytest.mark.parametrize("when", ["before the first ask", "while the first are out", "in mid-run"])
+@pytest.mark.parametrize("when", ["before the first ask", "with initial points in flight", "during the run"])
 def test_prior_data_outside_the_trust_region_moves_it(when: str) -> None:
-    """A prompt far from all asked ones has by far the best score: its neighbours are asked next."""
+    """A prompt far from all asked prompts has the best score; the search asks its neighbors next."""
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(3000, 8))
     Z[:200] += 8.0
@@ -156,7 +156,7 @@ def test_prior_data_outside_the_trust_region_moves_it(when: str) -> None:
     if when == "before the first ask":
         opt.tell(7, 5.0)
         play_some(10)
-    elif when == "while the first are out":
+    elif when == "with initial points in flight":
         out = opt.ask(10)
         opt.tell(7, 5.0)
         for i in out:
@@ -192,7 +192,7 @@ def test_a_discarded_prompt_is_neither_pending_nor_offered(search: str, region: 
     assert len(given_up) == 5
     assert set(asked[:55]).isdisjoint(given_up)
     assert len(set(asked)) == len(asked)
-    opt.tell(given_up[-1], 9.0)  # a late score is data
+    opt.tell(given_up[-1], 9.0)  # a late score of a discarded prompt counts
     assert opt.best == (given_up[-1], 9.0)
 
 
@@ -211,7 +211,7 @@ def test_a_batch_equals_single_asks(search: str, region: int) -> None:
 
 
 def test_pending_prompts_spread_a_batch() -> None:
-    """The best few candidates of one moment lie together; fantasised scores push a batch apart."""
+    """The best candidates of one posterior lie close together; fantasized scores spread a batch."""
     Z, _ = clusters()
     f = Z @ np.linspace(1, 2, 6)
     spread = []
@@ -220,7 +220,7 @@ def test_pending_prompts_spread_a_batch() -> None:
         for i in opt.ask(10):
             opt.tell(i, float(f[i]))
         opt.ask()
-        if excluded:  # without the pending ones
+        if excluded:  # ignore pending prompts
             model = search_of(opt)._model
             assert model is not None
             picks = [int(search_of(opt)._members[c]) for c in _without_fantasies(opt, 8)]
@@ -243,8 +243,8 @@ def _without_fantasies(opt: zf.Zopo, n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_a_restored_search_continues_alike(search: str) -> None:
-    """The state is restored from JSON in a large pool, after moves of the region, with prompts pending."""
+def test_a_restored_search_continues_identically(search: str) -> None:
+    """Restore a search of a large pool from JSON, after the region has moved and with prompts pending."""
     Z, f = landscape(3000, 8, 1)
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=120, initial=10, region=64, patience=2, search=search, seed=3))
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Search by regions: settings, kernels, and scores and noise of any magnitude."""
+"""Search in a region: settings, kernels, and scores and noise of any magnitude."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import zopo_fast as zf
 SETTINGS: dict[str, dict[str, Any]] = {
     "power": {"power": 1},
     "no emphasis": {"emphasis": 0.0},
-    "much emphasis": {"emphasis": 3.0},
+    "large emphasis": {"emphasis": 3.0},
     "zscore": {"zscore": True},
     "noise": {"noise": 1.0},
     "thompson": {"search": "thompson"},
@@ -70,14 +70,14 @@ def test_a_run_with_any_kernel_is_reproducible(kernel: str, search: str, region:
     assert order != play(made(search=search, region=region))
 
 
-def test_the_default_kernel_can_be_named() -> None:
+def test_passing_the_default_kernel_gives_the_same_run() -> None:
     from zopo_fast.search.problem import DEFAULT_KERNEL
 
     assert play(made(kernel=DEFAULT_KERNEL)) == play(made()) == play(made(kernel=[DEFAULT_KERNEL]))
 
 
 def test_the_native_kernel_equals_the_python_kernel() -> None:
-    """A kernel given twice is averaged in Python: the model agrees up to rounding."""
+    """A kernel passed twice is averaged in Python; both models agree up to rounding."""
     from zopo_fast.search.problem import DEFAULT_KERNEL
 
     models = []
@@ -116,16 +116,16 @@ SCORES: dict[str, Callable[[int], float]] = {
     "denormal": lambda i: 5e-324 * (i % 5),
     "a rounding apart": lambda i: 1.0 + 2e-16 * (i % 3),
     "all equal": lambda i: 3.3,
-    "on a hill": lambda i: 1e9 + score(i),
-    "one far above": lambda i: 1e200 if i == 25 else score(i),
-    "one far below": lambda i: -1e308 if i == 25 else score(i),
+    "large offset": lambda i: 1e9 + score(i),
+    "one huge score": lambda i: 1e200 if i == 25 else score(i),
+    "one hugely negative score": lambda i: -1e308 if i == 25 else score(i),
 }
 
 
 @pytest.mark.parametrize("noise", [None, 1e-300, 1.0, 1.7e308])
 @pytest.mark.parametrize("scores", SCORES)
 def test_scores_of_any_magnitude_are_accepted(scores: str, noise: float | None) -> None:
-    """The run ends without warnings, and asks each prompt once, whatever its settings."""
+    """With any of the settings a run ends without a warning and asks no prompt twice."""
     f = SCORES[scores]
     for settings in (
         {}, {"emphasis": 0.0}, {"emphasis": 30.0}, {"region": 16}, {"region": 16, "emphasis": 0.0},
@@ -140,11 +140,11 @@ def test_scores_of_any_magnitude_are_accepted(scores: str, noise: float | None) 
         assert len(set(order)) == 40
 
 
-@pytest.mark.parametrize("scores", ["1e300", "1e-160 apart", "on a hill"])
-def test_small_and_large_scores_give_the_run_of_usual_ones(scores: str) -> None:
-    plain = {"1e300": score, "1e-160 apart": lambda i: float(i % 7), "on a hill": score}[scores]
-    unit = {"1e300": 2.0**990, "1e-160 apart": 2.0**-530, "on a hill": 1.0}[scores]
-    shift = 2.0**20 if scores == "on a hill" else 0.0
+@pytest.mark.parametrize("scores", ["1e300", "1e-160 apart", "large offset"])
+def test_tiny_and_huge_scores_give_the_same_run_as_ordinary_scores(scores: str) -> None:
+    plain = {"1e300": score, "1e-160 apart": lambda i: float(i % 7), "large offset": score}[scores]
+    unit = {"1e300": 2.0**990, "1e-160 apart": 2.0**-530, "large offset": 1.0}[scores]
+    shift = 2.0**20 if scores == "large offset" else 0.0
     for settings in ({}, {"emphasis": 0.0}, {"region": 16}, {"search": "thompson"}):
         runs = []
         for a, b in ((0.0, 1.0), (shift, unit)):
@@ -155,7 +155,7 @@ def test_small_and_large_scores_give_the_run_of_usual_ones(scores: str) -> None:
 
 @pytest.mark.parametrize("noise", [1e-300, 1e-12, 1e-6, 1e6, 1e300])
 def test_noise_of_any_magnitude_is_accepted(noise: float) -> None:
-    """Half of the prompts coincide with another one, and have another score."""
+    """Every prompt coincides with another prompt that has a different score."""
     Z = pool(80)
     Z[40:] = Z[:40]
     for region in REGIONS.values():
@@ -166,7 +166,7 @@ def test_noise_of_any_magnitude_is_accepted(noise: float) -> None:
 
 
 def test_the_model_interpolates_exact_scores() -> None:
-    """With little noise the mean at a scored prompt, and at a coincident one, is its score."""
+    """With negligible noise the mean at a scored prompt, and at its duplicate, equals the score."""
     Z = pool(80)
     Z[40:] = Z[:40]
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=60, initial=20, noise=1e-9, emphasis=0.0))

@@ -1,4 +1,4 @@
-"""A scripted chat model, and how a scenario with it is run."""
+"""Scripted chat model, and a runner of scenarios."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def chat(text: str) -> list[Message]:
 
 
 class Model:
-    """Answers with what it was asked, once `gate` is set; counts calls and those cancelled."""
+    """Chat model that answers in capitals once `gate` is set; counts calls and cancellations."""
 
     def __init__(self, finish: str | None = "stop") -> None:
         self.asked: list[str] = []
@@ -48,4 +48,4 @@ class Model:
 
 async def turns() -> None:
     for _ in range(20):
-        await asyncio.sleep(0.001)  # the lookup is in a thread
+        await asyncio.sleep(0.001)  # the cache looks answers up in a thread

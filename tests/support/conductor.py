@@ -1,4 +1,4 @@
-"""A model that answers one call at a time, in a given order, and lets a study be cut at any answer."""
+"""Model that answers one call at a time in a given order, to interrupt a study at any answer."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ Pair = tuple[int, int]  # prompt and example
 
 
 class Conductor:
-    """Holds every call of a search until it is its turn; the next one's comes when the log has grown.
+    """Holds all calls of a search and releases one at a time, each after the log has grown.
 
     Args:
-        store: whose log that is.
-        order: entries of a log whose order is kept; what they do not name, or all, by the dice of `seed`.
+        store: study with the log.
+        order: log entries that give the order of release; other calls are released at random.
         reject: prompts that the model refuses.
-        images: called with the number of entries of the log when it has grown; it may copy the study.
+        images: called with the number of log entries whenever it has grown; may copy the study.
+        seed: seed of the random order.
     """
 
     def __init__(
@@ -47,10 +48,10 @@ class Conductor:
         self._free = False
         self._beat: asyncio.Task[None] | None = None
 
-    # ---- what is asked -----------------------------------------------------------------------------
+    # ---- functions of a run -----------------------------------------------------------------------------
 
     async def model(self, messages: Any) -> str:
-        """Answer, when it is this call's turn."""
+        """Answer a call once it is released."""
         pair = asked_for(messages)
         self.calls.append(pair)
         await self._turn(pair)
@@ -59,29 +60,29 @@ class Conductor:
         return answer(messages)
 
     async def function(self, prompt: str) -> float:
-        """A task that is a function."""
+        """Score a prompt once it is released: a task function."""
         number = int(prompt.split("number ")[1].rstrip("."))
         self.calls.append((number, 0))
         await self._turn((number, 0))
         return number / 60
 
     async def chatty(self, messages: Any) -> str:
-        """An answer that is to be judged, at once."""
+        """Answer at once, for a judge."""
         self.calls.append(asked_for(messages))
         return f"{answer(messages)}, says way number {asked_for(messages)[0]}"
 
     async def judge(self, messages: Any) -> str:
-        """A grade, when it is this call's turn."""
+        """Grade an answer once the call is released."""
         pair = asked_for(messages)
         self.graded.append(pair)
         await self._turn(pair)
         return "Score: 10" if "yes, says" in messages[-1]["content"] else "Score: 0"
 
     def phase(self, name: str) -> None:
-        """After the search nothing is held."""
+        """Release all calls after the search."""
         self._free = name not in ("embedding", "search")
 
-    # ---- whose turn it is --------------------------------------------------------------------------
+    # ---- release --------------------------------------------------------------------------
 
     async def _turn(self, pair: Pair) -> None:
         if self._free:
@@ -96,7 +97,7 @@ class Conductor:
 
     async def _conduct(self) -> None:
         while True:
-            for _ in range(5):  # all that was asked at once comes before one of it is chosen
+            for _ in range(5):  # let all concurrent calls arrive before choosing one
                 await asyncio.sleep(0)
             pair = self._next()
             if pair is None:
@@ -110,14 +111,16 @@ class Conductor:
             self._images(self._store.last_seq)
 
     def _next(self) -> Pair | None:
-        ahead = [seq for seq in self._order if seq > self._store.last_seq]  # what was kept comes by itself
+        ahead = [
+            seq for seq in self._order if seq > self._store.last_seq
+        ]  # recorded answers are replayed without a call
         if ahead:
             pair = self._order[min(ahead)]
             return pair if pair in self._waiting else None
         return self._rng.choice(list(self._waiting)) if self._waiting else None
 
     async def stop(self) -> None:
-        """End, and raise what has gone wrong."""
+        """Stop releasing calls; raise the error of the release task."""
         if self._beat is not None:
             self._beat.cancel()
             await asyncio.wait([self._beat])
@@ -126,22 +129,22 @@ class Conductor:
 
 
 def pair_of(entry: Event) -> Pair:
-    """The call that an entry of a log tells of."""
+    """Return the call of a log entry."""
     if entry.kind == "score":
         return entry.data["prompt"], entry.data["example"]
-    told = re.search(r"example (\d+)", entry.data["error"])
-    assert told is not None
-    return entry.data["prompt"], int(told[1])
+    found = re.search(r"example (\d+)", entry.data["error"])
+    assert found is not None
+    return entry.data["prompt"], int(found[1])
 
 
 Run = Callable[[Conductor, Store], Any]
-"""Returns the coroutine of a run."""
+"""Function that returns the coroutine of a run."""
 
 
 def conducted(
     run: Run, path: Path, order: Iterable[Event] = (), **how: Any
 ) -> tuple[zf.Result, Conductor, Any]:
-    """Make a run, or go on with it; return its result, its conductor and its log."""
+    """Start or resume a run; return its result, its conductor and its log."""
 
     async def work(store: Store) -> tuple[zf.Result, Conductor, list[Event]]:
         conductor = Conductor(store, order, **how)
@@ -159,7 +162,7 @@ def conducted(
 
 
 class Images:
-    """Copies of a study as kill -9 would have left it, at some entries of its log."""
+    """Copies of a study at some of its log entries, as `kill -9` would leave the file."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.paths: list[Path] = []

@@ -1,13 +1,13 @@
-"""A real OpenAI-compatible server on the loopback interface that fails on request.
+"""OpenAI-compatible server on the loopback interface that fails on request.
 
     async with FakeServer(lambda messages: "cold", plan=[status(429, retry_after=2), dropped()]) as server:
         client = OpenAIClient(ClientConfig("m", base_url=server.url))
         ...                                     # the third attempt is answered with "cold"
     assert server.answered_total == 1 and len(server.requests) == 3
 
-`plan` says what happens to each request in turn:
+`plan` gives the behaviour of each request in turn:
   - nothing: every request is answered;
-  - a list of behaviours: used up one a request, then every request is answered;
+  - a list of behaviours: one a request, then every request is answered;
   - one behaviour: every request gets it;
   - a callable (Request) -> Behaviour: anything else, such as `random_faults(seed=0, share=0.3)`.
 
@@ -77,11 +77,16 @@ __all__ = [
 
 
 class FakeServer:
-    """An async context manager around an aiohttp server on 127.0.0.1, on a port of its own.
+    """aiohttp server on a free port of 127.0.0.1; an async context manager.
 
-    `answer(messages) -> text` and `embed(text) -> vector` say what good answers hold; usage is counted in
-    words. `latency` (seconds) delays good answers. Set `gate` to an unset `asyncio.Event` to make all
-    requests wait for it. `prefix` is the path the API lies below.
+    Set `gate` to an unset `asyncio.Event` to make all requests wait for it. Usage is counted in words.
+
+    Args:
+        answer: text of a good response to messages.
+        plan: behaviour of each request.
+        embed: vector of a text.
+        latency: delay of good responses, in seconds.
+        prefix: path of the API.
     """
 
     def __init__(
@@ -95,18 +100,18 @@ class FakeServer:
     ) -> None:
         self.requests: list[Request] = []
         self.unrouted: list[str] = []
-        """Paths asked for that do not exist here (404)."""
+        """Requested paths that do not exist (404)."""
         self.answered: Counter[str] = Counter()
-        """Good answers delivered, by `Request.key`."""
+        """Number of good responses, by `Request.key`."""
         self.in_flight = 0
         self.max_in_flight = 0
-        """Requests under work at the same time at most; held ones, whose client gives up, are left out."""
+        """Maximum of `in_flight`, which does not count held requests."""
         self.gate: asyncio.Event | None = None
         self.release = asyncio.Event()
         self.url = ""
-        """The base URL, prefix included."""
+        """Base URL with prefix."""
         self.connections: set[Any] = set()
-        """Transports of the connections that are open now, as of their last request."""
+        """Transports of all connections so far."""
         self._answer = answer
         self._plan = list(plan) if isinstance(plan, Sequence) else plan
         self._embed = embed
@@ -117,21 +122,21 @@ class FakeServer:
 
     @property
     def answered_total(self) -> int:
-        """Good answers delivered."""
+        """Total number of good responses."""
         return self.answered.total()
 
     @property
     def open_connections(self) -> int:
-        """Connections the client has not closed."""
+        """Number of connections that the client has not closed."""
         return sum(not transport.is_closing() for transport in self.connections)
 
     async def wait_in_flight(self, count: int) -> None:
-        """Wait until `count` requests are under work."""
+        """Wait until `count` requests are in flight."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.in_flight >= count)
 
     async def wait_requests(self, count: int) -> None:
-        """Wait until `count` requests came in."""
+        """Wait until `count` requests have arrived."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.requests) >= count)
 
@@ -140,7 +145,7 @@ class FakeServer:
         app.router.add_post(f"{self._prefix}/chat/completions", self._handle)
         app.router.add_post(f"{self._prefix}/embeddings", self._handle)
         app.router.add_route("*", "/{path:.*}", self._unknown)
-        # A handler whose client went away is cancelled: none is left over.
+        # Cancel the handler of a client that disconnects, so that no handler is left.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -169,7 +174,7 @@ class FakeServer:
         if behaviour.hold:
             await self._notify()
             await self.release.wait()
-            return await self._reply(http, self.requests[seen.index], behaviour)
+            return await self._respond(http, self.requests[seen.index], behaviour)
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
@@ -179,9 +184,9 @@ class FakeServer:
             if behaviour.good and self._latency:
                 await asyncio.sleep(self._latency)
         finally:
-            # Before the reply is sent: the client may ask again as soon as it has it.
+            # Before the response is sent: the client may send its next request on receipt.
             self.in_flight -= 1
-        return await self._reply(http, self.requests[seen.index], behaviour)
+        return await self._respond(http, self.requests[seen.index], behaviour)
 
     def _next(self, request: Request) -> Behaviour:
         plan = self._plan
@@ -195,10 +200,10 @@ class FakeServer:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _reply(self, http: web.Request, request: Request, behaviour: Behaviour) -> web.StreamResponse:
+    async def _respond(self, http: web.Request, request: Request, behaviour: Behaviour) -> web.StreamResponse:
         content = behaviour.raw
         if content is None:
-            answer = self._good_answer(request)
+            answer = self._good_response(request)
             content = json.dumps(answer if behaviour.edit is None else behaviour.edit(answer)).encode()
         if behaviour.cut is not None:
             return await self._cut(http, behaviour.cut, content)
@@ -228,7 +233,7 @@ class FakeServer:
         transport.close()
         return response
 
-    def _good_answer(self, request: Request) -> dict[str, Any]:
+    def _good_response(self, request: Request) -> dict[str, Any]:
         body = request.body
         if request.path.endswith("/embeddings"):
             texts = [body["input"]] if isinstance(body["input"], str) else body["input"]

@@ -1,4 +1,4 @@
-"""What the tests of the client share: a client, a pause that takes no time, one call."""
+"""Helpers of the client's tests: a client, a pause without waiting, one call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELLO = [{"role": "user", "content": "say hello"}]
 
 
 class Pauses(list[float]):
-    """A sleep that only takes note."""
+    """Sleep that records its seconds and returns at once."""
 
     async def __call__(self, seconds: float) -> None:
         self.append(seconds)
@@ -32,13 +32,13 @@ class Pauses(list[float]):
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key and no endpoint but a test's own; a test file imports it to have it."""
+    """Remove key and endpoint from the environment; a test file imports this fixture to use it."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 
 
 def run(scenario: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; what was left open warns when it is collected, and a warning is an error here."""
+    """Run a scenario and collect garbage: an open resource then warns, and a warning is an error."""
     result = asyncio.run(scenario)
     gc.collect()
     return result
@@ -78,7 +78,7 @@ async def settle(condition: Any) -> bool:
 
 
 def ask(plan: Plan, pauses: Pauses | None = None, **settings: Any) -> tuple[Answer, Usage, FakeServer]:
-    """Ask once; return the answer, the client's usage and the server."""
+    """Make one call; return the answer, the client's usage and the server."""
 
     async def scenario() -> tuple[Answer, Usage, FakeServer]:
         async with FakeServer(plan=plan) as server, make(server, pauses, **settings) as client:
@@ -90,7 +90,7 @@ def ask(plan: Plan, pauses: Pauses | None = None, **settings: Any) -> tuple[Answ
 def fail(
     plan: Plan, error: type[errors.ZopoError], pauses: Pauses | None = None, **settings: Any
 ) -> tuple[str, int, Usage]:
-    """Ask once, in vain; return the error's message, the number of requests and the client's usage."""
+    """Make one failing call; return the error's message, the number of requests and the client's usage."""
 
     async def scenario() -> tuple[str, int, Usage]:
         async with FakeServer(plan=plan) as server, make(server, pauses, **settings) as client:
@@ -99,7 +99,7 @@ def fail(
             shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
             assert KEY not in shown
             link: BaseException | None = caught.value.__context__ or caught.value.__cause__
-            assert link is None  # nothing of the transport's, with its headers, hangs on the error
+            assert link is None  # no error of the transport, which holds headers, is chained
             return str(caught.value), len(server.requests), client.usage
 
     return run(scenario())

@@ -1,4 +1,4 @@
-"""What a `FakeServer` may do with a request, and plans of it."""
+"""Behaviours of a `FakeServer`, and plans of behaviours."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Edit = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What the server does with one request."""
+    """Behaviour of the server for one request."""
 
     name: str
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     edit: Edit | None = None
-    """Changes the good JSON answer."""
+    """Changes the good JSON response."""
     raw: bytes | None = None
-    """Sent instead of JSON."""
+    """Body sent instead of JSON."""
     content_type: str = "application/json"
     cut: str | None = None
-    """Where the connection drops: "before", "length", "chunked" or "close" (no length, no chunks)."""
+    """Point at which the connection drops: "before", "length", "chunked" or "close"."""
     hold: bool = False
-    """Answered only once `server.release` is set; the client is expected to give up before."""
+    """Respond only once `server.release` is set; the client gives up before."""
     good: bool = False
-    """Whether the client gets its answer."""
+    """The client gets an answer."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came in."""
+    """Received request."""
 
     index: int
     path: str
@@ -46,7 +46,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """What is asked: the messages or the texts as JSON."""
+        """Messages or texts of the request as JSON."""
         return key_of(self.body.get("messages", self.body.get("input")))
 
 
@@ -59,14 +59,14 @@ def key_of(asked: Any) -> str:
 
 
 def ok() -> Behaviour:
-    """A good answer."""
+    """Respond with an answer."""
     return Behaviour("ok", good=True)
 
 
 def status(
     code: int, *, retry_after: float | None = None, as_date: bool = False, text: str = "no"
 ) -> Behaviour:
-    """An error status, with `Retry-After` in seconds or, `as_date`, as a date that far from the answer's."""
+    """Respond with an error status, and `Retry-After` in seconds or, with `as_date`, as a date."""
     headers = {}
     if retry_after is not None and as_date:
         now = 1_700_000_000
@@ -81,64 +81,64 @@ def status(
 
 
 def dropped() -> Behaviour:
-    """The connection drops before any answer."""
+    """Drop the connection before any response."""
     return Behaviour("dropped", cut="before")
 
 
 def truncated(how: str = "length") -> Behaviour:
-    """The connection drops in the middle of the body; `how`: "length", "chunked" or "close"."""
+    """Drop the connection in the middle of the body; `how`: "length", "chunked" or "close"."""
     return Behaviour(f"truncated {how}", cut=how)
 
 
 def slow() -> Behaviour:
-    """The answer is held until `server.release` is set."""
+    """Hold the response until `server.release` is set."""
     return Behaviour("slow", hold=True)
 
 
 def html(code: int = 200) -> Behaviour:
-    """A web page."""
+    """Respond with a web page."""
     page = b"<!DOCTYPE html><html><body>Welcome</body></html>"
     return Behaviour("html", status=code, raw=page, content_type="text/html")
 
 
 def broken_json() -> Behaviour:
-    """A body of the promised length that is no JSON."""
+    """Respond with a complete body that is no JSON."""
     return Behaviour("broken json", raw=b'{"choices": [{"mess')
 
 
 def redirect(location: str) -> Behaviour:
-    """A redirect."""
+    """Respond with a redirect."""
     return Behaviour("redirect", status=307, headers={"Location": location}, raw=b"")
 
 
 def huge(size: int) -> Behaviour:
-    """A body of `size` bytes, sent in chunks."""
+    """Respond with a body of about `size` bytes."""
     return Behaviour("huge", raw=b'{"pad": "' + b"x" * size + b'"}')
 
 
 def edited(edit: Edit, *, name: str = "edited", good: bool = False) -> Behaviour:
-    """A good answer's JSON, changed by `edit`."""
+    """Respond with the good JSON, changed by `edit`."""
     return Behaviour(name, edit=edit, good=good)
 
 
 def no_choices() -> Behaviour:
-    """An answer without choices."""
+    """Respond without choices."""
     return edited(lambda answer: {**answer, "choices": []}, name="no choices")
 
 
 def null_content() -> Behaviour:
-    """An answer whose text is null."""
+    """Respond with null as the text."""
     choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": None}}
     return edited(lambda answer: {**answer, "choices": [choice]}, name="null content")
 
 
 def no_usage() -> Behaviour:
-    """A good answer that does not say what it cost."""
+    """Respond with an answer and no usage."""
     return edited(lambda a: {k: v for k, v in a.items() if k != "usage"}, name="no usage", good=True)
 
 
 def absurd_usage(prompt: Any = -5, completion: Any = 10**15) -> Behaviour:
-    """A good answer with a usage that cannot be."""
+    """Respond with an answer and an impossible usage."""
     usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     return edited(lambda answer: {**answer, "usage": usage}, name="absurd usage", good=True)
 
@@ -146,9 +146,9 @@ def absurd_usage(prompt: Any = -5, completion: Any = 10**15) -> Behaviour:
 def random_faults(
     *, seed: int, share: float = 0.3, kinds: Sequence[Behaviour] | None = None, at_most: int = 3
 ) -> Callable[[Request], Behaviour]:
-    """Return a plan where a `share` of requests fails, each one asked the same at most `at_most` times.
+    """Return a plan in which a `share` of requests fails, equal requests at most `at_most` times.
 
-    With `at_most` below the client's attempts every call is answered in the end, whatever the dice say.
+    With `at_most` below the client's attempts every call is answered in the end.
     """
     rng = random.Random(seed)
     mixed = (status(429), status(500), status(503), status(408), dropped(), truncated(), truncated("chunked"))
@@ -165,13 +165,13 @@ def random_faults(
 
 
 def hashed_vector(text: str, dimension: int = 8) -> list[float]:
-    """Return a vector in [-1, 1] that depends on nothing but the text."""
+    """Return a vector in [-1, 1] that depends on the text only."""
     rng = random.Random(hashlib.sha256(text.encode("utf-8", "replace")).digest())
     return [rng.uniform(-1.0, 1.0) for _ in range(dimension)]
 
 
 def only_first(chat_calls: int, otherwise: Any) -> Any:
-    """A plan: embeddings and so many chat calls are answered."""
+    """Return a plan that answers embeddings and the first `chat_calls` chat calls."""
     seen = 0
 
     def plan(request: Request) -> Any:

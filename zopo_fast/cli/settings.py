@@ -44,7 +44,7 @@ class ModelSettings:
 
     @property
     def is_local(self) -> bool:
-        """Whether the embedded model answers.
+        """True when the embedded model answers.
 
         Raises:
             ConfigError: The options contradict each other.

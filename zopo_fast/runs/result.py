@@ -45,7 +45,7 @@ class Trial:
 
     @property
     def partial(self) -> bool:
-        """Whether `score` is a mean over some of the examples only."""
+        """True when `score` is a mean over some of the examples only."""
         return bool(self.examples)
 
 

@@ -255,7 +255,7 @@ class Store:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the study holds neither an answer nor a score."""
+        """True when the study holds neither an answer nor a score."""
         scored = "SELECT count(*) FROM events WHERE kind = 'score'"
         return not self._one(f"SELECT (SELECT count(*) FROM answers) + ({scored})")[0]
 

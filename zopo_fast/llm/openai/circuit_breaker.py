@@ -51,7 +51,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls fail at once, except for a probe now and then."""
+        """True while calls fail at once, except for probes."""
         return self._opened_at is not None
 
     @property

@@ -101,7 +101,7 @@ class RateLimiter:
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether requests must state the tokens they may take."""
+        """True if requests must state the tokens they may take."""
         return self._tokens is not None
 
     @property
