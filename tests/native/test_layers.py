@@ -17,8 +17,6 @@ CUDA_RANKS = {"runtime": 0, "linalg": 1, "ntk": 2, "pool": 2, "gp": 3, "search":
 # Plain C++ with definitions for builds without CUDA too: the module reports the devices in every build.
 CUDA_FROM_OUTSIDE = {("bindings/module.cpp", "cuda/runtime/device.hpp")}
 CUDA_HEADER = re.compile(r"(?:cuda_\w+|cublas\w*|mma|cooperative_groups)\.h\w*$")
-MAX_LINES = 450
-MAX_ENTRIES = 16
 
 
 def includes(text: str) -> list[str]:
@@ -38,7 +36,7 @@ def points_down(path: str, included: str) -> bool:
 
 
 def violations(csrc: Path) -> list[str]:
-    """Every include or file that breaks a rule, as "file: what"."""
+    """Every include that breaks a rule, as "file: what"."""
     found = []
     for source in sorted(p for p in csrc.rglob("*") if p.is_file()):
         path, text = source.relative_to(csrc).as_posix(), source.read_text()
@@ -64,11 +62,6 @@ def violations(csrc: Path) -> list[str]:
                 and (path, included) not in CUDA_FROM_OUTSIDE
             ):
                 found.append(f"{path}: includes {included} from outside cuda/")
-        if text.count("\n") > MAX_LINES:
-            found.append(f"{path}: more than {MAX_LINES} lines")
-    for folder in (csrc, *(p for p in csrc.rglob("*") if p.is_dir())):
-        if len(list(folder.iterdir())) > MAX_ENTRIES:
-            found.append(f"{folder.relative_to(csrc).as_posix()}: more than {MAX_ENTRIES} entries")
     return found
 
 
@@ -116,7 +109,6 @@ FILES = (
         ("cuda/ntk/a.hpp", "<cuda_fp16.h>", "CUDA header"),
         ("cuda/ntk/a.cu", "<cuda_fp16.h>", ""),
         ("gp/a.cpp", '"gp/gone.hpp"', "does not exist"),
-        ("gp/a.cpp", "<vector>\n" + 450 * "\n", "lines"),
     ],
 )
 def test_a_broken_rule_is_reported(path: str, included: str, broken: str, tmp_path: Path) -> None:
@@ -126,9 +118,3 @@ def test_a_broken_rule_is_reported(path: str, included: str, broken: str, tmp_pa
         file.write_text(f"#include {included}\n" if name == path else "#pragma once\n")
     found = violations(tmp_path)
     assert [broken in line for line in found] == [True] * bool(broken), found
-
-
-def test_a_full_folder_is_reported(tmp_path: Path) -> None:
-    for k in range(17):
-        (tmp_path / f"{k}.hpp").touch()
-    assert violations(tmp_path) == [".: more than 16 entries"]
