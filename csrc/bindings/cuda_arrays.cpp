@@ -15,7 +15,7 @@
 namespace zopo {
 namespace {
 
-std::string shape_of(const std::vector<std::size_t>& shape) {
+std::string shape_text(const std::vector<std::size_t>& shape) {
   std::string s = "(";
   for (std::size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
   return s + (shape.size() == 1 ? ",)" : ")");
@@ -316,8 +316,8 @@ CudaArray reshape(const CudaArray& self, std::vector<std::size_t> shape) {
   auto array = std::make_shared<DeviceArray>(*self);
   array->shape = std::move(shape);
   if (array->size() != self->size())
-    throw ArrayError("shape: an array of shape " + shape_of(self->shape) +
-                     " cannot be reshaped to " + shape_of(array->shape));
+    throw ArrayError("shape: an array of shape " + shape_text(self->shape) +
+                     " cannot be reshaped to " + shape_text(array->shape));
   return array;
 }
 
@@ -346,7 +346,7 @@ void require_shape(const DeviceArgument& argument, std::size_t ndim, std::ptrdif
     throw ArrayError(std::string(argument.name) + ": expected " + std::to_string(ndim) +
                      " dimension(s)" +
                      (columns >= 0 ? " with " + std::to_string(columns) + " in the last" : "") +
-                     ", got shape " + shape_of(shape));
+                     ", got shape " + shape_text(shape));
 }
 
 void require_doubles(const DeviceArgument& argument, std::size_t ndim, std::ptrdiff_t columns) {
@@ -359,7 +359,7 @@ void require_doubles(const DeviceArgument& argument, std::size_t ndim, std::ptrd
 void require_rows(const DeviceArgument& argument, std::size_t rows) {
   if (argument.array->shape[0] != rows)
     throw ArrayError(std::string(argument.name) + ": expected " + std::to_string(rows) +
-                     " rows, one for each of X, got shape " + shape_of(argument.array->shape));
+                     " rows, one for each of X, got shape " + shape_text(argument.array->shape));
 }
 
 void on_device(std::initializer_list<DeviceArgument> arguments, int ordinal, StreamHandle stream) {
@@ -406,7 +406,7 @@ void bind_cuda_arrays(py::module_& m) {
              return a->shape[0];
            })
       .def("__repr__", [](const CudaArray& a) {
-        return "CudaArray(shape=" + shape_of(a->shape) +
+        return "CudaArray(shape=" + shape_text(a->shape) +
                ", dtype=" + std::string(py::str(dtype_of(a->precision))) + ", device='" +
                a->device() + "')";
       });
