@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import numpy as np
@@ -35,6 +36,12 @@ else:
 # they start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Exempt loaded modules from garbage collection: many tests collect, to notice what they left open."""
+    gc.collect()
+    gc.freeze()
 
 
 # ---- devices -------------------------------------------------------------------------------------------

@@ -26,9 +26,13 @@ from zopo_fast import _core
 SIZES = [1, 2, 63, 64, 65, 128, 200]
 
 
-@pytest.mark.parametrize("parametrization", ["ntk", "standard"])
-@pytest.mark.parametrize("depth", [1, 2, 3, 4])
-@pytest.mark.parametrize("m", SIZES)
+@pytest.mark.parametrize(
+    ("m", "depth", "parametrization"),
+    [
+        *((m, depth, kind) for m in SIZES if m != 65 for depth, kind in ((2, "ntk"), (3, "standard"))),
+        *((65, depth, kind) for depth in (1, 2, 3, 4) for kind in ("ntk", "standard")),
+    ],
+)
 def test_posterior_equals_the_reference(m: int, depth: int, parametrization: Any) -> None:
     for bias, d in ((0.2, 5), (0.0, 3), (1.0, 70)):
         kernel = zf.InfiniteNTK(depth, 2.0, bias, parametrization)
