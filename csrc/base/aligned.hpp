@@ -1,5 +1,5 @@
-// Numbers that start on a cache line: a vector of 64 bytes that straddles two lines is loaded
-// twice.
+// Vectors of numbers that start on a cache line, because a 64-byte load across two lines costs two
+// loads.
 #pragma once
 
 #include <cstddef>

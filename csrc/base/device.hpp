@@ -1,6 +1,5 @@
-// Device tags: every operation is declared once, templated on one of these, and defined in the
-// file of that device (ntk/ntk.cpp, cuda/ntk/ntk.cu, ...). Host logic (gp/gaussian_process.hpp) is written once over the
-// tag.
+// Device tags. An operation with a CPU and a CUDA implementation is a template over one of these,
+// or an overload that takes a stream; the CUDA twin of csrc/<domain>/ is in csrc/cuda/<domain>/.
 #pragma once
 
 namespace zopo {

@@ -1,4 +1,4 @@
-// Typed failures of the native layer; bindings/module.cpp turns each into the Python class of that name.
+// Typed errors of the native layer; bindings/module.cpp raises the Python class of the same name.
 #pragma once
 
 #include <stdexcept>
@@ -18,15 +18,15 @@ struct NotPositiveDefiniteError : std::domain_error {
 struct ConfigError : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
-// The device cannot be used, or not for this; the object is as it was before the call.
+// The device is unusable, or cannot do what was asked; the object is unchanged.
 struct DeviceError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-// The device has too little memory left; the object is as it was before the call.
+// The device has too little free memory; the object is unchanged.
 struct DeviceMemoryError : DeviceError {
   using DeviceError::DeviceError;
 };
-// The device or the process's context on it is gone, and with it whatever lay there.
+// The device, or the process's context on it, is lost with everything stored there.
 struct DeviceLostError : DeviceError {
   using DeviceError::DeviceError;
 };

@@ -1,7 +1,7 @@
-// Splits independent work over the cores for the length of one call.
+// Splits independent work over the cores for the duration of one call.
 //
-// Threads are started and joined inside the call: nothing outlives it, so the process stays
-// fork-safe, and a call too small to repay a thread's start (about 20 us) runs inline.
+// Threads are started and joined inside the call. No thread outlives it, so the process stays
+// fork-safe. Starting a thread takes about 20 us; a call too small to repay that runs inline.
 #pragma once
 
 #include <algorithm>
@@ -13,14 +13,14 @@
 
 namespace zopo {
 
-// The most threads a call may use, 0 for as many as there are cores.
+// Maximum number of threads of a call; 0 means one per core.
 inline std::atomic<std::size_t> thread_limit{0};
 
-// Set while a thread works on its part: what it calls is not split again.
+// True in a thread that works on a part, so that nested calls are not split again.
 inline thread_local bool within_a_part = false;
 
-// Parts to split work into: below a million multiply-adds a thread, its start is not repaid. The
-// cores are counted (a system call) only when there is something to split.
+// Return the number of parts to split work into: one thread per million multiply-adds repays its
+// start. Cores are counted (a system call) only when there is something to split.
 inline std::size_t parallel_parts(std::size_t n, double work) {
   constexpr double kWorkPerThread = 1e6;
   const auto worth = static_cast<std::size_t>(work / kWorkPerThread);
@@ -31,8 +31,8 @@ inline std::size_t parallel_parts(std::size_t n, double work) {
   return std::min({n, cores, worth});
 }
 
-// Calls body(begin, end) on disjoint ranges that cover [0, n); `work` estimates the total cost in
-// multiply-adds. The first exception is rethrown once all ranges have ended.
+// Call body(begin, end) on disjoint ranges that cover [0, n). `work` estimates the total cost in
+// multiply-adds. The first exception is rethrown after all ranges have ended.
 template <class Body>
 void parallel_ranges(std::size_t n, double work, Body&& body) {
   const std::size_t parts = parallel_parts(n, work);
@@ -52,7 +52,7 @@ void parallel_ranges(std::size_t n, double work, Body&& body) {
   for (std::size_t p = 1; p < parts; ++p) {
     try {
       threads.emplace_back(run, p);
-    } catch (const std::exception&) {  // no thread to be had: do its part here
+    } catch (const std::exception&) {  // no thread available: run the part here
       run(p);
     }
   }
@@ -62,8 +62,8 @@ void parallel_ranges(std::size_t n, double work, Body&& body) {
     if (f) std::rethrow_exception(f);
 }
 
-// The same in chunks of that size, last ones first, taken by whichever thread is free: for work
-// that is uneven, or long enough that a core may be held up by something else.
+// Like parallel_ranges(), in chunks that the next free thread takes, the last chunk first. For
+// uneven work, and for work long enough that other load may hold up a core.
 template <class Body>
 void parallel_chunks(std::size_t n, std::size_t chunk, double work, Body&& body) {
   const std::size_t chunks = (n + chunk - 1) / chunk, parts = parallel_parts(chunks, work);

@@ -1,5 +1,5 @@
-// What comes from Python as an array: shape, dtype, order and finiteness are checked here and
-// nowhere else.
+// Arrays that come from Python. Shape, dtype, order and finiteness of host arrays are checked here
+// and nowhere else.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/error.hpp"
-#include "pool/pool.hpp"
+#include "base/precision.hpp"
 
 namespace zopo {
 
@@ -39,7 +39,7 @@ inline void require_finite(const void* data, Precision precision, std::size_t si
     throw ArrayError(std::string(name) + ": NaN or infinity at flat index " + std::to_string(at));
 }
 
-// A float64 array of that many dimensions; `columns` is the length of its last one, -1 for any.
+// Return a float64 array of `ndim` dimensions; `columns` is the length of the last one, -1 for any.
 inline Array doubles(const py::handle& object, const char* name, py::ssize_t ndim,
                      py::ssize_t columns = -1) {
   const py::array a = contiguous(object, name);
@@ -63,7 +63,7 @@ inline Array doubles_like(const py::handle& object, const char* name, py::ssize_
   return a;
 }
 
-// Noise variances, one for each row of X.
+// Return the noise variances, one for each of `rows` rows of X.
 inline Array variances(const py::handle& object, py::ssize_t rows) {
   Array a = doubles_like(object, "noise", rows);
   for (py::ssize_t i = 0; i < rows; ++i)

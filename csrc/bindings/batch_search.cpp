@@ -1,4 +1,4 @@
-// Many searches side by side.
+// Bindings of the batch search (search/batch_search.hpp), for all devices.
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -34,9 +34,9 @@ SearchRules rules_of(const py::dict& d) {
 }
 
 template <class Device>
-std::unique_ptr<Studies<Device>> make_studies(const py::list& models_, const py::list& settings_,
-                                              const py::dict& rules, int ordinal) {
-  std::vector<StudyModel> models;
+std::unique_ptr<BatchSearch<Device>> make_batch(const py::list& models_, const py::list& settings_,
+                                                const py::dict& rules, int ordinal) {
+  std::vector<ModelInputs> models;
   for (const auto& item : models_) {
     const auto d = py::reinterpret_borrow<py::dict>(item);
     const py::array Z = contiguous(d["embeddings"], "embeddings");
@@ -55,7 +55,7 @@ std::unique_ptr<Studies<Device>> make_studies(const py::list& models_, const py:
                       Doubles(mean.data(), mean.data() + mean.size()), std::move(inverse),
                       d["capacity"].cast<std::size_t>()});
   }
-  std::vector<StudySettings> settings;
+  std::vector<SearchSettings> settings;
   for (const auto& item : settings_) {
     const auto d = py::reinterpret_borrow<py::dict>(item);
     const py::object noise = d["noise"];
@@ -68,17 +68,18 @@ std::unique_ptr<Studies<Device>> make_studies(const py::list& models_, const py:
          d["scale"].cast<double>()});
   }
   if (settings.size() != models.size())
-    throw ArrayError("settings: one for each of " + std::to_string(models.size()) + " studies");
+    throw ArrayError("settings: expected one for each of " + std::to_string(models.size()) +
+                     " studies, got " + std::to_string(settings.size()));
   const SearchRules r = rules_of(rules);
   const py::gil_scoped_release nogil;
-  return std::make_unique<Studies<Device>>(std::move(models), std::move(settings), r, ordinal);
+  return std::make_unique<BatchSearch<Device>>(std::move(models), std::move(settings), r, ordinal);
 }
 
 template <class Device>
 void bind(py::module_& m, const char* name) {
-  using S = Studies<Device>;
-  py::class_<S>(m, name, "Independent searches, asked and told together.")
-      .def(py::init(&make_studies<Device>), "models"_a, "settings"_a, "rules"_a, "ordinal"_a,
+  using S = BatchSearch<Device>;
+  py::class_<S>(m, name, "Many independent searches, asked and told together.")
+      .def(py::init(&make_batch<Device>), "models"_a, "settings"_a, "rules"_a, "ordinal"_a,
            py::keep_alive<1, 2>())
       .def("__len__", &S::size)
       .def(
@@ -89,7 +90,7 @@ void bind(py::module_& m, const char* name) {
             std::vector<bool> seen(s.size());
             for (std::size_t i = 0; i < n; ++i) {
               const std::size_t b = checked_index(which.data()[i], s.size(), "studies");
-              if (seen[b]) throw IndexError("studies: " + std::to_string(b) + " is named twice");
+              if (seen[b]) throw IndexError("studies: " + std::to_string(b) + " is listed twice");
               seen[b] = true;
             }
             Indices out(which.size());
@@ -131,8 +132,8 @@ void bind(py::module_& m, const char* name) {
            })
       .def(
           "log",
-          [](const S& s, py::ssize_t study) {
-            const std::size_t b = checked_index(study, s.size(), "study");
+          [](const S& s, py::ssize_t search) {
+            const std::size_t b = checked_index(search, s.size(), "study");
             std::vector<std::int64_t> index;
             Doubles score;
             locked(s, [&] {
@@ -169,7 +170,7 @@ void bind(py::module_& m, const char* name) {
 
 }  // namespace
 
-void bind_studies(py::module_& m) {
+void bind_batch_search(py::module_& m) {
   bind<Cpu>(m, "Studies");
 #ifdef ZOPO_HAS_CUDA
   bind<Cuda>(m, "CudaStudies");

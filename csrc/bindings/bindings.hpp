@@ -1,5 +1,5 @@
-// What the files of the bindings share. They alone know pybind11: they check what comes in, release
-// the GIL and name the errors.
+// Declarations that the files of the bindings share. Only these files know pybind11: they check
+// arguments, release the GIL and translate errors.
 #pragma once
 
 #include <memory>
@@ -11,9 +11,9 @@
 namespace zopo {
 
 using namespace pybind11::literals;
-using NetworkPtr = std::shared_ptr<Network>;  // immutable; pybind11 holders cannot say const
+using NetworkPtr = std::shared_ptr<Network>;  // immutable, but pybind11 holders cannot say const
 
-// Runs f on a model with its lock held and the GIL released: calls from two threads take turns.
+// Call f on a model with its lock held and the GIL released, so that calls from threads serialise.
 template <class Model, class F>
 auto locked(const Model& model, F&& f) {
   const py::gil_scoped_release nogil;
@@ -28,16 +28,17 @@ inline std::size_t checked_index(py::ssize_t i, std::size_t n, const char* what)
   return static_cast<std::size_t>(i);
 }
 
-// Each adds its classes and functions to the module.
+// Add classes and functions to the module, one function for each source.
+void bind_ntk(py::module_& m);
 void bind_gp(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_local_gradient(py::module_& m);
 #ifdef ZOPO_HAS_CUDA
-void bind_ntk_cuda(py::module_& m);
-void bind_device(py::module_& m);
-void bind_device_models(py::module_& m);
+void bind_cuda_ntk(py::module_& m);
+void bind_cuda_arrays(py::module_& m);
+void bind_cuda_models(py::module_& m);
 #endif
-void bind_region(py::module_& m);
-void bind_studies(py::module_& m);
+void bind_region_posterior(py::module_& m);
+void bind_batch_search(py::module_& m);
 
 }  // namespace zopo

@@ -1,4 +1,5 @@
-// CudaArray: arrays on a device, in and out without a copy by DLPack and __cuda_array_interface__.
+// CudaArray: device arrays, imported and exported without a copy by DLPack (array API standard,
+// "Data interchange mechanisms") and __cuda_array_interface__ (version 3).
 #include "bindings/cuda_arrays.hpp"
 
 #include <pybind11/stl.h>
@@ -14,7 +15,7 @@
 namespace zopo {
 namespace {
 
-std::string shape_of(const std::vector<std::size_t>& shape) {
+std::string shape_text(const std::vector<std::size_t>& shape) {
   std::string s = "(";
   for (std::size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
   return s + (shape.size() == 1 ? ",)" : ")");
@@ -33,8 +34,8 @@ std::optional<Precision> precision_of_bits(unsigned bits) {
   return std::nullopt;
 }
 
-// Strides in units of `entry`; those of an axis of length one say nothing, nor do any of an empty
-// array.
+// Require C order. Strides are in units of `entry`; an axis of length one or an empty array has no
+// meaningful strides.
 template <class Strides>
 void require_contiguous(const char* name, const std::vector<std::size_t>& shape,
                         const Strides& stride_of, std::int64_t entry) {
@@ -56,8 +57,7 @@ py::tuple shape_tuple(const std::vector<std::size_t>& shape) {
   return t;
 }
 
-// ---- in: DLPack
-// -------------------------------------------------------------------------------
+// ---- DLPack in ---------------------------------------------------------------------------------
 
 template <class Managed>
 struct ImportedTensor final : DeviceMemory {
@@ -92,7 +92,7 @@ CudaArray import_tensor(py::capsule capsule, Managed* managed, bool read_only, c
   array->ordinal = t.device.device_id;
   array->stream = stream;
   array->read_only = read_only;
-  // From here on the tensor is ours: the capsule's own destructor sees the new name and leaves it.
+  // The tensor is ours from here on: the capsule's destructor ignores a capsule of the new name.
   if (PyCapsule_SetName(capsule.ptr(), used) != 0) throw py::error_already_set();
   array->memory = std::make_shared<ImportedTensor<Managed>>(managed);
   return array;
@@ -109,8 +109,8 @@ CudaArray from_dlpack(const py::object& object, std::uintptr_t stream_, const st
     auto* managed = static_cast<dlpack::DLManagedTensorVersioned*>(
         PyCapsule_GetPointer(object.ptr(), "dltensor_versioned"));
     if (managed->version.major != 1)
-      throw ArrayError(name_ + ": DLPack version " + std::to_string(managed->version.major) +
-                       " is not known; ask for max_version=(1, 0)");
+      throw ArrayError(name_ + ": unsupported DLPack version " +
+                       std::to_string(managed->version.major) + "; ask for max_version=(1, 0)");
     return import_tensor(capsule, managed, managed->flags & dlpack::kReadOnly,
                          "used_dltensor_versioned", stream, name);
   }
@@ -121,13 +121,12 @@ CudaArray from_dlpack(const py::object& object, std::uintptr_t stream_, const st
         false, "used_dltensor", stream, name);
   const char* is = PyCapsule_GetName(object.ptr());
   throw ArrayError(name_ + ": the capsule is named '" + (is ? is : "") +
-                   "': not a DLPack tensor, or one that was used before (each is used once)");
+                   "': not a DLPack tensor, or one that was used before; a capsule is used once");
 }
 
-// ---- in: __cuda_array_interface__, NumPy
-// ------------------------------------------------------
+// ---- __cuda_array_interface__ and NumPy in -----------------------------------------------------
 
-// Keeps the Python object that owns the memory; may be let go by a thread without the GIL.
+// Keeps the Python object that owns the memory. A thread without the GIL may destroy it.
 struct ObjectMemory final : DeviceMemory {
   explicit ObjectMemory(py::object o) : owner(std::move(o)) {}
   ~ObjectMemory() override {
@@ -158,11 +157,14 @@ CudaArray from_interface(const py::dict& interface, py::object owner, std::uintp
                        "'");
     array->precision = *precision;
     if (!entry("mask").is_none())
-      throw ArrayError(name_ + ": a masked array cannot be used; fill in the masked entries first");
+      throw ArrayError(name_ +
+                       ": masked arrays are not supported; fill in the masked entries first");
     if (const py::object strides = entry("strides"); !strides.is_none()) {
       const auto given = strides.cast<std::vector<std::int64_t>>();
       if (given.size() != array->shape.size())
-        throw ArrayError(name_ + ": as many strides as dimensions are needed");
+        throw ArrayError(name_ + ": expected one stride for each of " +
+                         std::to_string(array->shape.size()) + " dimensions, got " +
+                         std::to_string(given.size()));
       require_contiguous(
           name, array->shape, [&](std::size_t i) { return given[i]; },
           static_cast<std::int64_t>(precision_bytes(*precision)));
@@ -172,13 +174,13 @@ CudaArray from_interface(const py::dict& interface, py::object owner, std::uintp
     array->read_only = data.second;
   } catch (const py::cast_error&) {
     throw ArrayError(name_ +
-                     ": a __cuda_array_interface__ needs shape, typestr and data as its "
-                     "specification has them, got " +
+                     ": expected shape, typestr and data as __cuda_array_interface__ version 3 "
+                     "defines them, got " +
                      std::string(py::repr(interface)));
   }
   require_cuda(0);
   if (array->size() > 0) array->ordinal = device_of(array->data, name);
-  // The producer's stream, where it names one: what it enqueued there is waited for.
+  // Wait for the producer's stream, where it names one: work enqueued there may still write.
   array->stream = stream_handle(stream_);
   array->memory = std::make_shared<ObjectMemory>(std::move(owner));
   if (const py::object theirs = entry("stream"); !theirs.is_none()) {
@@ -203,8 +205,7 @@ CudaArray from_numpy(const py::object& array_, int ordinal, std::uintptr_t strea
       device_array_from_host(data, shape, precision, ordinal, stream));
 }
 
-// ---- out
-// --------------------------------------------------------------------------------------
+// ---- out ---------------------------------------------------------------------------------------
 
 template <class Managed>
 struct Exported {
@@ -238,7 +239,7 @@ Managed* export_tensor(const DeviceArray& array) {
   return &e->managed;
 }
 
-// Of a capsule nobody took: the name is as it was given.
+// Wrap a tensor in a capsule whose destructor frees it unless a consumer renamed the capsule.
 template <class Managed>
 py::object capsule_of(Managed* managed, const char* name) {
   PyObject* capsule = PyCapsule_New(managed, name, [](PyObject* c) {
@@ -261,9 +262,9 @@ py::object to_dlpack(const CudaArray& self, const py::object& stream, const py::
     const auto [type, id] = dl_device.cast<std::pair<int, int>>();
     if (type != dlpack::kCuda || id != self->ordinal)
       throw py::buffer_error("the array is on " + self->device() +
-                             "; it is not moved by __dlpack__: numpy() copies it to the host");
+                             ", and __dlpack__ does not move it; numpy() copies it to the host");
   }
-  // None is the legacy default stream, -1 leaves the order to the consumer.
+  // None is the legacy default stream; -1 leaves the order to the consumer.
   const auto number = stream.is_none() ? std::int64_t{1} : stream.cast<std::int64_t>();
   if (number == 0 || number < -1)
     throw py::buffer_error("stream " + std::to_string(number) +
@@ -280,7 +281,7 @@ py::object to_dlpack(const CudaArray& self, const py::object& stream, const py::
   if (!versioned) {
     if (array.read_only)
       throw py::buffer_error(
-          "a read-only array cannot be told by DLPack before 1.0: ask with max_version=(1, 0)");
+          "DLPack before 1.0 cannot express a read-only array; ask with max_version=(1, 0)");
     return capsule_of(export_tensor<dlpack::DLManagedTensor>(array), "dltensor");
   }
   auto* managed = export_tensor<dlpack::DLManagedTensorVersioned>(array);
@@ -290,7 +291,7 @@ py::object to_dlpack(const CudaArray& self, const py::object& stream, const py::
 }
 
 py::dict to_interface(const CudaArray& self) {
-  self->memory->used_elsewhere = true;  // nobody says on which stream it will be read
+  self->memory->used_elsewhere = true;  // the protocol does not say which stream will read it
   py::dict d;
   d["shape"] = shape_tuple(self->shape);
   d["typestr"] = dtype_of(self->precision).attr("str");
@@ -315,8 +316,8 @@ CudaArray reshape(const CudaArray& self, std::vector<std::size_t> shape) {
   auto array = std::make_shared<DeviceArray>(*self);
   array->shape = std::move(shape);
   if (array->size() != self->size())
-    throw ArrayError("an array of shape " + shape_of(self->shape) + " has no shape " +
-                     shape_of(array->shape));
+    throw ArrayError("shape: an array of shape " + shape_text(self->shape) +
+                     " cannot be reshaped to " + shape_text(array->shape));
   return array;
 }
 
@@ -330,8 +331,7 @@ py::object to_array(const CudaArray& self, const py::object& dtype, const py::ob
 
 }  // namespace
 
-// ---- what other bindings use
-// ------------------------------------------------------------------
+// ---- used by other bindings --------------------------------------------------------------------
 
 StreamHandle stream_handle(std::uintptr_t stream) {
   return stream <= 1 ? nullptr : reinterpret_cast<StreamHandle>(stream);
@@ -346,7 +346,7 @@ void require_shape(const DeviceArgument& argument, std::size_t ndim, std::ptrdif
     throw ArrayError(std::string(argument.name) + ": expected " + std::to_string(ndim) +
                      " dimension(s)" +
                      (columns >= 0 ? " with " + std::to_string(columns) + " in the last" : "") +
-                     ", got shape " + shape_of(shape));
+                     ", got shape " + shape_text(shape));
 }
 
 void require_doubles(const DeviceArgument& argument, std::size_t ndim, std::ptrdiff_t columns) {
@@ -359,7 +359,7 @@ void require_doubles(const DeviceArgument& argument, std::size_t ndim, std::ptrd
 void require_rows(const DeviceArgument& argument, std::size_t rows) {
   if (argument.array->shape[0] != rows)
     throw ArrayError(std::string(argument.name) + ": expected " + std::to_string(rows) +
-                     " rows, one for each of X, got shape " + shape_of(argument.array->shape));
+                     " rows, one for each of X, got shape " + shape_text(argument.array->shape));
 }
 
 void on_device(std::initializer_list<DeviceArgument> arguments, int ordinal, StreamHandle stream) {
@@ -368,7 +368,7 @@ void on_device(std::initializer_list<DeviceArgument> arguments, int ordinal, Str
     if (array->ordinal != ordinal)
       throw DeviceError(std::string(name) + ": the array is on " + array->device() +
                         ", but the call runs on cuda:" + std::to_string(ordinal) +
-                        "; bring all arrays to one device");
+                        "; move all arrays to one device");
     make_stream_wait(stream, *array);
     arrays.push_back(array);
   }
@@ -384,7 +384,7 @@ CudaArray new_cuda_array(std::vector<std::size_t> shape, int ordinal, StreamHand
   return std::make_shared<DeviceArray>(device_array(std::move(shape), precision, ordinal, stream));
 }
 
-void bind_device(py::module_& m) {
+void bind_cuda_arrays(py::module_& m) {
   py::class_<DeviceArray, CudaArray>(m, "CudaArray",
                                      "A C-contiguous array on a CUDA device, exchanged without a "
                                      "copy by DLPack and __cuda_array_interface__.")
@@ -406,24 +406,23 @@ void bind_device(py::module_& m) {
              return a->shape[0];
            })
       .def("__repr__", [](const CudaArray& a) {
-        return "CudaArray(shape=" + shape_of(a->shape) +
+        return "CudaArray(shape=" + shape_text(a->shape) +
                ", dtype=" + std::string(py::str(dtype_of(a->precision))) + ", device='" +
                a->device() + "')";
       });
   m.def("cuda_from_numpy", &from_numpy, "array"_a, "ordinal"_a, "stream"_a = 1, "name"_a = "array",
-        "A copy on that device.");
+        "Copy a host array to the device.");
   m.def("cuda_from_dlpack", &from_dlpack, "capsule"_a, "stream"_a = 1, "name"_a = "array",
-        "The array of a DLPack capsule that was asked for with that stream; no copy.");
+        "Import the array of a DLPack capsule requested with this stream; no copy.");
   m.def("cuda_from_interface", &from_interface, "interface"_a, "owner"_a, "stream"_a = 1,
-        "name"_a = "array",
-        "The array of a __cuda_array_interface__, whose owner is kept; no copy.");
+        "name"_a = "array", "Import a __cuda_array_interface__ and keep its owner alive; no copy.");
   m.def(
       "cuda_require_finite",
       [](const CudaArray& array, std::uintptr_t stream, const std::string& name) {
         const py::gil_scoped_release nogil;
         on_device({{name.c_str(), array.get()}}, array->ordinal, stream_handle(stream));
       },
-      "array"_a, "stream"_a = 1, "name"_a = "array", "ArrayError when it holds NaN or infinity.");
+      "array"_a, "stream"_a = 1, "name"_a = "array", "Raise ArrayError at NaN or infinity.");
   m.def(
       "cuda_synchronize",
       [](int ordinal, std::uintptr_t stream) {
@@ -431,7 +430,7 @@ void bind_device(py::module_& m) {
         require_cuda(ordinal);
         wait_for_stream(ordinal, stream_handle(stream));
       },
-      "ordinal"_a, "stream"_a = 1, "Wait until that stream has done what it holds.");
+      "ordinal"_a, "stream"_a = 1, "Wait until the stream has finished its work.");
 }
 
 }  // namespace zopo

@@ -1,13 +1,20 @@
-// The kernel and the Gaussian process on arrays of a device: what goes in is checked there, what
-// comes out stays there.
+// CUDA models, and the kernel and the Gaussian process on device arrays: arguments are checked on
+// the device and results stay there.
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bindings/cuda_arrays.hpp"
 #include "bindings/cuda_ntk.hpp"
+#include "bindings/gp.hpp"
+#include "bindings/pool.hpp"
+#include "cuda/gp/engine.hpp"
 #include "cuda/ntk/from_arrays.hpp"
-#include "gp/gaussian_process.hpp"
+#include "cuda/pool/pool.hpp"
 
 namespace zopo {
 namespace {
@@ -16,8 +23,15 @@ using Gp = GaussianProcess<Cuda>;
 
 std::ptrdiff_t dim(const Network& net) { return static_cast<std::ptrdiff_t>(net.dim()); }
 
-// ---- kernel
-// -----------------------------------------------------------------------------------
+std::unique_ptr<Pool<Cuda>> make_cuda_pool(const py::object& Z, const py::object& mean,
+                                           const py::object& scale, int ordinal) {
+  Standardised s(Z, mean, scale);
+  const py::gil_scoped_release nogil;
+  return std::make_unique<Pool<Cuda>>(s.Z.data(), false, s.precision, s.m, s.d, std::move(s.mean),
+                                      std::move(s.inverse_scale), ordinal, nullptr);
+}
+
+// ---- kernel ------------------------------------------------------------------------------------
 
 CudaArray gram(const NetworkPtr& net, const CudaArray& X, const std::optional<CudaArray>& Y,
                const std::string& precision_, std::uintptr_t stream_) {
@@ -65,10 +79,9 @@ CudaArray gram_gradient(const NetworkPtr& net, const CudaArray& X, const CudaArr
   return std::make_shared<DeviceArray>(gram_gradient_of_arrays(*net, *X, *Y, *weight, stream));
 }
 
-// ---- Gaussian process
-// -------------------------------------------------------------------------
+// ---- Gaussian process --------------------------------------------------------------------------
 
-// X (n, d) and y (n,) on the device, noise (n,) on the host.
+// Append X (n, d) and y (n,) on the device with noise (n,) on the host.
 void append(Gp& gp, const CudaArray& X, const CudaArray& y, const py::object& noise_,
             std::uintptr_t stream) {
   require_doubles({"X", X.get()}, 2, dim(gp.network()));
@@ -76,13 +89,14 @@ void append(Gp& gp, const CudaArray& X, const CudaArray& y, const py::object& no
   require_rows({"y", y.get()}, X->shape[0]);
   const Array noise = variances(noise_, static_cast<py::ssize_t>(X->shape[0]));
   locked(gp, [&] {
-    // Having looked for NaN, what was to be written there is there: the process has its own stream.
+    // Finding no NaN or infinity waits for the caller's stream; the process has a stream of its
+    // own.
     on_device({{"X", X.get()}, {"y", y.get()}}, X->ordinal, stream_handle(stream));
     gp.append(X->doubles(), y->doubles(), noise.data(), X->shape[0]);
   });
 }
 
-// What is asked for of the points x (q, d), each part (q,) or (q, d).
+// Requested results besides mean and variance; each is (q,) or (q, d) for points x (q, d).
 struct Parts {
   bool gradient = false, uncertainty = false, variance_gradient = false;
 };
@@ -105,7 +119,7 @@ py::tuple posterior(const Gp& gp, const CudaArray& x, std::uintptr_t stream_, Pa
     out.gradient = room(parts.gradient, true);
     out.uncertainty = room(parts.uncertainty, false);
     out.variance_gradient = room(parts.variance_gradient, true);
-    // Waits for the stream: x is complete, and the room for the results is the process's to write.
+    // This waits for the stream: x is complete, and the process may write to the results.
     on_device({{"x", x.get()}}, x->ordinal, stream);
     gp.posterior(x->doubles(), q, out);
   });
@@ -116,7 +130,14 @@ py::tuple posterior(const Gp& gp, const CudaArray& x, std::uintptr_t stream_, Pa
 
 }  // namespace
 
-void bind_device_models(py::module_& m) {
+void bind_cuda_models(py::module_& m) {
+  bind_process<Gp>(
+      m, "CudaGaussianProcess", "Incremental Gaussian process on a CUDA device.",
+      [](NetworkPtr net, int ordinal) { return std::make_unique<Gp>(std::move(net), ordinal); },
+      "ordinal"_a);
+  bind_pool_of<Pool<Cuda>>(m, "CudaPool", "Pool on a CUDA device, which copies the embeddings.",
+                           py::init(&make_cuda_pool), "embeddings"_a, "mean"_a, "scale"_a,
+                           "ordinal"_a = 0);
   m.def("cuda_array_gram", &gram, "network"_a, "X"_a, "Y"_a, "precision"_a, "stream"_a);
   m.def("cuda_array_diag", &diag, "network"_a, "X"_a, "stream"_a);
   m.def("cuda_array_gradient", &gradient, "network"_a, "x"_a, "X"_a, "stream"_a);

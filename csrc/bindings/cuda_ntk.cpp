@@ -1,4 +1,4 @@
-// The kernel on a CUDA device, from NumPy arrays to NumPy arrays.
+// Bindings of the kernel on a CUDA device, from NumPy arrays to NumPy arrays.
 #include "bindings/cuda_ntk.hpp"
 #include "bindings/bindings.hpp"
 #include "cuda/runtime/device.hpp"
@@ -9,7 +9,7 @@ GramPrecision gram_precision(const std::string& name) {
   if (name == "float64") return GramPrecision::Float64;
   if (name == "float32") return GramPrecision::Float32;
   if (name == "tf32x3") return GramPrecision::Tf32x3;
-  throw ConfigError("precision '" + name + "': expected 'float64', 'float32' or 'tf32x3'");
+  throw ConfigError("precision: expected 'float64', 'float32' or 'tf32x3', got '" + name + "'");
 }
 
 namespace {
@@ -17,7 +17,7 @@ namespace {
 Array points(const Network& net, const py::object& X, const char* name) {
   return doubles(X, name, 2, static_cast<py::ssize_t>(net.dim()));
 }
-// Of any precision.
+// Return an array of any precision.
 py::array embeddings(const Network& net, const py::object& X, const char* name) {
   const py::array a = contiguous(X, name);
   const Precision precision = precision_of(a, name);
@@ -77,15 +77,15 @@ double cuda_gradient_prior_trace(const NetworkPtr& net, const py::object& x_, in
   return NtkOnHost{*net, ordinal}.gradient_prior_trace(x.data());
 }
 
-// C (batch, m, n) += op(A) op(B) for the tests and the benchmarks. `lower_a`: NaNs may stand right
-// of A's diagonal. k, the columns of op(A), may be less than the arrays have.
+// Compute C (batch, m, n) += op(A) op(B), for tests and benchmarks. With `lower_a`, entries right
+// of A's diagonal may be NaN. k, the columns of op(A), may be less than the arrays have.
 Array cuda_gemm(const py::object& A_, const py::object& B_, const py::object& C_, std::size_t k,
                 bool transpose_a, bool transpose_b, bool add, bool lower_a, bool lower_c,
                 int ordinal) {
   const auto matrices = [](const py::object& object, const char* name) {
     const py::array a = contiguous(object, name);
     if (!py::isinstance<Array>(a) || a.ndim() != 3)
-      throw ArrayError(std::string(name) + ": expected float64 of three dimensions");
+      throw ArrayError(std::string(name) + ": expected float64 with three dimensions");
     return py::reinterpret_borrow<Array>(a);
   };
   const auto size = [](const Array& a, int axis) {
@@ -98,7 +98,9 @@ Array cuda_gemm(const py::object& A_, const py::object& B_, const py::object& C_
                     size(A, 1) == (transpose_a ? k : p.m) && p.lda >= (transpose_a ? p.m : k) &&
                     size(B, 1) == (transpose_b ? p.n : k) && p.ldb >= (transpose_b ? k : p.n) &&
                     (!lower_a || p.m == k);
-  if (!fits) throw ArrayError("A, B, C: shapes that make no product");
+  if (!fits)
+    throw ArrayError("A, B, C: incompatible shapes " + shape_of(A) + ", " + shape_of(B) + " and " +
+                     shape_of(C) + " for k = " + std::to_string(k));
   require_cuda(ordinal);
   Array out({C.shape(0), C.shape(1), C.shape(2)}, C.data());
   double* to = out.mutable_data();
@@ -109,7 +111,7 @@ Array cuda_gemm(const py::object& A_, const py::object& B_, const py::object& C_
 
 }  // namespace
 
-void bind_ntk_cuda(py::module_& m) {
+void bind_cuda_ntk(py::module_& m) {
   m.def("cuda_gram", &cuda_gram, "network"_a, "X"_a, "Y"_a, "precision"_a, "ordinal"_a);
   m.def("cuda_diag", &cuda_diag, "network"_a, "X"_a, "ordinal"_a);
   m.def("cuda_gradient", &cuda_gradient, "network"_a, "x"_a, "X"_a, "ordinal"_a);

@@ -1,4 +1,4 @@
-// What the bindings of the kernel on a device share.
+// Declarations shared by the bindings of the kernel on a device.
 #pragma once
 
 #include <string>
@@ -7,7 +7,7 @@
 
 namespace zopo {
 
-// ConfigError for a name that is none.
+// Parse the name of a precision; ConfigError for an unknown one.
 GramPrecision gram_precision(const std::string& name);
 
 }  // namespace zopo

@@ -1,4 +1,4 @@
-// The posterior over a region of candidates.
+// Binding of the posterior over a region of candidates (search/region_posterior.hpp).
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -17,17 +17,17 @@ namespace {
 
 Doubles nuggets_of(const py::object& nuggets_) {
   const Array nuggets = doubles(nuggets_, "nuggets", 1);
-  if (rows(nuggets) == 0) throw ArrayError("nuggets: at least one noise level is needed");
+  if (rows(nuggets) == 0) throw ArrayError("nuggets: expected at least one noise level");
   for (std::size_t g = 0; g < rows(nuggets); ++g)
     if (!(nuggets.data()[g] >= 0.0)) throw ArrayError("nuggets: a variance cannot be negative");
   return {nuggets.data(), nuggets.data() + nuggets.size()};
 }
 
-constexpr double kLargest = 1e150;  // of a score, whose square is taken
+constexpr double kMaxScore = 1e150;  // a score is squared
 
 void checked_score(double y, const char* name) {
-  if (!(std::abs(y) <= kLargest))
-    throw ArrayError(std::string(name) + ": NaN, infinity, or a number beyond 1e150");
+  if (!(std::abs(y) <= kMaxScore))
+    throw ArrayError(std::string(name) + ": must be finite and at most 1e150 in magnitude");
 }
 
 double positive(double value, const char* name) {
@@ -40,10 +40,11 @@ std::unique_ptr<RegionPosterior> of_points(const py::object& X_, std::size_t dep
                                            double bias, bool ntk, double scale,
                                            const py::object& nuggets_, std::size_t capacity) {
   const Array X = doubles(X_, "X", 2);
-  if (rows(X) == 0 || X.shape(1) == 0) throw ArrayError("X: expected points, got " + shape_of(X));
+  if (rows(X) == 0 || X.shape(1) == 0)
+    throw ArrayError("X: expected at least one point and one dimension, got shape " + shape_of(X));
   if (depth < 1) throw ArrayError("depth: must be at least 1");
   if (!(bias >= 0.0) || std::isinf(bias))
-    throw ArrayError("bias_variance: must be finite and >= 0");
+    throw ArrayError("bias_variance: must be finite and not negative");
   const ArcCosine kernel{depth, positive(weight, "weight_variance"), bias, ntk,
                          positive(scale, "scale")};
   const Doubles nuggets = nuggets_of(nuggets_);
@@ -56,7 +57,7 @@ std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object&
                                          std::size_t capacity) {
   const Array K = doubles(K_, "K", 2);
   if (rows(K) == 0 || K.shape(1) != K.shape(0))
-    throw ArrayError("K: expected a square matrix, got " + shape_of(K));
+    throw ArrayError("K: expected a square matrix, got shape " + shape_of(K));
   const Doubles nuggets = nuggets_of(nuggets_);
   const py::gil_scoped_release nogil;
   return std::make_unique<RegionPosterior>(K.data(), rows(K), nuggets, capacity);
@@ -66,7 +67,7 @@ void append(RegionPosterior& region, py::ssize_t column, double y, double noise)
   const std::size_t at = checked_index(column, region.columns(), "column");
   checked_score(y, "y");
   if (!(noise >= 0.0) || std::isinf(noise))
-    throw ArrayError("noise: a variance is finite and not negative");
+    throw ArrayError("noise: a variance must be finite and not negative");
   locked(region, [&] { region.append(at, y, noise); });
 }
 
@@ -91,7 +92,7 @@ py::tuple posterior(const RegionPosterior& region) {
 
 }  // namespace
 
-void bind_region(py::module_& m) {
+void bind_region_posterior(py::module_& m) {
   py::class_<RegionPosterior>(m, "RegionPosterior",
                               "The posterior at every candidate of a region, over noise levels.")
       .def(py::init(&of_points), "X"_a, "depth"_a, "weight_variance"_a, "bias_variance"_a, "ntk"_a,

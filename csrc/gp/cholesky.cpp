@@ -1,3 +1,4 @@
+// Incremental Cholesky factor (gp/cholesky.hpp).
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -7,11 +8,9 @@
 
 namespace zopo {
 
-template <>
-void Cholesky<Cpu>::reserve(std::size_t n) {
+void Cholesky::reserve(std::size_t n) {
   if (n <= stride_) return;
-  // Rows start on a cache line, and the stride is odd in lines so that columns spread over the
-  // sets.
+  // Rows start on a cache line. An odd number of lines a row spreads columns over the cache sets.
   std::size_t stride = std::max<std::size_t>(2 * stride_, 56);
   stride = std::max(stride, n);
   stride = (stride + 7) / 8 * 8;
@@ -23,8 +22,7 @@ void Cholesky<Cpu>::reserve(std::size_t n) {
   stride_ = stride;
 }
 
-template <>
-bool Cholesky<Cpu>::append(const double* a, double diagonal) {
+bool Cholesky::append(const double* a, double diagonal) {
   reserve(n_ + 1);
   double* row = C_.data() + n_ * stride_;
   std::copy_n(a, n_, row);
@@ -38,8 +36,7 @@ bool Cholesky<Cpu>::append(const double* a, double diagonal) {
   return true;
 }
 
-template <>
-void Cholesky<Cpu>::remove(std::size_t i) {
+void Cholesky::remove(std::size_t i) {
   Doubles cosine(n_), sine(n_);
   // Row j of the new factor is row j + 1 of the old one without column i, rotated so that the old
   // column i is folded into the columns after it.
@@ -61,23 +58,17 @@ void Cholesky<Cpu>::remove(std::size_t i) {
   --n_;
 }
 
-template <>
-void Cholesky<Cpu>::solve_lower(double* b) const {
-  simd().solve_lower(C_.data(), stride_, n_, b);
-}
+void Cholesky::solve_lower(double* b) const { simd().solve_lower(C_.data(), stride_, n_, b); }
 
-template <>
-void Cholesky<Cpu>::solve_lower_transposed(double* b) const {
+void Cholesky::solve_lower_transposed(double* b) const {
   simd().solve_lower_transposed(C_.data(), stride_, n_, b);
 }
 
-template <>
-void Cholesky<Cpu>::solve_lower_rows(double* B, std::size_t ldb, std::size_t cols) const {
+void Cholesky::solve_lower_rows(double* B, std::size_t ldb, std::size_t cols) const {
   simd().solve_lower_rows(C_.data(), stride_, n_, B, ldb, cols);
 }
 
-template <>
-double Cholesky<Cpu>::log_determinant() const {
+double Cholesky::log_determinant() const {
   double s = 0.0;
   for (std::size_t i = 0; i < n_; ++i) s += std::log((*this)(i, i));
   return 2.0 * s;

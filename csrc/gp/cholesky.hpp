@@ -1,18 +1,17 @@
-// Incremental Cholesky factor A = C C^T of a growing and shrinking positive definite matrix.
+// Incremental Cholesky factor A = C C^T of a growing and shrinking positive definite matrix, on the
+// CPU. The CUDA twin keeps C^-1 beside C (cuda/gp/cholesky.cu).
 //
-// C is (n, n) lower triangular, row-major with leading dimension stride(): appending a row touches
-// nothing else, so that dropping the last one is free.
+// C is (n, n) lower triangular, row-major with leading dimension stride(). Appending a row touches
+// no other row, so dropping the last one costs nothing.
 #pragma once
 
 #include <cstddef>
 #include <vector>
 
 #include "base/aligned.hpp"
-#include "base/device.hpp"
 
 namespace zopo {
 
-template <class Device>
 class Cholesky {
  public:
   std::size_t size() const { return n_; }
@@ -20,14 +19,14 @@ class Cholesky {
   const double* data() const { return C_.data(); }
   double operator()(std::size_t i, std::size_t j) const { return C_[i * stride_ + j]; }
 
-  // A grows by the row (a, diagonal), a (n,): solve C c = a, the pivot is diagonal - |c|^2. O(n^2).
-  // False, and nothing changed, when the pivot is not positive beyond rounding (n eps diagonal).
+  // Grow A by the row (a, diagonal), a (n,): solve C c = a; the pivot is diagonal - |c|^2. O(n^2).
+  // Returns false and changes nothing when the pivot is not positive beyond rounding, 4 (n + 1) eps
+  // diagonal.
   bool append(const double* a, double diagonal);
-  // A loses its last row and column. O(1).
-  void pop() { --n_; }
+  // Keep the first n rows and columns. O(1).
   void truncate(std::size_t n) { n_ = n; }
-  // A loses row and column i: the trailing block takes a rank-one update by Givens rotations
-  // (positive, hence stable). O((n - i)^2).
+  // Remove row and column i: Givens rotations apply a rank-one update to the trailing block. The
+  // update is positive, hence stable. O((n - i)^2).
   void remove(std::size_t i);
 
   void solve_lower(double* b) const;                                          // b <- C^-1 b

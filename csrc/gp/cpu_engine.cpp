@@ -1,3 +1,4 @@
+// CPU engine of the Gaussian process (gp/engine.hpp). The CUDA twin is cuda/gp/engine.cu.
 #include "gp/cpu_engine.hpp"
 
 #include <algorithm>
@@ -16,23 +17,22 @@ void GpEngine<Cpu>::add(const double* X, const double* y, const double* noise, s
 bool GpEngine<Cpu>::extend(std::size_t from, double jitter) {
   const std::size_t n = size(), count = n - from;
   Doubles K(count * n);
-  if (count == 1) {  // the usual step: one row, no packing
+  if (count == 1) {  // the usual step: one row needs no packing
     Doubles gamma((net_->layers() + 1) * n);
-    ntk_row<Cpu>(*net_, points_.row(*net_, from), points_.view(), K.data(), gamma.data());
+    ntk_row(*net_, points_.row(*net_, from), points_.view(), K.data(), gamma.data());
   } else {
     const auto all = points_.view();
     const PointsView added = {count, all.x + from * net_->dim(), all.h + from * net_->hidden(),
                               all.D + from * net_->hidden()};
-    ntk_gram<Cpu>(*net_, added, all, false, K.data(), n);
+    ntk_gram(*net_, added, all, false, K.data(), n);
   }
   return factorise(factor_, from, n, K.data(), n, noise_.data(), jitter);
 }
 
-// Appends rows [from, to) of K + diag(noise) + jitter I, K's row i at K + (i - from) ldk; on
-// failure the factor is back at `from` rows.
-bool GpEngine<Cpu>::factorise(Cholesky<Cpu>& factor, std::size_t from, std::size_t to,
-                              const double* K, std::size_t ldk, const double* noise,
-                              double jitter) {
+// Append rows [from, to) of K + diag(noise) + jitter I to the factor; row i of K is at
+// K + (i - from) ldk. On failure the factor is back at `from` rows.
+bool GpEngine<Cpu>::factorise(Cholesky& factor, std::size_t from, std::size_t to, const double* K,
+                              std::size_t ldk, const double* noise, double jitter) {
   for (std::size_t i = from; i < to; ++i) {
     const double* row = K + (i - from) * ldk;
     if (!factor.append(row, row[i] + noise[i] + jitter)) {
@@ -46,7 +46,7 @@ bool GpEngine<Cpu>::factorise(Cholesky<Cpu>& factor, std::size_t from, std::size
 GpEngine<Cpu>::Gram GpEngine<Cpu>::gram() const {
   const std::size_t n = size();
   Gram K(n * n);
-  ntk_gram<Cpu>(*net_, points_.view(), points_.view(), true, K.data(), n);
+  ntk_gram(*net_, points_.view(), points_.view(), true, K.data(), n);
   return K;
 }
 
@@ -58,7 +58,7 @@ double GpEngine<Cpu>::mean_diagonal(const Gram& K) const {
 }
 
 bool GpEngine<Cpu>::refactor(const Gram& K, double jitter) {
-  Cholesky<Cpu> fresh;
+  Cholesky fresh;
   if (!factorise(fresh, 0, size(), K.data(), size(), noise_.data(), jitter)) return false;
   factor_ = std::move(fresh);
   stale();
@@ -106,8 +106,8 @@ const Explained& GpEngine<Cpu>::explained() {
 
 void GpEngine<Cpu>::posterior(const double* X, std::size_t q, const PosteriorOut& out) {
   const std::size_t n = size(), d = net_->dim();
-  // The matrices of explained() cost about n^3 + n^2 d, a point without them n^2 d / 2. The choice
-  // depends on sizes alone, so that the same call gives the same bits.
+  // explained() costs about n^3 + n^2 d in all, a point without it n^2 d / 2. The choice depends
+  // on sizes alone, so that the same call gives the same bits.
   const bool shared = out.uncertainty && n > 0 && (n <= 2 * d || q * d > 2 * n);
   const Fit fit = {*net_,          points_.view(),
                    factor_.data(), factor_.stride(),
@@ -118,14 +118,14 @@ void GpEngine<Cpu>::posterior(const double* X, std::size_t q, const PosteriorOut
 void GpEngine<Cpu>::gradient_covariance(const double* x, double* out) {
   const std::size_t n = size(), d = net_->dim();
   Doubles h(net_->hidden()), D(net_->hidden());
-  ntk_features<Cpu>(*net_, x, 1, h.data(), D.data());
+  ntk_features(*net_, x, 1, h.data(), D.data());
   const PointsView point = {1, x, h.data(), D.data()};
   Linearization at;
-  ntk_linearize<Cpu>(*net_, point, at);
-  ntk_gradient_prior<Cpu>(*net_, at, out);
+  ntk_linearize(*net_, point, at);
+  ntk_gradient_prior(*net_, at, out);
   Doubles k(n), gamma((net_->layers() + 1) * n), G(n * d);
-  ntk_row<Cpu>(*net_, point, points_.view(), k.data(), gamma.data());
-  ntk_gradient_rows<Cpu>(*net_, at, points_.view(), gamma.data(), G.data());
+  ntk_row(*net_, point, points_.view(), k.data(), gamma.data());
+  ntk_gradient_rows(*net_, at, points_.view(), gamma.data(), G.data());
   factor_.solve_lower_rows(G.data(), d, d);
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < d; ++j)

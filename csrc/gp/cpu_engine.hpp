@@ -1,5 +1,5 @@
-// The Gaussian process's engine on the CPU: points in growing arrays, an incremental Cholesky
-// factor.
+// CPU engine of the Gaussian process: points in growing arrays and an incremental Cholesky factor.
+// The CUDA twin is cuda/gp/engine.hpp.
 #pragma once
 
 #include <cstddef>
@@ -12,24 +12,27 @@
 
 namespace zopo {
 
-// What tr(G^T A^-1 G) needs of the observations when G = diag(c) X + P W_0 (see ntk_linearize):
-// H = A^-1 o X X^T (n, n) and S = X W_0^T (n, width[1]); it is then
-//   c^T H c + 2 sum(C^-1 P o C^-1 diag(c) S) + sum(C^-1 P o C^-1 P W_0 W_0^T).
+// Terms of tr(G^T A^-1 G) that depend on the observations alone, where G = diag(c) X + P W_0 (see
+// Linearization): H = A^-1 o X X^T (n, n) and S = X W_0^T (n, width[1]). The trace is
+//   c^T H c + 2 sum(C^-1 P o C^-1 diag(c) S) + sum(C^-1 P o C^-1 P W_0 W_0^T)
+// which expands sum(A^-1 o G G^T).
 struct Explained {
   Doubles H, S;
 };
 
-// Everything a posterior is computed from, read-only while threads work on it.
+// Inputs of a posterior, read-only while threads work on them.
 struct Fit {
   const Network& net;
   PointsView points;
   const double* C;  // (n, n) lower triangular, leading dimension ldc
   std::size_t ldc;
   const double* alpha;         // (n,)
-  const Explained* explained;  // null: the derivative's covariance by G itself, O(n^2 d) a point
+  const Explained* explained;  // null: form G itself for the gradient covariance, O(n^2 d) a point
 };
 
+// Evaluate the posterior at X (q, d).
 void posterior_points(const Fit& fit, const double* X, std::size_t q, const PosteriorOut& out);
+// Compute the shared terms, O(n^3 + n^2 d).
 Explained explain(const Network& net, PointsView points, const double* C, std::size_t ldc);
 
 template <>
@@ -55,16 +58,16 @@ class GpEngine<Cpu> {
   GpState state() const { return {points_.x, y_, noise_}; }
 
  private:
-  static bool factorise(Cholesky<Cpu>& factor, std::size_t from, std::size_t to, const double* K,
+  static bool factorise(Cholesky& factor, std::size_t from, std::size_t to, const double* K,
                         std::size_t ldk, const double* noise, double jitter);
   void stale() { alpha_stale_ = explained_stale_ = true; }
   const double* alpha();
   const Explained& explained();
 
   std::shared_ptr<const Network> net_;
-  Points<Cpu> points_;
+  Points points_;
   Doubles y_, noise_;
-  Cholesky<Cpu> factor_;
+  Cholesky factor_;
   Doubles alpha_;
   bool alpha_stale_ = true;
   Explained explained_;

@@ -1,11 +1,14 @@
-// Gaussian process with the neural tangent kernel: host logic, written once over the device.
+// Gaussian process with the neural tangent kernel: host logic, written once for all devices.
 //
 //   A = K + diag(noise) = C C^T,  alpha = A^-1 y,  k_x = k(X, x),  G = dk(x, X)/dx (n, d)
-//   mean k_x^T alpha             variance k(x, x) - |C^-1 k_x|^2
-//   gradient G^T alpha           gradient covariance d2k - (C^-1 G)^T (C^-1 G)
+//   mean      k_x^T alpha        variance             k(x, x) - |C^-1 k_x|^2
+//   gradient  G^T alpha          gradient covariance  d2k - (C^-1 G)^T (C^-1 G)
 //
-// K and the noise are raw here: nothing is rescaled. What is kept of the observations, and how the
-// factor and the posterior are computed, is the engine of the device (gp/engine.hpp).
+// (Rasmussen & Williams 2006, eqs. 2.25, 2.26 and section 9.4.) K and the noise are raw: nothing is
+// rescaled. The device's engine (gp/engine.hpp) holds the observations and the factor and evaluates
+// the posterior. Users include the engine of their device beside this header: gp/cpu_engine.hpp or
+// cuda/gp/engine.hpp. Members are defined in gp/gaussian_process.inl, which one source per device
+// includes.
 #pragma once
 
 #include <cstddef>
@@ -13,32 +16,30 @@
 #include <mutex>
 #include <utility>
 
-#include "gp/cpu_engine.hpp"
-#ifdef ZOPO_HAS_CUDA
-#include "cuda/gp/engine.hpp"
-#endif
+#include "gp/engine.hpp"
+#include "ntk/ntk.hpp"
 
 namespace zopo {
 
 template <class Device>
 class GaussianProcess {
  public:
-  // `where`: what else the device's engine is made with (its ordinal).
+  // `where`: further arguments of the device's engine (its ordinal).
   template <class... Where>
   explicit GaussianProcess(std::shared_ptr<const Network> net, Where... where)
       : net_(std::move(net)), engine_(net_, where...) {}
 
   std::size_t size() const { return engine_.size(); }
   const Network& network() const { return *net_; }
-  // What had to be added to the diagonal to factorise; 0 as a rule.
+  // Return the jitter added to the diagonal; usually 0.
   double jitter() const { return jitter_; }
 
-  // X (count, d), y and noise (count,). All or nothing: NotPositiveDefiniteError leaves the
-  // object as it was.
+  // Append X (count, d) with y and noise (count,), all or nothing: NotPositiveDefiniteError leaves
+  // the object unchanged.
   void append(const double* X, const double* y, const double* noise, std::size_t count);
   void pop();
   void remove(std::size_t i);
-  // Same points, other scores, (n,); O(n^2) at the next use. ArrayError for another number of them.
+  // Replace the scores, (n,); O(n^2) at the next use. ArrayError for another number of scores.
   void set_targets(const double* y, std::size_t n);
 
   void posterior(const double* X, std::size_t q, PosteriorOut out) const;
@@ -52,7 +53,7 @@ class GaussianProcess {
   void rebuild_with_jitter();
 
   std::shared_ptr<const Network> net_;
-  mutable GpEngine<Device> engine_;  // a question may bring up to date what follows from the data
+  mutable GpEngine<Device> engine_;  // queries bring derived quantities up to date
   double jitter_ = 0.0;
   mutable std::mutex mutex_;
 };

@@ -1,5 +1,6 @@
-// The posterior at many points: blocks of them share each pass over the observations, as products
-// of small matrices; a point on its own is a row against them. Threads split the points.
+// Posterior of the CPU engine at many points. Blocks of points share each pass over the
+// observations as products of small matrices; a lone point is a row against them. Threads split the
+// points. The CUDA twins are cuda/gp/posterior.cu (one point) and cuda/gp/posterior_many.cu.
 #include <algorithm>
 #include <cmath>
 
@@ -10,17 +11,17 @@
 namespace zopo {
 namespace {
 
-constexpr std::size_t kBlock = 48;  // points a block
-constexpr std::size_t kAlone = 8;   // fewer points than this are taken one by one
+constexpr std::size_t kBlock = 48;    // points a block
+constexpr std::size_t kMinBlock = 8;  // a block of fewer points is evaluated point by point
 using Column = Doubles;
 
-// (rows, cols) with leading dimension lda, transposed into T (cols, rows).
+// Transpose A (rows, cols), leading dimension lda, into T (cols, rows).
 void transpose(const double* A, std::size_t lda, std::size_t rows, std::size_t cols, double* T) {
   for (std::size_t i = 0; i < rows; ++i)
     for (std::size_t j = 0; j < cols; ++j) T[j * rows + i] = A[i * lda + j];
 }
 
-// What all blocks share of the observations.
+// Arrays derived from the observations that all blocks share.
 struct Observed {
   std::vector<Column> D;  // D_l(X)^T (width[l + 1], n), l < layers
   Column last;            // sum_i alpha_i h_L(X_i)
@@ -63,7 +64,7 @@ void Block::at(const double* X, std::size_t begin, std::size_t q) {
   const auto& net = fit_.net;
   h_.resize(q * net.hidden());
   D_.resize(q * net.hidden());
-  ntk_features<Cpu>(net, X, q, h_.data(), D_.data());
+  ntk_features(net, X, q, h_.data(), D_.data());
   const PointsView x = {q, X, h_.data(), D_.data()};
   const auto row = [&](std::size_t i) {
     return PointsView{1, X + i * net.dim(), h_.data() + i * net.hidden(),
@@ -72,7 +73,7 @@ void Block::at(const double* X, std::size_t begin, std::size_t q) {
   if (out_.variance_gradient)
     for (std::size_t i = 0; i < q; ++i)
       variance_gradient(row(i), out_.variance_gradient + (begin + i) * net.dim());
-  if (q < kAlone) {
+  if (q < kMinBlock) {
     for (std::size_t i = 0; i < q; ++i) one(row(i), begin + i);
     return;
   }
@@ -83,7 +84,7 @@ void Block::at(const double* X, std::size_t begin, std::size_t q) {
     K_.resize(n);
     gamma_.resize((net.layers() + 1) * n);
     for (std::size_t i = 0; i < q; ++i) {
-      ntk_row<Cpu>(net, row(i), fit_.points, K_.data(), gamma_.data());
+      ntk_row(net, row(i), fit_.points, K_.data(), gamma_.data());
       out_.uncertainty[begin + i] = uncertainty(row(i), gamma_.data());
     }
   }
@@ -95,40 +96,41 @@ void Block::one(PointsView x, std::size_t i) {
   const std::size_t n = fit_.points.n, d = net.dim();
   K_.resize(n);
   gamma_.resize((net.layers() + 1) * n);
-  ntk_row<Cpu>(net, x, fit_.points, K_.data(), gamma_.data());
+  ntk_row(net, x, fit_.points, K_.data(), gamma_.data());
   if (out_.mean) out_.mean[i] = isa.dot(K_.data(), fit_.alpha, n);
   if (out_.gradient)
-    ntk_gradient_mean<Cpu>(net, x, fit_.points, gamma_.data(), fit_.alpha, out_.gradient + i * d);
+    ntk_gradient_mean(net, x, fit_.points, gamma_.data(), fit_.alpha, out_.gradient + i * d);
   if (out_.uncertainty) out_.uncertainty[i] = uncertainty(x, gamma_.data());
   if (out_.variance) {
     double prior;
-    ntk_diag<Cpu>(net, x, &prior);
+    ntk_diag(net, x, &prior);
     isa.solve_lower(fit_.C, fit_.ldc, n, K_.data());
     out_.variance[i] = std::max(0.0, prior - isa.dot(K_.data(), K_.data(), n));
   }
 }
 
-// Mean k_x^T alpha and variance k(x, x) - |C^-1 k_x|^2, with K (n, q) a column a point.
+// Compute mean k_x^T alpha and variance k(x, x) - |C^-1 k_x|^2, with a column of K (n, q) per
+// point.
 void Block::moments(PointsView x, std::size_t begin) {
   const auto& isa = simd();
   const std::size_t n = fit_.points.n, q = x.n;
   K_.resize(n * q);
-  ntk_gram<Cpu>(fit_.net, fit_.points, x, false, K_.data(), q);
+  ntk_gram(fit_.net, fit_.points, x, false, K_.data(), q);
   if (out_.mean) {
     std::fill_n(out_.mean + begin, q, 0.0);
     isa.matvec_transposed(K_.data(), q, n, q, fit_.alpha, out_.mean + begin);
   }
   if (!out_.variance) return;
   double* variance = out_.variance + begin;
-  ntk_diag<Cpu>(fit_.net, x, variance);
+  ntk_diag(fit_.net, x, variance);
   isa.solve_lower_rows(fit_.C, fit_.ldc, n, K_.data(), q, q);
   for (std::size_t i = 0; i < n; ++i)
     for (std::size_t j = 0; j < q; ++j) variance[j] -= K_[i * q + j] * K_[i * q + j];
   for (std::size_t j = 0; j < q; ++j) variance[j] = std::max(0.0, variance[j]);
 }
 
-// sum_l J_l(x)^T r_l with r_l = sum_i alpha_i gamma_li h_l(X_i): the r_l as products, then the
-// chain J_l = diag(1[h_l > 0]) W_{l-1} J_{l-1} backwards.
+// Compute sum_l J_l(x)^T r_l with r_l = sum_i alpha_i gamma_li h_l(X_i): the r_l are matrix
+// products; the chain J_l = diag(1[h_l > 0]) W_{l-1} J_{l-1} then runs backwards.
 void Block::gradients(PointsView x, std::size_t begin) {
   const auto& net = fit_.net;
   const auto& isa = simd();
@@ -144,7 +146,7 @@ void Block::gradients(PointsView x, std::size_t begin) {
     for (std::size_t j = 0; j < q; ++j)
       for (std::size_t u = 0; u < w; ++u)
         if (!(active[j * S + u] > 0.0)) v_[j * w + u] = 0.0;
-    // gamma_{l-1} (q, n) = D_{l-1}(x).D_{l-1}(X), times alpha.
+    // gamma_{l-1} (q, n) = D_{l-1}(x).D_{l-1}(X), times alpha
     isa.gemm(q, n, w, x.D + net.offset(l), S, seen_.D[l - 1].data(), n, gamma_.data(), n, false);
     for (std::size_t j = 0; j < q; ++j)
       for (std::size_t i = 0; i < n; ++i) gamma_[j * n + i] *= fit_.alpha[i];
@@ -157,21 +159,21 @@ void Block::gradients(PointsView x, std::size_t begin) {
   }
 }
 
-// tr of the derivative's covariance at one point; gamma as ntk_row gives it.
+// Compute the trace of the gradient covariance at one point, from gamma as ntk_row() fills it.
 double Block::uncertainty(PointsView x, const double* gamma) {
   const auto& net = fit_.net;
   const auto& isa = simd();
   const std::size_t n = fit_.points.n, d = net.dim(), w = net.width(1);
-  ntk_linearize<Cpu>(net, x, at_);
+  ntk_linearize(net, x, at_);
   if (!fit_.explained) {
     PS_.resize(n * d);
-    ntk_gradient_rows<Cpu>(net, at_, fit_.points, gamma, PS_.data());
+    ntk_gradient_rows(net, at_, fit_.points, gamma, PS_.data());
     isa.solve_lower_rows(fit_.C, fit_.ldc, n, PS_.data(), d, d);
     return std::max(0.0, at_.prior_trace - isa.dot(PS_.data(), PS_.data(), n * d));
   }
   const std::size_t a = at_.a, on = at_.on.size();
   PS_.resize(n * 2 * a);
-  ntk_remainder<Cpu>(net, at_, fit_.points, gamma, PS_.data(), 2 * a, work_);
+  ntk_remainder(net, at_, fit_.points, gamma, PS_.data(), 2 * a, work_);
   for (std::size_t i = 0; i < n; ++i) {
     double* cS = PS_.data() + i * 2 * a + a;
     for (std::size_t j = 0; j < on; ++j) cS[j] = gamma[i] * fit_.explained->S[i * w + at_.on[j]];
@@ -190,21 +192,21 @@ double Block::uncertainty(PointsView x, const double* gamma) {
   return std::max(0.0, at_.prior_trace - explained);
 }
 
-// dk(x, x)/dx is twice the derivative by the first argument, for k is symmetric; G^T A^-1 k_x is
-// that of the mean with A^-1 k_x for alpha.
+// k is symmetric, so dk(x, x)/dx is twice the derivative by the first argument. G^T A^-1 k_x is the
+// gradient of a mean whose alpha is A^-1 k_x.
 void Block::variance_gradient(PointsView x, double* out) {
   const auto& net = fit_.net;
   const std::size_t n = fit_.points.n, d = net.dim();
   K_.resize(std::max<std::size_t>(n, 1));
   gamma_.resize((net.layers() + 1) * std::max<std::size_t>(n, 1));
   work_.resize(std::max(work_.size(), d));
-  ntk_row<Cpu>(net, x, fit_.points, K_.data(), gamma_.data());
+  ntk_row(net, x, fit_.points, K_.data(), gamma_.data());
   simd().solve_lower(fit_.C, fit_.ldc, n, K_.data());
   simd().solve_lower_transposed(fit_.C, fit_.ldc, n, K_.data());
-  ntk_gradient_mean<Cpu>(net, x, fit_.points, gamma_.data(), K_.data(), work_.data());
-  ntk_row<Cpu>(net, x, x, K_.data(), gamma_.data());
+  ntk_gradient_mean(net, x, fit_.points, gamma_.data(), K_.data(), work_.data());
+  ntk_row(net, x, x, K_.data(), gamma_.data());
   const double one = 1.0;
-  ntk_gradient_mean<Cpu>(net, x, x, gamma_.data(), &one, out);
+  ntk_gradient_mean(net, x, x, gamma_.data(), &one, out);
   for (std::size_t j = 0; j < d; ++j) out[j] = 2.0 * (out[j] - work_[j]);
 }
 
@@ -234,7 +236,7 @@ Explained explain(const Network& net, PointsView points, const double* C, std::s
   Explained out;
   out.H.resize(n * n);
   out.S.resize(n * w);
-  // C^-1 and X, transposed, so that A^-1 = C^-T C^-1 and X X^T are products of rows.
+  // Transpose C^-1 and X, so that A^-1 = C^-T C^-1 and X X^T are products of rows.
   Column inverse(n * n, 0.0), left(n * n), XT(d * n);
   for (std::size_t i = 0; i < n; ++i) inverse[i * n + i] = 1.0;
   isa.solve_lower_rows(C, ldc, n, inverse.data(), n, n);

@@ -1,3 +1,6 @@
+// CPU engine of the tangent kernel (ntk/ntk.hpp): the network, the features of points, and the
+// kernel with its derivatives. The CUDA twin is cuda/ntk/ (network.cu, features.cu, gram.cu,
+// ntk.cu).
 #include <algorithm>
 
 #include "base/error.hpp"
@@ -27,21 +30,15 @@ Network::Network(std::vector<std::size_t> width, std::vector<Doubles> weights,
     simd().matvec(weight(0), d, w, d, weight(0) + i * d, first_gram_.data() + i * w);
 }
 
-template <>
-void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D,
-                       double* first);
-
-template <>
-void Points<Cpu>::append(const Network& net, const double* X, std::size_t count) {
+void Points::append(const Network& net, const double* X, std::size_t count) {
   x.insert(x.end(), X, X + count * net.dim());
   h.resize((n + count) * net.hidden());
   D.resize((n + count) * net.hidden());
-  ntk_features<Cpu>(net, X, count, h.data() + n * net.hidden(), D.data() + n * net.hidden());
+  ntk_features(net, X, count, h.data() + n * net.hidden(), D.data() + n * net.hidden());
   n += count;
 }
 
-template <>
-void Points<Cpu>::erase(const Network& net, std::size_t i) {
+void Points::erase(const Network& net, std::size_t i) {
   const auto drop = [i](Doubles& v, std::size_t row) {
     v.erase(v.begin() + i * row, v.begin() + (i + 1) * row);
   };
@@ -51,17 +48,15 @@ void Points<Cpu>::erase(const Network& net, std::size_t i) {
   --n;
 }
 
-template <>
-void Points<Cpu>::truncate(const Network& net, std::size_t count) {
+void Points::truncate(const Network& net, std::size_t count) {
   x.resize(count * net.dim());
   h.resize(count * net.hidden());
   D.resize(count * net.hidden());
   n = count;
 }
 
-template <>
-void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, double* h, double* D,
-                       double* first) {
+void ntk_features(const Network& net, const double* X, std::size_t n, double* h, double* D,
+                  double* first) {
   const std::size_t L = net.layers(), S = net.hidden();
   const auto& isa = simd();
   const double work = static_cast<double>(n) * net.dim() * net.width(1);
@@ -82,7 +77,7 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
       in = out;
       ldin = S;
     }
-    // D_{l-1} lives at offset(l); D_{L-1} comes from the output row, since D_L = 1.
+    // D_{l-1} is stored at offset(l). D_L = 1, so D_{L-1} is the output row of weights, gated.
     for (std::size_t l = L; l >= 1; --l) {
       const std::size_t w = net.width(l);
       double* out = D + begin * S + net.offset(l);
@@ -99,7 +94,7 @@ void ntk_features<Cpu>(const Network& net, const double* X, std::size_t n, doubl
 
 namespace {
 
-// The pointers of GramOperand, alive as long as this object.
+// Owner of the pointer arrays that a GramOperand refers to.
 struct Operand {
   std::vector<const double*> h, D;
   std::vector<std::size_t> ldh;
@@ -118,8 +113,9 @@ struct Operand {
   }
 };
 
-// v (width[1],) <- the part of J_l(x)^T r_l, l >= 1, left of W_0: r_L is given in `v` (width[L]);
-// add(l, v) adds the contribution of layer l after the product with W_l.
+// Propagate r_L, given in `v` (width[L],), back to the first hidden layer; `v` (width[1],) is then
+// sum_{l >= 1} of the part of J_l(x)^T r_l to the left of W_0. After each product with W_l,
+// add(l, v) adds the term r_l of that layer.
 template <class Add>
 void backpropagate(const Network& net, const double* h, Doubles& v, Doubles& next, Add&& add) {
   for (std::size_t l = net.layers(); l >= 1; --l) {
@@ -135,24 +131,20 @@ void backpropagate(const Network& net, const double* h, Doubles& v, Doubles& nex
   }
 }
 
-}  // namespace
-
-namespace {
-
-// Room for numbers that an operation fills and drops. Fresh pages cost more than the filling: what
-// is small stays with the thread, one array for each use that lives at the same time.
+// Scratch array of one operation. Arrays of up to kMaxKept numbers are kept by the thread, one for
+// each simultaneous use, because touching fresh pages costs more than filling them.
 enum class Use { Panels, Left, Right };
 template <Use use>
 class Scratch {
  public:
-  explicit Scratch(std::size_t size) : own_(size > kKept ? size : 0) {
-    if (size <= kKept && kept().size() < size) kept().resize(size);
-    data_ = size > kKept ? own_.data() : kept().data();
+  explicit Scratch(std::size_t size) : own_(size > kMaxKept ? size : 0) {
+    if (size <= kMaxKept && kept().size() < size) kept().resize(size);
+    data_ = size > kMaxKept ? own_.data() : kept().data();
   }
   double* data() const { return data_; }
 
  private:
-  static constexpr std::size_t kKept = std::size_t{1} << 19;
+  static constexpr std::size_t kMaxKept = std::size_t{1} << 19;
   static Doubles& kept() {
     static thread_local Doubles numbers;
     return numbers;
@@ -180,9 +172,8 @@ std::size_t gram_panels(std::size_t n) { return (n + simd().gram_panel - 1) / si
 
 }  // namespace
 
-template <>
-void ntk_gram<Cpu>(const Network& net, PointsView a, PointsView b, bool lower, double* K,
-                   std::size_t ldk) {
+void ntk_gram(const Network& net, PointsView a, PointsView b, bool lower, double* K,
+              std::size_t ldk) {
   const Operand left(net, a), right(net, b);
   const auto& isa = simd();
   const Scratch<Use::Panels> packed(isa.gram_pack_size(right.view));
@@ -193,9 +184,8 @@ void ntk_gram<Cpu>(const Network& net, PointsView a, PointsView b, bool lower, d
   gram_product(net, left, right, panels, lower, K, ldk);
 }
 
-template <>
-void ntk_gram_points<Cpu>(const Network& net, const double* X, std::size_t n, const double* Y,
-                          std::size_t m, double* K) {
+void ntk_gram_points(const Network& net, const double* X, std::size_t n, const double* Y,
+                     std::size_t m, double* K) {
   const bool symmetric = Y == nullptr;
   const std::size_t S = net.hidden(), d = net.dim();
   const auto& isa = simd();
@@ -206,31 +196,30 @@ void ntk_gram_points<Cpu>(const Network& net, const double* X, std::size_t n, co
   const Operand right(net, {m, symmetric ? X : Y, h_right, h_right + m * S});
   const Scratch<Use::Panels> packed(isa.gram_pack_size(right.view));
   double* panels = packed.data();
-  // A thread takes a share of both: features of its rows, features of its panels' points, panels.
+  // Each part computes the features of its rows and of its panels' points, and packs its panels.
   const std::size_t count = gram_panels(m), panel = isa.gram_panel;
   if (count == 0) return;
   const double work = static_cast<double>((symmetric ? 0 : n) + m) * static_cast<double>(d) *
                       static_cast<double>(net.width(1));
   parallel_ranges(count, work, [&](std::size_t begin, std::size_t end) {
     const std::size_t first = begin * panel, last = std::min(m, end * panel);
-    ntk_features<Cpu>(net, right.view.h[0] + first * d, last - first, h_right + first * S,
-                      h_right + (m + first) * S);
+    ntk_features(net, right.view.h[0] + first * d, last - first, h_right + first * S,
+                 h_right + (m + first) * S);
     isa.gram_pack(right.view, begin, end, panels);
     if (symmetric) return;
     const std::size_t from = n * begin / count, to = n * end / count;
-    ntk_features<Cpu>(net, X + from * d, to - from, h + from * S, h + (n + from) * S);
+    ntk_features(net, X + from * d, to - from, h + from * S, h + (n + from) * S);
   });
   gram_product(net, left, right, panels, symmetric, K, m);
   if (!symmetric) return;
-  constexpr std::size_t kBlock = 32;  // the other triangle, by blocks that stay in the cache
+  constexpr std::size_t kBlock = 32;  // mirror the triangle in blocks that fit into the cache
   for (std::size_t I = 0; I < n; I += kBlock)
     for (std::size_t J = 0; J <= I; J += kBlock)
       for (std::size_t i = I; i < std::min(n, I + kBlock); ++i)
         for (std::size_t j = J; j < std::min(i, J + kBlock); ++j) K[j * n + i] = K[i * n + j];
 }
 
-template <>
-void ntk_diag<Cpu>(const Network& net, PointsView a, double* out) {
+void ntk_diag(const Network& net, PointsView a, double* out) {
   const auto& isa = simd();
   for (std::size_t i = 0; i < a.n; ++i) {
     const double* x = a.x + i * net.dim();
@@ -245,9 +234,8 @@ void ntk_diag<Cpu>(const Network& net, PointsView a, double* out) {
   }
 }
 
-template <>
-void ntk_row<Cpu>(const Network& net, PointsView point, PointsView X, double* k, double* gamma,
-                  const double* inner) {
+void ntk_row(const Network& net, PointsView point, PointsView X, double* k, double* gamma,
+             const double* inner) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), S = net.hidden(), n = X.n;
   for (std::size_t l = 1; l <= L; ++l)
@@ -258,7 +246,7 @@ void ntk_row<Cpu>(const Network& net, PointsView point, PointsView X, double* k,
   else
     isa.matvec(X.x, net.dim(), n, net.dim(), point.x, k);
   for (std::size_t i = 0; i < n; ++i) k[i] = (k[i] + 1.0) * gamma[i];
-  double* product = gamma + L * n;  // scratch until its ones are written
+  double* product = gamma + L * n;  // scratch: the last row of gamma is set to ones at the end
   for (std::size_t l = 1; l <= L; ++l) {
     isa.matvec(X.h + net.offset(l), S, n, net.width(l), point.h + net.offset(l), product);
     if (l < L)
@@ -269,9 +257,8 @@ void ntk_row<Cpu>(const Network& net, PointsView point, PointsView X, double* k,
   std::fill_n(gamma + L * n, n, 1.0);
 }
 
-template <>
-void ntk_gradient_mean<Cpu>(const Network& net, PointsView point, PointsView X, const double* gamma,
-                            const double* alpha, double* out) {
+void ntk_gradient_mean(const Network& net, PointsView point, PointsView X, const double* gamma,
+                       const double* alpha, double* out) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), S = net.hidden(), n = X.n;
   Doubles beta(n), v(net.width(L), 0.0), next;
@@ -287,8 +274,7 @@ void ntk_gradient_mean<Cpu>(const Network& net, PointsView point, PointsView X, 
   isa.matvec_transposed(X.x, net.dim(), n, net.dim(), beta.data(), out);
 }
 
-template <>
-void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at) {
+void ntk_linearize(const Network& net, PointsView point, Linearization& at) {
   const auto& isa = simd();
   const std::size_t L = net.layers(), w = net.width(1);
   at.on.clear();
@@ -300,7 +286,7 @@ void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at)
     for (std::size_t j = 0; j < on; ++j)
       at.first_gram[i * a + j] = net.first_gram()[at.on[i] * w + at.on[j]];
 
-  // |J_l|^2 = tr(B_l W_0 W_0^T B_l^T); B_1 is the identity on those units.
+  // |J_l|^2 = tr(B_l W_0 W_0^T B_l^T), where B_1 is the identity on the active units.
   at.weight.assign(L + 1, 1.0);
   for (std::size_t l = 0; l < L; ++l) {
     const double* D = point.D + net.offset(l + 1);
@@ -328,9 +314,8 @@ void ntk_linearize<Cpu>(const Network& net, PointsView point, Linearization& at)
   }
 }
 
-template <>
-void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView X,
-                        const double* gamma, double* P, std::size_t ldp, Doubles& work) {
+void ntk_remainder(const Network& net, const Linearization& at, PointsView X, const double* gamma,
+                   double* P, std::size_t ldp, Doubles& work) {
   const std::size_t n = X.n, a = at.a, on = at.on.size(), S = net.hidden();
   for (std::size_t i = 0; i < n; ++i) {
     const double* h = X.h + i * S + net.offset(1);
@@ -346,13 +331,12 @@ void ntk_remainder<Cpu>(const Network& net, const Linearization& at, PointsView 
   }
 }
 
-template <>
-void ntk_gradient_rows<Cpu>(const Network& net, const Linearization& at, PointsView X,
-                            const double* gamma, double* G) {
+void ntk_gradient_rows(const Network& net, const Linearization& at, PointsView X,
+                       const double* gamma, double* G) {
   const auto& isa = simd();
   const std::size_t d = net.dim(), a = at.a;
   Doubles P(X.n * a), work;
-  ntk_remainder<Cpu>(net, at, X, gamma, P.data(), a, work);
+  ntk_remainder(net, at, X, gamma, P.data(), a, work);
   for (std::size_t i = 0; i < X.n; ++i) {
     double* row = G + i * d;
     for (std::size_t j = 0; j < d; ++j) row[j] = gamma[i] * X.x[i * d + j];
@@ -361,9 +345,9 @@ void ntk_gradient_rows<Cpu>(const Network& net, const Linearization& at, PointsV
   }
 }
 
-// J_l = B_l W, W the rows of W_0 that are on: |D_0|^2 I + W^T (sum_l |D_l|^2 B_l^T B_l) W.
-template <>
-void ntk_gradient_prior<Cpu>(const Network& net, const Linearization& at, double* out) {
+// With J_l = B_l W and W the active rows of W_0, the prior is
+// |D_0|^2 I + W^T (sum_l |D_l|^2 B_l^T B_l) W.
+void ntk_gradient_prior(const Network& net, const Linearization& at, double* out) {
   const auto& isa = simd();
   const std::size_t d = net.dim(), a = at.a, on = at.on.size();
   Doubles Q(a * a, 0.0), W(a * d, 0.0), WT(d * a, 0.0), QW(a * d);

@@ -1,25 +1,26 @@
-// Candidate embeddings, and the nearest of them to a point.
+// Candidate embeddings, and the candidates nearest to a point.
 //
-// Embeddings stay in the precision they came in; a candidate's standardised coordinates are
-// e = (z - mean) * inverse_scale, and distances are Euclidean in those, in float64 order, ties to
-// the lowest index. A scan ranks by |e|^2 - 2 e.x from half-precision numbers, the embeddings
-// themselves or a rounded copy, with a rigorous error bound, and rescores in float64 whatever lies
-// within it, so the answer is exact.
+// Embeddings stay in the precision they came in. A candidate's standardised coordinates are
+// e = (z - mean) * inverse_scale; distances are Euclidean in these, in float64 order, with ties to
+// the lowest index. A scan ranks rows by |e|^2 - 2 e.x from half-precision numbers, which are the
+// embeddings themselves or a rounded copy. It has a rigorous error bound and rescores in float64
+// every row within the bound, so the answer is exact.
+//
+// The CPU class is defined here; the CUDA twin is cuda/pool/pool.hpp, with the same answers and
+// with distances equal to the bit.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <utility>
 #include <vector>
 
 #include "base/aligned.hpp"
 #include "base/device.hpp"
+#include "base/precision.hpp"
 
 namespace zopo {
-
-enum class Precision { Half, Single, Double };
 
 struct Neighbor {
   double distance;  // squared
@@ -30,51 +31,58 @@ struct Neighbor {
 };
 
 template <class Device>
-class Pool {
+class Pool;
+
+template <>
+class Pool<Cpu> {
  public:
-  // data (m, d) row-major, owned by the caller for the life of the pool; mean and inverse_scale
-  // (d,).
+  // `data` (m, d) is row-major and owned by the caller for the life of the pool; mean and
+  // inverse_scale are (d,).
   Pool(const void* data, Precision precision, std::size_t m, std::size_t d, Doubles mean,
        Doubles inverse_scale);
 
   std::size_t size() const { return m_; }
   std::size_t dim() const { return d_; }
-  // What is taken is guarded by a lock: a scan runs while no candidate changes hands.
+  // Query and change availability. A lock keeps it constant during a scan.
   std::size_t available() const;
   bool taken(std::size_t i) const;
   void take(std::size_t i);
   void release(std::size_t i);
 
-  void row(std::size_t i, double* out) const;  // standardised coordinates (d,)
-  // Those of n rows, (n, d).
+  // Compute the standardised coordinates of a row, (d,), or of n rows, (n, d).
+  void row(std::size_t i, double* out) const;
   void rows(const std::int64_t* index, std::size_t n, double* out) const;
-  // With e_r the standardised coordinates of rows r = index[0..n): out_r = e_r . x, and
-  // out += sum_r a_r e_r, (d,). Read where they lie; `work` is scratch of d numbers.
+  // Multiply by the standardised rows e_r, r = index[0..n), without copying them: out_r = e_r . x,
+  // and out += sum_r a_r e_r, (d,). `work` is scratch of d numbers.
   void inner(const std::int64_t* index, std::size_t n, const double* x, double* out,
              double* work) const;
   void combine(const std::int64_t* index, std::size_t n, const double* a, double* out,
                double* work) const;
-  // The nearest candidate to x (d,) that is not taken; -1 when all are.
+  // Return the nearest candidate to x (d,) that is not taken; -1 when all are taken.
   std::int64_t nearest(const double* x) const;
-  // The k nearest, nearest first; taken ones are included unless `available_only`.
+  // Return the k nearest candidates, nearest first; taken ones count unless `available_only`.
   std::vector<Neighbor> k_nearest(const double* x, std::size_t k, bool available_only) const;
-  // Distance from candidate i to the k-th nearest other one, to the farthest when there are fewer.
+  // Return the distance from candidate i to its k-th nearest neighbour, or to the farthest
+  // candidate when there are fewer.
   double radius(std::size_t i, std::size_t k) const;
-  void distances(const double* x, double* out) const;  // squared, all m, float64
+  // Compute the squared distances to all candidates, (m,).
+  void distances(const double* x, double* out) const;
 
  private:
+  static constexpr std::size_t kBlock = 256;  // rows ranked at a time; their ranks stay in cache
+
   // Scratch of a scan, kept between calls so that a step allocates nothing; guarded by the lock.
   struct Workspace {
     Doubles point;                             // (d,)
     std::vector<float> w;                      // (d,)
     std::vector<std::vector<float>> smallest;  // by part: max-heap of the k smallest ranks
     std::vector<std::vector<std::pair<float, std::int64_t>>> found;  // by part
-    std::vector<std::int64_t> rows;                                  // what has to be rescored
+    std::vector<std::int64_t> rows;                                  // rows to rescore
     std::vector<Neighbor> nearest;                                   // rescored, nearest first
   };
 
   void sketch();
-  // Every row that may be among the k nearest to x.
+  // Return every row that may be among the k nearest to x.
   const std::vector<std::int64_t>& candidates(const double* x, std::size_t k,
                                               bool available_only) const;
   const double* mean_within() const { return mean_afterwards_ ? nullptr : mean_.data(); }
@@ -89,71 +97,21 @@ class Pool {
   std::size_t m_, d_, available_;
   Doubles mean_, inverse_scale_;
   std::vector<std::uint64_t> taken_;
-  // What is scanned: rows_i = 2^shift (e_i - center) rounded to half precision, or the embeddings
-  // themselves where they are that already; |e_i - center|^2, and the largest of these.
+  // Scanned numbers: 2^shift (e_i - center) rounded to half precision, or the embeddings themselves
+  // if they have half precision; |e_i - center|^2, and the largest of these.
   std::vector<std::uint16_t> rounded_;
   Doubles center_;
   double scale_ = 1.0;  // 2^shift
   std::vector<float> norm_;
-  double largest_norm_ = 0.0, offset_ = 0.0;  // |mean o inverse_scale|
-  bool mean_afterwards_ = true;  // small against the spread: products of rows may leave it for last
+  double largest_norm_ = 0.0, offset_ = 0.0;  // offset_: |mean o inverse_scale|
+  // True if the mean is small against the spread, so that products of rows may subtract it at the
+  // end without cancellation.
+  bool mean_afterwards_ = true;
   mutable Workspace work_;
 };
 
-struct CudaPoolState;  // cuda/pool/state.cuh
-
-// The same on a CUDA device: the same answers, and distances to the bit. Arrays of numbers in the
-// calls are the host's. What is taken lies in both memories, so that asking for it waits for
-// nothing; changing it does not wait either.
-template <>
-class Pool<Cuda> {
- public:
-  // Embeddings of the host are copied once. Those of the device `ordinal` are used in place and
-  // owned by the caller for the life of the pool; what was written to them on `stream` (a
-  // cudaStream_t) is waited for here. Half-precision ones of a width that is not a multiple of
-  // eight, and other precisions, are given a half-precision copy to scan, two bytes an entry.
-  // ConfigError for a pool beyond what kernels count in: 2^32 rows, about 25,000 dimensions.
-  Pool(const void* data, bool on_device, Precision precision, std::size_t m, std::size_t d,
-       Doubles mean, Doubles inverse_scale, int ordinal, void* stream);
-  ~Pool();
-
-  std::size_t size() const { return m_; }
-  std::size_t dim() const { return d_; }
-  std::size_t available() const;
-  bool taken(std::size_t i) const;
-  void take(std::size_t i);
-  void release(std::size_t i);
-
-  void row(std::size_t i, double* out) const;
-  void rows(const std::int64_t* index, std::size_t n, double* out) const;
-  std::int64_t nearest(const double* x) const;
-  std::vector<Neighbor> k_nearest(const double* x, std::size_t k, bool available_only) const;
-  double radius(std::size_t i, std::size_t k) const;
-  void distances(const double* x, double* out) const;
-
-  // For other CUDA sources; to be used with no call under way.
-  const CudaPoolState& state() const { return *state_; }
-
- private:
-  void prepare();
-  void mark(std::size_t i, bool taken);
-  bool is_taken(std::size_t i) const { return taken_[i / 32] >> (i % 32) & 1; }
-  // Of the query in the state's point.
-  Neighbor nearest_one(bool available_only) const;
-  std::vector<Neighbor> nearest_many(std::size_t k, bool available_only) const;
-
-  mutable std::mutex mutex_;
-  std::size_t m_, d_, available_;
-  Doubles mean_, inverse_scale_;
-  std::vector<std::uint32_t> taken_;
-  std::unique_ptr<CudaPoolState> state_;
-};
-
-// Column means and standard deviations (population) of an (m, d) array, in float64.
+// Compute column means and population standard deviations of an (m, d) array, in float64.
 std::pair<Doubles, Doubles> column_moments(const void* data, Precision precision, std::size_t m,
                                            std::size_t d);
-
-// Index of the first entry that is NaN or infinite, or size when there is none.
-std::size_t first_non_finite(const void* data, Precision precision, std::size_t size);
 
 }  // namespace zopo

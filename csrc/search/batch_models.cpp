@@ -1,3 +1,4 @@
+// Models of the batch search on the CPU; the CUDA twin is cuda/search/batch_models.cu.
 #include "search/batch_models.hpp"
 #include "base/error.hpp"
 #include "base/parallel.hpp"
@@ -6,45 +7,45 @@
 namespace zopo {
 
 template <>
-struct StudyModels<Cpu>::State {
+struct BatchModels<Cpu>::State {
   struct One {
     std::unique_ptr<Pool<Cpu>> pool;
-    std::unique_ptr<LocalGradient<Cpu>> gradient;
+    std::unique_ptr<LocalGradient> gradient;
   };
-  std::vector<One> studies;
+  std::vector<One> searches;
 
-  // Threads split the studies; within one of them an operation is not split again.
+  // Threads split the searches; an operation of one search is not split again.
   template <class Item, class Body>
   void each(std::span<Item> items, Body&& body) {
     double work = 0.0;
     for (const auto& item : items) {
-      const One& s = studies[item.study];
+      const One& s = searches[item.search];
       const double n = static_cast<double>(s.gradient->size());
       work += n * n + (n + 32.0) * static_cast<double>(s.pool->dim());
     }
     parallel_chunks(items.size(), 4, work, [&](std::size_t begin, std::size_t end) {
-      for (std::size_t i = begin; i < end; ++i) body(studies[items[i].study], items[i]);
+      for (std::size_t i = begin; i < end; ++i) body(searches[items[i].search], items[i]);
     });
   }
 };
 
 template <>
-StudyModels<Cpu>::StudyModels(std::vector<StudyModel> models, int)
+BatchModels<Cpu>::BatchModels(std::vector<ModelInputs> models, int)
     : state_(std::make_unique<State>()) {
   for (auto& model : models) {
-    auto& s = state_->studies.emplace_back();
+    auto& s = state_->searches.emplace_back();
     s.pool = std::make_unique<Pool<Cpu>>(model.data, model.precision, model.m, model.d,
                                          std::move(model.mean), std::move(model.inverse_scale));
-    s.gradient = std::make_unique<LocalGradient<Cpu>>(model.net, *s.pool, model.capacity);
+    s.gradient = std::make_unique<LocalGradient>(model.net, *s.pool, model.capacity);
   }
 }
 template <>
-StudyModels<Cpu>::~StudyModels() = default;
+BatchModels<Cpu>::~BatchModels() = default;
 template <>
-StudyModels<Cpu>::StudyModels(StudyModels&&) noexcept = default;
+BatchModels<Cpu>::BatchModels(BatchModels&&) noexcept = default;
 
 template <>
-void StudyModels<Cpu>::append(std::span<Append> items) {
+void BatchModels<Cpu>::append(std::span<Append> items) {
   state_->each(items, [](State::One& s, Append& item) {
     try {
       s.gradient->append(static_cast<std::size_t>(item.candidate), item.y, item.noise);
@@ -56,14 +57,14 @@ void StudyModels<Cpu>::append(std::span<Append> items) {
 }
 
 template <>
-void StudyModels<Cpu>::center(std::span<const Center> items) {
+void BatchModels<Cpu>::center(std::span<const Center> items) {
   state_->each(items, [](State::One& s, const Center& item) {
     s.gradient->center(static_cast<std::size_t>(item.candidate));
   });
 }
 
 template <>
-void StudyModels<Cpu>::refit(std::span<Refit> items) {
+void BatchModels<Cpu>::refit(std::span<Refit> items) {
   state_->each(items, [](State::One& s, Refit& item) {
     try {
       s.gradient->refit(item.y, item.noise, s.gradient->size());
@@ -74,30 +75,30 @@ void StudyModels<Cpu>::refit(std::span<Refit> items) {
 }
 
 template <>
-void StudyModels<Cpu>::log_likelihood(std::span<Likelihood> items) {
-  // One study may be asked for several noises, and its scratch is its own: one thread a study.
-  std::vector<std::vector<std::size_t>> by_study(state_->studies.size());
-  for (std::size_t i = 0; i < items.size(); ++i) by_study[items[i].study].push_back(i);
+void BatchModels<Cpu>::log_likelihood(std::span<Likelihood> items) {
+  // Several noises of one search share its scratch, so each search stays on one thread.
+  std::vector<std::vector<std::size_t>> by_search(state_->searches.size());
+  for (std::size_t i = 0; i < items.size(); ++i) by_search[items[i].search].push_back(i);
   double work = 0.0;
   for (const auto& item : items) {
-    const double n = static_cast<double>(state_->studies[item.study].gradient->size());
+    const double n = static_cast<double>(state_->searches[item.search].gradient->size());
     work += n * n * n / 6.0;
   }
-  parallel_chunks(by_study.size(), 4, work, [&](std::size_t begin, std::size_t end) {
+  parallel_chunks(by_search.size(), 4, work, [&](std::size_t begin, std::size_t end) {
     for (std::size_t b = begin; b < end; ++b)
-      for (const std::size_t i : by_study[b])
-        items[i].value = state_->studies[b].gradient->log_likelihood(items[i].y, items[i].noise);
+      for (const std::size_t i : by_search[b])
+        items[i].value = state_->searches[b].gradient->log_likelihood(items[i].y, items[i].noise);
   });
 }
 
 template <>
-void StudyModels<Cpu>::step(std::span<Step> items) {
+void BatchModels<Cpu>::step(std::span<Step> items) {
   state_->each(items,
                [](State::One& s, Step& item) { item.index = s.gradient->step(item.length); });
 }
 
 template <>
-void StudyModels<Cpu>::nearest(std::span<Nearest> items) {
+void BatchModels<Cpu>::nearest(std::span<Nearest> items) {
   state_->each(items, [](State::One& s, Nearest& item) {
     Doubles x(s.pool->dim());
     s.pool->row(static_cast<std::size_t>(item.candidate), x.data());
@@ -106,13 +107,13 @@ void StudyModels<Cpu>::nearest(std::span<Nearest> items) {
 }
 
 template <>
-void StudyModels<Cpu>::take(std::size_t study, std::int64_t candidate) {
-  state_->studies[study].pool->take(static_cast<std::size_t>(candidate));
+void BatchModels<Cpu>::take(std::size_t search, std::int64_t candidate) {
+  state_->searches[search].pool->take(static_cast<std::size_t>(candidate));
 }
 
 template <>
-double StudyModels<Cpu>::relative_uncertainty(std::size_t study) const {
-  return state_->studies[study].gradient->relative_uncertainty(nullptr, 0, 0.0);
+double BatchModels<Cpu>::relative_uncertainty(std::size_t search) const {
+  return state_->searches[search].gradient->relative_uncertainty(nullptr, 0, 0.0);
 }
 
 }  // namespace zopo

@@ -1,6 +1,7 @@
-// The models of many independent searches: for each study a pool of candidates and the posterior
-// mean's gradient at its center (see search/local_gradient.hpp), every operation on any number of studies
-// at once. The search itself is in search/batch_search.hpp.
+// Models of many independent searches: each has a pool of candidates and the posterior mean's
+// gradient at its center (search/local_gradient.hpp). Every operation takes any number of searches
+// at once. search/batch_search.hpp has the control flow. CPU members are defined in
+// search/batch_models.cpp, CUDA members in cuda/search/batch_models.cu.
 #pragma once
 
 #include <cstdint>
@@ -14,68 +15,68 @@
 
 namespace zopo {
 
-// What a study is made of. `data` (m, d) is the caller's, for as long as the models live.
-struct StudyModel {
+// Inputs of one search's model. The caller owns `data` (m, d) and keeps it while the models live.
+struct ModelInputs {
   std::shared_ptr<const Network> net;
   const void* data;
   Precision precision;
   std::size_t m, d;
   Doubles mean, inverse_scale;  // (d,)
-  std::size_t capacity;         // observations to make room for
+  std::size_t capacity;         // number of observations to reserve memory for
 };
 
 template <class Device>
-class StudyModels {
+class BatchModels {
  public:
   struct Append {
-    std::size_t study;
+    std::size_t search;
     std::int64_t candidate;
     double y, noise;
-    bool done;  // out: false when the pivot was rounding noise; nothing has changed then
+    bool done;  // out: false, with nothing changed, when the pivot was rounding noise
   };
   struct Center {
-    std::size_t study;
+    std::size_t search;
     std::int64_t candidate;
   };
   struct Step {
-    std::size_t study;
+    std::size_t search;
     double length;
-    std::int64_t index;  // out: the nearest free candidate; -1: none is free
+    std::int64_t index;  // out: the nearest free candidate, -1 when none is free
   };
   struct Nearest {
-    std::size_t study;
-    std::int64_t candidate;  // nearest to this one
+    std::size_t search;
+    std::int64_t candidate;  // the query
     std::size_t k;
     bool available_only;
-    std::vector<Neighbor> found;  // out: nearest first, at most k
+    std::vector<Neighbor> found;  // out: at most k, nearest first
   };
   struct Likelihood {
-    std::size_t study;
+    std::size_t search;
     const double* y;  // standardised scores of all observations
     double noise;
     double value;  // out
   };
   struct Refit {
-    std::size_t study;
+    std::size_t search;
     const double *y, *noise;  // of all observations
-    std::size_t left;         // out: how many could be kept
+    std::size_t left;         // out: number of observations that were kept
   };
 
-  StudyModels(std::vector<StudyModel> models, int ordinal);
-  ~StudyModels();
-  StudyModels(StudyModels&&) noexcept;
+  BatchModels(std::vector<ModelInputs> models, int ordinal);
+  ~BatchModels();
+  BatchModels(BatchModels&&) noexcept;
 
-  // Each study at most once in a call, but for log_likelihood. What they do is said in
-  // search/local_gradient.hpp and pool/pool.hpp.
+  // Run an operation of search/local_gradient.hpp or pool/pool.hpp. A search occurs at most once in
+  // a call, except in log_likelihood().
   void append(std::span<Append> items);
   void center(std::span<const Center> items);
   void refit(std::span<Refit> items);
   void log_likelihood(std::span<Likelihood> items);
   void step(std::span<Step> items);
   void nearest(std::span<Nearest> items);
-  void take(std::size_t study, std::int64_t candidate);
-  // At the center, of what was appended so far.
-  double relative_uncertainty(std::size_t study) const;
+  void take(std::size_t search, std::int64_t candidate);
+  // Return the relative gradient uncertainty at the center, given the observations so far.
+  double relative_uncertainty(std::size_t search) const;
 
  private:
   struct State;

@@ -1,3 +1,4 @@
+// Control flow of the batch search (search/batch_search.hpp).
 #include "search/batch_search.hpp"
 
 #include <algorithm>
@@ -9,11 +10,12 @@
 namespace zopo {
 
 template <class Device>
-Studies<Device>::Studies(std::vector<StudyModel> models, std::vector<StudySettings> settings,
-                         SearchRules rules, int ordinal)
-    : rules_(std::move(rules)), studies_(with_sizes(models)), models_(std::move(models), ordinal) {
+BatchSearch<Device>::BatchSearch(std::vector<ModelInputs> models,
+                                 std::vector<SearchSettings> settings, SearchRules rules,
+                                 int ordinal)
+    : rules_(std::move(rules)), searches_(with_sizes(models)), models_(std::move(models), ordinal) {
   for (std::size_t b = 0; b < settings.size(); ++b) {
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     s.set = std::move(settings[b]);
     s.queue = s.set.initial;
     s.noise = (std::isnan(s.set.noise) ? 1e-2 : s.set.noise) * s.set.scale;
@@ -21,48 +23,48 @@ Studies<Device>::Studies(std::vector<StudyModel> models, std::vector<StudySettin
 }
 
 template <class Device>
-std::vector<typename Studies<Device>::Study> Studies<Device>::with_sizes(
-    const std::vector<StudyModel>& models) {
-  std::vector<Study> studies(models.size());
+std::vector<typename BatchSearch<Device>::Search> BatchSearch<Device>::with_sizes(
+    const std::vector<ModelInputs>& models) {
+  std::vector<Search> searches(models.size());
   for (std::size_t b = 0; b < models.size(); ++b) {
-    studies[b].m = models[b].m;
-    studies[b].taken.assign((models[b].m + 63) / 64, 0);
+    searches[b].m = models[b].m;
+    searches[b].taken.assign((models[b].m + 63) / 64, 0);
   }
-  return studies;
+  return searches;
 }
 
-// An error half-way through a batch leaves some studies moved on and others not.
+// Run `body` once: an error half-way through a batch leaves some searches advanced and others not.
 template <class Device>
 template <class Body>
-void Studies<Device>::whole(Body&& body) {
+void BatchSearch<Device>::whole(Body&& body) {
   if (broken_)
     throw DeviceError(
-        "an earlier call to this batch failed half-way and left it inconsistent; rebuild it with "
-        "from_state()");
+        "an earlier call to this batch failed half-way and left the batch inconsistent; rebuild it "
+        "with from_state()");
   broken_ = true;
   body();
   broken_ = false;
 }
 
 template <class Device>
-double Studies<Device>::Study::variance(const SearchRules& rules) const {
+double BatchSearch<Device>::Search::variance(const SearchRules& rules) const {
   return std::max(noise, rules.min_noise * set.scale);
 }
 
 template <class Device>
-bool Studies<Device>::Study::can_offer() const {
-  return asked <
-         set.budget;  // the budget is at most the pool's size, and all that is told is asked
+bool BatchSearch<Device>::Search::can_offer() const {
+  // The budget is at most the pool's size, and only indices that were asked are told.
+  return asked < set.budget;
 }
 
 template <class Device>
-bool Studies<Device>::done(std::size_t study) const {
-  const Study& s = studies_[study];
+bool BatchSearch<Device>::done(std::size_t search) const {
+  const Search& s = searches_[search];
   return s.pending < 0 && !s.can_offer();
 }
 
 template <class Device>
-std::int64_t Studies<Device>::from_queue(Study& s) const {
+std::int64_t BatchSearch<Device>::from_queue(Search& s) const {
   while (s.queue_at < s.queue.size()) {
     const std::int64_t index = s.queue[s.queue_at++];
     if (!s.is_taken(index)) return index;
@@ -70,9 +72,10 @@ std::int64_t Studies<Device>::from_queue(Study& s) const {
   return -1;
 }
 
-// As LocalSearch._explores: more uncertain than at most steps of this run so far.
+// Same rule as the gradient search (zopo_fast/search/gradient.py): explore when the uncertainty is
+// above its quantile over the last steps.
 template <class Device>
-bool Studies<Device>::explores(Study& s, double uncertainty) const {
+bool BatchSearch<Device>::explores(Search& s, double uncertainty) const {
   auto& ranked = s.ranked;
   bool yes = false;
   if (ranked.size() >= rules_.min_history && s.set.exploration > 0) {
@@ -91,21 +94,21 @@ bool Studies<Device>::explores(Study& s, double uncertainty) const {
 }
 
 template <class Device>
-void Studies<Device>::ask(std::span<const std::int64_t> which, std::int64_t* out) {
+void BatchSearch<Device>::ask(std::span<const std::int64_t> which, std::int64_t* out) {
   for (const auto b : which)
-    if (studies_[static_cast<std::size_t>(b)].pending >= 0)
+    if (searches_[static_cast<std::size_t>(b)].pending >= 0)
       throw IndexError("ask: study " + std::to_string(b) + " waits for the score of prompt " +
-                       std::to_string(studies_[static_cast<std::size_t>(b)].pending) +
+                       std::to_string(searches_[static_cast<std::size_t>(b)].pending) +
                        "; tell it first, or leave the study out");
   whole([&] { offer(which, out); });
 }
 
 template <class Device>
-void Studies<Device>::offer(std::span<const std::int64_t> which, std::int64_t* out) {
-  std::vector<std::size_t> stepping, asking;  // studies, and their places in `out`
+void BatchSearch<Device>::offer(std::span<const std::int64_t> which, std::int64_t* out) {
+  std::vector<std::size_t> stepping, asking;  // searches, and their positions in `out`
   for (std::size_t i = 0; i < which.size(); ++i) {
     const auto b = static_cast<std::size_t>(which[i]);
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     out[i] = s.can_offer() ? from_queue(s) : -1;
     if (!s.can_offer() || out[i] >= 0) continue;
     s.designing = false;
@@ -115,18 +118,18 @@ void Studies<Device>::offer(std::span<const std::int64_t> which, std::int64_t* o
   follow(stepping);
 
   std::vector<typename Models::Nearest> around, radii;
-  std::vector<std::size_t> exploring;  // places in `out`, as `around`
+  std::vector<std::size_t> exploring;  // positions in `out`, in the order of `around`
   std::vector<typename Models::Step> steps;
   std::vector<std::size_t> walking;
   for (std::size_t k = 0; k < stepping.size(); ++k) {
     const std::size_t b = stepping[k];
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     if (explores(s, models_.relative_uncertainty(b))) {
       around.push_back({b, s.center, s.set.exploration, true, {}});
       exploring.push_back(asking[k]);
     } else {
       if (!s.radii.contains(s.center))
-        radii.push_back({b, s.center, s.set.neighbors + 1, false, {}});  // itself among them
+        radii.push_back({b, s.center, s.set.neighbors + 1, false, {}});  // the center counts too
       steps.push_back({b, 0.0, -1});
       walking.push_back(asking[k]);
     }
@@ -136,7 +139,7 @@ void Studies<Device>::offer(std::span<const std::int64_t> which, std::int64_t* o
     around.insert(around.end(), radii.begin(), radii.end());
     models_.nearest(around);
     for (std::size_t k = 0; k < around.size(); ++k) {
-      Study& s = studies_[around[k].study];
+      Search& s = searches_[around[k].search];
       const auto& found = around[k].found;
       if (k < explorations) {
         s.queue.clear();
@@ -149,7 +152,7 @@ void Studies<Device>::offer(std::span<const std::int64_t> which, std::int64_t* o
     }
   }
   for (auto& step : steps) {
-    const Study& s = studies_[step.study];
+    const Search& s = searches_[step.search];
     step.length = s.set.step * s.radii.at(s.center);
   }
   if (!steps.empty()) models_.step(steps);
@@ -158,7 +161,7 @@ void Studies<Device>::offer(std::span<const std::int64_t> which, std::int64_t* o
   for (std::size_t i = 0; i < which.size(); ++i) {
     if (out[i] < 0) continue;
     const auto b = static_cast<std::size_t>(which[i]);
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     s.pending = out[i];
     ++s.asked;
     const auto at = static_cast<std::size_t>(out[i]);
@@ -168,15 +171,16 @@ void Studies<Device>::offer(std::span<const std::int64_t> which, std::int64_t* o
 }
 
 template <class Device>
-void Studies<Device>::tell(const std::int64_t* index, const double* score) {
+void BatchSearch<Device>::tell(const std::int64_t* index, const double* score) {
   for (std::size_t b = 0; b < size(); ++b) {
     if (index[b] == -1) continue;
-    if (studies_[b].pending < 0 || index[b] != studies_[b].pending)
-      throw IndexError("tell: study " + std::to_string(b) + " was given prompt " +
-                       std::to_string(index[b]) + ", " +
-                       (studies_[b].pending < 0
-                            ? std::string("but waits for none")
-                            : "but waits for prompt " + std::to_string(studies_[b].pending)));
+    if (searches_[b].pending < 0 || index[b] != searches_[b].pending)
+      throw IndexError("tell: study " + std::to_string(b) + " got prompt " +
+                       std::to_string(index[b]) +
+                       (searches_[b].pending < 0
+                            ? std::string(", but waits for none")
+                            : ", but waits for prompt " + std::to_string(searches_[b].pending)) +
+                       "; tell the prompt that ask() returned");
     if (!std::isfinite(score[b]))
       throw ArrayError("scores: NaN or infinity for study " + std::to_string(b));
   }
@@ -184,11 +188,11 @@ void Studies<Device>::tell(const std::int64_t* index, const double* score) {
 }
 
 template <class Device>
-void Studies<Device>::record(const std::int64_t* index, const double* score) {
+void BatchSearch<Device>::record(const std::int64_t* index, const double* score) {
   std::vector<std::size_t> told;
   for (std::size_t b = 0; b < size(); ++b) {
     if (index[b] == -1) continue;
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     s.pending = -1;
     s.index.push_back(index[b]);
     s.score.push_back(score[b]);
@@ -203,19 +207,20 @@ void Studies<Device>::record(const std::int64_t* index, const double* score) {
 }
 
 template <class Device>
-void Studies<Device>::follow(std::span<const std::size_t> which) {
+void BatchSearch<Device>::follow(std::span<const std::size_t> which) {
   append_missing(which);
   std::vector<std::size_t> due;
   for (const std::size_t b : which) {
-    const Study& s = studies_[b];
+    const Search& s = searches_[b];
     const std::size_t n = s.index.size();
-    // 16 (expected - n) >= n, as surrogate.py has it; expected can be less than n there, not here.
+    // The gradient search has the same condition, 16 (expected - n) >= n. There `expected` can be
+    // less than n, here it cannot, so the unsigned difference is safe.
     if (n >= s.refresh_at && (s.choice < 0 || 16 * (s.set.expected - n) >= n)) due.push_back(b);
   }
   if (!due.empty()) refresh(due);
   std::vector<typename Models::Center> moves;
   for (const std::size_t b : which) {
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     if (s.model_center == s.center) continue;
     moves.push_back({b, s.center});
     s.model_center = s.center;
@@ -223,15 +228,16 @@ void Studies<Device>::follow(std::span<const std::size_t> which) {
   if (!moves.empty()) models_.center(moves);
 }
 
-// A near-duplicate tells less than its noise says: tried again with ten times as much.
+// Append observations to the models. A near-duplicate carries less information than its noise says:
+// retry it with ten times the noise.
 template <class Device>
-void Studies<Device>::append_missing(std::span<const std::size_t> which) {
+void BatchSearch<Device>::append_missing(std::span<const std::size_t> which) {
   std::vector<typename Models::Append> items;
   std::vector<double> factor(size(), 1.0);
   for (;;) {
     items.clear();
     for (const std::size_t b : which) {
-      const Study& s = studies_[b];
+      const Search& s = searches_[b];
       if (s.modelled == s.index.size()) continue;
       items.push_back(
           {b, s.index[s.modelled], s.score[s.modelled], s.variance(rules_) * factor[b], false});
@@ -240,26 +246,26 @@ void Studies<Device>::append_missing(std::span<const std::size_t> which) {
     models_.append(items);
     for (const auto& item : items) {
       if (item.done) {
-        ++studies_[item.study].modelled;
-        factor[item.study] = 1.0;
+        ++searches_[item.search].modelled;
+        factor[item.search] = 1.0;
       } else {
-        factor[item.study] *= 10.0;
+        factor[item.search] *= 10.0;
       }
     }
   }
 }
 
 template <class Device>
-void Studies<Device>::refresh(std::span<const std::size_t> which) {
+void BatchSearch<Device>::refresh(std::span<const std::size_t> which) {
   std::vector<std::size_t> choosing;
   for (const std::size_t b : which) {
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     const std::size_t n = s.index.size();
     s.refresh_at = 4 * n;
     double mean = 0.0, variance = 0.0;
     for (const double y : s.score) mean += y / static_cast<double>(n);
     for (const double y : s.score) variance += (y - mean) * (y - mean) / static_cast<double>(n);
-    // Scores beyond what a square can hold count as equal.
+    // Scores whose squares overflow count as equal.
     if (!std::isnan(s.set.noise) || !(variance > 0.0) || !std::isfinite(variance) ||
         n > rules_.max_refresh)
       continue;
@@ -271,26 +277,27 @@ void Studies<Device>::refresh(std::span<const std::size_t> which) {
   choose_noise(choosing);
   std::vector<typename Models::Refit> refits;
   for (const std::size_t b : which) {
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     s.model_center = -1;
     s.noises.assign(s.modelled, s.variance(rules_));
     refits.push_back({b, s.score.data(), s.noises.data(), s.modelled});
   }
   models_.refit(refits);
-  for (const auto& refit : refits) studies_[refit.study].modelled = refit.left;
+  for (const auto& refit : refits) searches_[refit.search].modelled = refit.left;
   append_missing(which);
 }
 
-// The whole grid at first, later a climb from the last choice; the first of equals.
+// Choose the noise of maximal marginal likelihood: the whole grid at first, later a climb from the
+// last choice; ties go to the first.
 template <class Device>
-void Studies<Device>::choose_noise(std::span<const std::size_t> which) {
+void BatchSearch<Device>::choose_noise(std::span<const std::size_t> which) {
   const auto points = static_cast<std::int64_t>(rules_.noise_grid.size());
-  std::vector<Doubles> known(which.size());  // likelihoods by grid point, NaN: not asked for yet
+  std::vector<Doubles> known(which.size());  // likelihoods by grid point; NaN: not computed yet
   std::vector<typename Models::Likelihood> items;
   std::vector<std::pair<std::size_t, std::int64_t>> places;
   const auto want = [&](std::size_t k, std::int64_t at) {
     if (at < 0 || at >= points || !std::isnan(known[k][static_cast<std::size_t>(at)])) return;
-    const Study& s = studies_[which[k]];
+    const Search& s = searches_[which[k]];
     const auto grid = rules_.noise_grid[static_cast<std::size_t>(at)];
     items.push_back({which[k], s.standardised.data(), grid * s.set.scale, 0.0});
     places.emplace_back(k, at);
@@ -305,25 +312,25 @@ void Studies<Device>::choose_noise(std::span<const std::size_t> which) {
   std::vector<std::size_t> climbing;
   for (std::size_t k = 0; k < which.size(); ++k) {
     known[k].assign(rules_.noise_grid.size(), std::numeric_limits<double>::quiet_NaN());
-    if (studies_[which[k]].choice >= 0)
+    if (searches_[which[k]].choice >= 0)
       climbing.push_back(k);
     else
       for (std::int64_t at = 0; at < points; ++at) want(k, at);
   }
   answer();
   for (std::size_t k = 0; k < which.size(); ++k) {
-    Study& s = studies_[which[k]];
+    Search& s = searches_[which[k]];
     if (s.choice < 0)
       s.choice = std::max_element(known[k].begin(), known[k].end()) - known[k].begin();
   }
   while (!climbing.empty()) {
     for (const std::size_t k : climbing) {
-      const std::int64_t best = studies_[which[k]].choice;
+      const std::int64_t best = searches_[which[k]].choice;
       for (const std::int64_t at : {best, best - 1, best + 1}) want(k, at);
     }
     answer();
     std::erase_if(climbing, [&](std::size_t k) {
-      std::int64_t& choice = studies_[which[k]].choice;
+      std::int64_t& choice = searches_[which[k]].choice;
       const std::int64_t best = choice;
       for (const std::int64_t at : {best - 1, best + 1})
         if (at >= 0 && at < points &&
@@ -333,14 +340,14 @@ void Studies<Device>::choose_noise(std::span<const std::size_t> which) {
     });
   }
   for (const std::size_t b : which) {
-    Study& s = studies_[b];
+    Search& s = searches_[b];
     s.noise = rules_.noise_grid[static_cast<std::size_t>(s.choice)] * s.set.scale;
   }
 }
 
-template class Studies<Cpu>;
+template class BatchSearch<Cpu>;
 #ifdef ZOPO_HAS_CUDA
-template class Studies<Cuda>;
+template class BatchSearch<Cuda>;
 #endif
 
 }  // namespace zopo

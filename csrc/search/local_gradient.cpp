@@ -1,3 +1,4 @@
+// Gradient of the posterior mean at one candidate (search/local_gradient.hpp).
 #include "search/local_gradient.hpp"
 
 #include <algorithm>
@@ -10,9 +11,8 @@
 
 namespace zopo {
 
-template <class Device>
-LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool,
-                                     std::size_t capacity)
+LocalGradient::LocalGradient(std::shared_ptr<const Network> net, const Pool<Cpu>& pool,
+                             std::size_t capacity)
     : net_(std::move(net)), pool_(&pool), target_(pool.dim()), work_(pool.dim()) {
   reserve(std::max<std::size_t>(capacity, 8));
   const std::size_t w = net_->width(1), wide = (w + 7) / 8 * 8;
@@ -26,20 +26,18 @@ LocalGradient<Device>::LocalGradient(std::shared_ptr<const Network> net, const P
   point_.append(*net_, std::vector<double>(net_->dim(), 0.0).data(), 1);
 }
 
-template <class Device>
-void LocalGradient<Device>::clear() {
+void LocalGradient::clear() {
   index_.clear();
   for (auto* column : {&y_, &noise_, &z_y_, &z_1_}) column->clear();
   center_ = -1;
   explained_ = 0.0;
 }
 
-template <class Device>
-void LocalGradient<Device>::reserve(std::size_t n) {
+void LocalGradient::reserve(std::size_t n) {
   if (n <= capacity_) return;
   n = (std::max(n, capacity_ + capacity_ / 2) + 7) / 8 * 8;
   const std::size_t w = net_->width(1), wide = (w + 7) / 8 * 8;
-  // A lack of memory leaves what is there as it was: vectors keep their contents.
+  // Vectors keep their contents when memory runs out, so the object stays as it was.
   for (auto* triangle : {&K_, &inverse_, &precision_, &inner_})
     triangle->resize(triangle_offset(n));
   for (auto* column : {&k_, &u_, &v_, &c_}) column->resize(n);
@@ -56,31 +54,28 @@ void LocalGradient<Device>::reserve(std::size_t n) {
   capacity_ = n;
 }
 
-template <class Device>
-PointsView LocalGradient<Device>::features(std::size_t from, std::size_t n) const {
+PointsView LocalGradient::features(std::size_t from, std::size_t n) const {
   const std::size_t S = net_->hidden();
   return {n, nullptr, h_.data() + from * S, D_.data() + from * S};
 }
 
-template <class Device>
-double* LocalGradient<Device>::row(Doubles& triangle, std::size_t i) {
+double* LocalGradient::row(Doubles& triangle, std::size_t i) {
   return triangle.data() + triangle_offset(i);
 }
 
-// Adds a point: its rows of K, X X^T, S and, at the center, c and P. The caller factorises, and
-// counts it in or forgets it by index_.resize().
-template <class Device>
-void LocalGradient<Device>::extend(std::size_t candidate, double noise) {
+// Add a point: its rows of K, X X^T and S and, with a center, c and P. The caller factorises, then
+// keeps the point or drops it by index_.resize().
+void LocalGradient::extend(std::size_t candidate, double noise) {
   const std::size_t n = size(), S = net_->hidden();
   reserve(n + 1);
   pool_->row(candidate, target_.data());
-  ntk_features<Device>(*net_, target_.data(), 1, h_.data() + n * S, D_.data() + n * S,
-                       S_.data() + n * net_->width(1));
+  ntk_features(*net_, target_.data(), 1, h_.data() + n * S, D_.data() + n * S,
+               S_.data() + n * net_->width(1));
   index_.push_back(static_cast<std::int64_t>(candidate));
   try {
     double* inner = row(inner_, n);
     pool_->inner(index_.data(), n + 1, target_.data(), inner, work_.data());
-    ntk_row<Device>(*net_, features(n, 1), features(0, n + 1), row(K_, n), gamma_.data(), inner);
+    ntk_row(*net_, features(n, 1), features(0, n + 1), row(K_, n), gamma_.data(), inner);
     factorise(n, noise);
     if (center_ >= 0) follow(n, 1);
   } catch (...) {
@@ -89,9 +84,9 @@ void LocalGradient<Device>::extend(std::size_t candidate, double noise) {
   }
 }
 
-// Row n of C^-1: with v = C^-1 k, l = (-C^-T v, 1) / pivot^(1/2), pivot = k_nn + noise - |v|^2.
-template <class Device>
-void LocalGradient<Device>::factorise(std::size_t n, double noise) {
+// Compute row n of C^-1: with v = C^-1 k it is (-C^-T v, 1) / pivot^(1/2), where
+// pivot = k_nn + noise - |v|^2.
+void LocalGradient::factorise(std::size_t n, double noise) {
   const auto& isa = simd();
   const double* k = row(K_, n);
   double* l = row(inverse_, n);
@@ -108,15 +103,15 @@ void LocalGradient<Device>::factorise(std::size_t n, double noise) {
   const double rounding = 4.0 * static_cast<double>(n + 1) * std::numeric_limits<double>::epsilon();
   if (!(pivot > rounding * diagonal))
     throw NotPositiveDefiniteError("observation " + std::to_string(n) +
-                                   " repeats earlier ones and its noise is too small");
+                                   " repeats earlier ones and its noise is too small; "
+                                   "increase its noise");
   const double scale = 1.0 / std::sqrt(pivot);
   for (std::size_t j = 0; j < n; ++j) l[j] *= -scale;
   l[n] = scale;
 }
 
-// Counts in the last row for the scores: A^-1, C^-1 y, C^-1 1.
-template <class Device>
-void LocalGradient<Device>::record(double y, double noise) {
+// Add the last row to A^-1, C^-1 y and C^-1 1.
+void LocalGradient::record(double y, double noise) {
   const auto& isa = simd();
   const std::size_t n = y_.size();
   const double* l = row(inverse_, n);
@@ -130,15 +125,14 @@ void LocalGradient<Device>::record(double y, double noise) {
   z_1_.push_back(sum);
 }
 
-// c, P and diag(c) S at the center for the n rows `from` and after.
-template <class Device>
-void LocalGradient<Device>::follow(std::size_t from, std::size_t n) {
+// Compute c, P and diag(c) S at the center for n rows from `from` on.
+void LocalGradient::follow(std::size_t from, std::size_t n) {
   const std::size_t a = at_.a, w = net_->width(1);
-  // The kernel itself is not used: any inner products do.
-  ntk_row<Device>(*net_, point_.view(), features(from, n), k_.data(), gamma_.data(), u_.data());
+  // The kernel value is not used, so any inner products do.
+  ntk_row(*net_, point_.view(), features(from, n), k_.data(), gamma_.data(), u_.data());
   std::copy_n(gamma_.data(), n, c_.data() + from);
   double* PS = PS_.data() + from * 2 * a;
-  ntk_remainder<Device>(*net_, at_, features(from, n), gamma_.data(), PS, 2 * a, remainder_);
+  ntk_remainder(*net_, at_, features(from, n), gamma_.data(), PS, 2 * a, remainder_);
   for (std::size_t i = from; i < from + n; ++i, PS += 2 * a) {
     double* cS = PS + a;
     for (std::size_t j = 0; j < at_.on.size(); ++j) cS[j] = c_[i] * S_[i * w + at_.on[j]];
@@ -146,9 +140,8 @@ void LocalGradient<Device>::follow(std::size_t from, std::size_t n) {
   }
 }
 
-// |l^T G|^2 of the last row, in O(n^2).
-template <class Device>
-double LocalGradient<Device>::explained_by_last() {
+// Compute |l^T G|^2 of the last row, in O(n^2).
+double LocalGradient::explained_by_last() {
   const auto& isa = simd();
   const std::size_t n = size(), a = at_.a, wide = triangle_width(n - 1);
   const double* l = row(inverse_, n - 1);
@@ -158,22 +151,20 @@ double LocalGradient<Device>::explained_by_last() {
   isa.triangle_matvec(inner_.data(), n, u_.data(), v_.data());
   double explained = 2.0 * isa.dot(u_.data(), v_.data(), n);
   for (std::size_t i = 0; i < n; ++i) explained -= u_[i] * u_[i] * row(inner_, i)[i];
-  std::fill_n(qr_.data(), 2 * a, 0.0);  // q = P^T l and S^T u
+  std::fill_n(qr_.data(), 2 * a, 0.0);  // q = P^T l and r = S^T u
   isa.matvec_transposed(PS_.data(), 2 * a, n, 2 * a, l, qr_.data());
   isa.matvec(at_.first_gram.data(), a, a, a, qr_.data(), Wq_.data());
   return explained + 2.0 * isa.dot(qr_.data(), qr_.data() + a, a) +
          isa.dot(qr_.data(), Wq_.data(), a);
 }
 
-template <class Device>
-void LocalGradient<Device>::append(std::size_t candidate, double y, double noise) {
+void LocalGradient::append(std::size_t candidate, double y, double noise) {
   extend(candidate, noise);
   record(y, noise);
   if (center_ >= 0) explained_ += explained_by_last();
 }
 
-template <class Device>
-void LocalGradient<Device>::refit(const double* y, const double* noise, std::size_t n) {
+void LocalGradient::refit(const double* y, const double* noise, std::size_t n) {
   if (n != size())
     throw ArrayError("y: expected " + std::to_string(size()) + " entries, got " +
                      std::to_string(n));
@@ -195,8 +186,7 @@ void LocalGradient<Device>::refit(const double* y, const double* noise, std::siz
   }
 }
 
-template <class Device>
-double LocalGradient<Device>::log_likelihood(const double* y, double noise) {
+double LocalGradient::log_likelihood(const double* y, double noise) {
   const auto& isa = simd();
   const std::size_t n = size();
   if (n == 0) return 0.0;
@@ -215,20 +205,18 @@ double LocalGradient<Device>::log_likelihood(const double* y, double noise) {
   return -0.5 * count * std::log(std::max(fit / count, tiny)) - determinant;
 }
 
-template <class Device>
-void LocalGradient<Device>::center(std::size_t candidate) {
+void LocalGradient::center(std::size_t candidate) {
   if (center_ == static_cast<std::int64_t>(candidate)) return;
-  center_ = -1;  // until it is done
+  center_ = -1;  // no center while the move is incomplete
   pool_->row(candidate, target_.data());
   point_.truncate(*net_, 0);
   point_.append(*net_, target_.data(), 1);
-  ntk_linearize<Device>(*net_, point_.view(), at_);
+  ntk_linearize(*net_, point_.view(), at_);
   recenter();
   center_ = static_cast<std::int64_t>(candidate);
 }
 
-template <class Device>
-void LocalGradient<Device>::recenter() {
+void LocalGradient::recenter() {
   const auto& isa = simd();
   const std::size_t n = size(), d = net_->dim(), a = at_.a;
   weight_.assign(a * d, 0.0);
@@ -238,7 +226,7 @@ void LocalGradient<Device>::recenter() {
   if (n == 0) return;
   follow(0, n);
 
-  // T = C^-1 (P, diag(c) S), by blocks of eight rows of C^-1.
+  // T = C^-1 (P, diag(c) S), by blocks of eight rows of C^-1
   for (std::size_t i = 0; i < n; i += 8)
     isa.gemm(std::min<std::size_t>(8, n - i), 2 * a, std::min(n, triangle_width(i)),
              row(inverse_, i), triangle_width(i), PS_.data(), 2 * a, T_.data() + i * 2 * a, 2 * a,
@@ -253,20 +241,18 @@ void LocalGradient<Device>::recenter() {
   }
 }
 
-template <class Device>
-void LocalGradient<Device>::require_center() const {
-  if (center_ < 0) throw IndexError("center: call center() before asking for its gradient");
+void LocalGradient::require_center() const {
+  if (center_ < 0) throw IndexError("center: none is set; call center() first");
 }
 
-template <class Device>
-void LocalGradient<Device>::gradient(double* out) {
+void LocalGradient::gradient(double* out) {
   require_center();
   const auto& isa = simd();
   const std::size_t n = y_.size(), d = net_->dim(), a = at_.a;
   std::fill_n(out, d, 0.0);
   if (n == 0) return;
   const auto [low, high] = std::minmax_element(y_.begin(), y_.end());
-  if (*low == *high) return;  // equal scores have no gradient, whatever rounding says
+  if (*low == *high) return;  // equal scores have no gradient; rounding would give one
   double mean = 0.0;
   for (const double y : y_) mean += y;
   mean /= static_cast<double>(n);
@@ -280,9 +266,8 @@ void LocalGradient<Device>::gradient(double* out) {
   pool_->combine(index_.data(), n, v_.data(), out, work_.data());
 }
 
-template <class Device>
-double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, std::size_t count,
-                                                   double noise) {
+double LocalGradient::relative_uncertainty(const std::int64_t* pending, std::size_t count,
+                                           double noise) {
   require_center();
   const std::size_t n = size();
   double explained = explained_;
@@ -290,7 +275,7 @@ double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, 
     try {
       extend(static_cast<std::size_t>(pending[p]), noise);
     } catch (const NotPositiveDefiniteError&) {
-      continue;  // as good as observed already: it explains no more
+      continue;  // a repetition of an observed point explains nothing more
     } catch (...) {
       index_.resize(n);
       throw;
@@ -301,8 +286,7 @@ double LocalGradient<Device>::relative_uncertainty(const std::int64_t* pending, 
   return at_.prior_trace > 0.0 ? std::max(0.0, 1.0 - explained / at_.prior_trace) : 0.0;
 }
 
-template <class Device>
-std::int64_t LocalGradient<Device>::step(double length) {
+std::int64_t LocalGradient::step(double length) {
   require_center();
   gradient(target_.data());
   const std::size_t d = net_->dim();
@@ -311,7 +295,5 @@ std::int64_t LocalGradient<Device>::step(double length) {
   for (std::size_t j = 0; j < d; ++j) target_[j] = point_.x[j] + scale * target_[j];
   return pool_->nearest(target_.data());
 }
-
-template class LocalGradient<Cpu>;
 
 }  // namespace zopo

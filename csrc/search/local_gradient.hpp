@@ -1,17 +1,18 @@
-// The posterior mean's gradient at one candidate, kept up to date while observations come in.
+// Gradient of the posterior mean at one candidate, kept up to date while observations arrive. CPU
+// only; the device side of a batch is cuda/search/.
 //
-// The search asks for the derivative at the same center again and again, with one observation more
+// The search asks for the gradient at the same center again and again, with one more observation
 // each time. C^-1 is kept by rows l_i: a new observation adds a row and changes none. With
 // G = dk(x, X)/dx = diag(c) X + P W_0 at the center, M = X X^T and S = X W_0^T, each row adds
 //
-//   |l_i^T G|^2 = u^T M u + 2 q^T (S^T u) + q^T W_0 W_0^T q,   u = c o l_i, q = P^T l_i
+//   |l_i^T G|^2 = u^T M u + 2 q^T (S^T u) + q^T W_0 W_0^T q,   u = c o l_i,  q = P^T l_i
 //
-// to what is explained of the derivative's variance, tr G^T A^-1 G: O(n^2) an observation, without
-// a pass over the d columns of G. A new center needs all rows at once, O(n^2 w): with A^-1 kept,
-// the first terms sum to sum(A^-1 o M o c c^T). The gradient itself is G^T alpha, alpha = A^-1 (y -
-// mean y), one pass over X when a step is asked for.
+// to the explained part tr(G^T A^-1 G) of the gradient's variance. That is O(n^2) an observation,
+// without a pass over the d columns of G. A new center needs all rows at once, O(n^2 w): with A^-1
+// kept, the first terms sum to sum(A^-1 o M o c c^T). The gradient is G^T alpha with
+// alpha = A^-1 (y - mean y), one pass over X for each step.
 //
-// P is zero where a first-layer unit is off at the center: those columns are left out.
+// Columns of P whose first-layer unit is inactive at the center are zero and left out.
 #pragma once
 
 #include <cstddef>
@@ -25,37 +26,37 @@
 
 namespace zopo {
 
-template <class Device>
 class LocalGradient {
  public:
-  // Points are the pool's standardised rows; the pool has to outlive this object. Room for
-  // `capacity` observations is made now, so that none is made in the middle of a run.
-  LocalGradient(std::shared_ptr<const Network> net, const Pool<Device>& pool, std::size_t capacity);
+  // Points are the pool's standardised rows; the pool must outlive this object. Memory for
+  // `capacity` observations is reserved now, so that a run allocates nothing.
+  LocalGradient(std::shared_ptr<const Network> net, const Pool<Cpu>& pool, std::size_t capacity);
 
   std::size_t size() const { return index_.size(); }
-  const Pool<Device>& pool() const { return *pool_; }
+  const Pool<Cpu>& pool() const { return *pool_; }
   void clear();
-  // NotPositiveDefiniteError, and nothing changed, when the pivot is rounding noise.
+  // Add an observation. NotPositiveDefiniteError, with nothing changed, when the pivot is rounding
+  // noise.
   void append(std::size_t candidate, double y, double noise);
-  // Other scores and noise variances, (n,): O(n^2) when the noise stays, O(n^3) otherwise; the
-  // kernel stays in any case. After a NotPositiveDefiniteError the observations before the one it
-  // names are left. ArrayError for another number of them.
+  // Replace scores and noise variances, (n,): O(n^2) when the noise stays, O(n^3) otherwise. The
+  // kernel stays in any case. NotPositiveDefiniteError keeps the observations before the one it
+  // names; ArrayError for another number of scores.
   void refit(const double* y, const double* noise, std::size_t n);
-  // log p(y | noise) of standardised scores y (n,), up to a constant, with the amplitude a of
-  // y ~ N(0, a (K + noise I)) at its best value: -n/2 log a - 1/2 log det(K + noise I), a = y^T (K
-  // + noise I)^-1 y / n (Rasmussen & Williams 2006, eq. 5.8). -infinity when it cannot be
-  // factorised.
+  // Return log p(y | noise) of standardised scores y (n,), up to a constant, with the amplitude a
+  // in y ~ N(0, a (K + noise I)) at its maximum (Rasmussen & Williams 2006, eq. 5.8):
+  //   -n/2 log a - 1/2 log det(K + noise I),  a = y^T (K + noise I)^-1 y / n
+  // -infinity when the matrix cannot be factorised.
   double log_likelihood(const double* y, double noise);
-  // Moves the center; O(1) when it is there already.
+  // Move the center; O(1) when the candidate is the center already.
   void center(std::size_t candidate);
 
-  // G^T A^-1 (y - mean y) at the center, (d,).
+  // Compute G^T A^-1 (y - mean y) at the center, (d,).
   void gradient(double* out);
-  // tr of the gradient covariance over its prior at the center, as if the pending candidates were
-  // observed too (their scores do not matter for it).
+  // Return the trace of the gradient covariance over that of its prior at the center, as if the
+  // pending candidates were observed too; their scores do not enter.
   double relative_uncertainty(const std::int64_t* pending, std::size_t count, double noise);
-  // The nearest free candidate to the center moved by `length` along the gradient; -1: none is
-  // free.
+  // Return the free candidate nearest to the center moved by `length` along the gradient; -1 when
+  // none is free.
   std::int64_t step(double length);
 
   std::mutex& mutex() const { return mutex_; }
@@ -73,25 +74,25 @@ class LocalGradient {
   void require_center() const;
 
   std::shared_ptr<const Network> net_;
-  const Pool<Device>* pool_;
+  const Pool<Cpu>* pool_;
   std::size_t capacity_ = 0;
-  // Observed candidates, read in the pool where they lie: a copy in float64 would be the largest
-  // part of what a step has to hold in the second-level cache.
+  // Observed candidates, read where they lie in the pool: a float64 copy would be the largest array
+  // that a step holds in the L2 cache.
   std::vector<std::int64_t> index_;
-  Doubles h_, D_;  // their features, (n, hidden)
-  // Triangles (see simd/simd.hpp), (n, n).
+  Doubles h_, D_;  // features of the observed candidates, (n, hidden)
+  // Packed triangles (simd/simd.hpp), (n, n).
   Doubles K_, inverse_, precision_, inner_;  // without noise; C^-1; A^-1; X X^T
   Doubles S_;                                // X W_0^T (n, w)
   Doubles y_, noise_, z_y_, z_1_;            // scores, variances, C^-1 y, C^-1 1
 
   std::int64_t center_ = -1;
   double explained_ = 0.0;
-  Points<Device> point_;  // the center
+  Points point_;  // the center
   Linearization at_;
-  Doubles weight_;  // W_0 of the units on, (a, d)
+  Doubles weight_;  // W_0 of the active units, (a, d)
   Doubles c_;       // (n,)
-  Doubles PS_;      // P and diag(c) S of the units on, side by side: (n, 2a)
-  // Workspaces; the first three are zero beyond n.
+  Doubles PS_;      // P and diag(c) S of the active units, side by side: (n, 2a)
+  // Scratch; the first three are zero beyond n.
   Doubles k_, u_, v_, gamma_, qr_, Wq_, T_, WT_, target_, work_, remainder_;
   mutable std::mutex mutex_;
 };

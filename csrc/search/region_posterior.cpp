@@ -1,3 +1,4 @@
+// Posterior over a region of candidates (search/region_posterior.hpp).
 #include "search/region_posterior.hpp"
 
 #include <algorithm>
@@ -12,13 +13,14 @@
 namespace zopo {
 namespace {
 
-constexpr std::size_t kGroup = 64;   // columns are padded to whole groups
-constexpr double kSmallest = 1e-12;  // variance of a candidate, of the kernel's scale
-constexpr double kSmallestAmplitude = 1e-6;
-constexpr double kNegligible = 1e-4;  // share of a level that is left out
+constexpr std::size_t kGroup = 64;      // columns are padded to a multiple of this
+constexpr double kMinVariance = 1e-12;  // of a candidate, in units of the kernel's scale
+constexpr double kMinAmplitude = 1e-6;  // of a level, as a share of the scores' variance
+constexpr double kMinWeight = 1e-4;     // levels of less weight are skipped
 
-// The scores are mostly noise where more than this share of the evidence is for nuggets above that.
-constexpr double kMuchNoise = 0.3, kMostly = 0.4;
+// Scores count as mostly noise when levels with a nugget above kNoisyNugget have more than this
+// share of the evidence.
+constexpr double kNoisyNugget = 0.3, kNoisyShare = 0.4;
 
 }  // namespace
 
@@ -51,9 +53,9 @@ RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size
     }
     diagonal_[i] = static_cast<float>(T / kernel.scale);
     if (!std::isfinite(square) || !std::isfinite(diagonal_[i]) || !std::isfinite(square_.back()[i]))
-      throw ArrayError("X: row " + std::to_string(i) + " is too large for single precision");
+      throw ArrayError("X: row " + std::to_string(i) + " exceeds the range of single precision");
   }
-  for (std::size_t begin = 0; begin < columns; begin += kGroup)  // whole cache lines at a time
+  for (std::size_t begin = 0; begin < columns; begin += kGroup)  // transpose by whole cache lines
     for (std::size_t j = 0; j < d; ++j)
       for (std::size_t i = begin; i < std::min(begin + kGroup, columns); ++i)
         across_[j * stride_ + i] = X_[i * d + j];
@@ -69,7 +71,7 @@ RegionPosterior::RegionPosterior(const double* K, std::size_t columns, const Dou
     for (std::size_t j = 0; j < columns; ++j) {
       gram_[i * stride_ + j] = static_cast<float>(K[i * columns + j]);
       if (!std::isfinite(gram_[i * stride_ + j]))
-        throw ArrayError("K: row " + std::to_string(i) + " is too large for single precision");
+        throw ArrayError("K: row " + std::to_string(i) + " exceeds the range of single precision");
     }
     diagonal_[i] = gram_[i * stride_ + i];
   }
@@ -117,14 +119,14 @@ void RegionPosterior::kernel_row(std::size_t column) {
                            dots_.data(), row_.data());
   const auto inverse = static_cast<float>(1.0 / kernel_.scale);
   for (float& k : row_) k *= inverse;
-  row_[column] = diagonal_[column];  // exactly, where the angle's rounding would show
+  row_[column] = diagonal_[column];  // exact, where the rounding of the angle would show
 }
 
 double RegionPosterior::pivot_of(const Level& level, double variance, double noise) {
   return std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
 }
 
-// Writes the next row of V, kernel_row(column) having been called; leaves -l in negative_.
+// Write the next row of V, after kernel_row(column); leave -l in negative_.
 void RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double pivot) {
   level.V.resize((rows + 1) * stride_);
   negative_.resize(rows);
@@ -145,11 +147,12 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
   for (Level& level : level_) {
     level.next_pivot = pivot_of(level, level.variance[column], noise);
     if (!(level.next_pivot > 0.0))
-      throw NotPositiveDefiniteError("observation " + std::to_string(n) +
-                                     ": no noise, and no variance left at candidate " +
-                                     std::to_string(column));
+      throw NotPositiveDefiniteError("observation " + std::to_string(n) + " at candidate " +
+                                     std::to_string(column) +
+                                     " has neither noise nor remaining variance; give it a noise "
+                                     "variance above 0");
   }
-  pending_.clear();  // their rows are written over
+  pending_.clear();  // the new row overwrites the rows of pending candidates
   kernel_row(column);
   for (Level& level : level_) {
     extend(level, column, n, level.next_pivot);
@@ -173,7 +176,7 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
 
 void RegionPosterior::truncate(std::size_t n) {
   if (n > size())
-    throw ArrayError("truncate: " + std::to_string(n) + " observations asked for, there are " +
+    throw ArrayError("truncate: cannot keep " + std::to_string(n) + " observations, there are " +
                      std::to_string(size()));
   if (n == size()) return;
   column_.resize(n);
@@ -230,7 +233,7 @@ void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
     for (Level& level : level_) {
       const std::size_t rows = size() + same;
       const double variance = std::max(level.fantasised[column], 0.0f);
-      extend(level, column, rows, pivot_of(level, variance, kSmallest));
+      extend(level, column, rows, pivot_of(level, variance, kMinVariance));
       const float* row = level.V.data() + rows * stride_;
       for (std::size_t j = 0; j < stride_; ++j) level.fantasised[j] -= row[j] * row[j];
     }
@@ -260,7 +263,7 @@ void RegionPosterior::weigh() {
       quadratic += z * z;
     }
     level.amplitude =
-        varied ? std::max(quadratic / (count * deviation * deviation), kSmallestAmplitude) : 1.0;
+        varied ? std::max(quadratic / (count * deviation * deviation), kMinAmplitude) : 1.0;
     level.weight = -0.5 * count * std::log(level.amplitude) - level.log_determinant;
     best = std::max(best, level.weight);
   }
@@ -281,11 +284,11 @@ std::int64_t RegionPosterior::most_promising() const {
 bool RegionPosterior::mostly_noise() const {
   double share = 0.0;
   for (const Level& level : level_)
-    if (level.nugget > kMuchNoise) share += level.weight;
-  return share > kMostly;
+    if (level.nugget > kNoisyNugget) share += level.weight;
+  return share > kNoisyShare;
 }
 
-// Leaves out of the criterion all but the nearest free candidates.
+// Restrict the criterion to the free candidates nearest to `center`.
 void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
   if (near_.empty() || near_of_ != center) {
     kernel_row(center);
@@ -313,22 +316,22 @@ std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n
   };
   std::fill(criterion_.begin(), criterion_.end(), 0.0);
   for (const Level& level : level_)
-    if (level.weight > kNegligible) add(level, power);
-  const auto leave_out = [&] {
+    if (level.weight > kMinWeight) add(level, power);
+  const auto mask_unavailable = [&] {
     for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
     if (nearest < columns_ && mostly_noise()) keep_near(center, nearest);
   };
-  leave_out();
+  mask_unavailable();
   const std::int64_t found = most_promising();
   if (found < 0 || criterion_[static_cast<std::size_t>(found)] > 0.0) return found;
-  // No improvement that a number could hold: the least hopeless one, by standard deviations.
+  // Every improvement underflows: rank by standardised distance from the incumbent instead.
   std::fill(criterion_.begin(), criterion_.end(), 0.0);
   add(*std::max_element(level_.begin(), level_.end(),
                         [](const Level& a, const Level& b) { return a.weight < b.weight; }),
       0);
-  const double least = *std::min_element(criterion_.begin(), criterion_.end());
-  for (double& c : criterion_) c -= least;
-  leave_out();
+  const double lowest = *std::min_element(criterion_.begin(), criterion_.end());
+  for (double& c : criterion_) c -= lowest;
+  mask_unavailable();
   return most_promising();
 }
 
@@ -360,7 +363,7 @@ void RegionPosterior::shares(double* weight, double* amplitude) const {
 void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t n,
                                 double* out) const {
   if (n != size())
-    throw ArrayError("r: expected " + std::to_string(size()) + " residuals, got " +
+    throw ArrayError("residuals: expected " + std::to_string(size()) + " entries, got " +
                      std::to_string(n));
   const Level& at = level_[level];
   Doubles z(n);

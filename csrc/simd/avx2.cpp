@@ -5,7 +5,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-// 4 x 3 accumulators + 3 loads + 1 broadcast: the sixteen registers there are.
+// 4 x 3 accumulators + 3 loads + 1 broadcast fill the sixteen registers.
 #define ZOPO_VECTOR_BYTES 32
 #define ZOPO_GRAM_ROWS 4
 #define ZOPO_GRAM_VECTORS 3

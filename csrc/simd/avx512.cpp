@@ -4,7 +4,7 @@
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 #include <immintrin.h>
 
-// 8 x 3 accumulators + 3 loads of the thirty-two registers; broadcasts come from memory.
+// 8 x 3 accumulators + 3 loads of thirty-two registers; broadcasts come from memory.
 #define ZOPO_VECTOR_BYTES 64
 #define ZOPO_GRAM_ROWS 8
 #define ZOPO_GRAM_VECTORS 3

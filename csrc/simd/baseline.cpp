@@ -1,4 +1,4 @@
-// Whatever the compiler assumes by default: SSE2 on x86-64, NEON on AArch64.
+// The compiler's default instruction set: SSE2 on x86-64, NEON on AArch64.
 #include "simd/simd.hpp"
 
 #define ZOPO_VECTOR_BYTES 16

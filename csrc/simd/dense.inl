@@ -5,7 +5,7 @@ namespace {
 
 // ---- small dense products --------------------------------------------------------------------
 
-// R rows of A times V vectors' worth of columns of B, in registers.
+// Multiply R rows of A by V vectors of columns of B, in registers.
 template <std::size_t R, std::size_t V>
 inline void gemm_tile(std::size_t k, const double* A, std::size_t lda, const double* B,
                       std::size_t ldb, double* C, std::size_t ldc, bool add) {
@@ -27,7 +27,7 @@ template <std::size_t R>
 inline void gemm_rows(std::size_t n, std::size_t k, const double* A, std::size_t lda,
                       const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add) {
   std::size_t j = 0;
-  if constexpr (R == 1)  // a single row: more columns at once, or the additions wait for each other
+  if constexpr (R == 1)  // a single row needs more columns at once to hide the addition latency
     for (; j + 8 * kLanes <= n; j += 8 * kLanes)
       gemm_tile<R, 8>(k, A, lda, B + j, ldb, C + j, ldc, add);
   if constexpr (R == 1)
@@ -69,7 +69,7 @@ void triangle_matvec_transposed(const double* L, std::size_t n, const double* a,
 }
 
 void triangle_normal(const double* L, std::size_t n, const double* x, double* v, double* y) {
-  for (std::size_t i = 0; i < n; i += 8) {  // a block is read twice, from the first-level cache
+  for (std::size_t i = 0; i < n; i += 8) {  // a block is read twice, the second time from L1
     const std::size_t width = triangle_width(i), rows = n - i < 8 ? n - i : 8;
     const double* block = L + triangle_offset(i);
     matvec(block, width, rows, width, x, v + i);
@@ -85,8 +85,8 @@ void triangle_rank_one(double* A, std::size_t n, const double* l) {
   }
 }
 
-// Four rows of C at a time against each finished row: C_ij = (A_ij - C_i.C_j) / C_jj. Within the
-// four, and for what is left over, row by row.
+// Compute four rows of C at a time against each finished row: C_ij = (A_ij - C_i.C_j) / C_jj.
+// Entries within the four rows, and leftover rows, are computed row by row.
 bool triangle_cholesky(double* A, std::size_t n) {
   std::size_t i = 0;
   while (i < n) {
@@ -141,7 +141,7 @@ void solve_lower_transposed(const double* C, std::size_t ldc, std::size_t n, dou
   }
 }
 
-// Rows i .. i + R - 1 of C^-1 B for V vectors' worth of columns, given the rows before.
+// Compute rows i .. i + R - 1 of C^-1 B for V vectors of columns, given the rows before.
 template <std::size_t R, std::size_t V>
 inline void solve_tile(const double* C, std::size_t ldc, std::size_t i, double* B,
                        std::size_t ldb) {

@@ -5,9 +5,9 @@ namespace {
 
 // ---- Gram product --------------------------------------------------------------------------
 //
-// K_ij = sum_l (h_l(x_i).h_l(y_j) + 1) (D_l(x_i).D_l(y_j)): one pass over a register tile of K. The
-// right operand is packed as panels of kPanel points, feature by feature, so that the inner loop is
-// kRows broadcasts times kVectors loads, all accumulators in registers.
+// K_ij = sum_l (h_l(x_i).h_l(y_j) + 1) (D_l(x_i).D_l(y_j)), in one pass over a register tile of K.
+// The right operand is packed as panels of kPanel points, feature by feature. The inner loop is
+// then kRows broadcasts times kVectors loads, with all accumulators in registers.
 
 std::size_t features_of(const GramOperand& g) {
   std::size_t f = g.width[0];
@@ -50,7 +50,7 @@ inline void tile_product(const double* A, std::size_t lda, std::size_t cols, con
     Vec b[kVectors];
     for (std::size_t v = 0; v < kVectors; ++v) {
       b[v] = load(panel + c * kPanel + v * kLanes);
-      // The panel lies in the second-level cache: fetched some steps ahead.
+      // The panel is in the L2 cache: prefetch it some steps ahead.
       __builtin_prefetch(panel + (c + 16) * kPanel + v * kLanes);
     }
     for (std::size_t r = 0; r < R; ++r) {
@@ -91,8 +91,8 @@ void gram_tile(const GramOperand& g, std::size_t i, const double* panel, std::si
 
 void gram_rows(const GramOperand& left, const GramOperand& right, const double* packed,
                std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk) {
-  // A block of rows stays in the second-level cache while the panels, of some hundred kilobytes
-  // each, pass by; within it each panel stays while the rows pass over it.
+  // A block of rows stays in L2 while the panels, some hundred kilobytes each, pass by. Within the
+  // block each panel stays while the rows pass over it.
   constexpr std::size_t kBlockRows = 96 / kRows * kRows;
   const std::size_t stride = kPanel * features_of(right);
   for (std::size_t block = begin; block < end; block += kBlockRows) {

@@ -1,9 +1,10 @@
-// Bodies of the inner loops; included by simd_<isa>.cpp, each compiled with that instruction set.
+// Bodies of the inner loops, included by baseline.cpp, avx2.cpp and avx512.cpp, each of which is
+// compiled for its instruction set.
 //
-// Only raw pointers and file-local functions here: an inline function of a standard header compiled
-// with AVX-512 could be the copy the linker keeps for everyone, and crash an older processor.
-// Vectors are the compiler's own (vector_size), so the same text becomes SSE2, AVX2, AVX-512 or
-// NEON.
+// Only raw pointers and file-local functions are allowed here. An inline function of a standard
+// header, compiled with AVX-512, could become the copy that the linker keeps for everyone, and
+// crash on an older processor. Vectors are the compiler's own (vector_size), so the same text
+// becomes SSE2, AVX2, AVX-512 or NEON.
 //
 // The including file defines ZOPO_VECTOR_BYTES, ZOPO_GRAM_ROWS and ZOPO_GRAM_VECTORS.
 

@@ -1,12 +1,12 @@
-// Scans and rows of a pool of embeddings; see simd/kernels.inl.
+// Scans of a pool and its rows in float64; see simd/kernels.inl.
 
 namespace zopo {
 namespace {
 
 // ---- pool scan -----------------------------------------------------------------------------
 //
-// Vectors of at most 32 bytes: the conversion from half precision is no faster by the full AVX-512
-// register (two halves and a merge), and the loop is bound by memory beyond the second-level cache.
+// Vectors have at most 32 bytes. Converting half precision into a full AVX-512 register is no
+// faster (two halves and a merge), and beyond the L2 cache memory bounds the loop.
 
 constexpr std::size_t kScanBytes = ZOPO_VECTOR_BYTES < 32 ? ZOPO_VECTOR_BYTES : 32;
 constexpr std::size_t kScanLanes = kScanBytes / sizeof(float);
@@ -14,7 +14,7 @@ typedef float ScanVec __attribute__((vector_size(kScanBytes)));
 typedef float ScanLoad __attribute__((vector_size(kScanBytes), aligned(4), may_alias));
 
 inline float half_to_float(std::uint16_t h) {
-  // Exponent rebased by a multiplication, which also normalises subnormals; no infinities here.
+  // Rebase the exponent by a multiplication, which also normalises subnormals; no infinities here.
   union {
     std::uint32_t u;
     float f;
@@ -37,8 +37,8 @@ inline float scalar(std::uint16_t h) { return half_to_float(h); }
 inline float scalar(float f) { return f; }
 inline double scalar(double f) { return f; }
 
-// With `Ahead`, rows that many rows further on are fetched while these are summed: R streams are
-// more than the processor's own prefetching follows.
+// With `Ahead`, prefetch the rows that many rows further on while summing these: R streams are more
+// than the hardware prefetcher follows.
 template <std::size_t R, std::size_t Ahead>
 inline void scan_rows(const std::uint16_t* Z, std::size_t d, const float* w, const float* norm,
                       float* out) {
@@ -63,9 +63,9 @@ inline void scan_rows(const std::uint16_t* Z, std::size_t d, const float* w, con
 void scan(const std::uint16_t* Z, std::size_t rows, std::size_t d, Reach reach, const float* w,
           const float* norm, float* out) {
   std::size_t i = 0;
-  if (reach == Reach::Cached)  // eight rows hide the latency of the additions
+  if (reach == Reach::Cached)  // eight rows at a time hide the latency of the additions
     for (; i + 8 <= rows; i += 8) scan_rows<8, 8>(Z + i * d, d, w, norm + i, out + i);
-  if (reach == Reach::Memory)  // four keep to the order in which memory is fastest
+  if (reach == Reach::Memory)  // four at a time keep the order of reads that memory serves fastest
     for (; i + 4 <= rows; i += 4) scan_rows<4, 8>(Z + i * d, d, w, norm + i, out + i);
   for (; i + 8 <= rows; i += 8) scan_rows<8, 0>(Z + i * d, d, w, norm + i, out + i);
   for (; i < rows; ++i) scan_rows<1, 0>(Z + i * d, d, w, norm + i, out + i);
@@ -75,7 +75,7 @@ void scan(const std::uint16_t* Z, std::size_t rows, std::size_t d, Reach reach, 
 
 inline Vec widened(const double* p) { return load(p); }
 #if defined(__AVX512F__)
-// The masked forms: GCC 12's own headers trip -Wmaybe-uninitialized in the plain ones.
+// Masked forms, because GCC 12's own headers trip -Wmaybe-uninitialized in the plain ones.
 inline Vec widened(const float* p) { return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p)); }
 inline Vec widened(const std::uint16_t* p) {
   return _mm512_maskz_cvtps_pd(
@@ -217,7 +217,7 @@ void widen_f16(const std::uint16_t* from, std::size_t n, double* to) {
   for (; i < n; ++i) to[i] = half_to_float(from[i]);
 }
 
-// To nearest, ties to even, by way of float32; what is too large becomes infinite.
+// Round to nearest, ties to even, by way of float32; numbers beyond the range become infinite.
 inline std::uint16_t to_half(double v) {
   union {
     float f;
@@ -232,7 +232,7 @@ inline std::uint16_t to_half(double v) {
     return static_cast<std::uint16_t>(sign | (x.u - 0x3f000000u));
   }
   const std::uint32_t odd = x.u >> 13 & 1u;
-  x.u += 0xc8000fffu + odd;  // exponent rebased, and half of the last bit kept
+  x.u += 0xc8000fffu + odd;  // rebase the exponent and add half of the last bit that is kept
   return static_cast<std::uint16_t>(sign | x.u >> 13);
 }
 

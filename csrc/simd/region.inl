@@ -1,5 +1,5 @@
-// Loops over the candidates of a region; see simd/kernels.inl. Plain loops that the compiler turns
-// into vectors: no sums across lanes, no branches.
+// Loops over the candidates of a region; see simd/kernels.inl. They have neither sums across lanes
+// nor branches, so that the compiler vectorises them.
 
 namespace zopo {
 namespace {
@@ -8,7 +8,7 @@ typedef float Vecf __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
 typedef float VecfLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(4), may_alias));
 constexpr std::size_t kFloats = ZOPO_VECTOR_BYTES / sizeof(float);
 
-// out += sum_i a_i M_i over a block of N vectors held in registers.
+// Add sum_i a_i M_i to a block of N vectors held in registers.
 template <std::size_t N>
 inline void combine_block(const float* M, std::size_t ld, std::size_t rows, const float* a,
                           float* out) {
@@ -50,7 +50,7 @@ void arc_cosine_first(std::size_t n, float factor, float bias, bool ntk, float* 
   }
 }
 
-// Angle in [0, pi] of a cosine: sqrt(1 - |c|) times a polynomial, to 3e-8.
+// Angle in [0, pi] of a cosine, to 3e-8: sqrt(1 - |c|) times a polynomial.
 inline float angle_of(float c) {
   const float x = c < 0.0f ? -c : c;
   float p = -1.23700485e-03f;
@@ -82,8 +82,8 @@ void arc_cosine_layer(std::size_t n, float w, float bias, bool ntk, float at, co
   }
 }
 
-// exp(x), x <= 0, to 1e-13; 0 below -708. The integer part becomes the exponent: adding 1.5 2^52
-// rounds to it and leaves it in the last bits.
+// exp(x) for x <= 0, to 1e-13; 0 below -708. Adding 1.5 2^52 rounds to an integer and leaves it in
+// the last bits, from where it moves into the exponent.
 inline double exp_negative(double x) {
   const double y = x < -708.0 ? -708.0 : x;
   const double shifted = y * 1.4426950408889634 + 6755399441055744.0;
@@ -105,10 +105,15 @@ inline double exp_negative(double x) {
   return x < -708.0 ? 0.0 : p * __builtin_bit_cast(double, bits);
 }
 
-// E max(0, u + N(0, 1))^p for p = 1 or 2. With x = |u|, R Mills' ratio and phi the normal density
-// it is phi(x) (1 - x R) and phi(x) ((x^2 + 1) R - x) below zero, each without cancellation as a
-// polynomial in 1 / (1 + 0.4 x) over (1 + 0.4 x)^(p + 1), to 5e-8; above it is u, and u^2 + 1, less
-// or plus that.
+// E max(0, u + N(0, 1))^p for p = 1 or 2, to 5e-8. With x = |u|, R Mills' ratio and phi the normal
+// density:
+//
+//           u < 0                       u > 0
+//   p = 1   phi(x) (1 - x R)            u + phi(x) (1 - x R)
+//   p = 2   phi(x) ((x^2 + 1) R - x)    u^2 + 1 - phi(x) ((x^2 + 1) R - x)
+//
+// The factor beside phi(x) is a polynomial in 1 / (1 + 0.4 x), divided by (1 + 0.4 x)^(p + 1),
+// which avoids the cancellation.
 template <int P>
 inline double expected(double u) {
   constexpr double kCoefficients[2][13] = {

@@ -1,4 +1,4 @@
-// Chooses the instruction set, once.
+// Choice of the instruction set, made once.
 #include "simd/simd.hpp"
 
 #include <cstdlib>
@@ -19,8 +19,8 @@ const Simd* choose() {
   }
   if (wanted && *wanted)
     throw ConfigError("ZOPO_ISA=" + std::string(wanted) +
-                      ": this build and processor run baseline" + (simd_avx2() ? ", avx2" : "") +
-                      (simd_avx512() ? ", avx512" : ""));
+                      ": not available; this build and processor run baseline" +
+                      (simd_avx2() ? ", avx2" : "") + (simd_avx512() ? ", avx512" : ""));
   return best;
 }
 

@@ -1,7 +1,7 @@
-// The inner loops, compiled once per instruction set and chosen at run time.
+// Inner loops, compiled once per instruction set and chosen at run time.
 //
 // All matrices are row-major with a leading dimension in elements. A row's result does not depend
-// on the rows around it: the same row gives the same bits alone and in a batch.
+// on its neighbours: a row gives the same bits alone and in a batch.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 namespace zopo {
 
 // One operand of a Gram product: n points, each with `layers + 1` hidden vectors h_0..h_L and
-// `layers` backward vectors D_0..D_{L-1} (D_L = 1). `h[l]` is (n, width[l]) with stride ldh[l];
-// `D[l]` is (n, width[l + 1]) with stride ldd.
+// `layers` backward vectors D_0..D_{L-1} (D_L = 1). `h[l]` is (n, width[l]) with leading dimension
+// ldh[l], `D[l]` is (n, width[l + 1]) with leading dimension ldd.
 struct GramOperand {
   std::size_t n;
   std::size_t layers;
@@ -22,8 +22,8 @@ struct GramOperand {
   std::size_t ldd;
 };
 
-// Lower triangular matrices are kept by rows, each padded to whole groups of eight columns: rows
-// 8q..8q+7 form a block of 8 x 8(q + 1) numbers. A row never moves when another is appended.
+// Layout of packed lower triangles. Rows are padded to a multiple of eight columns, so that rows
+// 8q..8q+7 form a block of 8 x 8(q + 1) numbers. A row never moves when another one is appended.
 [[gnu::always_inline]] constexpr std::size_t triangle_width(std::size_t i) {
   return 8 * (i / 8 + 1);
 }
@@ -31,7 +31,7 @@ struct GramOperand {
   return triangle_width(i) * (i / 8 * 4 + i % 8);
 }
 
-// How far the pool is away: in the second-level cache, in the last-level one, in main memory.
+// Memory level that the pool resides in: L2 cache, last-level cache or main memory.
 enum class Reach { Near, Cached, Memory };
 
 struct Simd {
@@ -46,20 +46,22 @@ struct Simd {
   // y += A^T a, A (rows, cols)
   void (*matvec_transposed)(const double* A, std::size_t lda, std::size_t rows, std::size_t cols,
                             const double* a, double* y);
-  // C (m, n) = A B, with `add` C += A B; A (m, k), B (k, n)
+  // C (m, n) = A B, or C += A B with `add`; A (m, k), B (k, n)
   void (*gemm)(std::size_t m, std::size_t n, std::size_t k, const double* A, std::size_t lda,
                const double* B, std::size_t ldb, double* C, std::size_t ldc, bool add);
   // sum_i a_i b_i c_i
   double (*dot3)(const double* a, const double* b, const double* c, std::size_t n);
-  // L (n, n) a triangle as above, with zeros right of the diagonal. x, y: triangle_width(n - 1)
-  // numbers, those beyond n zero.
-  // y = L x;  y += L^T a;  v = L x and y += L^T v in one pass;  the triangle of A += l l^T (what
-  // lies right of the diagonal is lost).
+  // Operations on packed triangles L (n, n), with zeros right of the diagonal. The vectors x and y
+  // hold triangle_width(n - 1) numbers, zero beyond n.
+  //   triangle_matvec              y = L x
+  //   triangle_matvec_transposed   y += L^T a
+  //   triangle_normal              v = L x and y += L^T v, in one pass
+  //   triangle_rank_one            A += l l^T on the lower triangle; entries right of it are lost
   void (*triangle_matvec)(const double* L, std::size_t n, const double* x, double* y);
   void (*triangle_matvec_transposed)(const double* L, std::size_t n, const double* a, double* y);
   void (*triangle_normal)(const double* L, std::size_t n, const double* x, double* v, double* y);
   void (*triangle_rank_one)(double* A, std::size_t n, const double* l);
-  // Factors A = C C^T in place, triangles; false at a pivot that is not positive.
+  // Factorise A = C C^T in place; return false at a pivot that is not positive.
   bool (*triangle_cholesky)(double* A, std::size_t n);
   // b <- C^-1 b and b <- C^-T b, C (n, n) lower triangular
   void (*solve_lower)(const double* C, std::size_t ldc, std::size_t n, double* b);
@@ -68,21 +70,23 @@ struct Simd {
   void (*solve_lower_rows)(const double* C, std::size_t ldc, std::size_t n, double* B,
                            std::size_t ldb, std::size_t cols);
 
-  // Gram product: pack the right operand once, in panels of gram_panel points (gram_pack_size
-  // doubles in all, panels [begin, end) at a time), then fill rows of K.
+  // Gram product. The right operand is packed once, in panels of gram_panel points: gram_pack_size
+  // doubles in all, panels [begin, end) per call. Then rows of K are filled.
   std::size_t gram_panel;
   std::size_t (*gram_pack_size)(const GramOperand& right);
   void (*gram_pack)(const GramOperand& right, std::size_t begin, std::size_t end, double* packed);
-  // K rows [begin, end); with `lower`, entries right of the diagonal may be left unwritten.
+  // Fill K's rows [begin, end). With `lower`, entries right of the diagonal may stay unwritten.
   void (*gram_rows)(const GramOperand& left, const GramOperand& right, const double* packed,
                     std::size_t begin, std::size_t end, bool lower, double* K, std::size_t ldk);
 
-  // Pool scan: out_i = norm_i - 2 z_i.w, Z (rows, d) contiguous. With norm_i = |e_i|^2 and w = x o
-  // s that is |e_i - x|^2 up to a constant: one multiply-add an entry.
+  // Pool scan: out_i = norm_i - 2 z_i.w, Z (rows, d) contiguous. With norm_i = |e_i|^2 and
+  // w = x o s this is |e_i - x|^2 up to a constant, at one multiply-add an entry.
   void (*scan_f16)(const std::uint16_t* Z, std::size_t rows, std::size_t d, Reach reach,
                    const float* w, const float* norm, float* out);
-  // Rows of Z in float64, by index: y_i = sum_j (z_ij - mean_j) w_j, and y_j += sum_i a_i (z_ij -
-  // mean_j); without the mean where it is null.
+  // Products with the rows index[0..n) of Z in float64:
+  //   rows_matvec    y_i = sum_j (z_ij - mean_j) w_j
+  //   rows_combine   y_j += sum_i a_i (z_ij - mean_j)
+  // A null mean counts as zero.
   void (*rows_matvec_f16)(const std::uint16_t* Z, std::size_t d, const std::int64_t* index,
                           std::size_t n, const double* mean, const double* w, double* y);
   void (*rows_matvec_f32)(const float* Z, std::size_t d, const std::int64_t* index, std::size_t n,
@@ -95,16 +99,17 @@ struct Simd {
                            const double* mean, const double* a, double* y);
   void (*rows_combine_f64)(const double* Z, std::size_t d, const std::int64_t* index, std::size_t n,
                            const double* mean, const double* a, double* y);
-  // e = (z - mean) o inverse_scale, (d,).
+  // e = (z - mean) o inverse_scale, (d,)
   void (*standardise_f16)(const std::uint16_t* z, std::size_t d, const double* mean,
                           const double* inverse_scale, double* e);
-  // One row into column sums, minima and maxima; into sums of squared differences from the mean.
+  // Add one row to column sums, minima and maxima, or to sums of squared differences from the mean.
   void (*moments_pass)(const double* row, std::size_t d, double* sum, double* low, double* high);
   void (*squares_pass)(const double* row, std::size_t d, const double* mean, double* sum);
-  // Exact conversion of n IEEE half-precision numbers, and to the nearest of them.
+  // Convert n IEEE half-precision numbers exactly to float64, and back to the nearest half.
   void (*widen_f16)(const std::uint16_t* from, std::size_t n, double* to);
   void (*narrow_f16)(const double* from, std::size_t n, std::uint16_t* to);
-  // Reads n bytes, 64 at a time, and returns their xor: what the memory delivers at best.
+  // Read n bytes, 64 at a time, and return the xor of their words: an upper bound of what a scan
+  // can reach.
   std::uint64_t (*read)(const void* from, std::size_t n);
 
   // Candidates of a region (search/region_posterior.hpp); n and columns are multiples of 64.
@@ -115,27 +120,29 @@ struct Simd {
   // variance -= row^2, mean_y += z_y row, mean_1 += z_1 row.
   void (*accumulate_row)(std::size_t n, const float* row, double z_y, double z_1, float* variance,
                          double* mean_y, double* mean_1);
-  // The closed form of the infinite-width kernel, layer by layer (zopo_fast/infinite.py): inner
-  // products in S become S_1, and T T_1; then S_l and T_l the next ones, `at` and `square` being
-  // S_l(x, x) of the one point and of the others.
+  // Closed form of the infinite-width kernel, layer by layer (zopo_fast/gp/infinite_ntk.py). The
+  // first call turns inner products in S into S_1, and sets T to T_1; each later call turns S_l and
+  // T_l into S_{l+1} and T_{l+1}. `at` and `square` are S_l(x, x) of the one point and of the
+  // others.
   void (*arc_cosine_first)(std::size_t n, float factor, float bias, bool ntk, float* S, float* T);
   void (*arc_cosine_layer)(std::size_t n, float w, float bias, bool ntk, float at,
                            const float* square, float* S, float* T);
-  // out += weight E max(0, f - incumbent)^power for power 1 or 2, f normal with mean (mean_y - mean
-  // mean_1) inverse and variance amplitude x variance; power 0: weight times the
+  // out += weight E max(0, f - incumbent)^power for power 1 or 2, where f is normal with mean
+  // (mean_y - mean mean_1) inverse and variance amplitude x variance. Power 0 adds weight times the
   // standardised distance of the mean from the incumbent.
   void (*improvement)(std::size_t n, const double* mean_y, const double* mean_1,
                       const float* variance, double mean, double inverse, double incumbent,
                       double amplitude, double weight, int power, double* out);
 };
 
-// Instruction sets by name, best last; nullptr where this build or this processor has it not.
+// Loops of each instruction set, best last; nullptr where this build or processor lacks the set.
 const Simd* simd_baseline();
 const Simd* simd_avx2();
 const Simd* simd_avx512();
 
-// The best this processor runs, or the one that the environment variable ZOPO_ISA names
-// (baseline, avx2, avx512). ConfigError when that is unknown or cannot run here.
+// Return the best instruction set that this processor runs, or the one that the environment
+// variable ZOPO_ISA names (baseline, avx2, avx512). Throws ConfigError for an unknown or
+// unsupported name.
 const Simd& simd();
 
 }  // namespace zopo

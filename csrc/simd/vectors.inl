@@ -1,4 +1,4 @@
-// Vectors of an instruction set, and loops over one or a few rows; see simd/kernels.inl.
+// Vectors of an instruction set, and loops over one row or a few; see simd/kernels.inl.
 
 namespace zopo {
 namespace {
@@ -11,7 +11,7 @@ typedef double VecLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(8)
 inline Vec load(const double* p) { return *reinterpret_cast<const VecLoad*>(p); }
 inline void store(double* p, Vec v) { *reinterpret_cast<VecLoad*>(p) = v; }
 
-// Sums of all lanes by halves, in registers: log2(lanes) additions instead of one after another.
+// Sum all lanes by halves, in registers: log2(lanes) additions instead of a chain of them.
 inline double sum_lanes(double __attribute__((vector_size(16))) v) { return v[0] + v[1]; }
 inline double sum_lanes(double __attribute__((vector_size(32))) v) {
   return sum_lanes(__builtin_shufflevector(v, v, 0, 1) + __builtin_shufflevector(v, v, 2, 3));
@@ -29,8 +29,7 @@ inline float sum_lanes(float __attribute__((vector_size(32))) v) {
 }
 inline double sum(Vec v) { return sum_lanes(v); }
 
-// Four such sums at once: pairs of vectors are interleaved before they are added, which takes less
-// than half the shuffles.
+// Sum four vectors at once: interleaving pairs before adding takes less than half the shuffles.
 typedef double V16 __attribute__((vector_size(16)));
 typedef double V32 __attribute__((vector_size(32)));
 typedef double V64 __attribute__((vector_size(64)));
@@ -63,7 +62,7 @@ inline void sum4(V64 a, V64 b, V64 c, V64 d, double* y) {
 
 // ---- vectors -------------------------------------------------------------------------------
 
-// R dot products sharing one right-hand side; two accumulators a row hide the FMA latency.
+// R dot products that share one right-hand side; two accumulators a row hide the FMA latency.
 template <std::size_t R>
 inline void dots(const double* A, std::size_t lda, const double* x, std::size_t n, double* y) {
   Vec even[R] = {}, odd[R] = {};
@@ -109,7 +108,7 @@ void matvec(const double* A, std::size_t lda, std::size_t rows, std::size_t cols
 void matvec_transposed(const double* A, std::size_t lda, std::size_t rows, std::size_t cols,
                        const double* a, double* y) {
   std::size_t i = 0;
-  for (; i + 4 <= rows; i += 4) {  // four rows a pass: y is read and written a quarter as often
+  for (; i + 4 <= rows; i += 4) {  // four rows a pass read and write y a quarter as often
     const double* r0 = A + i * lda;
     const double *r1 = r0 + lda, *r2 = r1 + lda, *r3 = r2 + lda;
     std::size_t k = 0;
@@ -138,7 +137,7 @@ double dot3(const double* a, const double* b, const double* c, std::size_t n) {
   return sum(even + odd) + tail;
 }
 
-// Register tiles: rows of the left operand times vectors of the right one.
+// Register tiles: rows of the left operand by vectors of the right one.
 constexpr std::size_t kRows = ZOPO_GRAM_ROWS;
 constexpr std::size_t kVectors = ZOPO_GRAM_VECTORS;
 constexpr std::size_t kPanel = kVectors * kLanes;

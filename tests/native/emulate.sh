@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the extension with its CUDA kernels emulated on the host (tests/native/emulation), beside the installed
-# one, and runs the tests that use a device against that build: all of them with threads and blocks in
-# reverse, a selection in their order and a smaller one in a random order. A missing barrier shows in one
-# order or another whatever the size, so the selections hold every kernel, but not the large sizes.
+# Builds the extension with its CUDA kernels emulated on the host (tests/native/emulation), apart from the
+# installed one, and runs the tests that use a device against that build: all of them with threads and blocks
+# in reverse order, a selection in forward order and a smaller one in a random order. A missing barrier shows
+# in one order or another at any size, so the selections have every kernel but not the large sizes.
 # About six minutes on two cores.
 #
 #   tests/native/emulate.sh            all of it
-#   tests/native/emulate.sh reverse    the whole list in that order only: forward, reverse or a seed
+#   tests/native/emulate.sh reverse    the whole list in one order only: forward, reverse or a seed
 #
 # PYTHON is an interpreter with the test dependencies.
 set -euo pipefail
@@ -15,15 +15,15 @@ python=${PYTHON:-python3}
 root=$PWD
 build=$root/build/emulate
 
-# The files with tests of devices; tests/native/test_cuda_collection.py checks the list and what is collected.
+# Files with tests of devices; tests/native/test_cuda_collection.py checks that the list is complete.
 mapfile -t tests < tests/native/devices.txt
-# Of these in the other orders, as pytest's -k: not what repeats itself many times or takes long for its size.
+# Tests left out of the other orders, as pytest's -k: many repetitions, or long for their size.
 left_out=(properties thousand large_pool any_unit take_and_release any_sequence 5000 7000 very_different
   gradcheck opcheck golden no_room given_back too_little)
 selection=$(printf ' and not %s' "${left_out[@]}")
 selection="${selection# and } and not (every_height and (float16 or float64))"
 
-# An interpreter without the editable install, which would come first; the other packages are shared.
+# An interpreter without the editable install, which would take precedence; other packages are shared.
 "$python" -m venv --without-pip "$build/venv"
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$build/package"
@@ -54,7 +54,7 @@ if [ $# -gt 0 ]; then
   in_order "$1"
   exit
 fi
-# The kernels run on one core: the whole list on one, the other orders on another.
+# Kernels run on one core: the whole list takes one core, the other orders another.
 in_order reverse > "$build/reverse.log" &
 reverse=$!
 failed=0

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the extension with sanitizers, beside the installed one, and runs its tests against that build.
+# Builds the extension with sanitizers, apart from the installed one, and runs its tests against that build.
 #
 #   tests/native/sanitize.sh address     AddressSanitizer and UndefinedBehaviorSanitizer, native tests
 #   tests/native/sanitize.sh thread      ThreadSanitizer, the tests that use objects from several threads
 #
 # PYTHON is an interpreter with the test dependencies. The first fault ends the run. CPython and NumPy are
-# not instrumented: what they do to our memory goes unseen, what we do to theirs on the heap does not.
+# not instrumented: their errors on our memory go unseen, ours on their heap memory do not.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kind=${1:?address or thread}
@@ -17,7 +17,7 @@ case $kind in
   address)
     sanitizers=address,undefined
     libraries="libasan.so libubsan.so"
-    # CPython frees little of what it holds when it ends, so leaks are not looked for.
+    # CPython frees little of its memory at exit, so leaks are not checked.
     export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:detect_stack_use_after_return=1
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     tests=(gp/kernel gp/gp gp/gp_limits search/local_gradient search/pool_scan native/dispatch
@@ -37,7 +37,7 @@ case $kind in
     ;;
 esac
 
-# An interpreter without the editable install, which would come first; the other packages are shared.
+# An interpreter without the editable install, which would take precedence; other packages are shared.
 "$python" -m venv --without-pip "$build/venv"
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 rm -rf "$build/package"
@@ -46,14 +46,14 @@ rm -rf "$build/package"
   -C cmake.define.CMAKE_CXX_FLAGS_RELWITHDEBINFO=-O0 -C cmake.define.ZOPO_OPTIMIZE=-O1 \
   -C cmake.define.ZOPO_SANITIZE=$sanitizers -C cmake.define.ZOPO_CUDA=OFF .
 
-# The sanitizer's library has to be the first to load, and to know C++ exceptions from the start.
+# The sanitizer's library must load first, and must see C++ exceptions from the start.
 preload=
 for library in $libraries libstdc++.so; do preload+="$(${CXX:-c++} -print-file-name=$library) "; done
 export PYTHONPATH=$build/package:$packages
 run=$build/run
 mkdir -p "$run" && cd "$run"  # not the sources' folder: its zopo_fast has no extension
 
-# ThreadSanitizer's map of the address space does not fit where Linux randomises more than 28 bits of it.
+# ThreadSanitizer's memory map does not fit where Linux randomises more than 28 bits of the address space.
 instrumented=(env "LD_PRELOAD=$preload")
 if setarch "$(uname -m)" -R true 2>/dev/null; then instrumented=(setarch "$(uname -m)" -R "${instrumented[@]}"); fi
 instrumented+=("$build/venv/bin/python")
@@ -61,8 +61,8 @@ instrumented+=("$build/venv/bin/python")
 loaded=$("${instrumented[@]}" -c 'from zopo_fast import _core; print(_core.__file__)')
 case $loaded in "$build"/*) ;; *) echo "the build was not loaded, but $loaded" >&2; exit 1 ;; esac
 
-# Left out: what limits the address space, which sanitizers reserve by the terabyte, what measures time, and
-# sizes and units beyond those that reach every line.
+# Deselected: tests that limit the address space, of which sanitizers reserve terabytes; tests that measure
+# time; and sizes and units beyond those that reach every line.
 tests=("${tests[@]/\//\/test_}")  # gp/kernel: tests/gp/test_kernel.py
 tests=("${tests[@]/#/$root/tests/}")
 "${instrumented[@]}" -m pytest -c "$root/pyproject.toml" --rootdir="$root" \

@@ -121,6 +121,7 @@ def test_the_kept_output_of_a_build_is_read_instead_of_compiling(
     for folder in (source.parent, build):
         folder.mkdir()
     source.touch()
+    monkeypatch.delenv("CMAKE_CUDA_COMPILER_LAUNCHER", raising=False)
     run = [
         str(ROOT / "tests" / "native" / "kept_output.sh"),
         compiler,
@@ -148,6 +149,17 @@ def test_the_kept_output_of_a_build_is_read_instead_of_compiling(
     os.utime(source, (2e9, 2e9))
     assert ptxas.main(command) == 0
     assert "1 of them compiled for this" in capsys.readouterr().out
+
+
+def test_the_output_is_kept_through_another_launcher(tmp_path: Path) -> None:
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\necho "launched $1"\nexec "$@"\n')
+    launcher.chmod(0o755)
+    script, compiler = str(ROOT / "tests" / "native" / "kept_output.sh"), fake_nvcc(tmp_path, "compiled\n")
+    output = tmp_path / "one.cu.o"
+    environment = {**os.environ, "CMAKE_CUDA_COMPILER_LAUNCHER": str(launcher)}
+    subprocess.run([script, compiler, "-c", "one.cu", "-o", str(output)], env=environment, check=True)
+    assert Path(f"{output}.said").read_text() == f"launched {compiler}\ncompiled\n"
 
 
 def test_a_missing_nvcc_is_reported(

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     if COMPILER is None:
         pytest.skip("no C++ compiler here: set CXX, or put c++ on PATH")
     program = tmp_path_factory.mktemp("emulation") / "checks"
-    sources = [str(FOLDER / "checks.cpp"), str(FOLDER / "emulator.cpp")]
+    sources = sorted(map(str, FOLDER.glob("*.cpp")))
     command = [*shlex.split(COMPILER), *FLAGS, *sources, "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert built.returncode == 0, built.stderr

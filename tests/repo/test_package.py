@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,17 +83,3 @@ def test_every_public_name_says_that_it_is_of_the_package() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = zf.nonsense
-
-
-def test_the_native_code_keeps_its_layers() -> None:
-    """Only the bindings know pybind11; device and error headers know nothing above them."""
-    csrc = PACKAGE.parent / "csrc"
-    if not csrc.exists():
-        pytest.skip("installed without its sources")
-    for path in (p for p in csrc.rglob("*") if p.is_file()):
-        text, folder = path.read_text(), path.relative_to(csrc).parts[0]
-        assert folder == "bindings" or "pybind11" not in text, path.name
-        if folder == "base":
-            assert not re.findall(r'#include "(?!base/)', text), path.name
-        if folder in ("ntk", "pool"):
-            assert not re.findall(r'#include "(?:gp|search|bindings)/', text), path.name

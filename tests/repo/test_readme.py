@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import tree
 from cli_tools import Bench
 
 import zopo_fast as zf
@@ -165,3 +166,11 @@ def test_speed_figures_come_from_the_result_files() -> None:
 
 def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
+
+
+def test_every_file_stands_in_the_architecture_page_with_its_own_first_line() -> None:
+    """`python tests/repo/tree.py` changes nothing."""
+    page = PAGES["docs/architecture.md"]
+    assert tree.filled(page) == page
+    assert "| `optimizer.py` |" in page
+    assert "| `gram.cu` |" in page

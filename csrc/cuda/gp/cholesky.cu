@@ -1,21 +1,19 @@
 // The factor A = C C^T of the observed points' kernel matrix, kept with C^-1, on a device: append
-// one row, remove a row.
+// one row, remove a row. The CPU twin is gp/cholesky.cpp.
 //
-//  append  one cooperative launch, for latency. The new row of C is (c, sqrt(pivot)), c = C^-1 k,
-//  and
-//          that of C^-1 is (-C^-T c, 1) / sqrt(pivot). A product with a computed inverse is not
-//          backward stable, so c is refined once, c += C^-1 (k - C c), after which |k - C c| is at
-//          the level of rounding of |C| |c|, as after a substitution (Higham 2002, sec. 12). The
-//          point comes out of page-locked memory of the host, which saves a copy that the launch
-//          would wait for. Reads d (n + w) numbers for the features and x.X_i, 2 n hidden for k,
-//          and 2.5 n^2 of the triangles; seven barriers of the grid. Bytes at n = 256, d = 768, w =
-//          32: 1.8 MB + 1.3 MB, out of L2; time goes into the barriers.
-//  remove  Givens rotations fold the old column i of C into the later ones: C Q = [C' 0] in the
-//  rows
-//          that stay, so that Q^T C^-1 without row and column i is the inverse of C'. The same
-//          rotations therefore act on columns of C and on rows of C^-1; both are orthogonal, hence
-//          stable, and no pivot can fail. The rotations follow from C alone, one after another:
-//          a warp finds 32 at a time, the grid then applies them to the rows below. O((n - i) n).
+//   append  One cooperative launch, for latency. The new row of C is (c, sqrt(pivot)), c = C^-1 k,
+//           and that of C^-1 is (-C^-T c, 1) / sqrt(pivot). A product with a computed inverse is
+//           not backward stable, so c is refined once, c += C^-1 (k - C c). Then |k - C c| is at
+//           the rounding level of |C| |c|, as after a substitution (Higham 2002, sec. 12). The
+//           point is read from page-locked host memory, which saves a copy that the launch would
+//           wait for. Reads d (n + w) numbers for the features and x.X_i, 2 n hidden for k, and
+//           2.5 n^2 of the triangles; seven barriers of the grid. At n = 256, d = 768, w = 32 that
+//           is 1.8 MB + 1.3 MB from L2; the barriers take most of the time.
+//   remove  Givens rotations fold the old column i of C into the later ones: C Q = [C' 0] in the
+//           remaining rows, so Q^T C^-1 without row and column i is the inverse of C'. The same
+//           rotations thus act on columns of C and on rows of C^-1; both are orthogonal, hence
+//           stable, and no pivot can fail. The rotations follow from C alone, one after another: a
+//           warp finds 32 at a time, the grid then applies them to the rows below. O((n - i) n).
 #include "cuda/gp/point.cuh"
 
 namespace zopo {
@@ -23,10 +21,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kTile = 32;  // rotations found between two barriers
-// Numbers loaded before the first store, which no load could pass: the compiler does not know that
-// they lie apart.
-constexpr int kAhead = 8;
+constexpr int kTile = 32;  // rotations between two barriers of the grid
+// Numbers loaded before the first store. No load can pass a store, because the compiler does not
+// know that they do not overlap.
+constexpr int kLoadsInFlight = 8;
 
 struct AppendArguments {
   GpView v;
@@ -53,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const double* x = v.x + at * d;
   double *S = v.S + at * w, *M = v.M + at * ld, *row = v.C + at * ld, *inverse = v.Cinv + at * ld;
 
-  // The host's memory is read once, not by every warp.
+  // Read the host's memory once, not by every warp.
   if (a.from) {
     for (int e = static_cast<int>(blockIdx.x * blockDim.x) + thread; e < d + 2;
          e += static_cast<int>(gridDim.x * blockDim.x))
@@ -61,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     grid_barrier(a.words);
   }
 
-  // W_0 x and x.X_i.
+  // W_0 x and x.X_i
   for (int item = first; item < w + n + 1; item += all) {
     const int i = item - w;
     const double* other =
@@ -110,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   fitted = block_sum(fitted, s.scratch);
   const double diagonal = a.k[n] + v.noise[n] + a.jitter, pivot = diagonal - square;
   constexpr double kEpsilon = 2.220446049250313e-16;
-  if (!(pivot > 4.0 * static_cast<double>(n + 1) * kEpsilon * diagonal)) {  // in all blocks alike
+  if (!(pivot > 4.0 * static_cast<double>(n + 1) * kEpsilon * diagonal)) {  // alike in all blocks
     if (blockIdx.x == 0 && thread == 0) *a.status = 1;
     return;
   }
@@ -122,7 +120,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (warp == 0 && j <= n) {
       const double l = j < n ? -total / root : 1.0 / root;
       inverse[j] = l;
-      // Sums over the rows of C^-1 in their order, here as in cuda/gp/inverse.cu: the same bits.
+      // Sum over the rows of C^-1 in the order of cuda/gp/inverse.cu, to get the same bits.
       if (a.with_alpha) v.alpha[j] = fma(z, l, j < n ? v.alpha[j] : 0.0);
     }
   }
@@ -133,18 +131,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (!a.with_inverse) return;
   grid_barrier(a.words);
   for (int i = first; i <= n; i += all)
-    for (int from = lane; from <= n; from += 32 * kAhead) {
+    for (int from = lane; from <= n; from += 32 * kLoadsInFlight) {
       double* entry = v.A + i * ld + from;
-      double before[kAhead], product[kAhead];
+      double before[kLoadsInFlight], product[kLoadsInFlight];
 #pragma unroll
-      for (int p = 0; p < kAhead; ++p) {
+      for (int p = 0; p < kLoadsInFlight; ++p) {
         const int j = from + 32 * p;
         before[p] = i < n && j < n ? entry[32 * p] : 0.0;
         product[p] = j <= n ? inverse[j] : 0.0;
       }
       const double own = inverse[i];
 #pragma unroll
-      for (int p = 0; p < kAhead; ++p)
+      for (int p = 0; p < kLoadsInFlight; ++p)
         if (from + 32 * p <= n) entry[32 * p] = fma(own, product[p], before[p]);
     }
 }
@@ -156,24 +154,25 @@ struct RotateArguments {
   double* to;       // (n - 1, n - 1)
   std::int64_t ld;
   int n, i;
-  double *cosine, *sine, *left;  // (n) each; left: what the old column still holds
+  double *cosine, *sine, *left;  // (n) each; left: remaining entries of the old column
   unsigned* words;
 };
 
-// Rotations [from, from + kTile) on row r, whose entry of the old column is x; what is left of it.
+// Apply rotations [from, from + kTile) to row r, whose entry of the old column is x; return the
+// remaining entry.
 __device__ inline double rotate_row(const RotateArguments& a, int r, int from, double x) {
   const double* row = a.C + r * a.ld;
   double* to = a.to + (r - 1) * a.ld;
-  for (int j = from; j < from + kTile; j += kAhead) {
-    double c[kAhead], cosine[kAhead], sine[kAhead];
+  for (int j = from; j < from + kTile; j += kLoadsInFlight) {
+    double c[kLoadsInFlight], cosine[kLoadsInFlight], sine[kLoadsInFlight];
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e) {
+    for (int e = 0; e < kLoadsInFlight; ++e) {
       c[e] = row[j + e];
       cosine[e] = a.cosine[j + e];
       sine[e] = a.sine[j + e];
     }
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e) {
+    for (int e = 0; e < kLoadsInFlight; ++e) {
       to[j + e - 1] = cosine[e] * c[e] + sine[e] * x;
       x = cosine[e] * x - sine[e] * c[e];
     }
@@ -181,18 +180,18 @@ __device__ inline double rotate_row(const RotateArguments& a, int r, int from, d
   return x;
 }
 
-// Finds the rotations of the columns [from, from + kTile), by a warp, a row to each lane.
+// Find the rotations of the columns [from, from + kTile), by a warp with a row for each lane.
 __device__ inline void find_rotations(const RotateArguments& a, int from, double x, int lane) {
   const int r = from + lane;
   const double* row = a.C + r * a.ld;
   double* to = a.to + (r - 1) * a.ld;
-  for (int begin = 0; begin < kTile && from + begin < a.n; begin += kAhead) {
-    double entry[kAhead];
+  for (int begin = 0; begin < kTile && from + begin < a.n; begin += kLoadsInFlight) {
+    double entry[kLoadsInFlight];
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e)
+    for (int e = 0; e < kLoadsInFlight; ++e)
       entry[e] = r < a.n && lane >= begin + e ? row[from + begin + e] : 0.0;
 #pragma unroll
-    for (int e = 0; e < kAhead; ++e) {
+    for (int e = 0; e < kLoadsInFlight; ++e) {
       const int k = begin + e, j = from + k;
       if (j >= a.n) break;  // the whole warp
       const double c = entry[e];
@@ -241,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// The same rotations on the rows of C^-1, a thread to each column.
+// Apply the same rotations to the rows of C^-1, a thread for each column.
 __global__ void __launch_bounds__(kThreads, 1)
     rotate_inverse_kernel(const double* __restrict__ from, double* __restrict__ to, std::int64_t ld,
                           int n, int i, const double* __restrict__ cosine,
@@ -260,7 +259,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// A lower triangle without row and column i; a block a row.
+// Copy a lower triangle without row and column i; a block a row.
 __global__ void __launch_bounds__(kThreads, 1)
     drop_kernel(const double* from, double* to, std::int64_t ld, int i) {
   const int r = static_cast<int>(blockIdx.x);
@@ -274,7 +273,7 @@ struct RowArrays {
   int columns[6];
 };
 
-// Rows after i move up by one, in place: each thread moves one column, of whichever array.
+// Move rows after i up by one, in place; each thread moves one column of one of the arrays.
 __global__ void __launch_bounds__(kThreads, 1)
     shift_rows_kernel(const __grid_constant__ RowArrays arrays, int n, int i) {
   int k = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), which = 0;
@@ -283,7 +282,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const std::int64_t columns = arrays.columns[which];
   double* column = arrays.data[which] + k;
   int r = i;
-  for (; r + 8 < n; r += 8) {  // reads ahead of writes: eight loads at a time
+  for (; r + 8 < n; r += 8) {  // issue eight loads before the stores
     double row[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) row[j] = column[(r + 1 + j) * columns];

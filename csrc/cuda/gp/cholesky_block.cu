@@ -1,11 +1,13 @@
 // Many factor rows at once, for throughput: panels of 64 rows by matrix products.
 //
-// With the rows before a panel known, K_21 its kernel with them and K_22 with itself:
-//   C_21^T = C^-1 K_21^T, refined once as a single row is (cuda/gp/cholesky.cu)
+// With the rows before a panel known, K_21 the panel's kernel with them and K_22 with itself:
+//
+//   C_21^T = C^-1 K_21^T, refined once like a single row (cuda/gp/cholesky.cu)
 //   C_22 C_22^T = K_22 + noise - C_21 C_21^T, by one block in shared memory, with C_22^-1
-//   the panel's rows of C^-1 are (-C_22^-1 C_21 C^-1, C_22^-1)
-// Five products of 64 p^2 multiply-adds at p rows before: 1.7 n^3 in all, half of them skipped in
-// the triangles. X X^T is a product too; k follows from it and the features by a warp an entry.
+//   rows of C^-1 in the panel: (-C_22^-1 C_21 C^-1, C_22^-1)
+//
+// Five products of 64 p^2 multiply-adds with p rows before: 1.7 n^3 in all, half of them skipped in
+// the triangles. X X^T is a product too; k follows from it and the features, a warp an entry.
 #include "cuda/gp/point.cuh"
 #include "cuda/linalg/gemm.cuh"
 #include "cuda/ntk/ntk.hpp"
@@ -15,9 +17,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kPanel = 64;
-constexpr int kStride = kPanel + 1;  // of a panel's block in shared memory
+constexpr int kStride = kPanel + 1;  // row stride of a panel in shared memory
 
-// k of the observations [from, from + gridDim.y) with those up to themselves; a warp an entry.
+// Compute k of the observations [from, from + gridDim.y) with those up to themselves; a warp an
+// entry.
 __global__ void __launch_bounds__(kThreads, 1)
     kernel_rows_kernel(const __grid_constant__ GpView v, int from, double* K, std::int64_t ldk) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -45,7 +48,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   C[e / p * ld + e % p] = V[e % p * b + e / p];
 }
 
-// C_22 and C_22^-1 of K_22 + noise - G, into the panel's places in C and C^-1; -C_22^-1 also apart.
+// Factorise K_22 + noise - G into C_22 and C_22^-1, in the panel's places of C and C^-1; -C_22^-1
+// also goes to `negative`.
 __global__ void __launch_bounds__(kThreads, 1)
     panel_kernel(const __grid_constant__ GpView v, int from, int b, const double* K,
                  std::int64_t ldk, const double* G, double jitter, double* negative, int* status) {
@@ -66,13 +70,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   constexpr double kEpsilon = 2.220446049250313e-16;
-  // Column k of C and row k of X, then what they take from the rows below: the sums over k of the
-  // substitution for X have no chain of their own, in which one thread would wait for itself.
+  // Finish column k of C and row k of X, then subtract them from the rows below. The sums over k of
+  // the substitution for X then have no dependent chain within one thread.
   for (int k = 0; k < b; ++k) {
     const double pivot = C[k * kStride + k];
     if (!(pivot > 4.0 * static_cast<double>(from + k + 1) * kEpsilon * diagonal[k])) {
       if (thread == 0) *status = 1;
-      return;  // all threads alike
+      return;  // alike in all threads
     }
     const double root = sqrt(pivot);
     __syncthreads();

@@ -1,10 +1,10 @@
-// The kernel's derivative at points, against the observations and as a prior; and the covariance of
-// the posterior's gradient at a point.
+// The kernel's derivative at points, against the observations and as a prior, and the covariance of
+// the posterior's gradient at a point. The CPU twins are gp/posterior.cpp and gp/cpu_engine.cpp.
 //
-// A block holds a point's features in shared memory; its warps take observations, or rows of J_l =
-// B_l W_0, 2 w^2 multiply-adds each for a hidden layer. The covariance is
+// A block holds a point's features in shared memory. Its warps take observations, or rows of
+// J_l = B_l W_0 at 2 w^2 multiply-adds each for a hidden layer. The covariance is
 //   |D_0|^2 I + (R W_0)^T R W_0 - (C^-1 G)^T C^-1 G,  G = diag(c) X + P W_0,
-// R the rows of the B_l scaled by |D_l|: products, n d (n + d) multiply-adds.
+// with R the rows of the B_l scaled by |D_l|: n d (n + d) multiply-adds.
 #include "cuda/gp/point.cuh"
 #include "cuda/linalg/gemm.cuh"
 #include "cuda/ntk/ntk.hpp"
@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// What relates observation i to query j; a block has a query and a warp an observation at a time.
+// Arguments that relate observation i to query j; a block has a query, a warp an observation at a
+// time.
 struct RelateArguments {
   GpView v;
   Queries queries;
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-// k(x, x), and tr d^2k with `trace`; a block a query.
+// Compute k(x, x) and, if `trace` is not null, tr d^2k; a block a query.
 __global__ void __launch_bounds__(kThreads, 1)
     prior_kernel(const __grid_constant__ NetworkView net, const __grid_constant__ Queries queries,
                  int widest, double* prior, double* trace) {
@@ -81,8 +82,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (thread == 0) trace[query] = slope + sum;
 }
 
-// Rows of sqrt(|D_l|^2) J_l = R W_0 over the hidden units, R (hidden, width[1]); a block a unit.
-// And |D_0|^2 in slope[0].
+// Compute the rows of sqrt(|D_l|^2) J_l = R W_0 over the hidden units, R (hidden, width[1]), and
+// slope[0] = |D_0|^2; a block a unit.
 __global__ void __launch_bounds__(32, 1)
     jacobian_kernel(const __grid_constant__ NetworkView net, const double* h, const double* D,
                     int widest, double* R, double* slope) {
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(32, 1)
   if (item == 0 && lane == 0) slope[0] = first;
 }
 
-// G_ij += c_i X_ij.
+// G_ij += c_i X_ij
 __global__ void __launch_bounds__(kThreads, 1)
     add_scaled_rows_kernel(double* G, const double* X, const double* c, int columns,
                            std::int64_t size) {
@@ -105,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (e < size) G[e] = fma(c[e / columns], X[e], G[e]);
 }
 
-// out = U - V + slope[0] I, (d, d).
+// out = U - V + slope[0] I, (d, d)
 __global__ void __launch_bounds__(kThreads, 1)
     covariance_kernel(const double* U, const double* V, const double* slope, int d, double* out) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;

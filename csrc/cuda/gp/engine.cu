@@ -1,5 +1,5 @@
-// The Gaussian process's engine on a CUDA device: memory, what is fresh and what is not, and the
-// order of operations. All work of an object is on one stream.
+// CUDA engine of the Gaussian process: memory, validity of derived quantities and the order of
+// operations. All work of an object is on one stream.
 #include "cuda/gp/model.cuh"
 
 #include <algorithm>
@@ -12,9 +12,10 @@
 namespace zopo {
 namespace {
 
-// Fewer new observations than this are appended row by row: one launch each, no wait in between.
-constexpr int kRowByRow = 32;
-constexpr std::size_t kLeastRoom = 64;
+// Up to this number of new observations are appended row by row: one launch each, with no wait
+// between them.
+constexpr int kMaxRowAppends = 32;
+constexpr std::size_t kMinRoom = 64;
 
 bool is_on_device(const void* p) {
   cudaPointerAttributes attributes{};
@@ -24,13 +25,13 @@ bool is_on_device(const void* p) {
 
 }  // namespace
 
-// Runs f with the device current; a lost device is remembered, and said at every later call.
+// Call f with the device current. A lost device is remembered and reported by every later call.
 template <class F>
 auto GpEngine<Cuda>::on_device(F&& f) const {
   if (model_->lost)
     throw DeviceLostError(
         "the device's context was lost in an earlier call, and this object with it: start a new "
-        "process, or go on with device='cpu'");
+        "process, or continue with device='cpu'");
   try {
     const DeviceGuard guard(model_->ordinal);
     return f(*model_);
@@ -53,9 +54,9 @@ GpEngine<Cuda>::GpEngine(std::shared_ptr<const Network> net, int ordinal, void* 
     const auto limit = static_cast<std::size_t>(device_limits().shared_per_block);
     while (m.warps > 1 && point_shared(m.v.net.hidden, m.widest, m.warps) > limit) m.warps /= 2;
     if (point_shared(m.v.net.hidden, m.widest, m.warps) > limit)
-      throw ConfigError("a network of " + std::to_string(m.v.net.hidden) +
-                        " hidden units: the features of a point do not fit into the shared "
-                        "memory of a block; use device='cpu'");
+      throw ConfigError("network: the features of a point with " + std::to_string(m.v.net.hidden) +
+                        " hidden units do not fit into the shared memory of a block; use "
+                        "device='cpu'");
     if (stream) {
       m.stream = static_cast<cudaStream_t>(stream);
     } else {
@@ -70,8 +71,8 @@ GpEngine<Cuda>::GpEngine(std::shared_ptr<const Network> net, int ordinal, void* 
   });
 }
 
-// Buffers are given back on the device they were taken from, page-locked memory when no kernel
-// reads or writes it any more.
+// Buffers are freed on the device that allocated them, page-locked memory after the last kernel
+// that uses it.
 GpEngine<Cuda>::~GpEngine() {
   int before = 0;
   const bool other = cudaGetDevice(&before) == cudaSuccess && before != model_->ordinal &&
@@ -85,7 +86,8 @@ std::size_t GpEngine<Cuda>::size() const { return static_cast<std::size_t>(model
 
 namespace {
 
-// Where the vectors lie in their buffer, each from a multiple of 16 bytes on; their size in all.
+// Set the vectors' positions in their buffer, each at a multiple of 16 bytes; return their total
+// size.
 std::size_t place(GpView& v, std::size_t room, double* base) {
   const auto hidden = static_cast<std::size_t>(v.net.hidden);
   std::size_t at = 0;
@@ -101,13 +103,15 @@ std::size_t place(GpView& v, std::size_t room, double* base) {
   return at;
 }
 
-// Room for n observations, doubled when it is short; nothing has changed when memory is.
+// Make room for n observations, at least doubling it. Nothing changes when memory is exhausted.
 void reserve(GpModel& m, std::size_t n) {
   const GpView& old = m.v;
   const auto before = static_cast<std::size_t>(old.ld), kept = static_cast<std::size_t>(old.n);
   if (n <= before) return;
-  if (n > (std::size_t{1} << 30)) throw DeviceMemoryError("more observations than a device holds");
-  const std::size_t room = std::max({2 * before, kLeastRoom, (n + 7) / 8 * 8});
+  if (n > (std::size_t{1} << 30))
+    throw DeviceMemoryError("X: " + std::to_string(n) +
+                            " observations are too many for a device; the limit is 2^30");
+  const std::size_t room = std::max({2 * before, kMinRoom, (n + 7) / 8 * 8});
   GpView v = old;
   v.ld = static_cast<int>(room);
   Buffer<double> vectors(place(v, room, nullptr), m.stream);
@@ -145,11 +149,11 @@ void reserve(GpModel& m, std::size_t n) {
   m.v = v;
 }
 
-// Rows [v.rows, v.n) of the factor; whether every pivot was positive.
+// Append factor rows [v.rows, v.n); return whether every pivot was positive.
 bool factorise(GpModel& m, GpView v, double jitter) {
   m.status[0] = 0;
   const double* from = std::exchange(m.waiting, false) ? m.inbox.data() : nullptr;
-  if (v.n - v.rows > kRowByRow) {
+  if (v.n - v.rows > kMaxRowAppends) {
     append_rows(m, v, jitter);
     m.z_fresh = m.alpha_fresh = false;
   } else {
@@ -187,7 +191,7 @@ void GpEngine<Cuda>::add(const double* X, const double* y, const double* noise, 
 bool GpEngine<Cuda>::extend(std::size_t from, double jitter) {
   return on_device([&](Model& m) {
     m.v.rows = static_cast<int>(from);
-    update_targets(m);  // an append goes on from the z of the rows there are
+    update_targets(m);  // an append continues from the z of the existing rows
     if (!factorise(m, m.v, jitter)) {
       m.stale();
       return false;
@@ -212,10 +216,10 @@ bool GpEngine<Cuda>::refactor(const Gram&, double jitter) {
     fresh.rows = 0;
     fresh.C = C.data();
     fresh.Cinv = Cinv.data();
-    fresh.z = z.data();  // the z there is stays as it is
+    fresh.z = z.data();  // preserve the existing z
     m.stale();
     const bool done = factorise(m, fresh, jitter);
-    m.stale();  // what was summed on the way is of the other factor
+    m.stale();  // sums made on the way belong to the other factor
     if (!done) return false;
     m.C.swap(C);
     m.Cinv.swap(Cinv);
@@ -254,14 +258,14 @@ void GpEngine<Cuda>::set_targets(const double* y) {
 }
 
 void GpEngine<Cuda>::posterior(const double* X, std::size_t q, const PosteriorOut& out) {
-  constexpr std::size_t kAlone = 8;  // fewer points than this are taken one by one
+  constexpr std::size_t kMinBatch = 8;  // fewer points than this are evaluated one by one
   on_device([&](Model& m) {
     const auto d = static_cast<std::size_t>(m.v.net.dim);
     if (q == 0) return;
     update_alpha(m);
     if (out.uncertainty || out.variance_gradient) update_inverse(m);
     if (out.variance_gradient) variance_gradient(m, X, q, out.variance_gradient);
-    if (q >= kAlone) return posterior_many(m, X, q, out);
+    if (q >= kMinBatch) return posterior_many(m, X, q, out);
     const bool there = is_on_device(X), device = is_on_device(out.mean ? out.mean : out.gradient);
     const auto give = [&](double* to, std::size_t from, std::size_t count) {
       if (!to) return;
@@ -293,7 +297,7 @@ void GpEngine<Cuda>::gradient_covariance(const double* x, double* out) {
   });
 }
 
-// |z|^2 = y^T A^-1 y.
+// y^T A^-1 y = |z|^2
 double GpEngine<Cuda>::fit() {
   return on_device([&](Model& m) {
     update_targets(m);

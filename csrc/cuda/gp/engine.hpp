@@ -1,5 +1,6 @@
-// The Gaussian process's engine on a CUDA device: observations, factor and what follows from them
-// stay there. An append sends one row of d numbers and gets one word back.
+// CUDA engine of the Gaussian process: observations, factor and derived quantities stay on the
+// device. An append sends one row of d numbers and receives one word. The CPU twin is
+// gp/cpu_engine.hpp.
 #pragma once
 
 #include <cstddef>
@@ -10,14 +11,14 @@
 
 namespace zopo {
 
-// Arguments of a call may be in host or in device memory, all on one side; what lies on a device
-// must be complete when the call is made, and results are complete when it returns.
+// Arguments of a call are all in host or all in device memory. Device arguments must be complete
+// when the call is made; results are complete when it returns.
 template <>
 class GpEngine<Cuda> {
  public:
-  struct Gram {};  // rows of K are computed as they are needed
+  struct Gram {};  // empty: rows of K are computed where they are needed
 
-  // `stream`: a cudaStream_t of that device; null: a stream of its own.
+  // `stream` is a cudaStream_t of the device; null creates a stream.
   GpEngine(std::shared_ptr<const Network> net, int ordinal, void* stream = nullptr);
   ~GpEngine();
   GpEngine(const GpEngine&) = delete;

@@ -1,10 +1,10 @@
-// What follows from the factor, brought up to date when it is asked for: z = C^-1 y, alpha = C^-T
-// z, A^-1 = C^-T C^-1, and sums over them.
+// Quantities derived from the factor, brought up to date when they are needed: z = C^-1 y,
+// alpha = C^-T z, A^-1 = C^-T C^-1, and sums over them. The CPU twin is gp/cpu_engine.cpp.
 //
-// alpha and A^-1 are sums over the rows of C^-1 in their order, one product at a time, in the
-// append (cuda/gp/cholesky.cu) as here: an object that saw points come and go gives the bits of one
-// that did not. A^-1 costs n^3 / 3 multiply-adds: tiles of 64 x 64, 16 entries a thread, 32 kB of
-// shared memory; 8 multiply-adds for each number read from it.
+// alpha and A^-1 are sums over the rows of C^-1 in order, one product at a time, here as in the
+// append (cuda/gp/cholesky.cu). An object whose points came and went therefore gives the same bits
+// as one that never held them. A^-1 costs n^3 / 3 multiply-adds: tiles of 64 x 64, 16 entries a
+// thread, 32 kB of shared memory, 8 multiply-adds for each number read from it.
 #include "cuda/gp/point.cuh"
 #include "cuda/runtime/index.hpp"
 
@@ -12,10 +12,10 @@ namespace zopo {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kTile = 64;   // entries of A^-1 a block, each way
+constexpr int kTile = 64;   // a block computes kTile x kTile entries of A^-1
 constexpr int kDepth = 32;  // rows of C^-1 at a time
 
-// out_i = base_i + sign sum_{j <= i} L_ij b_j, a warp a row; base null: 0.
+// out_i = base_i + sign sum_{j <= i} L_ij b_j, a warp a row; a null base counts as 0.
 __global__ void __launch_bounds__(kThreads, 1)
     lower_times_kernel(const double* L, std::int64_t ld, int n, const double* b, const double* base,
                        double sign, double* out) {
@@ -37,7 +37,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   alpha[j] = s;
 }
 
-// A^-1 += rows [from, n) of C^-1, A^-1 holding those before; a block a tile of the lower triangle.
+// Add the terms of rows [from, n) of C^-1 to A^-1, which holds those before; a block a tile of the
+// lower triangle.
 __global__ void __launch_bounds__(kThreads, 1)
     inverse_kernel(const double* Cinv, std::int64_t ld, int n, int from, double* A) {
   const TilePosition tile = lower_tile(blockIdx.x);
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
 }
 
-// |z|^2, log det A, and the sum of k(x_i, x_i), by one block.
+// Compute |z|^2, log det A and, with_diagonal, the sum of k(x_i, x_i), by one block.
 __global__ void __launch_bounds__(kThreads, 1)
     sums_kernel(const __grid_constant__ GpView v, bool with_diagonal, double* out) {
   double* scratch = shared_memory<double>();
@@ -125,7 +126,7 @@ void lower_times(GpModel& m, const double* L, const double* b, const double* bas
 
 }  // namespace
 
-// Refined once, as the rows of C are (cuda/gp/cholesky.cu).
+// z is refined once, like the rows of C (cuda/gp/cholesky.cu).
 void update_targets(GpModel& m) {
   if (m.z_fresh) return;
   const GpView& v = m.v;

@@ -1,18 +1,18 @@
-// One point against the observations, in kernels: its features in shared memory, rows of the kernel
-// and of its derivative by warps.
+// Building blocks of kernels for one point against the observations: its features are in shared
+// memory; warps compute rows of the kernel and of its derivative.
 #pragma once
 
 #include "cuda/gp/model.cuh"
 
 namespace zopo {
 
-// A block's shared memory, as point_shared() counts it.
+// Shared memory of a block, laid out as point_shared() counts it.
 struct PointShared {
   double* h;        // (hidden)
   double* D;        // (hidden)
   double* scratch;  // 40, for block_sum()
   double* row;      // (2 widest) of the warp
-  double* gamma;    // (kMostLayers + 2) of the warp
+  double* gamma;    // (kMaxLayers + 2) of the warp
   double* lanes;    // (32 warps), of the block
 };
 
@@ -23,13 +23,13 @@ __device__ inline PointShared point_memory(int hidden, int widest) {
   s.D = s.h + hidden;
   s.scratch = s.D + hidden;
   s.lanes = s.scratch + 40;
-  double* mine = s.lanes + 32 * warps + warp * (2 * widest + kMostLayers + 2);
+  double* mine = s.lanes + 32 * warps + warp * (2 * widest + kMaxLayers + 2);
   s.row = mine;
   s.gamma = mine + 2 * widest;
   return s;
 }
 
-// a.b over n numbers, by a warp.
+// Compute a.b over n numbers, by a warp.
 __device__ inline double warp_dot(const double* a, const double* b, int n, int lane) {
   double s = 0.0;
 #pragma unroll 8
@@ -37,8 +37,9 @@ __device__ inline double warp_dot(const double* a, const double* b, int n, int l
   return warp_sum(s);
 }
 
-// Entry 32 group + lane of L^T b, L (n, n) lower triangular: warps split the rows, and the first
-// one gets the sum. `lanes` holds 32 numbers for each warp; all threads of the block take part.
+// Compute entry 32 group + lane of L^T b, L (n, n) lower triangular. Warps split the rows; the
+// first warp gets the sum. `lanes` holds 32 numbers for each warp; all threads of the block take
+// part.
 __device__ inline double transposed_times(const double* L, std::int64_t ld, int n, const double* b,
                                           int group, double* lanes) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
@@ -56,7 +57,7 @@ __device__ inline double transposed_times(const double* L, std::int64_t ld, int 
   return total;
 }
 
-// h and D of a point from W_0 x (width[1],), by the whole block.
+// Compute h and D of a point from W_0 x (width[1],), by the whole block.
 __device__ inline void point_features(const NetworkView& net, const double* first, double* h,
                                       double* D) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -94,7 +95,7 @@ __device__ inline void point_features(const NetworkView& net, const double* firs
   }
 }
 
-// k(x, x') by a warp, from both points' features and x.x'.
+// Compute k(x, x') by a warp, from both points' features and x.x'.
 __device__ inline double kernel_value(const NetworkView& net, const double* h, const double* D,
                                       const double* other_h, const double* other_D, double inner,
                                       int lane) {
@@ -107,7 +108,7 @@ __device__ inline double kernel_value(const NetworkView& net, const double* h, c
   return total + inner + 1.0;
 }
 
-// gamma[l] = D_l(x).D_l(x'), l <= layers, into shared memory of the warp.
+// Compute gamma[l] = D_l(x).D_l(x'), l <= layers, into shared memory of the warp.
 __device__ inline void derivative_products(const NetworkView& net, const double* D,
                                            const double* other_D, double* gamma, int lane) {
   __syncwarp();
@@ -120,11 +121,11 @@ __device__ inline void derivative_products(const NetworkView& net, const double*
   __syncwarp();
 }
 
-// r (width[from],) J_from(x) as a row over the first layer's units, those off at x zero: J_l =
-// diag(1[h_l > 0]) W_{l-1} J_{l-1} = B_l W_0, so that r goes down through the layers. With other_h,
-// gamma_l h_l(x') is added at each of them on the way: the row of P that belongs to x' (ntk/ntk.hpp,
-// ntk_remainder). `row` holds r at first, 2 widest numbers of the warp; the result's place in it is
-// returned.
+// Compute r (width[from],) J_from(x) as a row over the first layer's units, zero where a unit is
+// inactive at x. Since J_l = diag(1[h_l > 0]) W_{l-1} J_{l-1} = B_l W_0, r passes down through the
+// layers. With other_h, gamma_l h_l(x') is added at each layer on the way, which gives the row of P
+// of x' (ntk_remainder() in ntk/ntk.hpp). `row`, 2 widest numbers of the warp, holds r at first;
+// the result's position in it is returned.
 __device__ inline double* row_to_first_layer(const NetworkView& net, const double* h, int from,
                                              const double* other_h, const double* gamma,
                                              double* row, int widest, int lane) {
@@ -150,7 +151,7 @@ __device__ inline double* row_to_first_layer(const NetworkView& net, const doubl
   return r;
 }
 
-// Entry u of r W_0 W_0^T, r over the first layer's units.
+// Return entry u of r W_0 W_0^T, with r over the first layer's units.
 __device__ inline double times_first_gram(const NetworkView& net, const double* r, int u) {
   const int w = net.width[1];
   double s = 0.0;
@@ -160,8 +161,9 @@ __device__ inline double times_first_gram(const NetworkView& net, const double* 
   return s;
 }
 
-// P and Q (width[1],) of observation i, where tr(G^T A^-1 G) = sum_ij A^-1_ij (P_j.Q_i + M_ij c_i
-// c_j): Q_i = 2 c_i S_i + P_i W_0 W_0^T. gamma as derivative_products() leaves it. By a warp.
+// Compute P and Q (width[1],) of observation i, where tr(G^T A^-1 G) = sum_ij A^-1_ij (P_j.Q_i +
+// M_ij c_i c_j) and Q_i = 2 c_i S_i + P_i W_0 W_0^T. gamma is as derivative_products() fills it. By
+// a warp.
 __device__ inline void remainder_rows(const NetworkView& net, const double* h,
                                       const double* other_h, const double* S, const double* gamma,
                                       double* row, int widest, double* P, double* Q, int lane) {
@@ -177,8 +179,8 @@ __device__ inline void remainder_rows(const NetworkView& net, const double* h,
   __syncwarp();
 }
 
-// The row of J_l that belongs to unit `unit` of the hidden layers together, over the first layer's
-// units: its place in `row`. By a warp.
+// Compute the row of J_l for unit `unit` of layer `layer`, over the first layer's units; return its
+// position in `row`. By a warp.
 __device__ inline double* unit_row(const NetworkView& net, const double* h, int layer, int unit,
                                    double* row, int widest, int lane) {
   __syncwarp();
@@ -187,7 +189,7 @@ __device__ inline double* unit_row(const NetworkView& net, const double* h, int 
   return row_to_first_layer(net, h, layer, nullptr, nullptr, row, widest, lane);
 }
 
-// |D_l(x)|^2 by a warp; D_layers = 1.
+// Compute |D_l(x)|^2 by a warp; D_layers = 1.
 __device__ inline double derivative_weight(const NetworkView& net, const double* D, int l,
                                            int lane) {
   if (l == net.layers) return 1.0;

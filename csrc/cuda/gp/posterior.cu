@@ -1,34 +1,34 @@
-// The posterior at one point, for latency: one cooperative launch with two barriers of the grid,
-// its results written to page-locked memory of the host.
+// The posterior at one point, for latency: one cooperative launch with four barriers of the grid;
+// results go to page-locked host memory. The CPU twin is gp/posterior.cpp.
 //
-//   0  the point, out of page-locked memory of the host: read once, and no copy to wait for
-//   1  W_0 x and x.X_i: warps over units and observations, d (n + w) numbers read
-//   2  each block: the point's features. Warps over observations: k_i, c_i = D_0(x).D_0(X_i), and
-//   the
-//      rows P_i and Q_i of cuda/gp/point.cuh, 2 w^2 multiply-adds for each hidden layer. The same warps
-//      take the rows of J_l = B_l W_0, for the prior's trace: sum_l |D_l|^2 tr(B_l W_0 W_0^T B_l^T)
-//   3  c = C^-1 k, n^2 / 2 numbers. The gradient by columns: sum_i c_i alpha_i X_i + W_0^T sum_i
-//      alpha_i P_i, d (n + w) numbers
-//   4  r = k - C c and u = C^-T c: a product with a computed inverse is not backward stable, and to
-//      first order |c|^2 + 2 u.r is what a refined c would give. tr(G^T A^-1 G) by tiles of 4 x 32
-//      entries of A^-1, n^2 w multiply-adds; a tile's P and Q come out of L2
-//   5  the last block to end adds up what the others have left, in their order: the same bits each
-//   time
+//   stage  work
+//   0      Read the point from page-locked host memory once, with no copy to wait for.
+//   1      W_0 x and x.X_i: warps over units and observations, d (n + w) numbers read.
+//   2      Each block computes the point's features. Warps over observations compute k_i,
+//          c_i = D_0(x).D_0(X_i), and the rows P_i and Q_i of cuda/gp/point.cuh, 2 w^2 multiply-
+//          adds for each hidden layer. The same warps take the rows of J_l = B_l W_0 for the
+//          prior's trace, sum_l |D_l|^2 tr(B_l W_0 W_0^T B_l^T).
+//   3      c = C^-1 k, n^2 / 2 numbers. The gradient by columns: sum_i c_i alpha_i X_i +
+//          W_0^T sum_i alpha_i P_i, d (n + w) numbers.
+//   4      r = k - C c and u = C^-T c. A product with a computed inverse is not backward stable; to
+//          first order |c|^2 + 2 u.r is what a refined c would give. tr(G^T A^-1 G) by tiles of
+//          4 x 32 entries of A^-1, n^2 w multiply-adds; P and Q of a tile come from L2.
+//   5      The last block to finish adds the sums of all blocks in order: the same bits every time.
 //
-// Four barriers. At n = 256, d = 768, w = 32: 5 MB, all out of L2, and 7 million multiply-adds.
+// At n = 256, d = 768, w = 32 that is 5 MB, all from L2, and 7 million multiply-adds.
 #include "cuda/gp/point.cuh"
 
 namespace zopo {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kRows = 4;  // of a tile of A^-1
-constexpr int kSums = 3;  // a block's: |C^-1 k|^2, tr(G^T A^-1 G), the prior's trace
+constexpr int kRows = 4;  // rows of a tile of A^-1
+constexpr int kSums = 3;  // sums of a block: |C^-1 k|^2, tr(G^T A^-1 G), the prior's trace
 
 struct PointArguments {
   GpView v;
   const double* from;  // (d) the point
-  double* x;           // (d) its place on the device
+  double* x;           // (d) the copy on the device
   double* first;       // (width[1]) W_0 x
   double* inner;       // (n + 1) x.X_i, and x.x
   double* k;           // (n)
@@ -45,7 +45,7 @@ struct PointArguments {
   bool gradient, uncertainty;
 };
 
-// Rows P_i and Q_i, or the part of a hidden unit in the prior's trace, which is returned.
+// Compute rows P_i and Q_i, or return a hidden unit's part of the prior's trace.
 __device__ inline double derivative_row(const PointArguments& a, const PointShared& s, int item,
                                         int lane) {
   const NetworkView& net = a.v.net;
@@ -64,7 +64,7 @@ __device__ inline double derivative_row(const PointArguments& a, const PointShar
   return warp_sum(trace) * derivative_weight(net, s.D, layer, lane);
 }
 
-// Part of tr(G^T A^-1 G) from the tile of A^-1 at row I and column J; its lanes' parts differ.
+// Return a lane's part of tr(G^T A^-1 G) from the tile of A^-1 at row I and column J.
 __device__ inline double explained_tile(const PointArguments& a, int I, int J, int lane) {
   const GpView& v = a.v;
   const int n = v.n, w = v.net.width[1], j = J + lane;
@@ -94,7 +94,7 @@ __device__ inline double explained_tile(const PointArguments& a, int I, int J, i
   return sum;
 }
 
-// Entries [32 group, 32 group + 32) of the gradient, by the block.
+// Compute entries [32 group, 32 group + 32) of the gradient, by the block.
 __device__ inline void gradient_group(const PointArguments& a, const PointShared& s, int group,
                                       int thread) {
   const GpView& v = a.v;
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int tile = first; tile < tiles; tile += all)
       explained += explained_tile(a, tile / across * kRows, tile % across * 32, lane);
   }
-  // The sums over warps hold the same in all lanes; the third does not.
+  // Sums over warps are equal in all lanes; the third differs by lane.
   square = block_sum(lane == 0 ? square : 0.0, s.scratch);
   trace = block_sum(lane == 0 ? trace : 0.0, s.scratch);
   explained = block_sum(explained, s.scratch);

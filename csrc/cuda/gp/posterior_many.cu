@@ -1,10 +1,14 @@
 // The posterior at many points, for throughput: products of matrices, in chunks of points whose
-// workspace is bounded.
+// workspace is bounded. The CPU twin is gp/posterior.cpp.
 //
-//   K (n, q) by ntk_gram; mean K^T alpha; variance from C^-1 K
-//   gradient: D_l(X_q) D_l(X)^T, times alpha, times h_l(X), then back through the layers by
-//   products uncertainty: P and Q of cuda/gp/point.cuh for each point, A^-1 P by one product for a group
-//   of points, n^2 w multiply-adds a point, and c^T (A^-1 o X X^T) c by another
+//   result       computation
+//   K            (n, q), by ntk_gram()
+//   mean         K^T alpha
+//   variance     from C^-1 K
+//   gradient     D_l(X_q) D_l(X)^T, times alpha, times h_l(X), then back through the layers by
+//                products
+//   uncertainty  P and Q of cuda/gp/point.cuh for each point; A^-1 P by one product for a group of
+//                points, n^2 w multiply-adds a point; c^T (A^-1 o X X^T) c by another product
 #include "cuda/gp/point.cuh"
 #include "cuda/linalg/gemm.cuh"
 #include "cuda/ntk/ntk.hpp"
@@ -14,10 +18,10 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr std::int64_t kWorkspace = std::int64_t{1} << 24;  // numbers: 128 MB
-constexpr int kMostPoints = 8192;                           // of a chunk
+constexpr int kMaxPoints = 8192;                            // of a chunk
 
-// Sums over the rows of (n, q) matrices, by blocks of 32 columns: dot_j = sum_i K_ij weight_i, and
-// out_j = max(0, prior_j - sum_i A_ij B_ij [- extra_j]).
+// Sum over the rows of (n, q) matrices, by blocks of 32 columns: sum_i A_ij B_ij, or sum_i A_ij B_i
+// if B is a vector.
 __device__ inline double column_sum(const double* A, const double* B, std::int64_t ld, int n, int q,
                                     bool vector, double* scratch) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -36,6 +40,7 @@ __device__ inline double column_sum(const double* A, const double* B, std::int64
   return total;
 }
 
+// out_j = sum_i K_ij alpha_i
 __global__ void __launch_bounds__(kThreads, 1)
     mean_kernel(const double* K, std::int64_t ld, int n, int q, const double* alpha, double* out) {
   const double s = column_sum(K, alpha, ld, n, q, true, shared_memory<double>());
@@ -43,6 +48,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < 32 && j < q) out[j] = s;
 }
 
+// out_j = max(0, prior_j - sum_i A_ij B_ij - extra_j); a null extra counts as 0.
 __global__ void __launch_bounds__(kThreads, 1)
     remains_kernel(const double* prior, const double* A, const double* B, std::int64_t ld, int n,
                    int q, const double* extra, double* out) {
@@ -64,7 +70,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (thread == 0) extra[blockIdx.x] = s;
 }
 
-// H = A^-1 o X X^T as a lower triangle: c^T H c counts what lies off its diagonal twice.
+// H = A^-1 o X X^T as a lower triangle with doubled off-diagonal entries, so that c^T H c is
+// complete.
 __global__ void __launch_bounds__(kThreads, 1)
     hadamard_kernel(const double* A, const double* M, std::int64_t ld, int n, double* H) {
   const std::int64_t i = blockIdx.x;
@@ -72,7 +79,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     H[i * n + j] = A[i * ld + j] * M[i * ld + j] * (j < i ? 2.0 : 1.0);
 }
 
-// v (q, width) <- `with` (width,) for each row, or v itself, where the units of the queries are on.
+// Zero v (q, width) where the queries' units are inactive; elsewhere keep v, or set it to `with`
+// (width,) in each row.
 __global__ void __launch_bounds__(kThreads, 1)
     mask_kernel(double* v, const double* with, const double* h, int hidden, int width,
                 std::int64_t size) {
@@ -88,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (e < size) v[e] *= by[e % columns];
 }
 
-// R = K - R.
+// R = K - R
 __global__ void __launch_bounds__(kThreads, 1)
     subtract_kernel(double* R, const double* K, std::int64_t size) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -106,7 +114,7 @@ struct Workspace {
   double *P, *Q, *T;                    // of a group of queries
 };
 
-// A chunk of q points, their uncertainties in groups.
+// Lay out the workspace of q points whose uncertainties are computed in groups.
 Workspace carve(const GpView& v, int q, int group, const PosteriorOut& out, Carver& c) {
   const std::int64_t n = v.n, d = v.net.dim, w = v.net.width[1], points = q;
   const int widest = *std::max_element(v.net.width + 1, v.net.width + v.net.layers + 1);
@@ -145,7 +153,7 @@ class Many {
              stream_);
   }
 
-  // C^-1 K is refined once: a product with a computed inverse is not backward stable.
+  // C^-1 K is refined once, because a product with a computed inverse is not backward stable.
   void moments(const Workspace& s) {
     const int n = v_.n, q = s.queries.q;
     GemmArguments product = {.m = n,
@@ -176,7 +184,7 @@ class Many {
             static_cast<const double*>(nullptr), s.variance);
   }
 
-  // The r_l = sum_i alpha_i gamma_li h_l(X_i) of all queries at once, down through the layers.
+  // Compute r_l = sum_i alpha_i gamma_li h_l(X_i) of all queries at once, down through the layers.
   void gradients(const Workspace& s) {
     const NetworkView& net = v_.net;
     const int n = v_.n, q = s.queries.q, L = net.layers;
@@ -189,7 +197,7 @@ class Many {
             "cudaMemsetAsync");
       return;
     }
-    // sum_i alpha_i h_L(X_i), the same for all of them.
+    // sum_i alpha_i h_L(X_i), shared by all queries
     gemm({.m = 1,
           .n = net.width[L],
           .k = n,
@@ -310,14 +318,14 @@ std::size_t bytes(std::int64_t numbers) {
 void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorOut& out) {
   const GpView& v = m.v;
   const std::int64_t n = v.n, d = v.net.dim, w = v.net.width[1];
-  // Points a chunk, and of them in a group whose P, Q and A^-1 P are there at once.
-  const auto most = [](std::int64_t each, std::int64_t limit) {
+  // Points of a chunk, and of a group whose P, Q and A^-1 P are in memory at once.
+  const auto at_most = [](std::int64_t each, std::int64_t limit) {
     return static_cast<int>(
         std::clamp(kWorkspace / 2 / std::max<std::int64_t>(each, 1), std::int64_t{1}, limit));
   };
-  const auto points = static_cast<std::int64_t>(std::min<std::size_t>(q, kMostPoints));
-  const int chunk = most(6 * n + 2 * d + 2 * v.net.hidden + 3 * w, points);
-  const int group = most(3 * n * w, chunk);
+  const auto points = static_cast<std::int64_t>(std::min<std::size_t>(q, kMaxPoints));
+  const int chunk = at_most(6 * n + 2 * d + 2 * v.net.hidden + 3 * w, points);
+  const int group = at_most(3 * n * w, chunk);
   Carver count(nullptr);
   (void)carve(v, chunk, group, out, count);
   const std::int64_t square = out.uncertainty ? n * n : 0;
@@ -347,7 +355,7 @@ void posterior_many(GpModel& m, const double* X, std::size_t q, const PosteriorO
     give(out.variance, s.variance, 1);
     give(out.gradient, s.gradient, d);
     give(out.uncertainty, s.uncertainty, 1);
-    synchronize(m.stream);  // the workspace is used again
+    synchronize(m.stream);  // the next chunk reuses the workspace
   }
 }
 

@@ -1,7 +1,7 @@
-// The gradient of the posterior's variance, dk(x, x)/dx - 2 G^T A^-1 k_x: the first part is twice
-// that of k by its first argument at x' = x, the second that of a function of gram(x, X) with
-// derivative -2 A^-1 k_x. So W = -2 K(x, X) A^-1, a matrix product, and the rest is
-// cuda/ntk/gram_gradient.cu. No kernels of its own.
+// Gradient of the posterior's variance, dk(x, x)/dx - 2 G^T A^-1 k_x. The first part is twice the
+// gradient of k by its first argument at x' = x. The second is the gradient of a function of
+// gram(x, X) whose derivative is -2 A^-1 k_x. So W = -2 K(x, X) A^-1 is a matrix product, and the
+// rest is cuda/ntk/gram_gradient.cu. No kernels of its own. The CPU twin is gp/posterior.cpp.
 #include <algorithm>
 #include <utility>
 
@@ -57,7 +57,7 @@ void variance_gradient(GpModel& m, const double* X, std::size_t q, double* out) 
                    .work = next},
                   m.stream);
     copy(out + from * d, gradient, size * d * sizeof(double), m.stream);
-    synchronize(m.stream);  // the workspace is used again
+    synchronize(m.stream);  // the next chunk reuses the workspace
   }
 }
 

@@ -1,13 +1,14 @@
-// Matrix product in float64 on the tensor cores; see cuda/linalg/gemm.cuh.
+// Matrix product in float64 on the tensor cores (cuda/linalg/gemm.cuh).
 //
-// One kernel, for throughput. A block of four warps computes a tile of 64 x 64 of C, a warp 32 x 32
-// of it in registers (8 fragments of 16 x 8), 16 of k at a time from a ring of three stages that
-// cp.async fills ahead. Tiles stay in shared memory as they are stored, transposed or not: rows are
-// padded so that the eight rows (or columns) of a fragment lie in different banks either way.
+// One kernel, for throughput. A block of four warps computes a tile of 64 x 64 of C; a warp holds
+// 32 x 32 of it in registers, as 8 fragments of 16 x 8. Slices of 16 of k pass through a ring of
+// three stages that cp.async fills ahead. Tiles lie in shared memory as they are stored, transposed
+// or not. Rows are padded so that the eight rows (or columns) of a fragment are in different banks
+// either way.
 //
-// For each 16 of k a block does 64 * 64 * 16 multiply-adds, 512 clocks at the 128 of an sm_90
-// multiprocessor, copies 16 KiB to shared memory and reads 32 KiB of it, 384 clocks at 128 bytes:
-// it is bound by the tensor cores, with two or three blocks on a multiprocessor (60 KiB each).
+// For each slice a block does 64 * 64 * 16 multiply-adds, 512 clocks at the 128 a clock of an sm_90
+// multiprocessor. It copies 16 KiB to shared memory and reads 32 KiB of it, 384 clocks at 128
+// bytes. The tensor cores bound it, with two or three blocks on a multiprocessor (60 KiB each).
 #include "cuda/linalg/gemm.cuh"
 #include "cuda/linalg/tile.cuh"
 
@@ -15,10 +16,10 @@ namespace zopo {
 namespace {
 
 constexpr int kTile = 64, kDepth = 16, kStages = 3, kThreads = 128;
-// Rows apart in shared memory, in numbers: 4 modulo 16 sends the 4 x 4 numbers that half a warp
-// reads at once to different banks.
-constexpr int kAlong = kDepth + 4;  // tiles (64, 16), rows along k
-constexpr int kAcross = kTile + 4;  // tiles (16, 64), rows across k
+// Row strides in shared memory, in numbers. Being 4 modulo 16, they send the 4 x 4 numbers that
+// half a warp reads at once to different banks.
+constexpr int kAlong = kDepth + 4;  // tiles (64, 16) with rows along k
+constexpr int kAcross = kTile + 4;  // tiles (16, 64) with rows across k
 constexpr int kOperand = kTile * kAlong;
 static_assert(kDepth * kAcross <= kOperand);
 constexpr std::size_t kShared = std::size_t{kStages} * 2 * kOperand * sizeof(double);
@@ -36,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   auto* ring = shared_memory<double>();
   const int tile = static_cast<int>(blockIdx.x);
   int row = tile / s.column_tiles;
-  // With a lower triangle the last rows take longest: they go first.
+  // With a lower triangle the last rows take longest, so start them first.
   if (A.lower && !kTransposeA) row = static_cast<int>(gridDim.x) / s.column_tiles - 1 - row;
   const int row0 = row * kTile, column0 = tile % s.column_tiles * kTile;
   if (s.lower_c && column0 > row0) return;
@@ -60,18 +61,18 @@ __global__ void __launch_bounds__(kThreads)
       else
         copy_tile<kDepth, kTile, kAcross, kThreads>(b, B, k, column0);
     }
-    copy_async_commit();  // empty ones too: groups are counted
+    copy_async_commit();  // also when empty, because groups are counted
   };
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
-  const int i0 = warp / 2 * 32, j0 = warp % 2 * 32;  // of the warp's part of the tile
+  const int i0 = warp / 2 * 32, j0 = warp % 2 * 32;  // origin of the warp's part of the tile
   double c[2][4][4] = {};
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) fetch(stage);
   for (int step = 0; step < steps; ++step) {
     copy_async_wait<kStages - 2>();
-    __syncthreads();  // this stage has come, for all threads, and the one before is free
+    __syncthreads();  // all threads have this stage, and the stage before is free
     fetch(step + kStages - 1);
     const double *a = ring + step % kStages * 2 * kOperand, *b = a + kOperand;
 #pragma unroll
@@ -126,7 +127,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-constexpr int kMostBatch = 65535;  // of one launch
+constexpr int kMaxBatch = 65535;  // products of one launch: the limit of gridDim.z
 
 }  // namespace
 
@@ -153,8 +154,8 @@ void gemm(const GemmArguments& a, cudaStream_t stream) {
                           ? (a.transpose_b ? gemm_kernel<true, true> : gemm_kernel<true, false>)
                           : (a.transpose_b ? gemm_kernel<false, true> : gemm_kernel<false, false>);
   const auto tiles = static_cast<unsigned>(row_tiles) * static_cast<unsigned>(column_tiles);
-  for (int done = 0; done < a.batch; done += kMostBatch) {
-    const int count = min(kMostBatch, a.batch - done);
+  for (int done = 0; done < a.batch; done += kMaxBatch) {
+    const int count = min(kMaxBatch, a.batch - done);
     launch("gemm", kernel,
            {.grid = dim3(tiles, 1, static_cast<unsigned>(count)),
             .block = dim3(kThreads),

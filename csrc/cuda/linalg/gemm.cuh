@@ -1,18 +1,17 @@
-// Matrix product in float64 on a device (cuda/linalg/gemm.cu).
+// Matrix product in float64 on a device.
 #pragma once
 
 #include "cuda/runtime/support.cuh"
 
 namespace zopo {
 
-// C (m, n) = op(A) (m, k) op(B) (k, n), or C += with `add`; row-major, any leading dimensions and
-// any alignment. op transposes where asked: A is then stored (k, m), B (n, k). C overlaps neither.
+// C (m, n) = op(A) (m, k) op(B) (k, n), or C += with `add`. Row-major, with any leading dimensions
+// and alignment. op transposes where asked; A is then stored (k, m), B (n, k). C overlaps neither.
 //
-// lower_a: A as stored is square and lower triangular; what lies right of its diagonal is not read,
-//          and products with it are left out.
-// lower_c: only what lies on or left of the diagonal of C is asked for; entries right of it are
-//          written or not.
-// batch:   that many products, the operands a stride apart (0: the same one for all).
+//   lower_a   A as stored is square and lower triangular; entries right of its diagonal are not
+//             read, and products with them are skipped
+//   lower_c   only entries on or left of C's diagonal are needed; the others may be written or not
+//   batch     number of products; operands are a stride apart (0: the same operand for all)
 struct GemmArguments {
   int m, n, k;
   const double* A;

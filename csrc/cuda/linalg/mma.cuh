@@ -1,11 +1,11 @@
-// Matrix instructions and asynchronous copies: the only inline assembly of the CUDA engine, each
-// with what it does written out for the host (tests/native/emulation).
-//
+// Matrix instructions and asynchronous copies. This file has the only inline assembly of the CUDA
+// engine; each instruction is also written out for the host (tests/native/emulation).
 // Fragments of a 16 x 8 x 8 product C += A B over the warp (PTX ISA, "Matrix fragments for
-// mma.m16n8k8"): with g = lane / 4 and t = lane % 4
-//   A (16, 8): a[0] = A(g, t), a[1] = A(g + 8, t), a[2] = A(g, t + 4), a[3] = A(g + 8, t + 4)
-//   B (8, 8):  b[0] = B(t, g), b[1] = B(t + 4, g)
-//   C (16, 8): c[0] = C(g, 2t), c[1] = C(g, 2t + 1), c[2] = C(g + 8, 2t), c[3] = C(g + 8, 2t + 1)
+// Fragments of a 16 x 8 x 8 product C += A B over the warp (PTX ISA, "Matrix fragments for
+// mma.m16n8k8"), with g = lane / 4 and t = lane % 4:
+//   A (16, 8)  a[0] = A(g, t)   a[1] = A(g + 8, t)   a[2] = A(g, t + 4)   a[3] = A(g + 8, t + 4)
+//   B (8, 8)   b[0] = B(t, g)   b[1] = B(t + 4, g)
+//   C (16, 8)  c[0] = C(g, 2t)  c[1] = C(g, 2t + 1)  c[2] = C(g + 8, 2t)  c[3] = C(g + 8, 2t + 1)
 #pragma once
 
 #include "cuda/runtime/support.cuh"
@@ -13,7 +13,7 @@
 namespace zopo {
 
 #ifdef ZOPO_EMULATE
-// Sums in the order of k, each product and sum in T.
+// Sum in the order of k, with each product and sum rounded to T.
 template <class T>
 inline void emulated_mma(T (&c)[4], const T (&a)[4], const T (&b)[2]) {
   struct Mine {
@@ -34,7 +34,7 @@ inline void emulated_mma(T (&c)[4], const T (&a)[4], const T (&b)[2]) {
 }
 #endif
 
-// Float64 on the tensor cores (DMMA): one instruction from sm_90 on, four on sm_80.
+// Multiply in float64 on the tensor cores (DMMA): one instruction from sm_90 on, four on sm_80.
 __device__ inline void mma_f64(double (&c)[4], const double (&a)[4], const double (&b)[2]) {
 #ifdef ZOPO_EMULATE
   emulated_mma(c, a, b);
@@ -55,8 +55,7 @@ __device__ inline void mma_f64(double (&c)[4], const double (&a)[4], const doubl
 #endif
 }
 
-// A float as the tensor cores' tf32 (8 bits of exponent, 10 of fraction), rounded to nearest, ties
-// away from zero.
+// Round a float to tf32 (8 bits of exponent, 10 of fraction), to nearest, ties away from zero.
 __device__ inline float round_to_tf32(float x) {
 #ifdef ZOPO_EMULATE
   const unsigned bits = __float_as_uint(x);
@@ -68,7 +67,7 @@ __device__ inline float round_to_tf32(float x) {
 #endif
 }
 
-// a and b hold tf32 values (round_to_tf32); sums are float32.
+// Multiply tf32 values (see round_to_tf32) with float32 sums.
 __device__ inline void mma_tf32(float (&c)[4], const float (&a)[4], const float (&b)[2]) {
 #ifdef ZOPO_EMULATE
   emulated_mma(c, a, b);
@@ -82,8 +81,8 @@ __device__ inline void mma_tf32(float (&c)[4], const float (&a)[4], const float 
 #endif
 }
 
-// Sixteen bytes from device to shared memory, past the registers; both aligned to 16. With `valid`
-// false zeros are written and `from` is not read.
+// Copy sixteen bytes from device to shared memory, bypassing registers; both addresses are aligned
+// to 16. With `valid` false, write zeros and do not read `from`.
 __device__ inline void copy_async16(void* to, const void* from, bool valid = true) {
 #ifdef ZOPO_EMULATE
   ::emulate::copy_async(to, from, 16, valid ? 16 : 0);
@@ -94,7 +93,7 @@ __device__ inline void copy_async16(void* to, const void* from, bool valid = tru
                : "memory");
 #endif
 }
-// Eight bytes, where rows are not a multiple of sixteen.
+// Copy eight bytes, for rows that are not a multiple of sixteen.
 __device__ inline void copy_async8(void* to, const void* from, bool valid = true) {
 #ifdef ZOPO_EMULATE
   ::emulate::copy_async(to, from, 8, valid ? 8 : 0);
@@ -105,7 +104,7 @@ __device__ inline void copy_async8(void* to, const void* from, bool valid = true
                : "memory");
 #endif
 }
-// Four bytes.
+// Copy four bytes.
 __device__ inline void copy_async4(void* to, const void* from, bool valid = true) {
 #ifdef ZOPO_EMULATE
   ::emulate::copy_async(to, from, 4, valid ? 4 : 0);
@@ -123,7 +122,7 @@ __device__ inline void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-// Until at most that many of the thread's groups are under way.
+// Wait until at most kLeft of the thread's groups are in flight.
 template <int kLeft>
 __device__ inline void copy_async_wait() {
 #ifdef ZOPO_EMULATE

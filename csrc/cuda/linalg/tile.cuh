@@ -1,4 +1,4 @@
-// Tiles of row-major matrices on their way to shared memory, for the matrix products.
+// Copies of tiles of row-major matrices to shared memory, for the matrix products.
 #pragma once
 
 #include "cuda/linalg/mma.cuh"
@@ -12,7 +12,7 @@ __device__ inline void copy_async_one(float* to, const float* from, bool valid) 
   copy_async4(to, from, valid);
 }
 
-// Whether 16-byte loads reach every row of a matrix: its start and its leading dimension are
+// Return whether 16-byte loads reach every row of a matrix: its start and its leading dimension are
 // multiples of 16 bytes.
 template <class T>
 __host__ __device__ inline bool rows_aligned(const T* p, std::int64_t ld) {
@@ -20,8 +20,8 @@ __host__ __device__ inline bool rows_aligned(const T* p, std::int64_t ld) {
          static_cast<std::size_t>(ld) * sizeof(T) % 16 == 0;
 }
 
-// A matrix in device memory; with `lower`, what lies right of its diagonal counts as zero and is
-// not read. `aligned`: rows_aligned().
+// A matrix in device memory. With `lower`, entries right of its diagonal count as zero and are not
+// read. `aligned` is rows_aligned().
 template <class T>
 struct TileSource {
   const T* data;
@@ -30,9 +30,9 @@ struct TileSource {
   bool lower, aligned;
 };
 
-// Starts the copies of the entries (row + i, column + j), i < kRows, j < kColumns, to
-// to[i * kStride + j]; zeros beyond the matrix. `column` is a multiple of 16 bytes. All threads of
-// the block take part.
+// Start copying the entries (row + i, column + j), i < kRows, j < kColumns, to to[i * kStride + j],
+// with zeros beyond the matrix. `column` is a multiple of 16 bytes. All threads of the block take
+// part.
 template <int kRows, int kColumns, int kStride, int kThreads, class T>
 __device__ inline void copy_tile(T* to, const TileSource<T>& from, int row, int column) {
   constexpr int kVector = static_cast<int>(16 / sizeof(T));

@@ -1,15 +1,17 @@
 // Features h_l and D_l of points, in float64 from points of any precision, all layers in one pass.
+// The CPU twin is ntk_features() in ntk/ntk.cpp.
 //
-// few_kernel   latency: a block for each point, a warp for each unit. One point of d = 768 in a
-//              network of width 32 reads 196 KB of W_0, most of it from L2: about 2 us on one
-//              multiprocessor, as long as a second kernel would take to start. Also for networks
-//              too wide for the other.
-// many_kernel  throughput: a block takes 32 points through all layers; they stay in shared memory
-//              and the products are made on the tensor cores, 64 units at a time. d is cut into
-//              pieces of 32, the next one on its way while one is multiplied. For n
-//              points it reads the points once (for each 64 units of the first layer) and W_0 once
-//              for each 32 points from L2: n = 8192, d = 768, width 32: 50 MB and 50 MB, 0.4 Gflop,
-//              bound by the first.
+//   few_kernel    Latency: a block for each point, a warp for each unit. One point of d = 768 in a
+//                 network of width 32 reads 196 KB of W_0, mostly from L2, in about 2 us on one
+//                 multiprocessor; starting a second kernel would take as long. Also serves networks
+//                 too wide for many_kernel.
+//   many_kernel   Throughput: a block takes 32 points, kept in shared memory, through all layers.
+//                 The tensor cores make the products, 64 units at a time. d is split into slices of
+//                 32; the next slice is copied while one is multiplied.
+//
+// For n points many_kernel reads the points once for each 64 units of the first layer, and W_0 once
+// for each 32 points from L2. n = 8192, d = 768, width 32: 50 MB and 50 MB, 0.4 Gflop, bound by the
+// first.
 #include <algorithm>
 
 #include "cuda/linalg/tile.cuh"
@@ -27,11 +29,11 @@ __host__ __device__ constexpr int round_up(int n, int multiple) {
   return (n + multiple - 1) / multiple * multiple;
 }
 
-// ---- one point a block
+// ---- one point a block -------------------------------------------------------------------------
 
 constexpr int kFewThreads = 512;
 
-// a.b over a warp, in all lanes.
+// Compute a.b over a warp; all lanes get it.
 template <class A>
 __device__ inline double warp_dot(const A* a, const double* b, int size) {
   double sum = 0.0;
@@ -45,7 +47,7 @@ __global__ void __launch_bounds__(kFewThreads)
     few_kernel(const __grid_constant__ NetworkView net, const In* X,
                const __grid_constant__ FeatureRows<Out> rows) {
   auto* h = shared_memory<double>();  // all layers
-  double* D = h + net.hidden;         // likewise
+  double* D = h + net.hidden;         // all layers
   const std::int64_t point = blockIdx.x;
   const In* x = X + point * net.dim;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
@@ -91,10 +93,11 @@ __global__ void __launch_bounds__(kFewThreads)
   }
 }
 
-// ---- 32 points a block
+// ---- 32 points a block -------------------------------------------------------------------------
 
 constexpr int kPoints = 32, kThreads = 256, kDepth = 32, kUnits = 64;
-// Rows in shared memory are 4 modulo 16 numbers apart, against bank conflicts (cuda/linalg/gemm.cu).
+// Row strides in shared memory are 4 modulo 16 numbers, against bank conflicts
+// (cuda/linalg/gemm.cu).
 constexpr int kPointStride = kDepth + 4, kUnitStride = kUnits + 4;
 constexpr int kTiles = kPoints * kPointStride + 2 * kDepth * kUnitStride;
 
@@ -105,17 +108,17 @@ std::size_t many_shared(const NetworkView& net, int widest) {
          kPoints * static_cast<std::size_t>(net.hidden);
 }
 
-// sum_k in(p, k) W(k, j) for the block's points and all j < round_up(units, 16), zeros beyond the
-// units: store(p, j, sum) is called once for each. W (inner, units); in(p, k) gives zero beyond
-// `inner`. The values that in() reads must be there for the thread that asks; `seen(p, k, value)`
-// is told each once. All threads of the block.
+// Compute sum_k in(p, k) W(k, j) for the block's points and all j < round_up(units, 16), and call
+// store(p, j, sum) once for each; W (inner, units) counts as zero beyond the units. in(p, k) must
+// return zero for k >= `inner`, and must read only values that the calling thread can see.
+// seen(p, k, value) is called once for each input. All threads of the block take part.
 template <class In, class Seen, class Store>
 __device__ inline void dense(const In& in, const double* W, int inner, int units, double* tiles,
                              const Seen& seen, const Store& store) {
   double *points = tiles, *ring = tiles + kPoints * kPointStride;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int g = lane / 4, t = lane % 4;
-  const int p0 = warp % 2 * 16;  // a warp's fragments: 16 points, 8 units at j0 and at j0 + 32
+  const int p0 = warp % 2 * 16;  // a warp's fragments: 16 points by 8 units at j0 and at j0 + 32
   const int j0 = warp / 2 * 8;
   const TileSource<double> from{W, units, inner, units, false, rows_aligned(W, units)};
   constexpr int kOfPoints = kPoints * kDepth / kThreads, kApart = kThreads / kDepth;
@@ -130,7 +133,7 @@ __device__ inline void dense(const In& in, const double* W, int inner, int units
       }
     };
     double c[2][4] = {};
-    __syncthreads();  // the tiles have been read
+    __syncthreads();  // all threads have read the tiles
     copy_tile<kDepth, kUnits, kUnitStride, kThreads>(ring, from, 0, unit);
     copy_async_commit();
     load(along);
@@ -177,12 +180,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     many_kernel(const __grid_constant__ NetworkView net, const In* X, std::int64_t n, int stride,
                 const __grid_constant__ FeatureRows<Out> rows) {
   auto* tiles = shared_memory<double>();
-  double* values = tiles + kTiles;            // of the last layer done, (kPoints, stride)
-  double* fresh = values + kPoints * stride;  // of the layer being made
+  double* values = tiles + kTiles;            // of the last finished layer, (kPoints, stride)
+  double* fresh = values + kPoints * stride;  // of the layer in progress
   auto* active = reinterpret_cast<unsigned char*>(fresh + kPoints * stride);  // (kPoints, hidden)
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kPoints;
   const int count = static_cast<int>(min(n - first, static_cast<std::int64_t>(kPoints)));
-  const auto nobody = [](int, int, double) {};
+  const auto ignore = [](int, int, double) {};
 
   const auto forward = [&](int l, int p, int j, double sum) {
     const int width = net.width[l];
@@ -214,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int l = 2; l <= net.layers; ++l) {
     const int inner = net.width[l - 1];
     dense([&](int p, int k) { return k < inner ? values[p * stride + k] : 0.0; },
-          net.transposed[l - 1], inner, net.width[l], tiles, nobody,
+          net.transposed[l - 1], inner, net.width[l], tiles, ignore,
           [&](int p, int j, double sum) { forward(l, p, j, sum); });
     swap_values();
   }
@@ -237,7 +240,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int l = net.layers - 1; l >= 1; --l) {
     const int inner = net.width[l + 1];
     dense([&](int p, int k) { return k < inner ? values[p * stride + k] : 0.0; }, net.weight[l],
-          inner, net.width[l], tiles, nobody,
+          inner, net.width[l], tiles, ignore,
           [&](int p, int j, double d) { backward(l, p, j, d); });
     swap_values();
   }
@@ -259,8 +262,8 @@ void run(const NetworkView& net, const In* X, std::size_t n, const FeatureRows<O
   }
   const std::size_t few = 2 * static_cast<std::size_t>(net.hidden) * sizeof(double);
   if (few > room)
-    throw ConfigError("a network of " + std::to_string(net.hidden) +
-                      " hidden units: the CUDA engine takes at most " +
+    throw ConfigError("network: has " + std::to_string(net.hidden) +
+                      " hidden units, the CUDA engine takes at most " +
                       std::to_string(room / (2 * sizeof(double))) +
                       " on this device; use device='cpu'");
   launch("features", few_kernel<In, Out>,
@@ -300,8 +303,8 @@ void ntk_features(const Network& net, const void* X, Precision precision, std::s
     rows.h = static_cast<Out*>(h);
     rows.D = static_cast<Out*>(D);
     rows.ld = view.hidden;
-    std::copy_n(view.offset, kMostLayers + 2, rows.h_at);
-    std::copy_n(view.offset, kMostLayers + 2, rows.D_at);
+    std::copy_n(view.offset, kMaxLayers + 2, rows.h_at);
+    std::copy_n(view.offset, kMaxLayers + 2, rows.D_at);
     rows.pad = 1;
     rows.first = first;
     features(view, X, precision, n, rows, static_cast<cudaStream_t>(stream));
@@ -311,7 +314,7 @@ void ntk_features(const Network& net, const void* X, Precision precision, std::s
   else if (out == Precision::Single)
     make(static_cast<float*>(nullptr));
   else
-    throw ConfigError("features are written in float32 or float64");
+    throw ConfigError("features: expected float32 or float64 as the result");
 }
 
 }  // namespace zopo

@@ -1,5 +1,5 @@
-// The kernel from arrays of a device to arrays of a device: room for features and results around
-// the operations of cuda/ntk/ntk.hpp and cuda/ntk/gram_gradient.cu. No kernels of its own.
+// The kernel from device arrays to device arrays: allocates features and results around the
+// operations of cuda/ntk/ntk.hpp and cuda/ntk/gram_gradient.cu. No kernels of its own.
 #include "cuda/ntk/from_arrays.hpp"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace zopo {
 namespace {
 
-// Features of points that lie on the device already.
+// Features of points that are on the device already.
 struct Featured {
   Buffer<double> features;
   PointsView view;

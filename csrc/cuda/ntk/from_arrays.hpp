@@ -1,5 +1,5 @@
-// The kernel on arrays of a device: results are new arrays there, in the order of `stream`, and the
-// calls do not wait. Shapes are checked by the caller; formulas are those of ntk/ntk.hpp.
+// The kernel on device arrays. Results are new arrays there, in the order of `stream`; calls do not
+// wait. The caller checks shapes. Formulas are those of ntk/ntk.hpp.
 #pragma once
 
 #include "cuda/ntk/ntk.hpp"
@@ -7,7 +7,7 @@
 
 namespace zopo {
 
-// X (n, d), Y (m, d) of any precision, or null -> (n, m), float32 unless the precision is Float64.
+// X (n, d), Y (m, d) or null, of any precision -> (n, m), float32 unless the precision is Float64.
 DeviceArray gram_of_arrays(const Network& net, const DeviceArray& X, const DeviceArray* Y,
                            GramPrecision precision, StreamHandle stream);
 // X (n, d) -> (n,)

@@ -1,6 +1,6 @@
-// The kernel on a device from host memory to host memory: copies in, the operations of
-// cuda/ntk/ntk.hpp, copies out. Bound by the copies: over PCIe at 50 GB/s, K of 8192 points takes 10 ms
-// and its computation 1.
+// The kernel on a device from host memory to host memory: copy in, run the operations of
+// cuda/ntk/ntk.hpp, copy out. Bound by the copies: over PCIe at 50 GB/s K of 8192 points takes 10
+// ms, its computation 1 ms.
 #include "cuda/linalg/gemm.cuh"
 #include "cuda/ntk/network.cuh"
 #include "cuda/ntk/ntk.hpp"
@@ -8,7 +8,7 @@
 namespace zopo {
 namespace {
 
-constexpr cudaStream_t kStream = nullptr;  // calls from several threads take turns
+constexpr cudaStream_t kStream = nullptr;  // calls from several threads serialise
 
 Buffer<double> to_device(const double* from, std::size_t size) {
   Buffer<double> to(size, kStream);
@@ -37,14 +37,13 @@ void NtkOnHost::gram(const void* X, Precision precision_x, std::size_t n, const 
   const std::size_t number = precision == GramPrecision::Float64 ? sizeof(double) : sizeof(float);
   const std::size_t bytes = n * (Y ? m : n) * number;
   const auto points = [&](const void* from, Precision of, std::size_t count) {
-    const std::size_t size = of == Precision::Half ? 2 : of == Precision::Single ? 4 : 8;
-    Buffer<unsigned char> to(count * net.dim() * size, kStream);
+    Buffer<unsigned char> to(count * net.dim() * precision_bytes(of), kStream);
     copy(to.data(), from, to.size(), kStream);
     return to;
   };
   const auto left = points(X, precision_x, n), right = points(Y, precision_y, Y ? m : 0);
   const Buffer<unsigned char> out(bytes, kStream);
-  // An empty Y lies nowhere on the device, and is no missing Y.
+  // An empty Y has no device pointer, but is not a missing Y: skip the call.
   if (bytes)
     ntk_gram(net, left.data(), precision_x, n, right.data(), precision_y, m, precision, out.data(),
              kStream);

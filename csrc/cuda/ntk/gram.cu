@@ -1,38 +1,45 @@
-// K = sum_l (h_l(x).h_l(y) + 1) (D_l(x).D_l(y)) of two sets of points, in one pass over K.
+// Gram matrix K = sum_l (h_l(x).h_l(y) + 1) (D_l(x).D_l(y)) of two sets of points, in one pass over
+// K. The CPU twin is ntk_gram_points() in ntk/ntk.cpp.
 //
-// First the features, once a point (cuda/ntk/features.cu), one row [x | D_0 | h_1 | D_1 | ... | h_L]
-// for each, every part padded with zeros to 16 numbers. Then one kernel: a block computes a tile of
-// K. Going along the rows, 16 numbers at a time from a ring in shared memory that cp.async fills
-// ahead, it accumulates one inner product after another in registers; h_l.h_l' waits there for
-// D_l.D_l', and their product is added to the tile, which waits in shared memory. K is written
-// once. A symmetric K takes the tiles on and below the diagonal, which leave through shared memory
-// so that both halves are written in whole lines.
+// Features are computed first, once a point (cuda/ntk/features.cu), as rows [x | D_0 | h_1 | D_1 |
+// ... | h_L] with every part padded by zeros to a multiple of 16 numbers. One kernel follows, in
+// which a block computes a tile of K. It goes along the rows in slices of 16 numbers, from a ring
+// in shared memory that cp.async fills ahead, and accumulates one inner product after another in
+// registers. h_l.h_l' waits there for D_l.D_l'; their product is added to the tile, which is in
+// shared memory. K is written once. A symmetric K takes the tiles on and below the diagonal; these
+// leave through shared memory, so that both halves are written in whole lines.
 //
-//            big tile, threads         small tile     a warp's part   multiply-adds
-//   Float64  128 x 64, 256             64 x 32, 64    32 x 32         mma m16n8k8 f64
-//   Float32  128 x 128, 256            64 x 64, 64    32 x 64         8 x 8 a thread, FFMA
-//   Tf32x3   128 x 128, 256            64 x 64, 64    64 x 32         mma m16n8k8 tf32, thrice
-// Big tiles for throughput, one block on a multiprocessor; small ones where big ones would leave
-// multiprocessors idle, for latency.
+//            big tile, threads    small tile    a warp's part    multiply-adds
+//   Float64  128 x 64, 256        64 x 32, 64   32 x 32          mma m16n8k8 f64
+//   Float32  128 x 128, 256       64 x 64, 64   32 x 64          8 x 8 a thread, FFMA
+//   Tf32x3   128 x 128, 256       64 x 64, 64   64 x 32          mma m16n8k8 tf32, three times
 //
-// Counts for a big tile and 16 numbers of k on sm_90 (a multiprocessor does 128 multiply-adds a
-// clock in float64 and in float32, and moves 128 bytes to or from shared memory; L2 gives some 38):
-//   Float64: 131072 multiply-adds, 1024 clocks; 24 KiB come in and 64 KiB are read from shared
-//            memory, 704 clocks; L2 is asked for 24 bytes a clock. Bound by the tensor cores.
-//   Float32: 262144 multiply-adds, 2048 clocks; 16 KiB in; 8 warps read 64 float4 each, 512 clocks
-//            when a broadcast is one access and 2048 when it is four; L2 8 bytes a clock.
-//   Tf32x3:  3 * 262144 tf32 multiply-adds, 768 clocks at 1024 a clock; splitting costs 72
-//            instructions for 48 mma, 576 clocks of issue on each of four schedulers at most.
-// n = 8192, d = 768, two layers of 32: rows of 896, 1.20e11 flop in full, half of it done, 0.54 GB
-// written and 59 MB of rows read: arithmetic for 0.90 ms at 67 Tflop/s in float64, 0.13 ms of
-// memory at 4.8 TB/s. These are counts, not measurements.
+// Big tiles are for throughput, one block on a multiprocessor. Small ones are for latency, where
+// big ones would leave multiprocessors idle.
 //
-// Error of an entry against float64, of the largest entry of K and of sqrt(k(x, x) k(y, y)), the
-// largest seen for 200 standard normal points, d from 384 to 768, two layers of 32 to 256, sums in
-// float32 in the order of k:
-//   Float32  4.6e-7 and 1.4e-6;  Tf32x3  7.8e-7 and 2.9e-6
-// The tensor cores' own float32 sums are cut off rather than rounded: there Tf32x3 can be off by a
-// few times that.
+// Counts for a big tile and one slice on sm_90. A multiprocessor does 128 multiply-adds a clock in
+// float64 and in float32, and moves 128 bytes to or from shared memory; L2 supplies some 38.
+//
+//   Float64  131072 multiply-adds, 1024 clocks. 24 KiB come in and 64 KiB are read from shared
+//            memory, 704 clocks; L2 must supply 24 bytes a clock. Bound by the tensor cores.
+//   Float32  262144 multiply-adds, 2048 clocks. 16 KiB come in; 8 warps read 64 float4 each, 512
+//            clocks when a broadcast is one access and 2048 when it is four. L2 8 bytes a clock.
+//   Tf32x3   3 * 262144 tf32 multiply-adds, 768 clocks at 1024 a clock. Splitting costs 72
+//            instructions for 48 mma, at most 576 clocks of issue on each of four schedulers.
+//
+// n = 8192, d = 768, two layers of 32: rows of 896 numbers, 1.20e11 flop in full of which half is
+// done, 0.54 GB written and 59 MB of rows read. That is 0.90 ms of arithmetic at 67 Tflop/s in
+// float64 and 0.13 ms of memory at 4.8 TB/s. These are counts, not measurements.
+//
+// Largest error of an entry against float64, relative to the largest entry of K and to sqrt(k(x, x)
+// k(y, y)), over 200 standard normal points, d from 384 to 768, two layers of 32 to 256, with
+// float32 sums in the order of k:
+//
+//   Float32  4.6e-7 and 1.4e-6
+//   Tf32x3   7.8e-7 and 2.9e-6
+//
+// The float32 sums of the tensor cores truncate instead of rounding, so Tf32x3 can be off by a few
+// times that on a device.
 #include <algorithm>
 
 #include "cuda/linalg/mma.cuh"
@@ -44,13 +51,13 @@ namespace zopo {
 namespace {
 
 constexpr int kDepth = 16, kStages = 3;
-// Rows in shared memory are 4 modulo 16 numbers apart: eight rows of a fragment (or eight float4)
-// lie in different banks.
+// The row stride in shared memory is 4 modulo 16 numbers: eight rows of a fragment (or eight
+// float4) are in different banks.
 constexpr int kStride = kDepth + 4;
 
-// A way to multiply: a warp's part of a tile as kI x kJ pieces with kE numbers of a thread each.
+// Ways to multiply: a warp's part of a tile is kI x kJ pieces with kE numbers of a thread each.
 
-// Warps of 32 x 32, kWarpRows x kWarpColumns of them.
+// Warps of 32 x 32, arranged as kWarpRows x kWarpColumns.
 template <int kWarpRows, int kWarpColumns>
 struct Float64Product {
   using Number = double;
@@ -64,7 +71,7 @@ struct Float64Product {
   __device__ int row(int i, int e) const { return i0 + 16 * i + e / 2 * 8 + g; }
   __device__ int column(int j, int e) const { return j0 + 8 * j + 2 * t + e % 2; }
 
-  // c += the product of a stage: a (kRows, kDepth), b (kColumns, kDepth).
+  // Add the product of a stage to c: a (kRows, kDepth), b (kColumns, kDepth).
   __device__ void multiply(double (&c)[kI][kJ][kE], const double* a, const double* b) const {
     const double *at_a = a + (i0 + g) * kStride + t, *at_b = b + (j0 + g) * kStride + t;
 #pragma unroll
@@ -86,7 +93,7 @@ struct Float64Product {
   }
 };
 
-// Warps of 32 x 64; a thread has every fourth row and every eighth column of it.
+// Warps of 32 x 64; a thread holds every fourth row and every eighth column.
 template <int kWarpRows, int kWarpColumns>
 struct Float32Product {
   using Number = float;
@@ -123,8 +130,8 @@ struct Float32Product {
   }
 };
 
-// Warps of 64 x 32. x = hi + lo, both tf32, to about 2^-22 |x|; lo lo, 2^-22 of the product at
-// most, is left out.
+// Warps of 64 x 32. A number is split as x = hi + lo, both tf32, to about 2^-22 |x|. The product
+// lo lo, at most 2^-22 of the whole, is left out.
 template <int kWarpRows, int kWarpColumns>
 struct Tf32x3Product {
   using Number = float;
@@ -144,7 +151,7 @@ struct Tf32x3Product {
   }
   __device__ void multiply(float (&c)[kI][kJ][kE], const float* a, const float* b) const {
     const float *at_a = a + (i0 + g) * kStride + t, *at_b = b + (j0 + g) * kStride + t;
-#pragma unroll 1  // registers
+#pragma unroll 1  // unrolling would need too many registers
     for (int k = 0; k < kDepth; k += 8) {
       float b_hi[kJ][2], b_lo[kJ][2];
 #pragma unroll
@@ -158,7 +165,7 @@ struct Tf32x3Product {
 #pragma unroll
         for (int e = 0; e < 4; ++e)
           split(at_a[(16 * i + e % 2 * 8) * kStride + k + e / 2 * 4], a_hi[e], a_lo[e]);
-        // The small products first; one after another to different sums.
+        // Add the small products first; consecutive instructions go to different sums.
 #pragma unroll
         for (int j = 0; j < kJ; ++j) mma_tf32(c[i][j], a_lo, b_hi[j]);
 #pragma unroll
@@ -172,14 +179,14 @@ struct Tf32x3Product {
 
 struct GramShape {
   int n, m, row_tiles, column_tiles;
-  std::int64_t ld;                 // of the rows of features
-  int parts;                       // 2 layers + 1: x, D_0, h_1, D_1, ..., h_L
-  int steps[2 * kMostLayers + 1];  // of kDepth in each
+  std::int64_t ld;                // of the rows of features
+  int parts;                      // 2 layers + 1: x, D_0, h_1, D_1, ..., h_L
+  int steps[2 * kMaxLayers + 1];  // slices of kDepth in each part
   int all_steps;
   bool symmetric;
 };
 
-// A ring of stages and the tile; at the end the tile alone, on its way out, where the ring was.
+// Bytes of a ring of stages and the tile. At the end the tile alone takes the ring's place.
 template <class Product>
 constexpr std::size_t kShared = (kStages * (Product::kRows + Product::kColumns) * kStride +
                                  Product::kRows * Product::kColumns) *
@@ -195,7 +202,7 @@ __global__ void __launch_bounds__(Product::kThreads, 1)
   constexpr int kI = Product::kI, kJ = Product::kJ, kE = Product::kE;
   constexpr int kVector = static_cast<int>(16 / sizeof(Number)), kChunks = kDepth / kVector;
   constexpr int kStage = (kRows + kColumns) * kStride;
-  constexpr int kApart = kThreads / kChunks;  // rows between two copies of a thread
+  constexpr int kApart = kThreads / kChunks;  // rows between two copies of one thread
   static_assert(kRows % kApart == 0 && kColumns % kApart == 0);
   auto* ring = shared_memory<Number>();
   const int thread = static_cast<int>(threadIdx.x);
@@ -223,11 +230,12 @@ __global__ void __launch_bounds__(Product::kThreads, 1)
                      valid);
       }
     }
-    copy_async_commit();  // empty ones too: groups are counted
+    copy_async_commit();  // also when empty, because groups are counted
   };
 
   const Product product(thread / 32, thread % 32);
-  // The tile so far, each thread's numbers its own: two sums fill the registers.
+  // The tile so far is in shared memory, because two sums fill the registers; each thread reads and
+  // writes its own numbers only.
   Number* total = ring + kStages * kStage + thread;
   Number inner[kI][kJ][kE];
 #pragma unroll
@@ -237,7 +245,7 @@ __global__ void __launch_bounds__(Product::kThreads, 1)
     Number c[kI][kJ][kE] = {};
     for (const int end = step + s.steps[part]; step < end; ++step) {
       copy_async_wait<kStages - 2>();
-      __syncthreads();  // this stage has come, for all threads, and the one before is free
+      __syncthreads();  // all threads have this stage, and the stage before is free
       fetch(step + kStages - 1);
       const Number* stage = ring + step % kStages * kStage;
       product.multiply(c, stage, stage + kRows * kStride);
@@ -260,7 +268,7 @@ __global__ void __launch_bounds__(Product::kThreads, 1)
   }
 
   copy_async_wait<0>();
-  __syncthreads();  // the ring has been read: the tile takes its place
+  __syncthreads();  // all threads have read the ring, whose place the tile now takes
   constexpr int kOut = kColumns + 1;
 #pragma unroll
   for (int i = 0; i < kI; ++i)
@@ -285,7 +293,7 @@ __global__ void __launch_bounds__(Product::kThreads, 1)
   }
 }
 
-// Rows of features as the kernel wants them.
+// Rows of features in the layout of the kernel.
 template <class Number>
 struct Prepared {
   Buffer<Number> data;

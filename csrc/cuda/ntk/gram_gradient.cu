@@ -1,11 +1,12 @@
-// out_i = sum_j w_ij dk(x_i, y_j)/dx_i for q points x and n points y, as matrix products.
+// Gradient of a function of a Gram matrix by its points, out_i = sum_j w_ij dk(x_i, y_j)/dx_i for q
+// points x and n points y, as matrix products. The CPU twin is ntk/gram_gradient.cpp.
 //
 // With r_l = sum_j w_ij (D_l(x_i).D_l(y_j)) h_l(y_j) the sum is sum_l J_l(x_i)^T r_l. The J_l are
-// never formed: from the last layer down, r <- (r o 1[h_l > 0]) W_{l-1} + r_{l-1}. That is, for
-// each layer, a (q, n) product of the D_l, one of the weighted (q, n) with h_l, and one of (q,
-// width) with W: about 2 q n (d + 2 hidden) flops, and q n numbers written and read twice a layer.
-// One version: with few points it is bound by its 3 (layers + 1) launches, with many by the
-// products (cuda/linalg/gemm.cu).
+// never formed: from the last layer down, r <- (r o 1[h_l > 0]) W_{l-1} + r_{l-1}. Each layer takes
+// a (q, n) product of the D_l, one of the weighted (q, n) matrix with h_l, and one of (q, width)
+// with W. That is about 2 q n (d + 2 hidden) flops, with q n numbers written and read twice a
+// layer. The single version is bound by its 3 (layers + 1) launches for few points, and by the
+// products (cuda/linalg/gemm.cu) for many.
 #include "cuda/ntk/gram_gradient.cuh"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// v (rows, width) <- 0 where the unit is off: h_l at h, a row every `hidden` numbers.
+// Zero v (rows, width) where the unit is inactive; h_l is at h, a row every `hidden` numbers.
 __global__ void __launch_bounds__(kThreads)
     gate_kernel(double* v, const double* h, std::int64_t hidden, int width, std::int64_t size) {
   const std::int64_t e = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -37,8 +38,8 @@ __global__ void __launch_bounds__(kThreads)
   if (e < size) v[e] *= factor;
 }
 
-// to_i += own |D(x_i)|^2 h(x_i), a block a point; D null: |D| = 1. Rows of h are ldh apart, of D
-// ldd.
+// Add own |D(x_i)|^2 h(x_i) to to_i, a block a point. A null D means |D| = 1. Rows of h are ldh
+// apart, rows of D ldd.
 __global__ void __launch_bounds__(kThreads)
     add_own_kernel(double* to, const double* h, std::int64_t ldh, int width, const double* D,
                    std::int64_t ldd, int width_of_D, double own) {
@@ -84,7 +85,7 @@ void gram_gradient(const NetworkView& net, const GramGradient& a, cudaStream_t s
   if (q == 0) return;
   const std::int64_t pairs = std::int64_t{q} * n, rows = std::int64_t{q} * widest(net);
   double *gamma = a.work, *r = gamma + pairs, *next = r + rows;
-  const auto own = [&](double* to, int l) {  // the part of x_i with itself, of layer l
+  const auto own = [&](double* to, int l) {  // the term of x_i with itself in layer l
     if (a.own == 0.0) return;
     launch("own part", add_own_kernel,
            {.grid = dim3(static_cast<unsigned>(q)),
@@ -95,7 +96,7 @@ void gram_gradient(const NetworkView& net, const GramGradient& a, cudaStream_t s
            l == L ? nullptr : a.x.D + net.offset[l + 1], net.hidden, l == L ? 0 : net.width[l + 1],
            a.own);
   };
-  // to (q, width_l) = weights (q, n) h_l(Y), added where asked.
+  // Compute to (q, width_l) = weights (q, n) h_l(Y), or add it.
   const auto combine = [&](double* to, const double* weights, int l, bool add) {
     if (n > 0)
       gemm({.m = q,

@@ -8,21 +8,21 @@
 
 namespace zopo {
 
-constexpr int kMostLayers = 8;  // hidden layers that kernels have room for
+constexpr int kMaxLayers = 8;  // capacity of the arrays in NetworkView, in hidden layers
 
-// As Network (ntk/ntk.hpp), with device pointers: width[0] = d, width[1..layers] the hidden widths;
-// offset[l] is where h_l (l >= 1) and D_{l-1} start in a point's row of `hidden` numbers.
+// Network (ntk/ntk.hpp) with device pointers: width[0] = d, width[1..layers] are the hidden widths;
+// offset[l] is the position of h_l (l >= 1) and of D_{l-1} in a point's row of `hidden` numbers.
 struct NetworkView {
   int layers, dim, hidden;
-  int width[kMostLayers + 2], offset[kMostLayers + 2];
-  const double* weight[kMostLayers + 1];  // W_l (width[l + 1], width[l]); the last (1, width[L])
-  const double* transposed[kMostLayers + 1];  // W_l^T (width[l], width[l + 1]), l < layers
-  const double* bias[kMostLayers + 1];        // b_l (width[l + 1],), l < layers
-  const double* first_gram;                   // W_0 W_0^T (width[1], width[1])
+  int width[kMaxLayers + 2], offset[kMaxLayers + 2];
+  const double* weight[kMaxLayers + 1];      // W_l (width[l + 1], width[l]); the last (1, width[L])
+  const double* transposed[kMaxLayers + 1];  // W_l^T (width[l], width[l + 1]), l < layers
+  const double* bias[kMaxLayers + 1];        // b_l (width[l + 1],), l < layers
+  const double* first_gram;                  // W_0 W_0^T (width[1], width[1])
 };
 
-// Kernels on any stream may still read the weights when the network goes: they are given back once
-// the device has done all it holds.
+// Owner of the weights on a device. Kernels on any stream may still read them at destruction, so
+// the destructor waits for the whole device before it frees them.
 struct CudaNetwork {
   int ordinal;
   Buffer<double> data;
@@ -34,8 +34,8 @@ struct CudaNetwork {
   ~CudaNetwork();
 };
 
-// The copy on the current device, made at first use and kept with the network. ConfigError for a
-// network of more than kMostLayers hidden layers.
+// Return the copy on the current device, made at first use and kept with the network. ConfigError
+// for a network of more than kMaxLayers hidden layers.
 std::shared_ptr<const CudaNetwork> cuda_network(const Network& net);
 
 }  // namespace zopo

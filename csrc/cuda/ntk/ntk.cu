@@ -1,14 +1,15 @@
-// The kernel of one point with many, its diagonal, its gradient and the trace of its second
-// derivative, from points with their features.
+// Kernel of one point with many, its diagonal, its gradient and the trace of its second derivative,
+// from points with their features. The CPU twin is ntk/ntk.cpp.
 //
-// row_kernel: a warp for each of the many points, all its inner products; 8 (d + 2 hidden) bytes
-//   are read a point and 2 flop done for each number, so it is bound by memory: 165 points of
-//   d = 384, width 32, depth 2 are 0.68 MB, under a microsecond next to its start.
-// Gradient: G = diag(gamma_0) X + P W_0, where P (n, width[1]) comes layer by layer from
-//   V_l = 1[h_l(x) > 0] o (V_{l+1} W_l + gamma_l h_l(X)): products by gemm, 2 n d width[1] flop in
-//   the last one, and an elementwise kernel each.
-// Trace: J_l = B_l W_0, so that |J_l|^2 = sum(B_l o (B_l W_0 W_0^T)): products of (width, width)
-//   matrices by gemm, and a block that sums.
+//   row_kernel  A warp for each of the many points makes all its inner products. It reads
+//               8 (d + 2 hidden) bytes a point and does 2 flop a number, so memory bounds it: 165
+//               points of d = 384, width 32, depth 2 are 0.68 MB, less than a microsecond beside
+//               the launch.
+//   gradient    G = diag(gamma_0) X + P W_0, where P (n, width[1]) comes layer by layer from
+//               V_l = 1[h_l(x) > 0] o (V_{l+1} W_l + gamma_l h_l(X)): a gemm and an elementwise
+//               kernel each, 2 n d width[1] flop in the last product.
+//   trace       J_l = B_l W_0, so |J_l|^2 = sum(B_l o (B_l W_0 W_0^T)): a gemm of (width, width)
+//               matrices, and a block that sums.
 #include <algorithm>
 
 #include "cuda/linalg/gemm.cuh"
@@ -23,13 +24,13 @@ constexpr int kThreads = 256;
 __host__ __device__ inline std::int64_t as_index(std::size_t i) {
   return static_cast<std::int64_t>(i);
 }
-// Blocks of kThreads for that many numbers, each thread taking several when there are many.
+// Return the number of blocks for `size` numbers; threads take several numbers when there are many.
 unsigned blocks_for(std::int64_t size) {
   return static_cast<unsigned>(
       std::min<std::int64_t>(divide_up<std::int64_t>(size, kThreads), 65536));
 }
 
-// a.b over a warp, in all lanes.
+// Compute a.b over a warp; all lanes get it.
 __device__ inline double warp_dot(const double* a, const double* b, int size) {
   double sum = 0.0;
 #pragma unroll 4
@@ -37,8 +38,8 @@ __device__ inline double warp_dot(const double* a, const double* b, int size) {
   return warp_sum(sum);
 }
 
-// Each of the n points X with the row of `point` that is i * step: step 0 for one point with all, 1
-// for each with itself.
+// Pair each of the n points X with row i * step of `point`: step 0 for one point with all, 1 for
+// each point with itself.
 __global__ void __launch_bounds__(kThreads)
     row_kernel(const __grid_constant__ NetworkView net, PointsView point, std::int64_t step,
                PointsView X, double* k, double* gamma, const double* inner) {
@@ -71,7 +72,7 @@ void row(const Network& net, PointsView point, std::int64_t step, PointsView X, 
          on_device->view, point, step, X, k, gamma, inner);
 }
 
-// V (n, width) <- 1[active] o (V + gamma h), h with leading dimension ldh; without `add`, V is not
+// V (n, width) <- 1[active] o (V + gamma h), h with leading dimension ldh. Without `add`, V is not
 // read.
 __global__ void __launch_bounds__(kThreads)
     back_kernel(double* V, std::int64_t n, int width, bool add, const double* gamma,
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// B (rows, columns) <- B or `from`, without the rows and the columns that are not active.
+// B (rows, columns) <- `from` without the inactive rows and columns; `from` may be B.
 __global__ void __launch_bounds__(kThreads)
     active_kernel(double* B, const double* from, int rows, int columns, const double* row_active,
                   const double* column_active) {
@@ -96,8 +97,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// out <- |D_0|^2 d + |D_1|^2 sum of (W_0 W_0^T)_jj over the active units j. D_0 has width[1]
-// numbers, D_1 `next` of them, none when it is D_L = 1. One block.
+// out <- |D_0|^2 d + |D_1|^2 times the sum of (W_0 W_0^T)_jj over the active units j. D_0 has
+// width[1] numbers, D_1 has `next`, or none when it is D_L = 1. One block.
 __global__ void __launch_bounds__(kThreads)
     first_trace_kernel(double* out, int dim, int width, const double* D0, const double* D1,
                        int next, const double* gram, const double* active) {
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *out = zero * dim + one * norm;
 }
 
-// out += |D_l|^2 sum(B o T), of `size` numbers each; D null: D_L = 1. One block.
+// out += |D_l|^2 sum(B o T) over `size` numbers; a null D is D_L = 1. One block.
 __global__ void __launch_bounds__(kThreads)
     trace_kernel(double* out, const double* B, const double* T, int size, const double* D,
                  int width) {
@@ -206,7 +207,7 @@ void ntk_gradient_prior_trace(const Network& net, PointsView point, double* out,
   Buffer<double> B(size, stream), other(size, stream);
   for (int l = 2; l <= v.layers; ++l) {
     const int width = v.width[l], inner = v.width[l - 1];
-    const double* made = v.weight[1];  // B_2 before what is off is taken out, since B_1 = I
+    const double* made = v.weight[1];  // B_2 before the inactive units are zeroed, since B_1 = I
     if (l > 2) {
       gemm({.m = width,
             .n = first,

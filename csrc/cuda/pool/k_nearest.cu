@@ -1,11 +1,15 @@
-// The k nearest of a pool on a device, exactly; see cuda/pool/nearest.cu.
+// The k nearest candidates of a pool on a device, exactly; see cuda/pool/nearest.cu. The CPU twin
+// is pool/scan.cpp.
 //
-// Three to five launches, one synchronisation. The scan writes 4 bytes of rank a row, and the least
-// of every 32 rows. The k-th smallest of the latter, found by radix selection, is an upper bound of
-// the k-th smallest rank, reached by rows in k sets of 32 only. What lies up to there and the
-// margin is rescored and written to the host, which sorts it; what does not fit in the room for it
-// is asked for once more, when its number is known. Written beyond the scan's own reads: 4.125
-// bytes a row, read again by the last kernel; 4,000,000 rows: 33 MB, 1 % of the pool at d = 384.
+// Three to five launches and one synchronisation:
+//   1. The scan writes the rank of every row, 4 bytes, and the smallest rank of every 32 rows.
+//   2. Radix selection finds the k-th smallest of these minima. It bounds the k-th smallest rank
+//      from above, and the rows up to it are in k sets of 32 only.
+//   3. Rows with a rank up to that bound and the margin are rescored and written to the host, which
+//      sorts them. If they exceed the room for them, a second pass follows with their number known.
+//
+// Besides the scan's reads this writes 4.125 bytes a row, read again by the last kernel. For
+// 4,000,000 rows that is 33 MB, 1 % of the pool at d = 384.
 #include <algorithm>
 
 #include "cuda/pool/scan.cuh"
@@ -16,18 +20,17 @@ namespace {
 using namespace scan;
 
 constexpr int kBins = 2048, kSelectThreads = 1024;
-constexpr std::int64_t kOneBlockKeys = 16384;  // selected among by one block in one launch
-constexpr std::size_t kMostRoom = std::size_t{1} << 18;  // neighbours in page-locked memory
+constexpr std::int64_t kOneBlockKeys = 16384;  // up to this number one block selects in one launch
+constexpr std::size_t kMaxRoom = std::size_t{1} << 18;  // neighbours in page-locked memory
 
-// ---- kernels
-// -----------------------------------------------------------------------------------
+// ---- kernels -----------------------------------------------------------------------------------
 
-// Ranks as keys, (m,), the least of every 32 rows too for R = 8, and the margin.
+// Write ranks as keys, (m,), the margin and, for R = 8, the smallest key of every 32 rows.
 template <int R>
 __global__ __launch_bounds__(kScanThreads,
-                             kBlocksEach) void rank_kernel(PoolView p, const std::uint32_t* taken,
-                                                           const double* x, unsigned* keys,
-                                                           unsigned* minima, Selection* state) {
+                             kBlocksPerSm) void rank_kernel(PoolView p, const std::uint32_t* taken,
+                                                            const double* x, unsigned* keys,
+                                                            unsigned* minima, Selection* state) {
   Shared& shared = *shared_memory<Shared>();
   auto* w = reinterpret_cast<float*>(&shared + 1);
   const double margin = load_query(p, x, shared, w);
@@ -46,14 +49,15 @@ __global__ __launch_bounds__(kScanThreads,
                 });
 }
 
-// The k-th smallest of n keys, k >= 1, by its digits of 11, 11 and 10 bits from the top, and the
-// cut for candidates. Passes `from` to `to`: all of them by one block, one a launch by several.
+// Select the k-th smallest of n keys, k >= 1, by its digits of 11, 11 and 10 bits from the top, and
+// derive the cut for candidates. Runs the passes `from` to `to`: all of them when one block is
+// launched, one a launch for several blocks.
 __global__ __launch_bounds__(kSelectThreads) void select_kernel(const unsigned* keys,
                                                                 std::int64_t n, unsigned k,
                                                                 int from, int to,
                                                                 Selection* state) {
   auto* bins = shared_memory<unsigned>();
-  unsigned* warps = bins + kBins;  // 32 sums, then whether this is the last block
+  unsigned* warps = bins + kBins;  // 32 sums, then a flag: this is the last block
   volatile Selection* known = state;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   for (int pass = from; pass <= to; ++pass) {
@@ -84,7 +88,7 @@ __global__ __launch_bounds__(kSelectThreads) void select_kernel(const unsigned* 
       if (thread == 0) known->arrived = 0;
       __syncthreads();
     }
-    // Two bins a thread; the one where the count from below reaches what is wanted.
+    // Each thread has two bins; find the one where the count from below reaches `wanted`.
     const unsigned low = bins[2 * thread], both = low + bins[2 * thread + 1];
     unsigned upto = both;
 #pragma unroll
@@ -102,7 +106,7 @@ __global__ __launch_bounds__(kSelectThreads) void select_kernel(const unsigned* 
       known->prefix = found;
       known->remaining = wanted - below - (upper ? low : 0);
       if (pass == 2) {
-        const float cut = cut_at(found, known->margin);  // NaN where too few ranks are finite
+        const float cut = cut_at(found, known->margin);  // NaN when too few ranks are finite
         known->cut = order_of(cut < INFINITY ? cut : INFINITY);
         known->found = 0;
       }
@@ -111,7 +115,7 @@ __global__ __launch_bounds__(kSelectThreads) void select_kernel(const unsigned* 
   }
 }
 
-// Distances of what lies up to the cut, in no particular order; beyond `room` only counted.
+// Compute the distances of rows up to the cut, in no particular order; beyond `room` only count.
 template <class T>
 __global__ __launch_bounds__(kScanThreads) void gather_kernel(PoolView p, const double* x,
                                                               const unsigned* keys,
@@ -145,8 +149,7 @@ __global__ __launch_bounds__(kScanThreads) void gather_kernel(PoolView p, const 
   }
 }
 
-// ---- launchers
-// -----------------------------------------------------------------------------------
+// ---- launchers ---------------------------------------------------------------------------------
 
 void launch_ranks(const CudaPoolState& s, bool many, const std::uint32_t* taken) {
   if (many)
@@ -186,8 +189,8 @@ std::vector<Neighbor> Pool<Cuda>::nearest_many(std::size_t k, bool available_onl
   const bool many = many_rows(s.view);
   s.keys.need(m_, stream);
   if (many) s.minima.need(sets, stream);
-  // Several times what is asked for: ties and the margin rarely add more.
-  const std::size_t room = std::min(m_, std::clamp<std::size_t>(4 * k, 4096, kMostRoom));
+  // Allow several times k: ties and the margin rarely add more.
+  const std::size_t room = std::min(m_, std::clamp<std::size_t>(4 * k, 4096, kMaxRoom));
   s.found.need(room);
   launch_ranks(s, many, available_only ? s.taken.data() : nullptr);
   if (many && k <= sets)

@@ -1,21 +1,20 @@
-// The scan of a pool on a device: the nearest candidate, and the k nearest, exactly.
+// Scan of a pool on a device: the nearest candidate, exactly. The CPU twin is pool/scan.cpp.
 //
-// What is read: a row is d half-precision numbers, the embeddings themselves where they are that
-// (e = (z - mean) * inverse_scale is then folded into the query), else a copy centered and rounded
-// to half precision: half of float32's bytes, a quarter of float64's, for a pass that memory
-// bounds, and one kernel for all three. With them go 4 bytes of |e_i|^2 and a bit of what is taken:
-// 2 d + 4.125 bytes a row. 4,000,000 x 384: 3.09 GB, 0.64 ms at the 4.8 TB/s of an H200. A half
-// takes a conversion and a multiplication-addition: 3.1 G of each, a fifth of what the
-// multiprocessors could issue in that time.
+// A row in the scan is d half-precision numbers. They are the embeddings themselves where these
+// have half precision; e = (z - mean) * inverse_scale is then folded into the query. Otherwise they
+// are a copy, centered and rounded to half precision: half of float32's bytes and a quarter of
+// float64's for a pass that memory bounds, and one kernel for all three. With 4 bytes of |e_i|^2
+// and a bit that marks taken rows, a row is 2 d + 4.125 bytes. 4,000,000 x 384 is 3.09 GB, 0.64 ms
+// at the 4.8 TB/s of an H200. A half costs a conversion and a multiply-add; 3.1 G of each are a
+// fifth of what the multiprocessors can issue in that time. cuda/pool/scan.cuh has the order of the
+// scan and the bound on ranks.
 //
-// Which rows are scanned how, and the bound on ranks: cuda/pool/scan.cuh.
-//
-// Nearest, one launch: a block shares the least rank so far. A row whose rank is within the margin
-// of it is rescored in float64 there and then, by its eight lanes, while it lies in the cache; the
-// nearest of what was rescored is the answer, whichever blocks came first. That is about ln(rows of
-// a block) rows a block. If all rows are within the margin (copies of one another), all are
-// rescored: slower, as exact. The last block to end takes the least over the blocks.
-// k nearest: cuda/pool/k_nearest.cu.
+// The search for the nearest takes one launch. The warps of a block share the smallest rank so far.
+// A row whose rank is within the margin of it is rescored in float64 at once, by its eight lanes,
+// while it is in the cache. The nearest rescored row is the answer, in whatever order blocks run.
+// About ln(rows of a block) rows a block are rescored. If all rows are within the margin
+// (duplicates), all are rescored: slower, but exact. The last block to finish reduces over the
+// blocks. The k nearest are in cuda/pool/k_nearest.cu.
 #include <algorithm>
 
 #include "cuda/pool/scan.cuh"
@@ -25,16 +24,15 @@ namespace {
 
 using namespace scan;
 
-// ---- kernels
-// -----------------------------------------------------------------------------------
+// ---- kernels -----------------------------------------------------------------------------------
 
-// The nearest to x (d,) that is not taken; of all where `taken` is null.
+// Find the candidate nearest to x (d,) that is not taken; of all candidates if `taken` is null.
 template <class T, int R>
 __global__ __launch_bounds__(kScanThreads,
-                             kBlocksEach) void nearest_kernel(PoolView p,
-                                                              const std::uint32_t* taken,
-                                                              const double* x, Neighbor* of_block,
-                                                              Selection* state, Neighbor* out) {
+                             kBlocksPerSm) void nearest_kernel(PoolView p,
+                                                               const std::uint32_t* taken,
+                                                               const double* x, Neighbor* of_block,
+                                                               Selection* state, Neighbor* out) {
   Shared& shared = *shared_memory<Shared>();
   auto* w = reinterpret_cast<float*>(&shared + 1);
   const double margin = load_query(p, x, shared, w);
@@ -42,13 +40,13 @@ __global__ __launch_bounds__(kScanThreads,
   Neighbor best = none();
   scan_ranks<R>(p, taken, w,
                 [&](std::int64_t row, float rank, bool owned, bool free, std::int64_t) {
-                  // Read as the others write it, by an atomic operation.
+                  // Read by an atomic operation, as other warps write it.
                   unsigned least = lane == 0 ? atomicMin(&shared.best, kUnknown) : 0u;
                   least = __shfl_sync(kFullWarp, least, 0);
                   const bool counts = owned && free, known = is_finite(rank);
                   if (!__any_sync(kFullWarp, counts && !(known && rank > cut_at(least, margin))))
                     return;
-                  // Of several the least first: fewer are left within its margin.
+                  // Take the minimum of the warp first: fewer rows are left within its margin.
                   least = warp_least(min(least, counts && known ? order_of(rank) : kUnknown));
                   if (lane == 0) atomicMin(&shared.best, least);
                   const unsigned mask =
@@ -58,7 +56,7 @@ __global__ __launch_bounds__(kScanThreads,
                   });
                 });
 
-  // The least of the warp, of the block, and by the last block of all: in any order the same.
+  // Reduce over the warp, the block and, in the last block, the grid. The order does not matter.
   best = nearer(best, from_lane(best, 8));
   best = nearer(best, from_lane(best, 16));
   if (lane == 0) {
@@ -90,17 +88,16 @@ __global__ __launch_bounds__(kScanThreads,
 
 }  // namespace
 
-// ---- launchers
-// -----------------------------------------------------------------------------------
+// ---- launchers ---------------------------------------------------------------------------------
 
 bool many_rows(const PoolView& p) {
-  return p.m >= std::int64_t{32} * kScanWarps * kBlocksEach * device_limits().multiprocessors;
+  return p.m >= std::int64_t{32} * kScanWarps * kBlocksPerSm * device_limits().multiprocessors;
 }
 
 Launch scan_launch(const CudaPoolState& s, int rows_a_warp) {
-  const auto most = kBlocksEach * static_cast<unsigned>(device_limits().multiprocessors);
+  const auto max_blocks = kBlocksPerSm * static_cast<unsigned>(device_limits().multiprocessors);
   const std::int64_t blocks = divide_up<std::int64_t>(s.view.m, rows_a_warp * kScanWarps);
-  return {.grid = dim3(static_cast<unsigned>(std::min<std::int64_t>(blocks, most))),
+  return {.grid = dim3(static_cast<unsigned>(std::min<std::int64_t>(blocks, max_blocks))),
           .block = dim3(kScanThreads),
           .shared = scan_shared(s.view.vectors),
           .stream = s.stream.handle};

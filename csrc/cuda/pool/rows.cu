@@ -1,9 +1,9 @@
-// A pool on a device: how it is made, what is taken, and its rows and distances in float64. The
-// scan is in cuda/pool/nearest.cu.
+// A pool on a device: construction, availability, and rows and distances in float64. The CPU twin
+// is pool/pool.cpp; the scan is cuda/pool/nearest.cu.
 //
-// Making one reads the embeddings two or three times in float64 (extents of the columns for a copy,
-// the largest norm, then the norms and the copy): 4,000,000 x 384 takes a few milliseconds. One
-// version of each kernel; `distances` is bound by float64 arithmetic, five operations and a
+// Construction reads the embeddings two or three times in float64: extents of the columns (for a
+// copy), the largest norm, then norms and the copy. 4,000,000 x 384 takes a few milliseconds. Each
+// kernel has a single version. `distances` is bound by float64 arithmetic, five operations and a
 // conversion an entry, about as long as the memory takes.
 #include <algorithm>
 #include <cmath>
@@ -19,28 +19,27 @@ using namespace scan;
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 
-// ---- kernels
-// -------------------------------------------------------------------------------------
+// ---- kernels -----------------------------------------------------------------------------------
 
-// Least and largest standardised coordinate of each column, over the rows of a blockIdx.y:
+// Minimum and maximum of each column's standardised coordinates over the rows of one blockIdx.y:
 // (gridDim.y, d) each.
 template <class T>
 __global__ __launch_bounds__(kThreads) void extents_kernel(PoolView p, double* low, double* high) {
   const std::int64_t j = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
   if (j >= p.d) return;
-  double least = INFINITY, most = -INFINITY;
+  double lowest = INFINITY, highest = -INFINITY;
 #pragma unroll 4
   for (std::int64_t i = blockIdx.y; i < p.m; i += gridDim.y) {
     const double e = standardised(p, row_of<T>(p, i), static_cast<int>(j));
-    least = fmin(least, e);
-    most = fmax(most, e);
+    lowest = fmin(lowest, e);
+    highest = fmax(highest, e);
   }
-  low[blockIdx.y * std::int64_t{p.d} + j] = least;
-  high[blockIdx.y * std::int64_t{p.d} + j] = most;
+  low[blockIdx.y * std::int64_t{p.d} + j] = lowest;
+  high[blockIdx.y * std::int64_t{p.d} + j] = highest;
 }
 
-// The largest |e_i - center|^2 of each block. Where they are asked for, these times `unit`, and
-// scale (e_i - center) in half precision, zeros behind the d-th. A warp a row.
+// The largest |e_i - center|^2 of each block. Where requested, also these norms times `unit`, and
+// scale (e_i - center) in half precision, with zeros beyond d. A warp a row.
 template <class T>
 __global__ __launch_bounds__(kThreads) void measure_kernel(PoolView p, double unit, double scale,
                                                            float* norm, uint4* rows,
@@ -77,7 +76,7 @@ __global__ __launch_bounds__(kThreads) void measure_kernel(PoolView p, double un
   largest[blockIdx.x] = most;
 }
 
-// Standardised coordinates, (n, d): of the rows `index`, or of row `only` where that is null.
+// Standardised coordinates, (n, d): of the rows `index`, or of the row `only` if that is null.
 template <class T>
 __global__ __launch_bounds__(kThreads) void rows_kernel(PoolView p, const std::int64_t* index,
                                                         std::int64_t only, double* out) {
@@ -87,7 +86,7 @@ __global__ __launch_bounds__(kThreads) void rows_kernel(PoolView p, const std::i
     out[n * p.d + j] = standardised(p, row, j);
 }
 
-// Squared distances to x (d,), (m,).
+// Squared distances to x (d,), for all rows, (m,).
 template <class T>
 __global__ __launch_bounds__(kThreads) void distances_kernel(PoolView p, const double* x,
                                                              double* out) {
@@ -107,16 +106,15 @@ __global__ void mark_kernel(std::uint32_t* words, std::int64_t i, bool taken) {
   words[i / 32] = taken ? words[i / 32] | bit : words[i / 32] & ~bit;
 }
 
-// ---- launchers
-// -----------------------------------------------------------------------------------
+// ---- launchers ---------------------------------------------------------------------------------
 
-// Enough blocks to fill the device, each with `rows` rows at least.
+// Return enough blocks to fill the device, each with at least `rows` rows.
 unsigned blocks_for(std::int64_t m, std::int64_t rows) {
   return static_cast<unsigned>(
       std::min<std::int64_t>(divide_up(m, rows), 8 * device_limits().multiprocessors));
 }
 
-// The largest |e_i - center|^2; `norm` and `rows` are filled where they are not null.
+// Return the largest |e_i - center|^2, and fill `norm` and `rows` where they are not null.
 double measure(const CudaPoolState& s, double unit, double scale, float* norm, uint4* rows) {
   const unsigned blocks = blocks_for(s.view.m, kWarps);
   const Buffer<double> largest(blocks, s.stream.handle);
@@ -136,13 +134,13 @@ double measure(const CudaPoolState& s, double unit, double scale, float* norm, u
 
 struct Extent {
   Doubles middle;
-  double largest = 0.0;  // distance of an entry from its column's middle
+  double largest = 0.0;  // largest distance of an entry from its column's middle
 };
 
 Extent extent(const CudaPoolState& s) {
   const auto d = static_cast<std::size_t>(s.view.d);
   const auto across = static_cast<unsigned>(divide_up<std::size_t>(d, kThreads));
-  const unsigned most = blocks_for(s.view.m, 1), blocks = std::min(most, most / across + 1);
+  const unsigned limit = blocks_for(s.view.m, 1), blocks = std::min(limit, limit / across + 1);
   const Buffer<double> ends(2 * blocks * d, s.stream.handle);
   with_type(s.precision, [&]<class T>(const T*) {
     launch("extents_kernel", extents_kernel<T>,
@@ -166,7 +164,7 @@ Extent extent(const CudaPoolState& s) {
   return found;
 }
 
-// 2^e / 2 <= x < 2^e, within what float64 can square and divide by; 0 for x = 0.
+// Return e with 2^e / 2 <= x < 2^e, clamped to what float64 can square and divide by; 0 for x = 0.
 int exponent_of(double x) {
   int e = 0;
   if (std::isfinite(x))
@@ -189,13 +187,14 @@ Pool<Cuda>::Pool(const void* data, bool on_device, Precision precision, std::siz
   require_cuda(ordinal);
   const DeviceGuard device(ordinal);
   const std::size_t vectors = (d + 7) / 8;
-  const auto most_shared = static_cast<std::size_t>(device_limits().shared_per_block);
+  const auto max_shared = static_cast<std::size_t>(device_limits().shared_per_block);
   if (m > 0xffffffffu || vectors > 0x7fffffffu / 64 ||
-      scan_shared(static_cast<int>(vectors)) > most_shared)
-    throw ConfigError("a pool of shape (" + std::to_string(m) + ", " + std::to_string(d) +
-                      "): the CUDA engine scans up to 2^32 rows of about " +
-                      std::to_string(most_shared / 5120 * 1000) +
-                      " numbers on this device; use device='cpu'");
+      scan_shared(static_cast<int>(vectors)) > max_shared)
+    throw ConfigError("embeddings: a pool of shape (" + std::to_string(m) + ", " +
+                      std::to_string(d) +
+                      ") is too large for this device, which scans up to 2^32 "
+                      "rows of about " +
+                      std::to_string(max_shared / 5120 * 1000) + " numbers; use device='cpu'");
   if (on_device) synchronize(static_cast<cudaStream_t>(stream));
   state_ = std::make_unique<CudaPoolState>();
   CudaPoolState& s = *state_;
@@ -207,13 +206,11 @@ Pool<Cuda>::Pool(const void* data, bool on_device, Precision precision, std::siz
   v.m = static_cast<std::int64_t>(m);
   v.d = static_cast<int>(d);
   v.vectors = static_cast<int>(vectors);
-  const std::size_t entry = precision == Precision::Half     ? 2
-                            : precision == Precision::Single ? 4
-                                                             : 8;
+  const std::size_t entry = precision_bytes(precision);
   if (on_device) {
     v.data = data;
     v.stride = v.d;
-  } else {  // half-precision rows are padded to whole loads
+  } else {  // pad half-precision rows to whole loads
     const std::size_t stride = precision == Precision::Half ? 8 * vectors : d;
     s.data = Buffer<unsigned char>(m * stride * entry, own);
     if (stride == d) {
@@ -235,12 +232,11 @@ Pool<Cuda>::~Pool() {
   try {
     const DeviceGuard device(state_->ordinal);
     state_.reset();
-  } catch (const DeviceError&) {
-    // The context is gone, and the memory with it.
+  } catch (const DeviceError&) {  // the context is lost, and its memory is freed already
   }
 }
 
-// What is scanned, and the bound on its ranks: see cuda/pool/scan.cuh.
+// Prepare the numbers that are scanned and the bound on their ranks (cuda/pool/scan.cuh).
 void Pool<Cuda>::prepare() {
   CudaPoolState& s = *state_;
   PoolView& v = s.view;
@@ -277,7 +273,7 @@ void Pool<Cuda>::prepare() {
     s.rows = Buffer<uint4>(m_ * static_cast<std::size_t>(v.vectors), own);
     v.rows = s.rows.data();
     e = extent(s);
-    scale = std::ldexp(1.0, 10 - exponent_of(e.largest));  // the middle of the range
+    scale = std::ldexp(1.0, 10 - exponent_of(e.largest));  // the middle of half precision's range
     copied = 0x1p-25 / scale;
   }
   copy(vectors + 2 * d_, e.middle.data(), d_ * sizeof(double), own);
@@ -354,7 +350,8 @@ double Pool<Cuda>::radius(std::size_t i, std::size_t k) const {
            {.grid = dim3(1), .block = dim3(kThreads), .stream = s.stream.handle}, s.view, nullptr,
            static_cast<std::int64_t>(i), s.point());
   });
-  return std::sqrt(nearest_many(std::min(k, m_ - 1) + 1, false).back().distance);  // and itself
+  // The candidate itself is counted too.
+  return std::sqrt(nearest_many(std::min(k, m_ - 1) + 1, false).back().distance);
 }
 
 void Pool<Cuda>::distances(const double* x, double* out) const {

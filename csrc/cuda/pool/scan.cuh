@@ -1,35 +1,44 @@
-// The scan of a pool: ranks of its rows in float32, and the bound on what they are off by.
+// Scan of a pool: ranks of its rows in float32, and a bound on their error.
 //
-// How: eight lanes share a row and load 16 bytes each at a time, conflict-free against the query in
-// shared memory; four sets of eight lanes make a warp. Warps go over the pool in a grid that stays.
-//   R = 8, for throughput: eight rows in flight for each lane, 32 for the warp, so that lane l
-//     ends up with the sum of the l-th of 32 rows in a row (seven shuffles), whose norms are one
-//     load and whose bits are one word. 24 warps a multiprocessor keep 98 KB of loads in flight; 27
-//     KB cover a latency of 750 ns at 36 B/ns.
-//   R = 1, for latency: four rows a warp, for pools too small to give every warp 32.
+// Eight lanes share a row and load 16 bytes each at a time, without bank conflicts against the
+// query in shared memory; four sets of eight lanes make a warp. Warps go over the pool in a
+// persistent grid.
 //
-// Ranks, and what they can be off by. The kernels compute, in float32, rank_i = n_i - 2 s_i, with
-// n_i = |e_i - c|^2 and s_i = sum_j w_j r_ij. For a copy, r_ij = scale (e_ij - c_j) rounded to half
-// precision, w_j = (x_j - c_j) / scale; for the embeddings, r_i = z_i, c = 0, w_j = x_j *
-// inverse_scale_j: |e_i|^2 - 2 e_i.x but for 2 sum_j w_j mean_j, the same for all rows. Everything
-// is multiplied by a power of two, the unit, that brings the largest |e_i - c|^2 near 1: nothing
-// overflows unless x is absurdly far (such a rank settles nothing, and the row is rescored). Write
-// v = |x - c|, L = max |e_i - c|, u = 2^-24.
-//   n_i is rounded once:                                               u L^2
-//   s_i: w_j rounded once, products and additions rounded in a lane's chain of 8 ceil(d / 64), and
-//     three additions across lanes: at most t u sum_j |w_j r_ij|, t = 8 ceil(d / 64) + 8, and by
-//     Cauchy-Schwarz the sum is <= v (L + o), where o = |mean o inverse_scale| for the embeddings
-//     themselves and 0 for a copy; twice, as 2 s_i is subtracted:      2 t u v (L + o)
-//   the subtraction is rounded:                                        u (L^2 + 2 v (L + o)),
-//     the second term within the slack of t
-//   a copy is off by 2^-11 of an entry, or by 2^-25 / scale:
-//     2 v (2^-11 L + 2^-25 sqrt(d) / scale)
-//   what underflows, by 2^-150 an operation or 2^-134 a rounded w_j:   d 2^-132
-//   float64 distances, whose order counts, are rounded themselves:
-//     (d / 8 + 12) 2^-53 of at most 2 (L^2 + v^2).
-// The sum of these, E, is doubled, which covers the bound's own rounding; it is a quadratic in v,
-// whose coefficients the host keeps. Two rows whose computed ranks differ by more than 2 E are
-// ordered as their float64 distances: the margin.
+//   R = 8  Throughput: eight rows in flight for each lane, 32 for the warp. Lane l ends up with the
+//          sum of the l-th of 32 consecutive rows (seven shuffles), whose norms are one load and
+//          whose bits are one word. 24 warps a multiprocessor keep 98 KB of loads in flight; 27 KB
+//          cover a latency of 750 ns at 36 B/ns.
+//   R = 1  Latency: four rows a warp, for pools too small to give every warp 32.
+//
+// Error bound. The kernels compute rank_i = n_i - 2 s_i in float32, with n_i = |e_i - c|^2 and
+// s_i = sum_j w_j r_ij:
+//
+//   a copy                r_ij = scale (e_ij - c_j), rounded to half precision
+//                         w_j  = (x_j - c_j) / scale
+//   the embeddings        r_i  = z_i,  c = 0,  w_j = x_j * inverse_scale_j
+//
+// The latter is |e_i|^2 - 2 e_i.x but for 2 sum_j w_j mean_j, the same for all rows. Everything is
+// multiplied by a power of two, the unit, that brings the largest |e_i - c|^2 near 1, so that
+// nothing overflows unless x is absurdly far. A rank that overflows decides nothing; its row is
+// rescored. With v = |x - c|, L = max |e_i - c| and u = 2^-24:
+//
+//   source                                                       error
+//   n_i, rounded once                                            u L^2
+//   2 s_i: w_j is rounded once, and products and additions in    2 t u v (L + o)
+//     a lane's chain of 8 ceil(d / 64) and three additions
+//     across lanes; at most t u sum_j |w_j r_ij| with
+//     t = 8 ceil(d / 64) + 8, where by Cauchy-Schwarz the sum
+//     is <= v (L + o); o = |mean o inverse_scale| for the
+//     embeddings themselves, 0 for a copy
+//   the subtraction; its second term is within the slack of t    u (L^2 + 2 v (L + o))
+//   a copy: 2^-11 of an entry, or 2^-25 / scale                  2 v (2^-11 L +
+//                                                                      2^-25 sqrt(d) / scale)
+//   underflow: 2^-150 an operation, 2^-134 a rounded w_j         d 2^-132
+//   float64 distances, whose order counts                        (d / 8 + 12) 2^-53 2 (L^2 + v^2)
+//
+// Their sum E is doubled, which covers the rounding of the bound itself. It is a quadratic in v
+// whose coefficients the host keeps. Two rows whose computed ranks differ by more than 2 E, the
+// margin, are ordered as their float64 distances.
 #pragma once
 
 #include <cmath>
@@ -39,20 +48,20 @@
 
 namespace zopo::scan {
 
-constexpr unsigned kUnknown = 0xffffffffu;   // a rank that is not finite: the rescoring decides
-constexpr unsigned kExcluded = 0xfffffffeu;  // taken
-constexpr unsigned kBlocksEach = 3;          // blocks a multiprocessor, see __launch_bounds__
+constexpr unsigned kUnknown = 0xffffffffu;   // the rank is not finite: rescore the row
+constexpr unsigned kExcluded = 0xfffffffeu;  // the row is taken
+constexpr unsigned kBlocksPerSm = 3;         // blocks a multiprocessor, see __launch_bounds__
 
-// What a block of a scan shares, ahead of the query.
+// Shared memory of a scanning block, ahead of the query.
 struct alignas(16) Shared {
   double scratch[33];
   double distance[kScanWarps];
   long long index[kScanWarps];
-  unsigned best;  // least rank, as order_of
+  unsigned best;  // smallest rank so far, as order_of()
   unsigned last;
 };
 
-// Unsigned integers in the order of the floats.
+// Map a float to an unsigned integer of the same order.
 __device__ inline unsigned order_of(float x) {
   const unsigned bits = __float_as_uint(x);
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
@@ -63,7 +72,7 @@ __device__ inline float of_order(unsigned key) {
 __device__ inline bool is_finite(float x) {
   return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
 }
-// The rank with that key and the margin, rounded up.
+// Return the rank with this key plus the margin, rounded up.
 __device__ inline float cut_at(unsigned key, double margin) {
   return nextafterf(static_cast<float>(static_cast<double>(of_order(key)) + margin), INFINITY);
 }
@@ -80,9 +89,9 @@ __device__ inline Neighbor from_lane(Neighbor a, int bits) {
 }
 __device__ inline Neighbor none() { return {INFINITY, INT64_MAX}; }
 
-// Puts the weights w of the query into shared memory, zeros behind the d-th. Entries 0 to 3 of
-// every eight lie in a first plane, 4 to 7 in a second: eight lanes then read 128 bytes in a row.
-// Returns the margin.
+// Write the weights w of the query to shared memory, with zeros beyond d. Entries 0 to 3 of every
+// eight lie in a first plane, entries 4 to 7 in a second, so that eight lanes read 128 consecutive
+// bytes. Returns the margin.
 __device__ inline double load_query(const PoolView& p, const double* x, Shared& shared, float* w) {
   const int places = (p.vectors + 7) / 8 * 64, plane = places / 2;
   double sum = 0.0;
@@ -96,11 +105,11 @@ __device__ inline double load_query(const PoolView& p, const double* x, Shared& 
     w[j % 8 / 4 * plane + j / 8 * 4 + j % 4] = static_cast<float>(weight);
   }
   if (threadIdx.x == 0) shared.best = order_of(INFINITY);
-  const double square = block_sum(sum, shared.scratch);  // a barrier: the weights are there
+  const double square = block_sum(sum, shared.scratch);  // its barriers also publish the weights
   return p.margin[0] + p.margin[1] * sqrt(square) + p.margin[2] * square;
 }
 
-// Numbers 2 i and 2 i + 1 of a 16-byte load.
+// Convert two halves, numbers 2 i and 2 i + 1 of a 16-byte load.
 __device__ inline float2 two_of(unsigned bits) {
   __half2 pair;
   memcpy(&pair, &bits, sizeof(pair));
@@ -119,8 +128,8 @@ __device__ inline float add_products(float sum, uint4 z, float4 low, float4 high
   return sum;
 }
 
-// Sums over the eight lanes of a row: of the lane's number among them for R = 8, of the one row for
-// R = 1.
+// Sum over the eight lanes of a row. For R = 8 a lane gets the sum of the row of its number, for
+// R = 1 all lanes that of the one row.
 template <int R>
 __device__ inline float own_sum(float (&sum)[R], int part) {
 #pragma unroll
@@ -139,9 +148,9 @@ __device__ inline float own_sum(float (&sum)[R], int part) {
   return sum[0];
 }
 
-// Ranks of all rows. Calls visit(row, rank, owned, free, set) by whole warps: one row a lane,
-// counted where `owned`; `free` where it is not taken (all are where `taken` is null); `set`
-// numbers the 4 R rows. For R = 8 the pool has 32 rows at least.
+// Compute the ranks of all rows and call visit(row, rank, owned, free, set) by whole warps, with a
+// row for each lane. The row counts where `owned`. `free` is false where it is taken (never if
+// `taken` is null). `set` numbers the sets of 4 R rows. R = 8 needs a pool of at least 32 rows.
 template <int R, class Visit>
 __device__ inline void scan_ranks(const PoolView& p, const std::uint32_t* taken,
                                   const float* weights, Visit&& visit) {
@@ -154,7 +163,7 @@ __device__ inline void scan_ranks(const PoolView& p, const std::uint32_t* taken,
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kScanWarps;
   for (std::int64_t set = blockIdx.x * std::int64_t{kScanWarps} + threadIdx.x / 32; set < sets;
        set += stride) {
-    // The last set starts earlier where rows are missing from it; those before are not its own.
+    // An incomplete last set starts earlier; it does not own the rows of the set before.
     const std::int64_t begin = set * kRows;
     const std::int64_t first =
         R == 1 ? min(begin + group, p.m - 1) : min(begin, p.m - kRows) + group * R;
@@ -166,7 +175,7 @@ __device__ inline void scan_ranks(const PoolView& p, const std::uint32_t* taken,
     float sum[R] = {};
 #pragma unroll(R == 1 ? 4 : 1)
     for (int s = 0; s < steps; ++s) {
-      // Beyond the last vector: that one again, against weights of zero.
+      // Beyond the last vector read that one again, against weights of zero.
       const uint4* at = z + min(part + s * kRowLanes, p.vectors - 1);
       uint4 v[R];
 #pragma unroll
@@ -180,8 +189,8 @@ __device__ inline void scan_ranks(const PoolView& p, const std::uint32_t* taken,
   }
 }
 
-// Calls found(row, distance, n) for the rows of the lanes in `mask`, on their eight lanes, with n
-// the number of set bits below theirs.
+// Rescore the rows of the lanes in `mask`, each on its eight lanes, and call found(row, distance,
+// n) with n the number of set bits below the row's.
 template <class T, class Found>
 __device__ inline void rescore(const PoolView& p, unsigned mask, std::int64_t row, const double* x,
                                Found&& found) {

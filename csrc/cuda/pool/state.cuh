@@ -1,23 +1,23 @@
-// A pool on a device: what its kernels see of it, its rows in float64, and what the host keeps.
+// State of a pool on a device: the view of its kernels, its rows in float64, and the host's part.
 #pragma once
 
 #include <cstdint>
 #include <limits>
 #include <memory>
 
+#include "cuda/pool/pool.hpp"
 #include "cuda/runtime/support.cuh"
-#include "pool/pool.hpp"
 
 namespace zopo {
 
-// What kernels take by value. All pointers are the device's.
+// Arguments of the kernels, by value. All pointers are to device memory.
 struct PoolView {
   const void* data;  // the embeddings, (m, d), `stride` entries from row to row
   std::int64_t m, stride;
   int d;
   const double *mean, *inverse_scale;  // (d,)
-  // What is scanned (cuda/pool/nearest.cu): rows of half-precision numbers, `vectors` times eight of them
-  // each, zeros behind the d-th; |e_i - center|^2 times the unit, (m,).
+  // Scanned numbers (cuda/pool/nearest.cu): rows of `vectors` times eight half-precision numbers,
+  // with zeros beyond d. norm holds |e_i - center|^2 times the unit, (m,).
   const uint4* rows;
   int vectors;
   const float* norm;
@@ -25,12 +25,12 @@ struct PoolView {
   double margin[3];               // coefficients of 1, |x - center| and |x - center|^2
 };
 
-// A step's scratch and its result; each word is left as it was found.
+// Scratch and result of a step; each launch leaves every word as it found it.
 struct Selection {
-  unsigned prefix, remaining;  // of the radix selection: digits found, which key among those
-  unsigned arrived;            // blocks that are done
+  unsigned prefix, remaining;  // radix selection: digits found, rank of the key among those left
+  unsigned arrived;            // number of finished blocks
   unsigned cut;                // keys up to here are candidates
-  unsigned long long found;    // candidates
+  unsigned long long found;    // number of candidates
   double margin;
   unsigned histogram[2048];
 };
@@ -49,14 +49,14 @@ struct CudaPoolState {
   int ordinal;
   Precision precision;
   PoolStream stream;
-  Buffer<unsigned char> data;  // empty where the caller's is used in place
-  Buffer<uint4> rows;          // empty where the embeddings themselves are scanned
+  Buffer<unsigned char> data;  // empty if the caller's embeddings are used in place
+  Buffer<uint4> rows;          // empty if the embeddings themselves are scanned
   Buffer<float> norm;
   Buffer<double> vectors;        // mean, inverse scale, center, factor, the query: (d,) each
-  Buffer<std::uint32_t> taken;   // a bit a candidate
-  Buffer<Neighbor> block_found;  // the nearest, by block
+  Buffer<std::uint32_t> taken;   // a bit for each candidate
+  Buffer<Neighbor> block_found;  // the nearest candidate of each block
   Buffer<Selection> selection;
-  Buffer<unsigned> keys, minima;  // of the ranks, by row and by 32 rows
+  Buffer<unsigned> keys, minima;  // ranks as keys, by row and by 32 rows
   Mailbox<Neighbor> found;
   Mailbox<unsigned long long> count;
   PoolView view;
@@ -64,7 +64,7 @@ struct CudaPoolState {
   double* point() const { return vectors.data() + 4 * static_cast<std::size_t>(view.d); }
 };
 
-// Calls f with a null pointer of the embeddings' type.
+// Call f with a null pointer of the embeddings' type.
 template <class F>
 decltype(auto) with_type(Precision precision, F&& f) {
   switch (precision) {
@@ -78,17 +78,16 @@ decltype(auto) with_type(Precision precision, F&& f) {
 }
 
 constexpr int kScanThreads = 256, kScanWarps = kScanThreads / 32;
-constexpr int kRowLanes = 8;  // lanes that share a row, and numbers in a 16-byte load
+constexpr int kRowLanes = 8;  // lanes that share a row; also the halves in a 16-byte load
 
-// Bytes of shared memory that a scan of that dimension takes.
+// Return the bytes of shared memory of a scan of this dimension.
 std::size_t scan_shared(int vectors);
-// Whether every warp of a grid that fills the device has 32 rows to scan.
+// Return whether every warp of a grid that fills the device has 32 rows to scan.
 bool many_rows(const PoolView& p);
-// A grid that fills the device, or less where it has rows for less.
+// Return a grid that fills the device, or a smaller one for fewer rows.
 Launch scan_launch(const CudaPoolState& s, int rows_a_warp);
 
-// ---- in kernels
-// ----------------------------------------------------------------------------------
+// ---- in kernels --------------------------------------------------------------------------------
 
 namespace scan {
 
@@ -96,7 +95,7 @@ __device__ inline double value(__half h) { return static_cast<double>(__half2flo
 __device__ inline double value(float v) { return static_cast<double>(v); }
 __device__ inline double value(double v) { return v; }
 
-// Entry j of a row's standardised coordinates: the CPU's operations, each rounded on its own.
+// Standardise entry j of a row with the CPU's operations, each rounded on its own.
 template <class T>
 __device__ inline double standardised(const PoolView& p, const T* row, int j) {
   return __dmul_rn(__dsub_rn(value(row[j]), p.mean[j]), p.inverse_scale[j]);
@@ -107,9 +106,9 @@ __device__ inline const T* row_of(const PoolView& p, std::int64_t i) {
   return static_cast<const T*>(p.data) + i * p.stride;
 }
 
-// The squared distance of row i to x (d,), to the bit as the CPU has it: eight sums, one a lane,
-// added up in order. Four rows a warp, one for each eight lanes; all lanes take part, and those of
-// a row all return its distance.
+// Compute the squared distance of row i to x (d,), to the bit as the CPU does: eight sums, one a
+// lane, added in order. A warp computes four rows, each on eight lanes, all of which get the row's
+// distance. All lanes take part.
 template <class T>
 __device__ inline double squared_distance(const PoolView& p, std::int64_t i, const double* x) {
   const T* row = row_of<T>(p, i);

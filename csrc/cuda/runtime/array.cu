@@ -1,8 +1,7 @@
-// Arrays on a device: memory, order between streams, and the check for NaN and infinity.
+// Device arrays: memory, order between streams, and the check for NaN and infinity.
 //
-// find_non_finite reads an array once, 16 bytes to a load, and keeps the lowest index found: bound
-// by memory (n bytes, no arithmetic). Of one version, since it is the same for few and for many
-// entries.
+// find_non_finite reads an array once, 16 bytes a load, and keeps the lowest index found. Memory
+// bounds it: n bytes and no arithmetic. A single version serves few and many entries alike.
 #include <algorithm>
 
 #include "cuda/runtime/array.hpp"
@@ -22,7 +21,7 @@ class OwnMemory final : public DeviceMemory {
       const DeviceGuard guard(ordinal_);
       if (used_elsewhere) (void)cudaDeviceSynchronize();
       Buffer<unsigned char>().swap(buffer_);
-    } catch (const DeviceError&) {  // the context is gone, and the memory with it
+    } catch (const DeviceError&) {  // the context is lost, and its memory is freed already
     }
   }
   void* data() const { return buffer_.data(); }
@@ -32,10 +31,9 @@ class OwnMemory final : public DeviceMemory {
   int ordinal_;
 };
 
-// ---- the first entry that is not finite
-// ----------------------------------------------------------
+// ---- first non-finite entry --------------------------------------------------------------------
 
-// An entry is NaN or infinite when all bits of its exponent are set.
+// Exponent bits of a type: an entry is NaN or infinite when all of them are set.
 template <class Bits>
 struct Exponent;
 template <>
@@ -56,7 +54,7 @@ __device__ inline bool non_finite(Bits x) {
   return (x & Exponent<Bits>::mask) == Exponent<Bits>::mask;
 }
 
-// Whether any entry that lies in the 32-bit word is; for 64-bit entries, of the upper word.
+// Test the entries within a 32-bit word; for 64-bit entries the word must be an upper half.
 template <class Bits>
 __device__ inline bool non_finite_within(unsigned word) {
   if constexpr (sizeof(Bits) == 2)
@@ -68,7 +66,7 @@ __device__ inline bool non_finite_within(unsigned word) {
     return (word & 0x7ff00000u) == 0x7ff00000u;
 }
 
-// data[0, size), of which the first 16 * quads bytes are read by 16 bytes (aligned to them).
+// Search data[0, size); the first 16 * quads bytes are aligned and read 16 bytes at a time.
 template <class Bits>
 __global__ void find_non_finite(const Bits* data, std::int64_t size, std::int64_t quads,
                                 unsigned long long* first) {
@@ -99,18 +97,14 @@ void launch_find(const DeviceArray& array, unsigned long long* first, cudaStream
   constexpr std::int64_t kEach = 16 / static_cast<std::int64_t>(sizeof(Bits));
   const std::int64_t quads = aligned ? size / kEach : 0;
   const std::int64_t work = std::max(quads, size - quads * kEach);
-  const std::int64_t most = 8LL * device_limits().multiprocessors;
+  const std::int64_t max_blocks = 8LL * device_limits().multiprocessors;
   const auto blocks =
-      static_cast<unsigned>(std::min(divide_up<std::int64_t>(work, kThreads), most));
+      static_cast<unsigned>(std::min(divide_up<std::int64_t>(work, kThreads), max_blocks));
   launch("find_non_finite", find_non_finite<Bits>,
          {.grid = blocks, .block = kThreads, .stream = stream}, data, size, quads, first);
 }
 
 }  // namespace
-
-std::size_t precision_bytes(Precision precision) {
-  return precision == Precision::Half ? 2 : precision == Precision::Single ? 4 : 8;
-}
 
 std::size_t DeviceArray::size() const {
   std::size_t n = 1;
@@ -134,7 +128,7 @@ DeviceArray device_array_from_host(const void* data, std::vector<std::size_t> sh
   DeviceArray array = device_array(std::move(shape), precision, ordinal, stream);
   const DeviceGuard guard(ordinal);
   copy(array.data, data, array.bytes(), stream_of(stream));
-  synchronize(stream_of(stream));  // page-locked memory may still be read until then
+  synchronize(stream_of(stream));  // until then page-locked memory may still be read
   return array;
 }
 
@@ -161,7 +155,7 @@ void make_stream_wait(StreamHandle stream, const DeviceArray& array) {
   const cudaError_t recorded = cudaEventRecord(event, stream_of(array.stream));
   const cudaError_t waits =
       recorded == cudaSuccess ? cudaStreamWaitEvent(stream_of(stream), event, 0) : recorded;
-  (void)cudaEventDestroy(event);  // once it has happened; what waits for it still does
+  (void)cudaEventDestroy(event);  // deferred by the runtime until the event has completed
   check(waits, "making one stream wait for another");
 }
 

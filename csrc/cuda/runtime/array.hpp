@@ -1,5 +1,5 @@
-// Arrays on a CUDA device, whoever made them: our own results, and what torch, CuPy and others hand
-// in. Plain C++, so that the bindings need no CUDA headers.
+// Arrays on a CUDA device: results of this library, and arrays that torch, CuPy and others hand in.
+// Plain C++, so that the bindings need no CUDA headers.
 #pragma once
 
 #include <atomic>
@@ -8,21 +8,22 @@
 #include <string>
 #include <vector>
 
-#include "pool/pool.hpp"
+#include "base/precision.hpp"
 
 namespace zopo {
 
 // A cudaStream_t. Null is the legacy default stream.
 using StreamHandle = void*;
 
-// What keeps an array's memory. Our own is given back in the order of the stream it was taken on,
-// so memory that work on another stream has read is not given back before that work is done.
+// Owner of an array's memory. Memory of this library is freed in the order of the stream that
+// allocated it, so memory read by work on another stream must not be freed before that work is
+// done.
 struct DeviceMemory {
   std::atomic<bool> used_elsewhere{false};
   virtual ~DeviceMemory() = default;
 };
 
-// A C-contiguous array on device `ordinal`; what writes it is in the order of `stream`.
+// A C-contiguous array on device `ordinal`; its writes are ordered by `stream`.
 struct DeviceArray {
   std::shared_ptr<DeviceMemory> memory;
   void* data = nullptr;
@@ -39,28 +40,27 @@ struct DeviceArray {
   double* mutable_doubles() const { return static_cast<double*>(data); }
 };
 
-std::size_t precision_bytes(Precision precision);
-
-// A new array, not initialised. DeviceMemoryError when there is no room.
+// Allocate an array without initialising it. DeviceMemoryError when there is no room.
 DeviceArray device_array(std::vector<std::size_t> shape, Precision precision, int ordinal,
                          StreamHandle stream);
-// From host memory, which may be changed as soon as this returns.
+// Copy an array from host memory, which the caller may change as soon as this returns.
 DeviceArray device_array_from_host(const void* data, std::vector<std::size_t> shape,
                                    Precision precision, int ordinal, StreamHandle stream);
 DeviceArray device_array_copy(const DeviceArray& from, StreamHandle stream);
-// Waits for the array's stream.
+// Copy an array to host memory; waits for the array's stream.
 void copy_to_host(const DeviceArray& from, void* to);
 
-// What is enqueued on `stream` from here on comes after what the array's own stream holds now.
+// Order work: what is enqueued on `stream` from now on runs after the current work of the array's
+// own stream.
 void make_stream_wait(StreamHandle stream, const DeviceArray& array);
 void wait_for_stream(int ordinal, StreamHandle stream);
 
-// For each array, all of one device: the index of the first entry that is NaN or infinite, or its
-// size. Waits for the result, once for all.
+// Return, for each array, the index of the first NaN or infinity, or its size. All arrays are on
+// one device. Waits once, for all results.
 std::vector<std::size_t> first_non_finite(const std::vector<const DeviceArray*>& arrays,
                                           StreamHandle stream);
 
-// The device that a pointer belongs to; ArrayError when it is no device memory.
+// Return the device that a pointer belongs to; ArrayError when it is not device memory.
 int device_of(const void* pointer, const char* name);
 
 }  // namespace zopo

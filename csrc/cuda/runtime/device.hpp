@@ -1,5 +1,5 @@
-// Which CUDA devices there are, and why there is none: plain C++, for a build with the CUDA engine
-// (cuda/runtime/device.cu) and for one without (cuda/runtime/no_device.cpp).
+// CUDA devices, or the reason for none. Plain C++ with one definition for builds with the CUDA
+// engine (device.cu) and one for builds without (no_device.cpp).
 #pragma once
 
 #include <string>
@@ -13,13 +13,13 @@ struct CudaDevice {
   std::size_t memory;   // bytes
 };
 
-// Devices this build can use; looked for at the first call, never at import. 0 with the reason in
-// cuda_status().
+// Return the number of devices this build can use; looks for them at the first call, never at
+// import. cuda_status() has the reason for 0.
 int cuda_device_count();
 CudaDevice cuda_device(int ordinal);
-// One line: what was found, or why nothing can be used.
+// Describe in one line the devices found, or why none is usable.
 std::string cuda_status();
-// DeviceError, with what to do about it, when that device cannot be used.
+// Throw DeviceError, with a remedy, when the device cannot be used.
 void require_cuda(int ordinal);
 
 }  // namespace zopo

@@ -1,8 +1,7 @@
-// The structures of the DLPack protocol, by which array libraries hand memory to one another: a
-// fixed ABI (DLPack 1.0; array API standard, "Data interchange mechanisms"). Before 1.0 an array
-// travelled as DLManagedTensor in a capsule named "dltensor"; since then as
-// DLManagedTensorVersioned in "dltensor_versioned". A consumer renames the capsule and calls
-// `deleter` when it is done.
+// Structures of the DLPack protocol, by which array libraries exchange memory: a fixed ABI (DLPack
+// 1.0; array API standard, "Data interchange mechanisms"). Before 1.0 an array travels as
+// DLManagedTensor in a capsule named "dltensor", since then as DLManagedTensorVersioned in
+// "dltensor_versioned". A consumer renames the capsule and calls `deleter` when done.
 #pragma once
 
 #include <cstdint>

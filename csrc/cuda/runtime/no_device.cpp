@@ -1,4 +1,5 @@
-// A build without the CUDA engine; CMakeLists.txt sets ZOPO_NO_CUDA to the reason.
+// Definitions of device.hpp for a build without the CUDA engine. CMakeLists.txt sets ZOPO_NO_CUDA
+// to the reason.
 #include "base/error.hpp"
 #include "cuda/runtime/device.hpp"
 

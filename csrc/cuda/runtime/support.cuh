@@ -1,8 +1,8 @@
-// What every CUDA source shares: checked calls and launches, memory, reductions, the grid barrier.
+// Helpers of all CUDA sources: checked calls and launches, memory, reductions, the grid barrier.
 //
-// Kernels are written so that the same text also compiles for the host (tests/native/emulation): shared
-// memory is taken by shared_memory() only, inline assembly lies in cuda/linalg/mma.cuh only, and a loop
-// that waits for another thread says ZOPO_SPIN().
+// The same text of a kernel also compiles for the host (tests/native/emulation). Hence shared
+// memory is obtained by shared_memory() only, inline assembly stays in cuda/linalg/mma.cuh, and a
+// loop that waits for another thread contains ZOPO_SPIN().
 #pragma once
 
 #include <cuda_fp16.h>
@@ -26,13 +26,13 @@ namespace zopo {
 
 // ---- errors ------------------------------------------------------------------------------------
 
-// Throws for anything but success: DeviceMemoryError, DeviceLostError (the context is gone for
-// good), DeviceError. `what` names the operation.
+// Throw unless `status` is success: DeviceMemoryError, DeviceLostError (the context is gone for
+// good) or DeviceError. `what` names the operation.
 void check(cudaError_t status, const char* what);
 
 // ---- devices -----------------------------------------------------------------------------------
 
-// Makes a device current for a scope.
+// Makes a device current within a scope.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int ordinal) {
@@ -56,16 +56,16 @@ struct DeviceLimits {
   int shared_per_multiprocessor;  // bytes
   int major, minor;
 };
-// Of the current device; read once for each.
+// Return the limits of the current device; read once per device.
 const DeviceLimits& device_limits();
 
 // ---- memory ------------------------------------------------------------------------------------
 
-// Bytes on the current device, taken and given back in the order of a stream.
+// Allocate or free bytes on the current device, in the order of a stream.
 void* device_allocate(std::size_t bytes, cudaStream_t stream);
 void device_free(void* p, cudaStream_t stream) noexcept;
 
-// An array on the current device. Not initialised.
+// An uninitialised array on the current device.
 template <class T>
 class Buffer {
  public:
@@ -89,7 +89,7 @@ class Buffer {
     std::swap(size_, o.size_);
     std::swap(stream_, o.stream_);
   }
-  // At least that many entries; what was there is lost when it grows.
+  // Make room for `size` entries; growing loses the contents.
   void need(std::size_t size, cudaStream_t stream) {
     if (size > size_) *this = Buffer(size + size / 2, stream);
   }
@@ -100,8 +100,7 @@ class Buffer {
   cudaStream_t stream_ = nullptr;
 };
 
-// Page-locked host memory that kernels write to: results of a few numbers need no copy of their
-// own.
+// Page-locked host memory that kernels write to, so that a few results need no copy of their own.
 template <class T>
 class Mailbox {
  public:
@@ -124,7 +123,7 @@ class Mailbox {
     std::swap(data_, o.data_);
     std::swap(size_, o.size_);
   }
-  // At least that many entries; what was there is lost when it grows.
+  // Make room for `size` entries; growing loses the contents.
   void need(std::size_t size) {
     if (size > size_) *this = Mailbox(size + size / 2);
   }
@@ -134,8 +133,8 @@ class Mailbox {
   std::size_t size_ = 0;
 };
 
-// Copies between any two places, host or device, in the order of the stream. Host memory that is
-// not page-locked has been read when this returns.
+// Copy between host and device in either direction, in the order of the stream. Pageable host
+// memory has been read when this returns.
 inline void copy(void* to, const void* from, std::size_t bytes, cudaStream_t stream) {
   if (bytes) check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
 }
@@ -149,15 +148,15 @@ struct Launch {
   dim3 grid, block;
   std::size_t shared = 0;  // bytes of dynamic shared memory
   cudaStream_t stream = nullptr;
-  bool cooperative = false;  // all blocks at once, for grid_barrier()
+  bool cooperative = false;  // all blocks resident at once, for grid_barrier()
 };
 
-// Raises the limit of dynamic shared memory of a kernel beyond 48 KiB.
+// Raise a kernel's limit of dynamic shared memory beyond 48 KiB.
 void allow_shared(const void* kernel, std::size_t bytes);
 
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const Launch& how, A&&... arguments) {
-  static_assert(sizeof...(P) == sizeof...(A), "a kernel is given as many arguments as it takes");
+  static_assert(sizeof...(P) == sizeof...(A), "expected one argument for each kernel parameter");
   if (how.grid.x == 0 || how.grid.y == 0 || how.grid.z == 0) return;
   if (how.shared > 48 * 1024) allow_shared(reinterpret_cast<const void*>(kernel), how.shared);
   std::tuple<P...> values{static_cast<P>(std::forward<A>(arguments))...};
@@ -187,7 +186,7 @@ constexpr I divide_up(I a, I b) {
 
 // ---- in kernels --------------------------------------------------------------------------------
 
-// The block's dynamic shared memory, aligned to 16 bytes.
+// Return the block's dynamic shared memory, aligned to 16 bytes.
 template <class T>
 __device__ inline T* shared_memory() {
 #ifdef ZOPO_EMULATE
@@ -200,7 +199,7 @@ __device__ inline T* shared_memory() {
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 
-// Sum over the warp's lanes, the same in all of them and in every run.
+// Sum over the warp's lanes; all lanes get the same bits, in every run.
 template <class T>
 __device__ inline T warp_sum(T x) {
 #pragma unroll
@@ -208,13 +207,13 @@ __device__ inline T warp_sum(T x) {
   return x;
 }
 
-// Sum over the block, the same in all threads; `scratch` holds 33 numbers of shared memory. All
-// threads of the block, a multiple of 32, take part.
+// Sum over the block; all threads get the same bits. `scratch` is shared memory for 33 numbers. All
+// threads of the block take part; their number is a multiple of 32.
 template <class T>
 __device__ inline T block_sum(T x, T* scratch) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   x = warp_sum(x);
-  __syncthreads();  // the scratch may still be read from a sum before
+  __syncthreads();  // an earlier sum may still read the scratch
   if (lane == 0) scratch[warp] = x;
   __syncthreads();
   if (warp == 0) {
@@ -227,7 +226,7 @@ __device__ inline T block_sum(T x, T* scratch) {
   return scratch[32];
 }
 
-// Waits for all blocks of a cooperative launch. state: two words, zero before the first use and
+// Wait for all blocks of a cooperative launch. `state` has two words, zero before the first use and
 // kept between launches.
 __device__ inline void grid_barrier(unsigned* state) {
   __syncthreads();

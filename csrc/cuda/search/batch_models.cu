@@ -1,22 +1,27 @@
-// The models of many independent searches on the device: every operation of all studies is one
-// launch, a block a study (search/batch_models.hpp says what the operations do, search/local_gradient.hpp how).
+// Models of the batch search on a device: an operation on any number of searches is one launch, a
+// block for each search. The CPU twin is search/batch_models.cpp; search/batch_models.hpp says what
+// the operations do, search/local_gradient.hpp how.
 //
-//   study_append      one observation more: features, row of K, row of C^-1, A^-1 += l l^T, and
-//   what
-//                     the row explains of the derivative's variance at the center
-//   study_center      the network linearised at a new center, all observations seen from it
-//   study_step        gradient at the center, and the nearest free candidate along it
-//   study_nearest     k nearest candidates of a candidate
-//   study_refit       C^-1 for other noises, from K
-//   study_likelihood  Cholesky factor of K + noise I, a block for each noise
+//   kernel            effect
+//   batch_append      add an observation: features, row of K, row of C^-1, A^-1 += l l^T, and the
+//                     part of the gradient's variance at the center that the row explains
+//   batch_center      linearise the network at a new center and recompute its terms from all
+//                     observations
+//   batch_step        compute the gradient at the center and find the nearest free candidate in its
+//                     direction
+//   batch_nearest     find the k nearest candidates of a candidate
+//   batch_refit       recompute C^-1 from K for other noises
+//   batch_likelihood  factorise K + noise I, a block for each noise
 //
-// One version of each. Traffic of a step with n = 128, d = 384, w = 32, depth 2 and 500 float16
-// candidates: append reads C^-1 twice, A^-1, X X^T once (66 KB each) and writes A^-1 (66), 128 rows
-// of the pool (98), W_0 (98), features and P, Q (200); the step reads C^-1 (66), P (33), 128 rows
-// (98), W_0 (98) and the pool (384): about 1.4 MB a study, of which the weights and repeated rows
-// often come from the second-level cache. At 4.8 TB/s that is 3.4 million studies a second. The
-// scan is in float64 from the start (three operations an entry), so that it is exact in one pass;
-// its distances differ from the CPU engine's by rounding alone, and are equal for equal rows.
+// Each kernel has a single version. Traffic of a step with n = 128, d = 384, w = 32, depth 2 and
+// 500 float16 candidates: append reads C^-1 twice, A^-1 and X X^T once (66 KB each), writes A^-1
+// (66), and reads 128 rows of the pool (98), W_0 (98), features and P, Q (200). The step reads C^-1
+// (66), P (33), 128 rows (98), W_0 (98) and the pool (384). That is about 1.4 MB a search, of which
+// the weights and repeated rows often come from L2; at 4.8 TB/s it is 3.4 million searches a
+// second.
+//
+// The scan is in float64 from the start (three operations an entry), so one pass is exact. Its
+// distances differ from the CPU engine's by rounding alone, and are equal for equal rows.
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -31,13 +36,13 @@
 namespace zopo {
 
 template <>
-struct StudyModels<Cuda>::State {
+struct BatchModels<Cuda>::State {
   struct One {
     std::shared_ptr<const Network> net;
     std::shared_ptr<const CudaNetwork> weights;
-    StudyView view{};
+    SearchView view{};
     std::size_t n = 0, capacity = 0;
-    Buffer<double> fixed, growing;  // the center, scales; what grows with the observations
+    Buffer<double> fixed, growing;  // arrays of constant size; arrays that grow with observations
     Buffer<std::int64_t> index;
     Buffer<unsigned> taken;
     double explained = 0.0, prior = 0.0;
@@ -50,35 +55,35 @@ struct StudyModels<Cuda>::State {
   ~State() {
     try {
       const DeviceGuard guard(ordinal);
-      studies.clear();
+      searches.clear();
       for (auto* buffer : {&work, &scores}) *buffer = {};
       views = {};
       states = {};
       device_items = {};
       pools.clear();
       (void)cudaStreamDestroy(stream);
-    } catch (...) {  // the context is gone, and all of this with it
+    } catch (...) {  // the context is lost, and its memory is freed already
     }
   }
 
   int ordinal;
   cudaStream_t stream = nullptr;
-  std::vector<One> studies;
-  // By the host's address and the size: of one array, studies may have been given parts.
+  std::vector<One> searches;
+  // Pools on the device, by host address and size: searches may share an array or use parts of it.
   std::map<std::pair<const void*, std::size_t>, Buffer<unsigned char>> pools;
-  Buffer<StudyView> views;
-  Buffer<StudyState> states;
+  Buffer<SearchView> views;
+  Buffer<SearchState> states;
   Buffer<double> work, scores;
-  Mailbox<unsigned char> items;  // staged here on their way to and from the device
+  Mailbox<unsigned char> items;  // staging buffer of the items, in both directions
   Buffer<unsigned char> device_items;
   Mailbox<Neighbor> neighbors;
   std::size_t shared = 0, shared_center = 0;
 
-  void add(StudyModel& model);
-  void grow(std::size_t study, std::size_t capacity);
+  void add(ModelInputs& model);
+  void grow(std::size_t search, std::size_t capacity);
 
-  // Runs a kernel, a block for each item; `arguments(items on the device)` gives its arguments as a
-  // tuple. What it changes in the items is there afterwards.
+  // Run a kernel with a block for each item. `arguments(device_items)` returns the kernel's
+  // arguments as a tuple. Changes of the items are visible afterwards.
   template <class Item, class Kernel, class Arguments>
   void run(const char* name, Kernel kernel, std::vector<Item>& batch, int threads,
            std::size_t bytes, Arguments&& arguments) {
@@ -100,7 +105,7 @@ struct StudyModels<Cuda>::State {
 
 namespace {
 
-// Positions in one piece of memory, first counted, then handed out.
+// Assigns positions in one array: first counts, then hands out pointers.
 struct Layout {
   double* base = nullptr;
   std::size_t size = 0;
@@ -110,7 +115,7 @@ struct Layout {
   }
 };
 
-void lay_out_growing(StudyView& v, std::size_t capacity, Layout& at) {
+void lay_out_growing(SearchView& v, std::size_t capacity, Layout& at) {
   const auto hidden = static_cast<std::size_t>(v.net.hidden),
              w = static_cast<std::size_t>(v.net.width[1]);
   const auto triangle =
@@ -122,29 +127,25 @@ void lay_out_growing(StudyView& v, std::size_t capacity, Layout& at) {
   at.take(v.T, 2 * capacity * w);
 }
 
-std::size_t bytes_of(Precision p) {
-  return p == Precision::Half ? 2 : p == Precision::Single ? 4 : 8;
-}
-
 }  // namespace
 
-void StudyModels<Cuda>::State::add(StudyModel& model) {
-  One& s = studies.emplace_back();
+void BatchModels<Cuda>::State::add(ModelInputs& model) {
+  One& s = searches.emplace_back();
   s.net = model.net;
   s.weights = cuda_network(*model.net);
-  StudyView& v = s.view;
+  SearchView& v = s.view;
   v.net = s.weights->view;
   v.precision = model.precision;
   v.m = static_cast<std::int64_t>(model.m);
   v.d = static_cast<int>(model.d);
-  const std::size_t bytes = model.m * model.d * bytes_of(model.precision);
+  const std::size_t bytes = model.m * model.d * precision_bytes(model.precision);
   auto [pool, fresh] = pools.try_emplace({model.data, bytes});
   if (fresh) {
     pool->second = Buffer<unsigned char>(bytes, stream);
     copy(pool->second.data(), model.data, bytes, stream);
   }
   v.Z = pool->second.data();
-  v.aligned = model.d * bytes_of(model.precision) % 16 == 0;
+  v.aligned = model.d * precision_bytes(model.precision) % 16 == 0;
   const auto hidden = static_cast<std::size_t>(v.net.hidden);
   std::size_t products = 0;
   for (int l = 2; l <= v.net.layers; ++l)
@@ -172,31 +173,31 @@ void StudyModels<Cuda>::State::add(StudyModel& model) {
   s.taken = Buffer<unsigned>(words, stream);
   check(cudaMemsetAsync(s.taken.data(), 0, words * sizeof(unsigned), stream), "cudaMemsetAsync");
   v.taken = s.taken.data();
-  grow(studies.size() - 1, std::max<std::size_t>(model.capacity, 8));
+  grow(searches.size() - 1, std::max<std::size_t>(model.capacity, 8));
   const auto need = [&](int threads) {
     return shared_doubles(v.d, v.net.hidden, v.net.width[1], threads) * sizeof(double);
   };
   shared = std::max(shared, need(kThreads));
   shared_center = std::max(shared_center, need(kCenterThreads));
-  const auto most = static_cast<std::size_t>(device_limits().shared_per_block);
-  if (shared_center > most)
+  const auto limit = static_cast<std::size_t>(device_limits().shared_per_block);
+  if (shared_center > limit)
     throw ConfigError(
-        "study " + std::to_string(studies.size() - 1) + ": dimension " + std::to_string(model.d) +
+        "study " + std::to_string(searches.size() - 1) + ": dimension " + std::to_string(model.d) +
         " with " + std::to_string(hidden) + " hidden units needs " + std::to_string(shared_center) +
-        " bytes of shared memory, the device has " + std::to_string(most) + "; use device='cpu'");
+        " bytes of shared memory, the device has " + std::to_string(limit) + "; use device='cpu'");
 }
 
-// Room for more observations; what is there is moved. The caller uploads the view.
-void StudyModels<Cuda>::State::grow(std::size_t study, std::size_t capacity) {
-  One& s = studies[study];
-  StudyView after = s.view;
+// Make room for more observations and move those there are. The caller uploads the view.
+void BatchModels<Cuda>::State::grow(std::size_t search, std::size_t capacity) {
+  One& s = searches[search];
+  SearchView after = s.view;
   Layout size;
   lay_out_growing(after, capacity, size);
   Buffer<double> room(size.size, stream);
   Layout at{room.data()};
   lay_out_growing(after, capacity, at);
   Buffer<std::int64_t> index(capacity, stream);
-  const StudyView& before = s.view;
+  const SearchView& before = s.view;
   const auto hidden = static_cast<std::size_t>(after.net.hidden),
              w = static_cast<std::size_t>(after.net.width[1]), n = s.n;
   const auto keep = [&](double* to, const double* from, std::size_t count) {
@@ -226,45 +227,45 @@ void StudyModels<Cuda>::State::grow(std::size_t study, std::size_t capacity) {
 }
 
 template <>
-StudyModels<Cuda>::StudyModels(std::vector<StudyModel> models, int ordinal) {
+BatchModels<Cuda>::BatchModels(std::vector<ModelInputs> models, int ordinal) {
   require_cuda(ordinal);
   state_ = std::make_unique<State>(ordinal);
   const DeviceGuard guard(ordinal);
   auto& state = *state_;
-  state.studies.reserve(models.size());
+  state.searches.reserve(models.size());
   for (auto& model : models) state.add(model);
-  std::vector<StudyView> views;
-  for (const auto& s : state.studies) views.push_back(s.view);
-  state.views = Buffer<StudyView>(views.size(), state.stream);
-  copy(state.views.data(), views.data(), views.size() * sizeof(StudyView), state.stream);
-  const std::vector<StudyState> fresh(models.size(), StudyState{-1, 0, 0.0, 0.0});
-  state.states = Buffer<StudyState>(fresh.size(), state.stream);
-  copy(state.states.data(), fresh.data(), fresh.size() * sizeof(StudyState), state.stream);
+  std::vector<SearchView> views;
+  for (const auto& s : state.searches) views.push_back(s.view);
+  state.views = Buffer<SearchView>(views.size(), state.stream);
+  copy(state.views.data(), views.data(), views.size() * sizeof(SearchView), state.stream);
+  const std::vector<SearchState> fresh(models.size(), SearchState{-1, 0, 0.0, 0.0});
+  state.states = Buffer<SearchState>(fresh.size(), state.stream);
+  copy(state.states.data(), fresh.data(), fresh.size() * sizeof(SearchState), state.stream);
   synchronize(state.stream);
 }
 template <>
-StudyModels<Cuda>::~StudyModels() = default;
+BatchModels<Cuda>::~BatchModels() = default;
 template <>
-StudyModels<Cuda>::StudyModels(StudyModels&&) noexcept = default;
+BatchModels<Cuda>::BatchModels(BatchModels&&) noexcept = default;
 
 template <>
-void StudyModels<Cuda>::append(std::span<Append> items) {
+void BatchModels<Cuda>::append(std::span<Append> items) {
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   std::vector<AppendItem> batch;
   for (const auto& item : items) {
-    auto& s = state.studies[item.study];
+    auto& s = state.searches[item.search];
     if (s.n == s.capacity) {
-      state.grow(item.study, s.capacity + s.capacity / 2);
-      copy(state.views.data() + item.study, &s.view, sizeof(StudyView), state.stream);
+      state.grow(item.search, s.capacity + s.capacity / 2);
+      copy(state.views.data() + item.search, &s.view, sizeof(SearchView), state.stream);
     }
     batch.push_back(
-        {static_cast<std::int64_t>(item.study), item.candidate, item.y, item.noise, 0.0, false});
+        {static_cast<std::int64_t>(item.search), item.candidate, item.y, item.noise, 0.0, false});
   }
-  state.run("study_append", study_append, batch, kThreads, state.shared,
+  state.run("batch_append", batch_append, batch, kThreads, state.shared,
             [&](AppendItem* p) { return std::tuple(state.views.data(), state.states.data(), p); });
   for (std::size_t i = 0; i < items.size(); ++i) {
-    auto& s = state.studies[items[i].study];
+    auto& s = state.searches[items[i].search];
     items[i].done = batch[i].done;
     if (!batch[i].done) continue;
     ++s.n;
@@ -273,48 +274,48 @@ void StudyModels<Cuda>::append(std::span<Append> items) {
 }
 
 template <>
-void StudyModels<Cuda>::center(std::span<const Center> items) {
+void BatchModels<Cuda>::center(std::span<const Center> items) {
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   std::vector<CenterItem> batch;
   for (const auto& item : items)
-    batch.push_back({static_cast<std::int64_t>(item.study), item.candidate, 0.0, 0.0});
-  state.run("study_center", study_center, batch, kCenterThreads, state.shared_center,
+    batch.push_back({static_cast<std::int64_t>(item.search), item.candidate, 0.0, 0.0});
+  state.run("batch_center", batch_center, batch, kCenterThreads, state.shared_center,
             [&](CenterItem* p) { return std::tuple(state.views.data(), state.states.data(), p); });
   for (std::size_t i = 0; i < items.size(); ++i) {
-    auto& s = state.studies[items[i].study];
+    auto& s = state.searches[items[i].search];
     s.explained = batch[i].explained;
     s.prior = batch[i].prior;
   }
 }
 
 template <>
-void StudyModels<Cuda>::refit(std::span<Refit> items) {
+void BatchModels<Cuda>::refit(std::span<Refit> items) {
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   std::vector<RefitItem> batch;
   std::vector<double> numbers;
   std::size_t count = 0;
   for (const auto& item : items) {
-    batch.push_back({static_cast<std::int64_t>(item.study), static_cast<std::int64_t>(count), 0});
-    count += state.studies[item.study].n;
+    batch.push_back({static_cast<std::int64_t>(item.search), static_cast<std::int64_t>(count), 0});
+    count += state.searches[item.search].n;
   }
   for (const double* Refit::* which : {&Refit::y, &Refit::noise})
     for (const auto& item : items)
-      numbers.insert(numbers.end(), item.*which, item.*which + state.studies[item.study].n);
+      numbers.insert(numbers.end(), item.*which, item.*which + state.searches[item.search].n);
   state.scores.need(numbers.size(), state.stream);
   copy(state.scores.data(), numbers.data(), numbers.size() * sizeof(double), state.stream);
   const double* ys = state.scores.data();
-  state.run("study_refit", study_refit, batch, kThreads, state.shared, [&](RefitItem* p) {
+  state.run("batch_refit", batch_refit, batch, kThreads, state.shared, [&](RefitItem* p) {
     return std::tuple(state.views.data(), state.states.data(), p, ys, ys + count);
   });
   for (std::size_t i = 0; i < items.size(); ++i)
-    state.studies[items[i].study].n = items[i].left = static_cast<std::size_t>(batch[i].left);
+    state.searches[items[i].search].n = items[i].left = static_cast<std::size_t>(batch[i].left);
 }
 
 template <>
-void StudyModels<Cuda>::log_likelihood(std::span<Likelihood> items) {
-  constexpr std::size_t kMostDoubles = std::size_t{1} << 26;  // of scratch: half a gigabyte
+void BatchModels<Cuda>::log_likelihood(std::span<Likelihood> items) {
+  constexpr std::size_t kMaxScratch = std::size_t{1} << 26;  // numbers: half a gigabyte
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   for (std::size_t begin = 0; begin < items.size();) {
@@ -323,10 +324,10 @@ void StudyModels<Cuda>::log_likelihood(std::span<Likelihood> items) {
     std::size_t scratch = 0, end = begin;
     for (; end < items.size(); ++end) {
       const auto& item = items[end];
-      const std::size_t n = state.studies[item.study].n;
+      const std::size_t n = state.searches[item.search].n;
       const std::size_t room = n * (n + 1) / 2 + n;
-      if (end > begin && scratch + room > kMostDoubles) break;
-      batch.push_back({static_cast<std::int64_t>(item.study),
+      if (end > begin && scratch + room > kMaxScratch) break;
+      batch.push_back({static_cast<std::int64_t>(item.search),
                        static_cast<std::int64_t>(numbers.size()),
                        static_cast<std::int64_t>(scratch), item.noise, 0.0});
       numbers.insert(numbers.end(), item.y, item.y + n);
@@ -335,7 +336,7 @@ void StudyModels<Cuda>::log_likelihood(std::span<Likelihood> items) {
     state.work.need(scratch, state.stream);
     state.scores.need(numbers.size(), state.stream);
     copy(state.scores.data(), numbers.data(), numbers.size() * sizeof(double), state.stream);
-    state.run("study_likelihood", study_likelihood, batch, kThreads, 0, [&](LikelihoodItem* p) {
+    state.run("batch_likelihood", batch_likelihood, batch, kThreads, 0, [&](LikelihoodItem* p) {
       return std::tuple(state.views.data(), state.states.data(), p, state.scores.data(),
                         state.work.data());
     });
@@ -345,32 +346,32 @@ void StudyModels<Cuda>::log_likelihood(std::span<Likelihood> items) {
 }
 
 template <>
-void StudyModels<Cuda>::step(std::span<Step> items) {
+void BatchModels<Cuda>::step(std::span<Step> items) {
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   std::vector<StepItem> batch;
   for (const auto& item : items)
-    batch.push_back({static_cast<std::int64_t>(item.study), item.length, -1});
-  state.run("study_step", study_step, batch, kThreads, state.shared,
+    batch.push_back({static_cast<std::int64_t>(item.search), item.length, -1});
+  state.run("batch_step", batch_step, batch, kThreads, state.shared,
             [&](StepItem* p) { return std::tuple(state.views.data(), state.states.data(), p); });
   for (std::size_t i = 0; i < items.size(); ++i) items[i].index = batch[i].index;
 }
 
 template <>
-void StudyModels<Cuda>::nearest(std::span<Nearest> items) {
+void BatchModels<Cuda>::nearest(std::span<Nearest> items) {
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   std::vector<NearestItem> batch;
   std::size_t results = 0;
   for (const auto& item : items) {
-    const auto k = std::min(item.k, static_cast<std::size_t>(state.studies[item.study].view.m));
-    batch.push_back({static_cast<std::int64_t>(item.study), item.candidate,
+    const auto k = std::min(item.k, static_cast<std::size_t>(state.searches[item.search].view.m));
+    batch.push_back({static_cast<std::int64_t>(item.search), item.candidate,
                      static_cast<std::int64_t>(k), static_cast<std::int64_t>(results),
                      item.available_only, 0});
     results += k;
   }
   state.neighbors.need(results);
-  state.run("study_nearest", study_nearest, batch, kThreads, state.shared, [&](NearestItem* p) {
+  state.run("batch_nearest", batch_nearest, batch, kThreads, state.shared, [&](NearestItem* p) {
     return std::tuple(state.views.data(), p, state.neighbors.data());
   });
   for (std::size_t i = 0; i < items.size(); ++i) {
@@ -379,13 +380,14 @@ void StudyModels<Cuda>::nearest(std::span<Nearest> items) {
   }
 }
 
-// The append that follows marks it: no study is scanned between being asked and being told.
+// Nothing to do: the append that follows marks the candidate, and no search is scanned between ask
+// and tell.
 template <>
-void StudyModels<Cuda>::take(std::size_t, std::int64_t) {}
+void BatchModels<Cuda>::take(std::size_t, std::int64_t) {}
 
 template <>
-double StudyModels<Cuda>::relative_uncertainty(std::size_t study) const {
-  const auto& s = state_->studies[study];
+double BatchModels<Cuda>::relative_uncertainty(std::size_t search) const {
+  const auto& s = state_->searches[search];
   return s.prior > 0.0 ? std::max(0.0, 1.0 - s.explained / s.prior) : 0.0;
 }
 

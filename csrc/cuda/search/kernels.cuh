@@ -1,5 +1,5 @@
-// The kernels of cuda/search/batch_models.cu, one block a study; search/batch_models.hpp says what the operations
-// do, search/local_gradient.hpp how.
+// Kernels of cuda/search/batch_models.cu, a block for each search. search/batch_models.hpp says
+// what the operations do, search/local_gradient.hpp how.
 #pragma once
 
 #include "cuda/search/block.cuh"
@@ -8,39 +8,39 @@ namespace zopo {
 namespace {
 
 constexpr int kThreads = 256, kCenterThreads = 512;
-constexpr int kBlocks = 2;  // at a time on a multiprocessor, by registers
+constexpr int kBlocks = 2;  // resident on a multiprocessor; limits the registers
 
 struct AppendItem {
-  std::int64_t study, candidate;
+  std::int64_t search, candidate;
   double y, noise;
   double explained;
   bool done;
 };
 struct CenterItem {
-  std::int64_t study, candidate;
+  std::int64_t search, candidate;
   double explained, prior;
 };
 struct StepItem {
-  std::int64_t study;
+  std::int64_t search;
   double length;
   std::int64_t index;
 };
 struct NearestItem {
-  std::int64_t study, candidate, k, at;  // at: of the first result
+  std::int64_t search, candidate, k, at;  // at: position of the first result
   bool available_only;
   std::int64_t found;
 };
 struct LikelihoodItem {
-  std::int64_t study, y, work;  // positions of the scores and of the scratch
+  std::int64_t search, y, work;  // y, work: positions of the scores and of the scratch
   double noise, value;
 };
 struct RefitItem {
-  std::int64_t study, at;  // at: of scores and noises
+  std::int64_t search, at;  // at: position of scores and noises
   std::int64_t left;
 };
 
-// |l^T G|^2 of row n: u^T X X^T u + 2 q^T S^T u + q^T W_0 W_0^T q, u = c o l, q = P^T l.
-__device__ double explained_by(const StudyView& s, const Shared& b, int n) {
+// Compute |l^T G|^2 of row n: u^T X X^T u + 2 q^T S^T u + q^T W_0 W_0^T q, u = c o l, q = P^T l.
+__device__ double explained_by(const SearchView& s, const Shared& b, int n) {
   const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int lane = t % 32, warp = t / 32, warps = threads / 32, w = s.net.width[1];
   const double* l = s.inverse + row_of_triangle(n);
@@ -66,9 +66,9 @@ __device__ double explained_by(const StudyView& s, const Shared& b, int n) {
   return block_sum(sum, b.scratch);
 }
 
-// k_i = sum_l (h_l . h_l(X_i) + 1) (D_l . D_l(X_i)) for i <= n, four observations to a warp at a
-// time.
-__device__ void kernel_row(const StudyView& s, const Shared& b, int n, const double* inner,
+// Compute k_i = sum_l (h_l . h_l(X_i) + 1) (D_l . D_l(X_i)) for i <= n, four observations a warp at
+// a time.
+__device__ void kernel_row(const SearchView& s, const Shared& b, int n, const double* inner,
                            double* k) {
   constexpr int kRows = 4;
   const NetworkView& net = s.net;
@@ -106,10 +106,10 @@ __device__ void kernel_row(const StudyView& s, const Shared& b, int n, const dou
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    study_append(const StudyView* views, StudyState* states, AppendItem* items) {
+    batch_append(const SearchView* views, SearchState* states, AppendItem* items) {
   AppendItem& item = items[blockIdx.x];
-  const StudyView& s = views[item.study];
-  StudyState& state = states[item.study];
+  const SearchView& s = views[item.search];
+  SearchState& state = states[item.search];
   const NetworkView& net = s.net;
   const Shared b = carve(s);
   const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   if (t == 0) s.index[n] = candidate;
   __syncthreads();
 
-  // Row n of X X^T and of K, itself included.
+  // Row n of X X^T and of K, including the diagonal.
   double* inner = s.M + row_of_triangle(n);
   by_precision(s, [&]<class T, int V>() {
     over_rows<T, V, false>(s, b, n + 1, [&](std::int64_t i) { return s.index[i]; }, inner);
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// sum over r, j of B_rj (B W_0 W_0^T)_rj, the thread's share.
+// Return the thread's share of sum_rj B_rj (B W_0 W_0^T)_rj.
 __device__ double trace_of(const double* B, const double* W, int rows, int w) {
   double sum = 0.0;
   for (int at = static_cast<int>(threadIdx.x); at < rows * w; at += static_cast<int>(blockDim.x)) {
@@ -175,9 +175,10 @@ __device__ double trace_of(const double* B, const double* W, int rows, int w) {
   return sum;
 }
 
-// T_i = C^-1 (P, Q) by rows, and the thread's share of sum_i T_P W T_P + 2 T_P . T_Q.
-__device__ double explained_by_remainders(const StudyView& s, int n) {
-  constexpr int kRows = 4;  // that share each load of P and Q
+// Compute T_i = C^-1 (P, Q) by rows, and return the thread's share of sum_i T_P W T_P + 2 T_P .
+// T_Q.
+__device__ double explained_by_remainders(const SearchView& s, int n) {
+  constexpr int kRows = 4;  // rows that share each load of P and Q
   const int t = static_cast<int>(threadIdx.x), lane = t % 32, warp = t / 32;
   const int warps = static_cast<int>(blockDim.x) / 32, w = s.net.width[1];
   for (int first = kRows * warp; first < n; first += kRows * warps) {
@@ -216,14 +217,14 @@ __device__ double explained_by_remainders(const StudyView& s, int n) {
 }
 
 __global__ void __launch_bounds__(kCenterThreads, 1)
-    study_center(const StudyView* views, StudyState* states, CenterItem* items) {
+    batch_center(const SearchView* views, SearchState* states, CenterItem* items) {
   CenterItem& item = items[blockIdx.x];
-  const StudyView& s = views[item.study];
-  StudyState& state = states[item.study];
+  const SearchView& s = views[item.search];
+  SearchState& state = states[item.search];
   const NetworkView& net = s.net;
   const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int lane = t % 32, warp = t / 32, warps = threads / 32, w = net.width[1], n = state.n;
-  if (state.center == item.candidate) {  // it is there already
+  if (state.center == item.candidate) {  // the candidate is the center already
     if (t == 0) {
       item.explained = state.explained;
       item.prior = state.prior;
@@ -240,8 +241,8 @@ __global__ void __launch_bounds__(kCenterThreads, 1)
   }
   const auto on = [&](int l, int j) { return b.h[net.offset[l] + j] > 0.0; };
 
-  // B_l = diag(1[h_l > 0]) W_{l-1} B_{l-1}, B_1 the identity on the units that are on; the prior is
-  // sum_l |D_l|^2 |B_l W_0|^2.
+  // B_l = diag(1[h_l > 0]) W_{l-1} B_{l-1}, where B_1 is the identity on the active units. The
+  // prior is sum_l |D_l|^2 |B_l W_0|^2.
   const auto weight = [&](int l) {
     if (l == net.layers) return 1.0;
     const double* D = b.D + net.offset[l + 1];
@@ -294,15 +295,15 @@ __global__ void __launch_bounds__(kCenterThreads, 1)
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    study_step(const StudyView* views, const StudyState* states, StepItem* items) {
+    batch_step(const SearchView* views, const SearchState* states, StepItem* items) {
   StepItem& item = items[blockIdx.x];
-  const StudyView& s = views[item.study];
+  const SearchView& s = views[item.search];
   const NetworkView& net = s.net;
   const Shared b = carve(s);
   const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int n = states[item.study].n, w = net.width[1];
+  const int n = states[item.search].n, w = net.width[1];
 
-  // alpha = C^-T (C^-1 y - mean C^-1 1). Equal scores have no gradient, whatever rounding says.
+  // alpha = C^-T (C^-1 y - mean C^-1 1). Equal scores have no gradient; rounding would give one.
   double sum = 0.0;
   int differs = 0;
   for (int i = t; i < n; i += threads) {
@@ -344,9 +345,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    study_nearest(const StudyView* views, NearestItem* items, Neighbor* results) {
+    batch_nearest(const SearchView* views, NearestItem* items, Neighbor* results) {
   NearestItem& item = items[blockIdx.x];
-  const StudyView& s = views[item.study];
+  const SearchView& s = views[item.search];
   const Shared b = carve(s);
   load_candidate(s, b, item.candidate);
   all_distances(s, b);
@@ -362,18 +363,18 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    study_refit(const StudyView* views, StudyState* states, RefitItem* items, const double* ys,
+    batch_refit(const SearchView* views, SearchState* states, RefitItem* items, const double* ys,
                 const double* noises) {
   RefitItem& item = items[blockIdx.x];
-  const StudyView& s = views[item.study];
-  StudyState& state = states[item.study];
+  const SearchView& s = views[item.search];
+  SearchState& state = states[item.search];
   const Shared b = carve(s);
   const double *y = ys + item.at, *noise = noises + item.at;
   const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int lane = t % 32, warp = t / 32, warps = threads / 32, n = state.n;
   int other = 0;
   for (int i = t; i < n; i += threads) other |= noise[i] != s.noise[i];
-  if (!__syncthreads_or(other)) {  // other scores alone
+  if (!__syncthreads_or(other)) {  // only the scores differ
     for (int i = t; i < n; i += threads) s.y[i] = y[i];
     __syncthreads();
     for (int i = warp; i < n; i += warps) {
@@ -396,15 +397,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// -n/2 log a - 1/2 log det(K + noise I), a = y^T (K + noise I)^-1 y / n: the factor column by
-// column, each entry a dot product of two rows; the scores are one row more, which becomes C^-1 y.
+// Compute -n/2 log a - 1/2 log det(K + noise I), a = y^T (K + noise I)^-1 y / n. The factor is made
+// column by column, each entry a dot product of two rows; the scores are one more row, which
+// becomes C^-1 y.
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    study_likelihood(const StudyView* views, const StudyState* states, LikelihoodItem* items,
+    batch_likelihood(const SearchView* views, const SearchState* states, LikelihoodItem* items,
                      const double* ys, double* work) {
   LikelihoodItem& item = items[blockIdx.x];
-  const StudyView& s = views[item.study];
+  const SearchView& s = views[item.search];
   const int t = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int lane = t % 32, warp = t / 32, warps = threads / 32, n = states[item.study].n;
+  const int lane = t % 32, warp = t / 32, warps = threads / 32, n = states[item.search].n;
   const double* y = ys + item.y;
   double *C = work + item.work, *z = C + row_of_triangle(n);
   double determinant = 0.0, fit = 0.0;
@@ -423,7 +425,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       return;
     }
     const double root = sqrt(pivot);
-    __syncthreads();  // everyone has read the pivot
+    __syncthreads();  // all threads have read the pivot
     for (int i = j + t; i <= n; i += threads) {
       double* of_i = i < n ? C + row_of_triangle(i) : z;
       of_i[j] = i == j ? root : of_i[j] / root;

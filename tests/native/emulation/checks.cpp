@@ -1,6 +1,6 @@
-// One check of the emulator a run, for tests/native/test_emulation.py: `checks NAME`. Numbers come from
-// standard input and go to standard output, separated by spaces; what is right is judged by the
-// test.
+// Checks of the emulator for tests/native/test_emulation.py, one a run: `checks NAME`. Numbers are
+// read from standard input and written to standard output, separated by spaces; the test judges
+// them.
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -39,7 +39,7 @@ void print(const T* values, std::size_t count) {
   std::fflush(stdout);
 }
 
-// Device memory with these values, and what is in it afterwards.
+// Allocate device memory with these values, and print what is in it afterwards.
 template <class T>
 T* upload(const std::vector<T>& values) {
   T* p = nullptr;
@@ -54,17 +54,16 @@ T* zeros(std::size_t count) {
 template <class T>
 void download(T* p, std::size_t count) {
   std::vector<T> values(count);
-  // Read when the host waits, and not before: a lazy copy would write to a vector that is gone.
+  // The copy runs when the host waits, so the vector must live until then.
   copy(values.data(), p, count * sizeof(T), nullptr);
   synchronize(nullptr);
   print(values.data(), count);
   check(cudaFree(p), "cudaFree");
 }
 
-// ---- barriers
-// --------------------------------------------------------------------------------------
+// ---- barriers --------------------------------------------------------------------------------------
 
-// Each thread takes over what the one before it has put into shared memory.
+// Each thread takes over the value that the one before it has put into shared memory.
 template <bool kBarrier>
 __global__ void shift(double* out) {
   auto* s = shared_memory<double>();
@@ -83,7 +82,7 @@ __global__ void half_waits(double* out) {
   if (threadIdx.x < 16)
     __syncthreads();
   else
-    __syncwarp();  // of all lanes, of which half wait elsewhere
+    __syncwarp();  // waits for all lanes, half of which wait at another barrier
   out[threadIdx.x] = 1.0;
 }
 void deadlock() {
@@ -92,7 +91,7 @@ void deadlock() {
   download(out, 32);
 }
 
-// Blocks tell each other their numbers; only a cooperative launch has them all at once.
+// Blocks exchange their numbers; only a cooperative launch runs them all at once.
 __global__ void meet(unsigned* state, double* of_block, double* out) {
   if (threadIdx.x == 0) of_block[blockIdx.x] = blockIdx.x + 1.0;
   grid_barrier(state);
@@ -137,11 +136,11 @@ void summed() {
   download(out, values.size());
 }
 
-// ---- memory
-// ----------------------------------------------------------------------------------------
+// ---- memory ----------------------------------------------------------------------------------------
 
 __global__ void write_at(float* p, int at) { p[at] = 1.0f; }
-// 100 floats; the page ends 12 floats behind them, since sizes are rounded up to 256 bytes.
+// Write to one of 100 floats or outside them. The page ends 12 floats behind them, because sizes
+// are rounded up to 256 bytes.
 template <int kAt>
 void written() {
   auto* p = zeros<float>(100);
@@ -190,8 +189,7 @@ void exhausted() {
   check(cudaMalloc(reinterpret_cast<void**>(&p), 1000 * sizeof(double)), "cudaMalloc");
 }
 
-// ---- streams
-// ---------------------------------------------------------------------------------------
+// ---- streams ---------------------------------------------------------------------------------------
 
 __global__ void answer(double* out) { *out = 42.0; }
 void lazy() {
@@ -203,7 +201,7 @@ void lazy() {
   print(box.data(), 1);
 }
 
-// Pageable memory has been read when a copy to the device returns, page-locked memory has not.
+// When a copy to the device returns, pageable memory has been read but page-locked memory has not.
 void copied() {
   const Mailbox<double> box(1);
   std::vector<double> pageable{1.0};
@@ -216,8 +214,7 @@ void copied() {
   download(p, 2);
 }
 
-// ---- warps
-// -----------------------------------------------------------------------------------------
+// ---- warps -----------------------------------------------------------------------------------------
 
 constexpr int kShuffles = 14;
 __global__ void shuffle(const double* in, double* out) {
@@ -245,7 +242,7 @@ void shuffled() {
   download(out, 32 * kShuffles);
 }
 
-// Ten numbers a lane: four of A, two of B, four of C; C comes back.
+// Multiply with ten numbers a lane: four of A, two of B, four of C; C comes back.
 template <class T>
 __global__ void multiply(const T* in, T* out) {
   const T* mine = in + threadIdx.x * 10;
@@ -266,8 +263,7 @@ void multiplied() {
   download(out, 32 * 4);
 }
 
-// ---- conversions
-// -----------------------------------------------------------------------------------
+// ---- conversions -----------------------------------------------------------------------------------
 
 void half_to_float() {
   for (unsigned bits = 0; bits < 65536; ++bits) {
@@ -284,10 +280,9 @@ void tf32() {
     std::printf("%u ", __float_as_uint(round_to_tf32(static_cast<float>(x))));
 }
 
-// ---- asynchronous copies
-// ---------------------------------------------------------------------------
+// ---- asynchronous copies ---------------------------------------------------------------------------
 
-// Two groups of four floats, one that is not to be read, and what is seen at each point.
+// Copy two groups of four floats and one that must not be read; note what is visible at each point.
 __global__ void fetch(const float* in, float* out) {
   auto* s = shared_memory<float>();
   for (int i = 0; i < 12; ++i) s[i] = -1.0f;

@@ -1,4 +1,4 @@
-// Half precision for the emulation: conversions as the hardware makes them, to nearest even.
+// Half precision for the emulation; conversions round to nearest, ties to even, like the hardware.
 #pragma once
 
 #include <cstdint>

@@ -1,16 +1,15 @@
-// The part of the CUDA runtime that csrc/ uses, on the host: the same kernels, compiled by a C++
-// compiler and run thread by thread, so that their index arithmetic, their barriers and their use of
-// memory are tested on machines without a GPU. It says nothing of their speed, nor of what only the
-// hardware decides (memory ordering, occupancy).
+// The part of the CUDA runtime that csrc/ uses, on the host. A C++ compiler compiles the same
+// kernels, and they run thread by thread, so that index arithmetic, barriers and memory accesses
+// are tested without a GPU. Speed, and what only the hardware decides (memory ordering, occupancy),
+// is not tested.
 //
-//  * Each CUDA thread is a fiber; __syncthreads, shuffles and mma hand over to the next one. Blocks
-//    run one after another, those of a cooperative launch together.
-//  * ZOPO_EMULATE_ORDER=forward|reverse|SEED: the order of fibers and blocks. A missing barrier gives
+//  * Each CUDA thread is a fiber; __syncthreads, shuffles and mma hand over to the next one. Blocks run
+//    one after another, those of a cooperative launch together.
+//  * ZOPO_EMULATE_ORDER=forward|reverse|SEED sets the order of fibers and blocks. A missing barrier gives
 //    other results in another order.
-//  * Device memory cannot be touched by host code (the pages are closed while no kernel runs), is
-//    filled with NaNs, and is fenced: a write beyond its end is reported, at the latest when it is freed.
-//  * Streams are lazy: launches and copies run when the host waits for them, so that a missing wait
-//    shows.
+//  * Device memory is closed to host code (its pages are protected while no kernel runs), filled with NaNs,
+//    and fenced: a write beyond its end is reported, at the latest when it is freed.
+//  * Streams are lazy: launches and copies run when the host waits for them, so that a missing wait shows.
 //  * A barrier that not all threads reach ends the process with a message.
 #pragma once
 
@@ -196,7 +195,7 @@ struct Coordinates {
   uint3 thread, block;
   dim3 block_size, grid_size;
 };
-extern Coordinates now;  // of the fiber that runs
+extern Coordinates now;  // of the running fiber
 
 cudaError_t enqueue(const void* kernel, dim3 grid, dim3 block, std::size_t shared,
                     cudaStream_t stream, bool cooperative, std::function<void()> body);
@@ -207,13 +206,13 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shar
                  [kernel, values] { std::apply(kernel, values); });
 }
 
-void* shared();  // of the block that runs
+void* shared();  // shared memory of the running block
 void yield();    // hand over to the next fiber
 void block_barrier();
 int block_barrier_count(int predicate);
 
-// What the lanes of a warp tell each other: every lane of `mask` puts in `bytes` (at most 128) and
-// gets a view of what all put in; it stays valid until the lane's next exchange.
+// Data exchanged between the lanes of a warp: every lane of `mask` contributes `bytes` (at most
+// 128) and gets a view of all contributions, valid until the lane's next exchange.
 struct Exchanged {
   const unsigned char* of_lane[32];
   template <class T>
@@ -226,7 +225,7 @@ struct Exchanged {
 Exchanged exchange(unsigned mask, const void* mine, std::size_t bytes);
 int lane();
 
-// cp.async of the calling thread: a copy is made when it is waited for, not before.
+// cp.async of the calling thread. A copy is made when it is waited for, not before.
 void copy_async(void* to, const void* from, std::size_t bytes, std::size_t valid);
 void copy_async_commit();
 void copy_async_wait(std::size_t groups_left);
@@ -336,7 +335,7 @@ using std::max;
 using std::min;
 using std::sqrt;
 
-// Fibers hand over only where the code waits, so that plain reads and writes are atomic.
+// Fibers hand over only where the code waits, so plain reads and writes are atomic.
 template <class T, class U>
 T atomicAdd(T* p, U x) {
   const T old = *p;
