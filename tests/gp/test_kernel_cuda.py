@@ -203,7 +203,7 @@ def test_known_names_of_devices_are_parsed() -> None:
     assert parse_device(None) is None
     assert parse_device("cpu") is None
     count = _core.cuda_device_count()
-    with pytest.raises(zf.DeviceError, match=r"does not exist|no CUDA device|CPU engine only"):
+    with pytest.raises(zf.DeviceError, match=r"does not exist|no usable CUDA device|CPU engine only"):
         parse_device(f"cuda:{count}")
     if count:
         assert parse_device("cuda") == 0
