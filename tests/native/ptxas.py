@@ -55,7 +55,7 @@ class Function:
 
     @property
     def spills(self) -> bool:
-        """Whether the function uses local memory."""
+        """True when the function uses local memory."""
         return self.stack + self.stores + self.loads > 0
 
 
