@@ -5,4 +5,4 @@ from __future__ import annotations
 from zopo_fast import _core
 
 EMULATED = "emulated" in _core.cuda_status()
-"""True when devices are emulated (tests/native/emulation): a launch takes milliseconds, so tests loop less."""
+"""True when devices are emulated (tests/native/emulation): launches take milliseconds, so tests loop less."""
