@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,9 @@ def test_exactly_the_marked_cases_are_selected(collected: list[Case]) -> None:
     assert [case.name for case in collected if case.is_marked != case.is_selected] == []
     assert sum(case.is_selected for case in collected) > 700
     for file in FILES:
+        needed = re.findall(r'^\w+ = pytest\.importorskip\("(\w+)"', (ROOT / file).read_text(), re.MULTILINE)
+        if any(find_spec(module) is None for module in needed):
+            continue  # the whole file is skipped on this machine
         assert any(case.name.startswith(file) and case.is_selected for case in collected), file
 
 
