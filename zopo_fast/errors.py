@@ -43,6 +43,9 @@ from __future__ import annotations
 TYPE_CHECKING = False  # not typing's: `import zopo_fast` has to stay quick
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Literal
+
+    Concern = Literal["call", "account", "endpoint"]
 
 
 class ZopoError(Exception):
@@ -178,7 +181,23 @@ class MetricError(ZopoError, RuntimeError):
 
 
 class LLMError(ZopoError, RuntimeError):
-    """A model call failed after all retries."""
+    """A model call failed after all retries.
+
+    Attributes:
+        concerns: What fails: "call" (this call alone; others may be answered), "account" (key, quota or rate
+            limit) or "endpoint" (address, model or availability, so that every call fails).
+        code: Short reason, such as "content_filter" or "HTTP 500"; "" if unknown.
+    """
+
+    concerns: Concern = "endpoint"
+    code: str = ""
+
+    def __init__(self, *args: object, concerns: Concern | None = None, code: str | None = None) -> None:
+        super().__init__(*args)
+        if concerns is not None:
+            self.concerns = concerns
+        if code is not None:
+            self.code = code
 
 
 class UnreachableError(LLMError, ConnectionError):
@@ -196,6 +215,8 @@ class RequestTimeoutError(LLMError, TimeoutError):
 class AuthenticationError(LLMError, PermissionError):
     """The endpoint rejects the API key (401 or 403)."""
 
+    concerns: Concern = "account"
+
 
 class ModelNotFoundError(LLMError, LookupError):
     """The endpoint has no such model or path (404)."""
@@ -204,9 +225,13 @@ class ModelNotFoundError(LLMError, LookupError):
 class RequestRejectedError(LLMError, ValueError):
     """The endpoint rejects the request (any other 4xx)."""
 
+    concerns: Concern = "call"
+
 
 class RateLimitError(LLMError):
     """The endpoint returned 429 on every attempt."""
+
+    concerns: Concern = "account"
 
 
 class ServerError(LLMError):
@@ -215,6 +240,8 @@ class ServerError(LLMError):
 
 class MalformedAnswerError(LLMError, ValueError):
     """The endpoint's response violates the API: HTML, invalid JSON, or no choices."""
+
+    concerns: Concern = "call"
 
 
 # As `_utils.public` does: a pickle then survives a move of the class.

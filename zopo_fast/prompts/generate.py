@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from zopo_fast._utils.aio import gather_or_cancel
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
 from zopo_fast._utils.text import parse_json, printable, short_repr
-from zopo_fast.errors import ConfigError, LLMError, PoolError
+from zopo_fast.errors import ConfigError, LLMError, MalformedAnswerError, PoolError
+from zopo_fast.llm.answer_text import answer_text
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise
 
@@ -233,6 +234,14 @@ def clean(text: str) -> str:
     return ""
 
 
+def _instruction(answer: Answer) -> str:
+    """Return the instruction in an answer; "" if it holds none."""
+    try:
+        return clean(answer_text(answer))
+    except MalformedAnswerError:  # cut inside its reasoning
+        return ""
+
+
 def _strip(text: str) -> str:
     """Remove lead-ins and quotes repeatedly, until nothing changes."""
     while True:
@@ -273,7 +282,7 @@ async def _collect(
         errors += [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
         for answer in answers:
             usage += answer.usage
-            prompt = clean(answer.text)
+            prompt = _instruction(answer)
             if prompt and prompt not in exclude and (len(distinct) < n or prompt in distinct):
                 found.append(prompt)
                 distinct.add(prompt)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
+from zopo_fast.llm.answer_text import answer_text
 from zopo_fast.llm.types import CallKey, Usage
 
 if TYPE_CHECKING:
@@ -154,8 +155,9 @@ class Evaluator:
     ) -> ScoredExample:
         messages = self._template.render(key.prompt, example.input, self._demonstrations)
         answer = await self._model.chat(messages, key=key)
-        score, spent = await self._metric.measure(answer.text, example, key)
-        scored = ScoredExample(key.example, example, answer.text, score, answer.usage + spent)
+        text = answer_text(answer)
+        score, spent = await self._metric.measure(text, example, key)
+        scored = ScoredExample(key.example, example, text, score, answer.usage + spent)
         for callback in callbacks:
             callback(scored)
         return scored

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from zopo_fast.errors import ConfigError, MetricError
+from zopo_fast.llm.answer_text import answer_text
 from zopo_fast.llm.types import Usage
 from zopo_fast.tasks.template import fill
 
@@ -111,7 +112,7 @@ class Judge:
         values = {"{input}": example.input, "{references}": references, "{answer}": answer}
         graded = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}], key=key)
         self.usage += graded.usage
-        score = parse_score(graded.text, self._scale)
+        score = parse_score(answer_text(graded), self._scale)
         if score is None:
             self.unparsed += 1
             self._unparsed_in_a_row += 1

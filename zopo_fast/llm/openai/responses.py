@@ -20,6 +20,7 @@ from zopo_fast.errors import (
     RequestTimeoutError,
     ServerError,
 )
+from zopo_fast.llm.answer_text import content_text
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
 from zopo_fast.llm.openai.retry import Failure, retry_after
@@ -161,11 +162,12 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
     message = first.get("message")
-    text = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(text, str):
+    content = message.get("content") if isinstance(message, dict) else None
+    text = content_text(content)
+    if text is None:
         # Final: a content filter or too few tokens; a retry would give the same.
         return document.malformed(
-            f"the response holds no text (content is {'null' if text is None else 'no string'}, "
+            f"the response holds no text (content is {'null' if content is None else 'no text'}, "
             f"finish_reason {reason!r}); a larger max_tokens, or no tools in the body, may help"
         )
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
