@@ -49,8 +49,9 @@ std::unique_ptr<RegionPosterior> of_points(const py::object& X_, std::size_t dep
                          positive(scale, "scale")};
   const Doubles nuggets = nuggets_of(nuggets_);
   const py::gil_scoped_release nogil;
-  return std::make_unique<RegionPosterior>(X.data(), rows(X), static_cast<std::size_t>(X.shape(1)),
-                                           kernel, nuggets, capacity);
+  return std::make_unique<RegionPosterior>(
+      KernelRows(X.data(), rows(X), static_cast<std::size_t>(X.shape(1)), kernel), nuggets,
+      capacity);
 }
 
 std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object& nuggets_,
@@ -60,7 +61,7 @@ std::unique_ptr<RegionPosterior> of_gram(const py::object& K_, const py::object&
     throw ArrayError("K: expected a square matrix, got shape " + shape_of(K));
   const Doubles nuggets = nuggets_of(nuggets_);
   const py::gil_scoped_release nogil;
-  return std::make_unique<RegionPosterior>(K.data(), rows(K), nuggets, capacity);
+  return std::make_unique<RegionPosterior>(KernelRows(K.data(), rows(K)), nuggets, capacity);
 }
 
 void append(RegionPosterior& region, py::ssize_t column, double y, double noise) {
@@ -69,6 +70,13 @@ void append(RegionPosterior& region, py::ssize_t column, double y, double noise)
   if (!(noise >= 0.0) || std::isinf(noise))
     throw ArrayError("noise: a variance must be finite and not negative");
   locked(region, [&] { region.append(at, y, noise); });
+}
+
+void revise(RegionPosterior& region, py::ssize_t i, double y, double noise) {
+  checked_score(y, "y");
+  if (!(noise >= 0.0) || std::isinf(noise))
+    throw ArrayError("noise: a variance must be finite and not negative");
+  locked(region, [&] { region.revise(checked_index(i, region.size(), "i"), y, noise); });
 }
 
 std::int64_t propose(RegionPosterior& region, const std::vector<std::int64_t>& pending,
@@ -101,9 +109,7 @@ void bind_region_posterior(py::module_& m) {
       .def("__len__", [](const RegionPosterior& r) { return locked(r, [&] { return r.size(); }); })
       .def_property_readonly("columns", &RegionPosterior::columns)
       .def("append", &append, "column"_a, "y"_a, "noise"_a = 0.0)
-      .def(
-          "truncate", [](RegionPosterior& r, std::size_t n) { locked(r, [&] { r.truncate(n); }); },
-          "n"_a)
+      .def("revise", &revise, "i"_a, "y"_a, "noise"_a = 0.0)
       .def(
           "rescore",
           [](RegionPosterior& r, const py::object& y_) {

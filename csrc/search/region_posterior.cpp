@@ -13,7 +13,8 @@
 namespace zopo {
 namespace {
 
-constexpr std::size_t kGroup = 64;      // columns are padded to a multiple of this
+constexpr double kRounding = 1e-13;     // of a variance in double precision, relative
+constexpr double kMinRevision = 1e-6;   // share of A's determinant that a revision may leave
 constexpr double kMinVariance = 1e-12;  // of a candidate, in units of the kernel's scale
 constexpr double kMinAmplitude = 1e-6;  // of a level, as a share of the scores' variance
 constexpr double kMinWeight = 1e-4;     // levels of less weight are skipped
@@ -24,175 +25,196 @@ constexpr double kNoisyNugget = 0.3, kNoisyShare = 0.4;
 
 }  // namespace
 
-RegionPosterior::RegionPosterior(const double* X, std::size_t columns, std::size_t d,
-                                 const ArcCosine& kernel, const Doubles& nuggets,
-                                 std::size_t capacity)
-    : columns_(columns),
-      stride_((columns + kGroup - 1) / kGroup * kGroup),
-      dim_(d),
-      kernel_(kernel) {
-  X_.resize(columns * d);
-  across_.assign(d * stride_, 0.0f);
-  square_.assign(kernel.depth + 1, Floats(stride_, 1.0f));
-  diagonal_.assign(stride_, 0.0f);
-  const double w = kernel.weight_variance, b = kernel.bias_variance;
-  for (std::size_t i = 0; i < columns; ++i) {
-    double square = 0.0;
-    for (std::size_t j = 0; j < d; ++j) {
-      const auto x = static_cast<float>(X[i * d + j]);
-      X_[i * d + j] = x;
-      square += static_cast<double>(x) * x;
-    }
-    double S = w / static_cast<double>(d) * square + b;
-    double T = kernel.ntk ? S : 0.0;
-    square_[0][i] = static_cast<float>(S);
-    for (std::size_t l = 1; l <= kernel.depth; ++l) {
-      const double after = w / 2 * S + b;
-      T = (kernel.ntk ? after : S / 2) + w / 2 * T;
-      square_[l][i] = static_cast<float>(S = after);
-    }
-    diagonal_[i] = static_cast<float>(T / kernel.scale);
-    if (!std::isfinite(square) || !std::isfinite(diagonal_[i]) || !std::isfinite(square_.back()[i]))
-      throw ArrayError("X: row " + std::to_string(i) + " exceeds the range of single precision");
-  }
-  for (std::size_t begin = 0; begin < columns; begin += kGroup)  // transpose by whole cache lines
-    for (std::size_t j = 0; j < d; ++j)
-      for (std::size_t i = begin; i < std::min(begin + kGroup, columns); ++i)
-        across_[j * stride_ + i] = X_[i * d + j];
-  prepare(nuggets, capacity);
-}
-
-RegionPosterior::RegionPosterior(const double* K, std::size_t columns, const Doubles& nuggets,
-                                 std::size_t capacity)
-    : columns_(columns), stride_((columns + kGroup - 1) / kGroup * kGroup) {
-  gram_.assign(columns * stride_, 0.0f);
-  diagonal_.assign(stride_, 0.0f);
-  for (std::size_t i = 0; i < columns; ++i) {
-    for (std::size_t j = 0; j < columns; ++j) {
-      gram_[i * stride_ + j] = static_cast<float>(K[i * columns + j]);
-      if (!std::isfinite(gram_[i * stride_ + j]))
-        throw ArrayError("K: row " + std::to_string(i) + " exceeds the range of single precision");
-    }
-    diagonal_[i] = gram_[i * stride_ + i];
-  }
-  prepare(nuggets, capacity);
-}
-
-void RegionPosterior::prepare(const Doubles& nuggets, std::size_t capacity) {
-  row_.resize(stride_);
-  dots_.resize(stride_);
-  criterion_.resize(stride_);
-  near_.reserve(stride_);
-  negative_.reserve(capacity);
+RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity)
+    : kernel_(std::move(kernel)) {
+  row_.resize(stride());
+  criterion_.resize(stride());
+  t_.resize(nuggets.size() * stride());
+  near_.reserve(stride());
+  K_.reserve(capacity * stride());
+  weights_.reserve(4 * capacity);
   y_.reserve(capacity);
+  noise_.reserve(capacity);
   column_.reserve(capacity);
-  distance_.reserve(columns_);
-  excluded_.assign(columns_, false);
+  distance_.reserve(columns());
+  excluded_.assign(columns(), false);
   level_.resize(nuggets.size());
   for (std::size_t g = 0; g < nuggets.size(); ++g) {
     Level& level = level_[g];
     level.nugget = nuggets[g];
-    level.V.reserve(capacity * stride_);
-    level.L.reserve(capacity * capacity / 2);
-    for (Doubles* of : {&level.pivot, &level.z_y, &level.z_1}) of->reserve(capacity);
-    level.variance = level.fantasised = diagonal_;
-    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->assign(stride_, 0.0);
+    level.M.reserve(triangle_offset(capacity));
+    for (Doubles* of : {&level.z_y, &level.z_1}) of->reserve(capacity);
+    for (Doubles* of : {&level.l, &level.w}) of->reserve(triangle_width(capacity));
+    level.variance = level.fantasised = diagonal();
+    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->assign(stride(), 0.0);
   }
   weigh();
 }
 
-void RegionPosterior::kernel_row(std::size_t column) {
-  if (!gram_.empty()) {
-    std::copy_n(gram_.data() + column * stride_, stride_, row_.data());
-    return;
+// Fill row_, and l, w and the pivot of every level, for an observation at a candidate after the first
+// `rows` ones. A pivot is 0 where neither noise nor variance is left.
+void RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
+  kernel_.row(column, row_.data());
+  const std::size_t padded = rows == 0 ? 0 : triangle_width(rows - 1);
+  gathered_.assign(padded, 0.0);
+  for (std::size_t i = 0; i < rows; ++i) gathered_[i] = row_[column_[i]];
+  for (Level& level : level_) {
+    level.l.assign(padded, 0.0);
+    level.w.assign(padded, 0.0);
+    if (rows > 0)
+      simd().triangle_normal(level.M.data(), rows, gathered_.data(), level.l.data(),
+                             level.w.data());
+    const double prior = diagonal()[column];
+    const double explained = simd().dot(level.l.data(), level.l.data(), rows);
+    const double left = prior - explained > kRounding * prior ? prior - explained : 0.0;
+    level.pivot = std::sqrt(left + level.nugget + noise);
   }
-  const Simd& loops = simd();
-  std::fill(dots_.begin(), dots_.end(), 0.0f);
-  loops.combine_f32(across_.data(), stride_, dim_, X_.data() + column * dim_, stride_,
-                    dots_.data());
-  const auto w = static_cast<float>(kernel_.weight_variance);
-  const auto b = static_cast<float>(kernel_.bias_variance);
-  loops.arc_cosine_first(stride_, w / static_cast<float>(dim_), b, kernel_.ntk, dots_.data(),
-                         row_.data());
-  for (std::size_t l = 0; l < kernel_.depth; ++l)
-    loops.arc_cosine_layer(stride_, w, b, kernel_.ntk, square_[l][column], square_[l].data(),
-                           dots_.data(), row_.data());
-  const auto inverse = static_cast<float>(1.0 / kernel_.scale);
-  for (float& k : row_) k *= inverse;
-  row_[column] = diagonal_[column];  // exact, where the rounding of the angle would show
 }
 
-double RegionPosterior::pivot_of(const Level& level, double variance, double noise) {
-  return std::sqrt(std::max(variance, 0.0) + level.nugget + noise);
+// Append the row (-w, 1) / p to M.
+void RegionPosterior::extend(Level& level, std::size_t rows) {
+  level.M.resize(triangle_offset(rows) + triangle_width(rows), 0.0);
+  double* next = level.M.data() + triangle_offset(rows);
+  std::fill_n(next, triangle_width(rows), 0.0);
+  for (std::size_t i = 0; i < rows; ++i) next[i] = -level.w[i] / level.pivot;
+  next[rows] = 1.0 / level.pivot;
 }
 
-// Write the next row of V, after kernel_row(column); leave -l in negative_.
-void RegionPosterior::extend(Level& level, std::size_t column, std::size_t rows, double pivot) {
-  level.V.resize((rows + 1) * stride_);
-  negative_.resize(rows);
-  for (std::size_t i = 0; i < rows; ++i) negative_[i] = -level.V[i * stride_ + column];
-  float* next = level.V.data() + rows * stride_;
-  std::copy(row_.begin(), row_.end(), next);
-  simd().combine_f32(level.V.data(), stride_, rows, negative_.data(), stride_, next);
-  simd().scale_f32(stride_, static_cast<float>(1.0 / pivot), next);
-}
-
-void RegionPosterior::accumulate(Level& level, std::size_t row) {
-  simd().accumulate_row(stride_, level.V.data() + row * stride_, level.z_y[row], level.z_1[row],
-                        level.variance.data(), level.mean_y.data(), level.mean_1.data());
+// t_g += sign * weights(g)^T K_obs for all levels.
+template <class Weights>
+void RegionPosterior::combine(std::size_t rows, double sign, Weights weights) {
+  weights_.resize(4 * rows);
+  for (std::size_t first = 0; first < levels(); first += 4) {
+    const std::size_t count = std::min<std::size_t>(4, levels() - first);
+    for (std::size_t g = 0; g < count; ++g) {
+      const double* w = weights(level_[first + g]);
+      for (std::size_t i = 0; i < rows; ++i) weights_[4 * i + g] = static_cast<float>(sign * w[i]);
+    }
+    simd().combine_levels(K_.data(), stride(), rows, weights_.data(), count, stride(),
+                          t_.data() + first * stride(), stride());
+  }
 }
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
   const std::size_t n = size();
-  for (Level& level : level_) {
-    level.next_pivot = pivot_of(level, level.variance[column], noise);
-    if (!(level.next_pivot > 0.0))
+  column_.resize(n);  // drops the pending candidates
+  pending_.clear();
+  solve(column, n, noise);
+  for (const Level& level : level_)
+    if (!(level.pivot > 0.0))
       throw NotPositiveDefiniteError("observation " + std::to_string(n) + " at candidate " +
                                      std::to_string(column) +
                                      " has neither noise nor remaining variance; give it a noise "
                                      "variance above 0");
+  for (std::size_t g = 0; g < levels(); ++g) std::copy(row_.begin(), row_.end(), &t_[g * stride()]);
+  combine(n, -1.0, [](const Level& level) { return level.w.data(); });
+  for (std::size_t g = 0; g < levels(); ++g) {
+    Level& level = level_[g];
+    extend(level, n);
+    // z_n = (y - l^T z) / p
+    const double p = level.pivot;
+    level.z_y.push_back((y - simd().dot(level.l.data(), level.z_y.data(), n)) / p);
+    level.z_1.push_back((1.0 - simd().dot(level.l.data(), level.z_1.data(), n)) / p);
+    level.log_determinant += std::log(p);
+    simd().add_direction(stride(), &t_[g * stride()], -1.0 / (p * p), level.z_y[n] / p,
+                         level.z_1[n] / p, level.variance.data(), level.mean_y.data(),
+                         level.mean_1.data());
   }
-  pending_.clear();  // the new row overwrites the rows of pending candidates
-  kernel_row(column);
-  for (Level& level : level_) {
-    extend(level, column, n, level.next_pivot);
-    double z_y = y, z_1 = 1.0;
-    for (std::size_t i = 0; i < n; ++i) {
-      const double l = -negative_[i];
-      level.L.push_back(l);
-      z_y -= l * level.z_y[i];
-      z_1 -= l * level.z_1[i];
-    }
-    level.pivot.push_back(level.next_pivot);
-    level.log_determinant += std::log(level.next_pivot);
-    level.z_y.push_back(z_y / level.next_pivot);
-    level.z_1.push_back(z_1 / level.next_pivot);
-    accumulate(level, n);
-  }
+  K_.resize(n * stride());
+  K_.insert(K_.end(), row_.begin(), row_.end());
   column_.push_back(column);
   y_.push_back(y);
+  noise_.push_back(noise);
   weigh();
 }
 
-void RegionPosterior::truncate(std::size_t n) {
-  if (n > size())
-    throw ArrayError("truncate: cannot keep " + std::to_string(n) + " observations, there are " +
-                     std::to_string(size()));
-  if (n == size()) return;
+// Update M, z_y and z_1 to a noise larger by delta and a score larger by `shift` at observation i;
+// a is column i of M. A + delta e_i e_i^T = C (I + delta a a^T) C^T and I + delta a a^T = D D^T,
+// where a lower triangle D is known in closed form (Gill, Golub, Murray & Saunders 1974, method
+// C1). The new M is D^-1 M.
+void RegionPosterior::update_inverse(Level& level, std::size_t i, const Doubles& a, double delta,
+                                     double shift) {
+  const std::size_t n = size();
+  Doubles& sum = level.w;
+  sum.assign(triangle_width(n - 1), 0.0);
+  double sum_y = 0.0, sum_1 = 0.0, before = 1.0;
+  for (std::size_t r = i; r < n; ++r) {
+    const double after = before + delta * a[r] * a[r];
+    const double diagonal = std::sqrt(after / before), beta = delta * a[r] / (before * diagonal);
+    simd().update_row(r + 1, a[r], 1.0 / diagonal, beta, level.M.data() + triangle_offset(r),
+                      sum.data());
+    level.z_y[r] = (level.z_y[r] + shift * a[r] - a[r] * sum_y) / diagonal;
+    level.z_1[r] = (level.z_1[r] - a[r] * sum_1) / diagonal;
+    sum_y += beta * level.z_y[r];
+    sum_1 += beta * level.z_1[r];
+    before = after;
+  }
+}
+
+void RegionPosterior::revise(std::size_t i, double y, double noise) {
+  const std::size_t n = size();
+  if (i >= n)
+    throw ArrayError("i: expected an observation from 0 to " + std::to_string(n) + ", got " +
+                     std::to_string(i));
   column_.resize(n);
-  y_.resize(n);
+  pending_.clear();
+  const double delta = noise - noise_[i], shift = y - y_[i];
+  for (Level& level : level_) {  // u in w, and column i of M in l
+    level.l.assign(triangle_width(n - 1), 0.0);
+    level.w.assign(triangle_width(n - 1), 0.0);
+    for (std::size_t r = i; r < n; ++r) level.l[r] = level.M[triangle_offset(r) + i];
+    simd().triangle_matvec_transposed(level.M.data(), n, level.l.data(), level.w.data());
+    if (!(1.0 + delta * level.w[i] > kMinRevision)) return rebuild(i, y, noise);
+  }
+  std::fill(t_.begin(), t_.end(), 0.0);
+  combine(n, 1.0, [](const Level& level) { return level.w.data(); });
+  for (std::size_t g = 0; g < levels(); ++g) {
+    Level& level = level_[g];
+    const double at = level.w[i], s = delta / (1.0 + delta * at);
+    const double u_y = simd().dot(level.l.data(), level.z_y.data(), n) + shift * at;
+    const double u_1 = simd().dot(level.l.data(), level.z_1.data(), n);
+    simd().add_direction(stride(), &t_[g * stride()], s, shift - s * u_y, -s * u_1,
+                         level.variance.data(), level.mean_y.data(), level.mean_1.data());
+    level.log_determinant += 0.5 * std::log1p(delta * at);
+    update_inverse(level, i, level.l, delta, shift);
+  }
+  y_[i] = y;
+  noise_[i] = noise;
+  weigh();
+}
+
+// Revise observation i by appending all of them again, where an update would cancel too many digits.
+void RegionPosterior::rebuild(std::size_t i, double y, double noise) {
+  const std::size_t n = size();
+  const std::vector<std::size_t> columns = column_;
+  const Doubles scores = y_, noises = noise_;
+  const auto append_all = [&](double y_i, double noise_i) {
+    clear();
+    for (std::size_t j = 0; j < n; ++j)
+      append(columns[j], j == i ? y_i : scores[j], j == i ? noise_i : noises[j]);
+  };
+  try {
+    append_all(y, noise);
+  } catch (const NotPositiveDefiniteError&) {
+    append_all(scores[i], noises[i]);
+    throw;
+  }
+}
+
+void RegionPosterior::clear() {
+  K_.clear();
+  column_.clear();
+  y_.clear();
+  noise_.clear();
   pending_.clear();
   for (Level& level : level_) {
-    level.L.resize(n * (n - (n > 0)) / 2);
-    level.pivot.resize(n);
-    level.z_y.resize(n);
-    level.z_1.resize(n);
+    level.M.clear();
+    level.z_y.clear();
+    level.z_1.clear();
     level.log_determinant = 0.0;
-    for (const double p : level.pivot) level.log_determinant += std::log(p);
-    level.variance = diagonal_;
+    level.variance = diagonal();
     std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
     std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
-    for (std::size_t i = 0; i < n; ++i) accumulate(level, i);
   }
   weigh();
 }
@@ -201,19 +223,18 @@ void RegionPosterior::rescore(const double* y, std::size_t n) {
   if (n != size())
     throw ArrayError("y: expected " + std::to_string(size()) + " scores, got " + std::to_string(n));
   y_.assign(y, y + n);
-  for (Level& level : level_) {
-    level.variance = diagonal_;
-    std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
-    std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
-    const double* l = level.L.data();
-    for (std::size_t i = 0; i < n; ++i) {
-      double z = y[i];
-      for (std::size_t j = 0; j < i; ++j) z -= *l++ * level.z_y[j];
-      level.z_y[i] = z / level.pivot[i];
-      accumulate(level, i);
+  if (n > 0) {
+    gathered_.assign(triangle_width(n - 1), 0.0);
+    std::copy_n(y, n, gathered_.begin());
+    for (Level& level : level_) {
+      level.l.assign(triangle_width(n - 1), 0.0);
+      level.w.assign(triangle_width(n - 1), 0.0);
+      simd().triangle_normal(level.M.data(), n, gathered_.data(), level.l.data(), level.w.data());
+      level.z_y.assign(level.l.begin(), level.l.begin() + static_cast<std::ptrdiff_t>(n));
+      std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
+      simd().combine_f32_f64(K_.data(), stride(), n, level.w.data(), stride(), level.mean_y.data());
     }
   }
-  pending_.clear();
   weigh();
 }
 
@@ -227,16 +248,23 @@ void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
     for (Level& level : level_) level.fantasised = level.variance;
   }
   pending_.resize(same);
+  column_.resize(size() + same);
   for (; same < n; ++same) {
     const auto column = static_cast<std::size_t>(pending[same]);
-    kernel_row(column);
-    for (Level& level : level_) {
-      const std::size_t rows = size() + same;
-      const double variance = std::max(level.fantasised[column], 0.0f);
-      extend(level, column, rows, pivot_of(level, variance, kMinVariance));
-      const float* row = level.V.data() + rows * stride_;
-      for (std::size_t j = 0; j < stride_; ++j) level.fantasised[j] -= row[j] * row[j];
+    const std::size_t rows = size() + same;
+    solve(column, rows, kMinVariance);
+    for (std::size_t g = 0; g < levels(); ++g)
+      std::copy(row_.begin(), row_.end(), &t_[g * stride()]);
+    combine(rows, -1.0, [](const Level& level) { return level.w.data(); });
+    for (std::size_t g = 0; g < levels(); ++g) {
+      Level& level = level_[g];
+      extend(level, rows);
+      simd().add_variance(stride(), &t_[g * stride()], -1.0 / (level.pivot * level.pivot),
+                          level.fantasised.data());
     }
+    K_.resize(rows * stride());
+    K_.insert(K_.end(), row_.begin(), row_.end());
+    column_.push_back(column);
     pending_.push_back(pending[same]);
   }
 }
@@ -274,7 +302,7 @@ void RegionPosterior::weigh() {
 
 std::int64_t RegionPosterior::most_promising() const {
   std::int64_t at = -1;
-  for (std::size_t j = 0; j < columns_; ++j)
+  for (std::size_t j = 0; j < columns(); ++j)
     if (!excluded_[j] && criterion_[j] >= 0.0 &&
         (at < 0 || criterion_[j] > criterion_[static_cast<std::size_t>(at)]))
       at = static_cast<std::int64_t>(j);
@@ -291,14 +319,14 @@ bool RegionPosterior::mostly_noise() const {
 // Restrict the criterion to the free candidates nearest to `center`.
 void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
   if (near_.empty() || near_of_ != center) {
-    kernel_row(center);
+    kernel_.row(center, row_.data());
     near_ = row_;
     near_of_ = center;
   }
   distance_.clear();
-  for (std::size_t j = 0; j < columns_; ++j)
+  for (std::size_t j = 0; j < columns(); ++j)
     if (!excluded_[j] && criterion_[j] >= 0.0)
-      distance_.emplace_back(diagonal_[j] - 2.0f * near_[j], j);
+      distance_.emplace_back(diagonal()[j] - 2.0f * near_[j], j);
   if (distance_.size() <= nearest) return;
   const auto last = distance_.begin() + static_cast<std::ptrdiff_t>(nearest);
   std::nth_element(distance_.begin(), last, distance_.end());
@@ -310,7 +338,7 @@ std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n
   fantasise(pending, n);
   const double standardised = (incumbent - score_mean_) / score_deviation_;
   const auto add = [&](const Level& level, int p) {
-    simd().improvement(stride_, level.mean_y.data(), level.mean_1.data(), level.fantasised.data(),
+    simd().improvement(stride(), level.mean_y.data(), level.mean_1.data(), level.fantasised.data(),
                        score_mean_, 1.0 / score_deviation_, standardised, level.amplitude,
                        level.weight, p, criterion_.data());
   };
@@ -319,7 +347,7 @@ std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n
     if (level.weight > kMinWeight) add(level, power);
   const auto mask_unavailable = [&] {
     for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
-    if (nearest < columns_ && mostly_noise()) keep_near(center, nearest);
+    if (nearest < columns() && mostly_noise()) keep_near(center, nearest);
   };
   mask_unavailable();
   const std::int64_t found = most_promising();
@@ -336,18 +364,18 @@ std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n
 }
 
 void RegionPosterior::posterior(double* mean, double* variance) const {
-  std::fill_n(mean, columns_, 0.0);
-  std::fill_n(variance, columns_, 0.0);
+  std::fill_n(mean, columns(), 0.0);
+  std::fill_n(variance, columns(), 0.0);
   for (const Level& level : level_) {
     const double scale = level.amplitude * score_deviation_ * score_deviation_;
-    for (std::size_t j = 0; j < columns_; ++j) {
+    for (std::size_t j = 0; j < columns(); ++j) {
       const double mu = level.mean_y[j] - score_mean_ * level.mean_1[j];
       const double v = std::max(static_cast<double>(level.variance[j]), 0.0) * scale;
       mean[j] += level.weight * mu;
       variance[j] += level.weight * (v + mu * mu);
     }
   }
-  for (std::size_t j = 0; j < columns_; ++j) {
+  for (std::size_t j = 0; j < columns(); ++j) {
     variance[j] = std::max(variance[j] - mean[j] * mean[j], 0.0);
     mean[j] += score_mean_;
   }
@@ -366,16 +394,14 @@ void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t 
     throw ArrayError("residuals: expected " + std::to_string(size()) + " entries, got " +
                      std::to_string(n));
   const Level& at = level_[level];
-  Doubles z(n);
-  const double* l = at.L.data();
-  std::fill_n(out, columns_, 0.0);
-  for (std::size_t i = 0; i < n; ++i) {
-    z[i] = r[i];
-    for (std::size_t j = 0; j < i; ++j) z[i] -= *l++ * z[j];
-    z[i] /= at.pivot[i];
-    const float* row = at.V.data() + i * stride_;
-    for (std::size_t j = 0; j < columns_; ++j) out[j] += z[i] * row[j];
+  Doubles sums(stride(), 0.0);
+  if (n > 0) {
+    Doubles padded(triangle_width(n - 1), 0.0), l(padded), w(padded);
+    std::copy_n(r, n, padded.begin());
+    simd().triangle_normal(at.M.data(), n, padded.data(), l.data(), w.data());
+    simd().combine_f32_f64(K_.data(), stride(), n, w.data(), stride(), sums.data());
   }
+  std::copy_n(sums.begin(), columns(), out);
 }
 
 }  // namespace zopo

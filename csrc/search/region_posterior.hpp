@@ -1,15 +1,23 @@
 // Posterior at every candidate of a region, kept up to date while observations arrive, for several
 // noise levels side by side. CPU only.
 //
-// With A_g = K + diag(nugget_g + noise) = C_g C_g^T over the observations, each level g keeps
-// V = C^-1 k(X, candidates) by rows. An observation at candidate c adds one row and changes none:
+// The kernel rows K_obs = k(observations, candidates) are stored once. With
+// A_g = k(observations, observations) + diag(nugget_g + noise) = C_g C_g^T, a level g keeps
+// M = C_g^-1, the variances and the means. An observation at candidate c takes one pass over K_obs
+// for all levels:
 //
-//   l = V[:, c],  p^2 = v(c) + nugget + noise,  V_n = (k(c, .) - l^T V) / p
-//   v -= V_n^2,   V^T C^-1 y += z_n V_n,        V^T C^-1 1 likewise
+//   k = K_obs[:, c],  l = M k,  w = M^T l,  p^2 = k(c, c) + nugget + noise - l^T l
+//   t = (k(c, .) - w^T K_obs) / p                       (the new row of C^-1 K)
+//   v -= t^2,   K_obs^T A^-1 y += z_n t,   K_obs^T A^-1 1 likewise,   M gets the row (-w, 1) / p
 //
-// Mean and variance of all C candidates then cost O(n C) an observation, and no factor is kept
-// beside V. A pending candidate is fantasised at its expected score: it adds a row and lowers the
-// variance, but leaves the mean unchanged; dropping its row costs nothing.
+// A revised observation i, whose noise changes by delta and whose score by e, takes another such
+// pass (Sherman & Morrison 1950): with u = A^-1 e_i and s = delta / (1 + delta u_i),
+//
+//   t = u^T K_obs,  v += s t^2,  K_obs^T A^-1 y += (e - s u^T y) t,  K_obs^T A^-1 1 -= s (u^T 1) t
+//
+// Mean and variance of all C candidates then cost O(n C) an observation. Other units of the scores
+// change the means alone. A pending candidate is fantasised at its expected score: it lowers the
+// variance and leaves the mean unchanged; dropping it costs nothing.
 //
 // Levels are averaged by their marginal likelihood, each with its amplitude at the maximum
 // (Rasmussen & Williams 2006, eq. 5.8). The next candidate has the largest expected improvement to
@@ -23,37 +31,25 @@
 #include <vector>
 
 #include "base/aligned.hpp"
+#include "search/kernel_rows.hpp"
 
 namespace zopo {
 
-// Closed-form infinite-width kernel over `scale`, as zopo_fast/gp/infinite_ntk.py defines it.
-struct ArcCosine {
-  std::size_t depth;
-  double weight_variance, bias_variance;
-  bool ntk;  // parametrisation: "ntk" if true, else "standard"
-  double scale;
-};
-
 class RegionPosterior {
  public:
-  // Build from coordinates X (columns, d). Memory for `capacity` observations is reserved now, so
-  // that a run allocates nothing.
-  RegionPosterior(const double* X, std::size_t columns, std::size_t d, const ArcCosine& kernel,
-                  const Doubles& nuggets, std::size_t capacity);
-  // Build from a Gram matrix K (columns, columns) of any kernel.
-  RegionPosterior(const double* K, std::size_t columns, const Doubles& nuggets,
-                  std::size_t capacity);
+  // Memory for `capacity` observations is reserved now, so that a run allocates nothing.
+  RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity);
 
-  std::size_t columns() const { return columns_; }
-  std::size_t size() const { return column_.size(); }
+  std::size_t columns() const { return kernel_.columns(); }
+  std::size_t size() const { return y_.size(); }
   std::size_t levels() const { return level_.size(); }
 
   // Add the score of a candidate; `noise` is a variance beside the nugget, in K's units.
   // NotPositiveDefiniteError, with nothing changed, where nugget, noise and variance are all 0.
   void append(std::size_t column, double y, double noise);
-  // Keep the first n observations. O(n C).
-  void truncate(std::size_t n);
-  // Replace the scores, (n,), of the same observations. O(n C).
+  // Replace score and noise of observation i; errors as for append.
+  void revise(std::size_t i, double y, double noise);
+  // Replace the scores, (n,), of the same observations.
   void rescore(const double* y, std::size_t n);
   // Never propose this candidate.
   void exclude(std::size_t column);
@@ -69,48 +65,52 @@ class RegionPosterior {
   void posterior(double* mean, double* variance) const;
   // Return each level's weight and its amplitude in the scores' variance, (levels,).
   void shares(double* weight, double* amplitude) const;
-  // Compute V^T C^-1 r at all candidates from residuals r (n,): the update that turns a sample of a
-  // level's prior into one of its posterior (Matheron's rule; Wilson et al. 2020).
+  // Compute K_obs^T A^-1 r at all candidates from residuals r (n,): the update that turns a sample
+  // of a level's prior into one of its posterior (Matheron's rule; Wilson et al. 2020).
   void propagate(std::size_t level, const double* r, std::size_t n, double* out) const;
 
   std::mutex& mutex() const { return mutex_; }
 
  private:
   struct Level {
-    double nugget, weight, amplitude, next_pivot, log_determinant = 0.0;
-    Floats V;                     // (size + pending, stride)
-    Doubles L;                    // rows of C without the diagonal, as a triangle of size
-    Doubles pivot, z_y, z_1;      // (size,)
+    double nugget, weight, amplitude, log_determinant = 0.0;  // of A, halved
+    Doubles M;                    // C^-1, a packed triangle of size + pending rows
+    Doubles z_y, z_1;             // M y, M 1 (size,)
     Floats variance, fantasised;  // (stride,) without and with the pending candidates
-    Doubles mean_y, mean_1;       // V^T C^-1 y, V^T C^-1 1 (stride,)
+    Doubles mean_y, mean_1;       // K_obs^T A^-1 y, K_obs^T A^-1 1 (stride,)
+    Doubles l, w;                 // scratch of the next observation, padded
+    double pivot = 0.0;
   };
 
-  void prepare(const Doubles& nuggets, std::size_t capacity);
-  void kernel_row(std::size_t column);
-  static double pivot_of(const Level& level, double variance, double noise);
-  void extend(Level& level, std::size_t column, std::size_t rows, double pivot);
-  void accumulate(Level& level, std::size_t row);
+  std::size_t stride() const { return kernel_.stride(); }
+  const Floats& diagonal() const { return kernel_.diagonal(); }
+  void solve(std::size_t column, std::size_t rows, double noise);
+  void extend(Level& level, std::size_t rows);
+  template <class Weights>
+  void combine(std::size_t rows, double sign, Weights weights);
+  void rebuild(std::size_t i, double y, double noise);
+  void clear();
+  void update_inverse(Level& level, std::size_t i, const Doubles& a, double delta, double shift);
   void fantasise(const std::int64_t* pending, std::size_t n);
   void weigh();
   bool mostly_noise() const;
   void keep_near(std::size_t center, std::size_t nearest);
   std::int64_t most_promising() const;
 
-  std::size_t columns_, stride_, dim_ = 0;
-  ArcCosine kernel_{};
-  Floats X_, across_;           // (columns, d); transposed (d, stride)
-  std::vector<Floats> square_;  // S_l(x, x) by layer, (stride,)
-  Floats gram_;                 // (columns, stride), when built from a Gram matrix
-  Floats diagonal_;             // (stride,)
+  KernelRows kernel_;
   std::vector<Level> level_;
   // Moments of the scores; the levels' weights and amplitudes are of the same observations.
   double score_mean_ = 0.0, score_deviation_ = 1.0;
-  std::vector<std::size_t> column_;  // candidate of each observation
-  Doubles y_;
+  Floats K_;                         // K_obs, then the rows of the pending candidates
+  std::vector<std::size_t> column_;  // candidate of each observation, then the pending ones
+  Doubles y_, noise_;                // (size,)
   std::vector<std::int64_t> pending_;
   std::vector<bool> excluded_;
-  Floats row_, negative_, dots_;  // scratch
-  Floats near_;                   // kernel row of near_of_, the last center
+  Floats row_;      // scratch
+  Floats weights_;  // (rows, 4)
+  Doubles t_;       // (levels, stride)
+  Doubles gathered_;
+  Floats near_;  // kernel row of near_of_, the last center
   std::size_t near_of_ = 0;
   std::vector<std::pair<float, std::size_t>> distance_;
   Doubles criterion_;

@@ -52,8 +52,11 @@ constexpr Simd table(const char* name) {
           narrow_f16,
           read_all,
           combine_f32,
-          scale_f32,
-          accumulate_row,
+          combine_levels,
+          combine_f32_f64,
+          add_direction,
+          add_variance,
+          update_row,
           arc_cosine_first,
           arc_cosine_layer,
           improvement};

@@ -29,16 +29,79 @@ void combine_f32(const float* M, std::size_t ld, std::size_t rows, const float* 
   for (; j < columns; j += kFloats) combine_block<1>(M + j, ld, rows, a, out + j);
 }
 
-void scale_f32(std::size_t n, float a, float* x) {
-  for (std::size_t j = 0; j < n; ++j) x[j] *= a;
+// Rows of K added in single precision before a sum moves on to double precision, so that the error
+// does not grow with the number of rows.
+constexpr std::size_t kChunk = 64;
+
+// Add sum_i a_ig K_i to a block of N vectors, for G levels at once: each row of K is read once.
+template <std::size_t N, std::size_t G>
+inline void levels_block(const float* K, std::size_t ld, std::size_t rows, const float* a,
+                         double* out, std::size_t ldo) {
+  for (std::size_t begin = 0; begin < rows; begin += kChunk) {
+    const std::size_t end = rows - begin < kChunk ? rows : begin + kChunk;
+    Vecf sum[G][N] = {};
+    for (std::size_t i = begin; i < end; ++i) {
+      Vecf k[N];
+      for (std::size_t v = 0; v < N; ++v)
+        k[v] = *reinterpret_cast<const VecfLoad*>(K + i * ld + v * kFloats);
+      for (std::size_t g = 0; g < G; ++g)
+        for (std::size_t v = 0; v < N; ++v) sum[g][v] += a[4 * i + g] * k[v];
+    }
+    for (std::size_t g = 0; g < G; ++g) {
+      const float* part = reinterpret_cast<const float*>(sum[g]);
+      for (std::size_t j = 0; j < N * kFloats; ++j)
+        out[g * ldo + j] += static_cast<double>(part[j]);
+    }
+  }
 }
 
-void accumulate_row(std::size_t n, const float* row, double z_y, double z_1, float* variance,
-                    double* mean_y, double* mean_1) {
+template <std::size_t G>
+inline void levels_pass(const float* K, std::size_t ld, std::size_t rows, const float* a,
+                        std::size_t columns, double* out, std::size_t ldo) {
+  constexpr std::size_t kVectors = ZOPO_VECTOR_BYTES == 64 ? 4 : 2;
+  for (std::size_t j = 0; j < columns; j += kVectors * kFloats)
+    levels_block<kVectors, G>(K + j, ld, rows, a, out + j, ldo);
+}
+
+void combine_levels(const float* K, std::size_t ld, std::size_t rows, const float* a,
+                    std::size_t levels, std::size_t columns, double* out, std::size_t ldo) {
+  if (levels == 1)
+    levels_pass<1>(K, ld, rows, a, columns, out, ldo);
+  else if (levels == 2)
+    levels_pass<2>(K, ld, rows, a, columns, out, ldo);
+  else if (levels == 3)
+    levels_pass<3>(K, ld, rows, a, columns, out, ldo);
+  else
+    levels_pass<4>(K, ld, rows, a, columns, out, ldo);
+}
+
+void combine_f32_f64(const float* K, std::size_t ld, std::size_t rows, const double* a,
+                     std::size_t columns, double* out) {
+  for (std::size_t j = 0; j < columns; j += 64)  // a block of sums stays in L1
+    for (std::size_t i = 0; i < rows; ++i) {
+      const float* row = K + i * ld + j;
+      for (std::size_t v = 0; v < 64; ++v) out[j + v] += a[i] * static_cast<double>(row[v]);
+    }
+}
+
+void add_direction(std::size_t n, const double* t, double s, double a, double b, float* variance,
+                   double* mean_y, double* mean_1) {
   for (std::size_t j = 0; j < n; ++j) {
-    variance[j] -= row[j] * row[j];
-    mean_y[j] += z_y * row[j];
-    mean_1[j] += z_1 * row[j];
+    variance[j] = static_cast<float>(static_cast<double>(variance[j]) + s * t[j] * t[j]);
+    mean_y[j] += a * t[j];
+    mean_1[j] += b * t[j];
+  }
+}
+
+void add_variance(std::size_t n, const double* t, double s, float* variance) {
+  for (std::size_t j = 0; j < n; ++j)
+    variance[j] = static_cast<float>(static_cast<double>(variance[j]) + s * t[j] * t[j]);
+}
+
+void update_row(std::size_t n, double a, double inverse, double beta, double* row, double* sum) {
+  for (std::size_t j = 0; j < n; ++j) {
+    row[j] = (row[j] - a * sum[j]) * inverse;
+    sum[j] += beta * row[j];
   }
 }
 

@@ -113,13 +113,23 @@ struct Simd {
   std::uint64_t (*read)(const void* from, std::size_t n);
 
   // Candidates of a region (search/region_posterior.hpp); n and columns are multiples of 64.
-  // out_j += sum_i a_i M_ij, M (rows, columns); x *= a.
+  // out_j += sum_i a_i M_ij, M (rows, columns).
   void (*combine_f32)(const float* M, std::size_t ld, std::size_t rows, const float* a,
                       std::size_t columns, float* out);
-  void (*scale_f32)(std::size_t n, float a, float* x);
-  // variance -= row^2, mean_y += z_y row, mean_1 += z_1 row.
-  void (*accumulate_row)(std::size_t n, const float* row, double z_y, double z_1, float* variance,
-                         double* mean_y, double* mean_1);
+  // out_gj += sum_i a_ig K_ij for at most four levels g, K (rows, columns), a (rows, 4): one pass
+  // over K. Sums of 64 rows are in single precision, the sums of these in double precision.
+  void (*combine_levels)(const float* K, std::size_t ld, std::size_t rows, const float* a,
+                         std::size_t levels, std::size_t columns, double* out, std::size_t ldo);
+  // out_j += sum_i a_i K_ij in double precision.
+  void (*combine_f32_f64)(const float* K, std::size_t ld, std::size_t rows, const double* a,
+                          std::size_t columns, double* out);
+  // variance += s t^2, mean_y += a t, mean_1 += b t; and the first alone.
+  void (*add_direction)(std::size_t n, const double* t, double s, double a, double b,
+                        float* variance, double* mean_y, double* mean_1);
+  void (*add_variance)(std::size_t n, const double* t, double s, float* variance);
+  // row = (row - a sum) inverse, sum += beta row.
+  void (*update_row)(std::size_t n, double a, double inverse, double beta, double* row,
+                     double* sum);
   // Closed form of the infinite-width kernel, layer by layer (zopo_fast/gp/infinite_ntk.py). The
   // first call turns inner products in S into S_1, and sets T to T_1; each later call turns S_l and
   // T_l into S_{l+1} and T_{l+1}. `at` and `square` are S_l(x, x) of the one point and of the

@@ -56,8 +56,8 @@ class Twin:
         self.y.append(y)
         self.noise.append(noise)
 
-    def truncate(self, n: int) -> None:
-        del self.columns[n:], self.y[n:], self.noise[n:]
+    def revise(self, i: int, y: float, noise: float = 0.0) -> None:
+        self.y[i], self.noise[i] = y, noise
 
     def levels(self, pending: Sequence[int] = ()) -> list[reference.RegionLevel]:
         y, noise = np.array(self.y, dtype=float), np.array(self.noise, dtype=float)

@@ -74,6 +74,8 @@ class ImprovementSearch:
         self._prior: Array | None = None  # Cholesky factor of the prior covariance, for Thompson samples
         self._stale = False  # True when the region must be rebuilt
         self._size = 0  # observations in the model
+        self._revised: dict[int, None] = {}  # their positions where score or noise has changed
+        self._noises: list[float] = []  # noise of each observation in the model
         self._refresh_at = 0  # number of observations at which the units are updated
 
     # ---- the strategy ------------------------------------------------------------------------------
@@ -98,8 +100,8 @@ class ImprovementSearch:
             if not self._seen.noises[self._seen.position[index]]:
                 score = self._seen.score_of(index)
                 self._best_exact = score if self._best_exact is None else max(score, self._best_exact)
-        if is_repeat:
-            self._size = min(self._size, self._seen.position[index])
+        if is_repeat and self._seen.position[index] < self._size:
+            self._revised[self._seen.position[index]] = None
         if self._model is not None:
             if index in self._column:
                 self._model.exclude(self._column[index])
@@ -181,6 +183,7 @@ class ImprovementSearch:
     def _build(self) -> None:
         """Build the region around the current center, with an empty model."""
         self._stale, self._size, self._refresh_at, self._prior = False, 0, 0, None
+        self._revised, self._noises = {}, []
         if self._trust.center < 0:
             self._trust.center = self._seen.indices[self._seen.best_position()]
         if self._is_whole_pool:
@@ -268,14 +271,16 @@ class ImprovementSearch:
             self._build()
         model = self._model
         assert model is not None
-        if len(model) > self._size:
-            model.truncate(self._size)
         if n >= self._refresh_at:
             self._refresh(model)
+        for k in self._revised:
+            self._revise(model, k)
+        self._revised.clear()
         while self._size < n:
             k = self._size
-            value = self._transform.value(seen.scores[k])
-            model.append(self._column[seen.indices[k]], value, self._noise(k))
+            noise = self._noise(k)
+            model.append(self._column[seen.indices[k]], self._transform.value(seen.scores[k]), noise)
+            self._noises.append(noise)
             self._size += 1
 
     def _refresh(self, model: _core.RegionPosterior) -> None:
@@ -283,11 +288,16 @@ class ImprovementSearch:
         n = len(self._seen)
         self._refresh_at = n + max(1, n // 8)
         values = self._transform.fit(self._seen.score_array())
-        if any(self._seen.noises):
-            self._size = 0
-            model.truncate(0)
-        else:
-            model.rescore(values[: self._size])
+        model.rescore(values[: self._size])
+        for k in range(self._size):
+            if self._noises[k] or self._seen.noises[k]:
+                self._revised[k] = None
+
+    def _revise(self, model: _core.RegionPosterior, k: int) -> None:
+        """Replace score and noise of observation k in the model."""
+        noise = self._noise(k)
+        model.revise(k, self._transform.value(self._seen.scores[k]), noise)
+        self._noises[k] = noise
 
     def _noise(self, k: int) -> float:
         """Return the noise of observation k besides the nugget, as a share of the signal variance."""
