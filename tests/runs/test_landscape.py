@@ -335,7 +335,7 @@ def test_a_prompt_that_fails_is_left_out(bench: Bench) -> None:
 
 def test_an_unanswered_example_scores_zero_and_is_listed(bench: Bench) -> None:
     def plan(request: Request) -> Any:
-        bad = request.path.endswith("/chat/completions") and re.search(r"(4|7)\..*question 2\b", request.key)
+        bad = request.path.endswith("/chat/completions") and re.search(r"(4|7)\..*question 1\b", request.key)
         return status(400, text="a filter") if bad else ok()
 
     with serving(plan=plan) as server:
@@ -343,9 +343,10 @@ def test_an_unanswered_example_scores_zero_and_is_listed(bench: Bench) -> None:
         assert (done.code, "1 example unanswered in 2 calls: " in done.out) == (0, True), done
         document = json.loads((bench.folder / SCORES).read_text())
         assert document["prompts"] == PROMPTS
-        assert [row[:2] for row in document["unanswered"]] == [[4, 2], [7, 2]]
+        bad = [example["input"] for example in document["examples"]].index("question 1")
+        assert [row[:2] for row in document["unanswered"]] == [[4, bad], [7, bad]]
         assert all(reason for _, _, reason in document["unanswered"])
-        assert document["scores"][4][2] == document["scores"][7][2] == 0
+        assert document["scores"][4][bad] == document["scores"][7][bad] == 0
         done = bench.run(*arguments(server, "--unanswered", "skip"))
     assert (done.code, "'skip' is not one of 'zero', 'fail'" in done.err) == (2, True), done
 

@@ -346,7 +346,11 @@ def test_the_log_holds_the_reason_and_a_resumed_run_does_not_ask_again(tmp_path:
     assert all(entry["unanswered"]["message"].startswith("a filter") for entry in entries)
     assert all(set(entry["usage"].values()) == {0} for entry in entries)
     recorder = Model()
-    again = run(lambda messages: recorder(messages), store=path, racing=False)
+
+    async def ask(messages: Any) -> str:
+        return await recorder(messages)
+
+    again = run(ask, store=path, racing=False)
     assert recorder.calls == []
     assert [trial.unanswered for trial in again.trials] == [trial.unanswered for trial in first.trials]
     assert again.unanswered == first.unanswered
