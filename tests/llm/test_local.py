@@ -102,6 +102,7 @@ def test_the_name_tells_files_and_poolings_apart(gguf: Path) -> None:
 
 
 def test_a_model_with_another_body_shares_the_server(gguf: Path) -> None:
+    pytest.importorskip("xllamacpp")
     model = LocalModel(gguf, body={"max_tokens": 7})
     other = model.with_body({"max_tokens": None, "top_p": 0.5})
     assert (model.body["max_tokens"], other.body) == (7, {"temperature": 0, "seed": 0, "top_p": 0.5})
