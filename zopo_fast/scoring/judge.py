@@ -113,7 +113,7 @@ class Judge:
         graded = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}], key=key)
         self.usage += graded.usage
         try:
-            score = parse_score(answer_text(graded), self._scale)
+            score = parse_score(answer_text(graded, option="--judge-max-tokens"), self._scale)
         except MalformedAnswerError as error:
             error.usage = graded.usage  # type: ignore[attr-defined]  # paid for, so the caller counts it
             raise
@@ -122,7 +122,12 @@ class Judge:
             self._unparsed_in_a_row += 1
             if self._unparsed_in_a_row >= self._patience:
                 count = f"judge: {self._unparsed_in_a_row} answers in a row hold no score"
-                raise MetricError(f"{count}; the last: {graded.text!r:.80}")
+                advice = ""
+                if graded.finish_reason == "length":
+                    advice = (
+                        ". It was cut: raise max_tokens of the judge, --judge-max-tokens on the command line"
+                    )
+                raise MetricError(f"{count}; the last: {graded.text!r:.80}{advice}")
             return 0.0, graded.usage
         self._unparsed_in_a_row = 0
         return score, graded.usage
