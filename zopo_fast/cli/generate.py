@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.files import exists
+from zopo_fast._utils.signals import run_until_terminated
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.models import ModelSettings, WriterSettings, settings_of
 from zopo_fast.cli.options import (
@@ -20,6 +20,7 @@ from zopo_fast.cli.options import (
     writing_options,
 )
 from zopo_fast.cli.params import FILE, Command, option
+from zopo_fast.cli.plan import announce, model_text
 from zopo_fast.cli.settings import PoolSettings, load_task
 from zopo_fast.errors import ConfigError, OutputError
 
@@ -57,6 +58,12 @@ def generate(task: Path, **options: Any) -> int:
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):  # before any call is paid for
         raise OutputError(f"{out}: its folder is missing or cannot be written")
 
+    what = f"generate {options['number']} prompts ({settings.method(model.is_local)})"
+    if settings.method(model.is_local) == "compose":
+        announce(f"{what} without any call", quiet=False)
+    else:
+        announce(f"{what} in at most {4 * options['number']} calls; {model_text(model)}", quiet=False)
+
     async def work() -> Pool:
         if settings.method(model.is_local) == "compose":
             return settings.compose(options["number"], loaded, options["seed"])
@@ -65,7 +72,7 @@ def generate(task: Path, **options: Any) -> int:
             pool, _ = await settings.write(options["number"], loaded, llm, model.is_local, options["seed"])
             return pool
 
-    pool = asyncio.run(work())
+    pool = run_until_terminated(work())
     pool.save(out)
     click.echo(f"{len(pool)} prompts written to {printable(str(out))}")
     return 0
