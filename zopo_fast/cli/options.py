@@ -104,14 +104,15 @@ _task_settings = options(
     option(
         "--template",
         group="Task",
-        help="Template: instruction, system, user, or a JSON file." + default_help("that of the task"),
+        help="Template: instruction, system, user, a JSON or text file, or a text with {prompt} and {input} "
+        "or columns such as {question}." + default_help("that of the task"),
     ),
     option(
         "--input-field",
         group="Task",
         default="input",
         show_default=True,
-        help="Column or key of the input.",
+        help="Column or key of the input, or several as in '{premise} {hypothesis}'.",
     ),
     option(
         "--output-field",
@@ -119,6 +120,12 @@ _task_settings = options(
         default="output",
         show_default=True,
         help="Column or key of the output.",
+    ),
+    option(
+        "--encoding",
+        group="Task",
+        help="Encoding of a text file, such as cp1252."
+        + default_help("UTF-8, or that of its byte order mark"),
     ),
     setting_option(RunConfig, "seed", group="Search"),
 )

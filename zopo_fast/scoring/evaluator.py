@@ -153,7 +153,7 @@ class Evaluator:
     async def _score(
         self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
     ) -> ScoredExample:
-        messages = self._template.render(key.prompt, example.input, self._demonstrations)
+        messages = self._template.render(key.prompt, example.input, self._demonstrations, example.columns)
         answer = await self._model.chat(messages, key=key)
         text = answer_text(answer)
         score, spent = await self._metric.measure(text, example, key)
