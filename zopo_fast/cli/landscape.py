@@ -12,7 +12,15 @@ import click
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import printable, short_repr
 from zopo_fast.cli.group import EXIT_INTERRUPTED
+from zopo_fast.cli.models import (
+    JudgeSettings,
+    ModelSettings,
+    embedder_name,
+    open_embedder,
+    settings_of,
+)
 from zopo_fast.cli.options import (
+    answer_options,
     dry_run_options,
     embedder_option,
     judge_options,
@@ -23,18 +31,7 @@ from zopo_fast.cli.options import (
 )
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import (
-    JudgeSettings,
-    LimitSettings,
-    ModelSettings,
-    check_names,
-    embedder_name,
-    load_task,
-    open_embedder,
-    prices_of,
-    settings_of,
-    text_or_file,
-)
+from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -66,6 +63,7 @@ if TYPE_CHECKING:
 )
 @embedder_option
 @model_options
+@answer_options
 @judge_options
 @option(
     "--max-failed",
@@ -153,6 +151,7 @@ class LandscapeRunner:
 
     def dry_run(self) -> None:
         """Print an upper bound of calls, tokens and cost."""
+        from zopo_fast.llm.tokens import completion_bound
         from zopo_fast.runs.estimate import estimate
 
         bound = estimate(
@@ -160,7 +159,8 @@ class LandscapeRunner:
             self.pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.max_answer_tokens(),
+            max_tokens=completion_bound(self.model.answer_body()),
+            judge_max_tokens=completion_bound(self.judge.body(self.model)),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
             prices=prices_of(self.options),
         )
@@ -245,7 +245,7 @@ class LandscapeRunner:
             progress.show(trial)
 
         async with AsyncExitStack() as stack:
-            judge = await stack.enter_async_context(self.judge.opened(self.model))
+            judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
             embedder = open_embedder(self.embedder, self.model, account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
@@ -302,8 +302,10 @@ class LandscapeRunner:
     def _model_name(self, llm: Any) -> str:
         """Model and temperature, as the landscape states them."""
         name = llm.path.name if self.model.is_local else llm.config.model
-        temperature = str(self.model.full_body()["temperature"]).removesuffix(".0")
-        return f"{name}, temperature {temperature}"
+        temperature = self.model.answer_body().get("temperature")
+        return (
+            f"{name}, temperature {'unset' if temperature is None else str(temperature).removesuffix('.0')}"
+        )
 
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
         from zopo_fast.llm.types import Usage

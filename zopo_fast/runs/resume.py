@@ -94,6 +94,12 @@ def identity(
     }
 
 
+def graded_by_model(store: Store | None) -> bool:
+    """Return True for the study of a run without a judge, whose answers the model itself graded."""
+    then = None if store is None else store.get("run")
+    return isinstance(then, Mapping) and then.get("judge") is None
+
+
 def check_identity(store: Store, now: Mapping[str, Any]) -> None:
     """Store the identity of a new run, or compare it with that of the study.
 
