@@ -208,6 +208,8 @@ embedder_option = option(
     + default_help("local"),
 )
 
+unanswered_option = setting_option(RunConfig, "unanswered", group="Task")
+
 search_options = options(
     setting_option(RunConfig, "budget", group="Search"),
     setting_option(RunConfig, "initial", group="Search"),
@@ -219,6 +221,7 @@ search_options = options(
     setting_option(RunConfig, "race_batch", group="Search"),
     setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
     setting_option(RunConfig, "target", group="Search"),
+    unanswered_option,
     setting_option(
         RunConfig,
         "stop_at_perfect",

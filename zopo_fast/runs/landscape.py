@@ -61,7 +61,8 @@ def export(
         PoolError: fewer than two prompts were scored.
         OutputError: a file cannot be written.
     """
-    rows = {trial.index: trial.scores for trial in trials if trial.error is None and not trial.partial}
+    complete = {trial.index: trial for trial in trials if trial.error is None and not trial.partial}
+    rows = {index: trial.scores for index, trial in complete.items()}
     scored = sorted(rows)
     if len(scored) < 2:
         raise PoolError(f"only {len(scored)} of {len(prompts)} prompts could be scored")
@@ -76,6 +77,13 @@ def export(
     }
     if task.demonstrations:
         document["demonstrations"] = [example.to_dict() for example in task.demonstrations]
+    unanswered = [
+        [row, example, reason]
+        for row, index in enumerate(scored)
+        for example, reason in complete[index].unanswered.items()
+    ]
+    if unanswered:
+        document["unanswered"] = unanswered
     if failed:
         document["failed"] = [{"prompt": prompts[i], "error": error} for i, error in sorted(failed.items())]
     # Embeddings first: a reader that finds the JSON file must find both.
