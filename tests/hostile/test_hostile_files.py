@@ -25,7 +25,8 @@ from zopo_fast.cli.params import from_toml
 from zopo_fast.cli.settings import text_or_file
 from zopo_fast.prompts import generate
 from zopo_fast.scoring import metrics
-from zopo_fast.tasks import readers, rows, template
+from zopo_fast.tasks import rows, template
+from zopo_fast.tasks.sources import readers
 
 SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment.jsonl"
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

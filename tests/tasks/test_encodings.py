@@ -11,7 +11,7 @@ import pytest
 
 from zopo_fast._utils import files
 from zopo_fast.errors import ConfigError, TaskError
-from zopo_fast.tasks import text as task_text
+from zopo_fast.tasks.sources import text as task_text
 from zopo_fast.tasks.task import Task
 
 ROWS = {

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from zopo_fast.tasks.records import Record
     from zopo_fast.tasks.rows import Source, Wanted
+    from zopo_fast.tasks.sources.in_memory import Records
 
 MetricFunction = Callable[..., float | Awaitable[float]]
 """(answer, references) -> score, or (answer, references, input) -> score."""
@@ -94,10 +95,10 @@ class Task:
         template: str | None = None,
         encoding: str | None = None,
     ) -> Task:
-        """Read a task file, drop exact duplicates, and split the examples.
+        """Read a task file or a folder of data, drop exact duplicates, and split the examples.
 
         Args:
-            path: of the file.
+            path: of the file or folder.
             examples: number of train examples; None: all that are not held out. The first 10 of
                 `examples=20` are those of `examples=10`.
             heldout: number of held-out examples; None: all others, or none if `examples` is None.
@@ -112,15 +113,56 @@ class Task:
         Raises:
             TaskError: the file cannot be read, is malformed, or has too few examples; names the line.
             ConfigError: a number is out of range, or the encoding is unknown.
+            MissingDependencyError: the format needs a package that is not installed.
         """
-        from zopo_fast.tasks import readers
-        from zopo_fast.tasks.text import name_of
+        from zopo_fast.tasks.sources import readers
+        from zopo_fast.tasks.sources.text import name_of
 
         division = _Division(examples, heldout, demonstrations, seed)
         path = Path(path)
         wanted = _wanted(input_field, output_field, template, None)
         source = readers.read(path, wanted, division.seed, encoding)
         return cls._of(source, name_of(path), division, (input_field, output_field), metric, template)
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Records,
+        *,
+        name: str = "task",
+        examples: int | None = 20,
+        heldout: int | None = None,
+        demonstrations: int = 0,
+        seed: int = 0,
+        input_field: str = "input",
+        output_field: str = "output",
+        metric: str | MetricFunction | None = None,
+        template: str | None = None,
+    ) -> Task:
+        """Make a task from records in memory, drop exact duplicates, and split the examples.
+
+        Args:
+            records: a data frame of pandas or polars, a data set of `datasets`, a table of pyarrow, an
+                iterable of mappings, a mapping of columns, or a mapping of splits to any of these.
+            name: of the task.
+            examples: number of train examples, as for `load`.
+            heldout: number of held-out examples, as for `load`.
+            demonstrations: number of few-shot examples.
+            seed: of the split.
+            input_field: column of the input, or a text of several: "{premise} {hypothesis}".
+            output_field: column of the output.
+            metric: a name or a function; None: exact match.
+            template: a name, path or text; None: "instruction".
+
+        Raises:
+            TaskError: a record lacks a field, holds no text there, or there are too few; names the row,
+                counted from 1.
+            ConfigError: a number is out of range.
+        """
+        from zopo_fast.tasks.sources.in_memory import source_of
+
+        division = _Division(examples, heldout, demonstrations, seed)
+        return cls._of(source_of(records), name, division, (input_field, output_field), metric, template)
 
     @classmethod
     def _of(

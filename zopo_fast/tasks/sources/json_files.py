@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.text import parse_json, short_repr
 from zopo_fast.errors import TaskError
-from zopo_fast.tasks import induction, splits
+from zopo_fast.tasks import splits
 from zopo_fast.tasks.rows import Row, Source, Wanted
-from zopo_fast.tasks.text import name_of
+from zopo_fast.tasks.sources import induction
+from zopo_fast.tasks.sources.text import name_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -141,4 +141,6 @@ def suffix_of(path: Path) -> str:
 
 def name_of(path: Path) -> str:
     """Return the name of a task file without its suffixes."""
+    if path.is_dir():
+        return path.name or path.resolve().name
     return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem
