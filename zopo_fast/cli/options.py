@@ -98,8 +98,9 @@ _task_settings = options(
     option(
         "--metric",
         group="Task",
-        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
-        + default_help("that of the task"),
+        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, module:function, or the "
+        "instruction-induction benchmark's own: induction_match, induction_f1, induction_set, "
+        "induction_contains." + default_help("that of the task"),
     ),
     option(
         "--template",

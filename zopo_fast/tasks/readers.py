@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _SPLITS = {"train": "train", "heldout": "heldout", "test": "heldout"}
 _FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 
-# Metrics of the instruction-induction benchmark by file name; its other tasks use exact match.
+# Metrics of the instruction-induction benchmark by file name; its other tasks use induction_match.
 _INDUCTION_METRICS = {
-    "common_concept": "f1",
-    "informal_to_formal": "f1",
-    "orthography_starts_with": "exact_set",
-    "taxonomy_animal": "exact_set",
-    "synonyms": "contains",
+    "common_concept": "induction_f1",
+    "informal_to_formal": "induction_f1",
+    "orthography_starts_with": "induction_set",
+    "taxonomy_animal": "induction_set",
+    "synonyms": "induction_contains",
 }
 # Fields of the benchmark with further accepted outputs.
 _ALTERNATIVES = ("other_rhymes", "possible_translations", "possible_outputs")
@@ -232,7 +232,8 @@ def _read_json(text: str, path: Path) -> tuple[dict[str, str], list[_Row]]:
         if not isinstance(fields, dict):
             raise TaskError(f"example {_label(name)}: must be an object", path=path)
     metadata = _metadata(document.get("metadata", {}), path) if isinstance(document, dict) else {}
-    metadata.setdefault("metric", _INDUCTION_METRICS.get(path.stem, "exact_match"))
+    if isinstance(examples, dict) or path.stem in _INDUCTION_METRICS:  # the benchmark's own format
+        metadata.setdefault("metric", _INDUCTION_METRICS.get(path.stem, "induction_match"))
     return metadata, [_Row(fields, path, None, f"example {_label(name)}: ") for name, fields in named]
 
 
