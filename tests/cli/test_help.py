@@ -19,14 +19,16 @@ OPTIONS = {
     "race-error race-first race-batch score-range target past-perfect compare-random "
     "no-comparison official embedder local model base-url concurrency temperature max-tokens "
     "timeout requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "judge-key-env judge-max-tokens judge-body generate-max-tokens generate-body "
     "rubric limit-calls limit-tokens limit-cost limit-seconds cache no-cache cache-size "
     "price-in price-out dry-run out quiet help",
     "generate": "config examples heldout demonstrations metric template input-field output-field seed "
     "number how kind lists from local model base-url concurrency temperature max-tokens timeout "
-    "requests-per-minute tokens-per-minute body headers out help",
+    "requests-per-minute tokens-per-minute body headers generate-max-tokens generate-body out help",
     "landscape": "config examples heldout demonstrations metric template input-field output-field seed pool "
     "embedder local model base-url concurrency temperature max-tokens timeout "
-    "requests-per-minute tokens-per-minute body headers judge-model judge-base-url rubric "
+    "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "judge-key-env judge-max-tokens judge-body rubric "
     "max-failed price-in price-out dry-run out name quiet help",
     "bench": "quick seconds seed out list help",
     "serve": "data host port token-file embedder models max-body max-pool max-studies max-pending "

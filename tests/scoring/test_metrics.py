@@ -210,7 +210,7 @@ def test_a_task_takes_a_function_as_its_metric() -> None:
     task = zf.Task("toy", (Example("1", ("one",)), Example("2", ("two",))), metric=half)
     scorer = TaskScorer(task, as_chat_model(lambda _: "one", 1))
     scored: list[tuple[int, float]] = []
-    score = asyncio.run(scorer.score("p", [0, 1], lambda index, value, _: scored.append((index, value))))
+    score = asyncio.run(scorer.score("p", [0, 1], lambda index, value, *_: scored.append((index, value))))
     assert (score.mean, sorted(scored)) == (0.25, [(0, 0.5), (1, 0.0)])
     assert scorer.perfect is None  # a function may exceed 1
     assert TaskScorer(replace(task, metric="f1"), as_chat_model(lambda _: "one", 1)).perfect == 1.0

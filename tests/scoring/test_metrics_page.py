@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ import pytest
 
 from zopo_fast.scoring import metrics
 from zopo_fast.serve.jobs.schemas import MetricName
+from zopo_fast.tasks.task import Task
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 HEADER = re.compile(r"^\| answer \| reference \|(.*)\|$", re.MULTILINE)
@@ -48,3 +50,16 @@ def test_every_metric_has_its_place() -> None:
     assert all(f"`{name}`" in PAGE for name in metrics.NAMES)
     assert get_args(MetricName) == metrics.NAMES
     assert set(metrics.BINARY) < set(metrics.METRICS)
+
+
+def test_a_list_of_examples_is_no_file_of_the_benchmark(tmp_path: Path) -> None:
+    rows = [{"input": str(i), "output": "U.S."} for i in range(4)]
+    for name, document, metric in [
+        ("list", rows, "exact_match"),
+        ("wrapped", {"examples": rows}, "exact_match"),
+        ("numbered", {"examples": {str(i): row for i, row in enumerate(rows)}}, "induction_match"),
+        ("synonyms", {"examples": rows}, "induction_contains"),
+    ]:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(document))
+        assert Task.load(path, examples=None).metric == metric

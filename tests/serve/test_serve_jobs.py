@@ -315,6 +315,19 @@ def test_a_job_that_cannot_run_is_refused_at_creation(tmp_path: Path, models: Pa
     assert model.calls == 0
 
 
+def test_a_models_file_leaves_default_parameters_out(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[a]\nmodel = "m"\nbase_url = "http://localhost:1/v1"\nbody = { max_tokens = "unset" }\n'
+        '[b]\nmodel = "m"\nbase_url = "http://localhost:1/v1"\nbody = { max_completion_tokens = 900 }\n'
+        '[local]\nbody = { max_tokens = "unset", top_p = 0.5 }\n'
+    )
+    models = load_models(path)
+    bodies = {name: models[name].client.body for name in "ab"}  # type: ignore[union-attr]
+    assert bodies == {"a": {"temperature": 0.0}, "b": {"temperature": 0.0, "max_completion_tokens": 900}}
+    assert models["local"].body == {"temperature": 0.0, "max_tokens": None, "top_p": 0.5}
+
+
 def test_an_invalid_models_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.toml"
     assert list(load_models(None)) == ["local"]

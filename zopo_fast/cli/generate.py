@@ -11,9 +11,16 @@ import click
 
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import printable
-from zopo_fast.cli.options import generate_options, model_options, task_options
+from zopo_fast.cli.models import ModelSettings, WriterSettings, settings_of
+from zopo_fast.cli.options import (
+    generate_options,
+    model_options,
+    task_options,
+    writer_options,
+    writing_options,
+)
 from zopo_fast.cli.params import FILE, Command, option
-from zopo_fast.cli.settings import ModelSettings, PoolSettings, load_task, settings_of
+from zopo_fast.cli.settings import PoolSettings, load_task
 from zopo_fast.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -33,10 +40,13 @@ if TYPE_CHECKING:
 )
 @generate_options
 @model_options
+@writing_options
+@writer_options
 @option("--out", group="Output", type=FILE, required=True, help="Pool file to write, .jsonl.")
 def generate(task: Path, **options: Any) -> int:
     """Write a pool of candidate prompts for TASK."""
     model, settings = settings_of(ModelSettings, options), settings_of(PoolSettings, options)
+    writer = settings_of(WriterSettings, options)
     settings.check(model.is_local)
     loaded = load_task(task, options)
     out: Path = options["out"]
@@ -50,7 +60,7 @@ def generate(task: Path, **options: Any) -> int:
     async def work() -> Pool:
         if settings.method(model.is_local) == "compose":
             return settings.compose(options["number"], loaded, options["seed"])
-        async with model.opened(writing=True) as llm:
+        async with model.opened(writer.body(model, sampling=True)) as llm:
             click.echo("Generating prompts ...", err=True)
             pool, _ = await settings.write(options["number"], loaded, llm, model.is_local, options["seed"])
             return pool

@@ -12,7 +12,15 @@ import click
 from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import printable, short_repr
 from zopo_fast.cli.group import EXIT_INTERRUPTED
+from zopo_fast.cli.models import (
+    JudgeSettings,
+    ModelSettings,
+    embedder_name,
+    open_embedder,
+    settings_of,
+)
 from zopo_fast.cli.options import (
+    answer_options,
     dry_run_options,
     embedder_option,
     judge_options,
@@ -21,20 +29,9 @@ from zopo_fast.cli.options import (
     quiet_option,
     task_options,
 )
-from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option
+from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import (
-    JudgeSettings,
-    LimitSettings,
-    ModelSettings,
-    check_names,
-    embedder_name,
-    load_task,
-    open_embedder,
-    prices_of,
-    settings_of,
-    text_or_file,
-)
+from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -45,10 +42,10 @@ from zopo_fast.errors import (
     StudyMismatchError,
     ZopoError,
 )
+from zopo_fast.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.result import Result, Trial
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
@@ -66,7 +63,16 @@ if TYPE_CHECKING:
 )
 @embedder_option
 @model_options
+@answer_options
 @judge_options
+@setting_option(
+    RunConfig,
+    "unanswered",
+    group="Task",
+    type=click.Choice(("zero", "fail")),  # a landscape holds a score for every example
+    help="Treatment of an example that a single call cannot get an answer for: its score is zero and the "
+    "landscape lists it, or the prompt fails." + default_help("zero"),
+)
 @option(
     "--max-failed",
     group="Limits",
@@ -133,7 +139,6 @@ class LandscapeRunner:
 
     def _run_config(self) -> RunConfig:
         """Settings of a run that scores every prompt on every example, in the order of the pool."""
-        from zopo_fast.runs.config import RunConfig
         from zopo_fast.search.config import ZopoConfig
 
         prompts = len(self.pool)
@@ -143,6 +148,7 @@ class LandscapeRunner:
             stop_at_perfect=False,
             heldout=False,
             racing=False,
+            unanswered=self.options["unanswered"],
             rubric=text_or_file(self.options["rubric"], "--rubric"),
             max_failures=prompts + 1,  # never reached: --max-failed limits the failures of the whole pool
             limits=self.limits.limits(),
@@ -153,6 +159,7 @@ class LandscapeRunner:
 
     def dry_run(self) -> None:
         """Print an upper bound of calls, tokens and cost."""
+        from zopo_fast.llm.tokens import completion_bound
         from zopo_fast.runs.estimate import estimate
 
         bound = estimate(
@@ -160,7 +167,8 @@ class LandscapeRunner:
             self.pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.max_answer_tokens(),
+            max_tokens=completion_bound(self.model.answer_body()),
+            judge_max_tokens=completion_bound(self.judge.body(self.model)),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
             prices=prices_of(self.options),
         )
@@ -245,7 +253,7 @@ class LandscapeRunner:
             progress.show(trial)
 
         async with AsyncExitStack() as stack:
-            judge = await stack.enter_async_context(self.judge.opened(self.model))
+            judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
             embedder = open_embedder(self.embedder, self.model, account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
@@ -302,12 +310,15 @@ class LandscapeRunner:
     def _model_name(self, llm: Any) -> str:
         """Model and temperature, as the landscape states them."""
         name = llm.path.name if self.model.is_local else llm.config.model
-        temperature = str(self.model.full_body()["temperature"]).removesuffix(".0")
-        return f"{name}, temperature {temperature}"
+        temperature = self.model.answer_body().get("temperature")
+        return (
+            f"{name}, temperature {'unset' if temperature is None else str(temperature).removesuffix('.0')}"
+        )
 
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
         from zopo_fast.llm.types import Usage
         from zopo_fast.runs.report import usage_line
+        from zopo_fast.runs.unanswered import unanswered_lines
 
         if failed:
             click.echo(
@@ -316,6 +327,8 @@ class LandscapeRunner:
             )
         click.echo(f"Prompts scored: {len(means)} on {len(self.task.train)} examples")
         click.echo(f"Mean scores: {min(means):.3f} to {max(means):.3f}")
+        for line in unanswered_lines(result.unanswered):
+            click.echo(printable(line))
         click.echo(usage_line(result.usage + Usage(**(store.get("embedding") or {}))))
         scores, embeddings, _ = self.files
         click.echo(f"Written to {printable(str(scores))} and {printable(str(embeddings))}")

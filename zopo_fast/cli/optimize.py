@@ -10,6 +10,7 @@ import click
 
 from zopo_fast.cli.optimize_runner import OptimizeRunner
 from zopo_fast.cli.options import (
+    answer_options,
     comparison_options,
     dry_run_options,
     embedder_option,
@@ -21,6 +22,7 @@ from zopo_fast.cli.options import (
     quiet_option,
     search_options,
     task_argument,
+    writer_options,
 )
 from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.cli.settings import load_task, text_or_file
@@ -46,6 +48,8 @@ MOST_USED = (
 @embedder_option
 @search_options
 @model_options
+@answer_options
+@writer_options
 @judge_options
 @limit_options
 @dry_run_options
@@ -60,7 +64,8 @@ MOST_USED = (
 def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK.
 
-    TASK is a JSONL, CSV or TSV file, or instruction-induction JSON.
+    TASK is a JSONL, JSON, CSV, TSV or Parquet file, or a folder of a Hugging Face data set, with an input and
+    an output for each example; docs/task_files.md shows each form.
     """
     for name in ("incumbent", "rubric"):  # the text and not its file: a resumed study may lack the file
         options[name] = text_or_file(options[name], f"--{name}")

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast.cli.group import EXIT_INPUT, EXIT_INTERRUPTED
-from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import (
+from zopo_fast.cli.models import (
+    BODIES,
     JudgeSettings,
-    LimitSettings,
     ModelSettings,
-    PoolSettings,
-    check_names,
+    WriterSettings,
     embedder_name,
     open_embedder,
-    prices_of,
     settings_of,
 )
+from zopo_fast.cli.progress import Progress
+from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_names, prices_of
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from zopo_fast.tasks.task import Task
 
 _COMPLETE = ("budget", "pool", "perfect", "target")  # ends of a run that leave nothing to resume
-_NAMES_ONLY = ("headers", "body")  # values that may be secrets: result.json holds their names alone
+_NAMES_ONLY = ("headers", *BODIES)  # values that may be secrets: result.json holds their names alone
 
 
 def _run_config(options: dict[str, Any]) -> RunConfig:
@@ -67,6 +66,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
         race_first=options["race_first"],
         race_batch=options["race_batch"],
         score_range=options["score_range"],
+        unanswered=options["unanswered"],
         rubric=options["rubric"],
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
@@ -114,6 +114,7 @@ class OptimizeRunner:
     store: Store | None = None
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
+    writer: WriterSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
     limits: LimitSettings = field(init=False)
     account: Account | None = None  # pays for all calls, those that write and embed the pool included
@@ -126,6 +127,7 @@ class OptimizeRunner:
         self.is_resumed = self.store is not None
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
+        self.writer = settings_of(WriterSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
         self.limits = settings_of(LimitSettings, self.options)
         self.config = replace(
@@ -174,6 +176,7 @@ class OptimizeRunner:
 
     def dry_run(self) -> None:
         """Print bounds on the calls, tokens and cost of the run."""
+        from zopo_fast.llm.tokens import completion_bound
         from zopo_fast.runs.estimate import estimate
 
         pool, task = self.pool, self.task
@@ -183,7 +186,9 @@ class OptimizeRunner:
             [] if pool is None else pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.max_answer_tokens(),
+            max_tokens=completion_bound(self.model.answer_body()),
+            judge_max_tokens=completion_bound(self.judge.body(self.model)),
+            writer_max_tokens=completion_bound(self.writer.body(self.model)),
             generate=0 if pool is not None else 4 * generated,  # the calls that generating makes at most
             embed=(self._max_prompts() if self.embedder.startswith("endpoint:") else 0),
             prices=prices_of(self.options),
@@ -201,6 +206,7 @@ class OptimizeRunner:
         """
         from zopo_fast.runs.report import RunFolder, printable
 
+        self.judge.check()
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.is_resumed)
         stop = asyncio.Event()
@@ -282,7 +288,7 @@ class OptimizeRunner:
 
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
-            judge = await stack.enter_async_context(self.judge.opened(self.model))
+            judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
             embedder = open_embedder(self.embedder, self.model, self.account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
@@ -332,7 +338,7 @@ class OptimizeRunner:
 
         progress.phase("generating")
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
-        async with self.model.opened(writing=True) as model:
+        async with self.model.opened(self.writer.body(self.model)) as model:
             writer = model if self.account is None else MeteredModel(model, self.account)
             if self.store is not None:
                 writer = RecordedModel(writer, ReplayedAnswers(self.store), "writer")
@@ -355,7 +361,7 @@ class OptimizeRunner:
 
         shown = {name: value for name, value in self.options.items() if value is not None}
         for name in _NAMES_ONLY:
-            shown[name] = sorted(shown[name])
+            shown[name] = sorted(shown.get(name, ()))
         for name in ("base_url", "judge_base_url"):
             if name in shown:  # without a password or a key in its query
                 shown[name] = show_url(parse_base_url(name, shown[name]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -20,9 +22,9 @@ from zopo_fast.cli.params import (
 )
 from zopo_fast.cli.settings import DEFAULT_EXAMPLES
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.bodies import ANSWER_BODY, WRITER_BODY
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, UNSET, WRITER_BODY
 from zopo_fast.llm.limits import Limits, Prices
-from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.config import KEY_ENV, ClientConfig
 from zopo_fast.runs.config import RunConfig
 
 _SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -59,9 +61,36 @@ def _score_range(
     return low, high
 
 
-def _by_purpose(name: str) -> str:
-    """Return the default of a body parameter in words."""
-    return default_help(f"{ANSWER_BODY[name]:g}; {WRITER_BODY[name]:g} for writing prompts")
+def _body_option(flag: str, calls: str) -> Decorator:
+    """Return a decorator that adds an option with the body parameters of some calls."""
+    return option(
+        flag,
+        group="Model",
+        may_change=True,
+        callback=json_object,
+        help=f'Body parameters of {calls}, a JSON object; null or "{UNSET}" leaves a key out.',
+    )
+
+
+def _max_tokens_option(flag: str, calls: str, default: int) -> Decorator:
+    """Return a decorator that adds an option with the longest answer to some calls."""
+    return option(
+        flag,
+        group="Model",
+        type=click.IntRange(1),
+        help=f"Tokens of the longest answer of {calls}, its reasoning included." + default_help(f"{default}"),
+    )
+
+
+def _key_option(flag: str, calls: str, default: str) -> Decorator:
+    """Return a decorator that adds an option with the environment variable of a key."""
+    return option(
+        flag,
+        group="Model",
+        may_change=True,
+        metavar="NAME",
+        help=f"Environment variable with the API key of {calls}." + default_help(default),
+    )
 
 
 _task_settings = options(
@@ -105,14 +134,15 @@ _task_settings = options(
     option(
         "--template",
         group="Task",
-        help="Template: instruction, system, user, or a JSON file." + default_help("that of the task"),
+        help="Template: instruction, system, user, a JSON or text file, or a text with {prompt} and {input} "
+        "or columns such as {question}." + default_help("that of the task"),
     ),
     option(
         "--input-field",
         group="Task",
         default="input",
         show_default=True,
-        help="Column or key of the input.",
+        help="Column or key of the input, or several as in '{premise} {hypothesis}'.",
     ),
     option(
         "--output-field",
@@ -120,6 +150,12 @@ _task_settings = options(
         default="output",
         show_default=True,
         help="Column or key of the output.",
+    ),
+    option(
+        "--encoding",
+        group="Task",
+        help="Encoding of a text file, such as cp1252."
+        + default_help("UTF-8, or that of its byte order mark"),
     ),
     setting_option(RunConfig, "seed", group="Search"),
 )
@@ -173,6 +209,8 @@ embedder_option = option(
     + default_help("local"),
 )
 
+unanswered_option = setting_option(RunConfig, "unanswered", group="Task")
+
 search_options = options(
     setting_option(RunConfig, "budget", group="Search"),
     setting_option(RunConfig, "initial", group="Search"),
@@ -184,6 +222,7 @@ search_options = options(
     setting_option(RunConfig, "race_batch", group="Search"),
     setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
     setting_option(RunConfig, "target", group="Search"),
+    unanswered_option,
     setting_option(
         RunConfig,
         "stop_at_perfect",
@@ -194,6 +233,23 @@ search_options = options(
     ),
     option("--official", group="Search", is_flag=True, help="Search loop of the published implementation."),
 )
+
+
+def _sampling_options(body: Mapping[str, Any], purpose: str) -> Decorator:
+    """Return a decorator that adds the options that sample the answers of one purpose."""
+    return options(
+        option(
+            "--temperature",
+            group="Model",
+            type=FiniteRange(0),
+            help=f"Sampling temperature of the {purpose}." + default_help(f"{body['temperature']:g}"),
+        ),
+        _max_tokens_option("--max-tokens", f"the model for {purpose}", body["max_tokens"]),
+    )
+
+
+answer_options = _sampling_options(ANSWER_BODY, "answers to the examples")
+writing_options = _sampling_options(WRITER_BODY, "prompts to write")
 
 model_options = options(
     option(
@@ -219,28 +275,10 @@ model_options = options(
         only_if_given=True,
         default_note="1 for the embedded model",
     ),
-    option(
-        "--temperature",
-        group="Model",
-        type=FiniteRange(0),
-        help="Sampling temperature of the answers." + _by_purpose("temperature"),
-    ),
-    option(
-        "--max-tokens",
-        group="Model",
-        type=click.IntRange(1),
-        help="Tokens of the longest answer." + _by_purpose("max_tokens"),
-    ),
     setting_option(ClientConfig, "timeout", group="Model", only_if_given=True),
     setting_option(ClientConfig, "requests_per_minute", group="Model"),
     setting_option(ClientConfig, "tokens_per_minute", group="Model"),
-    option(
-        "--body",
-        group="Model",
-        may_change=True,
-        callback=json_object,
-        help="Further body parameters of every call, a JSON object.",
-    ),
+    _body_option("--body", "every call to the model"),
     option(
         "--headers",
         group="Model",
@@ -263,7 +301,15 @@ judge_options = options(
         group="Model",
         help="Endpoint of the judge." + default_help("$OPENAI_BASE_URL"),
     ),
+    _key_option("--judge-key-env", "the judge", f"${KEY_ENV}"),
+    _max_tokens_option("--judge-max-tokens", "the judge", JUDGE_BODY["max_tokens"]),
+    _body_option("--judge-body", "the judge's calls"),
     setting_option(RunConfig, "rubric", group="Model", note="@FILE reads the message from a file."),
+)
+
+writer_options = options(
+    _max_tokens_option("--generate-max-tokens", "the model that writes prompts", WRITER_BODY["max_tokens"]),
+    _body_option("--generate-body", "the calls that write prompts"),
 )
 
 _LIMITS_MAY_CHANGE = declared(RunConfig)["limits"].may_change

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from zopo_fast.cli.models import BODIES
 from zopo_fast.cli.params import Option
 from zopo_fast.errors import ConfigError, StoreError
+from zopo_fast.llm.bodies import merged_body
 from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
 # Options that may hold a secret: stored without it, so they may be needed again.
-SECRET = ("headers", "body", "base_url", "judge_base_url")
+SECRET = ("headers", *BODIES, "base_url", "judge_base_url")
 
 
 def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
         if stored[name] != value:
             again.append(name)
             stored[name] = None
-    return {"options": stored, "again": again, "task": asdict(task)}
+    return {"options": stored, "again": again, "task": task.to_dict()}
 
 
 def resume_options(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], Task]:
@@ -67,8 +68,8 @@ def resume_options(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, 
         resumed[name] = None if resumed[name] is None else Path(resumed[name])
     if resumed["score_range"] is not None:
         resumed["score_range"] = tuple(resumed["score_range"])
-    for name in ("headers", "body"):
-        resumed[name] = resumed[name] or {}
+    for name in ("headers", *BODIES):
+        resumed[name] = resumed.get(name) or {}
     return {**resumed, "out": options["resume"]}, task
 
 
@@ -100,18 +101,19 @@ def _given() -> set[str]:
 
 def _without_secrets(name: str, value: Any) -> Any:
     from zopo_fast.llm.openai.config import ClientConfig
-    from zopo_fast.llm.openai.redaction import parse_base_url, show_url
+    from zopo_fast.llm.openai.redaction import parse_base_url, show_url, veiled
 
     if name == "headers":
         return {}
-    if name == "body":
-        return ClientConfig("m", body=value).public()["body"]
+    if name in BODIES:
+        ClientConfig("m", body=merged_body({}, value))  # refuses values that cannot be sent
+        return veiled(value)
     return show_url(parse_base_url(name, value))
 
 
 def _task(values: Mapping[str, Any]) -> Task:
     def examples(name: str) -> tuple[Example, ...]:
-        return tuple(Example(row["input"], tuple(row["outputs"])) for row in values[name])
+        return tuple(Example.from_dict(row) for row in values[name])
 
     return Task(
         values["name"],

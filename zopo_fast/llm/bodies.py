@@ -25,5 +25,10 @@ def merged_body(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     return {name: value for name, value in body.items() if _is_set(value)}
 
 
+def explicit_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a merged body with None for the default keys it lacks, to merge it with defaults again."""
+    return {**dict.fromkeys(ANSWER_BODY), **body}
+
+
 def _is_set(value: Any) -> bool:
     return value is not None and not (isinstance(value, str) and value == UNSET)

@@ -6,7 +6,7 @@ A request names a model and cannot direct calls to an endpoint or choose a key. 
 model = "gpt-4o-mini"
 base_url = "https://api.openai.com/v1"
 key_env = "OPENAI_API_KEY"        # environment variable with the API key
-body = { temperature = 0, max_tokens = 64 }
+body = { temperature = 0, max_tokens = 64 }   # "unset" leaves a key out
 concurrency = 16
 price_in = 0.15                   # per million prompt tokens
 price_out = 0.6                   # per million completion tokens
@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.bodies import ANSWER_BODY
+from zopo_fast.llm.bodies import ANSWER_BODY, explicit_body, merged_body
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 LOCAL = "local"
@@ -116,7 +116,7 @@ def _local(name: str, settings: _Settings, where: str) -> NamedModel:
         raise ConfigError(
             f"{where}: the embedded model has only path, body and concurrency; give an endpoint another name"
         )
-    body = {**ANSWER_BODY, **settings.body}
+    body = explicit_body(merged_body(ANSWER_BODY, settings.body))
     return NamedModel(name, None, settings.path, settings.concurrency or 1, body)
 
 
@@ -138,7 +138,7 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
             settings.model,
             base_url=settings.base_url,
             api_key=key,
-            body={**ANSWER_BODY, **settings.body},
+            body=merged_body(ANSWER_BODY, settings.body),
             headers=settings.headers,
             **{option: value for option, value in optional.items() if value is not None},
         )

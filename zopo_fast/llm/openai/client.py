@@ -17,10 +17,12 @@ endpoint is down (see `circuit_breaker`).
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -119,6 +121,19 @@ class OpenAIClient(AsyncCloseable):
             self._homes
         )  # closing them here would close the file descriptors of the parent's event loop
         self._homes = {}
+
+    def with_body(self, body: Mapping[str, Any]) -> OpenAIClient:
+        """Return a client of the same endpoint with another body of its chat calls.
+
+        Both clients share connections, slots, rate limits and circuit breaker; each has its own `usage`.
+        Closing one closes the connections of both.
+        """
+        other = copy.copy(self)
+        other.config = replace(self.config, body=body)
+        other._endpoint = Endpoint(other.config)
+        other._usage = Usage()
+        register_for_fork(other)
+        return other
 
     @property
     def usage(self) -> Usage:
@@ -298,7 +313,8 @@ class OpenAIClient(AsyncCloseable):
                     "session: it belongs to the parent process; create a client in the forked process"
                 )
             # Closed event loops have closed their sessions themselves.
-            self._homes = {known: home for known, home in self._homes.items() if not known.is_closed()}
+            for closed in [known for known in self._homes if known.is_closed()]:
+                del self._homes[closed]  # in place: clients made by `with_body` share it
             transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)
             where = self._where("").rstrip("/")
             admission = Admission(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from zopo_fast.llm.openai.retry import Bounds
 
 MAX_SECONDS = 10**9  # three decades
+KEY_ENV = "OPENAI_API_KEY"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -108,6 +109,9 @@ class ClientConfig:
     )
     breaker_seconds: float = setting(
         30.0, "Seconds before the open circuit breaker lets one attempt pass.", above=0, maximum=MAX_SECONDS
+    )
+    key_env: str | None = setting(
+        KEY_ENV, "Environment variable of the key, read where api_key is not given; None: no key.", minimum=1
     )
 
     def __post_init__(self) -> None:

@@ -40,11 +40,12 @@ class Endpoint:
         base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
         source = "base_url" if config.base_url else "OPENAI_BASE_URL"
         url = parse_base_url(source, base or OPENAI_URL)
-        key = config.api_key or os.environ.get("OPENAI_API_KEY", "").strip()
+        variable = config.key_env or ""
+        key = config.api_key or (os.environ.get(variable, "").strip() if variable else "")
         secrets = {url.password or "", *url.query.values()}
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if key:
-            headers["Authorization"] = f"Bearer {parse_key('OPENAI_API_KEY', key)}"
+            headers["Authorization"] = f"Bearer {parse_key(variable or 'api_key', key)}"
         elif url.user is not None:
             login = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
             headers["Authorization"] = f"Basic {login}"
@@ -52,7 +53,7 @@ class Endpoint:
         headers = {n: v for n, v in headers.items() if n.lower() not in given} | dict(config.headers)
         if url.host == "api.openai.com" and not any(_SENSITIVE.search(name) for name in headers):
             raise AuthenticationError(
-                "no API key for OpenAI's endpoint: set OPENAI_API_KEY, pass api_key, "
+                f"no API key for OpenAI's endpoint: set {variable or 'key_env'}, pass api_key, "
                 "or point base_url (OPENAI_BASE_URL) at a server of your own"
             )
         for name, value in headers.items():

@@ -93,6 +93,11 @@ def _with_parts(value: str) -> list[str]:
     return [value, *(part for part in value.split() if len(part) >= 8)]
 
 
+def veiled(value: Any) -> Any:
+    """Return a copy of a JSON value with its secrets masked."""
+    return _veiled(value, set())
+
+
 def _veiled(value: Any, secrets: set[str], name: str = "", *, hidden: bool = False) -> Any:
     """Return a copy of a JSON value whose parts below sensitive names are masked.
 

@@ -136,6 +136,7 @@ class JobTrial(ResponseBody):
     best_score: float | None
     error: str | None
     usage: JobUsage
+    unanswered: int = 0  # examples without an answer
 
 
 class JobResult(ResponseBody):

@@ -1,0 +1,233 @@
+"""Models that answer, write, grade and embed, made from parsed options."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zopo_fast.errors import ConfigError, MissingDependencyError
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY, explicit_body, merged_body
+
+if TYPE_CHECKING:
+    from zopo_fast.llm.budget import Account
+    from zopo_fast.llm.openai.config import ClientConfig
+    from zopo_fast.storage.store import Store
+    from zopo_fast.tasks.task import Task
+
+S = TypeVar("S")
+
+# Options whose value is a JSON object that may hold a secret.
+BODIES = ("body", "judge_body", "generate_body", "embedding_body")
+
+
+def settings_of(kind: type[S], options: dict[str, Any]) -> S:
+    """Return a dataclass made from the options named like its fields."""
+    return kind(**{f.name: options[f.name] for f in fields(kind)})  # type: ignore[arg-type]
+
+
+def require_key(option: str, variable: str | None) -> None:
+    """Check that the environment variable of an option holds a key.
+
+    Raises:
+        ConfigError: It does not. Quotes no name that may be the key itself.
+    """
+    if variable is None or os.environ.get(variable, "").strip():
+        return
+    name = variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) else "of that name"
+    raise ConfigError(f"{option}: the environment variable {name} is not set; set it to the API key")
+
+
+def _limited(body: dict[str, Any], max_tokens: int | None) -> dict[str, Any]:
+    """Return a body with `max_tokens`, under the name that the body has for it."""
+    if max_tokens is None:
+        return body
+    name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    return {**body, name: max_tokens}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Values of the model options."""
+
+    local: bool
+    model: str | None
+    base_url: str | None
+    concurrency: int | None
+    temperature: float | None
+    max_tokens: int | None
+    timeout: float | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    body: dict[str, Any]
+    headers: dict[str, Any]
+
+    @property
+    def is_local(self) -> bool:
+        """True when the embedded model answers.
+
+        Raises:
+            ConfigError: The options contradict each other.
+        """
+        if self.local and self.base_url:
+            raise ConfigError("--local and --base-url contradict each other; give one")
+        if self.base_url and not self.model:
+            raise ConfigError("--base-url needs --model, the name of the model there")
+        return self.local or self.model is None
+
+    def answer_body(self) -> dict[str, Any]:
+        """Return the body parameters of a call that answers an example."""
+        return merged_body(merged_body(ANSWER_BODY, self._sampling()), self.body)
+
+    def _sampling(self) -> dict[str, Any]:
+        options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def client_config(self) -> ClientConfig:
+        """Return the settings of the client of the endpoint."""
+        from zopo_fast.llm.openai.config import ClientConfig
+
+        given = {"concurrency": self.concurrency, "timeout": self.timeout}
+        return ClientConfig(
+            self.model or "",
+            base_url=self.base_url,
+            body=self.answer_body(),
+            headers=self.headers,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+
+    @contextlib.asynccontextmanager
+    async def opened(self, body: Mapping[str, Any] | None = None) -> AsyncIterator[Any]:
+        """Open the model for a block, with a body other than that of the answers if one is given."""
+        if self.is_local:
+            from zopo_fast.llm.local import LocalModel
+
+            full = explicit_body(self.answer_body() if body is None else body)
+            async with LocalModel(self.model, slots=self.concurrency or 1, body=full) as local:
+                yield local
+            return
+        from zopo_fast.llm.openai.client import OpenAIClient
+
+        config = self.client_config()
+        async with OpenAIClient(config if body is None else replace(config, body=body)) as client:
+            yield client
+
+
+@dataclass(frozen=True)
+class WriterSettings:
+    """Values of the options of calls that write prompts."""
+
+    generate_body: dict[str, Any]
+    generate_max_tokens: int | None
+
+    def body(self, model: ModelSettings, *, sampling: bool = False) -> dict[str, Any]:
+        """Return the body parameters of a call that writes a prompt.
+
+        Args:
+            model: Values of the model options, whose --body applies to every call.
+            sampling: Apply --temperature and --max-tokens too; else they concern answers alone.
+        """
+        defaults = merged_body(WRITER_BODY, model._sampling() if sampling else {})
+        body = _limited(merged_body(defaults, model.body), self.generate_max_tokens)
+        return merged_body(body, self.generate_body)
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Values of the options of the metric judge."""
+
+    judge_model: str | None
+    judge_base_url: str | None
+    judge_key_env: str | None
+    judge_body: dict[str, Any]
+    judge_max_tokens: int | None
+
+    def check(self) -> None:
+        """Check the options before any call is paid for.
+
+        Raises:
+            ConfigError: The name of the judge or its key is missing.
+        """
+        if self.judge_model is None:
+            for option, value in (
+                ("--judge-base-url", self.judge_base_url),
+                ("--judge-key-env", self.judge_key_env),
+            ):
+                if value is not None:
+                    raise ConfigError(f"{option} needs --judge-model, the name of the model there")
+        require_key("--judge-key-env", self.judge_key_env)
+
+    def body(self, model: ModelSettings) -> dict[str, Any]:
+        """Return the body parameters of a call that grades; --body applies where the model itself grades."""
+        common = model.body if self.judge_model is None else {}
+        body = _limited(merged_body(JUDGE_BODY, common), self.judge_max_tokens)
+        return merged_body(body, self.judge_body)
+
+    @contextlib.asynccontextmanager
+    async def opened(
+        self, model: ModelSettings, answering: Any, task: Task, store: Store | None
+    ) -> AsyncIterator[Any]:
+        """Open the judge for a block; None where no judge is needed.
+
+        A judge has the timeout and concurrency of the model, and its headers at the same endpoint only,
+        since headers may hold a secret.
+
+        Args:
+            model: Values of the model options.
+            answering: The open model, which grades with the body of a judge where no judge is named.
+            task: Task with its metric.
+            store: Study of the run.
+
+        Raises:
+            ConfigError: The endpoint of the judge lacks the name of the model there, or its key.
+        """
+        from zopo_fast.runs.resume import graded_by_model
+
+        self.check()
+        if self.judge_model is None and (task.metric != "judge" or graded_by_model(store)):
+            yield None
+            return
+        if self.judge_model is None:
+            body = self.body(model)
+            yield answering.with_body(explicit_body(body) if model.is_local else body)
+            return
+        from zopo_fast.llm.openai.client import OpenAIClient
+
+        same = self.judge_base_url in (None, model.base_url)
+        config = replace(
+            model.client_config(),
+            model=self.judge_model,
+            base_url=model.base_url if same else self.judge_base_url,
+            headers=model.headers if same else {},
+            body=self.body(model),
+        )
+        if self.judge_key_env is not None:
+            config = replace(config, key_env=self.judge_key_env)
+        async with OpenAIClient(config) as client:
+            yield client
+
+
+def embedder_name(given: str | None, model: ModelSettings) -> str:
+    """Return the name of the embedder; by default a GGUF model given by its path also embeds the pool."""
+    return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
+
+
+def open_embedder(spec: str, model: ModelSettings, account: Account | None = None) -> Any:
+    """Return the embedder of a name, at the endpoint of the model if the embedder needs one.
+
+    Raises:
+        MissingDependencyError: A package of the embedder is not installed.
+    """
+    from zopo_fast.prompts.embedders import resolve
+
+    try:
+        return resolve(spec, config=None if model.is_local else model.client_config(), account=account)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"{error}; or choose another embedder: --embedder endpoint:MODEL, st:NAME or minilm"
+        ) from None
