@@ -29,7 +29,7 @@ from zopo_fast.cli.options import (
     quiet_option,
     task_options,
 )
-from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option
+from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
 from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file
 from zopo_fast.errors import (
@@ -42,10 +42,10 @@ from zopo_fast.errors import (
     StudyMismatchError,
     ZopoError,
 )
+from zopo_fast.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.result import Result, Trial
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
@@ -65,6 +65,14 @@ if TYPE_CHECKING:
 @model_options
 @answer_options
 @judge_options
+@setting_option(
+    RunConfig,
+    "unanswered",
+    group="Task",
+    type=click.Choice(("zero", "fail")),  # a landscape holds a score for every example
+    help="Treatment of an example that a single call cannot get an answer for: its score is zero and the "
+    "landscape lists it, or the prompt fails." + default_help("zero"),
+)
 @option(
     "--max-failed",
     group="Limits",
@@ -133,7 +141,6 @@ class LandscapeRunner:
 
     def _run_config(self) -> RunConfig:
         """Settings of a run that scores every prompt on every example, in the order of the pool."""
-        from zopo_fast.runs.config import RunConfig
         from zopo_fast.search.config import ZopoConfig
 
         prompts = len(self.pool)
@@ -143,6 +150,7 @@ class LandscapeRunner:
             stop_at_perfect=False,
             heldout=False,
             racing=False,
+            unanswered=self.options["unanswered"],
             rubric=text_or_file(self.options["rubric"], "--rubric"),
             max_failures=prompts + 1,  # never reached: --max-failed limits the failures of the whole pool
             limits=self.limits.limits(),
@@ -313,6 +321,7 @@ class LandscapeRunner:
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
         from zopo_fast.llm.types import Usage
         from zopo_fast.runs.report import usage_line
+        from zopo_fast.runs.unanswered import unanswered_lines
 
         if failed:
             click.echo(
@@ -321,6 +330,8 @@ class LandscapeRunner:
             )
         click.echo(f"Prompts scored: {len(means)} on {len(self.task.train)} examples")
         click.echo(f"Mean scores: {min(means):.3f} to {max(means):.3f}")
+        for line in unanswered_lines(result.unanswered):
+            click.echo(printable(line))
         click.echo(usage_line(result.usage + Usage(**(store.get("embedding") or {}))))
         scores, embeddings, _ = self.files
         click.echo(f"Written to {printable(str(scores))} and {printable(str(embeddings))}")

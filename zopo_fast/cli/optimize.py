@@ -64,7 +64,8 @@ MOST_USED = (
 def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK.
 
-    TASK is a JSONL, CSV or TSV file, or instruction-induction JSON.
+    TASK is a JSONL, JSON, CSV, TSV or Parquet file, or a folder of a Hugging Face data set, with an input and
+    an output for each example; docs/task_files.md shows each form.
     """
     for name in ("incumbent", "rubric"):  # the text and not its file: a resumed study may lack the file
         options[name] = text_or_file(options[name], f"--{name}")

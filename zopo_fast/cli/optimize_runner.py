@@ -66,6 +66,7 @@ def _run_config(options: dict[str, Any]) -> RunConfig:
         race_first=options["race_first"],
         race_batch=options["race_batch"],
         score_range=options["score_range"],
+        unanswered=options["unanswered"],
         rubric=options["rubric"],
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )

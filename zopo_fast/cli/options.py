@@ -128,20 +128,22 @@ _task_settings = options(
     option(
         "--metric",
         group="Task",
-        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
-        + default_help("that of the task"),
+        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, module:function, or the "
+        "instruction-induction benchmark's own: induction_match, induction_f1, induction_set, "
+        "induction_contains." + default_help("that of the task"),
     ),
     option(
         "--template",
         group="Task",
-        help="Template: instruction, system, user, or a JSON file." + default_help("that of the task"),
+        help="Template: instruction, system, user, a JSON or text file, or a text with {prompt} and {input} "
+        "or columns such as {question}." + default_help("that of the task"),
     ),
     option(
         "--input-field",
         group="Task",
         default="input",
         show_default=True,
-        help="Column or key of the input.",
+        help="Column or key of the input, or several as in '{premise} {hypothesis}'.",
     ),
     option(
         "--output-field",
@@ -149,6 +151,12 @@ _task_settings = options(
         default="output",
         show_default=True,
         help="Column or key of the output.",
+    ),
+    option(
+        "--encoding",
+        group="Task",
+        help="Encoding of a text file, such as cp1252."
+        + default_help("UTF-8, or that of its byte order mark"),
     ),
     setting_option(RunConfig, "seed", group="Search"),
 )
@@ -223,6 +231,8 @@ embedder_options = options(
     _body_option("--embedding-body", "the embedding calls", "Pool"),
 )
 
+unanswered_option = setting_option(RunConfig, "unanswered", group="Task")
+
 search_options = options(
     setting_option(RunConfig, "budget", group="Search"),
     setting_option(RunConfig, "initial", group="Search"),
@@ -234,6 +244,7 @@ search_options = options(
     setting_option(RunConfig, "race_batch", group="Search"),
     setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
     setting_option(RunConfig, "target", group="Search"),
+    unanswered_option,
     setting_option(
         RunConfig,
         "stop_at_perfect",

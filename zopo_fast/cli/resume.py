@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
         if stored[name] != value:
             again.append(name)
             stored[name] = None
-    return {"options": stored, "again": again, "task": asdict(task)}
+    return {"options": stored, "again": again, "task": task.to_dict()}
 
 
 def resume_options(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], Task]:
@@ -118,7 +117,7 @@ def _without_secrets(name: str, value: Any) -> Any:
 
 def _task(values: Mapping[str, Any]) -> Task:
     def examples(name: str) -> tuple[Example, ...]:
-        return tuple(Example(row["input"], tuple(row["outputs"])) for row in values[name])
+        return tuple(Example.from_dict(row) for row in values[name])
 
     return Task(
         values["name"],

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
+from zopo_fast._utils.text import printable
 from zopo_fast.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -65,10 +70,38 @@ class PoolSettings:
 
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
-    """Load the task; the number of examples, unless given, suits the size of the task."""
+    """Load the task, print remarks on its rows, and suit the number of examples to its size."""
+    with _printed_remarks():
+        return _load_task(path, options)
+
+
+@contextlib.contextmanager
+def _printed_remarks() -> Iterator[None]:
+    """Print the warnings about a task file, each once although the file may be read twice."""
+    import logging
+
+    remarks: dict[str, None] = {}
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            remarks[record.getMessage()] = None
+
+    log, handler = logging.getLogger("zopo_fast.tasks"), Collector(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        for remark in remarks:
+            click.echo(f"Note: {printable(remark)}", err=True)
+
+
+def _load_task(path: Path, options: dict[str, Any]) -> Task:
     from zopo_fast.tasks.task import Task
 
-    names = ("heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template")
+    names = (
+        "heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template", "encoding"
+    )  # fmt: skip
     given = {name: options[name] for name in names}
     examples = options["examples"]
     if examples is None:

@@ -73,7 +73,9 @@ def estimate(
     layout = template.resolve(task.template)
     examples = [*task.train, *task.heldout]
     counted = [
-        tokens.count_messages(layout.render(prompt, example.input, task.demonstrations), model)
+        tokens.count_messages(
+            layout.render(prompt, example.input, task.demonstrations, example.columns), model
+        )
         for prompt in (list(prompts[:: max(1, len(prompts) // MAX_SAMPLE)]) or [""])
         for example in examples[:: max(1, len(examples) // 20)]
     ]

@@ -122,6 +122,8 @@ async def optimize(
             None if model is None else models.wrap(model, "model"),
             None if grader is None else models.wrap(grader, "judge"),
             config.rubric,
+            unanswered=config.unanswered,
+            lowest=config.lowest_score(task),
         )
         if study is not None:
             resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))

@@ -17,6 +17,7 @@ from zopo_fast.errors import MissingDependencyError, OutputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.result import HeldOut, Result, Trial
+from zopo_fast.runs.unanswered import unanswered_lines
 from zopo_fast.storage.store import STUDY
 
 __all__ = ["RunFolder", "plot_curve", "printable", "summary"]
@@ -185,6 +186,7 @@ def summary(result: Result) -> str:
         + (f", {full} of them on all examples" if full < scored else "")
         + (f", failed: {failed}" if failed else ""),
         usage_line(result.usage),
+        *map(_one_line, unanswered_lines(result.unanswered)),
         f"Time: {result.seconds:.1f} s",
         "",
         "Best prompt:",
@@ -193,7 +195,12 @@ def summary(result: Result) -> str:
     ]
     if result.heldout:
         lines += ["", *_table(result.heldout)]
+    lines += [_one_line(f"Note: {note}") for note in result.comparison_notes]
     return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split("\n"))
 
 
 def usage_line(usage: Usage) -> str:
@@ -207,15 +214,22 @@ def usage_line(usage: Usage) -> str:
 
 
 def _table(rows: Sequence[HeldOut]) -> list[str]:
-    examples = len(rows[0].scores)
+    examples = max(len(row.scores) for row in rows)
     lines = [
-        f"On {examples} held-out examples:",
+        f"On {examples} held-out examples:" if examples else "On the held-out examples:",
         f"  {'':16}{'train':>7}{'held-out':>10}   winner ahead by (95 % CI)",
     ]
     for row in rows:
-        ahead = ""
+        after = ""
         if row.winner_ahead is not None:
-            ahead = "   {:+.3f} [{:+.3f}, {:+.3f}]".format(*row.winner_ahead)
+            after = "   {:+.3f} [{:+.3f}, {:+.3f}]".format(*row.winner_ahead)
+        if row.unanswered:
+            after += (
+                f"   {len(row.unanswered)} unanswered ({', '.join(sorted(set(row.unanswered.values())))})"
+            )
+        if row.error is not None:
+            after += f"   not scored: {row.error}"
         train = "-" if row.train_score is None else f"{row.train_score:.3f}"
-        lines.append(f"  {row.role:16}{train:>7}{row.score:10.3f}{ahead}")
+        score = "-" if row.score is None else f"{row.score:.3f}"
+        lines.append(_one_line(f"  {row.role:16}{train:>7}{score:>10}{after}"))
     return lines
