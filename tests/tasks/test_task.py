@@ -94,28 +94,33 @@ def test_field_names_can_be_chosen(write: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "example", "expected", "metric"),
     [
-        ("antonyms", {"input": "up", "output": "down"}, ("up", ("down",)), "exact_match"),
-        ("sum", {"input": "0 47", "output": 47, "x": 0}, ("0 47", ("47",)), "exact_match"),
-        ("synonyms", {"input": "big", "output": ["large", "huge"]}, ("big", ("large", "huge")), "contains"),
+        ("antonyms", {"input": "up", "output": "down"}, ("up", ("down",)), "induction_match"),
+        ("sum", {"input": "0 47", "output": 47, "x": 0}, ("0 47", ("47",)), "induction_match"),
+        (
+            "synonyms",
+            {"input": "big", "output": ["large", "huge"]},
+            ("big", ("large", "huge")),
+            "induction_contains",
+        ),
         (
             "rhymes",
             {"input": "ice", "output": "rice", "other_rhymes": ["mice", "rice"], "rhyme_group": "AY S"},
             ("ice", ("rice", "mice")),
-            "exact_match",
+            "induction_match",
         ),
         (
             "translation_en-de",
             {"input": "place", "output": "Platz", "possible_translations": ["", "Ort", "Platz"]},
             ("place", ("Platz", "Ort")),
-            "exact_match",
+            "induction_match",
         ),
         (
             "common_concept",
             {"concept": "go up", "items": ["lifts", "kites"], "all_common_concepts": ["rise", "go up"]},
             ("lifts, kites", ("go up", "rise")),
-            "f1",
+            "induction_f1",
         ),
-        ("taxonomy_animal", {"input": "cat, cup", "output": "cat"}, ("cat, cup", ("cat",)), "exact_set"),
+        ("taxonomy_animal", {"input": "cat, cup", "output": "cat"}, ("cat, cup", ("cat",)), "induction_set"),
     ],
 )
 def test_the_instruction_induction_format(

@@ -13,16 +13,16 @@ from zopo_fast._utils.files import exists
 from zopo_fast._utils.text import printable, short_repr
 from zopo_fast.cli.group import EXIT_INTERRUPTED
 from zopo_fast.cli.models import (
+    EmbeddingSettings,
     JudgeSettings,
     ModelSettings,
     embedder_name,
-    open_embedder,
     settings_of,
 )
 from zopo_fast.cli.options import (
     answer_options,
     dry_run_options,
-    embedder_option,
+    embedder_options,
     judge_options,
     limit_options,
     model_options,
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     required=True,
     help="Prompts to score, .txt or .jsonl; scores in the file are ignored.",
 )
-@embedder_option
+@embedder_options
 @model_options
 @answer_options
 @judge_options
@@ -120,7 +120,9 @@ class LandscapeRunner:
         self.model = settings_of(ModelSettings, options)
         self.judge = settings_of(JudgeSettings, options)
         self.limits = settings_of(LimitSettings, options)
+        self.embedding = settings_of(EmbeddingSettings, options)
         self.embedder = embedder_name(options["embedder"], self.model)
+        self.embedding.check(self.embedder)
         pool: Pool = Pool.load(options["pool_file"]).require(2)
         # A landscape needs a score for every example; a pool file holds means, possibly of another task.
         self.pool = Pool(pool.prompts, pool.counts)
@@ -160,7 +162,7 @@ class LandscapeRunner:
     def dry_run(self) -> None:
         """Print an upper bound of calls, tokens and cost."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import estimate
+        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
 
         bound = estimate(
             self.task,
@@ -170,6 +172,7 @@ class LandscapeRunner:
             max_tokens=completion_bound(self.model.answer_body()),
             judge_max_tokens=completion_bound(self.judge.body(self.model)),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
+            embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
         )
         click.echo(f"{len(self.pool)} prompts on {len(self.task.train)} examples.")
@@ -254,7 +257,7 @@ class LandscapeRunner:
 
         async with AsyncExitStack() as stack:
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
-            embedder = open_embedder(self.embedder, self.model, account)
+            embedder = self.embedding.open(self.embedder, self.model, account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)

@@ -13,7 +13,7 @@ from zopo_fast.cli.options import (
     answer_options,
     comparison_options,
     dry_run_options,
-    embedder_option,
+    embedder_options,
     generate_options,
     judge_options,
     limit_options,
@@ -45,7 +45,7 @@ MOST_USED = (
 )
 @pool_options
 @generate_options
-@embedder_option
+@embedder_options
 @search_options
 @model_options
 @answer_options

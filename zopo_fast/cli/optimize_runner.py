@@ -14,11 +14,11 @@ import click
 from zopo_fast.cli.group import EXIT_INPUT, EXIT_INTERRUPTED
 from zopo_fast.cli.models import (
     BODIES,
+    EmbeddingSettings,
     JudgeSettings,
     ModelSettings,
     WriterSettings,
     embedder_name,
-    open_embedder,
     settings_of,
 )
 from zopo_fast.cli.progress import Progress
@@ -115,6 +115,7 @@ class OptimizeRunner:
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     writer: WriterSettings = field(init=False)
+    embedding: EmbeddingSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
     limits: LimitSettings = field(init=False)
     account: Account | None = None  # pays for all calls, those that write and embed the pool included
@@ -128,6 +129,7 @@ class OptimizeRunner:
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.writer = settings_of(WriterSettings, self.options)
+        self.embedding = settings_of(EmbeddingSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
         self.limits = settings_of(LimitSettings, self.options)
         self.config = replace(
@@ -177,7 +179,7 @@ class OptimizeRunner:
     def dry_run(self) -> None:
         """Print bounds on the calls, tokens and cost of the run."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import estimate
+        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
 
         pool, task = self.pool, self.task
         generated = self.options["generate"] or 0
@@ -191,6 +193,7 @@ class OptimizeRunner:
             writer_max_tokens=completion_bound(self.writer.body(self.model)),
             generate=0 if pool is not None else 4 * generated,  # the calls that generating makes at most
             embed=(self._max_prompts() if self.embedder.startswith("endpoint:") else 0),
+            embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
         )
         click.echo(
@@ -207,6 +210,7 @@ class OptimizeRunner:
         from zopo_fast.runs.report import RunFolder, printable
 
         self.judge.check()
+        self.embedding.check(self.embedder)
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.is_resumed)
         stop = asyncio.Event()
@@ -289,7 +293,7 @@ class OptimizeRunner:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
-            embedder = open_embedder(self.embedder, self.model, self.account)
+            embedder = self.embedding.open(self.embedder, self.model, self.account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
@@ -362,7 +366,7 @@ class OptimizeRunner:
         shown = {name: value for name, value in self.options.items() if value is not None}
         for name in _NAMES_ONLY:
             shown[name] = sorted(shown.get(name, ()))
-        for name in ("base_url", "judge_base_url"):
+        for name in ("base_url", "judge_base_url", "embedding_base_url"):
             if name in shown:  # without a password or a key in its query
                 shown[name] = show_url(parse_base_url(name, shown[name]))
         return {"task": self.task.name, "metric": self.task.metric, **shown}

@@ -18,7 +18,7 @@ from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
 # Options that may hold a secret: stored without it, so they may be needed again.
-SECRET = ("headers", *BODIES, "base_url", "judge_base_url")
+SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "embedding_base_url")
 
 
 def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
@@ -106,7 +106,11 @@ def _without_secrets(name: str, value: Any) -> Any:
     if name == "headers":
         return {}
     if name in BODIES:
-        ClientConfig("m", body=merged_body({}, value))  # refuses values that cannot be sent
+        body = merged_body({}, value)  # a configuration refuses values that cannot be sent
+        if name == "embedding_body":
+            ClientConfig("m", embedding_body=body)
+        else:
+            ClientConfig("m", body=body)
         return veiled(value)
     return show_url(parse_base_url(name, value))
 

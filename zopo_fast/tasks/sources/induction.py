@@ -11,21 +11,27 @@ from zopo_fast.tasks.rows import Row, Wanted, text_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Metrics of the instruction-induction benchmark by file name; its other tasks use exact match.
+# Metrics of the instruction-induction benchmark by file name; its other tasks use induction_match.
 _INDUCTION_METRICS = {
-    "common_concept": "f1",
-    "informal_to_formal": "f1",
-    "orthography_starts_with": "exact_set",
-    "taxonomy_animal": "exact_set",
-    "synonyms": "contains",
+    "common_concept": "induction_f1",
+    "informal_to_formal": "induction_f1",
+    "orthography_starts_with": "induction_set",
+    "taxonomy_animal": "induction_set",
+    "synonyms": "induction_contains",
 }
 # Fields of the benchmark with further accepted outputs.
 ALTERNATIVES = ("other_rhymes", "possible_translations", "possible_outputs")
 
 
-def metric_of(name: str) -> str:
-    """Return the metric of a task of the benchmark; other names get that of most of its tasks."""
-    return _INDUCTION_METRICS.get(name, "exact_match")
+def metric_of(name: str, document: object) -> str:
+    """Return the default metric of a JSON file: the benchmark's for its tasks, else exact match.
+
+    Args:
+        name: of the file, without suffix.
+        document: content of the file; the benchmark numbers its examples, `{"examples": {"1": {...}, ...}}`.
+    """
+    examples = document.get("examples") if isinstance(document, dict) else None
+    return _INDUCTION_METRICS.get(name, "induction_match" if isinstance(examples, dict) else "exact_match")
 
 
 def unified(rows: Iterable[Row], wanted: Wanted, seed: int) -> list[Row]:

@@ -127,7 +127,7 @@ def _from_lines(text: str, path: Path) -> Source:
 
 def _from_document(document: Any, path: Path, wanted: Wanted, seed: int) -> Source:
     metadata = _metadata(document.get("metadata", {}), path) if isinstance(document, dict) else {}
-    metadata.setdefault("metric", induction.metric_of(name_of(path)))
+    metadata.setdefault("metric", induction.metric_of(name_of(path), document))
     rows = []
     for name, fields in _named(document, path, wanted):
         label = f"example {short_repr(name)[1:-1]}: "
