@@ -31,7 +31,7 @@ from zopo_fast.cli.options import (
 )
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file
+from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -115,6 +115,7 @@ class LandscapeRunner:
         from zopo_fast.prompts.pool import Pool
         from zopo_fast.runs.landscape import LandscapeFiles
 
+        options = with_prices(options)
         self.options, self.task = options, task
         self._has_opened_study = False
         self.model = settings_of(ModelSettings, options)

@@ -22,7 +22,7 @@ from zopo_fast.cli.models import (
     settings_of,
 )
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_names, prices_of
+from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_names, prices_of, with_prices
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
@@ -126,6 +126,7 @@ class OptimizeRunner:
 
     def __post_init__(self) -> None:
         self.is_resumed = self.store is not None
+        self.options = with_prices(self.options, self.is_resumed)
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.writer = settings_of(WriterSettings, self.options)
