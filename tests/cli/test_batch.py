@@ -67,6 +67,10 @@ def test_resume_or_start_refuses_other_settings(bench: Bench) -> None:
         ):
             done = bench.run(*repeated(bench, server, *more))
             assert (done.code, says in done.err) == (2, True), done
+        pool = (bench.folder / "pool.txt").read_text()
+        (bench.folder / "pool.txt").write_text(pool + "Another one.\n")
+        done = bench.run(*repeated(bench, server))
+        assert (done.code, "--pool pool.txt is not the pool of" in done.err) == (2, True), done
         write_lines(bench.folder / "task.jsonl", [{"input": f"other {i}", "output": "no"} for i in range(12)])
         done = bench.run(*repeated(bench, server))
         assert (done.code, "TASK is not the task of" in done.err) == (2, True), done

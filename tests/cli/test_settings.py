@@ -265,10 +265,11 @@ def test_the_help_states_the_size_of_the_answer_cache() -> None:
 
 
 CHANGEABLE = {
-    "resume", "quiet", "concurrency", "timeout", "no_comparison", "compare_random", "price_in", "price_out",
+    "resume", "quiet", "concurrency", "timeout", "no_comparison", "compare_random", "price", "price_in",
+    "price_out",
     "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute", "tokens_per_minute",
     "cache", "cache_size", "base_url", "judge_base_url", "headers", "body", "judge_body", "generate_body",
-    "judge_key_env",
+    "judge_key_env", "embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body",
 }  # fmt: skip
 
 

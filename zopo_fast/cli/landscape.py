@@ -13,16 +13,16 @@ from zopo_fast._utils.signals import TerminatedError, run_until_terminated
 from zopo_fast._utils.text import printable, short_repr
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED
 from zopo_fast.cli.models import (
+    EmbeddingSettings,
     JudgeSettings,
     ModelSettings,
     embedder_name,
-    open_embedder,
     settings_of,
 )
 from zopo_fast.cli.options import (
     answer_options,
     dry_run_options,
-    embedder_option,
+    embedder_options,
     judge_options,
     limit_options,
     model_options,
@@ -32,7 +32,7 @@ from zopo_fast.cli.options import (
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
 from zopo_fast.cli.plan import announce, model_text
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file
+from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     required=True,
     help="Prompts to score, .txt or .jsonl; scores in the file are ignored.",
 )
-@embedder_option
+@embedder_options
 @model_options
 @answer_options
 @judge_options
@@ -118,12 +118,15 @@ class LandscapeRunner:
         from zopo_fast.prompts.pool import Pool
         from zopo_fast.runs.landscape import LandscapeFiles
 
+        options = with_prices(options)
         self.options, self.task = options, task
         self._has_opened_study = False
         self.model = settings_of(ModelSettings, options)
         self.judge = settings_of(JudgeSettings, options)
         self.limits = settings_of(LimitSettings, options)
+        self.embedding = settings_of(EmbeddingSettings, options)
         self.embedder = embedder_name(options["embedder"], self.model)
+        self.embedding.check(self.embedder)
         pool: Pool = Pool.load(options["pool_file"]).require(2)
         # A landscape needs a score for every example; a pool file holds means, possibly of another task.
         self.pool = Pool(pool.prompts, pool.counts)
@@ -174,7 +177,7 @@ class LandscapeRunner:
     def _estimate(self) -> Estimate:
         """Return an upper bound of calls, tokens and cost."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import estimate
+        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
 
         return estimate(
             self.task,
@@ -184,6 +187,7 @@ class LandscapeRunner:
             max_tokens=completion_bound(self.model.answer_body()),
             judge_max_tokens=completion_bound(self.judge.body(self.model)),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
+            embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
         )
 
@@ -267,7 +271,7 @@ class LandscapeRunner:
 
         async with AsyncExitStack() as stack:
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
-            embedder = open_embedder(self.embedder, self.model, account)
+            embedder = self.embedding.open(self.embedder, self.model, account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from zopo_fast.errors import ConfigError, MissingDependencyError
+from zopo_fast.errors import AuthenticationError, ConfigError, MissingDependencyError
 from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY, explicit_body, merged_body
 
 if TYPE_CHECKING:
@@ -27,18 +25,6 @@ BODIES = ("body", "judge_body", "generate_body", "embedding_body")
 def settings_of(kind: type[S], options: dict[str, Any]) -> S:
     """Return a dataclass made from the options named like its fields."""
     return kind(**{f.name: options[f.name] for f in fields(kind)})  # type: ignore[arg-type]
-
-
-def require_key(option: str, variable: str | None) -> None:
-    """Check that the environment variable of an option holds a key.
-
-    Raises:
-        ConfigError: It does not. Quotes no name that may be the key itself.
-    """
-    if variable is None or os.environ.get(variable, "").strip():
-        return
-    name = variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) else "of that name"
-    raise ConfigError(f"{option}: the environment variable {name} is not set; set it to the API key")
 
 
 def _limited(body: dict[str, Any], max_tokens: int | None) -> dict[str, Any]:
@@ -160,7 +146,10 @@ class JudgeSettings:
             ):
                 if value is not None:
                     raise ConfigError(f"{option} needs --judge-model, the name of the model there")
-        require_key("--judge-key-env", self.judge_key_env)
+        if self.judge_key_env is not None:
+            from zopo_fast.llm.openai.endpoint import require_key
+
+            require_key("--judge-key-env", self.judge_key_env)
 
     def body(self, model: ModelSettings) -> dict[str, Any]:
         """Return the body parameters of a call that grades; --body applies where the model itself grades."""
@@ -217,17 +206,55 @@ def embedder_name(given: str | None, model: ModelSettings) -> str:
     return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
 
 
-def open_embedder(spec: str, model: ModelSettings, account: Account | None = None) -> Any:
-    """Return the embedder of a name, at the endpoint of the model if the embedder needs one.
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """Values of the options of an embedding endpoint."""
 
-    Raises:
-        MissingDependencyError: A package of the embedder is not installed.
-    """
-    from zopo_fast.prompts.embedders import resolve
+    embedding_base_url: str | None
+    embedding_key_env: str | None
+    embedding_batch: int | None
+    embedding_body: dict[str, Any]
 
-    try:
-        return resolve(spec, config=None if model.is_local else model.client_config(), account=account)
-    except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"{error}; or choose another embedder: --embedder endpoint:MODEL, st:NAME or minilm"
-        ) from None
+    def check(self, spec: str) -> None:
+        """Check the options before any call is paid for.
+
+        Raises:
+            ConfigError: The embedder needs no endpoint, or the key of its endpoint is missing.
+        """
+        for each in fields(self):
+            if getattr(self, each.name) and not spec.startswith("endpoint:"):
+                option = f"--{each.name.replace('_', '-')}"
+                raise ConfigError(f"{option} needs --embedder endpoint:MODEL, the embedder is {spec}")
+        if self.embedding_key_env is not None:
+            from zopo_fast.llm.openai.endpoint import require_key
+
+            require_key("--embedding-key-env", self.embedding_key_env)
+
+    def open(self, spec: str, model: ModelSettings, account: Account | None = None) -> Any:
+        """Return the embedder of a name, by default at the endpoint of the model if it needs an endpoint.
+
+        Raises:
+            ConfigError: The options cannot work.
+            AuthenticationError: The endpoint needs a key and there is none.
+            MissingDependencyError: A package of the embedder is not installed.
+        """
+        from zopo_fast.prompts.embedders import embedding_config, resolve
+
+        self.check(spec)
+        config = embedding_config(
+            None if model.is_local else model.client_config(),
+            base_url=self.embedding_base_url,
+            key_env=self.embedding_key_env,
+            batch=self.embedding_batch,
+            body=self.embedding_body,
+        )
+        try:
+            return resolve(spec, config=config, account=account)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(
+                f"{error}; or choose another embedder: --embedder endpoint:MODEL, st:NAME or minilm"
+            ) from None
+        except AuthenticationError as error:
+            raise AuthenticationError(
+                f"{error}; --embedding-key-env names the variable with the key"
+            ) from None

@@ -13,7 +13,7 @@ from zopo_fast.cli.options import (
     answer_options,
     comparison_options,
     dry_run_options,
-    embedder_option,
+    embedder_options,
     generate_options,
     judge_options,
     limit_options,
@@ -31,6 +31,7 @@ from zopo_fast.cli.settings import load_task, text_or_file
 from zopo_fast.errors import ConfigError
 
 if TYPE_CHECKING:
+    from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
 
 MOST_USED = (
@@ -57,7 +58,7 @@ MOST_USED = (
 )
 @pool_options
 @generate_options
-@embedder_option
+@embedder_options
 @search_options
 @model_options
 @answer_options
@@ -76,7 +77,8 @@ MOST_USED = (
 def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK.
 
-    TASK is a JSONL, CSV or TSV file, or instruction-induction JSON.
+    TASK is a JSONL, JSON, CSV, TSV or Parquet file, or a folder of a Hugging Face data set, with an input and
+    an output for each example; docs/task_files.md shows each form.
     """
     for name in ("incumbent", "rubric"):  # the text and not its file: a resumed study may lack the file
         options[name] = text_or_file(options[name], f"--{name}")
@@ -103,6 +105,20 @@ def optimize(task: Path | None, **options: Any) -> int:
     return run_until_terminated(runner.run())
 
 
+def _require_pool(path: Path, store: Store) -> None:
+    """Check that a pool file of a repeated command is that of the study.
+
+    Raises:
+        ConfigError: The file has other prompts or scores.
+    """
+    from zopo_fast.prompts.pool import Pool
+
+    if Pool.load(path) != store.pool():
+        raise ConfigError(
+            f"--pool {path} is not the pool of {store.path}: give the same one, or another --out"
+        )
+
+
 def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None) -> int:
     """Resume the study in a folder; return the exit code.
 
@@ -118,6 +134,8 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
     with Store.open(folder / STUDY) as store:
         task = repeated or (stored_task(store) if options["resume_or_start"] else None)
         resumed, task = resume_options(store, options, task)
+        if options["resume_or_start"] and options["generate"] is None and options["pool_file"] is not None:
+            _require_pool(options["pool_file"], store)
         if options["resume_or_start"] and (summary := store.get(SUMMARY)) is not None:
             click.echo(summary)
             return 0

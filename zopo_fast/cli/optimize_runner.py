@@ -14,11 +14,11 @@ from zopo_fast._utils.signals import stopped_by_signals
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED, exit_code
 from zopo_fast.cli.models import (
     BODIES,
+    EmbeddingSettings,
     JudgeSettings,
     ModelSettings,
     WriterSettings,
     embedder_name,
-    open_embedder,
     settings_of,
 )
 from zopo_fast.cli.plan import (
@@ -32,7 +32,7 @@ from zopo_fast.cli.plan import (
     run_config,
 )
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_names, prices_of
+from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_names, prices_of, with_prices
 from zopo_fast.errors import StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
@@ -76,6 +76,7 @@ class OptimizeRunner:
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     writer: WriterSettings = field(init=False)
+    embedding: EmbeddingSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
     limits: LimitSettings = field(init=False)
     account: Account | None = None  # pays for all calls, those that write and embed the pool included
@@ -87,9 +88,11 @@ class OptimizeRunner:
 
     def __post_init__(self) -> None:
         self.is_resumed = self.store is not None
+        self.options = with_prices(self.options, self.is_resumed)
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.writer = settings_of(WriterSettings, self.options)
+        self.embedding = settings_of(EmbeddingSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
         self.limits = settings_of(LimitSettings, self.options)
         self.config = replace(
@@ -125,7 +128,7 @@ class OptimizeRunner:
     def _estimate(self) -> Estimate:
         """Return bounds on the calls, tokens and cost of the run."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import estimate
+        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
 
         pool, size = self.pool, prompts_to_score(self.options, self.pool, self.config.incumbent)
         return estimate(
@@ -139,6 +142,7 @@ class OptimizeRunner:
             # The calls that generating makes at most.
             generate=0 if pool is not None else 4 * (self.options["generate"] or 0),
             embed=size if self.embedder.startswith("endpoint:") else 0,
+            embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
         )
 
@@ -166,6 +170,7 @@ class OptimizeRunner:
         from zopo_fast.runs.report import RunFolder, printable, summary
 
         self.judge.check()
+        self.embedding.check(self.embedder)
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.is_resumed)
         stop = asyncio.Event()
@@ -258,7 +263,7 @@ class OptimizeRunner:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
-            embedder = open_embedder(self.embedder, self.model, self.account)
+            embedder = self.embedding.open(self.embedder, self.model, self.account)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
@@ -337,7 +342,7 @@ class OptimizeRunner:
         shown = {name: value for name, value in self.options.items() if value is not None}
         for name in _NAMES_ONLY:
             shown[name] = sorted(shown.get(name, ()))
-        for name in ("base_url", "judge_base_url"):
+        for name in ("base_url", "judge_base_url", "embedding_base_url"):
             if name in shown:  # without a password or a key in its query
                 shown[name] = show_url(parse_base_url(name, shown[name]))
         return {"task": self.task.name, "metric": self.task.metric, **shown}

@@ -13,6 +13,7 @@ from zopo_fast.cli.params import (
     FILE,
     Decorator,
     FiniteRange,
+    Group,
     default_help,
     from_toml,
     json_object,
@@ -61,11 +62,11 @@ def _score_range(
     return low, high
 
 
-def _body_option(flag: str, calls: str) -> Decorator:
+def _body_option(flag: str, calls: str, group: Group = "Model") -> Decorator:
     """Return a decorator that adds an option with the body parameters of some calls."""
     return option(
         flag,
-        group="Model",
+        group=group,
         may_change=True,
         callback=json_object,
         help=f'Body parameters of {calls}, a JSON object; null or "{UNSET}" leaves a key out.',
@@ -82,11 +83,11 @@ def _max_tokens_option(flag: str, calls: str, default: int) -> Decorator:
     )
 
 
-def _key_option(flag: str, calls: str, default: str) -> Decorator:
+def _key_option(flag: str, calls: str, default: str, group: Group = "Model") -> Decorator:
     """Return a decorator that adds an option with the environment variable of a key."""
     return option(
         flag,
-        group="Model",
+        group=group,
         may_change=True,
         metavar="NAME",
         help=f"Environment variable with the API key of {calls}." + default_help(default),
@@ -127,20 +128,22 @@ _task_settings = options(
     option(
         "--metric",
         group="Task",
-        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
-        + default_help("that of the task"),
+        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, module:function, or the "
+        "instruction-induction benchmark's own: induction_match, induction_f1, induction_set, "
+        "induction_contains." + default_help("that of the task"),
     ),
     option(
         "--template",
         group="Task",
-        help="Template: instruction, system, user, or a JSON file." + default_help("that of the task"),
+        help="Template: instruction, system, user, a JSON or text file, or a text with {prompt} and {input} "
+        "or columns such as {question}." + default_help("that of the task"),
     ),
     option(
         "--input-field",
         group="Task",
         default="input",
         show_default=True,
-        help="Column or key of the input.",
+        help="Column or key of the input, or several as in '{premise} {hypothesis}'.",
     ),
     option(
         "--output-field",
@@ -148,6 +151,12 @@ _task_settings = options(
         default="output",
         show_default=True,
         help="Column or key of the output.",
+    ),
+    option(
+        "--encoding",
+        group="Task",
+        help="Encoding of a text file, such as cp1252."
+        + default_help("UTF-8, or that of its byte order mark"),
     ),
     setting_option(RunConfig, "seed", group="Search"),
 )
@@ -194,11 +203,32 @@ generate_options = options(
     ),
 )
 
-embedder_option = option(
-    "--embedder",
-    group="Pool",
-    help="Embedder of the pool: local, local:mean, endpoint:MODEL, st:NAME or minilm."
-    + default_help("local"),
+embedder_options = options(
+    option(
+        "--embedder",
+        group="Pool",
+        help="Embedder of the pool: local, local:mean, endpoint:MODEL, st:NAME or minilm."
+        + default_help("local"),
+    ),
+    setting_option(
+        ClientConfig,
+        "base_url",
+        "--embedding-base-url",
+        group="Pool",
+        help="Endpoint of --embedder endpoint:MODEL." + default_help("that of the model"),
+    ),
+    _key_option(
+        "--embedding-key-env", "the embedding endpoint", f"${KEY_ENV} at the endpoint of the model", "Pool"
+    ),
+    setting_option(
+        ClientConfig,
+        "embedding_batch",
+        group="Pool",
+        only_if_given=True,
+        may_change=True,
+        note="An endpoint that refuses as many gets fewer.",
+    ),
+    _body_option("--embedding-body", "the embedding calls", "Pool"),
 )
 
 unanswered_option = setting_option(RunConfig, "unanswered", group="Task")
@@ -316,7 +346,7 @@ limit_options = options(
         "--limit-cost",
         group="Limits",
         may_change=_LIMITS_MAY_CHANGE,
-        note="Needs --price-in and --price-out.",
+        note="Needs --price auto, or --price-in and --price-out.",
     ),
     setting_option(Limits, "seconds", "--limit-seconds", group="Limits", may_change=_LIMITS_MAY_CHANGE),
     option(
@@ -337,6 +367,13 @@ limit_options = options(
 )
 
 dry_run_options = options(
+    option(
+        "--price",
+        group="Limits",
+        may_change=_PRICES_MAY_CHANGE,
+        type=click.Choice(("auto",)),
+        help="Prices by the name of the model from a list on disk (extra prices), instead of by hand.",
+    ),
     setting_option(
         Prices, "prompt", "--price-in", group="Limits", only_if_given=True, may_change=_PRICES_MAY_CHANGE
     ),

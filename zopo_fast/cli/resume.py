@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
 # Options that may hold a secret: stored without it, so they may be needed again.
-SECRET = ("headers", *BODIES, "base_url", "judge_base_url")
+SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "embedding_base_url")
 
 # Options whose default fits the pool, so that the stored value may differ from the default.
 FITTED = ("budget", "initial")
@@ -38,7 +37,7 @@ def stored_options(options: Mapping[str, Any], task: Task, given: Collection[str
         if stored[name] != value:
             again.append(name)
             stored[name] = None
-    return {"options": stored, "again": again, "task": asdict(task), "given": sorted(given)}
+    return {"options": stored, "again": again, "task": task.to_dict(), "given": sorted(given)}
 
 
 def resume_options(
@@ -137,14 +136,18 @@ def _without_secrets(name: str, value: Any) -> Any:
     if name == "headers":
         return {}
     if name in BODIES:
-        ClientConfig("m", body=merged_body({}, value))  # refuses values that cannot be sent
+        body = merged_body({}, value)  # a configuration refuses values that cannot be sent
+        if name == "embedding_body":
+            ClientConfig("m", embedding_body=body)
+        else:
+            ClientConfig("m", body=body)
         return veiled(value)
     return show_url(parse_base_url(name, value))
 
 
 def _task(values: Mapping[str, Any]) -> Task:
     def examples(name: str) -> tuple[Example, ...]:
-        return tuple(Example(row["input"], tuple(row["outputs"])) for row in values[name])
+        return tuple(Example.from_dict(row) for row in values[name])
 
     return Task(
         values["name"],

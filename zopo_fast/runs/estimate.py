@@ -53,6 +53,7 @@ def estimate(
     writer_max_tokens: int | None = WRITER_BODY["max_tokens"],
     generate: int = 0,
     embed: int = 0,
+    embed_batch: int = EMBED_BATCH,
     prices: tuple[float, float] | None = None,
 ) -> Estimate:
     """Return upper bounds of the calls of a run, their tokens and their cost.
@@ -66,13 +67,15 @@ def estimate(
         judge_max_tokens: maximum length of a judge's answer; None: nothing limits it.
         writer_max_tokens: maximum length of an answer with prompts; None: nothing limits it.
         generate: calls that generate the pool.
-        embed: prompts embedded by an endpoint, in calls of EMBED_BATCH.
+        embed: prompts embedded by an endpoint, in calls of `embed_batch`.
         prices: of a million tokens in and out.
     """
     layout = template.resolve(task.template)
     examples = [*task.train, *task.heldout]
     counted = [
-        tokens.count_messages(layout.render(prompt, example.input, task.demonstrations), model)
+        tokens.count_messages(
+            layout.render(prompt, example.input, task.demonstrations, example.columns), model
+        )
         for prompt in (list(prompts[:: max(1, len(prompts) // MAX_SAMPLE)]) or [""])
         for example in examples[:: max(1, len(examples) // 20)]
     ]
@@ -97,7 +100,7 @@ def estimate(
     calls += generate
     if embed:
         own = [tokens.count_tokens(p, model).tokens for p in prompts[:MAX_SAMPLE]] or [UNKNOWN_PROMPT_TOKENS]
-        calls += -(-embed // EMBED_BATCH)
+        calls += -(-embed // embed_batch)
         tokens_in += round(embed * sum(own) / len(own))
     price = None
     if prices is not None and tokens_out is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,12 +71,12 @@ def export(
         "model": model,
         "template": _template_text(task),
         "metric": task.metric_name,
-        "examples": [asdict(example) for example in task.train],
+        "examples": [example.to_dict() for example in task.train],
         "prompts": [prompts[index] for index in scored],
         "scores": [[_shortest(score) for score in rows[index]] for index in scored],
     }
     if task.demonstrations:
-        document["demonstrations"] = [asdict(example) for example in task.demonstrations]
+        document["demonstrations"] = [example.to_dict() for example in task.demonstrations]
     unanswered = [
         [row, example, reason]
         for row, index in enumerate(scored)

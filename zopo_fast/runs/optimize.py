@@ -19,6 +19,7 @@ from zopo_fast.llm.budget import Account
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise
+from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
@@ -216,6 +217,7 @@ async def _embeddings(
             f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not in the "
             "pool comes last)"
         )
+    warn_if_blind(Z, getattr(embedder, "name", None))
     if study is not None:
         study.put_pool(pool)
         study.put_array("embeddings", Z)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,8 +192,7 @@ def _elapsed(store: Store) -> float:
 
 def _task_identity(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
-        named = replace(task, metric=task.metric_name)
-        return _digest([asdict(named), asdict(template.resolve(task.template))])
+        return _digest([task.to_dict(), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
 
 

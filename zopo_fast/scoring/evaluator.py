@@ -176,7 +176,7 @@ class Evaluator:
     async def _score(
         self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
     ) -> ScoredExample:
-        messages = self._template.render(key.prompt, example.input, self._demonstrations)
+        messages = self._template.render(key.prompt, example.input, self._demonstrations, example.columns)
         usage, text = Usage(), ""
         try:
             answer = await self._model.chat(messages, key=key)

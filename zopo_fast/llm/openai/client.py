@@ -26,9 +26,8 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
-import numpy as np
 
-from zopo_fast._utils.aio import AsyncCloseable, gather_or_cancel
+from zopo_fast._utils.aio import AsyncCloseable
 from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
@@ -36,6 +35,8 @@ from zopo_fast.llm import tokens
 from zopo_fast.llm.openai.admission import Admission
 from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker
 from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.embeddings.batches import BatchSize, BatchTransport, embed_in_batches, joined
+from zopo_fast.llm.openai.embeddings.vectors import read_embeddings
 from zopo_fast.llm.openai.endpoint import Endpoint, description_of, identity_of
 from zopo_fast.llm.openai.rate_limit import RateLimiter
 from zopo_fast.llm.openai.redaction import show_url
@@ -46,7 +47,6 @@ from zopo_fast.llm.openai.responses import (
     Response,
     Vectors,
     read_chat,
-    read_embeddings,
     read_response,
 )
 from zopo_fast.llm.openai.retry import Clock, Failure, Sleep, Time
@@ -111,6 +111,7 @@ class OpenAIClient(AsyncCloseable):
         )
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
         self._prefix = ""
+        self._batch_size = BatchSize(self.config.embedding_batch)
         self._forked = False
         register_for_fork(self)
 
@@ -231,6 +232,8 @@ class OpenAIClient(AsyncCloseable):
     async def embed(self, texts: Sequence[str], *, account: Payer | None = None) -> Vectors:
         """Embed texts in concurrent batches of `embedding_batch`.
 
+        A batch that the endpoint refuses for its size is halved; this client then keeps to the smaller size.
+
         Args:
             texts: n texts.
             account: budget that pays for every attempt.
@@ -247,17 +250,18 @@ class OpenAIClient(AsyncCloseable):
             raise ConfigError("embedding_model is not set: give the name of the model for /embeddings")
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise InputError("texts: expected a sequence of strings")
-        size = self.config.embedding_batch
-        batches = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-        parts = await gather_or_cancel([self._embed_batch(batch, account) for batch in batches])
+        parts = await embed_in_batches(
+            texts, self._batch_size, self.config.concurrency, lambda batch: self._embed_batch(batch, account)
+        )
         if len({part.shape[1] for part in parts}) > 1:
             raise MalformedAnswerError(f"{self._where('embeddings')}: batches differ in dimension")
-        return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
+        return joined(parts)
 
     async def _embed_batch(self, texts: list[str], account: Payer | None) -> Vectors:
         model = self.config.embedding_model
         payload = {"model": model, "input": texts, **self.config.embedding_body}
         transport, admission = self._home()
+        transport = BatchTransport(transport, self._endpoint, len(texts))
         call = Call(
             admission,
             self._sender(transport, "embeddings", payload),

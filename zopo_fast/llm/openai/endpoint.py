@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from yarl import URL
 
 from zopo_fast import __version__
-from zopo_fast.errors import AuthenticationError
+from zopo_fast.errors import AuthenticationError, ConfigError
 from zopo_fast.llm.openai.config import ClientConfig
 from zopo_fast.llm.openai.redaction import (
     _SENSITIVE,
@@ -38,9 +39,7 @@ class Endpoint:
     """
 
     def __init__(self, config: ClientConfig) -> None:
-        base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
-        source = "base_url" if config.base_url else "OPENAI_BASE_URL"
-        url = parse_base_url(source, base or OPENAI_URL)
+        url = base_url_of(config)
         variable = config.key_env or ""
         key = config.api_key or (os.environ.get(variable, "").strip() if variable else "")
         secrets = {url.password or "", *url.query.values()}
@@ -94,6 +93,29 @@ class Endpoint:
         text = self.redact(_one_line(text))
         text = text.encode("utf-8", "replace").decode()
         return text if len(text) <= limit else text[:limit] + "..."
+
+
+def base_url_of(config: ClientConfig) -> URL:
+    """Return the base URL of a configuration, that of the environment or OpenAI's own where it has none.
+
+    Raises:
+        ConfigError: the base URL cannot be used.
+    """
+    base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
+    source = "base_url" if config.base_url else "OPENAI_BASE_URL"
+    return parse_base_url(source, base or OPENAI_URL)
+
+
+def require_key(setting: str, variable: str) -> None:
+    """Check that the environment variable that a setting names holds a key.
+
+    Raises:
+        ConfigError: the variable is not set. Quotes no name that may be the key itself.
+    """
+    if os.environ.get(variable, "").strip():
+        return
+    name = variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) else "of that name"
+    raise ConfigError(f"{setting}: the environment variable {name} is not set; set it to the API key")
 
 
 def identity_of(config: ClientConfig, endpoint: Endpoint | None = None) -> dict[str, Any]:

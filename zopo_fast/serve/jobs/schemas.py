@@ -31,6 +31,20 @@ class JobExample(RequestBody):
     output: Output
 
 
+MetricName = Literal[
+    "exact_match",
+    "f1",
+    "exact_set",
+    "contains",
+    "multiple_choice",
+    "induction_match",
+    "induction_f1",
+    "induction_set",
+    "induction_contains",
+    "judge",
+]
+
+
 class JobTask(RequestBody):
     """Task that prompts are scored on; a request cannot bring a custom metric, which is code."""
 
@@ -38,7 +52,7 @@ class JobTask(RequestBody):
     heldout: list[JobExample] = msgspec.field(default_factory=list)
     demonstrations: list[JobExample] = msgspec.field(default_factory=list)
     name: Label = "task"
-    metric: Literal["exact_match", "f1", "exact_set", "contains", "multiple_choice", "judge"] = "exact_match"
+    metric: MetricName = "exact_match"
     template: Literal["instruction", "system", "user"] = "instruction"
 
 
