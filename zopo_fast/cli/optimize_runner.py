@@ -190,8 +190,8 @@ class OptimizeRunner:
             self.config,
             model=None if self.model.is_local else self.model.model,
             max_tokens=completion_bound(self.model.answer_body()),
-            judge_max_tokens=completion_bound(self.judge.body(self.model)),
-            writer_max_tokens=completion_bound(self.writer.body(self.model)),
+            judge_max_tokens=completion_bound(self.judge.body(self.model).merged),
+            writer_max_tokens=completion_bound(self.writer.body(self.model).merged),
             generate=0 if pool is not None else 4 * generated,  # the calls that generating makes at most
             embed=(self._max_prompts() if self.embedder.startswith("endpoint:") else 0),
             embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
