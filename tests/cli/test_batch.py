@@ -112,7 +112,7 @@ def test_exit_code_of_an_error(error: Exception, code: int) -> None:
 
 
 def test_an_endpoint_that_is_down_is_tried_again_later(bench: Bench) -> None:
-    done = bench.run(*bench.optimize("http://127.0.0.1:9/v1", "--timeout", "1", "--quiet"))
+    done = bench.run(*bench.optimize("http://127.0.0.1:9/v1", "--max-wait", "2", "--quiet"))
     assert done.code == 75, done
 
 

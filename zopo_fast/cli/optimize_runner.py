@@ -137,8 +137,8 @@ class OptimizeRunner:
             self.config,
             model=None if self.model.is_local else self.model.model,
             max_tokens=completion_bound(self.model.answer_body()),
-            judge_max_tokens=completion_bound(self.judge.body(self.model)),
-            writer_max_tokens=completion_bound(self.writer.body(self.model)),
+            judge_max_tokens=completion_bound(self.judge.body(self.model).merged),
+            writer_max_tokens=completion_bound(self.writer.body(self.model).merged),
             # The calls that generating makes at most.
             generate=0 if pool is not None else 4 * (self.options["generate"] or 0),
             embed=size if self.embedder.startswith("endpoint:") else 0,
