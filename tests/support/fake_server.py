@@ -94,6 +94,7 @@ class FakeServer:
         latency: delay of good responses, in seconds.
         prefix: path of the API.
         models: response to `GET /models`, which is not counted in `requests`; None: 404.
+        also: further paths that the plan answers.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class FakeServer:
         latency: float = 0.0,
         prefix: str = "/v1",
         models: Any = VLLM_MODELS,
+        also: Sequence[str] = (),
     ) -> None:
         self.requests: list[Request] = []
         self.unrouted: list[str] = []
@@ -128,6 +130,7 @@ class FakeServer:
         self._embed = embed
         self._latency = latency
         self._prefix = prefix
+        self._also = also
         self._changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
@@ -156,6 +159,8 @@ class FakeServer:
         app.router.add_post(f"{self._prefix}/chat/completions", self._handle)
         app.router.add_post(f"{self._prefix}/embeddings", self._handle)
         app.router.add_get(f"{self._prefix}/models", self._models)
+        for path in self._also:
+            app.router.add_post(path, self._handle)
         app.router.add_route("*", "/{path:.*}", self._unknown)
         # Cancel the handler of a client that disconnects, so that no handler is left.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
