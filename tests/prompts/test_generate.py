@@ -175,7 +175,9 @@ def test_refusals_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_cut_answers_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    texts = iter(["Write a rhyme tha", "<think>So the", "One.\n\nThis instruction keeps the mea", "Two.", "Two."])
+    texts = iter(
+        ["Write a rhyme tha", "<think>So the", "One.\n\nThis instruction keeps the mea", "Two.", "Two."]
+    )
 
     class Cut(Model):
         async def chat(self, messages: Sequence[Message]) -> Answer:

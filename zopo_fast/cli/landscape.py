@@ -31,7 +31,7 @@ from zopo_fast.cli.options import (
 )
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file
+from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -115,6 +115,7 @@ class LandscapeRunner:
         from zopo_fast.prompts.pool import Pool
         from zopo_fast.runs.landscape import LandscapeFiles
 
+        options = with_prices(options)
         self.options, self.task = options, task
         self._has_opened_study = False
         self.model = settings_of(ModelSettings, options)
@@ -170,7 +171,7 @@ class LandscapeRunner:
             self.config,
             model=None if self.model.is_local else self.model.model,
             max_tokens=completion_bound(self.model.answer_body()),
-            judge_max_tokens=completion_bound(self.judge.body(self.model)),
+            judge_max_tokens=completion_bound(self.judge.body(self.model).merged),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
             embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),

@@ -22,7 +22,14 @@ from zopo_fast.cli.models import (
     settings_of,
 )
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_generated, check_names, prices_of
+from zopo_fast.cli.settings import (
+    LimitSettings,
+    PoolSettings,
+    check_generated,
+    check_names,
+    prices_of,
+    with_prices,
+)
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
@@ -126,6 +133,7 @@ class OptimizeRunner:
 
     def __post_init__(self) -> None:
         self.is_resumed = self.store is not None
+        self.options = with_prices(self.options, self.is_resumed)
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.writer = settings_of(WriterSettings, self.options)
@@ -189,8 +197,8 @@ class OptimizeRunner:
             self.config,
             model=None if self.model.is_local else self.model.model,
             max_tokens=completion_bound(self.model.answer_body()),
-            judge_max_tokens=completion_bound(self.judge.body(self.model)),
-            writer_max_tokens=completion_bound(self.writer.body(self.model)),
+            judge_max_tokens=completion_bound(self.judge.body(self.model).merged),
+            writer_max_tokens=completion_bound(self.writer.body(self.model).merged),
             generate=0 if pool is not None else 4 * generated,  # the calls that generating makes at most
             embed=(self._max_prompts() if self.embedder.startswith("endpoint:") else 0),
             embed_batch=self.embedding.embedding_batch or EMBED_BATCH,

@@ -298,6 +298,7 @@ model_options = options(
         default_note="1 for the embedded model",
     ),
     setting_option(ClientConfig, "timeout", group="Model", only_if_given=True),
+    setting_option(ClientConfig, "max_elapsed", "--max-wait", group="Model", only_if_given=True),
     setting_option(ClientConfig, "requests_per_minute", group="Model"),
     setting_option(ClientConfig, "tokens_per_minute", group="Model"),
     _body_option("--body", "every call to the model"),
@@ -346,7 +347,7 @@ limit_options = options(
         "--limit-cost",
         group="Limits",
         may_change=_LIMITS_MAY_CHANGE,
-        note="Needs --price-in and --price-out.",
+        note="Needs --price auto, or --price-in and --price-out.",
     ),
     setting_option(Limits, "seconds", "--limit-seconds", group="Limits", may_change=_LIMITS_MAY_CHANGE),
     option(
@@ -367,6 +368,13 @@ limit_options = options(
 )
 
 dry_run_options = options(
+    option(
+        "--price",
+        group="Limits",
+        may_change=_PRICES_MAY_CHANGE,
+        type=click.Choice(("auto",)),
+        help="Prices by the name of the model from a list on disk (extra prices), instead of by hand.",
+    ),
     setting_option(
         Prices, "prompt", "--price-in", group="Limits", only_if_given=True, may_change=_PRICES_MAY_CHANGE
     ),

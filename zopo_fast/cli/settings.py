@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,41 @@ def check_names(task: Task) -> None:
         metrics.resolve(task.metric)
 
 
+def with_prices(options: dict[str, Any], is_resumed: bool = False) -> dict[str, Any]:
+    """Return the options with the listed prices of `--price auto` as if typed, and print which these are.
+
+    With a judge of its own, the higher price of the two models counts, so that a limit of cost holds. A
+    resumed study keeps its prices.
+
+    Raises:
+        ConfigError: The list has no such model, or prices are also given by hand.
+        MissingDependencyError: The price list is not installed.
+    """
+    if options["price"] is None:
+        return options
+    if options["price_in"] is not None or options["price_out"] is not None:
+        if not is_resumed:
+            raise ConfigError("--price auto and --price-in contradict each other; give one")
+        return options
+    if options["local"] or not options["model"]:
+        raise ConfigError("--price auto needs --model and an endpoint; the embedded model has no price")
+    from zopo_fast.llm.price_list import listed_prices
+
+    url = options["base_url"] or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    found = [listed_prices(options["model"], url)]
+    if options["judge_model"] is not None:
+        found.append(listed_prices(options["judge_model"], options["judge_base_url"] or url))
+    price_in = max(each.prices.prompt for each in found)
+    price_out = max(each.prices.completion for each in found)
+    entries = " and ".join(dict.fromkeys(each.entry for each in found))
+    click.echo(
+        f"Note: a million tokens cost {price_in:g} in and {price_out:g} out: {entries} in {found[0].source}. "
+        "Discounts of cached tokens are not counted; reasoning tokens cost what tokens out cost.",
+        err=True,
+    )
+    return {**options, "price_in": price_in, "price_out": price_out}
+
+
 def prices_of(options: dict[str, Any]) -> tuple[float, float] | None:
     """Return the prices of a million prompt and completion tokens; None where neither is given.
 
@@ -197,7 +233,7 @@ class LimitSettings:
 
         if prices is None:
             if self.limit_cost is not None:
-                raise ConfigError("--limit-cost needs --price-in and --price-out")
+                raise ConfigError("--limit-cost needs prices: --price auto, or --price-in and --price-out")
             return None
         return Prices(*prices)
 
