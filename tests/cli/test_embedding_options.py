@@ -126,7 +126,7 @@ def test_the_embedded_model_with_an_embedding_endpoint(monkeypatch: pytest.Monke
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("EMBEDDING_KEY", EMBEDDING_KEY)
-    model = ModelSettings(True, None, None, None, None, None, None, None, None, {}, {"X-Api-Key": HEADER_KEY})
+    model = ModelSettings(True, *[None] * 9, {}, {"X-Api-Key": HEADER_KEY})
 
     def key(base_url: str | None, key_env: str | None) -> str | None:
         opened = EmbeddingSettings(base_url, key_env, 3, {"dimensions": 4}).open("endpoint:e", model)

@@ -19,16 +19,16 @@ OPTIONS = {
     "race-error race-first race-batch score-range target past-perfect compare-random "
     "no-comparison official embedder embedding-base-url embedding-key-env embedding-batch "
     "embedding-body local model base-url concurrency temperature max-tokens "
-    "timeout requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "timeout max-wait requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
     "judge-key-env judge-max-tokens judge-body generate-max-tokens generate-body "
     "rubric limit-calls limit-tokens limit-cost limit-seconds cache no-cache cache-size "
     "price-in price-out dry-run out quiet help",
     "generate": "config examples heldout demonstrations metric template input-field output-field seed "
-    "number how kind lists from local model base-url concurrency temperature max-tokens timeout "
+    "number how kind lists from local model base-url concurrency temperature max-tokens timeout max-wait "
     "requests-per-minute tokens-per-minute body headers generate-max-tokens generate-body out help",
     "landscape": "config examples heldout demonstrations metric template input-field output-field seed pool "
     "embedder embedding-base-url embedding-key-env embedding-batch embedding-body "
-    "local model base-url concurrency temperature max-tokens timeout "
+    "local model base-url concurrency temperature max-tokens timeout max-wait "
     "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
     "judge-key-env judge-max-tokens judge-body rubric "
     "max-failed price-in price-out dry-run out name quiet help",

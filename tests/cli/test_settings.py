@@ -238,10 +238,10 @@ def test_defaults_of_calls_are_declared_once() -> None:
 
     bodies = (ANSWER_BODY, WRITER_BODY, JUDGE_BODY)
     assert [(body["temperature"], body["max_tokens"]) for body in bodies] == [(0, 64), (0.9, 256), (0, 256)]
-    model = ModelSettings(True, None, None, None, None, None, None, None, None, {}, {})
+    model = ModelSettings(True, *[None] * 9, {}, {})
     assert model.answer_body() == ANSWER_BODY
-    assert WriterSettings({}, None).body(model) == WRITER_BODY
-    assert JudgeSettings(None, None, None, {}, None).body(model) == JUDGE_BODY
+    assert WriterSettings({}, None).body(model).merged == WRITER_BODY
+    assert JudgeSettings(None, None, None, {}, None).body(model).merged == JUDGE_BODY
     stated = {
         (command, each.name): str(each.help).partition("[default: ")[2].rstrip("]")
         for command in ("optimize", "generate", "landscape")
@@ -270,6 +270,7 @@ CHANGEABLE = {
     "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute", "tokens_per_minute",
     "cache", "cache_size", "base_url", "judge_base_url", "headers", "body", "judge_body", "generate_body",
     "judge_key_env", "embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body",
+    "max_wait",
 }  # fmt: skip
 
 

@@ -87,6 +87,7 @@ class FakeServer:
         embed: vector of a text.
         latency: delay of good responses, in seconds.
         prefix: path of the API.
+        also: further paths that the plan answers.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class FakeServer:
         embed: Callable[[str], Sequence[float]] = hashed_vector,
         latency: float = 0.0,
         prefix: str = "/v1",
+        also: Sequence[str] = (),
     ) -> None:
         self.requests: list[Request] = []
         self.unrouted: list[str] = []
@@ -117,6 +119,7 @@ class FakeServer:
         self._embed = embed
         self._latency = latency
         self._prefix = prefix
+        self._also = also
         self._changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
@@ -144,6 +147,8 @@ class FakeServer:
         app = web.Application(client_max_size=2**26)
         app.router.add_post(f"{self._prefix}/chat/completions", self._handle)
         app.router.add_post(f"{self._prefix}/embeddings", self._handle)
+        for path in self._also:
+            app.router.add_post(path, self._handle)
         app.router.add_route("*", "/{path:.*}", self._unknown)
         # Cancel the handler of a client that disconnects, so that no handler is left.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)

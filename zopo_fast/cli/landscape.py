@@ -171,7 +171,7 @@ class LandscapeRunner:
             self.config,
             model=None if self.model.is_local else self.model.model,
             max_tokens=completion_bound(self.model.answer_body()),
-            judge_max_tokens=completion_bound(self.judge.body(self.model)),
+            judge_max_tokens=completion_bound(self.judge.body(self.model).merged),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
             embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zopo_fast.errors import AuthenticationError, ConfigError, MissingDependencyError
-from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY, explicit_body, merged_body
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY, ChatBody, explicit_body
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
@@ -27,12 +27,29 @@ def settings_of(kind: type[S], options: dict[str, Any]) -> S:
     return kind(**{f.name: options[f.name] for f in fields(kind)})  # type: ignore[arg-type]
 
 
-def _limited(body: dict[str, Any], max_tokens: int | None) -> dict[str, Any]:
-    """Return a body with `max_tokens`, under the name that the body has for it."""
-    if max_tokens is None:
-        return body
-    name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    return {**body, name: max_tokens}
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+def _chat_body(
+    defaults: Mapping[str, Any],
+    common: Mapping[str, Any],
+    max_tokens: int | None = None,
+    own: Mapping[str, Any] | None = None,
+) -> ChatBody:
+    """Return the body of calls for one purpose.
+
+    Args:
+        defaults: Parameters by default.
+        common: Parameters of --body.
+        max_tokens: Limit of the purpose's own option, before those in `defaults` and `common`. The client may
+            rename it, as it may a default.
+        own: Parameters of the purpose's own body.
+    """
+    if max_tokens is not None:
+        name = "max_completion_tokens" if common.get("max_completion_tokens") else "max_tokens"
+        defaults = {**{n: v for n, v in defaults.items() if n not in _LIMITS}, name: max_tokens}
+        common = {name: value for name, value in common.items() if name not in _LIMITS}
+    return ChatBody(defaults, {**common, **(own or {})})
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,7 @@ class ModelSettings:
     temperature: float | None
     max_tokens: int | None
     timeout: float | None
+    max_wait: float | None
     requests_per_minute: float | None
     tokens_per_minute: float | None
     body: dict[str, Any]
@@ -66,21 +84,28 @@ class ModelSettings:
 
     def answer_body(self) -> dict[str, Any]:
         """Return the body parameters of a call that answers an example."""
-        return merged_body(merged_body(ANSWER_BODY, self._sampling()), self.body)
+        return self._answers().merged
 
-    def _sampling(self) -> dict[str, Any]:
-        options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        return {name: value for name, value in options.items() if value is not None}
+    def _answers(self) -> ChatBody:
+        return self.sampling(ANSWER_BODY)
+
+    def sampling(self, defaults: Mapping[str, Any]) -> ChatBody:
+        """Return `defaults` with --temperature, --max-tokens and --body in their place."""
+        limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        given = {} if self.temperature is None else {"temperature": self.temperature}
+        # The limit is a default: the client may rename it for a model that knows it by its new name.
+        return _chat_body({**defaults, **limit}, {**given, **self.body})
 
     def client_config(self) -> ClientConfig:
         """Return the settings of the client of the endpoint."""
         from zopo_fast.llm.openai.config import ClientConfig
 
-        given = {"concurrency": self.concurrency, "timeout": self.timeout}
+        given = {"concurrency": self.concurrency, "timeout": self.timeout, "max_elapsed": self.max_wait}
         return ClientConfig(
             self.model or "",
             base_url=self.base_url,
-            body=self.answer_body(),
+            body=self._answers().given,
+            default_body=self._answers().defaults,
             headers=self.headers,
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
@@ -88,19 +113,21 @@ class ModelSettings:
         )
 
     @contextlib.asynccontextmanager
-    async def opened(self, body: Mapping[str, Any] | None = None) -> AsyncIterator[Any]:
+    async def opened(self, body: ChatBody | None = None) -> AsyncIterator[Any]:
         """Open the model for a block, with a body other than that of the answers if one is given."""
         if self.is_local:
             from zopo_fast.llm.local import LocalModel
 
-            full = explicit_body(self.answer_body() if body is None else body)
+            full = explicit_body((body or self._answers()).merged)
             async with LocalModel(self.model, slots=self.concurrency or 1, body=full) as local:
                 yield local
             return
         from zopo_fast.llm.openai.client import OpenAIClient
 
         config = self.client_config()
-        async with OpenAIClient(config if body is None else replace(config, body=body)) as client:
+        if body is not None:
+            config = replace(config, body=body.given, default_body=body.defaults)
+        async with OpenAIClient(config) as client:
             yield client
 
 
@@ -111,16 +138,15 @@ class WriterSettings:
     generate_body: dict[str, Any]
     generate_max_tokens: int | None
 
-    def body(self, model: ModelSettings, *, sampling: bool = False) -> dict[str, Any]:
+    def body(self, model: ModelSettings, *, sampling: bool = False) -> ChatBody:
         """Return the body parameters of a call that writes a prompt.
 
         Args:
             model: Values of the model options, whose --body applies to every call.
             sampling: Apply --temperature and --max-tokens too; else they concern answers alone.
         """
-        defaults = merged_body(WRITER_BODY, model._sampling() if sampling else {})
-        body = _limited(merged_body(defaults, model.body), self.generate_max_tokens)
-        return merged_body(body, self.generate_body)
+        base = model.sampling(WRITER_BODY) if sampling else ChatBody(WRITER_BODY, model.body)
+        return _chat_body(base.defaults, base.given, self.generate_max_tokens, self.generate_body)
 
 
 @dataclass(frozen=True)
@@ -151,11 +177,10 @@ class JudgeSettings:
 
             require_key("--judge-key-env", self.judge_key_env)
 
-    def body(self, model: ModelSettings) -> dict[str, Any]:
+    def body(self, model: ModelSettings) -> ChatBody:
         """Return the body parameters of a call that grades; --body applies where the model itself grades."""
         common = model.body if self.judge_model is None else {}
-        body = _limited(merged_body(JUDGE_BODY, common), self.judge_max_tokens)
-        return merged_body(body, self.judge_body)
+        return _chat_body(JUDGE_BODY, common, self.judge_max_tokens, self.judge_body)
 
     @contextlib.asynccontextmanager
     async def opened(
@@ -183,17 +208,22 @@ class JudgeSettings:
             return
         if self.judge_model is None:
             body = self.body(model)
-            yield answering.with_body(explicit_body(body) if model.is_local else body)
+            if model.is_local:
+                yield answering.with_body(explicit_body(body.merged))
+            else:
+                yield answering.with_body(body.given, body.defaults)
             return
         from zopo_fast.llm.openai.client import OpenAIClient
 
         same = self.judge_base_url in (None, model.base_url)
+        body = self.body(model)
         config = replace(
             model.client_config(),
             model=self.judge_model,
             base_url=model.base_url if same else self.judge_base_url,
             headers=model.headers if same else {},
-            body=self.body(model),
+            body=body.given,
+            default_body=body.defaults,
         )
         if self.judge_key_env is not None:
             config = replace(config, key_env=self.judge_key_env)

@@ -298,6 +298,7 @@ model_options = options(
         default_note="1 for the embedded model",
     ),
     setting_option(ClientConfig, "timeout", group="Model", only_if_given=True),
+    setting_option(ClientConfig, "max_elapsed", "--max-wait", group="Model", only_if_given=True),
     setting_option(ClientConfig, "requests_per_minute", group="Model"),
     setting_option(ClientConfig, "tokens_per_minute", group="Model"),
     _body_option("--body", "every call to the model"),

@@ -101,7 +101,7 @@ class AdaptedModel:
 
             if isinstance(config, ClientConfig):
                 self.identity, self.description = identity_of(config), description_of(config)
-                self.slots, body = config.concurrency, config.body
+                self.slots, body = config.concurrency, config.chat_body
         self._body: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
 
     @property

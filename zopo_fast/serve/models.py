@@ -138,7 +138,8 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
             settings.model,
             base_url=settings.base_url,
             api_key=key,
-            body=merged_body(ANSWER_BODY, settings.body),
+            body=settings.body,
+            default_body=ANSWER_BODY,
             headers=settings.headers,
             **{option: value for option, value in optional.items() if value is not None},
         )

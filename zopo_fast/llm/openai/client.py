@@ -5,10 +5,11 @@
         print(answer.text, client.usage.total_tokens)
 
 The client retries on 408, 429, 5xx, timeouts, dropped connections and truncated responses, within the bounds
-of `ClientConfig`. Between attempts it waits with exponential backoff and jitter, or as long as `Retry-After`
-asks for. A complete but malformed response (a web page, no JSON, no choices) is retried up to three times.
-All other failures raise a typed error at once (see `errors`). An attempt whose answer was lost may be billed
-all the same: `usage.lost_calls` counts these.
+of `ClientConfig`. Between attempts it waits as long as the response asks for in a header or its body, else
+with exponential backoff and jitter. A complete but malformed response (a web page, no JSON, no choices) is
+retried up to three times. All other failures raise a typed error at once, which tells whether it concerns the
+call, the account or the endpoint (see `errors` and `refusals.kinds`). An attempt whose answer was lost may be
+billed all the same: `usage.lost_calls` counts these.
 
 Attempts respect the rate limits of `ClientConfig` and of 429 responses (see `rate_limit`), and stop while the
 endpoint is down (see `circuit_breaker`).
@@ -18,10 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import random
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,20 +36,19 @@ from zopo_fast.llm.openai.admission import Admission
 from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker
 from zopo_fast.llm.openai.config import ClientConfig
 from zopo_fast.llm.openai.embeddings.batches import BatchSize, BatchTransport, embed_in_batches, joined
-from zopo_fast.llm.openai.embeddings.vectors import read_embeddings
+from zopo_fast.llm.openai.embeddings.vectors import Vectors, read_embeddings
 from zopo_fast.llm.openai.endpoint import Endpoint, description_of, identity_of
+from zopo_fast.llm.openai.exchange import EndpointFacts, Exchange
+from zopo_fast.llm.openai.health import Health
 from zopo_fast.llm.openai.rate_limit import RateLimiter
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.request import Call, R, Send
+from zopo_fast.llm.openai.request import Call, R
 from zopo_fast.llm.openai.responses import (
     ChatCompletion,
     Document,
-    Response,
-    Vectors,
     read_chat,
-    read_response,
 )
-from zopo_fast.llm.openai.retry import Clock, Failure, Sleep, Time
+from zopo_fast.llm.openai.retry import Admit, Clock, Failure, Retry, Sleep, Time, WaitWarnings
 from zopo_fast.llm.openai.transport import Transport
 from zopo_fast.llm.tokens import chat_bound, completion_bound, texts_bound
 from zopo_fast.llm.types import Answer, CallKey, ChatModel, EmbeddingModel, Message, Payer, Usage
@@ -110,7 +109,9 @@ class OpenAIClient(AsyncCloseable):
             self.config.breaker_failures, self.config.breaker_seconds, now=self._time.now
         )
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
-        self._prefix = ""
+        self._exchange = Exchange(self._endpoint, self.config, EndpointFacts())
+        self._health = Health(self.config.concurrency)
+        self._warnings = WaitWarnings(self._time.now)
         self._batch_size = BatchSize(self.config.embedding_batch)
         self._forked = False
         register_for_fork(self)
@@ -123,15 +124,22 @@ class OpenAIClient(AsyncCloseable):
         )  # closing them here would close the file descriptors of the parent's event loop
         self._homes = {}
 
-    def with_body(self, body: Mapping[str, Any]) -> OpenAIClient:
+    def with_body(
+        self, body: Mapping[str, Any], default_body: Mapping[str, Any] | None = None
+    ) -> OpenAIClient:
         """Return a client of the same endpoint with another body of its chat calls.
 
         Both clients share connections, slots, rate limits and circuit breaker; each has its own `usage`.
         Closing one closes the connections of both.
+
+        Args:
+            body: as in `ClientConfig`.
+            default_body: as in `ClientConfig`.
         """
         other = copy.copy(self)
-        other.config = replace(self.config, body=body)
+        other.config = replace(self.config, body=body, default_body=default_body or {})
         other._endpoint = Endpoint(other.config)
+        other._exchange = Exchange(other._endpoint, other.config, self._exchange.facts)
         other._usage = Usage()
         register_for_fork(other)
         return other
@@ -168,7 +176,7 @@ class OpenAIClient(AsyncCloseable):
     @property
     def max_answer_tokens(self) -> int | None:
         """Upper bound of the tokens of all answers to one call, by the body; None: unbounded."""
-        return completion_bound(self.config.body)
+        return completion_bound(self._exchange.fields.body)
 
     async def chat(
         self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
@@ -186,14 +194,19 @@ class OpenAIClient(AsyncCloseable):
             ConfigError: `account` needs the longest answer, and the body does not limit it.
         """
         messages = _checked_messages(messages)
-        payload = {"model": self.config.model, "messages": messages, **self.config.body}
+        payload = {"model": self.config.model, "messages": messages}
         bound = None
         if account is not None:
-            bound = chat_bound(messages, self.config.body, required=account.bounded)
+            bound = chat_bound(messages, self._exchange.fields.body, required=account.bounded)
         transport, admission = self._home()
+        keep_limit = account is not None and account.bounded
+
+        def send(timeout: float) -> Awaitable[Document | Failure]:
+            return self._exchange.post_chat(transport, payload, timeout, keep_limit=keep_limit)
+
         call = Call(
             admission,
-            self._sender(transport, "chat/completions", payload),
+            send,
             read_chat,
             expected=self._expected(messages) if self._rate_limiter.counts_tokens else 0,
             account=account,
@@ -264,7 +277,7 @@ class OpenAIClient(AsyncCloseable):
         transport = BatchTransport(transport, self._endpoint, len(texts))
         call = Call(
             admission,
-            self._sender(transport, "embeddings", payload),
+            lambda timeout: self._exchange.post_embeddings(transport, payload, timeout),
             lambda document: read_embeddings(document, len(texts)),
             expected=sum(map(tokens.estimate, texts)) if self._rate_limiter.counts_tokens else 0,
             account=account,
@@ -282,28 +295,27 @@ class OpenAIClient(AsyncCloseable):
         self._usage += Usage(prompt, calls=1, estimated_calls=int(estimated))
         return embeddings.vectors
 
-    def _run(self, call: Call[R]) -> Coroutine[Any, Any, R]:
-        return call(self.config.bounds, sleep=self._time.sleep, clock=self._clock, rng=self._rng)
+    async def _run(self, call: Call[R]) -> R:
+        with self._health.call() as health:
+
+            def retry_of(admit: Admit) -> Retry[R]:
+                return Retry(
+                    self.config.bounds,
+                    admit,
+                    sleep=self._time.sleep,
+                    clock=self._clock,
+                    rng=self._rng,
+                    health=health,
+                    has_response=lambda: self._exchange.facts.has_response,
+                    warnings=self._warnings,
+                )
+
+            return await call(retry_of)
 
     def _expected(self, messages: Sequence[Message]) -> int:
         """Return the tokens a call may take, for the rate limiter until the response states them."""
         prompt = sum(tokens.estimate(message["content"]) for message in messages)
-        return prompt + (completion_bound(self.config.body) or 0)
-
-    def _sender(self, transport: Transport, path: str, payload: Mapping[str, Any]) -> Send:
-        body = json.dumps(payload).encode()
-
-        async def send(timeout: float) -> Document | Failure:
-            response = await transport.post(self._prefix + path, body, timeout)
-            found = isinstance(response, Failure) or response.status != 404
-            if not found and self._endpoint.is_bare and not self._prefix:
-                # The base URL is a bare host: the API may be at the root or, more often, below /v1.
-                second = await transport.post("v1/" + path, body, timeout)
-                if isinstance(second, Response) and second.status != 404:
-                    self._prefix, response = "v1/", second
-            return response if isinstance(response, Failure) else read_response(response, self._endpoint)
-
-        return send
+        return prompt + (completion_bound(self._exchange.fields.body) or 0)
 
     def _where(self, path: str) -> str:
         return self._endpoint.redact(f"POST {show_url(self._endpoint.url(path))}")
@@ -322,7 +334,7 @@ class OpenAIClient(AsyncCloseable):
             transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)
             where = self._where("").rstrip("/")
             admission = Admission(
-                self.config.concurrency, self._rate_limiter, self._breaker, self._time, where
+                self.config.concurrency, self._rate_limiter, self._breaker, self._time, where, self._warnings
             )
             self._homes[loop] = transport, admission
         return self._homes[loop]

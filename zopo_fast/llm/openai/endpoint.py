@@ -23,6 +23,7 @@ from zopo_fast.llm.openai.redaction import (
     parse_base_url,
     parse_key,
     show_url,
+    veiled,
     visible_query,
 )
 
@@ -58,7 +59,7 @@ class Endpoint:
         for name, value in headers.items():
             if _SENSITIVE.search(name):
                 secrets.update(_with_parts(value))
-        for body in (config.body, config.embedding_body):
+        for body in (config.body, config.default_body, config.embedding_body):
             _veiled(body, secrets)
         secrets.add(key.strip())
         self.headers: Mapping[str, str] = headers
@@ -117,10 +118,9 @@ def identity_of(config: ClientConfig, endpoint: Endpoint | None = None) -> dict[
     """Return what an answer depends on besides the messages: model, URL without secrets, body."""
     url = (endpoint or Endpoint(config)).url("chat/completions")
     where = [show_url(url), visible_query(url)]
-    return {"model": config.model, "endpoint": where, "body": dict(config.body)}
+    return {"model": config.model, "endpoint": where, "body": config.chat_body}
 
 
 def description_of(config: ClientConfig) -> dict[str, Any]:
     """Return model name and body without secrets, as a study records them."""
-    public = config.public()
-    return {"model": public["model"], "body": public["body"]}
+    return {"model": config.model, "body": veiled(config.chat_body)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 
 import aiohttp
@@ -10,10 +11,12 @@ import aiohttp
 from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response
-from zopo_fast.llm.openai.retry import Failure
+from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response, undecoded
+from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
 
 _ERROR_BODY_BYTES = 2**16
+_UNDECODED = re.compile(r"decode content-encoding: (\w+)", re.IGNORECASE)
+_DROPPED = "the server cannot be reached or dropped the connection; check base_url"
 
 
 class Transport:
@@ -66,16 +69,31 @@ class Transport:
                         max_attempts=MAX_MALFORMED_ATTEMPTS,
                     )
                 return Response(url, response.status, response.headers, content)
-        except TimeoutError:
+        except (aiohttp.ClientError, aiohttp.InvalidURL, OSError) as error:  # TimeoutError is an OSError
+            return self._failure(error, where, timeout)
+
+    def _failure(self, error: Exception, where: str, timeout: float) -> Failure:
+        """Return the failure of a request without a complete response."""
+        if isinstance(error, TimeoutError):
             problem = f"no complete response within {timeout:.3g} s; raise timeout if the model is that slow"
-            return Failure(RequestTimeoutError, f"{where}: {problem}", lost=True)
-        except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as error:
+            return Failure(
+                RequestTimeoutError,
+                f"{where}: {problem}",
+                lost=True,
+                max_attempts=MAX_TIMEOUTS,
+                code="timeout",
+                is_outage=True,
+            )
+        if isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL)):
             problem = "no secure connection; check base_url and the server's certificate"
-            return Failure(UnreachableError, f"{where}: {problem}: {self._quoted(error)}", final=True)
-        except (aiohttp.ClientError, OSError) as error:
-            problem = "the server cannot be reached or dropped the connection; check base_url"
-            sent = not isinstance(error, aiohttp.ClientConnectorError)
-            return Failure(UnreachableError, f"{where}: {problem}: {self._quoted(error)}", lost=sent)
+            message = f"{where}: {problem}: {self._quoted(error)}"
+            return Failure(UnreachableError, message, final=True, code="no_secure_connection")
+        if (coding := _UNDECODED.search(str(error))) is not None:
+            return undecoded(where, coding[1])
+        sent = not isinstance(error, aiohttp.ClientConnectorError)
+        message = f"{where}: {_DROPPED}: {self._quoted(error)}"
+        code = "dropped" if sent else "unreachable"
+        return Failure(UnreachableError, message, lost=sent, code=code, is_outage=sent)
 
     def _quoted(self, error: Exception) -> str:
         return self._endpoint.quote(f"{type(error).__name__}: {error}")
