@@ -20,10 +20,11 @@ from zopo_fast.cli.options import (
     writing_options,
 )
 from zopo_fast.cli.params import FILE, Command, option
-from zopo_fast.cli.settings import PoolSettings, load_task
+from zopo_fast.cli.settings import PoolSettings, check_generated, load_task
 from zopo_fast.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
+    from zopo_fast.prompts.generate import Generated
     from zopo_fast.prompts.pool import Pool
 
 
@@ -57,15 +58,20 @@ def generate(task: Path, **options: Any) -> int:
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):  # before any call is paid for
         raise OutputError(f"{out}: its folder is missing or cannot be written")
 
-    async def work() -> Pool:
+    async def work() -> tuple[Pool, Generated | None]:
         if settings.method(model.is_local) == "compose":
-            return settings.compose(options["number"], loaded, options["seed"])
+            return settings.compose(options["number"], loaded, options["seed"]), None
         async with model.opened(writer.body(model, sampling=True)) as llm:
             click.echo("Generating prompts ...", err=True)
-            pool, _ = await settings.write(options["number"], loaded, llm, model.is_local, options["seed"])
-            return pool
+            pool, found = await settings.write(
+                options["number"], loaded, llm, model.is_local, options["seed"]
+            )
+            return pool, found
 
-    pool = asyncio.run(work())
+    pool, found = asyncio.run(work())
+    check_generated(pool, found)
     pool.save(out)
-    click.echo(f"{len(pool)} prompts written to {printable(str(out))}")
+    click.echo(
+        f"{len(pool)} prompts written to {printable(str(out))}" + ("" if found is None else found.skipped)
+    )
     return 0

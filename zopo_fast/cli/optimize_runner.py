@@ -22,7 +22,14 @@ from zopo_fast.cli.models import (
     settings_of,
 )
 from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import LimitSettings, PoolSettings, check_names, prices_of, with_prices
+from zopo_fast.cli.settings import (
+    LimitSettings,
+    PoolSettings,
+    check_generated,
+    check_names,
+    prices_of,
+    with_prices,
+)
 from zopo_fast.errors import ConfigError, PoolError, StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
@@ -347,10 +354,16 @@ class OptimizeRunner:
             writer = model if self.account is None else MeteredModel(model, self.account)
             if self.store is not None:
                 writer = RecordedModel(writer, ReplayedAnswers(self.store), "writer")
-            written, self.pool_usage = await self.pool_settings.write(
+            written, found = await self.pool_settings.write(
                 self.options["generate"], self.task, writer, self.model.is_local, self.options["seed"]
             )
+        self.pool_usage = found.usage
         pool = _merged(given, written)
+        check_generated(pool, found)
+        if (
+            found.skipped and len(found.pool) >= self.options["generate"]
+        ):  # fewer ones are logged as a warning
+            click.echo(f"{len(found.pool)} prompts generated{found.skipped}", err=True)
         if self.store is not None:
             self.store.put("writing", asdict(self.pool_usage))
             self.store.put_pool(pool)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
-from zopo_fast._utils.text import printable
-from zopo_fast.errors import ConfigError, InputError
+from zopo_fast._utils.text import printable, short_repr
+from zopo_fast.errors import ConfigError, InputError, PoolError
 
 if TYPE_CHECKING:
     from zopo_fast.llm.answer_cache import AnswerCache
     from zopo_fast.llm.limits import Limits, Prices
-    from zopo_fast.llm.types import Usage
+    from zopo_fast.prompts.generate import Generated
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.tasks.task import Task
 
@@ -57,17 +57,33 @@ class PoolSettings:
 
         return generate.compose(n, seed, self.lists, kind=self.kind or generate.kind_of(task.name))
 
-    async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Usage]:
-        """Return about `n` prompts written by the model, and the usage of the calls."""
+    async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Generated]:
+        """Return about `n` prompts written by the model, and what its calls gave."""
         from zopo_fast.prompts import generate
         from zopo_fast.prompts.pool import Pool
 
         if self.source is not None and self.method(local) == "paraphrase":
             originals = Pool.load(self.source)
             found = await generate.paraphrase(model, originals.prompts, n, seed=seed)
-            return Pool.from_texts([*originals.prompts, *found.pool.prompts]), found.usage
+            return Pool.from_texts([*originals.prompts, *found.pool.prompts]), found
         found = await generate.induce(model, [*task.demonstrations, *task.train], n, seed=seed)
-        return found.pool, found.usage
+        return found.pool, found
+
+
+def check_generated(pool: Pool, found: Generated | None = None) -> None:
+    """Check that a generated pool gives a search something to choose from.
+
+    Raises:
+        PoolError: It holds fewer than two prompts; says what the calls gave.
+    """
+    if len(pool) >= 2:
+        return
+    calls = "" if found is None else f" from {found.calls} calls{found.skipped}"
+    raise PoolError(
+        f"generating gave one prompt only{calls}: {short_repr(printable(pool.prompts[0]), 200)}. At least "
+        "2 distinct prompts are needed: use another model, a higher temperature, --how compose or "
+        "paraphrase, or a pool of your own"
+    )
 
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
