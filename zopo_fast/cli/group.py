@@ -10,6 +10,7 @@ import click
 
 from zopo_fast import __version__
 from zopo_fast._utils.text import printable
+from zopo_fast.cli.log_lines import warning_lines
 from zopo_fast.errors import ZopoError
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -47,7 +48,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the encoding of the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False)
+        with warning_lines():
+            code = cli(standalone_mode=False)
     except click.Abort:
         click.echo("Interrupted.", err=True)
         code = EXIT_INTERRUPTED
