@@ -96,7 +96,7 @@ def test_a_missing_column_is_an_error_before_any_call(bench: Bench) -> None:
         assert done.code == 2
         assert "Did you mean --input-field '{context} {question}' --output-field answer?" in done.err
         done = bench.run(*bench.optimize(server, *COLUMNS[:1], "{prompt} {contxt}", *COLUMNS[2:]))
-        assert (done.code, "no field 'contxt'; the fields are: 'question', 'context'" in done.err) == (
+        assert (done.code, "{contxt} is no column; the columns are: 'question', 'context'" in done.err) == (
             2,
             True,
         )
