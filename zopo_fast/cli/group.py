@@ -10,7 +10,6 @@ import click
 
 from zopo_fast import __version__
 from zopo_fast._utils.text import printable
-from zopo_fast.cli.log_lines import warning_lines
 from zopo_fast.errors import ZopoError
 
 EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -45,6 +44,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; an error of the package becomes one line on stderr and exit code 2."""
+    from zopo_fast.cli.log_lines import warning_lines
+
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the encoding of the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
