@@ -81,10 +81,13 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; an error of the package becomes one line on stderr and an exit code."""
+    from zopo_fast.cli.log_lines import warning_lines
+
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the encoding of the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False)
+        with warning_lines():
+            code = cli(standalone_mode=False)
     except click.Abort as abort:
         is_terminated = isinstance(abort.__cause__, TerminatedError)
         click.echo("Terminated." if is_terminated else "Interrupted.", err=True)
