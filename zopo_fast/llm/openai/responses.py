@@ -11,6 +11,7 @@ from yarl import URL
 
 from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
 from zopo_fast.llm.answer_text import content_text
+from zopo_fast.llm.model_card import origin_of
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
 from zopo_fast.llm.openai.refusals.error_body import parse_error
@@ -57,6 +58,7 @@ class ChatCompletion:
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    origin: str | None = None
 
 
 def read_response(
@@ -219,7 +221,8 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
     completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
     # JSON can encode a lone surrogate, which no file or terminal accepts.
-    return ChatCompletion(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
+    whole = text.encode("utf-8", "replace").decode()
+    return ChatCompletion(whole, reason, prompt, completion, origin_of(document.values))
 
 
 _FILTERED = frozenset(
