@@ -44,10 +44,13 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; an error of the package becomes one line on stderr and exit code 2."""
+    from zopo_fast.cli.log_lines import warning_lines
+
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the encoding of the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False)
+        with warning_lines():
+            code = cli(standalone_mode=False)
     except click.Abort:
         click.echo("Interrupted.", err=True)
         code = EXIT_INTERRUPTED

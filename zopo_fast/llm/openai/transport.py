@@ -15,7 +15,7 @@ from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response, und
 from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
 
 _ERROR_BODY_BYTES = 2**16
-_UNDECODED = re.compile(r"decode content-encoding: (\w+)", re.IGNORECASE)
+_UNDECODED = re.compile(r"decode content-encoding: (\w+).*please install", re.IGNORECASE | re.DOTALL)
 _DROPPED = "the server cannot be reached or dropped the connection; check base_url"
 
 
