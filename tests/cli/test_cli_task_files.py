@@ -31,7 +31,7 @@ def test_remarks_on_the_rows_are_printed_once(bench: Bench) -> None:
     write(bench, rows)
     done = bench.run("optimize", "task.jsonl", "--pool", "pool.txt", "--budget", "4", "--dry-run")
     assert done.code == 0, done
-    lines = [line for line in done.err.splitlines() if line.startswith("Note: task.jsonl")]
+    lines = [line for line in done.err.splitlines() if "task.jsonl" in line]
     assert len(lines) == 1, done
     assert (
         "1 input has different outputs in different rows, such as 'question 0': 'yes 0' (line 1)" in lines[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 from yarl import URL
 
+from zopo_fast import __version__
 from zopo_fast.errors import AuthenticationError, ConfigError
 from zopo_fast.llm.openai.config import ClientConfig
 from zopo_fast.llm.openai.redaction import (
@@ -43,7 +44,11 @@ class Endpoint:
         variable = config.key_env or ""
         key = config.api_key or (os.environ.get(variable, "").strip() if variable else "")
         secrets = {url.password or "", *url.query.values()}
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"zopo_fast/{__version__}",
+        }
         if key:
             headers["Authorization"] = f"Bearer {parse_key(variable or 'api_key', key)}"
         elif url.user is not None:
