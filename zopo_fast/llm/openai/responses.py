@@ -12,6 +12,7 @@ from yarl import URL
 from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
 from zopo_fast.llm.answer_text import CUT, content_text
 from zopo_fast.llm.model_card import origin_of
+from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
 from zopo_fast.llm.openai.refusals.error_body import parse_error
@@ -143,7 +144,7 @@ def _refusal(
     wait = None if kind.is_final else stated_wait(response.headers, error)
     return Failure(
         kind.error,
-        f"{where}, {kind.meaning}. {suffix}",
+        f"{where}, {kind.meaning.replace(KEY_ENV, endpoint.key_name)}. {suffix}",
         wait=wait,
         final=kind.is_final,
         lost=status in _MAYBE_BILLED or response.status // 100 == 2,
