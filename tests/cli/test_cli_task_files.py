@@ -31,7 +31,7 @@ def test_remarks_on_the_rows_are_printed_once(bench: Bench) -> None:
     write(bench, rows)
     done = bench.run("optimize", "task.jsonl", "--pool", "pool.txt", "--budget", "4", "--dry-run")
     assert done.code == 0, done
-    lines = [line for line in done.err.splitlines() if line.startswith("Note: task.jsonl")]
+    lines = [line for line in done.err.splitlines() if "task.jsonl" in line]
     assert len(lines) == 1, done
     assert (
         "1 input has different outputs in different rows, such as 'question 0': 'yes 0' (line 1)" in lines[0]
@@ -96,8 +96,25 @@ def test_a_missing_column_is_an_error_before_any_call(bench: Bench) -> None:
         assert done.code == 2
         assert "Did you mean --input-field '{context} {question}' --output-field answer?" in done.err
         done = bench.run(*bench.optimize(server, *COLUMNS[:1], "{prompt} {contxt}", *COLUMNS[2:]))
-        assert (done.code, "no field 'contxt'; the fields are: 'question', 'context'" in done.err) == (
+        assert (done.code, "{contxt} is no column; the columns are: 'question', 'context'" in done.err) == (
             2,
             True,
         )
         assert server.requests == []
+
+
+def test_a_folder_of_parquet_files(bench: Bench) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = bench.folder / "sst" / "data"
+    folder.mkdir(parents=True)
+    for name, count in (("train", 6), ("validation", 4)):
+        rows = {"sentence": [f"question {name} {i}" for i in range(count)], "label": ["yes"] * count}
+        parquet.write_table(pyarrow.table(rows), folder / f"{name}-00000-of-00001.parquet")
+    command = ("--pool", "pool.txt", "--budget", "4", "--dry-run", "--examples", "5")
+    done = bench.run("optimize", "sst", *command)
+    assert (done.code, "Did you mean --input-field sentence --output-field label?" in done.err) == (
+        2,
+        True,
+    ), done
+    done = bench.run("optimize", "sst", *command, "--input-field", "sentence", "--output-field", "label")
+    assert (done.code, "5 examples, 4 held out" in done.out) == (0, True), done

@@ -13,8 +13,9 @@ from llm_tools import HELLO, KEY, make, no_environment  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.adapter import as_chat_model
-from zopo_fast.llm.answer_cache import FILE, AnswerCache, CachedModel, key_of
+from zopo_fast.llm.answer_cache import FILE, AnswerCache
 from zopo_fast.llm.budget import Account
+from zopo_fast.llm.cached_model import CachedModel, key_of
 from zopo_fast.llm.limits import Limits
 from zopo_fast.llm.middleware import MeteredModel
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
@@ -32,8 +33,8 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
             first, again = await cached.chat(chat("a")), await cached.chat(chat("a"))
             assert first.text == again.text == "A"
             assert first.finish_reason == again.finish_reason == "stop"
-            assert first.usage == (Usage(cached=1) if number else Usage(3, 4, calls=1, retries=1))
-            assert again.usage == Usage(cached=1)
+            assert first.usage == (Usage(cached=1, reused=1) if number else Usage(3, 4, calls=1, retries=1))
+            assert again.usage == Usage(cached=1, reused=number)
             await cached.chat(chat("b"))
             await cached.written()
             assert cache.held()[0] == 2
@@ -103,13 +104,30 @@ def test_a_model_that_is_not_known_is_not_cached(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("finish", "kept"), [(None, 1), ("length", 1), ("content_filter", 0), ("tool_calls", 0)]
+    ("finish", "text", "kept"),
+    [
+        (None, "a", 1),
+        ("stop", "a", 1),
+        ("STOP", "a", 1),
+        ("length", "a", 1),  # the limit of the length is in the key
+        ("stop", "<think>hm</think>a", 1),
+        ("content_filter", "a", 0),
+        ("SAFETY", "a", 0),
+        ("tool_calls", "a", 0),
+        ("function_call", "a", 0),
+        ("error", "a", 0),
+        ("insufficient_system_resource", "a", 0),
+        ("stop", "", 0),
+        ("stop", " \n", 0),
+        ("length", "<think>hm", 0),
+        ("stop", "<think>hm</think>\n", 0),
+    ],
 )
-def test_only_whole_answers_are_kept(tmp_path: Path, finish: str | None, kept: int) -> None:
+def test_only_whole_answers_are_kept(tmp_path: Path, finish: str | None, text: str, kept: int) -> None:
     async def scenario() -> None:
         cache = AnswerCache(tmp_path)
         cached = CachedModel(Model(finish), cache)
-        await cached.chat(chat("a"))
+        assert (await cached.chat(chat(text))).finish_reason == finish
         await cached.written()
         assert cache.held()[0] == kept
 

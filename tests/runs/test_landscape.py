@@ -292,7 +292,7 @@ def test_two_commands_do_not_share_a_study(bench: Bench) -> None:
         try:
             until(lambda: len(chats(server)) == EXAMPLES + 1)
             second = bench.run(*arguments(server, "--no-cache"))
-            assert (second.code, "another process has this study open" in second.err) == (2, True), second
+            assert (second.code, "another process has this study open" in second.err) == (75, True), second
         finally:
             process.send_signal(signal.SIGINT)
             assert ended(process).code == 130

@@ -209,3 +209,14 @@ def base64_vectors() -> Behaviour:
 def native_vectors(shape: Callable[[list[list[float]]], Any]) -> Behaviour:
     """Respond with vectors in the shape of another API, made by `shape` from the rows."""
     return edited(lambda a: shape([item["embedding"] for item in a["data"]]), name="native", good=True)
+
+
+def served_by(model: str | None, fingerprint: str | None = None) -> Behaviour:
+    """Respond with an answer that states the model and its fingerprint."""
+    stated = {"model": model, "system_fingerprint": fingerprint}
+
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        rest = {name: value for name, value in answer.items() if name not in stated}
+        return {**rest, **{name: value for name, value in stated.items() if value is not None}}
+
+    return edited(edit, name=f"served by {model} {fingerprint}", good=True)

@@ -185,6 +185,21 @@ def test_folders_of_text_files(write: Any, tmp_path: Path, caplog: pytest.LogCap
     assert Task.load(f"{tmp_path}/c/../c/", **FIELDS).name == "c"
 
 
+def test_a_folder_of_one_configuration_and_one_of_held_out_examples(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a" / "default" / "train" / "0000.parquet"
+    path.parent.mkdir(parents=True)
+    made().to_parquet(str(path))
+    assert pairs(tmp_path / "a") == EXPECTED
+    path = tmp_path / "b" / "test.parquet"
+    path.parent.mkdir()
+    made().to_parquet(str(path))
+    task = Task.load(tmp_path / "b", **FIELDS)
+    assert (len(task.train), len(task.heldout)) == (3, 0)
+    assert "all splits are of held-out examples; their names do not count" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("files", "says"),
     [

@@ -105,12 +105,40 @@ def test_placeholders_of_columns_in_the_template(write: Any, as_text: bool) -> N
 
 
 def test_a_template_given_as_a_text(write: Any) -> None:
-    text = '{prompt}\nQ: {question}\nNot a column: {{name}} \\boxed{B} {"x": 1} {}'
+    others = '\\boxed{B} {"x": 1} {} x_{i} x^{2} \\frac{1}{2} f{x}{y} { z } {a: b}'
+    text = f"{{prompt}}\nQ: {{question}}\nNot a column: {{{{name}}}} {others}"
     task = Task.load(write("a.jsonl", QA), template=text, output_field="answer", examples=None)
     example = max(task.train, key=lambda e: e.outputs)
     assert (example.input, example.columns) == ("q5?", (("question", "q5?"),))
     (message,) = template.resolve(task.template).render("Do.", example.input, (), example.columns)
-    assert message["content"] == 'Do.\nQ: q5?\nNot a column: {name} \\boxed{B} {"x": 1} {}'
+    assert message["content"] == f"Do.\nQ: q5?\nNot a column: {{name}} {others}"
+
+
+def test_names_of_columns_as_spreadsheets_have_them(write: Any) -> None:
+    path = write("a.csv", "Frage (DE);Größe/m;x;output\nq;1,5;2;a\n")
+    text = "{prompt} {Frage (DE)} {Größe/m} \\frac{x}{2}"
+    (example,) = Task.load(path, template=text, examples=None).train
+    assert example.columns == (("Frage (DE)", "q"), ("Größe/m", "1,5"), ("x", "2"))
+    (message,) = template.resolve(text).render("Do.", example.input, (), example.columns)
+    assert message["content"] == "Do. q 1,5 \\frac2{2}"
+
+
+def test_demonstrations_as_blocks_have_columns(write: Any) -> None:
+    layout = {
+        "messages": [{"role": "user", "content": "{prompt}\n{demonstrations}{question} ({context}):"}],
+        "demonstration": "{question} ({context}): {output}\n",
+    }
+    name = str(write("t.json", layout))
+    rows = [{"metadata": {"template": "t.json"}}, *QA]
+    task = Task.load(write("a.jsonl", rows), output_field="answer", examples=2, demonstrations=2)
+    assert task.template == name
+    example = task.train[0]
+    (message,) = template.resolve(name).render("Do.", example.input, task.demonstrations, example.columns)
+    lines = [line.split() for line in message["content"].splitlines()[1:]]
+    assert [line[2][:1] for line in lines[:2]] == ["a", "a"]
+    for line in lines:
+        i = line[0][1:-1]
+        assert line[:2] == [f"q{i}?", f"(c{i}):"]
 
 
 def test_the_input_may_stand_beside_columns(write: Any) -> None:
@@ -131,10 +159,12 @@ def test_columns_are_inserted_in_a_single_pass() -> None:
     [
         (
             "{prompt} {contxt} {question}",
-            "no field 'contxt'; the fields are: 'question', 'context', 'answer'",
+            "{contxt} is no column; the columns are: 'question', 'context', 'answer', 'id'. Double braces, "
+            "{{contxt}}, stay in the text as single ones",
         ),
         ("{prompt} {question} {answer}", "{answer} would show the answer"),
-        ("{prompt} {input}{contxt}", "no field '"),
+        ("{prompt} {input}{contxt}", "{contxt} is no column"),
+        ("{prompt} {question}{contxt}", "{contxt} is no column"),
     ],
 )
 def test_a_missing_column_is_an_error(write: Any, text: str, says: str) -> None:

@@ -11,6 +11,9 @@ from zopo_fast.tasks.task import Task
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOL = {"role": "tool", "content": "t"}
+CALLS = [{"function": {"name": "f", "arguments": "{}"}}, {"function": {"name": "g", "arguments": "1"}}]
+CALLED = "User: a\nAssistant: f({}), g(1)\nTool: t"
+CALL = {"role": "assistant", "content": None, "tool_calls": CALLS}
 PARTS = [{"type": "text", "text": "a"}]
 
 
@@ -39,6 +42,9 @@ MANY = "User: a\nAssistant: b\nUser: c"
         ({"input": said("a", "b", "c"), "output": "x"}, MANY, "x"),
         ({"input": {"messages": said("a")}, "output": said("", "x")[1:]}, "a", "x"),
         ({"messages": [*said("a"), TOOL, *said("", "x")[1:]]}, "User: a\nTool: t", "x"),
+        ({"messages": [*said("a"), CALL, TOOL, *said("", "x")[1:]]}, CALLED, "x"),
+        ({"messages": [SYSTEM, *said("a", "x")]}, "a", "x"),
+        ({"dialogue": said("a", "x"), "id": 3}, "a", "x"),
         ({"instruction": "Add.", "input": "1 1", "output": "2"}, "Add.\n\n1 1", "2"),
         ({"instruction": "Name a colour.", "input": "", "output": "red"}, "Name a colour.", "red"),
         ({"instruction": "Name a colour.", "output": "red"}, "Name a colour.", "red"),
@@ -66,6 +72,11 @@ def test_a_common_system_message_is_left_out_with_a_note(
         f"{write('a.jsonl', rows)}: 3 examples without their common system message or instruction, which the "
         "prompt replaces (first: line 1)"
     ]
+    del rows[2]["messages"][0]
+    task = Task.load(write("a.jsonl", rows), examples=None)
+    assert sorted(e.input for e in task.train) == ["q0", "q1", "q2"]
+    assert "2 examples without their common system message" in caplog.text
+    rows[2]["messages"].insert(0, SYSTEM)
     caplog.clear()
     rows[1]["messages"][0] = {"role": "developer", "content": "Be long."}
     task = Task.load(write("a.jsonl", rows), examples=None)
@@ -107,8 +118,9 @@ def test_messages_after_the_answer_are_left_out_with_a_note(
             ],
             "message 1: the content must be a text",
         ),
-        ([SYSTEM, {"role": "assistant", "content": "x"}] * 1, None),
+        ([SYSTEM, {"role": "assistant", "content": "x"}], "'input' is empty"),
         ([{"role": "assistant", "content": "x"}], "'input' is empty"),
+        ([*said("a"), CALL], "message 2: a call of a tool cannot be the output"),
         ([], "no field 'input'"),
         ("text", "no field 'input'"),
     ],
@@ -121,3 +133,15 @@ def test_conversations_that_are_none(write: Any, messages: Any, says: str | None
     with pytest.raises(TaskError, match=says) as caught:
         Task.load(path)
     assert caught.value.line == 1
+
+
+def test_a_conversation_as_the_input_needs_an_output(write: Any) -> None:
+    path = write("a.jsonl", [{"input": said("a"), "ideal": "x"}])
+    with pytest.raises(TaskError, match=r"no field 'output'; .* Did you mean --output-field ideal\?"):
+        Task.load(path)
+    assert only(path, output_field="ideal") == ("a", ("x",))
+
+
+def test_two_conversations_are_no_choice(write: Any) -> None:
+    with pytest.raises(TaskError, match="no field 'input'; the fields are: 'chosen', 'rejected'"):
+        Task.load(write("a.jsonl", [{"chosen": said("a", "x"), "rejected": said("a", "y")}]))

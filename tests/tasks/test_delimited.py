@@ -41,6 +41,10 @@ def test_the_delimiter_is_found_whatever_the_suffix(
         (",input,output,,\n0,a,x,,\n1,b,y,,\n,,,,\n,,,,\n", [("a", ("x",)), ("b", ("y",))]),
         ("input,output\na,x,,,\nb,y\n", [("a", ("x",)), ("b", ("y",))]),
         ("output;;input\nx;;a\n", [("a", ("x",))]),
+        # A blank after the delimiter, as people type it.
+        ('"input", "output"\n"a, b", "x"\n', [("a, b", ("x",))]),
+        ('input, output\na, "x, y"\n', [("a", ("x, y",))]),
+        ("input, output\na, x\n", [("a", (" x",))]),
         # One row, and rows of a single delimiter.
         ("input|output\na|x", [("a", ("x",))]),
         ("\n\ninput,output\n\na,x\n\n", [("a", ("x",))]),
@@ -108,4 +112,6 @@ def test_the_same_input_with_two_outputs_is_a_warning(write: Any, caplog: pytest
     ) in caplog.text
     caplog.clear()
     pairs(write("b.jsonl", [{"input": "a", "output": ["x", "y"]}, {"input": "a", "output": ["y", "x"]}]))
-    assert caplog.text == ""
+    assert caplog.messages == [
+        f"{path.with_name('b.jsonl')}: 1 example left out as exact duplicates of earlier ones (first: line 2)"
+    ]

@@ -30,6 +30,7 @@ def pairs(path: Any, **options: Any) -> list[tuple[str, tuple[str, ...]]]:
         json.dumps({"examples": ROWS}, indent=2),
         json.dumps({"metadata": {}, "examples": {"1": ROWS[0], "2": ROWS[1]}}),
         json.dumps({"data": ROWS}, indent=1),
+        json.dumps({"version": 1, "rows": ROWS}, indent=1),
     ],
 )
 def test_the_content_decides_between_lines_and_a_document(write: Any, suffix: str, text: str) -> None:
@@ -149,3 +150,13 @@ def test_names_of_splits(write: Any, name: str, side: str) -> None:
 def test_other_names_of_splits_are_errors(write: Any, name: str) -> None:
     with pytest.raises(TaskError, match="'split' must be one of train, heldout, test, validation"):
         Task.load(write("a.jsonl", [*ROWS, {"input": "c", "output": "z", "split": name}]))
+
+
+def test_rows_that_are_all_held_out_leave_none_to_train_on(write: Any) -> None:
+    with pytest.raises(TaskError, match=r"too few examples: .*; their 'split' holds all of them out"):
+        Task.load(write("a.jsonl", [{**row, "split": "test"} for row in ROWS]), examples=None)
+
+
+def test_a_spreadsheet_is_to_be_saved_as_csv(write: Any) -> None:
+    with pytest.raises(TaskError, match=r"unknown format; .*\.parquet.*; save a spreadsheet as CSV"):
+        Task.load(write("a.xlsx", b"PK"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.files import exists
+from zopo_fast._utils.signals import run_until_terminated
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.models import ModelSettings, WriterSettings, settings_of
 from zopo_fast.cli.options import (
@@ -20,6 +20,7 @@ from zopo_fast.cli.options import (
     writing_options,
 )
 from zopo_fast.cli.params import FILE, Command, option
+from zopo_fast.cli.plan import announce, model_text
 from zopo_fast.cli.settings import PoolSettings, check_generated, load_task
 from zopo_fast.errors import ConfigError, OutputError
 
@@ -58,6 +59,12 @@ def generate(task: Path, **options: Any) -> int:
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):  # before any call is paid for
         raise OutputError(f"{out}: its folder is missing or cannot be written")
 
+    what = f"generate {options['number']} prompts ({settings.method(model.is_local)})"
+    if settings.method(model.is_local) == "compose":
+        announce(f"{what} without any call", quiet=False)
+    else:
+        announce(f"{what} in at most {4 * options['number']} calls; {model_text(model)}", quiet=False)
+
     async def work() -> tuple[Pool, Generated | None]:
         if settings.method(model.is_local) == "compose":
             return settings.compose(options["number"], loaded, options["seed"]), None
@@ -68,7 +75,7 @@ def generate(task: Path, **options: Any) -> int:
             )
             return pool, found
 
-    pool, found = asyncio.run(work())
+    pool, found = run_until_terminated(work())
     check_generated(pool, found)
     pool.save(out)
     click.echo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.files import exists
+from zopo_fast._utils.signals import TerminatedError, run_until_terminated
 from zopo_fast._utils.text import printable, short_repr
-from zopo_fast.cli.group import EXIT_INTERRUPTED
+from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED
 from zopo_fast.cli.models import (
     EmbeddingSettings,
     JudgeSettings,
@@ -30,6 +30,7 @@ from zopo_fast.cli.options import (
     task_options,
 )
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
+from zopo_fast.cli.plan import announce, model_text
 from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
 from zopo_fast.errors import (
@@ -46,6 +47,7 @@ from zopo_fast.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
+    from zopo_fast.runs.estimate import Estimate
     from zopo_fast.runs.result import Result, Trial
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
@@ -96,16 +98,17 @@ def landscape(task: Path, **options: Any) -> int:
         command.dry_run()
         return 0
     try:
-        return asyncio.run(command.run())
+        return run_until_terminated(command.run())
     except StudyMismatchError:  # the same command would be refused again
         raise
     except ZopoError:
         command.say_how_to_resume()
         raise
-    except KeyboardInterrupt:
-        click.echo("Interrupted.", err=True)
+    except KeyboardInterrupt as end:
+        is_terminated = isinstance(end, TerminatedError)
+        click.echo("Terminated." if is_terminated else "Interrupted.", err=True)
         command.say_how_to_resume()
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED
 
 
 class LandscapeRunner:
@@ -162,10 +165,21 @@ class LandscapeRunner:
 
     def dry_run(self) -> None:
         """Print an upper bound of calls, tokens and cost."""
+        click.echo(f"{len(self.pool)} prompts on {len(self.task.train)} examples.")
+        click.echo(f"This would take {self._estimate()}. No call was made.")
+
+    def _announce(self) -> None:
+        """Print what the run will do, before its first call."""
+        if not self.options["quiet"]:
+            scored = f"{len(self.pool)} prompts on {len(self.task.train)} examples each"
+            announce(f"{scored}; {self._estimate()}; {model_text(self.model)}", quiet=False)
+
+    def _estimate(self) -> Estimate:
+        """Return an upper bound of calls, tokens and cost."""
         from zopo_fast.llm.tokens import completion_bound
         from zopo_fast.runs.estimate import EMBED_BATCH, estimate
 
-        bound = estimate(
+        return estimate(
             self.task,
             self.pool.prompts,
             self.config,
@@ -176,8 +190,6 @@ class LandscapeRunner:
             embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
         )
-        click.echo(f"{len(self.pool)} prompts on {len(self.task.train)} examples.")
-        click.echo(f"This would take {bound}. No call was made.")
 
     async def run(self) -> int:
         """Score the pool, or what an interrupted run has left of it, and export it; return the exit code."""
@@ -186,6 +198,7 @@ class LandscapeRunner:
         self._has_opened_study = True
         is_exported = False
         try:
+            self._announce()
             await self._score_and_export(store)
             is_exported = True
         finally:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,33 +85,7 @@ def check_generated(pool: Pool, found: Generated | None = None) -> None:
 
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
-    """Load the task, print remarks on its rows, and suit the number of examples to its size."""
-    with _printed_remarks():
-        return _load_task(path, options)
-
-
-@contextlib.contextmanager
-def _printed_remarks() -> Iterator[None]:
-    """Print the warnings about a task file, each once although the file may be read twice."""
-    import logging
-
-    remarks: dict[str, None] = {}
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            remarks[record.getMessage()] = None
-
-    log, handler = logging.getLogger("zopo_fast.tasks"), Collector(logging.WARNING)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        for remark in remarks:
-            click.echo(f"Note: {printable(remark)}", err=True)
-
-
-def _load_task(path: Path, options: dict[str, Any]) -> Task:
+    """Load the task; the number of examples, unless given, suits the size of the task."""
     from zopo_fast.tasks.task import Task
 
     names = (

@@ -61,9 +61,7 @@ def listed_prices(model: str, base_url: str | None = None) -> ListedPrices:
         scale = 10**6 // _TOKENS
         prices = Prices(float(found.input_price * scale), float(found.output_price * scale))
         return ListedPrices(prices, f"{found.model.id} of {found.provider.id}", source)
-    raise ConfigError(
-        f"no price of the model {short_repr(model)} in {source}; give --price-in and --price-out"
-    )
+    raise ConfigError(f"no price of the model {short_repr(model)} in {source}; give its prices by hand")
 
 
 def _references(model: str, base_url: str | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -14,8 +14,8 @@ from zopo_fast._utils.aio import require_no_loop, require_own_event
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.adapter import Embeds, ModelLike, as_chat_model, as_embedding_model
-from zopo_fast.llm.answer_cache import CachedModel
 from zopo_fast.llm.budget import Account
+from zopo_fast.llm.cached_model import CachedModel
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise

@@ -208,9 +208,25 @@ def usage_line(usage: Usage) -> str:
     return (
         f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
         + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
-        + (f"; from the cache: {usage.cached}" if usage.cached else "")
+        + (f"; from the cache: {usage.cached}{_reused_words(usage)}" if usage.cached else "")
         + (f"; lost, possibly billed: {usage.lost_calls}" if usage.lost_calls else "")
     )
+
+
+def _reused_words(usage: Usage) -> str:
+    """Return how many answers of the cache earlier runs gave, and the age of the oldest."""
+    if not usage.reused:
+        return ""
+    count = "" if usage.reused == usage.cached else f"{usage.reused} "
+    return f", {count}of earlier runs, the oldest {age_words(usage.reused_age)} old"
+
+
+def age_words(seconds: float) -> str:
+    """Return an age in whole days, hours, minutes or seconds."""
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+    name, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
+    number = int(seconds // size)
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _table(rows: Sequence[HeldOut]) -> list[str]:

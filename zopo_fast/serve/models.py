@@ -9,7 +9,7 @@ key_env = "OPENAI_API_KEY"        # environment variable with the API key
 body = { temperature = 0, max_tokens = 64 }   # "unset" leaves a key out
 concurrency = 16
 price_in = 0.15                   # per million prompt tokens
-price_out = 0.6                   # per million completion tokens
+price_out = 0.6                   # per million completion tokens; or price = "auto" for both
 
 [local]                           # the embedded model; optional
 path = "other.gguf"
@@ -17,13 +17,14 @@ path = "other.gguf"
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -32,6 +33,8 @@ from zopo_fast.llm.bodies import ANSWER_BODY, explicit_body, merged_body
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 LOCAL = "local"
+
+_log = logging.getLogger(__name__)
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,6 +48,7 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
     timeout: float | None = None
     price_in: float | None = None
     price_out: float | None = None
+    price: Literal["auto"] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,7 +149,22 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
         )
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    prices = None
-    if settings.price_in is not None and settings.price_out is not None:
-        prices = (settings.price_in, settings.price_out)
-    return NamedModel(name, client, prices=prices)
+    return NamedModel(name, client, prices=_prices(settings, where))
+
+
+def _prices(settings: _Settings, where: str) -> tuple[float, float] | None:
+    """Return the prices of a model, as given or from the price list."""
+    if settings.price is not None:
+        if settings.price_in is not None:
+            raise ConfigError(f"{where}: price and price_in contradict each other; give one")
+        from zopo_fast.llm.price_list import listed_prices
+
+        try:
+            found = listed_prices(settings.model or "", settings.base_url)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        _log.info("%s: prices of %s in %s", where, found.entry, found.source)
+        return found.prices.prompt, found.prices.completion
+    if settings.price_in is None or settings.price_out is None:
+        return None
+    return settings.price_in, settings.price_out

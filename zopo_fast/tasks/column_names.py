@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PLACEHOLDER = re.compile(r"\{(\w(?:[\w .\-]*\w)?)\}")
+PLACEHOLDER = re.compile(r"\{(\w[^{}\n\"':]*)\}")
 
 # Names of inputs and outputs in public data sets, the most specific first.
 _INPUT_PAIRS = (
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
-    ("context", "question"), ("passage", "question"),
+    ("context", "question"), ("passage", "question"), ("instruction", "context"),
 )  # fmt: skip
 _INPUTS = (
     "input", "question", "query", "prompt", "text", "sentence", "source", "src", "instruction", "utterance",

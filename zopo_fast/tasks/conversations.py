@@ -29,6 +29,7 @@ _ROLES = {
 class _Turn(NamedTuple):
     role: str
     text: str
+    is_call: bool = False  # of a tool, and no text
 
 
 class _Parts(NamedTuple):
@@ -36,6 +37,7 @@ class _Parts(NamedTuple):
 
     row: Row
     instruction: str
+    is_chat: bool = False
 
 
 def is_conversation(value: object) -> bool:
@@ -61,22 +63,30 @@ def with_fields(rows: list[Row], wanted: Wanted, notes: Notes) -> list[Row]:
     parts = [_parts(row, wanted, notes) for row in rows]
     if all(part.row is row for part, row in zip(parts, rows, strict=True)):
         return rows
-    instructions = {part.instruction for part in parts}
-    if len(instructions) == 1 and len(rows) > 1 and "" not in instructions:
-        for row in rows:
-            notes.add(
-                "{count} without their common system message or instruction, which the prompt replaces",
-                row.place,
-            )
+    if _is_common(parts):
+        for part in parts:
+            if part.instruction:
+                notes.add(
+                    "{count} without their common system message or instruction, which the prompt replaces",
+                    part.row.place,
+                )
         return [part.row for part in parts]
     found = []
-    for row, instruction in parts:
+    for row, instruction, _ in parts:
         text = row.fields[wanted.input]
         if instruction and isinstance(text, str):
             text = "\n\n".join(part for part in (instruction, text) if part.strip())
             notes.add("{count} with a system message or an instruction as part of the input", row.place)
         found.append(replace(row, fields={**row.fields, wanted.input: text}))
     return found
+
+
+def _is_common(parts: Sequence[_Parts]) -> bool:
+    """Return True if the rows have no more than one instruction, which the prompt can then replace."""
+    instructions = {part.instruction for part in parts}
+    if all(part.is_chat for part in parts):
+        return len(instructions - {""}) <= 1
+    return len(instructions) == 1 and len(parts) > 1
 
 
 def _parts(row: Row, wanted: Wanted, notes: Notes) -> _Parts:
@@ -104,7 +114,9 @@ def _messages(row: Row, wanted: Wanted) -> tuple[str, list[Any] | None]:
             return name, value["messages"]
         if is_conversation(value):
             return name, value
-    return "", None
+    # A conversation under any other name, unless the choice between several would be a guess.
+    others = [] if wanted.input in row.fields else [n for n, v in row.fields.items() if is_conversation(v)]
+    return (others[0], row.fields[others[0]]) if len(others) == 1 else ("", None)
 
 
 def _from_messages(row: Row, name: str, messages: list[Any], wanted: Wanted, notes: Notes) -> _Parts:
@@ -113,16 +125,24 @@ def _from_messages(row: Row, name: str, messages: list[Any], wanted: Wanted, not
     fields = dict(row.fields)
     if wanted.output not in fields:
         last = max((i for i, turn in enumerate(turns) if turn.role == "Assistant"), default=None)
+        if last is None and name == wanted.input:
+            return _joined(row, fields, turns, wanted, system)  # the missing output is reported as such
         if last is None:
             raise row.error(f"{short_repr(name)} holds no message of the assistant, which is the output")
+        if turns[last].is_call:
+            raise row.error(f"{short_repr(name)}, message {last + 1}: a call of a tool cannot be the output")
         if last < len(turns) - 1:
             notes.add(
                 "{count} with messages after the last one of the assistant, which are left out", row.place
             )
         fields[wanted.output] = turns[last].text
         turns = turns[:last]
-    fields[wanted.input] = _conversation([turn for turn in turns if turn.role != "System"])
-    return _Parts(replace(row, fields=fields), system)
+    return _joined(row, fields, turns, wanted, system)
+
+
+def _joined(row: Row, fields: dict[str, Any], turns: Sequence[_Turn], wanted: Wanted, system: str) -> _Parts:
+    text = _conversation([turn for turn in turns if turn.role != "System"])
+    return _Parts(replace(row, fields={**fields, wanted.input: text}), system, is_chat=True)
 
 
 def _turn(row: Row, name: str, number: int, message: dict[str, Any]) -> _Turn:
@@ -131,6 +151,8 @@ def _turn(row: Row, name: str, number: int, message: dict[str, Any]) -> _Turn:
     if title is None:
         raise row.error(f"{short_repr(name)}, message {number}: unknown role {short_repr(role)}")
     text = content_text(message)
+    if text is None and (calls := _calls(message)):
+        return _Turn(title, calls, is_call=True)
     if not isinstance(text, str):
         raise row.error(
             f"{short_repr(name)}, message {number}: the content must be a text, not {short_repr(text, 60)}"
@@ -138,6 +160,15 @@ def _turn(row: Row, name: str, number: int, message: dict[str, Any]) -> _Turn:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise row.error(f"{short_repr(name)}, message {number} holds a lone surrogate")
     return _Turn(title, text)
+
+
+def _calls(message: dict[str, Any]) -> str:
+    """Return the calls of tools in a message as text, such as `add({"a": 1})`; an empty text without any."""
+    calls = message.get("tool_calls")
+    functions = (
+        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    return ", ".join(f"{f.get('name')}({f.get('arguments')})" for f in functions if isinstance(f, dict))
 
 
 def content_text(message: dict[str, Any]) -> Any:

@@ -62,6 +62,8 @@ def _check_header(source: Source, wanted: Wanted) -> None:
             hint = column_names.suggestion(header, wanted.input, wanted.output) if name not in header else ""
             if not hint and name not in header and source.header_line is not None:
                 hint = ". The first line must hold the names of the columns"
+                if len(header) == 1:
+                    hint += "; a line such as sep=^ before it names another delimiter"
             raise TaskError(message + hint, path=source.path, line=source.header_line)
 
 
@@ -141,15 +143,22 @@ def _cell(cell: str) -> Any:
     return cell
 
 
-def warn_of_contradictions(records: Sequence[Record], source: Source) -> None:
-    """Log a warning if rows with the same input accept different outputs."""
+def warn_of_repeats(records: Sequence[Record], source: Source) -> None:
+    """Log a warning if rows are equal, and one if rows with the same input accept different outputs."""
     seen: dict[tuple[Any, ...], Record] = {}
+    known: set[tuple[Any, ...]] = set()
     cases: dict[tuple[Any, ...], tuple[Record, Record]] = {}
+    notes = Notes()
     for record in records:
         key = record.input, record.columns
         first = seen.setdefault(key, record)
-        if set(first.outputs) != set(record.outputs):
+        whole = (*key, frozenset(record.outputs))
+        if whole in known:
+            notes.add("{count} left out as exact duplicates of earlier ones", record.place)
+        elif first is not record:
             cases.setdefault(key, (first, record))
+        known.add(whole)
+    notes.log(source)
     if cases:
         one, other = next(iter(cases.values()))
         inputs = "1 input has" if len(cases) == 1 else f"{len(cases)} inputs have"

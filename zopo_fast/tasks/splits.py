@@ -51,7 +51,10 @@ def split_of(row: Row) -> str:
         return ""
     side = side_of(value) if isinstance(value, str) else None
     if side is None:
-        raise row.error(f"'split' must be one of {NAMES_TEXT}, not {short_repr(value)}")
+        raise row.error(
+            f"'split' must be one of {NAMES_TEXT}, not {short_repr(value)}; "
+            "rename the column if it means something else"
+        )
     return side
 
 
@@ -94,8 +97,11 @@ def divide(
     needs = [("examples", examples or 1, len(train)), ("demonstrations", demonstrations, len(shots))]
     for label, wanted, available in [*needs, ("heldout", heldout or 0, len(held))]:
         if available < wanted:
+            pinned_all = bool(order) and all(side == "heldout" for _, side in order)
+            hint = "; their 'split' holds all of them out" if pinned_all else ""
             raise TaskError(
-                f"too few examples: {label}={wanted} requested, {available} left of {len(found)} in all",
+                f"too few examples: {label}={wanted} requested, {available} left of {len(found)} in all"
+                f"{hint}",
                 path=path,
             )
     return tuple(train), tuple(held), tuple(shots)

@@ -186,7 +186,7 @@ class Task:
             )
         template = template or metadata.get("template", "instruction")
         found = records.records_of(source, _wanted(*fields, template, source))
-        records.warn_of_contradictions(found, source)
+        records.warn_of_repeats(found, source)
         train, held, shots = division.of(found, source.path)
         return cls(
             name=metadata.get("name", name),
@@ -237,9 +237,9 @@ def _wanted(input_field: str, output_field: str, template: str | None, source: S
         source: rows that are read already, whose columns decide what braces mean; None: not read yet.
 
     Raises:
-        TaskError: the template shows the output.
+        TaskError: the template shows the output, or names a column that there is not.
     """
-    from zopo_fast.tasks.rows import Wanted
+    from zopo_fast.tasks.rows import Wanted, names_text
 
     try:
         layout = templates.resolve(template or "instruction")
@@ -250,6 +250,14 @@ def _wanted(input_field: str, output_field: str, template: str | None, source: S
         for name, is_certain in layout.columns.items()
         if is_certain or (source is not None and source.has(name))
     )
+    for name in columns:
+        if source is not None and source.rows and not source.has(name):
+            names = source.header or tuple(dict.fromkeys(each for row in source.rows for each in row.fields))
+            raise TaskError(
+                f"template {layout.name!r}: {{{name}}} is no column; the columns are: {names_text(names)}. "
+                f"Double braces, {{{{{name}}}}}, stay in the text as single ones",
+                path=source.path,
+            )
     if output_field in columns:
         raise TaskError(
             f"template {layout.name!r}: {{{output_field}}} would show the answer; leave it out",

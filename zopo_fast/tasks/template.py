@@ -27,7 +27,7 @@ PROMPT = ("{prompt}", "[PROMPT]")
 INPUT = ("{input}", "[INPUT]")
 ROLES = ("system", "user", "assistant")
 _RESERVED = ("prompt", "input", "demonstrations")
-_ESCAPED = re.compile(r"\{\{(?!(?:prompt|input|demonstrations|output)\}\})(\w(?:[\w .\-]*\w)?)\}\}")
+_ESCAPED = re.compile(rf"\{{(?!\{{(?:prompt|input|demonstrations|output)\}}\}}){PLACEHOLDER.pattern}\}}")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -86,17 +86,22 @@ class Template:
     def columns(self) -> dict[str, bool]:
         """Names in placeholders of columns, in order; False for braces that may be of another language.
 
-        Braces after a letter, as in the LaTeX command `\\boxed{B}`, are a placeholder only if the task has
-        such a column.
+        Braces as in the LaTeX texts `\\boxed{B}` and `x_{i}` are a placeholder only if the task has such a
+        column.
         """
         found: dict[str, bool] = {}
         texts = [content for _, content in self.messages]
         for text in [*texts, self.demonstration or ""]:
             reserved = (*_RESERVED, "output") if text is self.demonstration else _RESERVED
-            for match in PLACEHOLDER.finditer(_ESCAPED.sub("", text)):
+            last, is_certain = 0, True  # end of the placeholder before; whether it is certain
+            for match in PLACEHOLDER.finditer(_ESCAPED.sub(" ", text)):
+                before = match.string[match.start() - 1 : match.start()]
+                is_certain = not (before.isalnum() or before in ("_", "^", "\\")) and (
+                    is_certain or match.start() != last
+                )
+                last = match.end()
                 if match[1] not in reserved:
-                    before = match.string[match.start() - 1 : match.start()]
-                    found[match[1]] = found.get(match[1], False) or not before.isalnum()
+                    found[match[1]] = found.get(match[1], False) or is_certain
         return found
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Fuzz task files: JSONL, CSV, TSV and instruction-induction JSON."""
+"""Fuzz task files: JSONL, CSV, TSV, instruction-induction JSON, gzip, Parquet and Arrow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness import fuzz, in_file, instrumented
 with instrumented:
     from zopo_fast.tasks import task
 
-ENDINGS = (".jsonl", ".csv", ".tsv", ".json")
+ENDINGS = (".jsonl", ".csv", ".tsv", ".json", ".csv.gz", ".parquet", ".arrow")
 
 
 def target(folder: Path, data: bytes) -> None:

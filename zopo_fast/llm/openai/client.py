@@ -32,6 +32,7 @@ from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
 from zopo_fast.llm import tokens
+from zopo_fast.llm.model_card import read_card
 from zopo_fast.llm.openai.admission import Admission
 from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker
 from zopo_fast.llm.openai.config import ClientConfig
@@ -52,6 +53,8 @@ from zopo_fast.llm.openai.retry import Admit, Clock, Failure, Retry, Sleep, Time
 from zopo_fast.llm.openai.transport import Transport
 from zopo_fast.llm.tokens import chat_bound, completion_bound, texts_bound
 from zopo_fast.llm.types import Answer, CallKey, ChatModel, EmbeddingModel, Message, Payer, Usage
+
+_CARD_SECONDS = 5.0  # for one response to GET /models, which is no reason to wait
 
 __all__ = [
     "Answer",
@@ -217,7 +220,27 @@ class OpenAIClient(AsyncCloseable):
         finally:
             self._usage += call.extra
         usage = await self._count(completion, messages)
-        return Answer(completion.text, usage + call.extra, completion.finish_reason)
+        return Answer(completion.text, usage + call.extra, completion.finish_reason, completion.origin)
+
+    async def model_card(self) -> Any:
+        """Return what `GET /models` says of the model now; None where it says nothing or cannot be had."""
+        transport, _ = self._home()
+        # The API of a bare host may be at its root or, more often, below /v1.
+        known = self._exchange.facts.prefix
+        prefixes = [known] if known or not self._endpoint.is_bare else ["v1/", ""]
+        for prefix in prefixes:
+            begun = time.monotonic()
+            response = await transport.get(f"{prefix}models", _CARD_SECONDS)
+            failed = response is None or response.status >= 500
+            if failed and time.monotonic() - begun < _CARD_SECONDS / 2:  # dropped, not timed out
+                response = await transport.get(f"{prefix}models", _CARD_SECONDS)
+            if response is None:
+                return None
+            if response.status // 100 == 2:
+                card = read_card(response.body, self.config.model, time.time())
+                if card is not None:
+                    return card
+        return None
 
     async def _count(self, completion: ChatCompletion, messages: Sequence[Message]) -> Usage:
         """Return the usage of a chat response and add it to the client's; estimate unstated counts."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from yarl import URL
 
+from zopo_fast import __version__
 from zopo_fast.errors import AuthenticationError, ConfigError
 from zopo_fast.llm.openai.config import ClientConfig
 from zopo_fast.llm.openai.redaction import (
@@ -43,7 +44,11 @@ class Endpoint:
         variable = config.key_env or ""
         key = config.api_key or (os.environ.get(variable, "").strip() if variable else "")
         secrets = {url.password or "", *url.query.values()}
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"zopo_fast/{__version__}",
+        }
         if key:
             headers["Authorization"] = f"Bearer {parse_key(variable or 'api_key', key)}"
         elif url.user is not None:
@@ -63,6 +68,8 @@ class Endpoint:
             _veiled(body, secrets)
         secrets.add(key.strip())
         self.headers: Mapping[str, str] = headers
+        self.key_name = variable or "key_env"
+        """Name of the variable with the key, for messages."""
         self.is_bare = url.path in {"", "/"}
         """The base URL has no path: the API may be at the root or below /v1."""
         self.is_loopback = url.host in LOOPBACK

@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LONE_SHARE = 0.5
-"""Share of the slots up to which calls that fail alike, without another call to compare, count as single."""
+"""Share of the slots up to which calls that get HTTP 500 count as single ones, without an answer between."""
+MIN_LONE = 3
+"""Least such number of calls."""
+MAX_LONE_TIMEOUTS = 2
+"""Number of calls without an answer between that count as single ones where they time out."""
+
+_INTERNAL_ERROR, _TIMEOUT = "HTTP 500", "timeout"
 
 
 class Health:
@@ -20,9 +26,8 @@ class Health:
     def __init__(self, slots: int) -> None:
         self.answered = 0
         """Number of answered calls so far."""
-        self.last_was_answered = False
-        """True if the call that ended last was answered."""
-        self._few = max(1, int(LONE_SHARE * slots))
+        self._given_up = 0  # calls given up since the last answer
+        self._max_lone = max(MIN_LONE, int(LONE_SHARE * slots))
         self._open: set[CallHealth] = set()
 
     @contextmanager
@@ -35,13 +40,21 @@ class Health:
         finally:
             self._open.discard(call)
 
+    def add_answer(self) -> None:
+        """Record the answer of a call."""
+        self.answered += 1
+        self._given_up = 0
+
+    def add_given_up(self) -> None:
+        """Record that a call ends without an answer."""
+        self._given_up += 1
+
     def only_few_fail(self) -> bool:
-        """Return whether all open calls are few, failed by themselves, and come after an answered call."""
-        return (
-            self.last_was_answered
-            and len(self._open) <= self._few
-            and all(call.fails_by_itself for call in self._open)
-        )
+        """Return whether the open calls fail by themselves, and few have done so since the last answer."""
+        if not self.answered or not all(call.fails_by_itself for call in self._open):
+            return False
+        times_out = any(call.times_out for call in self._open)
+        return self._given_up + len(self._open) <= (MAX_LONE_TIMEOUTS if times_out else self._max_lone)
 
 
 class Failing(Protocol):
@@ -56,32 +69,41 @@ class CallHealth:
 
     def __init__(self, health: Health) -> None:
         self.fails_by_itself = False
-        """True if the call got HTTP 500 in `enough` attempts or more, and nothing else."""
+        """True if the call had enough attempts, and each ended in HTTP 500 or a timeout."""
         self._health = health
         self._answered_before: int | None = None
-        self._only_500 = True
+        self._codes: set[str | None] = set()
+
+    @property
+    def times_out(self) -> bool:
+        """True if an attempt timed out."""
+        return _TIMEOUT in self._codes
 
     def answered(self) -> None:
         """Record the answer of the call."""
-        self._health.answered += 1
-        self._health.last_was_answered = True
+        self._health.add_answer()
 
     def given_up(self) -> None:
         """Record that the call ends without an answer."""
-        self._health.last_was_answered = False
+        self._health.add_given_up()
 
     def failed(self, failure: Failing, *, enough: bool) -> None:
         """Record a failed attempt; `enough` says that the call has had its attempts."""
         if self._answered_before is None:
             self._answered_before = self._health.answered
-        self._only_500 = self._only_500 and failure.code == "HTTP 500"
-        self.fails_by_itself = enough and self._only_500
+        self._codes.add(failure.code)
+        self.fails_by_itself = enough and self._codes <= {_INTERNAL_ERROR, _TIMEOUT}
+
+    @property
+    def others_are_answered(self) -> bool:
+        """True if the endpoint answered another call since the first failure of this one."""
+        return self._answered_before is not None and self._health.answered > self._answered_before
 
     def is_single(self) -> bool:
-        """Return whether the failures concern this call: the endpoint answered others since the first one.
+        """Return whether the failures concern this call alone.
 
-        An internal error (HTTP 500) of one call, or of few, that come after an answered one counts too: a
-        server that is down or restarts answers 502 and 503, or not at all.
+        They do if the endpoint answers other calls meanwhile. Without another call to compare, an internal
+        error (HTTP 500) or a timeout of a few calls counts too, if calls were answered before: a server that
+        is down or restarts answers 502 and 503, or not at all, and fails every call.
         """
-        others = self._answered_before is not None and self._health.answered > self._answered_before
-        return others or (self.fails_by_itself and self._health.only_few_fail())
+        return self.others_are_answered or (self.fails_by_itself and self._health.only_few_fail())

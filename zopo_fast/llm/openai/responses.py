@@ -11,6 +11,8 @@ from yarl import URL
 
 from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
 from zopo_fast.llm.answer_text import content_text
+from zopo_fast.llm.model_card import origin_of
+from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
 from zopo_fast.llm.openai.refusals.error_body import parse_error
@@ -57,6 +59,7 @@ class ChatCompletion:
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    origin: str | None = None
 
 
 def read_response(
@@ -141,7 +144,7 @@ def _refusal(
     wait = None if kind.is_final else stated_wait(response.headers, error)
     return Failure(
         kind.error,
-        f"{where}, {kind.meaning}. {suffix}",
+        f"{where}, {kind.meaning.replace(KEY_ENV, endpoint.key_name)}. {suffix}",
         wait=wait,
         final=kind.is_final,
         lost=status in _MAYBE_BILLED or response.status // 100 == 2,
@@ -219,7 +222,8 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
     completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
     # JSON can encode a lone surrogate, which no file or terminal accepts.
-    return ChatCompletion(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
+    whole = text.encode("utf-8", "replace").decode()
+    return ChatCompletion(whole, reason, prompt, completion, origin_of(document.values))
 
 
 _FILTERED = frozenset(

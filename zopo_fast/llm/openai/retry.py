@@ -210,6 +210,8 @@ class Retry(Generic[T]):
         backoff = min(bounds.backoff_max, bounds.backoff_initial * 2.0**doublings)
         # Half fixed, half random: never near zero, and calls that failed together are not retried together.
         backoff *= 0.5 + 0.5 * self._rng.random()
+        if failure.code == "HTTP 500" and self._health.others_are_answered:
+            backoff = min(backoff, bounds.backoff_initial)  # the endpoint is up: a wait does not help
         if failure.wait is not None:
             return max(backoff, failure.wait.seconds)
         left = self._left()
@@ -242,7 +244,7 @@ class Retry(Generic[T]):
     def _hopeless(self, failure: Failure) -> str | None:
         """Return why a wait for the endpoint does not help; None: it may."""
         if failure.is_outage and self._health.is_single():
-            return "other calls are answered"
+            return "other calls were answered"
         if issubclass(failure.error, UnreachableError) and not self._has_response():
             return "the endpoint has never sent a response"
         return None

@@ -15,7 +15,7 @@ from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response, und
 from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
 
 _ERROR_BODY_BYTES = 2**16
-_UNDECODED = re.compile(r"decode content-encoding: (\w+)", re.IGNORECASE)
+_UNDECODED = re.compile(r"decode content-encoding: (\w+).*please install", re.IGNORECASE | re.DOTALL)
 _DROPPED = "the server cannot be reached or dropped the connection; check base_url"
 
 
@@ -43,14 +43,12 @@ class Transport:
 
     async def post(self, path: str, body: bytes, timeout: float) -> Response | Failure:
         """Return the complete response to `POST path` within `timeout` seconds, or the failure."""
-        if self._session is None:
-            self._opened = _open_session(proxies=not self._endpoint.is_loopback)
-            self._session = await anext(self._opened)
+        session = await self._ready()
         url, where = self._endpoint.url(path), self._where(path)
-        if self._session.closed:
+        if session.closed:
             return Failure(LLMError, f"{where}: the session of the client is closed", final=True)
         try:
-            async with self._session.post(
+            async with session.post(
                 url,
                 data=body,
                 headers=self._endpoint.headers,
@@ -94,6 +92,29 @@ class Transport:
         message = f"{where}: {_DROPPED}: {self._quoted(error)}"
         code = "dropped" if sent else "unreachable"
         return Failure(UnreachableError, message, lost=sent, code=code, is_outage=sent)
+
+    async def get(self, path: str, timeout: float) -> Response | None:
+        """Return the complete response to `GET path` within `timeout` seconds; None for any failure."""
+        session, url = await self._ready(), self._endpoint.url(path)
+        try:
+            async with session.get(
+                url,
+                headers=self._endpoint.headers,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as response:
+                content, complete = await _read(response, self._limit)
+                return Response(url, response.status, response.headers, content) if complete else None
+        except (TimeoutError, aiohttp.ClientError, OSError, RuntimeError):  # a closed session too
+            return None
+
+    async def _ready(self) -> aiohttp.ClientSession:
+        """Return the session, opened where it is not yet."""
+        if self._session is None:
+            self._opened = _open_session(proxies=not self._endpoint.is_loopback)
+            self._session = await anext(self._opened)
+        return self._session
 
     def _quoted(self, error: Exception) -> str:
         return self._endpoint.quote(f"{type(error).__name__}: {error}")

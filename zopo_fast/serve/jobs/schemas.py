@@ -20,7 +20,7 @@ from zopo_fast.serve.http.schemas import (
 )
 from zopo_fast.serve.studies.schemas import PackedArray, Rows, SearchConfig
 
-Output = Text | Annotated[list[Text], Meta(min_length=1)]
+Output = str | Annotated[list[str], Meta(min_length=1)]  # an empty answer may be the accepted one
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 

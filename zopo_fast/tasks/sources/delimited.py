@@ -14,17 +14,19 @@ from zopo_fast.errors import TaskError
 from zopo_fast.tasks.rows import Row, Source, Wanted, log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _DELIMITERS = ",;\t|"
 _SAMPLE_ROWS = 20
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _csv_limit = threading.Lock()
 
 
 class _Dialect(NamedTuple):
     delimiter: str
     has_quotes: bool = True
+    skips_blank: bool = False  # after a delimiter, so that a quote there opens a cell
 
 
 def read_delimited(text: str, path: Path, delimiter: str, wanted: Wanted) -> Source:
@@ -93,7 +95,8 @@ def _sniffed(text: str, usual: str, wanted: Wanted) -> _Dialect:
     csv.Sniffer counts characters, so that commas within quotes or decimal commas mislead it, and it fails on
     a single column. Here each delimiter parses the first rows, and the header decides before the lengths.
     """
-    candidates = [_Dialect(d) for d in dict.fromkeys(usual + _DELIMITERS)]
+    delimiters = dict.fromkeys(usual + _DELIMITERS)
+    candidates = [_Dialect(d, True, skips_blank) for skips_blank in (False, True) for d in delimiters]
     # Tab-separated text is often written without quotes: a quotation mark is then part of the text.
     candidates.append(_Dialect("\t", has_quotes=False))
     return max(candidates, key=lambda dialect: _fit(text, dialect, wanted))  # the first of equals
@@ -104,7 +107,9 @@ def _fit(text: str, dialect: _Dialect, wanted: Wanted) -> tuple[int, bool, bool]
     rows: list[list[str]] = []
     is_sound = True
     try:
-        for cells in itertools.islice(_reader(text, dialect), _SAMPLE_ROWS):
+        # Line by line: a copy of the whole text for each candidate would exhaust the memory.
+        lines = (line.group() for line in _LINE.finditer(text))
+        for cells in itertools.islice(_reader(lines, dialect), _SAMPLE_ROWS):
             if any(cell.strip() for cell in cells):
                 rows.append(cells)
     except csv.Error:
@@ -117,10 +122,15 @@ def _fit(text: str, dialect: _Dialect, wanted: Wanted) -> tuple[int, bool, bool]
     return sum(name in header for name in wanted.names), len(header) > 1, is_even
 
 
-def _reader(text: str, dialect: _Dialect) -> Any:
+def _reader(lines: Iterable[str], dialect: _Dialect) -> Any:
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if dialect.has_quotes else csv.QUOTE_NONE
-    lines = io.StringIO(text, newline="")
-    return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=True)
+    return csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        quoting=quoting,
+        skipinitialspace=dialect.skips_blank,
+        strict=True,
+    )
 
 
 def _rows(text: str, path: Path, dialect: _Dialect, skipped: int) -> list[tuple[int, list[str]]]:
@@ -128,13 +138,13 @@ def _rows(text: str, path: Path, dialect: _Dialect, skipped: int) -> list[tuple[
     rows: list[tuple[int, list[str]]] = []
     line = 1 + skipped
     try:
-        reader = _reader(text, dialect)
+        reader = _reader(io.StringIO(text, newline=""), dialect)
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 rows.append((line, cells))
             line = reader.line_num + 1 + skipped
     except csv.Error as error:
-        if dialect == _Dialect("\t"):
+        if dialect.delimiter == "\t" and dialect.has_quotes:
             return _rows(text, path, _Dialect("\t", has_quotes=False), skipped)
         raise TaskError(f"malformed: {error}", path=path, line=line) from error
     except (TypeError, ValueError) as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _SAVED_DICT, _SAVED, _SAVED_INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 _DESCRIPTIONS = ("dataset_infos.json", _SAVED_INFO, _SAVED, _SAVED_DICT, "config.json", "metadata.json")
 # Formats in the order in which they are looked for.
+_MAX_DEPTH = 4
 _PREFERRED = (*SUFFIXES, ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
 
@@ -65,6 +66,10 @@ def _joined(folder: Path, parts: list[tuple[str, Source]], wanted: Wanted) -> So
         rows += source.rows if not side else (_with_split(row, side) for row in source.rows)
     if not kept:
         raise TaskError("no part of the folder is usable", path=folder)
+    if rows and all(row.fields.get("split") == "heldout" for row in rows):
+        # Nothing would be left to score prompts on.
+        log.warning("%s: all splits are of held-out examples; their names do not count", folder)
+        rows = [row for source in kept for row in source.rows]
     headers = {source.header for source in kept}
     header = headers.pop() if len(headers) == 1 else None
     return Source(folder, kept[0].metadata, rows, header, kept[0].header_line)
@@ -121,7 +126,7 @@ def _file_names(folder: Path, names: object) -> list[str]:
     return names
 
 
-def _files(folder: Path) -> list[tuple[str, Path]]:
+def _files(folder: Path, depth: int = 0) -> list[tuple[str, Path]]:
     """Return the files of data with the name of their split; an empty name for a single file without one."""
     below = [each for each in _listed(folder) if each.is_dir()]
     places = [folder, *(each for each in below if each.name == "data" or _split_of(each.name))]
@@ -139,8 +144,9 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     if found:
         names = ", ".join(path.name for path in found[:5])
         raise TaskError(f"several files and none named after a split: {names}; name one of them", path=folder)
-    inside = [each.name for each in below if any(map(_is_data, _listed(each)))]
-    hint = f"; name one of its folders: {', '.join(inside[:5])}" if inside else ""
+    if len(below) == 1 and depth < _MAX_DEPTH:  # the only configuration of a data set
+        return _files(below[0], depth + 1)
+    hint = f"; name one of its folders: {', '.join(each.name for each in below[:5])}" if below else ""
     raise TaskError(
         f"a directory, not a regular file, and without data such as train.jsonl or data/*.parquet{hint}",
         path=folder,

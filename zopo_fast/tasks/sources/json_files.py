@@ -145,12 +145,19 @@ def _named(document: Any, path: Path, wanted: Wanted) -> list[tuple[str, Any]]:
             return named
         if found is None and all(name in document for name in wanted.names):
             found = _transposed(document, path)
+        if found is None:
+            lists = [part for part in document.values() if isinstance(part, list) and _are_objects(part)]
+            found = lists[0] if len(lists) == 1 else None
         document = found
     if isinstance(document, dict):
         return list(document.items())
     if isinstance(document, list):
         return [(str(number), example) for number, example in enumerate(document, start=1)]
     raise TaskError('needs "examples", an object or a list of examples', path=path)
+
+
+def _are_objects(part: list[Any]) -> bool:
+    return bool(part) and all(isinstance(each, dict) for each in part)
 
 
 def _splits(document: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -184,6 +191,6 @@ def _metadata(value: object, path: Path) -> dict[str, str]:
         if not isinstance(entry, str) or not entry:
             raise TaskError(f"'metadata': {key!r} must be a text", path=path)
     template = known.get("template", "")
-    if template.endswith(".json"):  # a path relative to the task file
+    if template.endswith((".json", ".txt", ".md")):  # a path relative to the task file
         known["template"] = str(path.parent / template)
     return known

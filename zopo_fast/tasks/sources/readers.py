@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LINES = (".jsonl", ".ndjson")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
 _FORMATS = (*_LINES, ".json", *_DELIMITERS, *SUFFIXES)
 
 
@@ -57,7 +58,11 @@ def _read_file(path: Path, wanted: Wanted, seed: int, encoding: str | None) -> S
             raise ConfigError(f"encoding: {path} holds no text file; leave --encoding out")
         return read_columnar(path, wanted)
     if (suffix not in _FORMATS or suffix in SUFFIXES) and is_file(path):
-        raise TaskError(f"unknown format; the formats are {', '.join(_FORMATS)}, also with .gz", path=path)
+        hint = "; save a spreadsheet as CSV" if suffix in _SPREADSHEETS else ""
+        formats = ", ".join(_FORMATS)
+        raise TaskError(
+            f"unknown format; the formats are {formats}, text files also with .gz{hint}", path=path
+        )
     text = read_text(path, encoding)
     if suffix in _DELIMITERS:
         return read_delimited(text, path, _DELIMITERS[suffix], wanted)
