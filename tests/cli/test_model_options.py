@@ -11,6 +11,8 @@ import pytest
 from cli_tools import KEY, Bench, Done, chats, serving, write_lines
 from fake_server import FakeServer
 
+from zopo_fast.storage.store import Store
+
 JUDGE_KEY = "sk-judge-0123456789abcdef"
 WRITING = "Write only the new instruction"
 
@@ -198,6 +200,20 @@ def test_a_study_keeps_bodies_without_secrets(bench: Bench) -> None:
             "optimize", "--resume", "out", "--limit-calls", "900", "--base-url", server.url, "--quiet"
         )
         assert again.code == 0, again
+
+
+def test_a_study_without_a_judge_of_its_own_resumes_with_the_parameters_of_the_answers(bench: Bench) -> None:
+    """Earlier versions let the model grade with the body of the answers; its answers stay comparable."""
+    done, _ = run(bench, "--out", "out", "--limit-calls", "25")
+    assert "the limit of calls is reached" in done.text
+    with Store.open(bench.folder / "out" / "study.sqlite3") as store:
+        store.put("run", {**store.get("run"), "judge": None})
+    with serving(reply) as server:
+        again = bench.run(
+            "optimize", "--resume", "out", "--limit-calls", "900", "--base-url", server.url, "--quiet"
+        )
+        assert again.code == 0, again
+        assert [body["max_tokens"] for body in sent(server)["judge"]] == [64]
 
 
 def test_the_estimate_has_the_longest_answer_of_each_purpose(bench: Bench) -> None:

@@ -17,11 +17,12 @@ from llm_tools import KEY, make, no_environment  # noqa: F401
 from server_behaviours import served_by
 
 from zopo_fast import errors
+from zopo_fast.llm.adapter import as_chat_model
 from zopo_fast.llm.answer_cache import AnswerCache
 from zopo_fast.llm.cached_model import CachedModel
 from zopo_fast.llm.model_card import read_card
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
-from zopo_fast.llm.types import Usage
+from zopo_fast.llm.types import Answer, Usage
 
 NOW = 1_750_000_000.0
 
@@ -186,6 +187,33 @@ def test_without_a_cache_the_models_are_not_asked_for() -> None:
         async with FakeServer() as server, make(server) as client:
             await client.chat(chat("a"))
             assert not server.model_requests
+
+    run(scenario())
+
+
+def test_an_object_around_a_client_tells_the_origin_as_well(tmp_path: Path) -> None:
+    """An object with a `ClientConfig` calls an endpoint: its identity alone does not tell what is served."""
+
+    class Around:
+        name = "m"
+
+        def __init__(self, client: OpenAIClient) -> None:
+            self.client, self.config = client, client.config
+
+        async def chat(self, messages: Any) -> Answer:
+            return await self.client.chat(messages)
+
+    async def scenario() -> None:
+        async with FakeServer() as server, make(server) as client:
+            found = []
+            for number, name in enumerate(("one", "one", "two")):
+                server._plan = served_by(name)
+                cache = AnswerCache(tmp_path, clock=lambda at=NOW + number: at)  # type: ignore[misc]
+                model = CachedModel(as_chat_model(Around(client), 1), cache)
+                usages = [(await model.chat(chat(text))).usage for text in "abc"]
+                await model.written()
+                found.append(sum(usage.calls for usage in usages))
+            assert found == [3, 1, 3]
 
     run(scenario())
 

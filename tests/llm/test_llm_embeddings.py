@@ -148,6 +148,10 @@ REFUSALS = {
     ),
     "no reason": refusal(400, "Bad Request"),
     "another language": refusal(400, "input数组最大不得超过64条"),
+    "with status 200": Behaviour(
+        "200", raw=b'{"error": "batch size 64 > maximum allowed batch size 32", "error_type": "Validation"}'
+    ),
+    "llama.cpp": refusal(500, "input is too large to process. increase the physical batch size"),
     "out of memory": refusal(500, "CUDA out of memory. Tried to allocate 2.00 GiB"),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from fake_server import FakeServer
+from fake_server import FakeServer, status
 from llm_tools import HELLO, KEY, Pauses, make, no_environment, run  # noqa: F401
 
 from zopo_fast.errors import AuthenticationError
@@ -83,3 +83,17 @@ def test_openai_without_a_key_names_the_variable() -> None:
         OpenAIClient(ClientConfig("m", key_env="MY_KEY"))
     with pytest.raises(AuthenticationError, match="set key_env, pass api_key"):
         OpenAIClient(ClientConfig("m", key_env=None))
+
+
+def test_a_refused_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", "sk-other")
+
+    async def scenario() -> None:
+        async with (
+            FakeServer(plan=status(401)) as server,
+            OpenAIClient(ClientConfig("m", base_url=server.url, key_env="OTHER_KEY")) as client,
+        ):
+            with pytest.raises(AuthenticationError, match="refuses the key; check OTHER_KEY"):
+                await client.chat(HELLO)
+
+    run(scenario())

@@ -45,6 +45,8 @@ def test_embeddings_without_information_are_reported(Z: Any, says: str) -> None:
         np.tile(ROW, (40, 1)) + 0.01 * SPREAD,  # small differences are information
         1e-30 * SPREAD,
         1e30 * SPREAD,
+        1e300 * SPREAD,
+        np.full((3, 2), np.nan),
         SPREAD[:1],
         np.zeros((1, 4)),
         np.vstack([SPREAD, SPREAD[:10]]),

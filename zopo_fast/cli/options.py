@@ -73,13 +73,13 @@ def _body_option(flag: str, calls: str, group: Group = "Model") -> Decorator:
     )
 
 
-def _max_tokens_option(flag: str, calls: str, default: int) -> Decorator:
-    """Return a decorator that adds an option with the longest answer to some calls."""
+def _max_tokens_option(flag: str, answer: str, default: int) -> Decorator:
+    """Return a decorator that adds an option with the length of the longest answer of some kind."""
     return option(
         flag,
         group="Model",
         type=click.IntRange(1),
-        help=f"Tokens of the longest answer of {calls}, its reasoning included." + default_help(f"{default}"),
+        help=f"Tokens of the longest {answer}, reasoning included." + default_help(f"{default}"),
     )
 
 
@@ -257,21 +257,21 @@ search_options = options(
 )
 
 
-def _sampling_options(body: Mapping[str, Any], purpose: str) -> Decorator:
+def _sampling_options(body: Mapping[str, Any], answer: str) -> Decorator:
     """Return a decorator that adds the options that sample the answers of one purpose."""
     return options(
         option(
             "--temperature",
             group="Model",
             type=FiniteRange(0),
-            help=f"Sampling temperature of the {purpose}." + default_help(f"{body['temperature']:g}"),
+            help=f"Sampling temperature of an {answer}." + default_help(f"{body['temperature']:g}"),
         ),
-        _max_tokens_option("--max-tokens", f"the model for {purpose}", body["max_tokens"]),
+        _max_tokens_option("--max-tokens", answer, body["max_tokens"]),
     )
 
 
-answer_options = _sampling_options(ANSWER_BODY, "answers to the examples")
-writing_options = _sampling_options(WRITER_BODY, "prompts to write")
+answer_options = _sampling_options(ANSWER_BODY, "answer to an example")
+writing_options = _sampling_options(WRITER_BODY, "answer that writes a prompt")
 
 model_options = options(
     option(
@@ -325,13 +325,13 @@ judge_options = options(
         help="Endpoint of the judge." + default_help("$OPENAI_BASE_URL"),
     ),
     _key_option("--judge-key-env", "the judge", f"${KEY_ENV}"),
-    _max_tokens_option("--judge-max-tokens", "the judge", JUDGE_BODY["max_tokens"]),
+    _max_tokens_option("--judge-max-tokens", "answer of the judge", JUDGE_BODY["max_tokens"]),
     _body_option("--judge-body", "the judge's calls"),
     setting_option(RunConfig, "rubric", group="Model", note="@FILE reads the message from a file."),
 )
 
 writer_options = options(
-    _max_tokens_option("--generate-max-tokens", "the model that writes prompts", WRITER_BODY["max_tokens"]),
+    _max_tokens_option("--generate-max-tokens", "answer that writes a prompt", WRITER_BODY["max_tokens"]),
     _body_option("--generate-body", "the calls that write prompts"),
 )
 

@@ -53,7 +53,7 @@ def resolve(
 
     Args:
         spec: name of the embedder.
-        config: endpoint of `endpoint:MODEL`; None: the endpoint of the environment.
+        config: endpoint of `endpoint:MODEL`, perhaps by `embedding_config`; None: that of the environment.
         account: budget that pays for the calls to that endpoint; None: no limit.
         cache: whether to cache the vectors.
         cache_dir: folder of the cache; None: `files.default_cache_dir()`.

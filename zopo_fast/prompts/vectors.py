@@ -36,8 +36,12 @@ def blindness(Z: Any, name: str | None = None) -> str | None:
     if count < 2:
         return None
     sample = np.asarray(Z[:: -(-count // _SAMPLE)], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        sample = sample / (np.abs(sample).max() or 1.0)  # no overflow in the squares below
     lengths = np.linalg.norm(sample, axis=1)
     largest = float(lengths.max())
+    if not np.isfinite(largest):
+        return None  # refused elsewhere
     if largest == 0.0:
         what = f"all {count} embeddings are zero"
     elif np.linalg.norm(sample - sample[0], axis=1).max() <= _NOISE * largest:

@@ -229,8 +229,10 @@ class OpenAIClient(AsyncCloseable):
         known = self._exchange.facts.prefix
         prefixes = [known] if known or not self._endpoint.is_bare else ["v1/", ""]
         for prefix in prefixes:
+            begun = time.monotonic()
             response = await transport.get(f"{prefix}models", _CARD_SECONDS)
-            if response is None or response.status >= 500:
+            failed = response is None or response.status >= 500
+            if failed and time.monotonic() - begun < _CARD_SECONDS / 2:  # dropped, not timed out
                 response = await transport.get(f"{prefix}models", _CARD_SECONDS)
             if response is None:
                 return None

@@ -68,6 +68,8 @@ class Endpoint:
             _veiled(body, secrets)
         secrets.add(key.strip())
         self.headers: Mapping[str, str] = headers
+        self.key_name = variable or "key_env"
+        """Name of the variable with the key, for messages."""
         self.is_bare = url.path in {"", "/"}
         """The base URL has no path: the API may be at the root or below /v1."""
         self.is_loopback = url.host in LOOPBACK

@@ -16,7 +16,7 @@ from zopo_fast.errors import LLMError, RequestRejectedError
 from zopo_fast.llm.openai.embeddings.vectors import Vectors
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.responses import Response
+from zopo_fast.llm.openai.responses import Response, error_status
 from zopo_fast.llm.openai.retry import Failure
 from zopo_fast.llm.openai.transport import Transport
 
@@ -74,7 +74,8 @@ class BatchTransport(Transport):
         response = await self._inner.post(path, body, timeout)
         if isinstance(response, Failure):
             return response
-        if self._count > 1 and is_refused_for_size(response.status, response.body):
+        status = _status_of(response)
+        if self._count > 1 and status is not None and is_refused_for_size(status, response.body):
             where = self._endpoint.redact(f"POST {show_url(response.url)}")
             message = f"{where}: HTTP {response.status}, a batch of {self._count} texts is refused"
             quoted = self._endpoint.quote(response.body) or "nothing"
@@ -96,7 +97,15 @@ def is_refused_for_size(status: int, body: bytes) -> bool:
         return _TOO_LARGE.search(text) is not None or _NOT_THE_SIZE.search(text) is None
     if status == 429:  # more tokens in one request than the limit of a minute
         return re.search(r"request too large", text, re.IGNORECASE) is not None
-    return status == 500 and re.search(r"out of memory|batch size", text, re.IGNORECASE) is not None
+    return status == 500 and re.search(r"out of memory|batch size|too l(?:arge|ong)", text, re.I) is not None
+
+
+def _status_of(response: Response) -> int | None:
+    """Return the status of a refusal, also of one that comes with status 200; None for an answer."""
+    status = error_status(response)
+    if status is None and re.match(rb'\s*\{\s*"error"\s*:\s*["{]', response.body):
+        return 400
+    return status
 
 
 async def embed_in_batches(
