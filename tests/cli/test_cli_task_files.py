@@ -101,3 +101,20 @@ def test_a_missing_column_is_an_error_before_any_call(bench: Bench) -> None:
             True,
         )
         assert server.requests == []
+
+
+def test_a_folder_of_parquet_files(bench: Bench) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = bench.folder / "sst" / "data"
+    folder.mkdir(parents=True)
+    for name, count in (("train", 6), ("validation", 4)):
+        rows = {"sentence": [f"question {name} {i}" for i in range(count)], "label": ["yes"] * count}
+        parquet.write_table(pyarrow.table(rows), folder / f"{name}-00000-of-00001.parquet")
+    command = ("--pool", "pool.txt", "--budget", "4", "--dry-run", "--examples", "5")
+    done = bench.run("optimize", "sst", *command)
+    assert (done.code, "Did you mean --input-field sentence --output-field label?" in done.err) == (
+        2,
+        True,
+    ), done
+    done = bench.run("optimize", "sst", *command, "--input-field", "sentence", "--output-field", "label")
+    assert (done.code, "5 examples, 4 held out" in done.out) == (0, True), done

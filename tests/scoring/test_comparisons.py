@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
-from itertools import product
-
 import pytest
-from hypothesis import example, given, strategies as st
 
-from zopo_fast._utils import text
 from zopo_fast.scoring import metrics
-from zopo_fast.scoring.metrics import sentences, tokens
+from zopo_fast.scoring.metrics import sentences
 
 EXACT = [
     ("U.S.", "U.K.", 0),
@@ -185,6 +180,73 @@ EXACT = [
     ("\ufeffpositive", "positive", 1),
     ("Café", "Café", 1),
     ("naïve", "naive", 0),
+    ("**Answer**\n\npositive", "positive", 1),
+    ("> positive", "positive", 1),
+    ("<b>positive</b>", "positive", 1),
+    ('{"answer": ["positive"]}', "positive", 1),
+    ('{"label": "positive", "confidence": 0.9}', "positive", 1),
+    ("Label: positive\nReason: nice", "positive", 1),
+    ("$1,234.56", "1234.56", 1),
+    ("about 42 %.", "about 42%", 1),
+    ("Washington, D.C. is the capital.", "Washington, D.C.", 0),
+    ("Å", "Å", 1),
+    ("Ⅳ", "iv", 1),
+    ("5 000", "5000", 1),
+    ("The answer is 42.", "42", 0),
+    ("### Final Answer\n42", "42", 1),
+    ("**Final Answer:** 42", "42", 1),
+    ("\\text{Paris}", "Paris", 1),
+    ("Paris <br>", "Paris", 1),
+    ("Output:\npositive", "positive", 1),
+    ("Output:\n```\npositive\n```", "positive", 1),
+    ('Here is the answer:\n```json\n{"answer": "positive"}\n```\nHope it helps', "positive", 1),
+    ("a\nb\nc", "a\nb", 0),
+    ("```\na\nb\n```", "a\nb", 1),
+    ("Answer:\na\nb", "a\nb", 1),
+    ("St. Petersburg. It is big.", "St. Petersburg", 1),
+    ("Mount St. Helens", "Mount St. Michael", 0),
+    ("Inc. Apple", "Inc. Google", 0),
+    ("1.5 million", "15 million", 0),
+    ("10,000,000", "10000000", 1),
+    ("3/4", "34", 0),
+    ("A.B. Smith", "A.C. Smith", 0),
+    ("C-3PO", "C3PO", 0),
+    ("e.g. cats", "i.e. cats", 0),
+    ("john@x.com", "john@y.com", 0),
+    ("i.e.", "e.g.", 0),
+    ("www.a.com", "www.b.com", 0),
+    ("file.txt", "file.md", 0),
+    ("a.b.c", "a.b.d", 0),
+    ("10.0.0.1", "10.0.0.2", 0),
+    ("2.0.1", "2.0.10", 0),
+    ("Vol. 2", "Vol. 3", 0),
+    ("Fig. 2 shows it", "Fig. 2", 0),
+    ("T. S. Eliot", "T. E. Lawrence", 0),
+    ("et al. 2020", "et al. 2021", 0),
+    ("Jan. 5", "Jan. 6", 0),
+    ("2 a.m. Monday", "2 a.m.", 0),
+    ("100%", "100", 1),
+    ("£5", "5", 1),
+    ("5€", "5", 1),
+    ("5 EUR", "5", 0),
+    ("¥500", "500", 1),
+    ("₹1,00,000", "100000", 1),
+    ("٪42", "42", 0),
+    ("12,5", "12.5", 0),
+    ("0.50", "0.5", 1),
+    ("1.0", "1", 1),
+    ("１，２３４", "1234", 1),
+    ("１２．５", "12.5", 1),
+    ("−3.0", "-3", 1),
+    ("+3", "3", 1),
+    ("3.", "3", 1),
+    ("#1", "1", 0),
+    ("No. 1", "No. 2", 0),
+    ("1st", "1", 0),
+    ("ÉCOLE", "école", 1),
+    ("ΣΑΣ", "σας", 1),
+    ("ẞ", "ss", 1),
+    ("İstanbul", "i̇stanbul", 1),
 ]
 SETS = [
     ("lion, cat and dog", "dog, cat, lion", 1),
@@ -197,6 +259,11 @@ SETS = [
     ("1, 2, 3", "3,2,1", 1),
     ("lion, cat.\n\nThese are animals.", "cat, lion", 1),
     ("lion\ncat", "lion", 1),
+    ("1. lion\n2. cat", "cat, lion", 1),
+    ('{"animals": ["lion", "cat"]}', "cat, lion", 1),
+    ("lion | cat", "cat, lion", 1),
+    ("1) 5\n2) 7", "7, 5", 1),
+    ("5\n7", "7, 5", 1),
 ]
 CONTAINED = [
     ("The sentiment is positive.", "positive", 1),
@@ -245,6 +312,27 @@ CONTAINED = [
     ('I said "Paris", ok', "Paris", 1),
     ("https://google.com/x", "google", 0),
     ("it's google.com!", "google.com", 1),
+    ("about 42 %.", "42%", 1),
+    ("is 42 %, say", "42%", 1),
+    ("<i>Paris</i> it is", "Paris", 1),
+    ("C++,", "C++", 1),
+    ("U.S.-based", "U.S.", 0),
+    ("ASP.NET", ".NET", 0),
+    ("A+ grade", "A", 0),
+    ("It's A.", "A", 1),
+    ("北京市", "北京", 1),
+    ("大北京", "北京", 1),
+    ("in Paris, France", "Paris, France", 1),
+    ("in Paris (France)", "Paris, France", 1),
+    ("price: 1,000.00 USD", "1000", 1),
+    ("1,000,000", "1,000", 0),
+    ("No.5", "5", 0),
+    ("3.50", "3.5", 1),
+    ("３", "3", 1),
+    ("the year 2020.", "2020", 1),
+    ("2020-01", "2020", 0),
+    ("über", "uber", 0),
+    ("STRASSE", "straße", 1),
 ]
 F1 = [
     ("go up fast", "go up", 0.8),
@@ -305,68 +393,6 @@ def test_a_long_reference_is_compared_with_the_whole_answer() -> None:
     short = "one two three four five six seven eight nine ten eleven twelve"
     assert metrics.exact_match(f"{short}. And more.", short) == 1
     assert metrics.exact_match(f"{short} thirteen. And more.", f"{short} thirteen") == 0
-
-
-TEXTS = st.one_of(
-    st.text(max_size=30),
-    st.text("aA1.-_,' \n\u2212\u2014\u0130\u0307\u0301$%()[]{}\"`*<>\\:0é北กั", max_size=30),
-    st.lists(
-        st.sampled_from(
-            [
-                "U.S.", "1,234", "$5", "42 %", "Dr.", "a", "B)", "Answer:", "\\boxed{", "}", "```", "\n",
-                '{"a": 1}', "and", "北京", "-", "１", "...", "<answer>", "</answer>", "**",
-            ]
-        ),
-        max_size=8,
-    ).map(" ".join),
-)  # fmt: skip
-PAIRS = [name for name in metrics.METRICS if name != "multiple_choice"]
-
-
-@given(st.sampled_from(sorted(metrics.METRICS)), TEXTS)
-@example("multiple_choice", "A and B")
-@example("contains", "...")
-def test_every_text_equals_itself(name: str, text: str) -> None:
-    assert metrics.METRICS[name](text, text) == 1
-
-
-@given(TEXTS, TEXTS)
-def test_f1_is_symmetric_without_markup(answer: str, reference: str) -> None:
-    bare = [unit for unit in "$%<>\\`" if unit in answer + reference]
-    if not bare and bool(tokens.tokens(answer)) == bool(tokens.tokens(reference)):
-        assert metrics.f1(answer, reference) == metrics.f1(reference, answer)
-
-
-@given(TEXTS)
-def test_tokens_of_tokens_are_the_same(text: str) -> None:
-    once = tokens.tokens(text)
-    assert tokens.tokens(" ".join(once)) == once
-
-
-@given(TEXTS)
-def test_case_and_blanks_and_marks_at_the_ends_do_not_matter(text: str) -> None:
-    wanted = tokens.tokens(text)
-    assert tokens.tokens(f" {text} ") == wanted
-    if text.isascii():
-        assert tokens.tokens(text.upper()) == wanted
-
-
-@given(st.integers(-(10**12), 10**12))
-def test_a_number_equals_all_its_forms(number: int) -> None:
-    forms = [f"{number}", f"{number:,}", f"{number}.00", f"{number:,}.0", f"{number}e0", f"{number:.15e}"]
-    forms += [form.replace("-", "\u2212") for form in forms]
-    for first, second in product(forms, repeat=2):
-        assert metrics.exact_match(first, second) == 1
-    for form in forms:
-        assert metrics.exact_match(f"{form}%", f"{number}") == 1
-        assert metrics.exact_match(f"{form}", f"{number}%") == 0
-        assert metrics.exact_match(form, f"{number + 1}") == 0
-        assert metrics.contains(f"It is {form}.", str(number)) == 1
-
-
-@given(st.text())
-def test_the_linear_time_compatibility_form_is_nfkc(given: str) -> None:
-    assert text.nfkc(given) == unicodedata.normalize("NFKC", given)
 
 
 def test_the_benchmark_keeps_its_rule() -> None:

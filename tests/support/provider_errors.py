@@ -171,6 +171,15 @@ def refusals_of(field: str) -> dict[str, tuple[int, Any]]:
                 }
             ],
         ),
+        "litellm": (
+            400,
+            openai(
+                f"litellm.UnsupportedParamsError: gpt-5 models don't support {field}=0.0. Only {field}=1 is "
+                "supported.",
+                kind=None,
+                code="400",
+            ),
+        ),
         "openrouter with status 200": (
             200,
             {

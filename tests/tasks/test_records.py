@@ -43,11 +43,21 @@ def arrow_table(columns: Any) -> Any:
     return pytest.importorskip("pyarrow").table(columns)
 
 
+def arrow_batch(columns: Any) -> Any:
+    return arrow_table(columns).to_batches()[0]
+
+
 def data_set(columns: Any) -> Any:
     return pytest.importorskip("datasets").Dataset.from_dict(columns)
 
 
-MAKERS = {"pandas": pandas_frame, "polars": polars_frame, "pyarrow": arrow_table, "datasets": data_set}
+MAKERS = {
+    "pandas": pandas_frame,
+    "polars": polars_frame,
+    "pyarrow": arrow_table,
+    "batch": arrow_batch,
+    "datasets": data_set,
+}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +69,7 @@ MAKERS = {"pandas": pandas_frame, "polars": polars_frame, "pyarrow": arrow_table
         [MappingProxyType(row) for row in ROWS],
         [Named(**row) for row in ROWS],
         {name: np.array(values) for name, values in COLUMNS.items() if name != "other"},
+        {name: dict(enumerate(values)) for name, values in COLUMNS.items()},  # DataFrame.to_dict()
         {"train": ROWS[:2], "test": {name: values[2:] for name, values in COLUMNS.items()}},
     ],
 )
@@ -159,7 +170,7 @@ def test_class_labels_become_their_names() -> None:
         ([], "no examples"),
         ({}, "no examples|no column"),
         ([3], "row 1: expected a mapping of columns, got 3"),
-        ([("a", "b")], "row 1: expected a mapping"),
+        ([("a", "b")], "row 1: expected a mapping of columns, got tuple"),
         ([*ROWS, "x"], "row 4: expected a mapping"),
         ({"input": "a", "output": "b"}, "must hold a list for each column"),
         ({"input": ["a", "b"], "output": ["b"]}, "different lengths"),

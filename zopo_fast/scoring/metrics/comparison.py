@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
 from zopo_fast.scoring.metrics.readings import readings, unfenced, unwrapped, without_markup
 from zopo_fast.scoring.metrics.tokens import aligned, blank_grouped, plain, tokens
 
-_JOINERS = frozenset({"and", "&"})
+_JOINERS = frozenset({"and", "&", "|"})
+_NUMBERED = re.compile(r"[^\S\n]{0,16}\(?\d{1,4}[.)][^\S\n]")
 
 
 def exact_match(answer: str, reference: str) -> float:
@@ -34,7 +36,11 @@ def exact_set(answer: str, reference: str) -> float:
     "and" and "&" join the items of a list; they count only if there is nothing else.
     """
     wanted = _items(tokens(reference))
-    return _any_reading(answer, reference, sorted(wanted), lambda given, _: _items(given) == wanted)
+
+    def is_equal(given: list[str], text: str) -> bool:
+        return _items(given) == wanted or _items(tokens(_without_numbers(text))) == wanted
+
+    return _any_reading(answer, reference, sorted(wanted), is_equal)
 
 
 def contains(answer: str, reference: str) -> float:
@@ -75,6 +81,14 @@ def _any_reading(
         if is_equal(aligned(tokens(text), wanted), text):
             return 1.0
     return 0.0
+
+
+def _without_numbers(text: str) -> str:
+    """Return a list of numbered lines without the numbers; any other text unchanged."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < 2 or not all(map(_NUMBERED.match, lines)):
+        return text
+    return "\n".join(_NUMBERED.sub("", line, count=1) for line in lines)
 
 
 def _items(found: list[str]) -> set[str]:

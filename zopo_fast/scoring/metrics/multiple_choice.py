@@ -6,7 +6,7 @@ import re
 
 from zopo_fast._utils.text import nfkc
 from zopo_fast.scoring.metrics.comparison import exact_match
-from zopo_fast.scoring.metrics.readings import in_box, in_tags, json_value, unwrapped
+from zopo_fast.scoring.metrics.readings import in_box, in_tags, json_value, unwrapped, without_markup
 from zopo_fast.scoring.metrics.sentences import first_sentence
 from zopo_fast.scoring.metrics.tokens import plain
 
@@ -30,9 +30,11 @@ _OPTION = re.compile(
     r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Za-z])\)|([A-Za-z])[.:\]](?=\s|$)"
     r"|([A-Za-z])\s+[-–—]\s+|([A-Za-z])\s*$)[\s:.\-–—]*"
 )
+_BE = r"(?:is|would be|should be|must be|could be|might be|=|:|：|是|为|は|은|는)"
 _ANNOUNCED = re.compile(
-    r"(?i:\b(?:answer|option|choice|antwort|réponse|respuesta|risposta|resposta|ответ)\b|答案|选项|正解|答え|정답|답)"
-    r"(?i:\s+(?:is|would be|should be|must be))?(?:是|为|は|은|는)?[\s:：*_\"]{0,6}"
+    r"(?:(?i:\b(?:answer|antwort|réponse|respuesta|risposta|resposta|ответ)\b)|答案|选项|正解|答え|정답|답"
+    rf"|(?i:\b(?:option|choice)\b)(?=[*_\"]{{0,3}}\s*{_BE}))"  # "option A" names an option only
+    rf"[*_\"]{{0,3}}(?i:\s*{_BE})?[\s:：=*_\"]{{0,6}}"
     r"(?i:(?:is\s+)?(?:the\s+)?(?:option|choice|letter|answer)?[\s:*_]{0,4})" + _letter("a")
 )
 _CHOSEN = re.compile(
@@ -42,7 +44,7 @@ _CHOSEN = re.compile(
 _REVERSED = re.compile(
     r"(?<![\w(])\(?([A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?"
 )
-_NAMED = re.compile(r"[(\[]([A-Za-z])[)\]]|(?i:\b(?:option|choice)\s+)([A-Z])\b")
+_NAMED = re.compile(r"[(\[]([A-Za-z])[)\]]|(?<![\w(])([A-Z])\)|(?i:\b(?:option|choice)\s+)([A-Za-z])\b")
 _JOINED = re.compile(
     rf"[)\].]?{_OPENING}\s*(?:,|/|&|\+|\bor\b|\band\b)\s*(?:\bor\b|\band\b)?\s*" + _letter("j")
 )
@@ -60,7 +62,7 @@ def multiple_choice(answer: str, reference: str) -> float:
         return 1.0
     letter, text = _option(nfkc(reference).strip())
     declared = _declared(nfkc(answer).strip())
-    chosen, rest = _chosen(declared)
+    chosen, rest = _chosen(without_markup(declared, ""))
     if letter and chosen:
         return float(letter == chosen)
     if not text:
@@ -102,7 +104,7 @@ def _chosen(answer: str) -> tuple[str, str]:
         last = next(iter(_CHOSEN.finditer(answer)), None)
     if last is not None:
         return _unless_joined(answer, last)
-    first = answer.split("\n", 1)[0].strip().strip("*_`\"'“”$ ")
+    first = answer.split("\n", 1)[0].strip().strip("*_`\"'“”${} ")
     label, text = _option(first)
     if not label and (match := _STARTS.match(first)):
         label = match[1].lower()

@@ -23,7 +23,8 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(
-    rf"\s*#{{1,6}}[^\S\n]+[^\n]{{0,40}}\b(?:{_NAMES})[^\S\n]*[:：]?[^\S\n]*\n", re.IGNORECASE
+    rf"\s*(?:#{{1,6}}[^\S\n]+|\*\*|__)[^\n]{{0,40}}\b(?:{_NAMES})[^\S\n]*[:：]?(?:\*\*|__)?[^\S\n]*\n",
+    re.IGNORECASE,
 )
 _INTRODUCTION = re.compile(
     r"\s*(?:(?:sure|certainly|of course|okay|ok|yes|absolutely|great)\b[!,. ]{1,4})?"
@@ -53,6 +54,8 @@ _PAIRS = (
 def readings(answer: str, reference: str) -> Iterator[str]:
     """Yield the texts that an answer can be read as, from the whole answer to its first sentence."""
     layers = list(unwrapped(answer))
+    bare = without_markup(layers[-1], reference)
+    layers = [*layers, bare] if bare != layers[-1] else layers
     yield from layers
     if not is_short(reference):
         return
@@ -104,10 +107,10 @@ def without_markup(answer: str, reference: str) -> str:
     """Return an answer without tags and LaTeX commands, unless the reference has some too."""
     if "<" not in reference and "<" in answer:
         answer = _MARKUP.sub(" ", answer)
-    if "\\" not in reference and "\\" in answer:
-        answer = _COMMAND.sub(" ", answer)
     if "$" not in reference and "$" in answer:
         answer = _MATH.sub(r" \1 ", answer)
+    if "\\" not in reference and "\\" in answer:
+        answer = _COMMAND.sub(" ", answer)
     return answer
 
 
@@ -167,6 +170,8 @@ def _without_fence(text: str) -> str | None:
 
 
 def _without_pair(text: str) -> str | None:
+    if text.startswith("> "):
+        return text[2:]
     for opening, closing in _PAIRS:
         if len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing):
             inside = text[len(opening) : -len(closing)]
@@ -223,6 +228,9 @@ def _braces(text: str, start: int) -> str | None:
 
 
 def _scalar(value: Any) -> str | None:
+    if isinstance(value, list):
+        parts = [part for part in value if isinstance(part, str)]
+        return ", ".join(parts) if parts and len(parts) == len(value) else None
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else None

@@ -29,7 +29,7 @@ _CHARACTER = re.compile(f"[{_NO_BLANKS}][{_MARKS}]*")
 _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:[\u00a0\u2009\u202f]\d{3})+(?!\d)")
 _SUPERSCRIPT = re.compile("(?<=[^\\W_])[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _BULLET = re.compile(r"^[^\S\n]{0,16}[-*•+](?:[^\S\n]+|$)", re.MULTILINE)
-_UNIT_AFTER = re.compile(rf"(?<=\d)[^\S\n]{{1,3}}(?=[%‰{CURRENCIES}](?![\w.]))")
+_UNIT_AFTER = re.compile(rf"(?<=\d)[^\S\n]{{1,3}}(?=[%‰{CURRENCIES}](?!\.?\w))")
 _UNIT_BEFORE = re.compile(rf"(?<![^\s(])([+-]?[{CURRENCIES}])[^\S\n]{{1,3}}(?=\d)")
 _RELATION = re.compile("[<>!=]+")
 _SEPARATOR = re.compile(r"(?<!\d),|,(?!\d)|;|(?<=[^\W\d_][^\W\d_]):(?=\w)")
@@ -125,7 +125,7 @@ def _keys(chunk: str) -> list[str]:
 
 
 def _is_operand(chunk: str) -> bool:
-    return len(chunk) == 1 or any(map(str.isdigit, chunk))
+    return (len(chunk) == 1 and chunk.isalnum()) or any(map(str.isdigit, chunk))
 
 
 def _trim(chunk: str) -> str:
@@ -133,14 +133,12 @@ def _trim(chunk: str) -> str:
     start, end = 0, len(chunk)
     while start < end and _is_edge(chunk[start]) and not _begins_word(chunk, start):
         start += 1
-    inside = chunk[start:end]
-    brackets = {c: (inside.count(opening), inside.count(c)) for c, opening in _OPENING.items()}
+    counts = {c: chunk.count(c, start) for pair in _OPENING.items() for c in pair}
     while start < end and _is_edge(c := chunk[end - 1]):
-        if c in brackets:
-            opened, closed = brackets[c]
-            if opened >= closed:
-                break
-            brackets[c] = opened, closed - 1
+        if c in _OPENING and counts[_OPENING[c]] >= counts[c]:
+            break
+        if c in counts:
+            counts[c] -= 1
         end -= 1
     return chunk[start:end]
 

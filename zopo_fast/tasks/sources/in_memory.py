@@ -52,7 +52,7 @@ def source_of(records: Records) -> Source:
         label = f"row {number}: "
         record = given._asdict() if hasattr(given, "_asdict") else given  # a named tuple
         if not isinstance(record, Mapping):
-            raise TaskError(f"{label}expected a mapping of columns, got {short_repr(record, 60)}")
+            raise TaskError(f"{label}expected a mapping of columns, got {_kind(record)}")
         if number > MAX_RECORDS:
             raise TaskError(f"more than {MAX_RECORDS:,} records")
         fields = {str(name): plain(value) for name, value in record.items()}
@@ -72,21 +72,23 @@ def _rows(records: Any) -> tuple[tuple[str, ...] | None, Iterable[Any]]:
         return header, (dict(zip(header, values, strict=True)) for values in tuples)
     if hasattr(records, "iter_rows") and hasattr(records, "columns"):  # of polars
         return tuple(records.columns), records.iter_rows(named=True)
-    if hasattr(records, "to_batches") and hasattr(records, "column_names"):  # a table of pyarrow
-        header = tuple(records.column_names)
-        return header, itertools.chain.from_iterable(b.to_pylist() for b in records.to_batches())
+    if hasattr(records, "to_pylist") and hasattr(records, "schema"):  # a table or batch of pyarrow
+        batches = records.to_batches() if hasattr(records, "to_batches") else [records]
+        return tuple(records.schema.names), itertools.chain.from_iterable(b.to_pylist() for b in batches)
     if isinstance(records, Mapping):
         return _of_columns(records)
     try:
         return None, iter(records)
     except TypeError as error:
         raise TaskError(
-            f"records: expected a data frame or an iterable of mappings, got {short_repr(records, 60)}"
+            f"records: expected a data frame or an iterable of mappings, got {_kind(records)}"
         ) from error
 
 
 def _of_columns(records: Mapping[Any, Any]) -> tuple[tuple[str, ...], Iterable[Any]]:
-    columns = {str(name): plain(values) for name, values in records.items()}
+    # pandas makes an object by index of each column.
+    parts = {k: tuple(v.values()) if isinstance(v, Mapping) else v for k, v in records.items()}
+    columns = {str(name): plain(values) for name, values in parts.items()}
     if not all(isinstance(values, list) for values in columns.values()):
         raise TaskError("records: a single mapping must hold a list for each column")
     if len({len(values) for values in columns.values()}) > 1:
@@ -101,3 +103,8 @@ def _labels(records: Any) -> dict[str, list[str]]:
     if not isinstance(features, Mapping):
         features = table_features(getattr(records, "schema", None))
     return {str(name): names for name, each in features.items() if (names := class_names(each))}
+
+
+def _kind(value: object) -> str:
+    """Return a value for an error message; of a large one, which may span lines, the type alone."""
+    return short_repr(value, 40) if isinstance(value, str | int | float | None) else type(value).__name__

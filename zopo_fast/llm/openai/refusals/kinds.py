@@ -74,18 +74,18 @@ _LENGTH_CODES = re.compile(
     r"token_limit_exceeded|context_too_long"
 )
 _LENGTH_TEXT = re.compile(
-    r"context (?:length|window|size|limit)|maximum (?:model|input|prompt|sequence|context) length|"
+    r"context[ _]?(?:length|window|size|limit)|maximum (?:model|input|prompt|sequence|context) length|"
     r"(?:prompt|input|request|message)s? (?:is|are) too (?:long|large)|prompt too long|"
     r"input token count|reduce the length|too large for model with|max_?model_?len|"
     r"must have less than \d+ tokens|`?max_new_tokens`? must be|maximum number of (?:input )?tokens|"
     r"(?:input|prompt) length .{0,40}exceeds|request too large for|context the overflows|"
-    r"exceeds? the (?:maximum|max)\w* (?:number of )?(?:input )?tokens|longer than the model",
+    r"too many tokens|exceeds? the (?:maximum|max)\w* (?:number of )?(?:input )?tokens|longer than the model",
     re.IGNORECASE,
 )
 _CUT_TEXT = re.compile(r"max_(?:completion_)?tokens or model output limit was reached", re.IGNORECASE)
 _QUOTA_CODES = re.compile(
     r"insufficient_\w*(?:quota|balance|credits?|funds)|billing\w*|account_?(?:deactivated|suspended)|"
-    r"payment_required|credits?_exhausted|arrearage"
+    r"payment_required|credits?_exhausted|arrearage|budget_exceeded"
 )
 _QUOTA_TEXT = re.compile(
     r"insufficient_quota|credit balance|insufficient (?:balance|credits|funds|quota)|"
@@ -101,11 +101,12 @@ _KEY_TEXT = re.compile(
 )
 _MODEL_CODES = re.compile(
     r"\w*model_?not_?(?:found|available|supported|exist)\w*|deployment_?not_?found|unknown_model|"
-    r"invalid_model\w*|no_such_model|model_decommissioned|model_terms_required"
+    r"invalid_model\w*|no_such_model|model_decommissioned|model_terms_required|operation_?not_?supported"
 )
 _MODEL_TEXT = re.compile(
     r"not a valid model|invalid model\b|model \S+ (?:does not exist|not found|is not supported)|"
-    r"the model .{1,80} has been decommissioned|no such model|unknown model|model_not_found",
+    r"the model .{1,80} has been decommissioned|no such model|unknown model|model_not_found|"
+    r"no models? loaded|not a chat model|does not support chat|chat template",
     re.IGNORECASE,
 )
 _RATE_CODES = re.compile(
@@ -121,7 +122,8 @@ _FIELD_TEXT = re.compile(
     r"(?:un(?:supported|known|recognized|expected)|invalid|extra)[\w ]{0,20} "
     r"(?:parameter|argument|field|name|value|inputs)\w*|not (?:supported|permitted|allowed)|"
     r"extra inputs|is deprecated|cannot (?:be|both) |does not support|only the default|must be|must have|"
-    r"out of range|cannot find field|maximum allowed|at the same time|too (?:large|small|high|low)",
+    r"don'?t support|should be|unsupportedparams|range of|out of range|cannot find field|maximum allowed|"
+    r"at the same time|too (?:large|small|high|low)",
     re.IGNORECASE,
 )
 _ROLE_TEXT = re.compile(
@@ -169,7 +171,8 @@ def _by_content(status: int, error: ErrorBody, body: Mapping[str, Any]) -> Kind 
     reasons = error.value("reasons", "flagged_input")  # OpenRouter's moderation
     if status == 451 or reasons is not None:
         return _rejected(status, error, meaning, "moderation")
-    if error.value("content_filter_result", "content_filter_results") or _CONTENT_TEXT.search(error.message):
+    filtered = error.value("content_filter_result", "content_filter_results", "contentFilter")
+    if filtered or _CONTENT_TEXT.search(error.message):
         return _rejected(status, error, meaning, "content_filter")
     return None
 
@@ -266,10 +269,10 @@ def _names(message: str, name: str) -> bool:
     before = (
         r"(?<![\w-])" if "_" in name else r"(?:^|[.:;,(]\s*|(?:parameter|argument|field|propert\w+)s?:?\s+)"
     )
-    return (
-        re.search(rf"['\"`\u2018\u201c]{escaped}['\"`\u2019\u201d]|{before}{escaped}(?![\w-])", message)
-        is not None
-    )
+    quoted = rf"['\"`\u2018\u201c]{escaped}['\"`\u2019\u201d]"
+    assigned = rf"(?<![\w-]){escaped}\s?="
+    pattern = rf"{quoted}|{assigned}|{before}{escaped}(?![\w-])"
+    return re.search(pattern, message) is not None
 
 
 def _by_status(status: int, error: ErrorBody) -> Kind:
