@@ -266,6 +266,9 @@ SETS = [
     ("5\n7", "7, 5", 1),
 ]
 CONTAINED = [
+    ("It costs 1\u202f234 euros.", "1234", 1),
+    ("It costs 1\u00a0234\u00a0567 euros.", "1234567", 1),
+    ("It costs 1\u00a02345 euros.", "12345", 0),
     ("The sentiment is positive.", "positive", 1),
     ("Seems nonpositive", "positive", 0),
     ("One. Positive.", "positive", 1),
