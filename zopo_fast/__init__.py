@@ -82,7 +82,8 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.search.config import ZopoConfig as ZopoConfig
     from zopo_fast.search.optimizer import Zopo as Zopo
     from zopo_fast.storage.store import Store as Store
-    from zopo_fast.tasks.task import Example as Example, Task as Task
+    from zopo_fast.tasks.example import Example as Example
+    from zopo_fast.tasks.task import Task as Task
 
 __version__ = "0.1.0"
 
@@ -101,7 +102,7 @@ _LAZY = {
     "ZopoConfig": "search.config",
     "ZopoBatch": "search.batch",
     "Task": "tasks.task",
-    "Example": "tasks.task",
+    "Example": "tasks.example",
     "Pool": "prompts.pool",
     "OpenAIClient": "llm.openai.client",
     "ClientConfig": "llm.openai.config",

@@ -28,14 +28,25 @@ ZopoError
 ├── MetricError (RuntimeError)        a failure in the user's metric or score function
 └── LLMError (RuntimeError)           a model call that failed after all retries
     ├── UnreachableError (ConnectionError)       the endpoint cannot be reached
-    │   └── EndpointDownError                    the circuit breaker is open
+    │   └── EndpointDownError                    the endpoint stayed down for the time of the call
     ├── RequestTimeoutError (TimeoutError)       the request timed out on every attempt
-    ├── AuthenticationError (PermissionError)    401, 403
-    ├── ModelNotFoundError (LookupError)         404
+    ├── AuthenticationError (PermissionError)    401, 403, or an error about the key
+    ├── ModelNotFoundError (LookupError)         404, or an error about the model
     ├── RequestRejectedError (ValueError)        any other 4xx
-    ├── RateLimitError                           429 on every attempt
+    ├── RateLimitError                           429 on every attempt, or no quota
     ├── ServerError                              5xx on every attempt
-    └── MalformedAnswerError (ValueError)        HTML, invalid JSON or no choices
+    └── MalformedAnswerError (ValueError)        HTML, invalid JSON, no choices, or no text
+
+An `LLMError` states in `concerns` what fails, and in `code` the reason:
+
+| concerns | codes |
+|---|---|
+| call | content_filter, moderation, refusal, context_length_exceeded, no_choices, no_text, length, HTTP 400 |
+| account | invalid_api_key, insufficient_quota, insufficient_funds, rate_limit_exceeded, HTTP 401, HTTP 429 |
+| endpoint | model_not_found, HTTP 404, refused_field, web_page, not_json, unreachable, endpoint_down |
+
+HTTP 5xx, "timeout", "dropped" and "truncated" concern the call if other calls were answered meanwhile, else
+the endpoint. A code that the provider sends stands in place of these.
 """
 
 from __future__ import annotations
@@ -205,7 +216,7 @@ class UnreachableError(LLMError, ConnectionError):
 
 
 class EndpointDownError(UnreachableError):
-    """The circuit breaker is open: too many consecutive calls to the endpoint failed."""
+    """The endpoint stayed down, with an open circuit breaker, for as long as the call may take."""
 
 
 class RequestTimeoutError(LLMError, TimeoutError):

@@ -115,9 +115,9 @@ def test_calls_and_tokens_are_those_the_server_saw(whole: Whole) -> None:
         len(seen),
     )
     assert f"Calls: {calls}, tokens: {words} in, {len(seen)} out" in whole.done.out
-    assert f"calls={6 * EXAMPLES}" in whole.done.err  # the bar ends with the search
-    assert "best=" in whole.done.err
-    assert "tokens=" in whole.done.err
+    assert f"search: {6 * EXAMPLES}/{6 * EXAMPLES} examples" in whole.done.err
+    assert "best 0." in whole.done.err
+    assert " tokens, " in whole.done.err
 
 
 def test_the_incumbent_is_scored_first_and_compared_with_the_winner(whole: Whole) -> None:
@@ -276,3 +276,23 @@ def test_prompts_are_written_with_the_writer_body_and_saved(bench: Bench) -> Non
     pool = (bench.folder / "out" / "pool.jsonl").read_text()
     kept = [json.loads(line)["prompt"] for line in pool.splitlines()]
     assert "Do it in new way 1." in kept
+
+
+def test_answers_of_an_earlier_run_are_counted_and_another_model_is_asked(bench: Bench) -> None:
+    def run(number: int) -> tuple[str, dict[str, Any], int]:
+        before = len(chats(server))
+        done = bench.run(*bench.optimize(server, "--out", f"out{number}", "--quiet"))
+        assert done.code == 0, done
+        result = json.loads((bench.folder / f"out{number}" / "result.json").read_text())
+        return done.out, result["usage"], len(chats(server)) - before
+
+    with serving() as server:
+        _, usage, calls = run(0)
+        assert (usage["cached"], usage["reused"]) == (0, 0)
+        out, again, more = run(1)
+        assert (again["cached"], again["reused"], more) == (calls, calls, 0)
+        assert 0 < again["reused_age"] < 3600
+        assert f"from the cache: {calls}, of earlier runs, the oldest " in out
+        server.models = {"data": [{"id": "m", "root": "another/model"}]}
+        _, other, more = run(2)
+        assert (other["cached"], more) == (0, calls)

@@ -170,7 +170,7 @@ def test_the_second_process_is_refused(bench: Bench) -> None:
         finally:
             process.kill()
             ended(process)
-    assert (second.code, second.out) == (2, "")
+    assert (second.code, second.out) == (75, "")
     said = "another process has this study open; wait until it ends, or stop it"
     assert second.err == f"Error: {Path('out/study.sqlite3')}: {said}\n"
     assert same.code == 2

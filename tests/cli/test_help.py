@@ -15,21 +15,28 @@ from zopo_fast.cli.group import COMMANDS, cli, load_command
 # Every option that a release has had under this name keeps it.
 OPTIONS = {
     "optimize": "config examples heldout demonstrations metric template input-field output-field seed "
-    "resume pool generate how kind lists from incumbent budget initial racing no-racing calls "
+    "resume resume-or-start unanswered pool generate how kind lists from incumbent budget initial "
+    "racing no-racing calls "
     "race-error race-first race-batch score-range target past-perfect compare-random "
-    "no-comparison official embedder local model base-url concurrency temperature max-tokens "
-    "timeout requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "no-comparison official embedder embedding-base-url embedding-key-env embedding-batch "
+    "embedding-body local model base-url concurrency temperature max-tokens "
+    "timeout max-wait requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "judge-key-env judge-max-tokens judge-body generate-max-tokens generate-body "
     "rubric limit-calls limit-tokens limit-cost limit-seconds cache no-cache cache-size "
     "price-in price-out dry-run out quiet help",
     "generate": "config examples heldout demonstrations metric template input-field output-field seed "
-    "number how kind lists from local model base-url concurrency temperature max-tokens timeout "
-    "requests-per-minute tokens-per-minute body headers out help",
+    "number how kind lists from local model base-url concurrency temperature max-tokens timeout max-wait "
+    "requests-per-minute tokens-per-minute body headers generate-max-tokens generate-body out help",
     "landscape": "config examples heldout demonstrations metric template input-field output-field seed pool "
-    "embedder local model base-url concurrency temperature max-tokens timeout "
-    "requests-per-minute tokens-per-minute body headers judge-model judge-base-url rubric "
-    "max-failed price-in price-out dry-run out name quiet help",
+    "embedder embedding-base-url embedding-key-env embedding-batch embedding-body "
+    "local model base-url concurrency temperature max-tokens timeout max-wait "
+    "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "judge-key-env judge-max-tokens judge-body rubric "
+    "unanswered max-failed price-in price-out dry-run out name quiet help",
+    "show": "prompt full json help",
     "bench": "quick seconds seed out list help",
-    "serve": "data host port token-file embedder models max-body max-pool max-studies max-pending "
+    "serve": "data host port token-file embedder embedding-base-url embedding-key-env embedding-batch "
+    "embedding-body models max-body max-pool max-studies max-pending "
     "max-jobs log-prompts access-log help",
 }
 MOST_USED = [

@@ -9,8 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from zopo_fast.cli.models import settings_of
 from zopo_fast.cli.options import limit_options, parse_size
-from zopo_fast.cli.settings import LimitSettings, settings_of
+from zopo_fast.cli.settings import LimitSettings
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 

@@ -233,16 +233,26 @@ def test_the_json_types_refuse_values_out_of_range(body: str) -> None:
 
 
 def test_defaults_of_calls_are_declared_once() -> None:
-    from zopo_fast.cli.settings import ModelSettings
+    from zopo_fast.cli.models import JudgeSettings, ModelSettings, WriterSettings
     from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 
     bodies = (ANSWER_BODY, WRITER_BODY, JUDGE_BODY)
     assert [(body["temperature"], body["max_tokens"]) for body in bodies] == [(0, 64), (0.9, 256), (0, 256)]
-    model = ModelSettings(True, None, None, None, None, None, None, None, None, {}, {})
-    assert (model.full_body(), model.full_body(writing=True)) == (ANSWER_BODY, WRITER_BODY)
-    helps = {each.name: each.help for each in load_command("optimize").params if isinstance(each, Option)}
-    assert "[default: 0; 0.9 for writing prompts]" in str(helps["temperature"])
-    assert "[default: 64; 256 for writing prompts]" in str(helps["max_tokens"])
+    model = ModelSettings(True, *[None] * 9, {}, {})
+    assert model.answer_body() == ANSWER_BODY
+    assert WriterSettings({}, None).body(model).merged == WRITER_BODY
+    assert JudgeSettings(None, None, None, {}, None).body(model).merged == JUDGE_BODY
+    stated = {
+        (command, each.name): str(each.help).partition("[default: ")[2].rstrip("]")
+        for command in ("optimize", "generate", "landscape")
+        for each in load_command(command).params
+        if isinstance(each, Option)
+    }
+    for command, body in (("optimize", ANSWER_BODY), ("landscape", ANSWER_BODY), ("generate", WRITER_BODY)):
+        assert stated[command, "temperature"] == f"{body['temperature']:g}"
+        assert stated[command, "max_tokens"] == str(body["max_tokens"])
+    assert stated["optimize", "generate_max_tokens"] == str(WRITER_BODY["max_tokens"])
+    assert stated["optimize", "judge_max_tokens"] == str(JUDGE_BODY["max_tokens"])
 
 
 def test_the_help_states_the_size_of_the_answer_cache() -> None:
@@ -255,9 +265,12 @@ def test_the_help_states_the_size_of_the_answer_cache() -> None:
 
 
 CHANGEABLE = {
-    "resume", "quiet", "concurrency", "timeout", "no_comparison", "compare_random", "price_in", "price_out",
+    "resume", "quiet", "concurrency", "timeout", "no_comparison", "compare_random", "price", "price_in",
+    "price_out",
     "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute", "tokens_per_minute",
-    "cache", "cache_size", "base_url", "judge_base_url", "headers", "body",
+    "cache", "cache_size", "base_url", "judge_base_url", "headers", "body", "judge_body", "generate_body",
+    "judge_key_env", "embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body",
+    "max_wait",
 }  # fmt: skip
 
 

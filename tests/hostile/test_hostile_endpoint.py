@@ -16,8 +16,11 @@ from yarl import URL
 
 import zopo_fast as zf
 from zopo_fast.llm.openai import responses as answers
+from zopo_fast.llm.openai.embeddings.vectors import read_embeddings
 from zopo_fast.llm.openai.endpoint import Endpoint
-from zopo_fast.llm.openai.retry import Failure, retry_after
+from zopo_fast.llm.openai.refusals.error_body import parse_error
+from zopo_fast.llm.openai.refusals.stated_wait import stated_wait
+from zopo_fast.llm.openai.retry import Failure
 
 ENDPOINT = Endpoint(zf.ClientConfig("m", base_url="http://localhost:1/v1", api_key="sk-0123456789"))
 CHAT = {
@@ -65,7 +68,7 @@ def test_any_response_is_a_document_or_a_failure(status: int, given: dict[str, s
         assert len(outcome.message) < 1000
     else:
         typed(answers.read_chat, outcome)
-        typed(answers.read_embeddings, outcome, 2)
+        typed(read_embeddings, outcome, 2)
 
 
 @given(damaged(CHAT), damaged(VECTORS), st.sampled_from([0, 1, 3, 10**18]))
@@ -76,7 +79,7 @@ def test_nearly_valid_responses_are_read_or_refused(chat: Any, vectors: Any, cou
             read = typed(answers.read_chat, document)
             if read is not None and not isinstance(read, Failure):
                 read.text.encode()
-            found = typed(answers.read_embeddings, document, count)
+            found = typed(read_embeddings, document, count)
             if found is not None and not isinstance(found, Failure):
                 assert np.isfinite(found.vectors).all()
                 assert found.vectors.shape[0] == count
@@ -93,11 +96,15 @@ def test_any_text_of_an_answer_can_be_stored(nasty: str) -> None:
     assert read.finish_reason == nasty
 
 
-@given(headers)
-@example({"Retry-After": "9" * 400})
-@example({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Fri, 31 Dec 0001 23:59:59 +2359"})
-def test_any_retry_after_header_is_a_duration_or_none(given: dict[str, str]) -> None:
+@given(headers, bodies)
+@example({"Retry-After": "9" * 400}, b"")
+@example({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "Fri, 31 Dec 0001 23:59:59 +2359"}, b"")
+@example({"x-ratelimit-reset": "9999-99-99T00:00:00Z", "ratelimit": "t=" + "9" * 400}, b"")
+@example({}, json.dumps({"message": "try again in " + "1m" * 30_000}).encode())
+@example({}, b'{"error": {"retry_after": NaN, "retryDelay": {"seconds": [1]}}}')
+@example({}, b'{"estimated_time": -1, "retry_after_ms": 1e999}')
+def test_any_stated_wait_is_a_duration_or_none(given: dict[str, str], body: bytes) -> None:
     with time_limit():
-        seconds = retry_after(given)
-    assert seconds is None or seconds >= 0.0
-    assert seconds is None or not math.isnan(seconds)
+        wait = stated_wait(given, parse_error(body))
+    assert wait is None or wait.seconds >= 0.0
+    assert wait is None or not math.isnan(wait.seconds)

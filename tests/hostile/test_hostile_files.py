@@ -25,7 +25,8 @@ from zopo_fast.cli.params import from_toml
 from zopo_fast.cli.settings import text_or_file
 from zopo_fast.prompts import generate
 from zopo_fast.scoring import metrics
-from zopo_fast.tasks import readers as task_files, template
+from zopo_fast.tasks import rows, template
+from zopo_fast.tasks.sources import readers
 
 SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment.jsonl"
 ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -306,14 +307,16 @@ def test_fields_of_megabytes_give_short_messages(tmp_path: Path) -> None:
 
 
 def test_threads_leave_the_process_wide_limit_of_csv_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "t.csv"
     path.write_text("input,output\n" + "".join(f"{i},{i}\n" for i in range(2000)), encoding="utf-8")
     before, switches = csv.field_size_limit(), sys.getswitchinterval()
-    monkeypatch.setattr(task_files, "_record", lambda *_: 1)
     sys.setswitchinterval(1e-6)
-    together = [threading.Thread(target=task_files.read, args=(path, "input", "output", 0)) for _ in range(8)]
+    together = [
+        threading.Thread(target=readers.read, args=(path, rows.Wanted("input", "output"), 0))
+        for _ in range(8)
+    ]
     for thread in together:
         thread.start()
     for thread in together:

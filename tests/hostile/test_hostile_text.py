@@ -214,11 +214,31 @@ LONG: dict[str, str] = {
     "surrogates": "\ud800" * SIZE,
     "emoji": "👩‍👩‍👧‍👦" * (SIZE // 10),
     "right to left": "\u202e\u05d0" * (SIZE // 20),
+    "boxes": "\\boxed{" * (SIZE // 7),
+    "braces": "{" * SIZE,
+    "objects": '{"a":' * (SIZE // 5),
+    "tags": "<answer>" * (SIZE // 8),
+    "closing tags": "</answer><output>" * (SIZE // 17),
+    "groups": "1,234," * (SIZE // 6),
+    "digits": "1" * SIZE,
+    "relations": ">" * SIZE,
+    "exclamations": "!" * SIZE + "x",
+    "money": "$ 1" * (SIZE // 3),
+    "choices": "option a or " * (SIZE // 12),
+    "brackets at the end": "(" * (SIZE // 2) + "x" + ")" * (SIZE // 2),
+    "compatible marks": "か" + "\uff9e\u0301" * (SIZE // 2),
+    "spaced marks": "a" + " \u0301\ufc5e" * (SIZE // 3),
+    "quoted lines": "> \n" * (SIZE // 3),
+    "labels": "Instruction:\n" * (SIZE // 13),
+    "initials": "A. " * (SIZE // 3),
     "placeholders": "{input}[PROMPT]" * (SIZE // 20),
 }
 TAKERS: dict[str, Callable[[str], Any]] = {
     **{name: lambda given, name=name: metrics.METRICS[name](given, "a b") for name in metrics.METRICS},
-    "reference": lambda given: metrics.f1("a b", given),
+    **{
+        f"{name} reference": lambda given, name=name: metrics.METRICS[name]("a b", given)
+        for name in ("exact_match", "f1", "multiple_choice")
+    },
     "score": judge.parse_score,
     "instruction": generate.clean,
     "prompt": pool.normalise,

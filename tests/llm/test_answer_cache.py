@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cache_tools import Model, chat, run, turns
-from fake_server import FakeServer, status
+from fake_server import Behaviour, FakeServer, edited, no_choices, null_content, status
 from llm_tools import HELLO, KEY, make, no_environment  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.adapter import as_chat_model
-from zopo_fast.llm.answer_cache import FILE, AnswerCache, CachedModel, key_of
+from zopo_fast.llm.answer_cache import FILE, AnswerCache
 from zopo_fast.llm.budget import Account
+from zopo_fast.llm.cached_model import CachedModel, key_of
 from zopo_fast.llm.limits import Limits
 from zopo_fast.llm.middleware import MeteredModel
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
@@ -32,8 +34,8 @@ def test_an_answer_is_paid_for_once(tmp_path: Path) -> None:
             first, again = await cached.chat(chat("a")), await cached.chat(chat("a"))
             assert first.text == again.text == "A"
             assert first.finish_reason == again.finish_reason == "stop"
-            assert first.usage == (Usage(cached=1) if number else Usage(3, 4, calls=1, retries=1))
-            assert again.usage == Usage(cached=1)
+            assert first.usage == (Usage(cached=1, reused=1) if number else Usage(3, 4, calls=1, retries=1))
+            assert again.usage == Usage(cached=1, reused=number)
             await cached.chat(chat("b"))
             await cached.written()
             assert cache.held()[0] == 2
@@ -103,13 +105,30 @@ def test_a_model_that_is_not_known_is_not_cached(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("finish", "kept"), [(None, 1), ("length", 1), ("content_filter", 0), ("tool_calls", 0)]
+    ("finish", "text", "kept"),
+    [
+        (None, "a", 1),
+        ("stop", "a", 1),
+        ("STOP", "a", 1),
+        ("length", "a", 1),  # the limit of the length is in the key
+        ("stop", "<think>hm</think>a", 1),
+        ("content_filter", "a", 0),
+        ("SAFETY", "a", 0),
+        ("tool_calls", "a", 0),
+        ("function_call", "a", 0),
+        ("error", "a", 0),
+        ("insufficient_system_resource", "a", 0),
+        ("stop", "", 0),
+        ("stop", " \n", 0),
+        ("length", "<think>hm", 0),
+        ("stop", "<think>hm</think>\n", 0),
+    ],
 )
-def test_only_whole_answers_are_kept(tmp_path: Path, finish: str | None, kept: int) -> None:
+def test_only_whole_answers_are_kept(tmp_path: Path, finish: str | None, text: str, kept: int) -> None:
     async def scenario() -> None:
         cache = AnswerCache(tmp_path)
         cached = CachedModel(Model(finish), cache)
-        await cached.chat(chat("a"))
+        assert (await cached.chat(chat(text))).finish_reason == finish
         await cached.written()
         assert cache.held()[0] == kept
 
@@ -125,6 +144,36 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
             await cached.chat(chat("a"))
         model.error = None
         assert (await cached.chat(chat("a"))).usage.calls == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        no_choices(),
+        null_content(),
+        edited(lambda answer: {"error": {"message": "upstream failed", "code": 502}}),
+        edited(
+            lambda answer: {**answer, "choices": [{"message": {"content": "x"}, "finish_reason": "error"}]}
+        ),
+        edited(lambda answer: {**answer, "choices": [{"message": {"content": None, "refusal": "I cannot"}}]}),
+        edited(lambda answer: {**answer, "choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
+    ],
+)
+def test_no_failure_of_a_provider_is_kept(tmp_path: Path, failure: Behaviour) -> None:
+    async def scenario() -> None:
+        async with FakeServer(plan=failure) as server, make(server, max_attempts=1) as client:
+            cache = AnswerCache(tmp_path)
+            model = CachedModel(client, cache)
+            with contextlib.suppress(errors.LLMError):
+                await model.chat(HELLO)
+            await model.written()
+            assert cache.held() == (0, 0)
+            server._plan = None
+            assert (await model.chat(HELLO)).text == "say hello"
+            await model.written()
+            assert cache.held()[0] == 1
 
     run(scenario())
 

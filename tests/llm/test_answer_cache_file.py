@@ -18,7 +18,8 @@ import pytest
 from cache_tools import Model, chat, run, turns
 
 from zopo_fast import errors
-from zopo_fast.llm.answer_cache import FILE, AnswerCache, CachedModel, key_of
+from zopo_fast.llm.answer_cache import FILE, AnswerCache
+from zopo_fast.llm.cached_model import CachedModel, key_of
 from zopo_fast.llm.types import Answer, Usage
 
 
@@ -101,7 +102,8 @@ def test_a_cache_that_cannot_be_used_is_one_warning(tmp_path: Path, caplog: pyte
 def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     code = """
         import sys
-        from zopo_fast.llm.answer_cache import AnswerCache, key_of
+        from zopo_fast.llm.answer_cache import AnswerCache
+        from zopo_fast.llm.cached_model import key_of
         from zopo_fast.llm.types import Answer, Usage
         cache = AnswerCache(sys.argv[1], max_bytes=40_000)
         for number in range(150):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 
 import pytest
-from fake_server import FakeServer, dropped, ok, random_faults, status
-from llm_tools import HELLO, Pauses, make, no_environment, run, timed_out  # noqa: F401
+from fake_server import Behaviour, FakeServer, dropped, ok, random_faults, status
+from llm_tools import HELLO, Pauses, make, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker, Outcome
@@ -26,9 +27,10 @@ class Clock:
 
 def attempt(breaker: CircuitBreaker, outcome: Outcome) -> bool:
     """Enter and leave the breaker; return whether the attempt was admitted."""
+    was_probe = breaker.is_open
     if not breaker.enter():
         return False
-    breaker.leave(outcome)
+    breaker.leave(outcome, was_probe=was_probe)
     return True
 
 
@@ -78,16 +80,40 @@ def opened(clock: Clock) -> CircuitBreaker:
 def test_one_probe_at_a_time_is_let_through(outcome: Outcome) -> None:
     clock = Clock()
     breaker = opened(clock)
-    clock.now = 39.9
+    clock.now = 10.9
     assert not breaker.enter()
-    clock.now = 40.0
+    clock.now = 10.0 + 30.0 / 32
     assert breaker.enter()
     assert not breaker.enter()
-    breaker.leave(outcome)
+    breaker.leave(outcome, was_probe=True)
     assert breaker.is_open is (outcome is not Outcome.ANSWERED)
     assert breaker.enter() is (outcome is not Outcome.DOWN)
     clock.now = 70.0
     assert attempt(breaker, Outcome.ANSWERED) or outcome is Outcome.UNKNOWN
+
+
+def test_the_pauses_between_probes_double_up_to_the_longest() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    pauses = []
+    for _ in range(8):
+        pauses.append(breaker.delay())
+        clock.now += breaker.delay()
+        assert attempt(breaker, Outcome.DOWN)
+    assert pauses == pytest.approx([30 / 32, 30 / 16, 30 / 8, 30 / 4, 30 / 2, 30, 30, 30])
+    assert breaker.open_seconds == pytest.approx(sum(pauses))
+    clock.now += 30.0
+    assert attempt(breaker, Outcome.ANSWERED)
+    clock.now += 1000.0
+    assert breaker.open_seconds == pytest.approx(sum(pauses) + 30.0)
+
+
+def test_an_attempt_from_before_it_opened_does_not_delay_the_probe() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    due = breaker.delay()
+    breaker.leave(Outcome.DOWN, was_probe=False)
+    assert breaker.delay() == due
 
 
 def test_faults_of_a_third_never_open_it() -> None:
@@ -101,43 +127,61 @@ def test_faults_of_a_third_never_open_it() -> None:
 # --- the client
 
 
-@pytest.mark.parametrize("fault", [status(500), dropped(), timed_out(30.0)], ids=["500", "dropped", "slow"])
-def test_calls_to_an_endpoint_that_is_down_end_at_once(fault: object) -> None:
+@pytest.mark.parametrize("fault", [status(500), dropped()], ids=["500", "dropped"])
+def test_calls_queue_while_the_endpoint_is_down_and_are_answered_after(fault: Behaviour) -> None:
     async def scenario() -> None:
-        async with FakeServer(plan=fault) as server:  # type: ignore[arg-type]
-            pauses = Pauses()
-            settings = {"max_attempts": 99, "breaker_failures": 4, "timeout": 30.0, "backoff_initial": 3.0}
-            async with make(server, pauses, **settings) as client:
-                with pytest.raises(
-                    errors.EndpointDownError, match="not sent again after 4 attempts"
-                ) as caught:
-                    await client.chat(HELLO)
-                assert "4 attempts in a row" in str(caught.value)
-                assert len(server.requests) == 4
-                with pytest.raises(errors.EndpointDownError, match="not sent"):
-                    await client.chat(HELLO)
-                assert len(server.requests) == 4
-                server.release.set()
-                await client._time.sleep(30.0)
-                server._plan = ok()
-                assert (await client.chat(HELLO)).text == "say hello"
-                assert len(server.requests) == 5
+        pauses = Pauses()
+        async with FakeServer() as server, make(server, pauses, breaker_failures=4) as client:
+            up_at = client._time.now() + 60.0
+            server._plan = lambda _: ok() if client._time.now() >= up_at else fault
+            await client._time.sleep(0.0)
+            client._exchange.facts.has_response = True
+            answers = await asyncio.gather(*(client.chat(HELLO) for _ in range(16)))
+            assert {answer.text for answer in answers} == {"say hello"}
+            assert not client._breaker.is_open
+            assert client._time.now() <= up_at + 31.0
+            assert len(server.requests) < 110  # probes, not all calls, while it is open
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("fault", [status(503, text="Loading model"), dropped()], ids=["503", "dropped"])
+def test_an_endpoint_that_stays_down_ends_the_calls_with_its_last_words(fault: Behaviour) -> None:
+    async def scenario() -> None:
+        settings = {"breaker_failures": 4, "max_elapsed": 100.0}
+        async with FakeServer(plan=fault) as server, make(server, Pauses(), **settings) as client:
+            client._exchange.facts.has_response = True
+            outcomes = await asyncio.gather(*(client.chat(HELLO) for _ in range(16)), return_exceptions=True)
+            down = [outcome for outcome in outcomes if isinstance(outcome, errors.EndpointDownError)]
+            assert down
+            words = "Loading model" if fault.status == 503 else "dropped the connection"
+            for error in outcomes:
+                assert isinstance(error, errors.LLMError)
+                assert error.concerns == "endpoint"
+                assert words in str(error)
+            assert {error.code for error in down} == {"endpoint_down"}
+            assert 100.0 <= client._time.now() <= 240.0
+            # A later call has its own time: the endpoint may be back.
+            server._plan = ok()
+            assert (await client.chat(HELLO)).text == "say hello"
 
     run(scenario())
 
 
 def test_refused_connections() -> None:
+    """A wrong address fails in seconds: no response has ever come from there."""
     with socket.socket() as taken:  # bound, not listening: refuses connections
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
 
         async def scenario() -> None:
             pauses = Pauses()
-            config = ClientConfig("m", base_url=url, breaker_failures=5, max_attempts=50)
+            config = ClientConfig("m", base_url=url, breaker_failures=99)
             async with OpenAIClient(config, sleep=pauses, clock=lambda: 0.0, rng=random.Random(0)) as client:
-                with pytest.raises(errors.EndpointDownError):
+                with pytest.raises(errors.UnreachableError, match="gave up after 6 attempts") as caught:
                     await client.chat(HELLO)
-            assert 5.0 <= sum(pauses) <= 35.0
+            assert (caught.value.concerns, caught.value.code) == ("endpoint", "unreachable")
+            assert 5.0 <= sum(pauses) <= 15.5
 
         run(scenario())
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
-from fake_server import FakeServer, absurd_usage, edited, no_usage, status
+from fake_server import Behaviour, FakeServer, Request, absurd_usage, edited, no_usage, ok, status
 from llm_tools import HELLO, KEY, ask, make, no_environment, run  # noqa: F401
 
 from zopo_fast import errors
@@ -86,6 +87,69 @@ def test_a_bare_host_is_tried_below_v1_once() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize("call", ["chat", "embed"])
+def test_calls_under_way_learn_the_prefix_of_a_bare_host_too(call: str, ending: str) -> None:
+    """No call fails because another one, sent at the same time, has learned the prefix."""
+
+    async def scenario() -> None:
+        async with FakeServer() as server:
+            server.url = server.url.removesuffix("/v1") + ending
+            async with make(server, embedding_model="e", concurrency=8) as client:
+                ask = (lambda: client.chat(HELLO)) if call == "chat" else (lambda: client.embed(["a"]))
+                await asyncio.gather(*(ask() for _ in range(40)))
+            assert server.answered_total == 40
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("operation", ["chat/completions", "completions", "embeddings", "chat/completions/"])
+@pytest.mark.parametrize("prefix", ["/v1", "/api/v1", ""])
+@pytest.mark.parametrize("query", ["", "?api-version=2024-02-01"])
+def test_the_path_of_an_operation_is_left_out_of_a_base_url(operation: str, prefix: str, query: str) -> None:
+    async def scenario() -> None:
+        async with FakeServer(prefix=prefix) as server:
+            server.url = f"{server.url}/{operation}{query}"
+            async with make(server, embedding_model="e") as client:
+                await client.chat(HELLO)
+                await client.embed(["a"])
+                assert client.identity["endpoint"][0].endswith(f"{prefix}/chat/completions")
+        paths = [f"{prefix}/chat/completions", f"{prefix}/embeddings"]
+        assert [request.path for request in server.requests] == paths
+        assert server.unrouted == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [status(405), Behaviour("lm studio", raw=b'{"error":"Unexpected endpoint or method. (POST /x)"}')],
+)
+def test_a_bare_host_whose_root_says_no_in_another_way(missing: Behaviour) -> None:
+    def plan(request: Request) -> Behaviour:
+        return ok() if request.path.startswith("/v1/") else missing
+
+    async def scenario() -> None:
+        async with FakeServer(plan=plan, also=["/chat/completions"]) as server:
+            server.url = server.url.removesuffix("/v1")
+            async with make(server) as client:
+                assert (await client.chat(HELLO)).text == "say hello"
+
+    run(scenario())
+
+
+def test_a_missing_model_below_v1_is_told_in_its_own_words() -> None:
+    async def scenario() -> None:
+        plan = status(404, text="model 'x' not found, try pulling it first")
+        async with FakeServer(plan=plan) as server:
+            server.url = server.url.removesuffix("/v1")
+            async with make(server) as client:
+                with pytest.raises(errors.ModelNotFoundError, match="try pulling it first"):
+                    await client.chat(HELLO)
+
+    run(scenario())
+
+
 def test_endpoint_and_key_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with FakeServer() as server:
@@ -133,7 +197,8 @@ def test_credentials_in_the_url_are_sent_and_hidden() -> None:
         ("base_url", "localhost:8000"),
         ("base_url", "ftp://host/v1"),
         ("base_url", "http://host:99999/v1"),
-        ("base_url", "http://me:Evil@host/v1/chat/completions?key=Evil"),
+        ("base_url", "//me:Evil@host/v1?key=Evil"),
+        ("default_body", {"model": "x"}),
         ("api_key", "two words"),
         ("api_key", "line\r\nX-Evil: 1"),
         ("concurrency", 0),

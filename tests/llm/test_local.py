@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_server import FakeServer
 
 from zopo_fast.errors import ConfigError, LimitReachedError, MissingDependencyError, RequestRejectedError
 from zopo_fast.llm import local
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.limits import Limits
 from zopo_fast.llm.local import LocalModel, find_model
+from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 QUESTION = "Is this review positive or negative? Answer with one word.\n\nReview: {}"
 REVIEWS = ["A dull film.", "Warm, funny and full of life.", "It never finds its tone.", "An instant classic."]
@@ -97,6 +99,27 @@ def test_the_name_tells_files_and_poolings_apart(gguf: Path) -> None:
         gguf.write_bytes(data)
         names.add(LocalModel(gguf).name)
     assert len(names) == 3
+
+
+def test_a_model_with_another_body_shares_the_server(gguf: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    model = LocalModel(gguf, body={"max_tokens": 7})
+    other = model.with_body({"max_tokens": None, "top_p": 0.5})
+    assert (model.body["max_tokens"], other.body) == (7, {"temperature": 0, "seed": 0, "top_p": 0.5})
+    assert other._chat is model._chat
+    assert model.identity != other.identity
+    assert other.max_answer_tokens is None
+
+    async def scenario() -> None:
+        async with FakeServer() as server:
+            model._chat._client = OpenAIClient(ClientConfig("m", base_url=server.url, body=model.body))
+            for each in (model, other):
+                await each.chat(ask("hi"))
+            assert [r.body.get("max_tokens") for r in server.requests] == [7, None]
+            assert "top_p" in server.requests[1].body
+            await model.aclose()
+
+    asyncio.run(scenario())
 
 
 def test_the_body_is_laid_over_the_defaults(gguf: Path) -> None:

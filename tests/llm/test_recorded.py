@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from zopo_fast.llm.adapter import as_chat_model
-from zopo_fast.llm.answer_cache import key_of
+from zopo_fast.llm.cached_model import key_of
 from zopo_fast.llm.middleware import RecordedModel, ReplayedAnswers, recorded_key
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.types import Answer, CallKey, Message, Usage

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from zopo_fast._utils.files import default_cache_dir
 from zopo_fast.errors import ConfigError, MissingDependencyError
 from zopo_fast.llm.openai.client import ClientConfig
 from zopo_fast.llm.types import Usage
@@ -33,15 +34,15 @@ def run(embedder: embed.Embedder, *texts: str) -> np.ndarray[Any, Any]:
 def test_default_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("ZOPO_CACHE_DIR", "~/mine")
-    assert embed.default_cache_dir() == tmp_path / "mine"
+    assert default_cache_dir() == tmp_path / "mine"
     monkeypatch.delenv("ZOPO_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert embed.default_cache_dir() == tmp_path / ".cache" / "zopo_fast"
+    assert default_cache_dir() == tmp_path / ".cache" / "zopo_fast"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert embed.default_cache_dir() == tmp_path / "xdg" / "zopo_fast"
+    assert default_cache_dir() == tmp_path / "xdg" / "zopo_fast"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert embed.default_cache_dir() == tmp_path / "Library" / "Caches" / "zopo_fast"
+    assert default_cache_dir() == tmp_path / "Library" / "Caches" / "zopo_fast"
 
 
 @pytest.fixture
@@ -196,3 +197,20 @@ def test_the_local_embedder_through_the_cache(tmp_path: Path) -> None:
     assert cached.shape == (2, 576)
     np.testing.assert_array_equal(cached[1:], direct)
     assert json.dumps(cached[0].tolist()) != json.dumps(cached[1].tolist())
+
+
+def test_an_embedding_endpoint_beside_that_of_the_chat_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_KEY", "sk-embedding")
+    chat = ClientConfig(
+        "m", base_url="http://chat:1/v1", api_key="sk-chat", headers={"Authorization": "x", "X-Org": "o"}
+    )
+    same = embed.embedding_config(chat, base_url="http://chat:1/v1/", batch=3, body={"a": None, "b": 1})
+    assert (same.api_key, same.headers, same.embedding_batch) == ("sk-chat", chat.headers, 3)
+    assert same.embedding_body == {"b": 1}
+    for url in ("http://chat:2/v1", "https://chat:1/v1", "http://other:1/v1", "http://chat:1/other"):
+        other = embed.embedding_config(chat, base_url=url)
+        assert (other.api_key, other.key_env, other.headers) == (None, None, {})
+    own = embed.embedding_config(chat, key_env="EMBEDDING_KEY")
+    assert (own.api_key, own.key_env, own.headers) == (None, "EMBEDDING_KEY", {"X-Org": "o"})
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+        embed.embedding_config(chat, key_env="NO_SUCH_KEY")

@@ -8,6 +8,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,32 +162,32 @@ def test_paraphrase_gives_new_prompts_only() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("Write a rhyme.", "Write a rhyme."),
-        ('"Write a rhyme."', "Write a rhyme."),
-        ("“Write a rhyme.”", "Write a rhyme."),
-        ("Instruction: Write a rhyme.", "Write a rhyme."),
-        ('**Instruction:** "Write a rhyme."', "Write a rhyme."),
-        ("The instruction was: 'Write a rhyme.'", "Write a rhyme."),
-        ("The instruction was to write a rhyme.", "write a rhyme."),
-        ("1. Write a rhyme.", "Write a rhyme."),
-        ("- Write a rhyme.", "Write a rhyme."),
-        ("Sure! Here is the new instruction:\n\nWrite a rhyme.\n\nThis keeps the meaning.", "Write a rhyme."),
-        ("```text\nWrite a rhyme.\n```", "Write a rhyme."),
-        ("Write a\n  rhyme  now.", "Write a\n  rhyme now."),
-        ('"Good" or "bad"', '"Good" or "bad"'),
-        ("Answer with one word: positive or negative.", "Answer with one word: positive or negative."),
-        ("Output only the word.", "Output only the word."),
-        ("3 words at most.", "3 words at most."),
-        ("", ""),
-        ('""', ""),
-        ("word " * 1000, ""),
-    ],
-)
-def test_clean(answer: str, expected: str) -> None:
-    assert generate.clean(answer) == expected
+def test_refusals_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter(["I'm sorry, but I can't.", "One.", "As an AI, I cannot do that.", "Two.", "Three."])
+    found = induce(Model(lambda _: next(answers)), n=3)
+    assert found.pool.prompts == ("One.", "Two.", "Three.")
+    assert (found.refused, found.cut, found.failed, found.calls) == (2, 0, 0, 5)
+    assert found.first_refusal == "I'm sorry, but I can't."
+    assert "2 refused, the first: \"I'm sorry, but I can't.\"" in found.skipped
+    assert not caplog.records
+    with pytest.raises(PoolError, match=r"none of 8 answers .*; 8 refused, the first: 'I cannot\.'"):
+        induce(Model(lambda _: "I cannot."), n=2)
+
+
+def test_cut_answers_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    texts = iter(
+        ["Write a rhyme tha", "<think>So the", "One.\n\nThis instruction keeps the mea", "Two.", "Two."]
+    )
+
+    class Cut(Model):
+        async def chat(self, messages: Sequence[Message]) -> Answer:
+            answer = await super().chat(messages)
+            return replace(answer, finish_reason="stop" if answer.text == "Two." else "length")
+
+    found = induce(Cut(lambda _: next(texts)), n=3, max_calls=5)
+    assert found.pool.prompts == ("One.", "Two.")
+    assert (found.refused, found.cut) == (0, 2)
+    assert "2 cut by the limit of tokens: raise max_tokens, --generate-max-tokens" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["general", "sentiment", "rhymes", "cause_and_effect"])

@@ -58,6 +58,11 @@ def on_device(array: zf.CudaArray) -> zf.CudaArray:
 async def run(path: Path) -> zf.Result:
     task = zf.Task.load(path, examples=4)
     assert_type(task, zf.Task)
+    rows = ({"input": f"{i}", "output": ["x", 3, None]} for i in range(30))
+    assert_type(zf.Task.from_records(rows, name="rows", examples=None, metric="f1"), zf.Task)
+    zf.Task.from_records({"input": ["a"], "output": [True]}, examples=1, template="{prompt} {input}")
+    zf.Task.load(path, encoding="cp1252", input_field="{premise} {hypothesis}")
+    assert_type(zf.Example("a", ("b",), (("context", "c"),)).columns, tuple[tuple[str, str], ...])
     pool = zf.Pool.from_texts(["Answer yes or no.", "Say yes or no."])
     limits = zf.Limits(calls=100, cost=1.5)
     config = zf.RunConfig(budget=10, limits=limits, prices=zf.Prices(prompt=1.0, completion=2.0))
@@ -104,6 +109,8 @@ zf.GaussianProcess(zf.InfiniteNTK())  # error: arg-type
 zf.GaussianProcess(zf.NTK.random(4)).posterior()  # error: call-arg
 zf.Pool.from_texts(3)  # error: arg-type
 zf.Task.load("a.jsonl", examples="all")  # error: arg-type
+zf.Task.from_records(3)  # error: arg-type
+zf.Task.from_records([{"input": "a", "output": "b"}], encoding="utf-8")  # error: call-arg
 zf.RunConfig(limits=3)  # error: arg-type
 zf.Limits(call=3)  # error: call-arg
 zf.AnswerCache(max_bytes="1 GB")  # error: arg-type

@@ -292,7 +292,7 @@ def test_two_commands_do_not_share_a_study(bench: Bench) -> None:
         try:
             until(lambda: len(chats(server)) == EXAMPLES + 1)
             second = bench.run(*arguments(server, "--no-cache"))
-            assert (second.code, "another process has this study open" in second.err) == (2, True), second
+            assert (second.code, "another process has this study open" in second.err) == (75, True), second
         finally:
             process.send_signal(signal.SIGINT)
             assert ended(process).code == 130
@@ -333,6 +333,24 @@ def test_a_prompt_that_fails_is_left_out(bench: Bench) -> None:
     assert f"Warning: 1 of {M} prompts failed and are left out." in done.err
 
 
+def test_an_unanswered_example_scores_zero_and_is_listed(bench: Bench) -> None:
+    def plan(request: Request) -> Any:
+        bad = request.path.endswith("/chat/completions") and re.search(r"(4|7)\..*question 1\b", request.key)
+        return status(400, text="a filter") if bad else ok()
+
+    with serving(plan=plan) as server:
+        done = bench.run(*arguments(server))
+        assert (done.code, "1 example unanswered in 2 calls: " in done.out) == (0, True), done
+        document = json.loads((bench.folder / SCORES).read_text())
+        assert document["prompts"] == PROMPTS
+        bad = [example["input"] for example in document["examples"]].index("question 1")
+        assert [row[:2] for row in document["unanswered"]] == [[4, bad], [7, bad]]
+        assert all(reason for _, _, reason in document["unanswered"])
+        assert document["scores"][4][bad] == document["scores"][7][bad] == 0
+        done = bench.run(*arguments(server, "--unanswered", "skip"))
+    assert (done.code, "'skip' is not one of 'zero', 'fail'" in done.err) == (2, True), done
+
+
 def test_too_many_failures_end_the_run_and_the_next_one_retries_them(bench: Bench) -> None:
     refusing, refusals = refused(4), 0
 
@@ -346,13 +364,14 @@ def test_too_many_failures_end_the_run_and_the_next_one_retries_them(bench: Benc
         return behaviour
 
     with serving(plan=plan) as server:
-        done = bench.run(*arguments(server, "--max-failed", "0.05", "--concurrency", "1", "--no-cache"))
+        more = ("--max-failed", "0.05", "--no-cache", "--unanswered", "fail")
+        done = bench.run(*arguments(server, *more, "--concurrency", "1"))
         assert done.code == 2, done
         assert f"1 of {M} prompts failed, more than --max-failed 0.05 allows" in done.err
         assert len(chats(server)) <= (4 + 2) * EXAMPLES  # of 12 * EXAMPLES: none but those in flight follow
         assert files(bench) == ["mine.study.sqlite3"]
         server._plan = None
-        done = bench.run(*arguments(server, "--max-failed", "0.05", "--no-cache"))
+        done = bench.run(*arguments(server, *more))
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
     assert "failed" not in assert_landscape(bench)

@@ -195,7 +195,7 @@ def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores() -> None:
                 raise zf.errors.RequestRejectedError("too long")
             return await super().chat(messages)
 
-    result = run(Refusing(), incumbent=PROMPTS[58], budget=15)
+    result = run(Refusing(), incumbent=PROMPTS[58], budget=15, unanswered="fail")
     failed = [t for t in result.trials if t.error is not None]
     assert [t.index for t in failed] == [58]
     assert failed[0].score is None

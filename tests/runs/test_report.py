@@ -27,6 +27,7 @@ from zopo_fast.runs.report import (
     plot_curve,
     printable,
     summary,
+    usage_line,
 )
 from zopo_fast.runs.result import HeldOut, Interval, Result, Trial
 
@@ -261,3 +262,30 @@ def test_estimate_counts_the_messages_and_is_approximate_for_the_local_model() -
     found = estimate(task, prompts, zf.RunConfig(budget=5), model="gpt-4")
     assert (found.prompt_tokens, found.estimated) == (29 * one.tokens, one.estimated)
     assert estimate(task, prompts, zf.RunConfig(budget=5), model=None).estimated
+
+
+@pytest.mark.parametrize(
+    ("usage", "says"),
+    [
+        (Usage(1, 1, calls=1), "tokens: 1 in, 1 out"),
+        (Usage(cached=3), "from the cache: 3"),
+        (Usage(cached=80, reused=80, reused_age=3.9 * 86_400),
+         "from the cache: 80, of earlier runs, the oldest 3 days old"),
+        (Usage(cached=3, reused=2, reused_age=86_400),
+         "from the cache: 3, 2 of earlier runs, the oldest 1 day old"),
+        (Usage(cached=1, reused=1, reused_age=7_300), "the oldest 2 hours old"),
+        (Usage(cached=1, reused=1, reused_age=61), "the oldest 1 minute old"),
+        (Usage(cached=1, reused=1, reused_age=0.5), "the oldest 0 seconds old"),
+    ],
+)  # fmt: skip
+def test_answers_of_earlier_runs_are_counted_with_their_age(usage: Usage, says: str) -> None:
+    assert usage_line(usage).endswith(says)
+
+
+def test_the_age_of_the_oldest_answer_survives_the_sum_of_usages() -> None:
+    total = (
+        Usage(cached=1, reused=1, reused_age=5.0)
+        + Usage(cached=2, reused=1, reused_age=9.0)
+        + Usage(cached=1)
+    )
+    assert (total.cached, total.reused, total.reused_age) == (4, 2, 9.0)

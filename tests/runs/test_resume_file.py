@@ -180,7 +180,7 @@ def test_answers_are_stored_before_they_are_in_the_cache(tmp_path: Path) -> None
     """A call that is cancelled while the cache writes its answer is paid for, and is not repeated."""
 
     class Slow(AnswerCache):
-        def put(self, key: bytes, answer: Answer) -> None:
+        def put(self, key: bytes, answer: Answer, origin: str = "") -> None:
             writing.set()
             assert may_continue.wait(60)
 

@@ -363,7 +363,7 @@ def test_a_failed_model_function_keeps_the_results() -> None:
     assert len(result.trials) >= 3
 
 
-def test_a_prompt_refused_on_held_out_examples_loses_its_row_only() -> None:
+def test_a_prompt_refused_on_held_out_examples_loses_its_score_only() -> None:
     def picky(messages: Any) -> str:
         question = int(messages[-1]["content"].split("question ")[1].split("\n")[0])
         if question >= 5 and number_in(messages) == 9:
@@ -373,7 +373,11 @@ def test_a_prompt_refused_on_held_out_examples_loses_its_row_only() -> None:
     config = zf.RunConfig(budget=12, initial=4, incumbent=PROMPTS[9], stop_at_perfect=False)
     result = run(llm=picky, config=config)
     assert result.error is None
-    assert {h.role for h in result.heldout} == {"winner", "pool median"}
+    rows = {h.role: h for h in result.heldout}
+    assert set(rows) == {"winner", "seed prompt", "pool median"}
+    assert rows["seed prompt"].score is None
+    assert "content filter" in (rows["seed prompt"].error or "")
+    assert rows["pool median"].winner_ahead is not None
 
 
 def test_pool_whose_prompts_all_have_scores_is_done_at_once() -> None:

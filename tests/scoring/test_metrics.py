@@ -33,7 +33,7 @@ def score(metric: Any, answer: str, *outputs: str, input: str = "in") -> float:
     return asyncio.run(main())
 
 
-# normalisation
+# normalisation of the instruction-induction benchmark
 
 
 @pytest.mark.parametrize(
@@ -83,67 +83,25 @@ def test_case_and_outer_blanks_and_marks_do_not_matter(text: str) -> None:
     assert metrics.normalise(f"\n**{text.strip()}") == wanted
 
 
-# built-in metrics
+# built-in metrics: test_comparisons.py holds the cases
 
 
 @pytest.mark.parametrize(
     ("metric", "answer", "outputs", "expected"),
     [
-        ("exact_match", "Positive.", ["positive"], 1),
-        ("exact_match", "It is positive.", ["positive"], 0),
         ("exact_match", "two", ["2", "Two!"], 1),
-        ("exact_match", "3.7", ["3.5"], 0),
-        ("exact_match", "-5", ["5"], 0),
-        ("exact_match", "", ["!"], 0),
-        ("exact_match", " ! ", ["!"], 1),
-        ("exact_set", "lion, cat and dog", ["dog, cat, lion"], 1),
-        ("exact_set", "lion, cat, cat", ["cat lion"], 1),
-        ("exact_set", "lion, cat", ["dog, cat, lion"], 0),
-        ("exact_set", "lion, cat, dog, cow", ["dog, cat, lion"], 0),
-        ("contains", "The sentiment is positive.", ["positive"], 1),
-        ("contains", "Seems nonpositive", ["positive"], 0),
         ("contains", "It is C (really)", ["c++", "is c really"], 1),
-        ("contains", "One. Positive.", ["positive"], 0),
-        ("contains", "anything", ["!"], 0),
-        ("contains", "big house", ["house big"], 0),
-        ("f1", "go up fast", ["go up"], 0.8),
-        ("f1", "go go", ["go up"], 0.5),
-        ("f1", "down", ["go up"], 0),
-        ("f1", "", ["go up"], 0),
         ("f1", "go up fast", ["down", "go up", "up"], 0.8),
+        ("induction_match", "two", ["2", "Two!"], 1),
+        ("induction_set", "lion, cat and dog", ["bird", "dog, cat, lion"], 1),
+        ("induction_contains", "The sentiment is positive.", ["bad", "positive"], 1),
+        ("induction_f1", "go up fast", ["down", "go up", "up"], 0.8),
     ],
 )
-def test_comparisons(metric: str, answer: str, outputs: list[str], expected: float) -> None:
+def test_the_best_accepted_output_counts(
+    metric: str, answer: str, outputs: list[str], expected: float
+) -> None:
     assert score(metric, answer, *outputs) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("answer", "output", "expected"),
-    [
-        ("B", "B", 1),
-        ("b)", "B", 1),
-        ("(B) Paris", "(B)", 1),
-        ("**B**", "B", 1),
-        ("B. Paris", "(B) Paris", 1),
-        ("Paris", "(B) Paris", 1),
-        ("(B) Paris", "Paris", 1),
-        ("London", "(B) Paris", 0),
-        ("A", "B", 0),
-        ("The answer is (B).", "B", 1),
-        ("The answer is B because (A) is wrong.", "B", 1),
-        ("Answer: **C**", "C", 1),
-        ("(A) is wrong. So the correct option is: C", "C", 1),
-        ("(A) is wrong. So the correct option is: C", "A", 0),
-        ("I would say (D)", "D", 1),
-        ("Either (A) or (B)", "A", 0),
-        ("The answer is a dog", "A", 0),
-        ("A dog", "A", 0),
-        ("Answer: A", "A", 1),
-        ("", "A", 0),
-    ],
-)
-def test_multiple_choice(answer: str, output: str, expected: float) -> None:
-    assert score("multiple_choice", answer, output) == expected
 
 
 @given(st.sampled_from(sorted(metrics.METRICS)), st.text(), st.lists(st.text(), min_size=1, max_size=3))
@@ -154,12 +112,6 @@ def test_scores_are_from_0_to_1_and_the_best_of_all_outputs(
     each = [compare(answer, output) for output in outputs]
     assert all(0 <= one <= 1 for one in each)
     assert score(name, answer, *outputs) == max(each)
-
-
-@given(st.sampled_from(sorted(set(metrics.METRICS))), st.text("abc XYZ,!-.0", min_size=1))
-def test_the_reference_itself_scores_1(name: str, text: str) -> None:
-    if text.strip():
-        assert metrics.METRICS[name](text, text) == 1
 
 
 # functions
@@ -258,7 +210,7 @@ def test_a_task_takes_a_function_as_its_metric() -> None:
     task = zf.Task("toy", (Example("1", ("one",)), Example("2", ("two",))), metric=half)
     scorer = TaskScorer(task, as_chat_model(lambda _: "one", 1))
     scored: list[tuple[int, float]] = []
-    score = asyncio.run(scorer.score("p", [0, 1], lambda index, value, _: scored.append((index, value))))
+    score = asyncio.run(scorer.score("p", [0, 1], lambda index, value, *_: scored.append((index, value))))
     assert (score.mean, sorted(scored)) == (0.25, [(0, 0.5), (1, 0.0)])
     assert scorer.perfect is None  # a function may exceed 1
     assert TaskScorer(replace(task, metric="f1"), as_chat_model(lambda _: "one", 1)).perfect == 1.0
@@ -268,7 +220,10 @@ def test_a_task_takes_a_function_as_its_metric() -> None:
 
 
 def test_an_unknown_name_lists_the_metrics() -> None:
-    with pytest.raises(ConfigError, match="exact_match, f1, exact_set, contains, multiple_choice, judge"):
+    with pytest.raises(
+        ConfigError,
+        match=r"exact_match, f1, exact_set, contains, multiple_choice, induction_match, .*, judge",
+    ):
         metrics.resolve("accuracy")
 
 

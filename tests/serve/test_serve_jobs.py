@@ -13,12 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from serve_tools import SECONDS, Client, Process, packed, pool, served
 
 from zopo_fast.errors import ConfigError
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.events import JobEvents
+from zopo_fast.serve.jobs.runner import task_of
+from zopo_fast.serve.jobs.schemas import JobTask
 from zopo_fast.serve.models import load_models
 
 KEY = "sk-a-key-that-must-not-show-anywhere"
@@ -315,6 +318,38 @@ def test_a_job_that_cannot_run_is_refused_at_creation(tmp_path: Path, models: Pa
     assert model.calls == 0
 
 
+def test_a_models_file_leaves_default_parameters_out(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        '[a]\nmodel = "m"\nbase_url = "http://localhost:1/v1"\nbody = { max_tokens = "unset" }\n'
+        '[b]\nmodel = "m"\nbase_url = "http://localhost:1/v1"\nbody = { max_completion_tokens = 900 }\n'
+        '[local]\nbody = { max_tokens = "unset", top_p = 0.5 }\n'
+    )
+    models = load_models(path)
+    bodies = {name: models[name].client.body for name in "ab"}  # type: ignore[union-attr]
+    assert bodies == {"a": {"temperature": 0.0}, "b": {"temperature": 0.0, "max_completion_tokens": 900}}
+    assert models["local"].body == {"temperature": 0.0, "max_tokens": None, "top_p": 0.5}
+
+
+def test_a_models_file_takes_prices_from_the_list(tmp_path: Path) -> None:
+    pytest.importorskip("genai_prices")
+    path = tmp_path / "models.toml"
+    path.write_text('[a]\nmodel = "gpt-4o-mini"\nbase_url = "http://localhost:1/v1"\nprice = "auto"\n')
+    assert load_models(path)["a"].prices == (0.15, 0.6)
+    path.write_text('[a]\nmodel = "nonsense"\nbase_url = "http://localhost:1/v1"\nprice = "auto"\n')
+    with pytest.raises(ConfigError, match=r"models\.toml: \[a\]: no price of the model 'nonsense'"):
+        load_models(path)
+
+
+def test_an_empty_output_is_accepted(tmp_path: Path) -> None:
+    task = msgspec.convert(
+        {"examples": [{"input": "q", "output": ""}, {"input": "p", "output": ["", "a"]}]}, JobTask
+    )
+    assert [example.outputs for example in task_of(task).train] == [("",), ("", "a")]
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"examples": [{"input": "", "output": "a"}]}, JobTask)
+
+
 def test_an_invalid_models_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.toml"
     assert list(load_models(None)) == ["local"]
@@ -324,6 +359,11 @@ def test_an_invalid_models_file_is_reported(tmp_path: Path, monkeypatch: pytest.
         ('[a]\nmodel = "m"\nbase_url = "http://h/v1"\nkey_env = "UNSET"', "UNSET is not set"),
         (f'[a]\nmodel = "m"\nbase_url = "http://h/v1"\napi_key = "{KEY}"', "unknown field"),
         ('[a]\nmodel = "m"\nbase_url = "http://h/v1"\nprice_in = 1.0', "go together"),
+        (
+            '[a]\nmodel = "m"\nbase_url = "http://h/v1"\nprice = "auto"\nprice_in = 1.0\nprice_out = 1.0',
+            "give one",
+        ),
+        ('[a]\nmodel = "m"\nbase_url = "http://h/v1"\nprice = "cheap"', "price"),
         ('[local]\nmodel = "m"', "embedded model"),
         ("a = 1", "Expected `object`"),
         ("[a", "m.toml"),

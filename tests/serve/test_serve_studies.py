@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_tools import serving
 from serve_study_tools import in_process, reference, run_to_the_end, score
 from serve_tools import Client, InThread, packed, pool, served
 from time_tools import HANG
 
 import zopo_fast as zf
-from zopo_fast.serve.config import ServerLimits
+from zopo_fast.errors import ConfigError
+from zopo_fast.serve.config import ServeConfig, ServerLimits
+from zopo_fast.serve.server import create_app
 from zopo_fast.serve.studies import study as study_module
 
 
@@ -63,6 +66,34 @@ def test_asks_return_the_texts(call: Client) -> None:
     assert call.ok("GET", f"/v1/studies/{made['id']}/state")["texts"] == texts
 
 
+def test_the_embedder_may_be_at_an_endpoint_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ZOPO_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-chat-0123456789")
+    monkeypatch.setenv("EMBEDDING_KEY", "sk-embedding-0123456789")
+    with serving(embed=lambda text: [1.0, 2.0]) as endpoint:
+        settings: dict[str, Any] = {
+            "embedder": "endpoint:e", "embedding_base_url": endpoint.url, "embedding_batch": 2,
+            "embedding_body": {"dimensions": 2, "user": None},
+        }  # fmt: skip
+        for number, key in enumerate((None, "EMBEDDING_KEY")):
+            data = tmp_path / f"data{number}"
+            with served(data, **settings, embedding_key_env=key) as server, Client(server.url) as call:
+                call.ok("POST", "/v1/studies", {"texts": [f"{word} {number}" for word in ("a", "b", "c")]})
+        sent = [(len(r.body["input"]), r.headers.get("Authorization")) for r in endpoint.requests]
+        assert sorted(sent[:2]) == [(1, None), (2, None)]
+        assert {key for _, key in sent[2:]} == {"Bearer sk-embedding-0123456789"}
+        assert set(endpoint.requests[0].body) == {"model", "input", "dimensions"}
+    assert "all 3 embeddings are equal" in caplog.text
+    with pytest.raises(ConfigError, match="embedding_batch needs the embedder endpoint:MODEL"):
+        ServeConfig(data=tmp_path, embedder="local", embedding_batch=2)
+    with pytest.raises(ConfigError, match="NO_SUCH_KEY is not set"):
+        create_app(
+            ServeConfig(data=tmp_path / "none", embedder="endpoint:e", embedding_key_env="NO_SUCH_KEY")
+        )
+
+
 def test_texts_alone_need_an_embedder_and_are_merged(tmp_path: Path, call: Client) -> None:
     texts = ["One.", "Two.", " One. "]
     reply = call("POST", "/v1/studies", {"texts": texts})
@@ -77,7 +108,7 @@ def test_texts_alone_need_an_embedder_and_are_merged(tmp_path: Path, call: Clien
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zopo_fast.prompts.embedders.resolve", lambda spec: Embedder())
+        patch.setattr("zopo_fast.prompts.embedders.resolve", lambda spec, **_: Embedder())
         with served(tmp_path / "other", embedder="mine") as other, Client(other.url) as client:
             made = client.ok("POST", "/v1/studies", {"texts": texts, "config": {"budget": 2, "initial": 1}})
             assert (made["prompts"], made["dimension"]) == (2, 2)

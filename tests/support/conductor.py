@@ -26,6 +26,7 @@ class Conductor:
         store: study with the log.
         order: log entries that give the order of release; other calls are released at random.
         reject: prompts that the model refuses.
+        reject_examples: examples that the model refuses.
         images: called with the number of log entries whenever it has grown; may copy the study.
         seed: seed of the random order.
     """
@@ -36,13 +37,15 @@ class Conductor:
         order: Iterable[Event] = (),
         *,
         reject: Sequence[int] = (),
+        reject_examples: Sequence[int] = (),
         images: Callable[[int], None] = lambda _: None,
         seed: int = 0,
     ) -> None:
         self.calls: list[Pair] = []
         self.graded: list[Pair] = []
         self._store, self._reject, self._images = store, frozenset(reject), images
-        self._order = {entry.seq: pair_of(entry) for entry in order if entry.kind in ("score", "failed")}
+        self._reject_examples = frozenset(reject_examples)
+        self._order = {entry.seq: pair for entry in order if (pair := pair_of(entry)) is not None}
         self._rng = random.Random(seed)
         self._waiting: dict[Pair, asyncio.Future[None]] = {}
         self._free = False
@@ -57,6 +60,8 @@ class Conductor:
         await self._turn(pair)
         if pair[0] in self._reject and pair[1] < EXAMPLES:
             raise zf.RequestRejectedError(f"prompt {pair[0]} is refused")
+        if pair[1] in self._reject_examples:
+            raise zf.RequestRejectedError("a filter", code="content_filter")
         return answer(messages)
 
     async def function(self, prompt: str) -> float:
@@ -128,13 +133,12 @@ class Conductor:
                 self._beat.result()
 
 
-def pair_of(entry: Event) -> Pair:
-    """Return the call of a log entry."""
+def pair_of(entry: Event) -> Pair | None:
+    """Return the call of a log entry; None for an entry that follows from others without a call."""
     if entry.kind == "score":
         return entry.data["prompt"], entry.data["example"]
-    found = re.search(r"example (\d+)", entry.data["error"])
-    assert found is not None
-    return entry.data["prompt"], int(found[1])
+    found = re.search(r"example (\d+)", entry.data["error"]) if entry.kind == "failed" else None
+    return None if found is None else (entry.data["prompt"], int(found[1]))
 
 
 Run = Callable[[Conductor, Store], Any]

@@ -76,6 +76,12 @@ __all__ = [
 ]
 
 
+VLLM_MODELS: Mapping[str, Any] = {
+    "object": "list",
+    "data": [{"id": "m", "object": "model", "owned_by": "vllm", "root": "org/model", "max_model_len": 4096}],
+}
+
+
 class FakeServer:
     """aiohttp server on a free port of 127.0.0.1; an async context manager.
 
@@ -87,6 +93,8 @@ class FakeServer:
         embed: vector of a text.
         latency: delay of good responses, in seconds.
         prefix: path of the API.
+        models: response to `GET /models`, which is not counted in `requests`; None: 404.
+        also: further paths that the plan answers.
     """
 
     def __init__(
@@ -97,10 +105,15 @@ class FakeServer:
         embed: Callable[[str], Sequence[float]] = hashed_vector,
         latency: float = 0.0,
         prefix: str = "/v1",
+        models: Any = VLLM_MODELS,
+        also: Sequence[str] = (),
     ) -> None:
         self.requests: list[Request] = []
         self.unrouted: list[str] = []
         """Requested paths that do not exist (404)."""
+        self.models = models
+        self.model_requests: list[Mapping[str, str]] = []
+        """Headers of the requests for `GET /models`."""
         self.answered: Counter[str] = Counter()
         """Number of good responses, by `Request.key`."""
         self.in_flight = 0
@@ -117,6 +130,7 @@ class FakeServer:
         self._embed = embed
         self._latency = latency
         self._prefix = prefix
+        self._also = also
         self._changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
 
@@ -144,6 +158,9 @@ class FakeServer:
         app = web.Application(client_max_size=2**26)
         app.router.add_post(f"{self._prefix}/chat/completions", self._handle)
         app.router.add_post(f"{self._prefix}/embeddings", self._handle)
+        app.router.add_get(f"{self._prefix}/models", self._models)
+        for path in self._also:
+            app.router.add_post(path, self._handle)
         app.router.add_route("*", "/{path:.*}", self._unknown)
         # Cancel the handler of a client that disconnects, so that no handler is left.
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
@@ -160,6 +177,13 @@ class FakeServer:
         self.release.set()
         if self._runner is not None:
             await self._runner.cleanup()
+
+    async def _models(self, http: web.Request) -> web.StreamResponse:
+        self.model_requests.append(dict(http.headers))
+        if self.models is None:
+            raise web.HTTPNotFound
+        models = self.models() if callable(self.models) else self.models
+        return models if isinstance(models, web.StreamResponse) else web.json_response(models)
 
     async def _unknown(self, http: web.Request) -> web.StreamResponse:
         self.unrouted.append(http.path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,3 +182,41 @@ def only_first(chat_calls: int, otherwise: Any) -> Any:
         return ok() if seen <= chat_calls else otherwise
 
     return plan
+
+
+def batch_limit(most: int, refusal: Behaviour) -> Callable[[Request], Behaviour]:
+    """Return a plan that answers embedding requests of at most `most` texts, and refuses others."""
+
+    def plan(request: Request) -> Behaviour:
+        texts = request.body.get("input")
+        return refusal if isinstance(texts, list) and len(texts) > most else ok()
+
+    return plan
+
+
+def base64_vectors() -> Behaviour:
+    """Respond with vectors in base64 of little-endian float32."""
+
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        for item in answer["data"]:
+            packed = struct.pack(f"<{len(item['embedding'])}f", *item["embedding"])
+            item["embedding"] = base64.b64encode(packed).decode()
+        return answer
+
+    return edited(edit, name="base64", good=True)
+
+
+def native_vectors(shape: Callable[[list[list[float]]], Any]) -> Behaviour:
+    """Respond with vectors in the shape of another API, made by `shape` from the rows."""
+    return edited(lambda a: shape([item["embedding"] for item in a["data"]]), name="native", good=True)
+
+
+def served_by(model: str | None, fingerprint: str | None = None) -> Behaviour:
+    """Respond with an answer that states the model and its fingerprint."""
+    stated = {"model": model, "system_fingerprint": fingerprint}
+
+    def edit(answer: dict[str, Any]) -> dict[str, Any]:
+        rest = {name: value for name, value in answer.items() if name not in stated}
+        return {**rest, **{name: value for name, value in stated.items() if value is not None}}
+
+    return edited(edit, name=f"served by {model} {fingerprint}", good=True)

@@ -73,6 +73,25 @@ def nfc(text: str) -> str:
     return "".join(parts)
 
 
+def nfkc(text: str) -> str:
+    """Convert text to Unicode Normalization Form KC in linear time.
+
+    Each character is replaced on its own first, since some become combining marks, whose runs `nfc` bounds.
+    """
+    return text if text.isascii() else nfc(text.translate(_COMPATIBILITY))
+
+
+class _Compatibility(dict[int, str]):
+    """Table of `str.translate` that replaces each character by its normalization form KC."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = unicodedata.normalize("NFKC", chr(code))
+        return self[code]
+
+
+_COMPATIBILITY = _Compatibility()
+
+
 def parse_json(text: str, **options: Any) -> Any:
     """Parse JSON strictly: no duplicate keys, no NaN or infinity.
 

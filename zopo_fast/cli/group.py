@@ -1,4 +1,13 @@
-"""Command group: loads each command when it is needed, and turns errors into messages and exit codes."""
+"""Command group: loads each command when it is needed, and turns errors into messages and exit codes.
+
+Exit codes, which scripts of batch systems rely on:
+
+    0    done
+    2    invalid input, or a run that cannot work: wrong key, unknown model, every prompt failed
+    75   try again later (EX_TEMPFAIL): endpoint down, rate limit or quota of the provider, study in use
+    130  interrupted by Ctrl-C
+    143  terminated by SIGTERM, in order
+"""
 
 from __future__ import annotations
 
@@ -9,12 +18,29 @@ import sys
 import click
 
 from zopo_fast import __version__
+from zopo_fast._utils.signals import TerminatedError
 from zopo_fast._utils.text import printable
-from zopo_fast.errors import ZopoError
+from zopo_fast.errors import (
+    AuthenticationError,
+    LLMError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    StoreBusyError,
+    UnreachableError,
+    ZopoError,
+)
 
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_INPUT, EXIT_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
+EPILOG = (
+    "Exit codes: 0 done, 2 invalid input, 75 try again later (endpoint down, limit of the provider), "
+    "130 interrupted, 143 terminated. Shell completion: see docs/command_line.md."
+)
+_LATER = (
+    UnreachableError, RequestTimeoutError, ServerError, RateLimitError, StoreBusyError
+)  # fmt: skip
 
-COMMANDS = ("optimize", "generate", "landscape", "bench", "serve")  # each in a module of its name
+COMMANDS = ("optimize", "show", "generate", "landscape", "bench", "serve")  # each in a module of its name
 
 
 class LazyGroup(click.Group):
@@ -33,8 +59,19 @@ def load_command(name: str) -> click.Command:
     return command
 
 
+def exit_code(error: Exception) -> int:
+    """Return the exit code of an error: EXIT_LATER where the same command may succeed later."""
+    if isinstance(error, LLMError):
+        if error.concerns == "call":
+            return EXIT_INPUT
+        is_quota = error.concerns == "account" and not isinstance(error, AuthenticationError)
+        return EXIT_LATER if is_quota or isinstance(error, _LATER) else EXIT_INPUT
+    return EXIT_LATER if isinstance(error, _LATER) else EXIT_INPUT
+
+
 @click.group(
     cls=LazyGroup,
+    epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__)
@@ -43,14 +80,18 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of the package becomes one line on stderr and exit code 2."""
+    """Run the command line; an error of the package becomes one line on stderr and an exit code."""
+    from zopo_fast.cli.terminal.log_lines import warning_lines
+
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the encoding of the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False)
-    except click.Abort:
-        click.echo("Interrupted.", err=True)
-        code = EXIT_INTERRUPTED
+        with warning_lines():
+            code = cli(standalone_mode=False)
+    except click.Abort as abort:
+        is_terminated = isinstance(abort.__cause__, TerminatedError)
+        click.echo("Terminated." if is_terminated else "Interrupted.", err=True)
+        code = EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED
     except click.ClickException as error:
         text = io.StringIO()  # the message quotes arguments or a configuration file
         error.show(text)
@@ -58,5 +99,5 @@ def main() -> None:
         code = error.exit_code
     except ZopoError as error:
         click.echo(f"Error: {printable(str(error))}", err=True)
-        code = EXIT_INPUT
+        code = exit_code(error)
     sys.exit(code)

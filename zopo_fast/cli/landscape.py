@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,31 +9,30 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.files import exists
+from zopo_fast._utils.signals import TerminatedError, run_until_terminated
 from zopo_fast._utils.text import printable, short_repr
-from zopo_fast.cli.group import EXIT_INTERRUPTED
+from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED
+from zopo_fast.cli.models import (
+    EmbeddingSettings,
+    JudgeSettings,
+    ModelSettings,
+    embedder_name,
+    settings_of,
+)
 from zopo_fast.cli.options import (
+    answer_options,
     dry_run_options,
-    embedder_option,
+    embedder_options,
     judge_options,
     limit_options,
     model_options,
     quiet_option,
     task_options,
 )
-from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option
-from zopo_fast.cli.progress import Progress
-from zopo_fast.cli.settings import (
-    JudgeSettings,
-    LimitSettings,
-    ModelSettings,
-    check_names,
-    embedder_name,
-    load_task,
-    open_embedder,
-    prices_of,
-    settings_of,
-    text_or_file,
-)
+from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
+from zopo_fast.cli.plan import announce, chunk_size, model_text
+from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
+from zopo_fast.cli.terminal.progress import Progress, used
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -45,10 +43,12 @@ from zopo_fast.errors import (
     StudyMismatchError,
     ZopoError,
 )
+from zopo_fast.runs.config import RunConfig
+from zopo_fast.runs.progress import ChunkedEmbedder
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.estimate import Estimate
     from zopo_fast.runs.result import Result, Trial
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
@@ -64,9 +64,18 @@ if TYPE_CHECKING:
     required=True,
     help="Prompts to score, .txt or .jsonl; scores in the file are ignored.",
 )
-@embedder_option
+@embedder_options
 @model_options
+@answer_options
 @judge_options
+@setting_option(
+    RunConfig,
+    "unanswered",
+    group="Task",
+    type=click.Choice(("zero", "fail")),  # a landscape holds a score for every example
+    help="Treatment of an example that a single call cannot get an answer for: its score is zero and the "
+    "landscape lists it, or the prompt fails." + default_help("zero"),
+)
 @option(
     "--max-failed",
     group="Limits",
@@ -90,16 +99,17 @@ def landscape(task: Path, **options: Any) -> int:
         command.dry_run()
         return 0
     try:
-        return asyncio.run(command.run())
+        return run_until_terminated(command.run())
     except StudyMismatchError:  # the same command would be refused again
         raise
     except ZopoError:
         command.say_how_to_resume()
         raise
-    except KeyboardInterrupt:
-        click.echo("Interrupted.", err=True)
+    except KeyboardInterrupt as end:
+        is_terminated = isinstance(end, TerminatedError)
+        click.echo("Terminated." if is_terminated else "Interrupted.", err=True)
         command.say_how_to_resume()
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if is_terminated else EXIT_INTERRUPTED
 
 
 class LandscapeRunner:
@@ -109,12 +119,15 @@ class LandscapeRunner:
         from zopo_fast.prompts.pool import Pool
         from zopo_fast.runs.landscape import LandscapeFiles
 
+        options = with_prices(options)
         self.options, self.task = options, task
         self._has_opened_study = False
         self.model = settings_of(ModelSettings, options)
         self.judge = settings_of(JudgeSettings, options)
         self.limits = settings_of(LimitSettings, options)
+        self.embedding = settings_of(EmbeddingSettings, options)
         self.embedder = embedder_name(options["embedder"], self.model)
+        self.embedding.check(self.embedder)
         pool: Pool = Pool.load(options["pool_file"]).require(2)
         # A landscape needs a score for every example; a pool file holds means, possibly of another task.
         self.pool = Pool(pool.prompts, pool.counts)
@@ -133,7 +146,6 @@ class LandscapeRunner:
 
     def _run_config(self) -> RunConfig:
         """Settings of a run that scores every prompt on every example, in the order of the pool."""
-        from zopo_fast.runs.config import RunConfig
         from zopo_fast.search.config import ZopoConfig
 
         prompts = len(self.pool)
@@ -143,6 +155,7 @@ class LandscapeRunner:
             stop_at_perfect=False,
             heldout=False,
             racing=False,
+            unanswered=self.options["unanswered"],
             rubric=text_or_file(self.options["rubric"], "--rubric"),
             max_failures=prompts + 1,  # never reached: --max-failed limits the failures of the whole pool
             limits=self.limits.limits(),
@@ -153,19 +166,31 @@ class LandscapeRunner:
 
     def dry_run(self) -> None:
         """Print an upper bound of calls, tokens and cost."""
-        from zopo_fast.runs.estimate import estimate
+        click.echo(f"{len(self.pool)} prompts on {len(self.task.train)} examples.")
+        click.echo(f"This would take {self._estimate()}. No call was made.")
 
-        bound = estimate(
+    def _announce(self) -> None:
+        """Print what the run will do, before its first call."""
+        if not self.options["quiet"]:
+            scored = f"{len(self.pool)} prompts on {len(self.task.train)} examples each"
+            announce(f"{scored}; {self._estimate()}; {model_text(self.model)}", quiet=False)
+
+    def _estimate(self) -> Estimate:
+        """Return an upper bound of calls, tokens and cost."""
+        from zopo_fast.llm.tokens import completion_bound
+        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
+
+        return estimate(
             self.task,
             self.pool.prompts,
             self.config,
             model=None if self.model.is_local else self.model.model,
-            max_tokens=self.model.max_answer_tokens(),
+            max_tokens=completion_bound(self.model.answer_body()),
+            judge_max_tokens=completion_bound(self.judge.body(self.model).merged),
             embed=len(self.pool) if self.embedder.startswith("endpoint:") else 0,
+            embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
         )
-        click.echo(f"{len(self.pool)} prompts on {len(self.task.train)} examples.")
-        click.echo(f"This would take {bound}. No call was made.")
 
     async def run(self) -> int:
         """Score the pool, or what an interrupted run has left of it, and export it; return the exit code."""
@@ -174,6 +199,7 @@ class LandscapeRunner:
         self._has_opened_study = True
         is_exported = False
         try:
+            self._announce()
             await self._score_and_export(store)
             is_exported = True
         finally:
@@ -220,7 +246,7 @@ class LandscapeRunner:
         from zopo_fast.runs.landscape import export
         from zopo_fast.runs.resume import failures
 
-        progress = Progress(len(self.pool), self.options["quiet"])
+        progress = Progress(self.options["quiet"])
         try:
             async with self.model.opened() as llm:
                 result = await self._score(store, llm, progress)
@@ -245,21 +271,24 @@ class LandscapeRunner:
             progress.show(trial)
 
         async with AsyncExitStack() as stack:
-            judge = await stack.enter_async_context(self.judge.opened(self.model))
-            embedder = open_embedder(self.embedder, self.model, account)
+            judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
+            embedder = self.embedding.open(self.embedder, self.model, account)
+            progress.usage = lambda: used(llm, embedder, judge if self.judge.judge_model else None)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
+            size = chunk_size(self.embedder, self.model, self.embedding)
             return await optimize(
                 self.task,
                 self.pool,
                 llm,
                 self.config,
-                embedder=embedder,
+                embedder=ChunkedEmbedder(embedder, size, progress.update),
                 judge=judge,
                 on_trial=on_trial,
                 on_resume=progress.resume,
                 on_phase=progress.phase,
+                on_progress=progress.update,
                 store=store,
                 cache=cache,
                 account=account,
@@ -302,12 +331,15 @@ class LandscapeRunner:
     def _model_name(self, llm: Any) -> str:
         """Model and temperature, as the landscape states them."""
         name = llm.path.name if self.model.is_local else llm.config.model
-        temperature = str(self.model.full_body()["temperature"]).removesuffix(".0")
-        return f"{name}, temperature {temperature}"
+        temperature = self.model.answer_body().get("temperature")
+        return (
+            f"{name}, temperature {'unset' if temperature is None else str(temperature).removesuffix('.0')}"
+        )
 
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
         from zopo_fast.llm.types import Usage
         from zopo_fast.runs.report import usage_line
+        from zopo_fast.runs.unanswered import unanswered_lines
 
         if failed:
             click.echo(
@@ -316,6 +348,8 @@ class LandscapeRunner:
             )
         click.echo(f"Prompts scored: {len(means)} on {len(self.task.train)} examples")
         click.echo(f"Mean scores: {min(means):.3f} to {max(means):.3f}")
+        for line in unanswered_lines(result.unanswered):
+            click.echo(printable(line))
         click.echo(usage_line(result.usage + Usage(**(store.get("embedding") or {}))))
         scores, embeddings, _ = self.files
         click.echo(f"Written to {printable(str(scores))} and {printable(str(embeddings))}")

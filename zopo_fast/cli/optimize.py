@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from zopo_fast.cli.optimize_runner import OptimizeRunner
+from zopo_fast._utils.signals import run_until_terminated
+from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner
 from zopo_fast.cli.options import (
+    answer_options,
     comparison_options,
     dry_run_options,
-    embedder_option,
+    embedder_options,
     generate_options,
     judge_options,
     limit_options,
@@ -21,10 +22,17 @@ from zopo_fast.cli.options import (
     quiet_option,
     search_options,
     task_argument,
+    writer_options,
 )
 from zopo_fast.cli.params import FILE, Command, option
+from zopo_fast.cli.plan import fit_heldout
+from zopo_fast.cli.resume import FITTED, given_options, resume_options, stored_task
 from zopo_fast.cli.settings import load_task, text_or_file
 from zopo_fast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zopo_fast.storage.store import Store
+    from zopo_fast.tasks.task import Task
 
 MOST_USED = (
     "pool_file", "generate", "incumbent", "model", "base_url", "metric", "budget", "dry_run", "out", "resume"
@@ -41,11 +49,20 @@ MOST_USED = (
     metavar="DIR",
     help="Folder of an interrupted run to resume with its task, pool and options; no call is repeated.",
 )
+@option(
+    "--resume-or-start",
+    group="Output",
+    is_flag=True,
+    help="Resumption of the run in --out where there is one, else a new run; for batch systems that repeat a "
+    "command. A finished run prints its summary and makes no call.",
+)
 @pool_options
 @generate_options
-@embedder_option
+@embedder_options
 @search_options
 @model_options
+@answer_options
+@writer_options
 @judge_options
 @limit_options
 @dry_run_options
@@ -60,29 +77,67 @@ MOST_USED = (
 def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK.
 
-    TASK is a JSONL, CSV or TSV file, or instruction-induction JSON.
+    TASK is a JSONL, JSON, CSV, TSV or Parquet file, or a folder of a Hugging Face data set, with an input and
+    an output for each example; docs/task_files.md shows each form.
     """
     for name in ("incumbent", "rubric"):  # the text and not its file: a resumed study may lack the file
         options[name] = text_or_file(options[name], f"--{name}")
     if options["resume"] is not None:
-        return _resume(options)
-    if task is None:
+        if options["resume_or_start"]:
+            raise click.UsageError("--resume and --resume-or-start contradict each other; give one")
+        return _resume(options, options["resume"])
+    from zopo_fast.storage.file import is_absent
+    from zopo_fast.storage.store import STUDY
+
+    loaded = None if task is None else fit_heldout(load_task(task, options), given_options())
+    if options["resume_or_start"]:
+        if options["out"] is None:
+            raise click.UsageError("--resume-or-start needs --out, the folder of the run")
+        if not is_absent(options["out"] / STUDY):
+            return _resume(options, options["out"], loaded)
+    if loaded is None:
         raise click.MissingParameter(param_hint="TASK", param_type="argument")
-    runner = OptimizeRunner(options, load_task(task, options))
+    runner = OptimizeRunner(options, loaded, given=frozenset(given_options()))
     runner.check()
     if options["dry_run"]:
         runner.dry_run()
         return 0
-    return asyncio.run(runner.run())
+    return run_until_terminated(runner.run())
 
 
-def _resume(options: dict[str, Any]) -> int:
-    """Resume the study in the folder of --resume; return the exit code."""
-    from zopo_fast.cli.resume import resume_options
+def _require_pool(path: Path, store: Store) -> None:
+    """Check that a pool file of a repeated command is that of the study.
+
+    Raises:
+        ConfigError: The file has other prompts or scores.
+    """
+    from zopo_fast.prompts.pool import Pool
+
+    if Pool.load(path) != store.pool():
+        raise ConfigError(
+            f"--pool {path} is not the pool of {store.path}: give the same one, or another --out"
+        )
+
+
+def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None) -> int:
+    """Resume the study in a folder; return the exit code.
+
+    Args:
+        options: Options of the command.
+        folder: Folder of the run.
+        repeated: Task of a repeated command; None: take task and options from the study.
+    """
     from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:
         raise ConfigError("--dry-run estimates a new run: leave it out with --resume")
-    with Store.open(options["resume"] / STUDY) as store:
-        resumed, task = resume_options(store, options)
-        return asyncio.run(OptimizeRunner(resumed, task, store.pool(), store).run())
+    with Store.open(folder / STUDY) as store:
+        task = repeated or (stored_task(store) if options["resume_or_start"] else None)
+        resumed, task = resume_options(store, options, task)
+        if options["resume_or_start"] and options["generate"] is None and options["pool_file"] is not None:
+            _require_pool(options["pool_file"], store)
+        if options["resume_or_start"] and (summary := store.get(SUMMARY)) is not None:
+            click.echo(summary)
+            return 0
+        given = frozenset(given_options()) | frozenset(store.config.get("given", FITTED))
+        return run_until_terminated(OptimizeRunner(resumed, task, store.pool(), store, given).run())

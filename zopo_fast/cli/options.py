@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -11,6 +13,7 @@ from zopo_fast.cli.params import (
     FILE,
     Decorator,
     FiniteRange,
+    Group,
     default_help,
     from_toml,
     json_object,
@@ -20,9 +23,9 @@ from zopo_fast.cli.params import (
 )
 from zopo_fast.cli.settings import DEFAULT_EXAMPLES
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.bodies import ANSWER_BODY, WRITER_BODY
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, UNSET, WRITER_BODY
 from zopo_fast.llm.limits import Limits, Prices
-from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.config import KEY_ENV, ClientConfig
 from zopo_fast.runs.config import RunConfig
 
 _SIZE_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -59,9 +62,36 @@ def _score_range(
     return low, high
 
 
-def _by_purpose(name: str) -> str:
-    """Return the default of a body parameter in words."""
-    return default_help(f"{ANSWER_BODY[name]:g}; {WRITER_BODY[name]:g} for writing prompts")
+def _body_option(flag: str, calls: str, group: Group = "Model") -> Decorator:
+    """Return a decorator that adds an option with the body parameters of some calls."""
+    return option(
+        flag,
+        group=group,
+        may_change=True,
+        callback=json_object,
+        help=f'Body parameters of {calls}, a JSON object; null or "{UNSET}" leaves a key out.',
+    )
+
+
+def _max_tokens_option(flag: str, answer: str, default: int) -> Decorator:
+    """Return a decorator that adds an option with the length of the longest answer of some kind."""
+    return option(
+        flag,
+        group="Model",
+        type=click.IntRange(1),
+        help=f"Tokens of the longest {answer}, reasoning included." + default_help(f"{default}"),
+    )
+
+
+def _key_option(flag: str, calls: str, default: str, group: Group = "Model") -> Decorator:
+    """Return a decorator that adds an option with the environment variable of a key."""
+    return option(
+        flag,
+        group=group,
+        may_change=True,
+        metavar="NAME",
+        help=f"Environment variable with the API key of {calls}." + default_help(default),
+    )
 
 
 _task_settings = options(
@@ -79,7 +109,7 @@ _task_settings = options(
         group="Task",
         type=click.IntRange(1),
         help="Examples that a prompt is scored on."
-        + default_help(f"{DEFAULT_EXAMPLES}; half of a small task"),
+        + default_help(f"{DEFAULT_EXAMPLES}; half of a small task without splits"),
     ),
     option(
         "--heldout",
@@ -98,20 +128,22 @@ _task_settings = options(
     option(
         "--metric",
         group="Task",
-        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, or module:function."
-        + default_help("that of the task"),
+        help="Metric: exact_match, f1, exact_set, contains, multiple_choice, judge, module:function, or the "
+        "instruction-induction benchmark's own: induction_match, induction_f1, induction_set, "
+        "induction_contains." + default_help("that of the task"),
     ),
     option(
         "--template",
         group="Task",
-        help="Template: instruction, system, user, or a JSON file." + default_help("that of the task"),
+        help="Template: instruction, system, user, a JSON or text file, or a text with {prompt} and {input} "
+        "or columns such as {question}." + default_help("that of the task"),
     ),
     option(
         "--input-field",
         group="Task",
         default="input",
         show_default=True,
-        help="Column or key of the input.",
+        help="Column or key of the input, or several as in '{premise} {hypothesis}'.",
     ),
     option(
         "--output-field",
@@ -119,6 +151,12 @@ _task_settings = options(
         default="output",
         show_default=True,
         help="Column or key of the output.",
+    ),
+    option(
+        "--encoding",
+        group="Task",
+        help="Encoding of a text file, such as cp1252."
+        + default_help("UTF-8, or that of its byte order mark"),
     ),
     setting_option(RunConfig, "seed", group="Search"),
 )
@@ -165,12 +203,35 @@ generate_options = options(
     ),
 )
 
-embedder_option = option(
-    "--embedder",
-    group="Pool",
-    help="Embedder of the pool: local, local:mean, endpoint:MODEL, st:NAME or minilm."
-    + default_help("local"),
+embedder_options = options(
+    option(
+        "--embedder",
+        group="Pool",
+        help="Embedder of the pool: local, local:mean, endpoint:MODEL, st:NAME or minilm."
+        + default_help("local"),
+    ),
+    setting_option(
+        ClientConfig,
+        "base_url",
+        "--embedding-base-url",
+        group="Pool",
+        help="Endpoint of --embedder endpoint:MODEL." + default_help("that of the model"),
+    ),
+    _key_option(
+        "--embedding-key-env", "the embedding endpoint", f"${KEY_ENV} at the endpoint of the model", "Pool"
+    ),
+    setting_option(
+        ClientConfig,
+        "embedding_batch",
+        group="Pool",
+        only_if_given=True,
+        may_change=True,
+        note="An endpoint that refuses as many gets fewer.",
+    ),
+    _body_option("--embedding-body", "the embedding calls", "Pool"),
 )
+
+unanswered_option = setting_option(RunConfig, "unanswered", group="Task")
 
 search_options = options(
     setting_option(RunConfig, "budget", group="Search"),
@@ -183,6 +244,7 @@ search_options = options(
     setting_option(RunConfig, "race_batch", group="Search"),
     setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
     setting_option(RunConfig, "target", group="Search"),
+    unanswered_option,
     setting_option(
         RunConfig,
         "stop_at_perfect",
@@ -193,6 +255,23 @@ search_options = options(
     ),
     option("--official", group="Search", is_flag=True, help="Search loop of the published implementation."),
 )
+
+
+def _sampling_options(body: Mapping[str, Any], answer: str) -> Decorator:
+    """Return a decorator that adds the options that sample the answers of one purpose."""
+    return options(
+        option(
+            "--temperature",
+            group="Model",
+            type=FiniteRange(0),
+            help=f"Sampling temperature of an {answer}." + default_help(f"{body['temperature']:g}"),
+        ),
+        _max_tokens_option("--max-tokens", answer, body["max_tokens"]),
+    )
+
+
+answer_options = _sampling_options(ANSWER_BODY, "answer to an example")
+writing_options = _sampling_options(WRITER_BODY, "answer that writes a prompt")
 
 model_options = options(
     option(
@@ -218,28 +297,11 @@ model_options = options(
         only_if_given=True,
         default_note="1 for the embedded model",
     ),
-    option(
-        "--temperature",
-        group="Model",
-        type=FiniteRange(0),
-        help="Sampling temperature of the answers." + _by_purpose("temperature"),
-    ),
-    option(
-        "--max-tokens",
-        group="Model",
-        type=click.IntRange(1),
-        help="Tokens of the longest answer." + _by_purpose("max_tokens"),
-    ),
     setting_option(ClientConfig, "timeout", group="Model", only_if_given=True),
+    setting_option(ClientConfig, "max_elapsed", "--max-wait", group="Model", only_if_given=True),
     setting_option(ClientConfig, "requests_per_minute", group="Model"),
     setting_option(ClientConfig, "tokens_per_minute", group="Model"),
-    option(
-        "--body",
-        group="Model",
-        may_change=True,
-        callback=json_object,
-        help="Further body parameters of every call, a JSON object.",
-    ),
+    _body_option("--body", "every call to the model"),
     option(
         "--headers",
         group="Model",
@@ -262,7 +324,15 @@ judge_options = options(
         group="Model",
         help="Endpoint of the judge." + default_help("$OPENAI_BASE_URL"),
     ),
+    _key_option("--judge-key-env", "the judge", f"${KEY_ENV}"),
+    _max_tokens_option("--judge-max-tokens", "answer of the judge", JUDGE_BODY["max_tokens"]),
+    _body_option("--judge-body", "the judge's calls"),
     setting_option(RunConfig, "rubric", group="Model", note="@FILE reads the message from a file."),
+)
+
+writer_options = options(
+    _max_tokens_option("--generate-max-tokens", "answer that writes a prompt", WRITER_BODY["max_tokens"]),
+    _body_option("--generate-body", "the calls that write prompts"),
 )
 
 _LIMITS_MAY_CHANGE = declared(RunConfig)["limits"].may_change
@@ -277,7 +347,7 @@ limit_options = options(
         "--limit-cost",
         group="Limits",
         may_change=_LIMITS_MAY_CHANGE,
-        note="Needs --price-in and --price-out.",
+        note="Needs --price auto, or --price-in and --price-out.",
     ),
     setting_option(Limits, "seconds", "--limit-seconds", group="Limits", may_change=_LIMITS_MAY_CHANGE),
     option(
@@ -298,6 +368,13 @@ limit_options = options(
 )
 
 dry_run_options = options(
+    option(
+        "--price",
+        group="Limits",
+        may_change=_PRICES_MAY_CHANGE,
+        type=click.Choice(("auto",)),
+        help="Prices by the name of the model from a list on disk (extra prices), instead of by hand.",
+    ),
     setting_option(
         Prices, "prompt", "--price-in", group="Limits", only_if_given=True, may_change=_PRICES_MAY_CHANGE
     ),

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from zopo_fast.cli.models import BODIES
 from zopo_fast.cli.params import Option
 from zopo_fast.errors import ConfigError, StoreError
+from zopo_fast.llm.bodies import merged_body
 from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
 # Options that may hold a secret: stored without it, so they may be needed again.
-SECRET = ("headers", "body", "base_url", "judge_base_url")
+SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "embedding_base_url")
+
+# Options whose default fits the pool, so that the stored value may differ from the default.
+FITTED = ("budget", "initial")
+_NOT_STORED = ("task", "resume", "resume_or_start", "out")
 
 
-def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def stored_options(options: Mapping[str, Any], task: Task, given: Collection[str] = ()) -> dict[str, Any]:
     """Return the options of a command and its task as JSON values without secrets."""
-    stored = {name: _plain(value) for name, value in options.items() if name not in ("task", "resume", "out")}
+    stored = {name: _plain(value) for name, value in options.items() if name not in _NOT_STORED}
     again = []
     for name in SECRET:
         value = options.get(name)
@@ -32,44 +37,70 @@ def stored_options(options: Mapping[str, Any], task: Task) -> dict[str, Any]:
         if stored[name] != value:
             again.append(name)
             stored[name] = None
-    return {"options": stored, "again": again, "task": asdict(task)}
+    return {"options": stored, "again": again, "task": task.to_dict(), "given": sorted(given)}
 
 
-def resume_options(store: Store, options: Mapping[str, Any]) -> tuple[dict[str, Any], Task]:
+def resume_options(
+    store: Store, options: Mapping[str, Any], repeated: Task | None = None
+) -> tuple[dict[str, Any], Task]:
     """Return the options that resume a study, and its task.
 
     Args:
         store: The study.
         options: Options of the present command; those given replace stored ones that may change.
+        repeated: Task of a command that must be the one that started the study; None: `--resume`, which
+            takes task and options from the study.
 
     Raises:
         ConfigError: An option is given that cannot change, or one is missing that was not stored.
         StoreError: The study was not created by this command.
     """
-    config = store.config
-    try:
-        stored, again, task = dict(config["options"]), list(config["again"]), _task(config["task"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise StoreError(f"{store.path}: not created by `zopo-fast optimize` ({error!r})") from error
-    given = _given()
-    if "task" in given:
-        raise ConfigError("TASK: --resume uses the task of the study; leave TASK out")
-    for name in sorted(given - _changeable()):
+    task, given = stored_task(store), given_options()
+    stored, again = dict(store.config["options"]), list(store.config["again"])
+    if repeated is None:
+        if "task" in given:
+            raise ConfigError("TASK: --resume uses the task of the study; leave TASK out")
+        compared, advice = given, "leave it out"
+    else:
+        if repeated != task:
+            raise ConfigError(f"TASK is not the task of {store.path}: give the same one, or another --out")
+        compared, advice = _repeated(given, stored), "give the same again, or another --out"
+    for name in sorted(compared - _changeable()):
         if _plain(options[name]) != stored.get(name):
             raise ConfigError(
-                f"{_flags([name])} cannot change on resume: it was {stored.get(name)!r}; leave it out"
+                f"{_flags([name])} cannot change on resume: it was {stored.get(name)!r}; {advice}"
             )
     if missing := [name for name in again if name not in given]:
         raise ConfigError(f"{_flags(missing)}: not stored, because of possible secrets; give the same again")
     resumed = {name: stored.get(name, value) for name, value in options.items()}
-    resumed |= {name: options[name] for name in given}
+    resumed |= {name: options[name] for name in given - {"task"}}
     for name in ("pool_file", "lists", "source"):
         resumed[name] = None if resumed[name] is None else Path(resumed[name])
     if resumed["score_range"] is not None:
         resumed["score_range"] = tuple(resumed["score_range"])
-    for name in ("headers", "body"):
-        resumed[name] = resumed[name] or {}
-    return {**resumed, "out": options["resume"]}, task
+    for name in ("headers", *BODIES):
+        resumed[name] = resumed.get(name) or {}
+    return {**resumed, "out": store.path.parent}, task
+
+
+def stored_task(store: Store) -> Task:
+    """Return the task of a study.
+
+    Raises:
+        StoreError: The study was not created by this command.
+    """
+    config = store.config
+    try:
+        dict(config["options"]), list(config["again"])
+        return _task(config["task"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise StoreError(f"{store.path}: not created by `zopo-fast optimize` ({error!r})") from error
+
+
+def _repeated(given: set[str], stored: Mapping[str, Any]) -> set[str]:
+    """Return the options that a repeated command must have as before; defaults may fit the pool since."""
+    names = {name for name in click.get_current_context().params if name in stored}
+    return (names - set(FITTED)) | (given - set(_NOT_STORED))
 
 
 def resume_command(store: Store, folder: Path) -> str:
@@ -91,7 +122,7 @@ def _flags(names: Sequence[str]) -> str:
     return ", ".join(flags.get(name, name) for name in names)
 
 
-def _given() -> set[str]:
+def given_options() -> set[str]:
     """Return the names of the options given on the command line or in its configuration file."""
     context = click.get_current_context()
     sources = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
@@ -100,18 +131,23 @@ def _given() -> set[str]:
 
 def _without_secrets(name: str, value: Any) -> Any:
     from zopo_fast.llm.openai.config import ClientConfig
-    from zopo_fast.llm.openai.redaction import parse_base_url, show_url
+    from zopo_fast.llm.openai.redaction import parse_base_url, show_url, veiled
 
     if name == "headers":
         return {}
-    if name == "body":
-        return ClientConfig("m", body=value).public()["body"]
+    if name in BODIES:
+        body = merged_body({}, value)  # a configuration refuses values that cannot be sent
+        if name == "embedding_body":
+            ClientConfig("m", embedding_body=body)
+        else:
+            ClientConfig("m", body=body)
+        return veiled(value)
     return show_url(parse_base_url(name, value))
 
 
 def _task(values: Mapping[str, Any]) -> Task:
     def examples(name: str) -> tuple[Example, ...]:
-        return tuple(Example(row["input"], tuple(row["outputs"])) for row in values[name])
+        return tuple(Example.from_dict(row) for row in values[name])
 
     return Task(
         values["name"],

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from zopo_fast.cli.params import FILE, Command, default_help, option, setting_option
+from zopo_fast.cli.params import FILE, Command, default_help, json_object, option, setting_option
 from zopo_fast.errors import ConfigError
 from zopo_fast.serve.config import TOKEN_VARIABLE, ServeConfig, ServerLimits
 
@@ -38,6 +38,15 @@ _LIMITS = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
     help="File that holds the bearer token." + default_help(f"${TOKEN_VARIABLE}"),
 )
 @setting_option(ServeConfig, "embedder", group="Server")
+@setting_option(ServeConfig, "embedding_base_url", group="Server")
+@setting_option(ServeConfig, "embedding_key_env", group="Server", metavar="NAME")
+@setting_option(ServeConfig, "embedding_batch", group="Server")
+@option(
+    "--embedding-body",
+    group="Server",
+    callback=json_object,
+    help="Body parameters of every embedding call, a JSON object.",
+)
 @setting_option(ServeConfig, "models", group="Server")
 @setting_option(ServerLimits, "max_body", group="Limits")
 @setting_option(ServerLimits, "max_pool", group="Limits")

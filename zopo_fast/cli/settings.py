@@ -1,102 +1,26 @@
-"""Models, pools, judges and limits made from parsed options."""
+"""Tasks, pools, prices and limits made from parsed options."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, fields, replace
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
-from zopo_fast.errors import ConfigError, InputError, MissingDependencyError
-from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
+from zopo_fast._utils.text import printable, short_repr
+from zopo_fast.errors import ConfigError, InputError, PoolError
 
 if TYPE_CHECKING:
     from zopo_fast.llm.answer_cache import AnswerCache
-    from zopo_fast.llm.budget import Account
     from zopo_fast.llm.limits import Limits, Prices
-    from zopo_fast.llm.openai.config import ClientConfig
-    from zopo_fast.llm.types import Usage
+    from zopo_fast.prompts.generate import Generated
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.tasks.task import Task
 
-S = TypeVar("S")
-
 DEFAULT_EXAMPLES = 20  # of a prompt, where the task is large enough
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Values of the model options."""
-
-    local: bool
-    model: str | None
-    base_url: str | None
-    concurrency: int | None
-    temperature: float | None
-    max_tokens: int | None
-    timeout: float | None
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    body: dict[str, Any]
-    headers: dict[str, Any]
-
-    @property
-    def is_local(self) -> bool:
-        """True when the embedded model answers.
-
-        Raises:
-            ConfigError: The options contradict each other.
-        """
-        if self.local and self.base_url:
-            raise ConfigError("--local and --base-url contradict each other; give one")
-        if self.base_url and not self.model:
-            raise ConfigError("--base-url needs --model, the name of the model there")
-        return self.local or self.model is None
-
-    def full_body(self, writing: bool = False) -> dict[str, Any]:
-        """Return the body parameters of a call that answers an example or, if `writing`, writes a prompt."""
-        options = {"temperature": self.temperature, "max_tokens": self.max_tokens}
-        given = {name: value for name, value in options.items() if value is not None}
-        return {**(WRITER_BODY if writing else ANSWER_BODY), **given, **self.body}
-
-    def max_answer_tokens(self) -> int:
-        """Return the tokens of the longest answer, --body included."""
-        body = self.full_body()
-        stated = body.get("max_tokens") or body.get("max_completion_tokens")
-        return stated if isinstance(stated, int) else int(ANSWER_BODY["max_tokens"])
-
-    def client_config(self, writing: bool = False) -> ClientConfig:
-        """Return the settings of the client of the endpoint."""
-        from zopo_fast.llm.openai.config import ClientConfig
-
-        given = {"concurrency": self.concurrency, "timeout": self.timeout}
-        return ClientConfig(
-            self.model or "",
-            base_url=self.base_url,
-            body=self.full_body(writing),
-            headers=self.headers,
-            requests_per_minute=self.requests_per_minute,
-            tokens_per_minute=self.tokens_per_minute,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-        )
-
-    @contextlib.asynccontextmanager
-    async def opened(self, writing: bool = False) -> AsyncIterator[Any]:
-        """Open the model for a block."""
-        if self.is_local:
-            from zopo_fast.llm.local import LocalModel
-
-            async with LocalModel(
-                self.model, slots=self.concurrency or 1, body=self.full_body(writing)
-            ) as local:
-                yield local
-            return
-        from zopo_fast.llm.openai.client import OpenAIClient
-
-        async with OpenAIClient(self.client_config(writing)) as client:
-            yield client
 
 
 @dataclass(frozen=True)
@@ -131,70 +55,64 @@ class PoolSettings:
 
         return generate.compose(n, seed, self.lists, kind=self.kind or generate.kind_of(task.name))
 
-    async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Usage]:
-        """Return about `n` prompts written by the model, and the usage of the calls."""
+    async def write(self, n: int, task: Task, model: Any, local: bool, seed: int) -> tuple[Pool, Generated]:
+        """Return about `n` prompts written by the model, and what its calls gave."""
         from zopo_fast.prompts import generate
         from zopo_fast.prompts.pool import Pool
 
         if self.source is not None and self.method(local) == "paraphrase":
             originals = Pool.load(self.source)
             found = await generate.paraphrase(model, originals.prompts, n, seed=seed)
-            return Pool.from_texts([*originals.prompts, *found.pool.prompts]), found.usage
+            return Pool.from_texts([*originals.prompts, *found.pool.prompts]), found
         found = await generate.induce(model, [*task.demonstrations, *task.train], n, seed=seed)
-        return found.pool, found.usage
+        return found.pool, found
 
 
-@dataclass(frozen=True)
-class JudgeSettings:
-    """Values of the options of the metric judge."""
+def check_generated(pool: Pool, found: Generated | None = None) -> None:
+    """Check that a generated pool gives a search something to choose from.
 
-    judge_model: str | None
-    judge_base_url: str | None
-    rubric: str | None
-
-    @contextlib.asynccontextmanager
-    async def opened(self, model: ModelSettings) -> AsyncIterator[Any]:
-        """Open the judge for a block; None where the model itself grades.
-
-        The judge has the timeout and concurrency of the model, and its headers at the same endpoint only,
-        since headers may hold a secret.
-
-        Raises:
-            ConfigError: The endpoint of the judge lacks the name of the model there.
-        """
-        if self.judge_model is None:
-            if self.judge_base_url is not None:
-                raise ConfigError("--judge-base-url needs --judge-model, the name of the model there")
-            yield None
-            return
-        from zopo_fast.llm.openai.client import OpenAIClient
-
-        same = self.judge_base_url in (None, model.base_url)
-        config = replace(
-            model.client_config(),
-            model=self.judge_model,
-            base_url=model.base_url if same else self.judge_base_url,
-            headers=model.headers if same else {},
-            body=JUDGE_BODY,
-        )
-        async with OpenAIClient(config) as client:
-            yield client
+    Raises:
+        PoolError: It holds fewer than two prompts; says what the calls gave.
+    """
+    if len(pool) >= 2:
+        return
+    calls = "" if found is None else f" from {found.calls} calls{found.skipped}"
+    raise PoolError(
+        f"generating gave one prompt only{calls}: {short_repr(printable(pool.prompts[0]), 200)}. At least "
+        "2 distinct prompts are needed: use another model, a higher temperature, --how compose or "
+        "paraphrase, or a pool of your own"
+    )
 
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
     """Load the task; the number of examples, unless given, suits the size of the task."""
     from zopo_fast.tasks.task import Task
 
-    names = ("heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template")
+    names = (
+        "heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template", "encoding"
+    )  # fmt: skip
     given = {name: options[name] for name in names}
     examples = options["examples"]
     if examples is None:
-        whole = Task.load(path, **{**given, "examples": None, "heldout": 0})
-        size = len(whole.train)
-        examples = DEFAULT_EXAMPLES if size > 2 * DEFAULT_EXAMPLES else max(1, size // 2)
-        if size > DEFAULT_EXAMPLES and given["heldout"] is not None:
-            examples = min(DEFAULT_EXAMPLES, max(1, size - given["heldout"]))
+        whole = Task.load(path, **{**given, "examples": None, "heldout": None})
+        examples = _fitting_examples(len(whole.train), len(whole.heldout), given["heldout"])
     return Task.load(path, examples=examples, **given)
+
+
+def _fitting_examples(size: int, held_out: int, wanted: int | None) -> int:
+    """Return the number of train examples that suits a task.
+
+    Args:
+        size: Examples that the file does not hold out.
+        held_out: Examples that the file holds out.
+        wanted: Value of --heldout; None: not given.
+    """
+    if wanted is None and not held_out:
+        return DEFAULT_EXAMPLES if size > 2 * DEFAULT_EXAMPLES else max(1, size // 2)
+    needed = max(0, (wanted or 0) - held_out)  # to hold out beside those of the file
+    if size > DEFAULT_EXAMPLES or held_out:
+        return min(DEFAULT_EXAMPLES, max(1, size - needed))
+    return max(1, size // 2)
 
 
 def check_names(task: Task) -> None:
@@ -211,25 +129,39 @@ def check_names(task: Task) -> None:
         metrics.resolve(task.metric)
 
 
-def embedder_name(given: str | None, model: ModelSettings) -> str:
-    """Return the name of the embedder; by default a GGUF model given by its path also embeds the pool."""
-    return given or (f"local:last:{model.model}" if model.is_local and model.model else "local")
+def with_prices(options: dict[str, Any], is_resumed: bool = False) -> dict[str, Any]:
+    """Return the options with the listed prices of `--price auto` as if typed, and print which these are.
 
-
-def open_embedder(spec: str, model: ModelSettings, account: Account | None = None) -> Any:
-    """Return the embedder of a name, at the endpoint of the model if the embedder needs one.
+    With a judge of its own, the higher price of the two models counts, so that a limit of cost holds. A
+    resumed study keeps its prices.
 
     Raises:
-        MissingDependencyError: A package of the embedder is not installed.
+        ConfigError: The list has no such model, or prices are also given by hand.
+        MissingDependencyError: The price list is not installed.
     """
-    from zopo_fast.prompts.embedders import resolve
+    if options["price"] is None:
+        return options
+    if options["price_in"] is not None or options["price_out"] is not None:
+        if not is_resumed:
+            raise ConfigError("--price auto and --price-in contradict each other; give one")
+        return options
+    if options["local"] or not options["model"]:
+        raise ConfigError("--price auto needs --model and an endpoint; the embedded model has no price")
+    from zopo_fast.llm.price_list import listed_prices
 
-    try:
-        return resolve(spec, config=None if model.is_local else model.client_config(), account=account)
-    except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"{error}; or choose another embedder: --embedder endpoint:MODEL, st:NAME or minilm"
-        ) from None
+    url = options["base_url"] or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    found = [listed_prices(options["model"], url)]
+    if options["judge_model"] is not None:
+        found.append(listed_prices(options["judge_model"], options["judge_base_url"] or url))
+    price_in = max(each.prices.prompt for each in found)
+    price_out = max(each.prices.completion for each in found)
+    entries = " and ".join(dict.fromkeys(each.entry for each in found))
+    click.echo(
+        f"Note: a million tokens cost {price_in:g} in and {price_out:g} out: {entries} in {found[0].source}. "
+        "Discounts of cached tokens are not counted; reasoning tokens cost what tokens out cost.",
+        err=True,
+    )
+    return {**options, "price_in": price_in, "price_out": price_out}
 
 
 def prices_of(options: dict[str, Any]) -> tuple[float, float] | None:
@@ -242,11 +174,6 @@ def prices_of(options: dict[str, Any]) -> tuple[float, float] | None:
     if (price_in is None) != (price_out is None):
         raise ConfigError("--price-in and --price-out go together; give both")
     return None if price_in is None else (price_in, price_out)
-
-
-def settings_of(kind: type[S], options: dict[str, Any]) -> S:
-    """Return a dataclass made from the options named like its fields."""
-    return kind(**{f.name: options[f.name] for f in fields(kind)})  # type: ignore[arg-type]
 
 
 def text_or_file(value: str | None, option: str) -> str | None:
@@ -291,7 +218,7 @@ class LimitSettings:
 
         if prices is None:
             if self.limit_cost is not None:
-                raise ConfigError("--limit-cost needs --price-in and --price-out")
+                raise ConfigError("--limit-cost needs prices: --price auto, or --price-in and --price-out")
             return None
         return Prices(*prices)
 

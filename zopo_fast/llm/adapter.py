@@ -101,7 +101,9 @@ class AdaptedModel:
 
             if isinstance(config, ClientConfig):
                 self.identity, self.description = identity_of(config), description_of(config)
-                self.slots, body = config.concurrency, config.body
+                # The object calls an endpoint, which tells by its responses what it serves.
+                self.model_card = getattr(model, "model_card", _no_card)
+                self.slots, body = config.concurrency, config.chat_body
         self._body: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
 
     @property
@@ -131,6 +133,10 @@ class AdaptedModel:
             raise
         account.settle(reservation, answer.usage)
         return answer
+
+
+async def _no_card() -> None:
+    """Return the card of an endpoint without one."""
 
 
 class _Function:

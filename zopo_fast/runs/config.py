@@ -12,6 +12,7 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.race import DEFAULT_BATCH, DEFAULT_ERROR, DEFAULT_FIRST, Race
+from zopo_fast.scoring.unanswered import Policy
 from zopo_fast.search.config import MAX_SEED, ZopoConfig
 from zopo_fast.tasks.task import Task
 
@@ -87,6 +88,12 @@ class RunConfig:
         minimum=1,
         default_text="the built-in rubric",
     )
+    unanswered: Policy = setting(
+        "zero",
+        "Treatment of an example that a single call cannot get an answer for, such as a refused one: its "
+        "score is zero (the low end of score_range), it is left out of the mean of that prompt (skip; no "
+        "racing), or the prompt fails.",
+    )
     max_failures: int = setting(5, "Prompts in a row that may fail before the run ends.", minimum=1)
     limits: Limits | None = setting(
         None,
@@ -125,6 +132,8 @@ class RunConfig:
             obstacle = f"the metric {task.metric_name!r} has no known bounds: give them as score_range"
         elif self.search.official_settings is not None:
             obstacle = "the official preset scores every prompt in full"
+        elif self.unanswered == "skip":
+            obstacle = "unanswered='skip' would compare prompts on different examples: use 'zero'"
         if self.racing and obstacle is not None:
             raise ConfigError(f"racing: {obstacle}, or turn racing off")
         return obstacle is None and (self.racing is True or len(task.train) >= MIN_RACE_EXAMPLES)  # type: ignore[union-attr]
@@ -132,6 +141,11 @@ class RunConfig:
     def calls_of_race(self, task: Task) -> int:
         """Return the examples scored in total, where prompts race."""
         return self.calls or self.budget * len(task.train)
+
+    def lowest_score(self, task: Task | Callable[[str], Any]) -> float:
+        """Return the score of an unanswered example: the low end of the metric's range, 0 if unknown."""
+        bounds = self._bounds(task) if isinstance(task, Task) else None
+        return 0.0 if bounds is None else bounds[0]
 
     def _bounds(self, task: Task) -> tuple[float, float] | None:
         return (0.0, 1.0) if task.metric in metrics.NAMES else self.score_range

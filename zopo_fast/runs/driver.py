@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,10 @@ from zopo_fast.errors import (
 )
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.comparison import Comparison
-from zopo_fast.runs.result import HeldOut, Result, Trial
+from zopo_fast.runs.progress import OnProgress
+from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import AGAIN, ASK, FAILED, LATE, SCORE
-from zopo_fast.scoring.scorer import OF_THE_PROMPT
+from zopo_fast.scoring.unanswered import Unanswered, concerns_call
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
@@ -54,6 +55,7 @@ class Driver:
         on_trial: as in `optimize`.
         on_resume: as in `optimize`.
         on_phase: as in `optimize`.
+        on_progress: as in `optimize`.
         stop: ends the run early.
         store: study that holds the log; None: the log is not kept.
         account: hard limits; None: no limits.
@@ -68,16 +70,19 @@ class Driver:
         on_trial: OnTrial | None,
         on_resume: OnResume | None = None,
         on_phase: OnPhase,
+        on_progress: OnProgress,
         stop: asyncio.Event,
         store: Store | None = None,
         account: Account | None = None,
     ) -> None:
         self._state, self._scorer, self._config = state, scorer, config
         self._on_trial, self._on_resume, self._on_phase, self._stop = on_trial, on_resume, on_phase, stop
+        self._on_progress = on_progress
         self._store, self._account = store, account
         self._running: dict[asyncio.Future[Any], Work] = {}
         self._reported = 0  # number of trials
         self._error: ZopoError | None = None
+        self._failure: ZopoError | None = None  # of the prompt that failed last
         self._limit: LimitReachedError | None = None
         self._lost: list[Work] = []  # work that ended in that error
         self._closing = False
@@ -97,15 +102,14 @@ class Driver:
         state = self._state
         await self._replay()
         self._on_phase("search")
+        self._on_progress("search", *state.progress)
         stopped_by = await self._search()
         await self._close()
         if not state.scores and self._error is not None:
             raise self._error
-        heldout: list[HeldOut] = []
-        ended = self._stop.is_set() or self._error is not None or self._limit is not None
-        if state.best and not ended and self._config.heldout:
-            comparison = Comparison(state, self._scorer, self._config, self._on_phase)
-            heldout = await self._until_stopped(comparison.rows(seed_prompt)) or []
+        comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress)
+        if state.best and self._config.heldout:
+            await self._compare(comparison, seed_prompt)
         best = state.best
         in_part = best is None and self._limit is not None
         if in_part:  # a run that reaches a limit returns a partial score where there is no full one
@@ -114,6 +118,7 @@ class Driver:
             raise (
                 self._error
                 or self._limit
+                or (None if self._stop.is_set() else self._failure)
                 or ZopoError(
                     "the run was stopped before any prompt was scored" + " in full" * (state.race is not None)
                 )
@@ -129,9 +134,11 @@ class Driver:
             usage=self._earlier_usage + self._scorer.spent,
             stopped_by="interrupted" if self._stop.is_set() else stopped_by,
             seconds=self._now(),
-            heldout=heldout,
+            heldout=comparison.rows,
             error=self._error,
             in_part=in_part,
+            unanswered=state.asked.summary(self._scorer.input),
+            comparison_notes=comparison.notes,
         )
 
     # ---- log -----------------------------------------------------------------------------------
@@ -170,6 +177,7 @@ class Driver:
         if self._state.reason == "failures" and self._state.refusal is None:
             self._write(AGAIN, {"at": self._now()})
             self._state.reset_failures()
+        self._fail_unanswerable()  # the earlier run was killed before it could record the failure
         if is_resumed and self._on_resume is not None:
             await _call(self._on_resume, list(self._state.trials))
 
@@ -226,13 +234,15 @@ class Driver:
     def _send(self, work: Work) -> None:
         prompt = self._state.pool.prompts[work.index]
 
-        def on_score(example: int, score: float, usage: Usage) -> None:
-            self._scored(work, example, score, usage)
+        def on_score(example: int, score: float | None, usage: Usage, why: Unanswered | None) -> None:
+            self._scored(work, example, score, usage, why)
 
         scoring = self._scorer.score(prompt, work.missing, on_score)
         self._running[asyncio.ensure_future(scoring)] = work
 
-    def _scored(self, work: Work, example: int, score: float, usage: Usage) -> None:
+    def _scored(
+        self, work: Work, example: int, score: float | None, usage: Usage, unanswered: Unanswered | None
+    ) -> None:
         """Write a score and apply it at once, so that the log has the order of the state's changes."""
         at = self._now()
         if self._state.reason is not None:  # arrived after the end, and paid for
@@ -241,9 +251,26 @@ class Driver:
                 self._state.record_late(usage)
             return
         entry = {"prompt": work.index, "example": example, "score": score, "usage": vars(usage), "at": at}
+        if unanswered is not None:
+            entry["unanswered"] = {"code": unanswered.code, "message": unanswered.message}
         self._write(SCORE, entry)
-        if self._state.record_score(work.index, example, score, usage, at):
+        is_complete = self._state.record_score(work.index, example, score, usage, at, unanswered)
+        if self._fail_unanswerable() or is_complete:
             self._start()
+        self._on_progress("search", *self._state.progress)
+
+    def _fail_unanswerable(self) -> bool:
+        """Record the failure of running prompts without any answer; return whether there are any."""
+        state, failed = self._state, self._state.unanswerable
+        for index, error in failed.items():
+            self._record_failure(index, (state.last_unanswered or Unanswered("", "")).as_error(error))
+        return bool(failed)
+
+    def _record_failure(self, index: int, error: ZopoError) -> None:
+        at = self._now()
+        self._write(FAILED, {"prompt": index, "error": str(error), "at": at})
+        self._state.record_failure(index, str(error), at)
+        self._failure = error
 
     def _settle(self) -> None:
         """Handle the failures of prompts that have ended, in the order of asking."""
@@ -256,17 +283,19 @@ class Driver:
                 raise error
             if isinstance(error, LimitReachedError):
                 self._limit = self._limit or error
-            elif isinstance(error, OF_THE_PROMPT):
-                at = self._now()
-                self._write(FAILED, {"prompt": work.index, "error": str(error), "at": at})
-                self._state.record_failure(work.index, str(error), at)
-                if self._state.reason is not None:
-                    self._error = error
+            elif concerns_call(error):
+                self._record_failure(work.index, error)
                 self._start()
             else:  # not the prompt's fault: not logged, so a resumed run asks again
                 self._lost.append(work)
                 self._error = self._error or error
         self._error = self._error or self._state.refusal
+        if self._state.reason == "failures" and self._error is None:
+            self._error = self._failure or self._last_call_error()
+
+    def _last_call_error(self) -> LLMError:
+        why = self._state.last_unanswered or Unanswered("", "no prompt can be answered")
+        return why.as_error(why.message)
 
     async def _close(self) -> None:
         """Report the remaining trials: ended, lost by an error, and unfinished."""
@@ -292,22 +321,28 @@ class Driver:
 
     # ---- comparison --------------------------------------------------------------------------------
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, list[HeldOut]]) -> list[HeldOut] | None:
-        """Return the rows of `work`, or None where it is stopped; keep an error instead of raising it."""
-        future = asyncio.ensure_future(work)
+    async def _compare(self, comparison: Comparison, seed_prompt: int) -> None:
+        """Make the comparison until it is complete, stopped or out of budget; note what it lacks."""
+        if self._stop.is_set() or self._error is not None or self._limit is not None:
+            comparison.abandon("the run ended early")
+            return
+        future = asyncio.ensure_future(comparison.make(seed_prompt))
         stopping = asyncio.ensure_future(self._stop.wait())
         left = None if self._account is None else self._account.left().seconds
         try:
             wait = [future, stopping]
             await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            return future.result() if future.done() else None
-        except LimitReachedError:
-            return None  # the search has its result; the budget is too small for a comparison
+            if future.done():
+                future.result()
+            else:
+                comparison.abandon("interrupted" if stopping.done() else "the run's time is up")
         except StoreError:
             raise
+        except LimitReachedError as error:  # the search has its result; the budget is too small for more
+            comparison.abandon(str(error))
         except ZopoError as error:
             self._error = error
-            return None
+            comparison.abandon(str(error))
         finally:
             await cancel_and_wait([future, stopping])
 

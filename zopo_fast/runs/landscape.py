@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +61,8 @@ def export(
         PoolError: fewer than two prompts were scored.
         OutputError: a file cannot be written.
     """
-    rows = {trial.index: trial.scores for trial in trials if trial.error is None and not trial.partial}
+    complete = {trial.index: trial for trial in trials if trial.error is None and not trial.partial}
+    rows = {index: trial.scores for index, trial in complete.items()}
     scored = sorted(rows)
     if len(scored) < 2:
         raise PoolError(f"only {len(scored)} of {len(prompts)} prompts could be scored")
@@ -71,12 +71,19 @@ def export(
         "model": model,
         "template": _template_text(task),
         "metric": task.metric_name,
-        "examples": [asdict(example) for example in task.train],
+        "examples": [example.to_dict() for example in task.train],
         "prompts": [prompts[index] for index in scored],
         "scores": [[_shortest(score) for score in rows[index]] for index in scored],
     }
     if task.demonstrations:
-        document["demonstrations"] = [asdict(example) for example in task.demonstrations]
+        document["demonstrations"] = [example.to_dict() for example in task.demonstrations]
+    unanswered = [
+        [row, example, reason]
+        for row, index in enumerate(scored)
+        for example, reason in complete[index].unanswered.items()
+    ]
+    if unanswered:
+        document["unanswered"] = unanswered
     if failed:
         document["failed"] = [{"prompt": prompts[i], "error": error} for i, error in sorted(failed.items())]
     # Embeddings first: a reader that finds the JSON file must find both.

@@ -17,6 +17,7 @@ from zopo_fast.errors import MissingDependencyError, OutputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.result import HeldOut, Result, Trial
+from zopo_fast.runs.unanswered import unanswered_lines
 from zopo_fast.storage.store import STUDY
 
 __all__ = ["RunFolder", "plot_curve", "printable", "summary"]
@@ -185,6 +186,7 @@ def summary(result: Result) -> str:
         + (f", {full} of them on all examples" if full < scored else "")
         + (f", failed: {failed}" if failed else ""),
         usage_line(result.usage),
+        *map(_one_line, unanswered_lines(result.unanswered)),
         f"Time: {result.seconds:.1f} s",
         "",
         "Best prompt:",
@@ -193,7 +195,12 @@ def summary(result: Result) -> str:
     ]
     if result.heldout:
         lines += ["", *_table(result.heldout)]
+    lines += [_one_line(f"Note: {note}") for note in result.comparison_notes]
     return "\n".join(lines)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split("\n"))
 
 
 def usage_line(usage: Usage) -> str:
@@ -201,21 +208,44 @@ def usage_line(usage: Usage) -> str:
     return (
         f"Calls: {usage.calls}, tokens: {usage.prompt_tokens} in, {usage.completion_tokens} out"
         + (f" ({usage.estimated_calls} calls estimated)" if usage.estimated_calls else "")
-        + (f"; from the cache: {usage.cached}" if usage.cached else "")
+        + (f"; from the cache: {usage.cached}{_reused_words(usage)}" if usage.cached else "")
         + (f"; lost, possibly billed: {usage.lost_calls}" if usage.lost_calls else "")
     )
 
 
+def _reused_words(usage: Usage) -> str:
+    """Return how many answers of the cache earlier runs gave, and the age of the oldest."""
+    if not usage.reused:
+        return ""
+    count = "" if usage.reused == usage.cached else f"{usage.reused} "
+    return f", {count}of earlier runs, the oldest {age_words(usage.reused_age)} old"
+
+
+def age_words(seconds: float) -> str:
+    """Return an age in whole days, hours, minutes or seconds."""
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+    name, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
+    number = int(seconds // size)
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def _table(rows: Sequence[HeldOut]) -> list[str]:
-    examples = len(rows[0].scores)
+    examples = max(len(row.scores) for row in rows)
     lines = [
-        f"On {examples} held-out examples:",
+        f"On {examples} held-out examples:" if examples else "On the held-out examples:",
         f"  {'':16}{'train':>7}{'held-out':>10}   winner ahead by (95 % CI)",
     ]
     for row in rows:
-        ahead = ""
+        after = ""
         if row.winner_ahead is not None:
-            ahead = "   {:+.3f} [{:+.3f}, {:+.3f}]".format(*row.winner_ahead)
+            after = "   {:+.3f} [{:+.3f}, {:+.3f}]".format(*row.winner_ahead)
+        if row.unanswered:
+            after += (
+                f"   {len(row.unanswered)} unanswered ({', '.join(sorted(set(row.unanswered.values())))})"
+            )
+        if row.error is not None:
+            after += f"   not scored: {row.error}"
         train = "-" if row.train_score is None else f"{row.train_score:.3f}"
-        lines.append(f"  {row.role:16}{train:>7}{row.score:10.3f}{ahead}")
+        score = "-" if row.score is None else f"{row.score:.3f}"
+        lines.append(_one_line(f"  {row.role:16}{train:>7}{score:>10}{after}"))
     return lines

@@ -10,6 +10,7 @@ import numpy as np
 
 from zopo_fast._utils.public import public
 from zopo_fast.llm.types import Usage
+from zopo_fast.runs.unanswered import UnansweredExample
 
 
 @public
@@ -29,6 +30,8 @@ class Trial:
         total: usage of the run so far.
         error: why the prompt failed; None if it did not.
         examples: indices of the scored examples if a race stopped the prompt; else empty.
+        unanswered: reason of each example without an answer, by index. Such an example has the lowest score,
+            or none with `unanswered="skip"`.
     """
 
     number: int
@@ -42,6 +45,10 @@ class Trial:
     total: Usage
     error: str | None = None
     examples: tuple[int, ...] = ()
+    unanswered: dict[int, str] = field(default_factory=dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"unanswered": {}, **state})  # a pickle of an older version lacks fields
 
     @property
     def partial(self) -> bool:
@@ -86,17 +93,25 @@ class HeldOut:
         role: "winner", "seed prompt", "pool median" or "random sample".
         prompt: its text.
         train_score: mean over the train examples; None if not scored in full.
-        score: mean over the held-out examples.
-        scores: one a held-out example.
-        winner_ahead: score of the winner minus `score`; None for the winner itself.
+        score: mean over the held-out examples; None if the prompt could not be scored.
+        scores: one a held-out example; with `unanswered="skip"` one an answered example.
+        winner_ahead: score of the winner minus `score`, over the examples that count for both; None for the
+            winner itself and where either has no score.
+        error: why the prompt could not be scored; None if it was.
+        unanswered: reason of each held-out example without an answer, by index.
     """
 
     role: str
     prompt: str
     train_score: float | None
-    score: float
+    score: float | None
     scores: tuple[float, ...]
     winner_ahead: Interval | None = None
+    error: str | None = None
+    unanswered: dict[int, str] = field(default_factory=dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"error": None, "unanswered": {}, **state})
 
 
 @public
@@ -116,6 +131,8 @@ class Result:
         seconds: duration of the study, earlier runs included.
         heldout: scores on the held-out examples, the winner's first; empty without a comparison.
         error: why the run ended early; None if it did not.
+        unanswered: train examples that some calls could not get an answer for.
+        comparison_notes: statements on what the held-out comparison lacks, and why.
         in_part: True if a limit ended the run before any full score; `best_score` is then a partial mean.
     """
 
@@ -129,6 +146,11 @@ class Result:
     heldout: list[HeldOut] = field(default_factory=list)
     error: Exception | None = None
     in_part: bool = False
+    unanswered: list[UnansweredExample] = field(default_factory=list)
+    comparison_notes: list[str] = field(default_factory=list)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"unanswered": [], "comparison_notes": [], **state})
 
     def prompts_scored(self, in_full: bool = False) -> set[int]:
         """Return the indices of the prompts with a score.
@@ -152,6 +174,7 @@ class Result:
             "prompts_failed": sum(t.score is None for t in self.trials),
             "usage": {**asdict(self.usage), "total_tokens": self.usage.total_tokens},
             "seconds": round(self.seconds, 3),
+            "unanswered": [asdict(example) for example in self.unanswered],
             "heldout": [
                 {
                     **asdict(h),
@@ -159,4 +182,5 @@ class Result:
                 }
                 for h in self.heldout
             ],
+            "comparison_notes": self.comparison_notes,
         }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
-from zopo_fast.runs.state import AGAIN, FAILED
+from zopo_fast.runs.state import AGAIN, FAILED, SCORE
 from zopo_fast.storage.file import is_absent
-from zopo_fast.storage.store import Store
+from zopo_fast.storage.store import Event, Store
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
+
+
+# Settings that older versions did not store, with the value that their logs replay under.
+_ABSENT = {"unanswered": "zero"}
 
 
 @contextmanager
@@ -94,6 +98,12 @@ def identity(
     }
 
 
+def graded_by_model(store: Store | None) -> bool:
+    """Return True for the study of a run without a judge, whose answers the model itself graded."""
+    then = None if store is None else store.get("run")
+    return isinstance(then, Mapping) and then.get("judge") is None
+
+
 def check_identity(store: Store, now: Mapping[str, Any]) -> None:
     """Store the identity of a new run, or compare it with that of the study.
 
@@ -104,6 +114,7 @@ def check_identity(store: Store, now: Mapping[str, Any]) -> None:
     if then is None:
         store.put("run", dict(now))
         return
+    then = {**_ABSENT, **then}
     differ = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     if differ:
         what = "; ".join(
@@ -155,15 +166,23 @@ def failures(store: Store) -> dict[int, str]:
 
 
 def retry_failures(store: Store) -> None:
-    """Rewind the log to before its first failure, so that the resumed run scores all failed prompts again.
+    """Rewind the log to before the first failure, so that the resumed run scores all failed prompts again.
+
+    The failure of a prompt begins with its first unanswered example.
 
     Answers stay in the study: the resumed run takes them from there, without a call, for all other prompts.
     """
-    first = next((event.seq for event in store.events() if event.kind == FAILED), None)
+    failed = failures(store)
+    first = next((event.seq for event in store.events() if _belongs_to_failure(event, failed)), None)
     if first is not None:
         seconds = _elapsed(store)
         store.rewind(first - 1)
         store.append(AGAIN, {"at": seconds})  # keeps the time spent so far, which a limit counts
+
+
+def _belongs_to_failure(event: Event, failed: Container[int]) -> bool:
+    is_unanswered = event.kind == SCORE and "unanswered" in event.data
+    return event.kind == FAILED or (is_unanswered and event.data["prompt"] in failed)
 
 
 def _elapsed(store: Store) -> float:
@@ -173,8 +192,7 @@ def _elapsed(store: Store) -> float:
 
 def _task_identity(task: Task | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
-        named = replace(task, metric=task.metric_name)
-        return _digest([asdict(named), asdict(template.resolve(task.template))])
+        return _digest([task.to_dict(), asdict(template.resolve(task.template))])
     return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
 
 

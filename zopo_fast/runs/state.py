@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
+from zopo_fast.runs.unanswered import AskedExamples
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.scorer import Score
+from zopo_fast.scoring.unanswered import Unanswered, failure_text
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
@@ -38,6 +40,7 @@ class Work:
         begun: start, in seconds into the run.
         scores: by example index.
         usage: of the answers so far.
+        left_out: unanswered examples that have no score.
     """
 
     index: int
@@ -45,11 +48,16 @@ class Work:
     begun: float
     scores: dict[int, float] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    left_out: set[int] = field(default_factory=set)
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Indices of the examples that have no score yet."""
-        return tuple(example for example in self.examples if example not in self.scores)
+        """Indices of the examples that have no outcome yet."""
+        return tuple(
+            example
+            for example in self.examples
+            if example not in self.scores and example not in self.left_out
+        )
 
 
 class RunState:
@@ -72,6 +80,9 @@ class RunState:
         scores: of every prompt scored in this study, by pool index; in a race also partial ones.
         spent: usage of all scores so far.
         reason: why the search has ended; None while it runs.
+        asked: outcome of each example by prompt.
+        last_unanswered: reason of the newest unanswered example; None before there is one.
+        full: prompts scored in this study on all examples, unanswered ones included.
         refusal: error of a score outside the bounds of a race, which ends the search as "failures".
     """
 
@@ -93,6 +104,9 @@ class RunState:
         self.reason: str | None = None
         self.in_flight = in_flight
         self.refusal: InputError | None = None
+        self.asked = AskedExamples()
+        self.last_unanswered: Unanswered | None = None
+        self.full: set[int] = set()
         self._config, self._parts, self._perfect = config, parts, perfect
         self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
         self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
@@ -118,18 +132,28 @@ class RunState:
         work = self.running[index] = Work(index, examples, at)
         return work
 
-    def record_score(self, index: int, example: int, score: float, usage: Usage, at: float) -> bool:
+    def record_score(
+        self,
+        index: int,
+        example: int,
+        score: float | None,
+        usage: Usage,
+        at: float,
+        unanswered: Unanswered | None = None,
+    ) -> bool:
         """Record the score of one example.
 
         Args:
             index: of the prompt in the pool.
             example: index of the train example.
-            score: of the answer.
+            score: of the answer; None leaves an unanswered example out of the mean.
             usage: of the answer, and of its judge.
             at: seconds into the run.
+            unanswered: reason why the example has no answer; None if it has one.
 
         Returns:
-            True if the prompt, or its mini-batch, is complete with this score.
+            True if the prompt, or its mini-batch, is complete with this score. A prompt in `unanswerable` is
+            not: the caller records its failure.
 
         Raises:
             InputError: the prompt is not being scored on that example.
@@ -138,9 +162,16 @@ class RunState:
         work = self.running.get(index)
         if work is None or example not in work.missing:
             raise InputError(f"prompt {index} is not being scored on example {example}")
-        work.scores[example] = score
+        if score is not None:
+            work.scores[example] = score
+        elif unanswered is None or self.race is not None:
+            raise InputError(f"example {example} of prompt {index} has no score")
+        else:
+            work.left_out.add(example)
         work.usage += usage
-        if work.missing:
+        self.asked.add(index, example, unanswered)
+        self.last_unanswered = unanswered or self.last_unanswered
+        if work.missing or self.asked.cannot_be_answered(index, self._parts):
             return False
         del self.running[index]
         try:
@@ -150,9 +181,24 @@ class RunState:
             self.reason, self.refusal = "failures", refused
         return True
 
+    @property
+    def unanswerable(self) -> dict[int, str]:
+        """Error of each running prompt whose examples are all unanswered, by pool index."""
+        return {
+            index: failure_text(list(self.asked.reasons(index).values()))
+            for index, work in self.running.items()
+            if not work.missing
+        }
+
     def record_failure(self, index: int, error: str, at: float) -> None:
         """Record that a prompt cannot be scored; too many such prompts in a row end the search."""
+        self.asked.mark_failed(index)
+        if not self.asked.has_answer(index):
+            self.scores.pop(index, None)  # scores of unanswered examples alone, from earlier mini-batches
         self._drop(self.running.pop(index), error, at)
+        self._count_failure()
+
+    def _count_failure(self) -> None:
         self._consecutive_failures += 1
         if self._consecutive_failures >= self._config.max_failures:
             self.reason = "failures"
@@ -192,7 +238,11 @@ class RunState:
                     raise InputError(f"asked for {asked} then and for {now} now")
             elif kind == SCORE:
                 usage = Usage(**entry["usage"])
-                self.record_score(entry["prompt"], entry["example"], entry["score"], usage, entry["at"])
+                why = entry.get("unanswered")
+                unanswered = None if why is None else Unanswered(str(why["code"]), str(why["message"]))
+                self.record_score(
+                    entry["prompt"], entry["example"], entry["score"], usage, entry["at"], unanswered
+                )
             elif kind == FAILED:
                 self.record_failure(entry["prompt"], entry["error"], entry["at"])
             else:
@@ -236,9 +286,18 @@ class RunState:
             spent = self.optimizer.done and len(self.pool) > self._config.budget
         return "budget" if spent else "pool"
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Examples scored so far and in total; those of a failed prompt do not count."""
+        waiting = sum(len(work.missing) for work in self.running.values())
+        if self.race is not None:
+            return self.race.spent - waiting, self.race.calls
+        asked = len(self.full) + len(self.running)
+        return asked * self._parts - waiting, max(asked, self.optimizer.config.budget) * self._parts
+
     def is_fully_scored(self, index: int) -> bool:
         """Return whether a prompt was scored in this study on all examples."""
-        return index in self.scores and len(self.scores[index].scores) == self._parts
+        return index in self.full
 
     # ---- the end -----------------------------------------------------------------------------------
 
@@ -275,12 +334,13 @@ class RunState:
 
     def _complete(self, work: Work, at: float) -> None:
         """Tell the search the score of a prompt, or of its mini-batch."""
-        scores = tuple(work.scores[example] for example in work.examples)
+        scores = tuple(work.scores[example] for example in work.examples if example in work.scores)
         index, seconds, race = work.index, at - work.begun, self.race
         if race is None:
             score = Score(math.fsum(scores) / len(scores), scores, work.usage)
             self.optimizer.tell(index, score.mean)
             self.scores[index] = score
+            self.full.add(index)
             self._consecutive_failures = 0
             self._report(index, score, seconds, None)
             self.reason = self._end_reason(score.mean)
@@ -288,13 +348,19 @@ class RunState:
         stopped = race.finish(index, scores)
         self._count_racing(index, work.usage, seconds)
         racing.tell(self.optimizer, race, index, stopped)
-        self._consecutive_failures = 0
+        has_answer = any(example not in self.asked.reasons(index) for example in work.examples)
+        if has_answer:
+            self._consecutive_failures = 0
         for each in [index, *(i for i in stopped if i != index)]:
             self.scores[each] = Score(race.mean(each), race.in_order(each)[1], Usage())
         is_complete = race.is_complete(index)
         for each in [index, *stopped] if is_complete else stopped:
             self._report_raced(each)
-        self.reason = self._end_reason(race.mean(index)) if is_complete else None
+        if is_complete:
+            self.full.add(index)
+            self.reason = self._end_reason(race.mean(index))
+        if index in stopped and not self.asked.has_answer(index):
+            self._count_failure()  # too few examples tried to call it failed, but none was answered
 
     def _drop(self, work: Work, error: str, at: float) -> None:
         """Discard a prompt that could not be scored, and report it."""
@@ -349,5 +415,6 @@ class RunState:
             total=self.spent,
             error=error,
             examples=examples,
+            unanswered={example: why.code for example, why in self.asked.reasons(index).items()},
         )
         self.trials.append(trial)

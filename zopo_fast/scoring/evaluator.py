@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
 from zopo_fast.llm.answer_text import answer_text
 from zopo_fast.llm.types import CallKey, Usage
+from zopo_fast.scoring.unanswered import concerns_call, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.scoring.metrics import Metric
+    from zopo_fast.scoring.unanswered import Policy, Unanswered
     from zopo_fast.tasks.task import Example
     from zopo_fast.tasks.template import Template
 
@@ -37,22 +39,34 @@ class ScoredExample:
     score: float
     usage: Usage
     """Usage of the answer and of the metric's own calls."""
+    unanswered: Unanswered | None = None
+    """Reason why a call failed; `score` is then that of an unanswered example."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores and answers of one prompt, in the order of the examples or of `indices`."""
+    """Scores and answers of one prompt, in the order of the examples or of `indices`.
+
+    Attributes:
+        prompt: the prompt.
+        scores: one an example; examples that are left out have none.
+        answers: one a score; "" for an unanswered example.
+        usage: of all calls.
+        indices: indices of the examples behind `scores`.
+        unanswered: reason for each unanswered example, by index.
+    """
 
     prompt: str
     scores: tuple[float, ...]
     answers: tuple[str, ...]
     usage: Usage
     indices: tuple[int, ...] = ()
+    unanswered: Mapping[int, Unanswered] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
-        """Score of the prompt: the mean over the examples."""
-        return math.fsum(self.scores) / len(self.scores)
+        """Score of the prompt: the mean over the examples with a score; NaN where there is none."""
+        return math.fsum(self.scores) / len(self.scores) if self.scores else math.nan
 
 
 class Evaluator:
@@ -65,6 +79,9 @@ class Evaluator:
         demonstrations: examples shown in every call.
         on_answer: called with each `ScoredExample` as it arrives, in any order, so that the caller keeps the
             paid answers even if a later call fails. An exception of it ends the evaluation.
+        unanswered: treatment of an example whose call, or the metric's call, fails while other calls may be
+            answered: "zero" scores it `lowest`, "skip" leaves it out, "fail" raises the error.
+        lowest: score of an unanswered example.
     """
 
     def __init__(
@@ -74,12 +91,15 @@ class Evaluator:
         template: Template,
         demonstrations: Sequence[Example] = (),
         on_answer: Callable[[ScoredExample], object] | None = None,
+        unanswered: Policy = "fail",
+        lowest: float = 0.0,
     ) -> None:
         self._model = model
         self._metric = metric
         self._template = template
         self._demonstrations = tuple(demonstrations)
         self._on_answer = on_answer
+        self._policy, self._lowest = unanswered, lowest
 
     async def evaluate(
         self,
@@ -92,7 +112,8 @@ class Evaluator:
     ) -> Evaluation:
         """Evaluate a prompt on examples.
 
-        When a call fails for good, the others are cancelled and awaited. The error that is raised names the
+        When a call fails for good, the others are cancelled and awaited, unless its example counts as
+        unanswered. The error that is raised names the
         example and has its index as `example_index`.
 
         Args:
@@ -120,12 +141,14 @@ class Evaluator:
             scored = [task.result() for task in tasks if task.done()]
         finally:
             await _end(tasks)
+        counted = [one for one in scored if one.unanswered is None or self._policy == "zero"]
         return Evaluation(
             prompt=prompt,
-            scores=tuple(one.score for one in scored),
-            answers=tuple(one.answer for one in scored),
+            scores=tuple(one.score for one in counted),
+            answers=tuple(one.answer for one in counted),
             usage=sum((one.usage for one in scored), Usage()),
-            indices=chosen,
+            indices=tuple(one.index for one in counted),
+            unanswered={one.index: one.unanswered for one in scored if one.unanswered is not None},
         )
 
     async def _score_one(
@@ -153,11 +176,19 @@ class Evaluator:
     async def _score(
         self, key: CallKey, example: Example, callbacks: Sequence[Callable[[ScoredExample], object]]
     ) -> ScoredExample:
-        messages = self._template.render(key.prompt, example.input, self._demonstrations)
-        answer = await self._model.chat(messages, key=key)
-        text = answer_text(answer)
-        score, spent = await self._metric.measure(text, example, key)
-        scored = ScoredExample(key.example, example, text, score, answer.usage + spent)
+        messages = self._template.render(key.prompt, example.input, self._demonstrations, example.columns)
+        usage, text = Usage(), ""
+        try:
+            answer = await self._model.chat(messages, key=key)
+            usage = answer.usage
+            text = answer_text(answer)
+            score, spent = await self._metric.measure(text, example, key)
+            scored = ScoredExample(key.example, example, text, score, usage + spent)
+        except LLMError as error:
+            if self._policy == "fail" or not concerns_call(error):
+                raise
+            usage += getattr(error, "usage", Usage())  # of a judge whose paid answer cannot be used
+            scored = ScoredExample(key.example, example, text, self._lowest, usage, reason_of(error))
         for callback in callbacks:
             callback(scored)
         return scored

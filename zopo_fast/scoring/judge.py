@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zopo_fast.errors import ConfigError, MetricError
+from zopo_fast.errors import ConfigError, MalformedAnswerError, MetricError
 from zopo_fast.llm.answer_text import answer_text
 from zopo_fast.llm.types import Usage
 from zopo_fast.tasks.template import fill
@@ -112,13 +112,22 @@ class Judge:
         values = {"{input}": example.input, "{references}": references, "{answer}": answer}
         graded = await self._model.chat([{"role": "user", "content": fill(self._rubric, values)}], key=key)
         self.usage += graded.usage
-        score = parse_score(answer_text(graded), self._scale)
+        try:
+            score = parse_score(answer_text(graded, option="--judge-max-tokens"), self._scale)
+        except MalformedAnswerError as error:
+            error.usage = graded.usage  # type: ignore[attr-defined]  # paid for, so the caller counts it
+            raise
         if score is None:
             self.unparsed += 1
             self._unparsed_in_a_row += 1
             if self._unparsed_in_a_row >= self._patience:
                 count = f"judge: {self._unparsed_in_a_row} answers in a row hold no score"
-                raise MetricError(f"{count}; the last: {graded.text!r:.80}")
+                advice = ""
+                if graded.finish_reason == "length":
+                    advice = (
+                        ". It was cut: raise max_tokens of the judge, --judge-max-tokens on the command line"
+                    )
+                raise MetricError(f"{count}; the last: {graded.text!r:.80}{advice}")
             return 0.0, graded.usage
         self._unparsed_in_a_row = 0
         return score, graded.usage

@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from zopo_fast._utils.checks import real
-from zopo_fast.errors import (
-    ConfigError,
-    MalformedAnswerError,
-    MetricError,
-    RequestRejectedError,
-    ZopoError,
-)
+from zopo_fast.errors import ConfigError, MetricError, ZopoError
 from zopo_fast.llm.adapter import call_function
 from zopo_fast.llm.types import ChatModel, Usage
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluation, Evaluator, ScoredExample
+from zopo_fast.scoring.unanswered import Policy, Unanswered
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
-# Errors of a single prompt, such as one that is too long or refused by a filter.
-OF_THE_PROMPT = (RequestRejectedError, MalformedAnswerError)
 MAX_BUILT_IN_SCORE = 1.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Score of a prompt: mean, scores by example, and usage."""
+    """Score of a prompt.
+
+    Attributes:
+        mean: over `scores`.
+        scores: by example, in the order of the examples; those left out have none.
+        usage: of all calls.
+        unanswered: reason for each unanswered example, by index.
+    """
 
     mean: float
     scores: tuple[float, ...]
     usage: Usage
+    unanswered: Mapping[int, Unanswered] = field(default_factory=dict)
 
 
-OnScore = Callable[[int, float, Usage], object]
-"""Called with the index of an example, its score and its usage."""
+OnScore = Callable[[int, float | None, Usage, Unanswered | None], object]
+"""Called with the index of an example, its score (None: left out), its usage, and why it is unanswered."""
 
 
 class Scorer(Protocol):
@@ -55,8 +56,15 @@ class Scorer(Protocol):
         """Score a prompt on the train examples at these indices; call `on_score` for each as it arrives."""
         ...
 
-    async def heldout(self, prompt: str) -> Score | None:
-        """Score a prompt on the held-out examples; None where there are none."""
+    heldout_parts: int
+    """Number of held-out examples."""
+
+    async def heldout(self, prompt: str, on_score: OnScore | None = None) -> Score | None:
+        """Score a prompt on the held-out examples, as `score` does; None where there are none."""
+        ...
+
+    def input(self, example: int) -> str:
+        """Return the input of a train example."""
         ...
 
 
@@ -68,19 +76,28 @@ class TaskScorer:
         model: answers the examples.
         judge: model of the metric "judge"; None: `model`.
         rubric: message to the judge; None: the default one.
+        unanswered: treatment of unanswered examples.
+        lowest: score of an unanswered example.
 
     Raises:
         ConfigError: the task has no train examples, or its metric cannot be used.
     """
 
     def __init__(
-        self, task: Task, model: ChatModel, judge: ChatModel | None = None, rubric: str | None = None
+        self,
+        task: Task,
+        model: ChatModel,
+        judge: ChatModel | None = None,
+        rubric: str | None = None,
+        *,
+        unanswered: Policy = "fail",
+        lowest: float = 0.0,
     ) -> None:
         if not task.train:
             raise ConfigError("task: no train examples to score a prompt on")
         self._task = task
         self.spent = Usage()
-        self.parts = len(task.train)
+        self.parts, self.heldout_parts = len(task.train), len(task.heldout)
         # A metric of the caller may exceed 1.
         self.perfect = MAX_BUILT_IN_SCORE if task.metric in metrics.NAMES else None
         self._evaluator = Evaluator(
@@ -89,7 +106,10 @@ class TaskScorer:
             template.resolve(task.template),
             task.demonstrations,
             on_answer=self._count,
+            unanswered=unanswered,
+            lowest=lowest,
         )
+        self._leaves_out = unanswered == "skip"
 
     def _count(self, scored: ScoredExample) -> None:
         self.spent += scored.usage
@@ -101,20 +121,36 @@ class TaskScorer:
                 prompt,
                 self._task.train,
                 indices=examples,
-                on_answer=lambda one: on_score(one.index, one.score, one.usage),
+                on_answer=self._reporting(on_score),
                 part="train",
             )
         )
 
-    async def heldout(self, prompt: str) -> Score | None:
+    async def heldout(self, prompt: str, on_score: OnScore | None = None) -> Score | None:
         """Return the mean over the held-out examples."""
         if not self._task.heldout:
             return None
-        return self._mean(await self._evaluator.evaluate(prompt, self._task.heldout, part="heldout"))
+        on_answer = None if on_score is None else self._reporting(on_score)
+        return self._mean(
+            await self._evaluator.evaluate(prompt, self._task.heldout, on_answer=on_answer, part="heldout")
+        )
+
+    def _reporting(self, on_score: OnScore) -> Callable[[ScoredExample], object]:
+        """Return a callback of the evaluator that calls `on_score`."""
+
+        def on_answer(one: ScoredExample) -> None:
+            is_left_out = self._leaves_out and one.unanswered is not None
+            on_score(one.index, None if is_left_out else one.score, one.usage, one.unanswered)
+
+        return on_answer
+
+    def input(self, example: int) -> str:
+        """Return the input of a train example."""
+        return self._task.train[example].input
 
     @staticmethod
     def _mean(evaluation: Evaluation) -> Score:
-        return Score(evaluation.mean, evaluation.scores, evaluation.usage)
+        return Score(evaluation.mean, evaluation.scores, evaluation.usage, evaluation.unanswered)
 
 
 class FunctionScorer:
@@ -122,6 +158,7 @@ class FunctionScorer:
 
     perfect: float | None = None
     parts = 1
+    heldout_parts = 0
 
     def __init__(self, function: Callable[[str], Any]) -> None:
         self._function = function
@@ -143,12 +180,16 @@ class FunctionScorer:
             raise MetricError(f"{label} failed on {prompt[:80]!r}: {error!r}") from error
         if not math.isfinite(score):
             raise MetricError(f"{label} returned {value!r} for {prompt[:80]!r}: not a finite number")
-        on_score(0, score, Usage())
+        on_score(0, score, Usage(), None)
         return Score(score, (score,), Usage())
 
-    async def heldout(self, prompt: str) -> Score | None:
+    async def heldout(self, prompt: str, on_score: OnScore | None = None) -> Score | None:
         """Return None: a function has no held-out examples."""
         return None
+
+    def input(self, example: int) -> str:
+        """Return "": a function has no examples."""
+        return ""
 
 
 def prompts_at_once(calls: int, parts: int) -> int:
@@ -161,6 +202,9 @@ def scorer_for(
     model: ChatModel | None,
     judge: ChatModel | None = None,
     rubric: str | None = None,
+    *,
+    unanswered: Policy = "fail",
+    lowest: float = 0.0,
 ) -> tuple[Scorer, int]:
     """Return the scorer of a task or function, and the number of calls its model runs at once.
 
@@ -171,6 +215,8 @@ def scorer_for(
         model: answers the examples; unused with a function.
         judge: model of the metric "judge"; None: `model`.
         rubric: message to the judge; None: the default one.
+        unanswered: treatment of unanswered examples of a Task.
+        lowest: score of an unanswered example.
 
     Raises:
         ConfigError: `task` is neither, or has no train examples, or no model is given for it.
@@ -182,4 +228,5 @@ def scorer_for(
         return FunctionScorer(task), 1
     if model is None:
         raise ConfigError("llm: a Task needs a model that answers its examples")
-    return TaskScorer(task, model, judge, rubric), model.slots
+    scorer = TaskScorer(task, model, judge, rubric, unanswered=unanswered, lowest=lowest)
+    return scorer, model.slots

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast.errors import ConfigError
+from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.redaction import parse_key
 
 TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
@@ -73,6 +76,21 @@ class ServeConfig:
         "Embedder of pools that are texts: local, local:mean, endpoint:MODEL, st:NAME or minilm.",
         default_text="requests bring embeddings",
     )
+    embedding_base_url: str | None = setting(
+        None, "Endpoint of --embedder endpoint:MODEL.", minimum=1, default_text="$OPENAI_BASE_URL"
+    )
+    embedding_key_env: str | None = setting(
+        None,
+        "Environment variable with the API key of the embedding endpoint.",
+        minimum=1,
+        default_text=f"${KEY_ENV} without embedding_base_url",
+    )
+    embedding_batch: int | None = setting(
+        None, "Texts in one embedding call.", minimum=1, default_text="64, fewer where the endpoint refuses"
+    )
+    embedding_body: Mapping[str, Any] = field(
+        default_factory=dict, metadata=described("Body parameters of every embedding call.")
+    )
     models: Path | None = setting(
         None, "TOML file of the models that jobs may name.", default_text="the embedded model alone"
     )
@@ -84,6 +102,9 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        for name in ("embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body"):
+            if getattr(self, name) and not (self.embedder or "").startswith("endpoint:"):
+                raise ConfigError(f"{name} needs the embedder endpoint:MODEL")
         if self.token is not None:
             object.__setattr__(self, "token", parse_key("token", self.token))
         elif not is_loopback(self.host):

@@ -6,10 +6,10 @@ A request names a model and cannot direct calls to an endpoint or choose a key. 
 model = "gpt-4o-mini"
 base_url = "https://api.openai.com/v1"
 key_env = "OPENAI_API_KEY"        # environment variable with the API key
-body = { temperature = 0, max_tokens = 64 }
+body = { temperature = 0, max_tokens = 64 }   # "unset" leaves a key out
 concurrency = 16
 price_in = 0.15                   # per million prompt tokens
-price_out = 0.6                   # per million completion tokens
+price_out = 0.6                   # per million completion tokens; or price = "auto" for both
 
 [local]                           # the embedded model; optional
 path = "other.gguf"
@@ -17,21 +17,24 @@ path = "other.gguf"
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.bodies import ANSWER_BODY
+from zopo_fast.llm.bodies import ANSWER_BODY, explicit_body, merged_body
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 
 LOCAL = "local"
+
+_log = logging.getLogger(__name__)
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,6 +48,7 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
     timeout: float | None = None
     price_in: float | None = None
     price_out: float | None = None
+    price: Literal["auto"] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,7 +120,7 @@ def _local(name: str, settings: _Settings, where: str) -> NamedModel:
         raise ConfigError(
             f"{where}: the embedded model has only path, body and concurrency; give an endpoint another name"
         )
-    body = {**ANSWER_BODY, **settings.body}
+    body = explicit_body(merged_body(ANSWER_BODY, settings.body))
     return NamedModel(name, None, settings.path, settings.concurrency or 1, body)
 
 
@@ -138,13 +142,29 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
             settings.model,
             base_url=settings.base_url,
             api_key=key,
-            body={**ANSWER_BODY, **settings.body},
+            body=settings.body,
+            default_body=ANSWER_BODY,
             headers=settings.headers,
             **{option: value for option, value in optional.items() if value is not None},
         )
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    prices = None
-    if settings.price_in is not None and settings.price_out is not None:
-        prices = (settings.price_in, settings.price_out)
-    return NamedModel(name, client, prices=prices)
+    return NamedModel(name, client, prices=_prices(settings, where))
+
+
+def _prices(settings: _Settings, where: str) -> tuple[float, float] | None:
+    """Return the prices of a model, as given or from the price list."""
+    if settings.price is not None:
+        if settings.price_in is not None:
+            raise ConfigError(f"{where}: price and price_in contradict each other; give one")
+        from zopo_fast.llm.price_list import listed_prices
+
+        try:
+            found = listed_prices(settings.model or "", settings.base_url)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        _log.info("%s: prices of %s in %s", where, found.entry, found.source)
+        return found.prices.prompt, found.prices.completion
+    if settings.price_in is None or settings.price_out is None:
+        return None
+    return settings.price_in, settings.price_out

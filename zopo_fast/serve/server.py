@@ -263,9 +263,15 @@ def create_app(config: ServeConfig, middlewares: Iterable[Middleware] = ()) -> w
 def _resolve_embedder(config: ServeConfig) -> EmbeddingModel | None:
     if config.embedder is None:
         return None
-    from zopo_fast.prompts.embedders import resolve
+    from zopo_fast.prompts.embedders import embedding_config, resolve
 
-    return resolve(config.embedder)
+    endpoint = embedding_config(
+        base_url=config.embedding_base_url,
+        key_env=config.embedding_key_env,
+        batch=config.embedding_batch,
+        body=config.embedding_body,
+    )
+    return resolve(config.embedder, config=endpoint)
 
 
 async def run(config: ServeConfig, stop: asyncio.Event, ready: Callable[[str], object]) -> None:

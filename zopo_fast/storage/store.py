@@ -255,8 +255,8 @@ class Store:
 
     @property
     def is_empty(self) -> bool:
-        """True when the study holds neither an answer nor a score."""
-        scored = "SELECT count(*) FROM events WHERE kind = 'score'"
+        """True when the study holds neither an answer nor a score of an answer."""
+        scored = "SELECT count(*) FROM events WHERE kind = 'score' AND data NOT LIKE '%\"unanswered\"%'"
         return not self._one(f"SELECT (SELECT count(*) FROM answers) + ({scored})")[0]
 
     # ---- durability --------------------------------------------------------------------------------

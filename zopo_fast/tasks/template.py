@@ -1,4 +1,4 @@
-"""Templates that render a prompt and an input as chat messages.
+"""Templates that render a prompt and an input, or several columns, as chat messages.
 
 Placeholders are replaced in a single pass: a prompt or an input that itself holds `{input}`, `[PROMPT]` or
 braces is inserted unchanged.
@@ -7,22 +7,27 @@ braces is inserted unchanged.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, is_file, read_bytes
 from zopo_fast._utils.text import parse_json, short_repr
 from zopo_fast.errors import ConfigError
+from zopo_fast.tasks.column_names import PLACEHOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from zopo_fast.tasks.task import Example
+    from zopo_fast.tasks.example import Example
 
 PROMPT = ("{prompt}", "[PROMPT]")
 INPUT = ("{input}", "[INPUT]")
 ROLES = ("system", "user", "assistant")
+_RESERVED = ("prompt", "input", "demonstrations")
+_ESCAPED = re.compile(rf"\{{(?!\{{(?:prompt|input|demonstrations|output)\}}\}}){PLACEHOLDER.pattern}\}}")
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -37,6 +42,9 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 @dataclass(frozen=True)
 class Template:
     """Messages with the placeholders `{prompt}` and `{input}` (or `[PROMPT]` and `[INPUT]`).
+
+    Further placeholders name columns of the task, such as `{question}` and `{context}`; with one of them
+    `{input}` may be absent. Double braces stand for single ones: `{{name}}` is rendered as `{name}`.
 
     Few-shot demonstrations become turns before the last message with the input: this message with the input
     of the demonstration, then its output as the assistant. With a `demonstration` text they become blocks of
@@ -63,40 +71,107 @@ class Template:
                 )
         for placeholder in (PROMPT, INPUT):
             if not any(_holds(content, placeholder) for _, content in self.messages):
+                if placeholder is INPUT and any(self.columns.values()):
+                    continue
+                more = " or a {column}" if placeholder is INPUT else ""
                 raise ConfigError(
-                    f"template {self.name!r}: no message holds {placeholder[0]} (or {placeholder[1]})"
+                    f"template {self.name!r}: no message holds {placeholder[0]} (or {placeholder[1]}){more}"
                 )
         if self.demonstration is not None and not any(
             "{demonstrations}" in content for _, content in self.messages
         ):
             raise ConfigError(f"template {self.name!r}: no message holds {{demonstrations}}")
 
-    def render(self, prompt: str, input: str, demonstrations: Sequence[Example] = ()) -> list[dict[str, str]]:
+    @cached_property
+    def columns(self) -> dict[str, bool]:
+        """Names in placeholders of columns, in order; False for braces that may be of another language.
+
+        Braces as in the LaTeX texts `\\boxed{B}` and `x_{i}` are a placeholder only if the task has such a
+        column.
+        """
+        found: dict[str, bool] = {}
+        texts = [content for _, content in self.messages]
+        for text in [*texts, self.demonstration or ""]:
+            reserved = (*_RESERVED, "output") if text is self.demonstration else _RESERVED
+            last, is_certain = 0, True  # end of the placeholder before; whether it is certain
+            for match in PLACEHOLDER.finditer(_ESCAPED.sub(" ", text)):
+                before = match.string[match.start() - 1 : match.start()]
+                is_certain = not (before.isalnum() or before in ("_", "^", "\\")) and (
+                    is_certain or match.start() != last
+                )
+                last = match.end()
+                if match[1] not in reserved:
+                    found[match[1]] = found.get(match[1], False) or is_certain
+        return found
+
+    @cached_property
+    def has_input(self) -> bool:
+        """True when a message holds the placeholder of the input."""
+        return any(_holds(content, INPUT) for _, content in self.messages)
+
+    def render(
+        self,
+        prompt: str,
+        input: str,
+        demonstrations: Sequence[Example] = (),
+        columns: Iterable[tuple[str, str]] = (),
+    ) -> list[dict[str, str]]:
         """Return the messages of a call as dictionaries with "role" and "content".
 
         Args:
             prompt: the instruction.
             input: of the example to answer.
             demonstrations: few-shot examples; each shows its first output.
+            columns: name and text of the further columns of the example.
+
+        Raises:
+            ConfigError: the template has no input, and the example lacks a column instead.
         """
-        asked = max(i for i, (_, content) in enumerate(self.messages) if _holds(content, INPUT))
-        values = dict.fromkeys(PROMPT, prompt) | dict.fromkeys(INPUT, input)
+        asked = self._asked
+        values = self._values(input, columns) | dict.fromkeys(PROMPT, prompt) | self._escapes
         if self.demonstration is not None:
             values["{demonstrations}"] = self._blocks(self.demonstration, demonstrations)
         rendered: list[dict[str, str]] = []
         for i, (role, content) in enumerate(self.messages):
             if i == asked and self.demonstration is None:
                 for shot in demonstrations:
-                    turn = fill(content, values | dict.fromkeys(INPUT, shot.input))
+                    turn = fill(content, values | self._values(shot.input, shot.columns))
                     rendered.append({"role": role, "content": turn})
                     rendered.append({"role": "assistant", "content": shot.outputs[0]})
             rendered.append({"role": role, "content": fill(content, values)})
         return rendered
 
-    @staticmethod
-    def _blocks(text: str, demonstrations: Sequence[Example]) -> str:
+    @cached_property
+    def _asked(self) -> int:
+        """Index of the message that asks: the last one with the input or a column."""
+        keys = INPUT if self.has_input else tuple(f"{{{name}}}" for name in self.columns)
+        return max(i for i, (_, content) in enumerate(self.messages) if _holds(content, keys))
+
+    @cached_property
+    def _escapes(self) -> dict[str, str]:
+        texts = [*(content for _, content in self.messages), self.demonstration or ""]
+        return {match[0]: match[0][1:-1] for text in texts for match in _ESCAPED.finditer(text)}
+
+    def _values(self, input: str, columns: Iterable[tuple[str, str]]) -> dict[str, str]:
+        values = {f"{{{name}}}": text for name, text in columns} | dict.fromkeys(INPUT, input)
+        if not self.has_input:
+            for name, is_certain in self.columns.items():
+                if is_certain and f"{{{name}}}" not in values:
+                    raise ConfigError(
+                        f"template {self.name!r}: an example has no column {short_repr(name)}; give it as "
+                        "Example(columns={...}), or load the task with this template"
+                    )
+        return values
+
+    def _blocks(self, text: str, demonstrations: Sequence[Example]) -> str:
         return "".join(
-            fill(text, {"{input}": shot.input, "{output}": shot.outputs[0]}) for shot in demonstrations
+            fill(
+                text,
+                {f"{{{name}}}": value for name, value in shot.columns}
+                | {"{input}": shot.input, "{output}": shot.outputs[0]}
+                | self._escapes,
+            )
+            for shot in demonstrations
         )
 
 
@@ -121,13 +196,14 @@ TEMPLATES: Mapping[str, Template] = {
 
 
 def resolve(name: str | Template) -> Template:
-    """Return the template of a name, or read it from a JSON file.
+    """Return the template of a name, of a text, or read from a file.
 
-    The file holds `{"messages": [{"role": "user", "content": "... {prompt} ... {input} ..."}]}`, optionally
-    with the text "demonstration", or the list of messages alone.
+    A JSON file holds `{"messages": [{"role": "user", "content": "... {prompt} ... {input} ..."}]}`,
+    optionally with the text "demonstration", or the list of messages alone. A text file, and a text with
+    `{prompt}` in place of a name, is a single user message.
 
     Args:
-        name: of a built-in template, or the path of a JSON file. A Template is returned as it is.
+        name: of a built-in template, a text, or the path of a file. A Template is returned as it is.
 
     Raises:
         ConfigError: an unknown name, or a file that holds no template.
@@ -136,18 +212,34 @@ def resolve(name: str | Template) -> Template:
         return name
     if name in TEMPLATES:
         return TEMPLATES[name]
+    if _holds(name, PROMPT):
+        return Template(short_repr(name, 40)[1:-1], (("user", name),))
+    if _is_text(name):
+        raise ConfigError(f"template {short_repr(name, 60)}: a text must hold {{prompt}} (or [PROMPT])")
     path = Path(name)
     if path.suffix.lower() == ".json" or is_file(path):
         return _load(path)
     raise ConfigError(
         f"unknown template {short_repr(name)}; give {', '.join(sorted(TEMPLATES))}, "
-        "or the path of a .json file"
+        "the path of a .json or text file, or a text with {prompt}"
     )
+
+
+def is_given(name: str) -> bool:
+    """Return True if a template is a text or the path of a file that exists, and no other name."""
+    return _holds(name, PROMPT) or _is_text(name) or is_file(name)
+
+
+def _is_text(name: str) -> bool:
+    return PLACEHOLDER.search(name) is not None and not is_file(name)
 
 
 def _load(path: Path) -> Template:
     try:
-        document: Any = parse_json(read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig"))
+        text = read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig")
+        if path.suffix.lower() in {".txt", ".md"}:
+            return Template(str(path), (("user", text.rstrip("\n")),))
+        document: Any = parse_json(text)
     except UnreadableFileError as error:
         raise ConfigError(f"template {path}: {error}") from error
     except ValueError as error:  # not UTF-8, or not JSON

@@ -9,7 +9,10 @@ from harness import fuzz, instrumented
 
 with instrumented:
     from zopo_fast._utils import text
-    from zopo_fast.llm.openai import responses as answers, retry
+    from zopo_fast.llm.openai import responses as answers
+    from zopo_fast.llm.openai.embeddings import vectors
+    from zopo_fast.llm.openai.refusals.error_body import parse_error
+    from zopo_fast.llm.openai.refusals.stated_wait import stated_wait
     from zopo_fast.prompts import generate
     from zopo_fast.prompts.pool import normalise
     from zopo_fast.scoring import judge, metrics
@@ -29,8 +32,8 @@ def target(folder: Path, data: bytes) -> None:
     head, _, body = data[2:].partition(b"\0")
     values = head.decode("utf-8", "replace").split("\n")
     headers = dict(zip(HEADERS, values, strict=False))
-    wait = retry.retry_after(headers)
-    if wait is not None and not wait >= 0:
+    wait = stated_wait(headers, parse_error(body))
+    if wait is not None and not wait.seconds >= 0:
         raise AssertionError(f"negative wait of {wait} s")
     status = int.from_bytes(data[:2], "big") % 600 if data[:1] != b"2" else 200
     texts_of(body.decode("utf-8", "replace"))
@@ -38,7 +41,7 @@ def target(folder: Path, data: bytes) -> None:
         answers.Response(URL("http://localhost:1/v1"), status, headers, body), ENDPOINT
     )
     if isinstance(outcome, answers.Document):
-        answers.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
+        vectors.read_embeddings(outcome, len(outcome.values.get("data") or ())) if isinstance(
             outcome.values.get("data"), list
         ) else answers.read_chat(outcome)
 

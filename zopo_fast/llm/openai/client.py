@@ -5,10 +5,11 @@
         print(answer.text, client.usage.total_tokens)
 
 The client retries on 408, 429, 5xx, timeouts, dropped connections and truncated responses, within the bounds
-of `ClientConfig`. Between attempts it waits with exponential backoff and jitter, or as long as `Retry-After`
-asks for. A complete but malformed response (a web page, no JSON, no choices) is retried up to three times.
-All other failures raise a typed error at once (see `errors`). An attempt whose answer was lost may be billed
-all the same: `usage.lost_calls` counts these.
+of `ClientConfig`. Between attempts it waits as long as the response asks for in a header or its body, else
+with exponential backoff and jitter. A complete but malformed response (a web page, no JSON, no choices) is
+retried up to three times. All other failures raise a typed error at once, which tells whether it concerns the
+call, the account or the endpoint (see `errors` and `refusals.kinds`). An attempt whose answer was lost may be
+billed all the same: `usage.lost_calls` counts these.
 
 Attempts respect the rate limits of `ClientConfig` and of 429 responses (see `rate_limit`), and stop while the
 endpoint is down (see `circuit_breaker`).
@@ -17,40 +18,43 @@ endpoint is down (see `circuit_breaker`).
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
 import random
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
-import numpy as np
 
-from zopo_fast._utils.aio import AsyncCloseable, gather_or_cancel
+from zopo_fast._utils.aio import AsyncCloseable
 from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError, InputError, MalformedAnswerError
 from zopo_fast.llm import tokens
+from zopo_fast.llm.model_card import read_card
 from zopo_fast.llm.openai.admission import Admission
 from zopo_fast.llm.openai.circuit_breaker import CircuitBreaker
 from zopo_fast.llm.openai.config import ClientConfig
+from zopo_fast.llm.openai.embeddings.batches import BatchSize, BatchTransport, embed_in_batches, joined
+from zopo_fast.llm.openai.embeddings.vectors import Vectors, read_embeddings
 from zopo_fast.llm.openai.endpoint import Endpoint, description_of, identity_of
+from zopo_fast.llm.openai.exchange import EndpointFacts, Exchange
+from zopo_fast.llm.openai.health import Health
 from zopo_fast.llm.openai.rate_limit import RateLimiter
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.request import Call, R, Send
+from zopo_fast.llm.openai.request import Call, R
 from zopo_fast.llm.openai.responses import (
     ChatCompletion,
     Document,
-    Response,
-    Vectors,
     read_chat,
-    read_embeddings,
-    read_response,
 )
-from zopo_fast.llm.openai.retry import Clock, Failure, Sleep, Time
+from zopo_fast.llm.openai.retry import Admit, Clock, Failure, Retry, Sleep, Time, WaitWarnings
 from zopo_fast.llm.openai.transport import Transport
 from zopo_fast.llm.tokens import chat_bound, completion_bound, texts_bound
 from zopo_fast.llm.types import Answer, CallKey, ChatModel, EmbeddingModel, Message, Payer, Usage
+
+_CARD_SECONDS = 5.0  # for one response to GET /models, which is no reason to wait
 
 __all__ = [
     "Answer",
@@ -108,7 +112,10 @@ class OpenAIClient(AsyncCloseable):
             self.config.breaker_failures, self.config.breaker_seconds, now=self._time.now
         )
         self._homes: dict[asyncio.AbstractEventLoop, tuple[Transport, Admission]] = {}
-        self._prefix = ""
+        self._exchange = Exchange(self._endpoint, self.config, EndpointFacts())
+        self._health = Health(self.config.concurrency)
+        self._warnings = WaitWarnings(self._time.now)
+        self._batch_size = BatchSize(self.config.embedding_batch)
         self._forked = False
         register_for_fork(self)
 
@@ -119,6 +126,26 @@ class OpenAIClient(AsyncCloseable):
             self._homes
         )  # closing them here would close the file descriptors of the parent's event loop
         self._homes = {}
+
+    def with_body(
+        self, body: Mapping[str, Any], default_body: Mapping[str, Any] | None = None
+    ) -> OpenAIClient:
+        """Return a client of the same endpoint with another body of its chat calls.
+
+        Both clients share connections, slots, rate limits and circuit breaker; each has its own `usage`.
+        Closing one closes the connections of both.
+
+        Args:
+            body: as in `ClientConfig`.
+            default_body: as in `ClientConfig`.
+        """
+        other = copy.copy(self)
+        other.config = replace(self.config, body=body, default_body=default_body or {})
+        other._endpoint = Endpoint(other.config)
+        other._exchange = Exchange(other._endpoint, other.config, self._exchange.facts)
+        other._usage = Usage()
+        register_for_fork(other)
+        return other
 
     @property
     def usage(self) -> Usage:
@@ -152,7 +179,7 @@ class OpenAIClient(AsyncCloseable):
     @property
     def max_answer_tokens(self) -> int | None:
         """Upper bound of the tokens of all answers to one call, by the body; None: unbounded."""
-        return completion_bound(self.config.body)
+        return completion_bound(self._exchange.fields.body)
 
     async def chat(
         self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
@@ -170,14 +197,19 @@ class OpenAIClient(AsyncCloseable):
             ConfigError: `account` needs the longest answer, and the body does not limit it.
         """
         messages = _checked_messages(messages)
-        payload = {"model": self.config.model, "messages": messages, **self.config.body}
+        payload = {"model": self.config.model, "messages": messages}
         bound = None
         if account is not None:
-            bound = chat_bound(messages, self.config.body, required=account.bounded)
+            bound = chat_bound(messages, self._exchange.fields.body, required=account.bounded)
         transport, admission = self._home()
+        keep_limit = account is not None and account.bounded
+
+        def send(timeout: float) -> Awaitable[Document | Failure]:
+            return self._exchange.post_chat(transport, payload, timeout, keep_limit=keep_limit)
+
         call = Call(
             admission,
-            self._sender(transport, "chat/completions", payload),
+            send,
             read_chat,
             expected=self._expected(messages) if self._rate_limiter.counts_tokens else 0,
             account=account,
@@ -188,7 +220,27 @@ class OpenAIClient(AsyncCloseable):
         finally:
             self._usage += call.extra
         usage = await self._count(completion, messages)
-        return Answer(completion.text, usage + call.extra, completion.finish_reason)
+        return Answer(completion.text, usage + call.extra, completion.finish_reason, completion.origin)
+
+    async def model_card(self) -> Any:
+        """Return what `GET /models` says of the model now; None where it says nothing or cannot be had."""
+        transport, _ = self._home()
+        # The API of a bare host may be at its root or, more often, below /v1.
+        known = self._exchange.facts.prefix
+        prefixes = [known] if known or not self._endpoint.is_bare else ["v1/", ""]
+        for prefix in prefixes:
+            begun = time.monotonic()
+            response = await transport.get(f"{prefix}models", _CARD_SECONDS)
+            failed = response is None or response.status >= 500
+            if failed and time.monotonic() - begun < _CARD_SECONDS / 2:  # dropped, not timed out
+                response = await transport.get(f"{prefix}models", _CARD_SECONDS)
+            if response is None:
+                return None
+            if response.status // 100 == 2:
+                card = read_card(response.body, self.config.model, time.time())
+                if card is not None:
+                    return card
+        return None
 
     async def _count(self, completion: ChatCompletion, messages: Sequence[Message]) -> Usage:
         """Return the usage of a chat response and add it to the client's; estimate unstated counts."""
@@ -216,6 +268,8 @@ class OpenAIClient(AsyncCloseable):
     async def embed(self, texts: Sequence[str], *, account: Payer | None = None) -> Vectors:
         """Embed texts in concurrent batches of `embedding_batch`.
 
+        A batch that the endpoint refuses for its size is halved; this client then keeps to the smaller size.
+
         Args:
             texts: n texts.
             account: budget that pays for every attempt.
@@ -232,20 +286,21 @@ class OpenAIClient(AsyncCloseable):
             raise ConfigError("embedding_model is not set: give the name of the model for /embeddings")
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise InputError("texts: expected a sequence of strings")
-        size = self.config.embedding_batch
-        batches = [list(texts[start : start + size]) for start in range(0, len(texts), size)]
-        parts = await gather_or_cancel([self._embed_batch(batch, account) for batch in batches])
+        parts = await embed_in_batches(
+            texts, self._batch_size, self.config.concurrency, lambda batch: self._embed_batch(batch, account)
+        )
         if len({part.shape[1] for part in parts}) > 1:
             raise MalformedAnswerError(f"{self._where('embeddings')}: batches differ in dimension")
-        return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
+        return joined(parts)
 
     async def _embed_batch(self, texts: list[str], account: Payer | None) -> Vectors:
         model = self.config.embedding_model
         payload = {"model": model, "input": texts, **self.config.embedding_body}
         transport, admission = self._home()
+        transport = BatchTransport(transport, self._endpoint, len(texts))
         call = Call(
             admission,
-            self._sender(transport, "embeddings", payload),
+            lambda timeout: self._exchange.post_embeddings(transport, payload, timeout),
             lambda document: read_embeddings(document, len(texts)),
             expected=sum(map(tokens.estimate, texts)) if self._rate_limiter.counts_tokens else 0,
             account=account,
@@ -263,28 +318,27 @@ class OpenAIClient(AsyncCloseable):
         self._usage += Usage(prompt, calls=1, estimated_calls=int(estimated))
         return embeddings.vectors
 
-    def _run(self, call: Call[R]) -> Coroutine[Any, Any, R]:
-        return call(self.config.bounds, sleep=self._time.sleep, clock=self._clock, rng=self._rng)
+    async def _run(self, call: Call[R]) -> R:
+        with self._health.call() as health:
+
+            def retry_of(admit: Admit) -> Retry[R]:
+                return Retry(
+                    self.config.bounds,
+                    admit,
+                    sleep=self._time.sleep,
+                    clock=self._clock,
+                    rng=self._rng,
+                    health=health,
+                    has_response=lambda: self._exchange.facts.has_response,
+                    warnings=self._warnings,
+                )
+
+            return await call(retry_of)
 
     def _expected(self, messages: Sequence[Message]) -> int:
         """Return the tokens a call may take, for the rate limiter until the response states them."""
         prompt = sum(tokens.estimate(message["content"]) for message in messages)
-        return prompt + (completion_bound(self.config.body) or 0)
-
-    def _sender(self, transport: Transport, path: str, payload: Mapping[str, Any]) -> Send:
-        body = json.dumps(payload).encode()
-
-        async def send(timeout: float) -> Document | Failure:
-            response = await transport.post(self._prefix + path, body, timeout)
-            found = isinstance(response, Failure) or response.status != 404
-            if not found and self._endpoint.is_bare and not self._prefix:
-                # The base URL is a bare host: the API may be at the root or, more often, below /v1.
-                second = await transport.post("v1/" + path, body, timeout)
-                if isinstance(second, Response) and second.status != 404:
-                    self._prefix, response = "v1/", second
-            return response if isinstance(response, Failure) else read_response(response, self._endpoint)
-
-        return send
+        return prompt + (completion_bound(self._exchange.fields.body) or 0)
 
     def _where(self, path: str) -> str:
         return self._endpoint.redact(f"POST {show_url(self._endpoint.url(path))}")
@@ -298,11 +352,12 @@ class OpenAIClient(AsyncCloseable):
                     "session: it belongs to the parent process; create a client in the forked process"
                 )
             # Closed event loops have closed their sessions themselves.
-            self._homes = {known: home for known, home in self._homes.items() if not known.is_closed()}
+            for closed in [known for known in self._homes if known.is_closed()]:
+                del self._homes[closed]  # in place: clients made by `with_body` share it
             transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)
             where = self._where("").rstrip("/")
             admission = Admission(
-                self.config.concurrency, self._rate_limiter, self._breaker, self._time, where
+                self.config.concurrency, self._rate_limiter, self._breaker, self._time, where, self._warnings
             )
             self._homes[loop] = transport, admission
         return self._homes[loop]

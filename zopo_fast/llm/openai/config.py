@@ -13,6 +13,7 @@ from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import ConfigError
+from zopo_fast.llm.bodies import merged_body
 from zopo_fast.llm.openai.redaction import (
     MASK,
     _veiled,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from zopo_fast.llm.openai.retry import Bounds
 
 MAX_SECONDS = 10**9  # three decades
+KEY_ENV = "OPENAI_API_KEY"
 
+_BODIES = ("body", "default_body", "embedding_body")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -61,12 +64,19 @@ class ClientConfig:
     timeout: float = setting(
         60.0, "Seconds for one attempt of a call.", above=0, maximum=MAX_SECONDS, may_change=True
     )
-    max_attempts: int = setting(6, "Attempts of one call, the first included.", minimum=1)
+    max_attempts: int | None = setting(
+        None,
+        "Attempts of one call, the first included.",
+        minimum=1,
+        default_text="as many as max_elapsed allows",
+    )
     max_elapsed: float = setting(
-        180.0,
-        "Seconds for one call: its attempts and the pauses between them, without the wait for a free slot.",
+        600.0,
+        "Seconds for one call: its attempts, the pauses between them and the time that the endpoint is down, "
+        "without the wait for a free slot.",
         above=0,
         maximum=MAX_SECONDS,
+        may_change=True,
     )
     backoff_initial: float = setting(
         0.5, "Seconds before the first retry; each later pause doubles.", above=0, maximum=MAX_SECONDS
@@ -78,7 +88,15 @@ class ClientConfig:
     body: Mapping[str, Any] = field(
         default_factory=dict,
         metadata=described(
-            "Body parameters of every chat call, such as temperature, max_tokens, seed and stop."
+            "Body parameters of every chat call, such as temperature, max_tokens, seed and stop; None or "
+            '"unset" leaves a parameter out.'
+        ),
+    )
+    default_body: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata=described(
+            "Body parameters of every chat call that body does not state; the client leaves out or renames "
+            "one that the endpoint refuses, and logs that."
         ),
     )
     embedding_model: str | None = setting(None, "Name of the embedding model at the endpoint.", minimum=1)
@@ -107,7 +125,13 @@ class ClientConfig:
         30, "Attempts in a row, over all calls, whose failure opens the circuit breaker.", minimum=1
     )
     breaker_seconds: float = setting(
-        30.0, "Seconds before the open circuit breaker lets one attempt pass.", above=0, maximum=MAX_SECONDS
+        30.0,
+        "Longest pause between two attempts while the circuit breaker is open; the first is a 32nd of it.",
+        above=0,
+        maximum=MAX_SECONDS,
+    )
+    key_env: str | None = setting(
+        KEY_ENV, "Environment variable of the key, read where api_key is not given; None: no key.", minimum=1
     )
 
     def __post_init__(self) -> None:
@@ -122,10 +146,16 @@ class ClientConfig:
             )
         # Copy the mappings: the caller may change them later, the configuration must not.
         object.__setattr__(self, "headers", _headers(self.headers))
-        object.__setattr__(self, "body", _body("body", self.body, {"model", "messages"}))
+        for name in ("body", "default_body"):
+            object.__setattr__(self, name, _body(name, getattr(self, name), {"model", "messages"}))
         object.__setattr__(
             self, "embedding_body", _body("embedding_body", self.embedding_body, {"model", "input"})
         )
+
+    @property
+    def chat_body(self) -> dict[str, Any]:
+        """Return the body parameters of a chat call: `default_body` with those of `body` in their place."""
+        return merged_body(self.default_body, self.body)
 
     @property
     def bounds(self) -> Bounds:
@@ -141,7 +171,7 @@ class ClientConfig:
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown["api_key"] = None if self.api_key is None else MASK
         shown["headers"] = dict.fromkeys(self.headers, MASK)
-        for name in ("body", "embedding_body"):
+        for name in _BODIES:
             shown[name] = _veiled(shown[name], set())
         if self.base_url is not None:
             shown["base_url"] = show_url(parse_base_url("base_url", self.base_url))
@@ -170,14 +200,15 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
         raise ConfigError(f"{name} must not set {taken[0]!r}: the client sets it")
     if body.get("stream"):
         raise ConfigError(f"{name}: 'stream' is not supported, leave it out")
-    temperature = body.get("temperature")
+    given = merged_body({}, body)
+    temperature = given.get("temperature")
     if temperature is not None and (not isinstance(temperature, (int, float)) or not temperature >= 0):
         raise ConfigError(
             f"{name}: 'temperature' must be a number of at least 0, got {short_repr(temperature)}"
         )
     for limit in ("max_tokens", "max_completion_tokens"):
-        if body.get(limit) is not None:
-            as_count(f"{name}: {limit!r}", body[limit], 1)
+        if limit in given:
+            as_count(f"{name}: {limit!r}", given[limit], 1)
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(body), allow_nan=False))
         _veiled(copy, set())  # refuse a body nested too deeply here, not where it is shown

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from yarl import URL
 
-from zopo_fast.errors import AuthenticationError
+from zopo_fast import __version__
+from zopo_fast.errors import AuthenticationError, ConfigError
 from zopo_fast.llm.openai.config import ClientConfig
 from zopo_fast.llm.openai.redaction import (
     _SENSITIVE,
@@ -22,6 +24,7 @@ from zopo_fast.llm.openai.redaction import (
     parse_base_url,
     parse_key,
     show_url,
+    veiled,
     visible_query,
 )
 
@@ -37,14 +40,17 @@ class Endpoint:
     """
 
     def __init__(self, config: ClientConfig) -> None:
-        base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
-        source = "base_url" if config.base_url else "OPENAI_BASE_URL"
-        url = parse_base_url(source, base or OPENAI_URL)
-        key = config.api_key or os.environ.get("OPENAI_API_KEY", "").strip()
+        url = base_url_of(config)
+        variable = config.key_env or ""
+        key = config.api_key or (os.environ.get(variable, "").strip() if variable else "")
         secrets = {url.password or "", *url.query.values()}
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"zopo_fast/{__version__}",
+        }
         if key:
-            headers["Authorization"] = f"Bearer {parse_key('OPENAI_API_KEY', key)}"
+            headers["Authorization"] = f"Bearer {parse_key(variable or 'api_key', key)}"
         elif url.user is not None:
             login = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
             headers["Authorization"] = f"Basic {login}"
@@ -52,16 +58,18 @@ class Endpoint:
         headers = {n: v for n, v in headers.items() if n.lower() not in given} | dict(config.headers)
         if url.host == "api.openai.com" and not any(_SENSITIVE.search(name) for name in headers):
             raise AuthenticationError(
-                "no API key for OpenAI's endpoint: set OPENAI_API_KEY, pass api_key, "
+                f"no API key for OpenAI's endpoint: set {variable or 'key_env'}, pass api_key, "
                 "or point base_url (OPENAI_BASE_URL) at a server of your own"
             )
         for name, value in headers.items():
             if _SENSITIVE.search(name):
                 secrets.update(_with_parts(value))
-        for body in (config.body, config.embedding_body):
+        for body in (config.body, config.default_body, config.embedding_body):
             _veiled(body, secrets)
         secrets.add(key.strip())
         self.headers: Mapping[str, str] = headers
+        self.key_name = variable or "key_env"
+        """Name of the variable with the key, for messages."""
         self.is_bare = url.path in {"", "/"}
         """The base URL has no path: the API may be at the root or below /v1."""
         self.is_loopback = url.host in LOOPBACK
@@ -90,14 +98,36 @@ class Endpoint:
         return text if len(text) <= limit else text[:limit] + "..."
 
 
+def base_url_of(config: ClientConfig) -> URL:
+    """Return the base URL of a configuration, that of the environment or OpenAI's own where it has none.
+
+    Raises:
+        ConfigError: the base URL cannot be used.
+    """
+    base = config.base_url or os.environ.get("OPENAI_BASE_URL", "").strip()
+    source = "base_url" if config.base_url else "OPENAI_BASE_URL"
+    return parse_base_url(source, base or OPENAI_URL)
+
+
+def require_key(setting: str, variable: str) -> None:
+    """Check that the environment variable that a setting names holds a key.
+
+    Raises:
+        ConfigError: the variable is not set. Quotes no name that may be the key itself.
+    """
+    if os.environ.get(variable, "").strip():
+        return
+    name = variable if re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable) else "of that name"
+    raise ConfigError(f"{setting}: the environment variable {name} is not set; set it to the API key")
+
+
 def identity_of(config: ClientConfig, endpoint: Endpoint | None = None) -> dict[str, Any]:
     """Return what an answer depends on besides the messages: model, URL without secrets, body."""
     url = (endpoint or Endpoint(config)).url("chat/completions")
     where = [show_url(url), visible_query(url)]
-    return {"model": config.model, "endpoint": where, "body": dict(config.body)}
+    return {"model": config.model, "endpoint": where, "body": config.chat_body}
 
 
 def description_of(config: ClientConfig) -> dict[str, Any]:
     """Return model name and body without secrets, as a study records them."""
-    public = config.public()
-    return {"model": public["model"], "body": public["body"]}
+    return {"model": config.model, "body": veiled(config.chat_body)}

@@ -11,6 +11,8 @@ from yarl import URL
 
 from zopo_fast.errors import ConfigError
 
+_OPERATION = re.compile(r"(?<=/)(chat/completions|completions|embeddings)/*$")
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 MASK = "***"
@@ -29,7 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202
 
 
 def parse_base_url(source: str, value: str) -> URL:
-    """Return `value` as a URL without fragment.
+    """Return `value` as a URL without fragment and without the path of an operation, as documents show it.
 
     Raises:
         ConfigError: `value` is no base URL; names `source` and quotes no password.
@@ -42,9 +44,8 @@ def parse_base_url(source: str, value: str) -> URL:
         usable = False
     if not usable or _CONTROL.search(value.strip()):
         raise ConfigError(problem)
-    if url.path.rstrip("/").endswith(("/chat/completions", "/embeddings")):
-        raise ConfigError(f"{source} must end before /chat/completions, e.g. {show_url(url.parent.parent)}")
-    return url.with_fragment(None)
+    path = _OPERATION.sub("", url.path)
+    return url.with_path(path).with_query(url.query) if path != url.path else url.with_fragment(None)
 
 
 def show_url(url: URL) -> str:
@@ -91,6 +92,11 @@ def _one_line(text: str) -> str:
 def _with_parts(value: str) -> list[str]:
     """Return a secret and its longer words: a quotation may omit the scheme of `Bearer ...`."""
     return [value, *(part for part in value.split() if len(part) >= 8)]
+
+
+def veiled(value: Any) -> Any:
+    """Return a copy of a JSON value with its secrets masked."""
+    return _veiled(value, set())
 
 
 def _veiled(value: Any, secrets: set[str], name: str = "", *, hidden: bool = False) -> Any:

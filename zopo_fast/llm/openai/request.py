@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from zopo_fast.llm.openai.admission import Admission, Admitted
-from zopo_fast.llm.openai.retry import Bounds, Clock, Failure, Retry, Sleep
+from zopo_fast.llm.openai.retry import Admit, Failure, Permit, Retry
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
@@ -64,27 +63,30 @@ class Call(Generic[R]):
         self._admitted: Admitted | None = None
         self._reservation: Reservation | None = None
 
-    async def __call__(self, bounds: Bounds, *, sleep: Sleep, clock: Clock, rng: random.Random) -> R:
+    async def __call__(self, retry_of: Callable[[Admit], Retry[R]]) -> R:
         """Return the parsed response.
+
+        Args:
+            retry_of: makes the retries of a call whose attempts are admitted as given.
 
         Raises:
             LLMError: the last attempt failed.
             LimitReachedError: the account has no room for the next attempt.
         """
-        retry: Retry[R] = Retry(bounds, self._admit, sleep=sleep, clock=clock, rng=rng)
+        retry = retry_of(self._admit)
         try:
             return await retry(self._attempt)
         finally:
             self.extra += Usage(retries=max(0, retry.attempts - 1))
 
     @asynccontextmanager
-    async def _admit(self) -> AsyncGenerator[Failure | None, None]:
-        """Hold the reservation and the slot of one attempt; yield the reason where it must not be sent."""
+    async def _admit(self, left: float) -> AsyncGenerator[Permit, None]:
+        """Hold the reservation and the slot of one attempt of a call that has `left` seconds."""
         # Reserve before queueing: reserving can block for long, and must not hold a slot.
         self._reservation = None if self._account is None else await self._account.reserve(self._bound)
         try:
-            async with self._admission.admit(self._expected) as self._admitted:
-                yield self._admitted.refused
+            async with self._admission.admit(self._expected, left) as self._admitted:
+                yield Permit(self._admitted.refused, self._admitted.waited)
         finally:
             if self._account is not None and self._reservation is not None:
                 # Frees the reservation of an attempt that was not sent; after settling it has no effect.

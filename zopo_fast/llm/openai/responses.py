@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from yarl import URL
 
-from zopo_fast.errors import (
-    AuthenticationError,
-    LLMError,
-    MalformedAnswerError,
-    ModelNotFoundError,
-    RateLimitError,
-    RequestRejectedError,
-    RequestTimeoutError,
-    ServerError,
-)
-from zopo_fast.llm.answer_text import content_text
+from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
+from zopo_fast.llm.answer_text import CUT, content_text
+from zopo_fast.llm.model_card import origin_of
+from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.retry import Failure, retry_after
+from zopo_fast.llm.openai.refusals.error_body import parse_error
+from zopo_fast.llm.openai.refusals.kinds import kind_of, status_of
+from zopo_fast.llm.openai.refusals.stated_wait import stated_wait
+from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
 from zopo_fast.llm.types import stated_tokens
-
-Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 MAX_MALFORMED_ATTEMPTS = 4
 """Attempts of a call with complete but malformed responses. A good endpoint sends such a response now and
@@ -53,9 +46,9 @@ class Document:
     where: str
     quoted: str
 
-    def malformed(self, problem: str, *, final: bool = True) -> Failure:
+    def malformed(self, problem: str, code: str = "malformed", *, final: bool = True) -> Failure:
         """Return the failure of a response that holds this document."""
-        return _malformed(self.where, problem, self.quoted, final=final)
+        return malformed(self.where, problem, self.quoted, code, final=final)
 
 
 @dataclass(frozen=True)
@@ -66,70 +59,100 @@ class ChatCompletion:
     finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    origin: str | None = None
 
 
-@dataclass(frozen=True)
-class Embeddings:
-    """Vectors in the order of the texts, (count, d) float32, and the stated tokens of the texts."""
+def read_response(
+    response: Response, endpoint: Endpoint, sent: Mapping[str, Any] | None = None
+) -> Document | Failure:
+    """Return the JSON object of a response, or its failure.
 
-    vectors: Vectors
-    prompt_tokens: int | None
-    completion_tokens: int | None = 0
-
-
-def read_response(response: Response, endpoint: Endpoint) -> Document | Failure:
-    """Return the JSON object of a response, or its failure."""
+    Args:
+        response: the response.
+        endpoint: redacts the messages.
+        sent: parameters of the request, which an error may name.
+    """
     where = endpoint.redact(f"POST {show_url(response.url)}")
     quoted = endpoint.quote(response.body) or "nothing"
-    if response.status // 100 != 2:
-        return _refusal(response, endpoint, where, quoted)
+    status = error_status(response)
+    if status is not None:
+        return _refusal(response, status, endpoint, f"{where}: HTTP {response.status}", quoted, sent or {})
     try:
         values = json.loads(response.body)
     except (ValueError, RecursionError):
         return _not_json(response, where, quoted)
     if not isinstance(values, dict):
-        return _malformed(where, "the response is not a JSON object", quoted)
+        return malformed(where, "the response is not a JSON object", quoted, "not_json")
     return Document(values, where, quoted)
 
 
-def _malformed(where: str, problem: str, quoted: str, *, final: bool = False) -> Failure:
+def error_status(response: Response) -> int | None:
+    """Return the status of a refusal; None for a response with an answer, or with no telling error.
+
+    Proxies report a failure of their upstream with status 200 and {"error": ...}.
+    """
+    if response.status // 100 != 2:
+        return response.status
+    if b'"error"' not in response.body[:_ERROR_PREFIX]:
+        return None
+    try:
+        values = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    error: Any = values.get("error")
+    choices = values.get("choices")
+    if not error and isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        error = choices[0].get("error")  # OpenRouter: the upstream failed while it wrote this choice
+        choices = None
+    return None if not error or choices or values.get("data") else status_of(parse_error({"error": error}))
+
+
+def malformed(where: str, problem: str, quoted: str, code: str, *, final: bool = False) -> Failure:
     """Return the failure of a complete response that is billed and holds no answer."""
-    message = f"{where}: {problem}. The server said: {quoted}"
-    return Failure(MalformedAnswerError, message, final=final, lost=True, max_attempts=MAX_MALFORMED_ATTEMPTS)
+    return Failure(
+        MalformedAnswerError,
+        f"{where}: {problem}. The server said: {quoted}",
+        final=final,
+        lost=True,
+        max_attempts=MAX_MALFORMED_ATTEMPTS,
+        concerns="call" if code in _OF_THE_CALL else "endpoint",
+        code=code,
+        is_outage=code not in _OF_THE_CALL and not final,
+    )
 
 
-def _refusal(response: Response, endpoint: Endpoint, where: str, quoted: str) -> Failure:
-    status = response.status
-    prefix, suffix = f"{where}: HTTP {status}", f"The server said: {quoted}"
-    if status == 429 and b"insufficient_quota" in response.body:
-        return Failure(
-            RateLimitError, f"{prefix}, the account's quota is used up; top it up. {suffix}", final=True
-        )
-    if status in {408, 429} or status >= 500:
-        error, meaning = _RETRIED.get(status, (ServerError, "the server failed; try again later"))
-        lost = status in _MAYBE_BILLED
-        return Failure(error, f"{prefix}, {meaning}. {suffix}", retry_after(response.headers), lost=lost)
-    error, meaning = _REFUSED.get(status, (RequestRejectedError, "the endpoint refuses the request"))
+_ERROR_PREFIX = 4096
+_OF_THE_CALL = frozenset({"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked", CUT})
+
+
+def _refusal(
+    response: Response, status: int, endpoint: Endpoint, where: str, quoted: str, sent: Mapping[str, Any]
+) -> Failure:
+    suffix = f"The server said: {quoted}"
     if status // 100 == 3:
         target = endpoint.quote(_location(response))
-        error, meaning = (
-            MalformedAnswerError,
+        problem = (
             f"a redirect to {target}; the client follows no redirects, which would disclose the key: "
-            "set base_url to the final address",
+            "set base_url to the final address"
         )
-    return Failure(error, f"{prefix}, {meaning}. {suffix}", final=True)
-
-
-_RETRIED: Mapping[int, tuple[type[LLMError], str]] = {
-    408: (RequestTimeoutError, "the endpoint timed out"),
-    429: (RateLimitError, "too many requests or tokens; lower concurrency or raise max_elapsed"),
-}
-_REFUSED: Mapping[int, tuple[type[LLMError], str]] = {
-    401: (AuthenticationError, "the endpoint refuses the key; check OPENAI_API_KEY"),
-    403: (AuthenticationError, "the key may not do this; check OPENAI_API_KEY and the model's permissions"),
-    404: (ModelNotFoundError, "no such model or path; check model, and that base_url includes /v1"),
-    413: (RequestRejectedError, "the request is too large"),
-}
+        message = f"{where}, {problem}. {suffix}"
+        return Failure(MalformedAnswerError, message, final=True, concerns="endpoint", code=f"HTTP {status}")
+    error = parse_error(response.body)
+    kind = kind_of(status, error, sent)
+    wait = None if kind.is_final else stated_wait(response.headers, error)
+    return Failure(
+        kind.error,
+        f"{where}, {kind.meaning.replace(KEY_ENV, endpoint.key_name)}. {suffix}",
+        wait=wait,
+        final=kind.is_final,
+        lost=status in _MAYBE_BILLED or response.status // 100 == 2,
+        max_attempts=MAX_TIMEOUTS if kind.error is RequestTimeoutError else None,
+        concerns=kind.concerns,
+        code=kind.code,
+        is_outage=kind.is_outage,
+    )
 
 
 def _location(response: Response) -> str:
@@ -139,16 +162,33 @@ def _location(response: Response) -> str:
         return "an invalid address"
 
 
+def undecoded(where: str, coding: str) -> Failure:
+    """Return the failure of a response in a content coding that is not decodable here."""
+    package = "backports.zstd" if coding.lower().startswith("zst") else "brotli"
+    problem = (
+        f"the response is compressed ({coding}), although the client did not ask for it, and no package here "
+        f"decodes it: run pip install {package}"
+    )
+    message, code = f"{where}: {problem}", "content_encoding"
+    return Failure(MalformedAnswerError, message, final=True, lost=True, concerns="endpoint", code=code)
+
+
+_DECODED = frozenset({"", "identity", "gzip", "deflate"})
+
+
 def _not_json(response: Response, where: str, quoted: str) -> Failure:
+    coding = response.headers.get("Content-Encoding", "").lower()
+    if coding not in _DECODED:  # aiohttp passes a coding that it does not know
+        return undecoded(where, coding)
     if response.body.lstrip()[:1] == b"<":
         problem = "the response is a web page, not JSON; check that base_url includes /v1"
-        return _malformed(where, problem, quoted)
+        return malformed(where, problem, quoted, "web_page")
     # Without a length and without chunks a dropped connection looks like the end of the response.
     chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
     if "Content-Length" in response.headers or chunked:
-        return _malformed(where, "the response is not JSON", quoted)
+        return malformed(where, "the response is not JSON", quoted, "not_json")
     message = f"{where}: the response is truncated. The server said: {quoted}"
-    return Failure(MalformedAnswerError, message, lost=True)
+    return Failure(MalformedAnswerError, message, lost=True, is_outage=True, code="truncated")
 
 
 def read_chat(document: Document) -> ChatCompletion | Failure:
@@ -156,63 +196,68 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
     choices = document.values.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict):
-        # Some proxies report a failure of their upstream like this: {"error": ...} with status 200.
+        if (reason := _blocked(document.values)) is not None:
+            return document.malformed(f"the provider blocks this prompt ({reason})", "prompt_blocked")
         problem = "the response holds no choices; check that the server is OpenAI-compatible"
-        return document.malformed(problem, final=False)
+        code = "no_choices" if isinstance(choices, list) else "no_chat_completion"
+        return document.malformed(problem, code, final=False)
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
     message = first.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
+    message = message if isinstance(message, dict) else {}
+    content = message.get("content")
     text = content_text(content)
+    if (withheld := _withheld(text, reason, message)) is not None:
+        return document.malformed(*withheld)
     if text is None:
-        # Final: a content filter or too few tokens; a retry would give the same.
+        # Final: too few tokens, or tool calls; a retry would give the same.
         return document.malformed(
             f"the response holds no text (content is {'null' if content is None else 'no text'}, "
-            f"finish_reason {reason!r}); a larger max_tokens, or no tools in the body, may help"
+            f"finish_reason {reason!r}); a larger max_tokens, or no tools in the body, may help",
+            "no_text",
         )
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
     completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
     # JSON can encode a lone surrogate, which no file or terminal accepts.
-    return ChatCompletion(text.encode("utf-8", "replace").decode(), reason, prompt, completion)
+    whole = text.encode("utf-8", "replace").decode()
+    return ChatCompletion(whole, reason, prompt, completion, origin_of(document.values))
 
 
-def read_embeddings(document: Document, count: int) -> Embeddings | Failure:
-    """Return `count` vectors, or the failure of a response that does not hold them."""
-    data = document.values.get("data")
-    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-        return document.malformed(
-            "the response holds no embeddings; check that the server serves /embeddings"
-        )
-    order = [item.get("index", place) for place, item in enumerate(data)]
-    if (problem := _disorder(order, count)) is not None:
-        return document.malformed(problem)
-    rows = [row for item in data if (row := _vector(item.get("embedding"))) is not None]
-    if len(rows) < count:
-        return document.malformed("an embedding is missing or not a list of numbers")
-    if len({len(row) for row in rows}) > 1:
-        return document.malformed("the embeddings have different dimensions")
-    vectors: Vectors = np.empty((count, len(rows[0]) if rows else 0), dtype=np.float32)
-    with np.errstate(over="ignore"):
-        vectors[order] = rows
-    if not np.isfinite(vectors).all():
-        return document.malformed("an embedding holds NaN, infinity or a number beyond float32")
-    return Embeddings(vectors, stated_tokens(document.values, "prompt_tokens", least=1))
+_FILTERED = frozenset(
+    {
+        "content_filter", "content_filtered", "content-filter", "safety", "recitation", "blocklist",
+        "prohibited_content", "spii", "sensitive", "image_safety", "language", "guardrail_intervened",
+    }
+)  # fmt: skip
+"""Values of `finish_reason` of an answer that a filter has withheld or cut, in lower case."""
 
 
-def _disorder(order: list[Any], count: int) -> str | None:
-    """Return the problem with the indices of `count` embeddings; None: they are complete."""
-    if len(order) != count:
-        return f"the response holds {len(order)} embeddings for {count} texts"
-    if any(type(index) is not int for index in order) or sorted(order) != list(range(count)):
-        return f"the indices of the embeddings are not 0 to {count - 1}, each once"
+def _withheld(text: str | None, reason: str | None, message: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return problem and code of an answer that is withheld or cut before its first word, else None."""
+    if reason is not None and reason.lower() in _FILTERED:
+        problem = f"the provider's content filter withholds the answer (finish_reason {reason!r})"
+        return problem, "content_filter"
+    if not text and _refusal_text(message):
+        return "the model refuses to answer", "refusal"
+    if text is not None and reason == "length" and not text.strip():
+        return "the answer ends before its first word; reasoning used up the limit: raise max_tokens", CUT
     return None
 
 
-def _vector(values: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    try:
-        row = np.asarray(values)
-    except ValueError:  # rows of different lengths inside
-        return None
-    if not isinstance(values, Sequence) or row.ndim != 1 or row.size == 0 or row.dtype.kind not in "iuf":
-        return None
-    return row.astype(np.float64)
+def _blocked(values: Mapping[str, Any]) -> str | None:
+    """Return why a response without choices was blocked; None where it does not say so."""
+    for name in ("promptFeedback", "prompt_feedback"):
+        feedback = values.get(name)
+        if isinstance(feedback, Mapping):
+            reason = feedback.get("blockReason", feedback.get("block_reason"))
+            return str(reason) if reason else None
+    results = values.get("prompt_filter_results")  # Azure
+    return "prompt_filter_results" if '"filtered": true' in json.dumps(results) else None
+
+
+def _refusal_text(message: Mapping[str, Any]) -> bool:
+    """Return whether a message holds a refusal instead of content."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    refusals = [message.get("refusal"), *(part.get("refusal") for part in parts if isinstance(part, dict))]
+    return any(isinstance(refusal, str) and refusal for refusal in refusals)

@@ -1,18 +1,20 @@
-"""Retries of one call: exponential backoff, Retry-After, and the rules for giving up."""
+"""Retries of one call: exponential backoff, stated waits, and the rules for giving up."""
 
 from __future__ import annotations
 
 import logging
 import random
-import re
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from zopo_fast.errors import LLMError
+from zopo_fast.errors import LLMError, UnreachableError
+from zopo_fast.llm.openai.health import CallHealth
+from zopo_fast.llm.openai.refusals.stated_wait import Wait
+
+if TYPE_CHECKING:
+    from zopo_fast.errors import Concern
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -20,6 +22,15 @@ Clock = Callable[[], float]
 
 MIN_ATTEMPT_SECONDS = 1e-3  # aiohttp needs a positive timeout, also where a pause has overshot the budget
 MAX_DOUBLINGS = 60  # of the backoff; beyond, its float would overflow
+
+OUTAGE_ATTEMPTS = 6
+"""Attempts after which a call that fails alone gives up, or one whose endpoint has never responded."""
+MAX_TIMEOUTS = 6
+"""Attempts of a call that end in a timeout; each may be billed."""
+LONG_WAIT = 15.0
+"""Seconds of waiting from which on a warning tells why."""
+WARNING_INTERVAL = 30.0
+"""Seconds between two such warnings of a client."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,36 +60,71 @@ class Failure:
 
     error: type[LLMError]
     message: str
-    retry_after: float | None = None
-    """Seconds the server asks to wait."""
+    wait: Wait | None = None
+    """Wait that the endpoint asks for."""
     final: bool = False
     """A retry cannot help."""
     lost: bool = False
     """The attempt may be billed all the same."""
     max_attempts: int | None = None
     """Attempts of a call at most where one fails like this; None: as in `Bounds`."""
+    concerns: Concern | None = None
+    """Whom the failure concerns; None: as for its class."""
+    code: str | None = None
+    """Short reason, such as "content_filter"."""
+    is_outage: bool = False
+    """The failure concerns the call if other calls are answered meanwhile, else the endpoint."""
 
 
-Admit = Callable[[], AbstractAsyncContextManager[Failure | None]]
+@dataclass(frozen=True)
+class Permit:
+    """Permission to send an attempt, or the reason against it."""
+
+    refused: Failure | None = None
+    waited: float = 0.0
+    """Seconds for which the attempt waited because the endpoint is down."""
+
+
+Admit = Callable[[float], AbstractAsyncContextManager[Permit]]
+"""Admits one attempt of a call that has the given seconds left."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of a call's attempts; times in seconds."""
+    """Bounds of a call's attempts; times in seconds; `max_attempts` of None: no bound but the time."""
 
     timeout: float
-    max_attempts: int
+    max_attempts: int | None
     max_elapsed: float
     backoff_initial: float
     backoff_max: float
 
 
+class WaitWarnings:
+    """Warnings about long waits of one client, at most one in `WARNING_INTERVAL` seconds."""
+
+    def __init__(self, now: Clock) -> None:
+        self._now = now
+        self._next = 0.0
+
+    def add(self, text: str) -> None:
+        """Log `text`, unless the last warning is recent."""
+        now = self._now()
+        if now >= self._next or self._next == 0.0:
+            self._next = now + WARNING_INTERVAL
+            _log.warning("%s", text)
+
+
 class Retry(Generic[T]):
     """Retries one call with exponential backoff and jitter, within `bounds`.
 
-    Every attempt runs inside the context that `admit` returns; the context yields a failure where the attempt
-    must not be sent. A call that backs off holds no slot. `max_elapsed` counts attempts and pauses, not the
-    wait for admission, so a long queue does not make a call fail.
+    Every attempt runs inside the context that `admit` returns; its permit holds a failure where the attempt
+    must not be sent. A call that backs off holds no slot. `max_elapsed` counts attempts, pauses and the time
+    that the endpoint is down, not the wait for a slot, so a long queue does not make a call fail.
+
+    A call whose endpoint is down is retried until `max_elapsed`. Three cases end after six attempts: other
+    calls are answered meanwhile, so that the failure concerns this call alone; the endpoint has never sent
+    any response, so that its address is probably wrong; every attempt timed out, which may be billed.
 
     Args:
         bounds: bounds of the attempts.
@@ -86,10 +132,22 @@ class Retry(Generic[T]):
         sleep: pauses between attempts.
         clock: time in seconds.
         rng: jitter of the backoff.
+        health: failures of this call beside the other calls of the client.
+        has_response: returns whether the endpoint has ever sent a response.
+        warnings: receives the warnings about long waits.
     """
 
     def __init__(
-        self, bounds: Bounds, admit: Admit, *, sleep: Sleep, clock: Clock, rng: random.Random
+        self,
+        bounds: Bounds,
+        admit: Admit,
+        *,
+        sleep: Sleep,
+        clock: Clock,
+        rng: random.Random,
+        health: CallHealth,
+        has_response: Callable[[], bool],
+        warnings: WaitWarnings,
     ) -> None:
         self.attempts = 0
         """Attempts begun so far."""
@@ -98,7 +156,11 @@ class Retry(Generic[T]):
         self._sleep = sleep
         self._clock = clock
         self._rng = rng
+        self._health = health
+        self._has_response = has_response
+        self._warnings = warnings
         self._elapsed = 0.0
+        self._is_last = False
 
     async def __call__(self, attempt: Callable[[float], Awaitable[T | Failure]]) -> T:
         """Return the result of `attempt(timeout in seconds)`.
@@ -107,18 +169,32 @@ class Retry(Generic[T]):
             LLMError: the error of the last failure, with the reason for giving up.
         """
         while True:
-            async with self._admit() as refused:
+            async with self._admit(self._left()) as permit:
+                self._elapsed += permit.waited
+                refused = permit.refused
                 outcome = await self._timed(attempt) if refused is None else refused
             if not isinstance(outcome, Failure):
+                self._health.answered()
                 return outcome
             if refused is not None:
                 reason = f"not sent again after {self._tried()}" if self.attempts else "not sent"
-                raise outcome.error(f"{outcome.message} ({reason})")
+                raise self._error(outcome, reason)
+            self._health.failed(outcome, enough=self.attempts >= OUTAGE_ATTEMPTS)
             pause = self._pause_after(outcome)
             if (verdict := self._verdict(outcome, pause)) is not None:
-                raise outcome.error(f"{outcome.message} ({verdict})")
+                raise self._error(outcome, verdict)
             _log.info("%s; attempt %d follows in %.2f s", outcome.message, self.attempts + 1, pause)
+            if self._elapsed + pause >= LONG_WAIT:
+                self._warnings.add(self._reason_to_wait(outcome, pause))
             await self._wait(pause)
+
+    def _error(self, failure: Failure, reason: str) -> LLMError:
+        concerns = failure.concerns
+        if failure.is_outage:
+            concerns = "call" if self._health.is_single() else "endpoint"
+        if not failure.final or failure.is_outage:
+            self._health.given_up()
+        return failure.error(f"{failure.message} ({reason})", concerns=concerns, code=failure.code)
 
     async def _timed(self, attempt: Callable[[float], Awaitable[T | Failure]]) -> T | Failure:
         self.attempts += 1
@@ -133,25 +209,54 @@ class Retry(Generic[T]):
         doublings = min(self.attempts - 1, MAX_DOUBLINGS)
         backoff = min(bounds.backoff_max, bounds.backoff_initial * 2.0**doublings)
         # Half fixed, half random: never near zero, and calls that failed together are not retried together.
-        return max(backoff * (0.5 + 0.5 * self._rng.random()), failure.retry_after or 0.0)
+        backoff *= 0.5 + 0.5 * self._rng.random()
+        if failure.code == "HTTP 500" and self._health.others_are_answered:
+            backoff = min(backoff, bounds.backoff_initial)  # the endpoint is up: a wait does not help
+        if failure.wait is not None:
+            return max(backoff, failure.wait.seconds)
+        left = self._left()
+        if backoff >= left and not self._is_last:  # one more attempt in the time that is left
+            self._is_last = True
+            return max(left, 0.0) / 2.0
+        return backoff
 
-    def _verdict(self, failure: Failure, pause: float) -> str | None:
+    def _verdict(self, failure: Failure, pause: float) -> str | None:  # noqa: PLR0911 - one return a rule
         """Return the reason for giving up after `failure`; None: retry after `pause`."""
         bounds, left = self._bounds, self._left()
         tried = f"gave up after {self._tried()}"
-        limit = min(bounds.max_attempts, failure.max_attempts or bounds.max_attempts)
         if failure.final:
             return "not retried" if self.attempts == 1 else tried
-        if failure.retry_after is not None and failure.retry_after > left:
+        if (wait := failure.wait) is not None and wait.seconds > left:
             return (
-                f"{tried}: Retry-After of {failure.retry_after:g} s exceeds the {max(left, 0):.3g} s left of "
-                f"max_elapsed={bounds.max_elapsed:g} s"
+                f"{tried}: the endpoint asks to wait {wait.seconds:g} s ({wait.source}), longer than the "
+                f"{max(left, 0):.3g} s left of max_elapsed={bounds.max_elapsed:g} s (--max-wait)"
             )
-        if self.attempts >= limit:
-            return f"{tried}, max_attempts={limit}" if limit == bounds.max_attempts else tried
+        if bounds.max_attempts is not None and self.attempts >= bounds.max_attempts:
+            return f"{tried}, max_attempts={bounds.max_attempts}"
+        if failure.max_attempts is not None and self.attempts >= failure.max_attempts:
+            return tried
+        if self.attempts >= OUTAGE_ATTEMPTS and (reason := self._hopeless(failure)) is not None:
+            return f"{tried}; {reason}"
         if pause >= left:
-            return f"{tried}, max_elapsed={bounds.max_elapsed:g} s is used up"
+            return f"{tried}, max_elapsed={bounds.max_elapsed:g} s (--max-wait) is used up"
         return None
+
+    def _hopeless(self, failure: Failure) -> str | None:
+        """Return why a wait for the endpoint does not help; None: it may."""
+        if failure.is_outage and self._health.is_single():
+            return "other calls were answered"
+        if issubclass(failure.error, UnreachableError) and not self._has_response():
+            return "the endpoint has never sent a response"
+        return None
+
+    def _reason_to_wait(self, failure: Failure, pause: float) -> str:
+        if failure.wait is not None and failure.wait.seconds >= LONG_WAIT:
+            wait = failure.wait
+            return f"the endpoint asks to wait {wait.seconds:.4g} s ({wait.source}): {failure.message}"
+        return (
+            f"waiting for the endpoint, attempt {self.attempts + 1} follows in {pause:.3g} s, the call gives "
+            f"up in {self._left():.4g} s: {failure.message}"
+        )
 
     async def _wait(self, seconds: float) -> None:
         start = self._clock()
@@ -164,25 +269,3 @@ class Retry(Generic[T]):
 
     def _left(self) -> float:
         return self._bounds.max_elapsed - self._elapsed
-
-
-def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds of a `Retry-After` header, given in seconds or as an HTTP date; None without one.
-
-    A date is measured from the response's own `Date` header, where present: the clocks may differ.
-    """
-    value = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        return float(value)
-    until = _timestamp(value)
-    if until is None:
-        return None
-    since = _timestamp(headers.get("Date", ""))
-    return max(0.0, until - (now() if since is None else since))
-
-
-def _timestamp(date: str) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError, IndexError, OverflowError, OSError):
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 
 import aiohttp
@@ -10,10 +11,12 @@ import aiohttp
 from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
-from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response
-from zopo_fast.llm.openai.retry import Failure
+from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response, undecoded
+from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
 
 _ERROR_BODY_BYTES = 2**16
+_UNDECODED = re.compile(r"decode content-encoding: (\w+).*please install", re.IGNORECASE | re.DOTALL)
+_DROPPED = "the server cannot be reached or dropped the connection; check base_url"
 
 
 class Transport:
@@ -40,14 +43,12 @@ class Transport:
 
     async def post(self, path: str, body: bytes, timeout: float) -> Response | Failure:
         """Return the complete response to `POST path` within `timeout` seconds, or the failure."""
-        if self._session is None:
-            self._opened = _open_session(proxies=not self._endpoint.is_loopback)
-            self._session = await anext(self._opened)
+        session = await self._ready()
         url, where = self._endpoint.url(path), self._where(path)
-        if self._session.closed:
+        if session.closed:
             return Failure(LLMError, f"{where}: the session of the client is closed", final=True)
         try:
-            async with self._session.post(
+            async with session.post(
                 url,
                 data=body,
                 headers=self._endpoint.headers,
@@ -66,16 +67,54 @@ class Transport:
                         max_attempts=MAX_MALFORMED_ATTEMPTS,
                     )
                 return Response(url, response.status, response.headers, content)
-        except TimeoutError:
+        except (aiohttp.ClientError, aiohttp.InvalidURL, OSError) as error:  # TimeoutError is an OSError
+            return self._failure(error, where, timeout)
+
+    def _failure(self, error: Exception, where: str, timeout: float) -> Failure:
+        """Return the failure of a request without a complete response."""
+        if isinstance(error, TimeoutError):
             problem = f"no complete response within {timeout:.3g} s; raise timeout if the model is that slow"
-            return Failure(RequestTimeoutError, f"{where}: {problem}", lost=True)
-        except (aiohttp.ClientSSLError, aiohttp.InvalidURL) as error:
+            return Failure(
+                RequestTimeoutError,
+                f"{where}: {problem}",
+                lost=True,
+                max_attempts=MAX_TIMEOUTS,
+                code="timeout",
+                is_outage=True,
+            )
+        if isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL)):
             problem = "no secure connection; check base_url and the server's certificate"
-            return Failure(UnreachableError, f"{where}: {problem}: {self._quoted(error)}", final=True)
-        except (aiohttp.ClientError, OSError) as error:
-            problem = "the server cannot be reached or dropped the connection; check base_url"
-            sent = not isinstance(error, aiohttp.ClientConnectorError)
-            return Failure(UnreachableError, f"{where}: {problem}: {self._quoted(error)}", lost=sent)
+            message = f"{where}: {problem}: {self._quoted(error)}"
+            return Failure(UnreachableError, message, final=True, code="no_secure_connection")
+        if (coding := _UNDECODED.search(str(error))) is not None:
+            return undecoded(where, coding[1])
+        sent = not isinstance(error, aiohttp.ClientConnectorError)
+        message = f"{where}: {_DROPPED}: {self._quoted(error)}"
+        code = "dropped" if sent else "unreachable"
+        return Failure(UnreachableError, message, lost=sent, code=code, is_outage=sent)
+
+    async def get(self, path: str, timeout: float) -> Response | None:
+        """Return the complete response to `GET path` within `timeout` seconds; None for any failure."""
+        session, url = await self._ready(), self._endpoint.url(path)
+        try:
+            async with session.get(
+                url,
+                headers=self._endpoint.headers,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+                raise_for_status=False,
+            ) as response:
+                content, complete = await _read(response, self._limit)
+                return Response(url, response.status, response.headers, content) if complete else None
+        except (TimeoutError, aiohttp.ClientError, OSError, RuntimeError):  # a closed session too
+            return None
+
+    async def _ready(self) -> aiohttp.ClientSession:
+        """Return the session, opened where it is not yet."""
+        if self._session is None:
+            self._opened = _open_session(proxies=not self._endpoint.is_loopback)
+            self._session = await anext(self._opened)
+        return self._session
 
     def _quoted(self, error: Exception) -> str:
         return self._endpoint.quote(f"{type(error).__name__}: {error}")

@@ -103,6 +103,7 @@ def trial_response(trial: Trial) -> JobTrial:
         trial.best_score,
         trial.error,
         usage_response(trial.total),
+        len(trial.unanswered),
     )
 
 

@@ -20,7 +20,7 @@ from zopo_fast.serve.http.schemas import (
 )
 from zopo_fast.serve.studies.schemas import PackedArray, Rows, SearchConfig
 
-Output = Text | Annotated[list[Text], Meta(min_length=1)]
+Output = str | Annotated[list[str], Meta(min_length=1)]  # an empty answer may be the accepted one
 State = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 
 
@@ -31,6 +31,20 @@ class JobExample(RequestBody):
     output: Output
 
 
+MetricName = Literal[
+    "exact_match",
+    "f1",
+    "exact_set",
+    "contains",
+    "multiple_choice",
+    "induction_match",
+    "induction_f1",
+    "induction_set",
+    "induction_contains",
+    "judge",
+]
+
+
 class JobTask(RequestBody):
     """Task that prompts are scored on; a request cannot bring a custom metric, which is code."""
 
@@ -38,7 +52,7 @@ class JobTask(RequestBody):
     heldout: list[JobExample] = msgspec.field(default_factory=list)
     demonstrations: list[JobExample] = msgspec.field(default_factory=list)
     name: Label = "task"
-    metric: Literal["exact_match", "f1", "exact_set", "contains", "multiple_choice", "judge"] = "exact_match"
+    metric: MetricName = "exact_match"
     template: Literal["instruction", "system", "user"] = "instruction"
 
 
@@ -122,6 +136,7 @@ class JobTrial(ResponseBody):
     best_score: float | None
     error: str | None
     usage: JobUsage
+    unanswered: int = 0  # examples without an answer
 
 
 class JobResult(ResponseBody):

@@ -10,6 +10,7 @@ import msgspec
 
 from zopo_fast.errors import ConfigError, NothingToAsk
 from zopo_fast.llm.types import EmbeddingModel
+from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.search.config import OfficialSettings, ZopoConfig
 from zopo_fast.serve.http.idempotency import Deduplicator, IdempotencyKey
 from zopo_fast.serve.http.request import PageQuery
@@ -181,6 +182,7 @@ class StudyRoutes:
                         "with --embedder"
                     )
                 array = await self._embedder.embed(prompts)
+                warn_if_blind(array, getattr(self._embedder, "name", None))
             return await self._studies.create(config, array, prompts, wanted.name, key)
 
     async def list(self, request: ParsedRequest) -> bytes:

@@ -1,0 +1,206 @@
+"""Chat model with a cache of answers in front of it.
+
+The key of an answer covers all it depends on: model, endpoint, parameters of the call, messages, and what the
+endpoint serves under the name of the model. `GET /models` tells that where its response says anything (see
+`model_card`). Elsewhere the responses tell it: the first call of a run whose answer is cached is made all the
+same, and entries match whose `model` and `system_fingerprint` a response of this run has stated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from zopo_fast._utils.aio import cancel_and_wait
+from zopo_fast.errors import ZopoError
+from zopo_fast.llm.answer_cache import AnswerCache, Found
+from zopo_fast.llm.answer_text import without_reasoning
+from zopo_fast.llm.middleware import ModelWrapper
+from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer, Usage
+
+# Finish reasons of answers that are complete, or cut at the length that the key holds. Others are failures,
+# such as a content filter, tool calls or an error of the provider, and unknown ones may be.
+_KEPT_REASONS = frozenset(
+    {
+        "stop", "stop_sequence", "stop_token", "eos", "eos_token", "end_turn", "complete", "completed",
+        "finished", "done", "length", "max_tokens", "model_length",
+    }
+)  # fmt: skip
+
+_NO_CARD = object()  # the model needs no card: its identity tells what answers
+
+
+@dataclass
+class _Flight:
+    """Call in flight with its number of waiting callers; the first caller to return takes its usage."""
+
+    task: asyncio.Task[Answer]
+    waiting: int = 0
+    claimed: bool = False
+
+
+@dataclass
+class _Lookups:
+    """Lookups of one event loop."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    probe: asyncio.Future[None] | None = None
+    """Set at the end of a call that will tell the origin of the answers."""
+
+
+class CachedModel(ModelWrapper):
+    """Chat model of one run with a cache of answers in front; a model without identity is not cached.
+
+    Identical calls in flight are made once, and the call runs until its last caller is cancelled. A hit takes
+    no slot and, with the metered model inside (`CachedModel(MeteredModel(client, ...), ...)`), no budget.
+    """
+
+    def __init__(self, model: ChatModel, cache: AnswerCache) -> None:
+        super().__init__(model)
+        self._cache = cache
+        self._started = cache.clock()
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
+        self._writing: dict[asyncio.Task[None], tuple[bytes, Answer]] = {}
+        self._lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups] = WeakKeyDictionary()
+        self._card: Any = None
+        self._has_card = False
+        self._origins: set[str] = set()
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` from the cache, else by the wrapped model, whose errors it raises."""
+        identity = self.identity
+        if identity is None:
+            return await super().chat(messages, key=key, account=account)
+        place = (asyncio.get_running_loop(), key_of(identity, messages))
+        flight = self._flights.get(place)
+        if flight is None:
+            call = functools.partial(super().chat, messages, key=key, account=account)
+            task = asyncio.ensure_future(self._answer(place[1], call))
+            flight = self._flights[place] = _Flight(task)
+            task.add_done_callback(lambda _: self._landed(place, task))
+        flight.waiting += 1
+        try:
+            answer = await asyncio.shield(flight.task)
+        except ZopoError as error:
+            # A copy for each caller: the evaluator adds a caller's example to the message.
+            raise copy.copy(error).with_traceback(error.__traceback__) from error.__cause__
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                self._landed(place, flight.task)  # no new caller may join a call that is being cancelled
+                await cancel_and_wait([flight.task])
+        if flight.claimed:
+            return Answer(answer.text, Usage(cached=1), answer.finish_reason)
+        flight.claimed = True
+        return answer
+
+    def _landed(self, place: tuple[asyncio.AbstractEventLoop, bytes], task: asyncio.Task[Answer]) -> None:
+        flight = self._flights.get(place)
+        if flight is not None and flight.task is task:
+            del self._flights[place]
+
+    async def _answer(self, key: bytes, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        for known, answer in self._writing.values():
+            if known == key:
+                return answer
+        lookups = self._lookups.setdefault(asyncio.get_running_loop(), _Lookups())
+        # One lookup at a time, so that calls reach the model in the order in which they were made.
+        async with lookups.lock:
+            if not self._has_card:
+                self._card, self._has_card = await self._served(), True
+            stored, tried = self._stored_key(key), self._matching
+            found = await self._find(stored, tried)
+        while found.answer is None and found.is_known and self._card is None:
+            if tried == self._matching:  # else another call has told more meanwhile
+                if tried:
+                    break
+                if lookups.probe is None:
+                    return await self._probe(lookups, stored, key, call)
+                await asyncio.shield(lookups.probe)
+            tried = self._matching
+            found = await self._find(stored, tried)
+        return self._reused(found) or await self._live(stored, key, call)
+
+    @property
+    def _matching(self) -> frozenset[str]:
+        """Origins of the entries that match; those with a card, or an identity that tells all, have none."""
+        return frozenset(self._origins) if self._card is None else frozenset({""})
+
+    async def _served(self) -> Any:
+        """Return the card of the model; None where the endpoint has none, `_NO_CARD` where none is needed."""
+        model: Any = self.model
+        while isinstance(model, ModelWrapper):
+            model = model.model
+        read = getattr(model, "model_card", None)
+        return _NO_CARD if read is None else await read()
+
+    def _stored_key(self, key: bytes) -> bytes:
+        """Return the key of an entry: that of the call with the model's card."""
+        if self._card is None or self._card is _NO_CARD:
+            return key
+        return hashlib.sha256(key + json.dumps(self._card, sort_keys=True).encode()).digest()
+
+    async def _find(self, stored: bytes, origins: frozenset[str]) -> Found:
+        return await asyncio.to_thread(self._cache.find, stored, origins)
+
+    async def _probe(
+        self, lookups: _Lookups, stored: bytes, key: bytes, call: Callable[[], Awaitable[Answer]]
+    ) -> Answer:
+        """Make a call whose answer is cached, so that the response tells which entries match."""
+        lookups.probe = probe = asyncio.get_running_loop().create_future()
+        try:
+            return await self._live(stored, key, call)
+        finally:
+            lookups.probe = None
+            probe.set_result(None)
+
+    async def _live(self, stored: bytes, key: bytes, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        answer = await call()
+        if isinstance(answer, Answer):
+            origin = (answer.origin or "") if self._card is None else ""
+            self._origins.add(origin)
+            if is_kept(answer):
+                # Written in the background: cancelling the call during the write must not lose the answer.
+                writing = asyncio.ensure_future(asyncio.to_thread(self._cache.put, stored, answer, origin))
+                self._writing[writing] = key, Answer(answer.text, Usage(cached=1), answer.finish_reason)
+                writing.add_done_callback(lambda done: self._writing.pop(done, None))
+        return answer
+
+    def _reused(self, found: Found) -> Answer | None:
+        """Return the found answer; its usage tells the age of an answer of an earlier run."""
+        answer = found.answer
+        if answer is None or found.created >= self._started:
+            return answer
+        age = max(0.0, self._cache.clock() - found.created)
+        return Answer(answer.text, Usage(cached=1, reused=1, reused_age=age), answer.finish_reason)
+
+    async def written(self) -> None:
+        """Wait until the cache holds all answers so far; call it before the event loop ends."""
+        if self._writing:
+            await asyncio.wait(list(self._writing))
+
+
+def is_kept(answer: Answer) -> bool:
+    """Return whether an answer may be cached: it has text beyond its reasoning, and no sign of a failure."""
+    if not isinstance(answer.text, str):
+        return False
+    reason = (answer.finish_reason or "stop").lower()
+    return reason in _KEPT_REASONS and bool((without_reasoning(answer.text) or "").strip())
+
+
+def key_of(identity: Any, messages: Sequence[Message]) -> bytes:
+    """Return the key of a call: the SHA-256 of canonical JSON of identity and messages.
+
+    Caches on disk hold these bytes: a change here makes every call a miss.
+    """
+    asked = [identity, [dict(message) for message in messages]]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).digest()

@@ -1,0 +1,102 @@
+"""Comparisons of an answer with a reference, token by token. The reference is never cut."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+
+from zopo_fast.scoring.metrics.readings import readings, unfenced, unwrapped, without_markup
+from zopo_fast.scoring.metrics.tokens import aligned, blank_grouped, plain, tokens
+
+_JOINERS = frozenset({"and", "&", "|"})
+_NUMBERED = re.compile(r"[^\S\n]{0,16}\(?\d{1,4}[.)][^\S\n]")
+
+
+def exact_match(answer: str, reference: str) -> float:
+    """Return 1 if the answer, without wrapping and continuation, has the tokens of the reference, else 0."""
+    wanted = tokens(reference)
+    grouped = blank_grouped(reference)
+
+    def is_equal(given: list[str], text: str) -> bool:
+        if given == wanted:
+            return True
+        if len(given) == 1 and grouped is not None:
+            return aligned(given, grouped) == grouped
+        if len(wanted) == 1 and len(given) > 1 and (number := blank_grouped(text)) is not None:
+            return aligned(number, wanted) == wanted
+        return False
+
+    return _any_reading(answer, reference, wanted, is_equal)
+
+
+def exact_set(answer: str, reference: str) -> float:
+    """Return 1 if the answer, without wrapping and continuation, has the reference's set of tokens, else 0.
+
+    "and" and "&" join the items of a list; they count only if there is nothing else.
+    """
+    wanted = _items(tokens(reference))
+
+    def is_equal(given: list[str], text: str) -> bool:
+        return _items(given) == wanted or _items(tokens(_without_numbers(text))) == wanted
+
+    return _any_reading(answer, reference, sorted(wanted), is_equal)
+
+
+def contains(answer: str, reference: str) -> float:
+    """Return 1 if the answer contains the tokens of the reference in a row, else 0."""
+    wanted = tokens(reference)
+    if not wanted:
+        return float(_contains_marks(answer, reference))
+    given = aligned(tokens(without_markup(answer, reference)), wanted)
+    return float(f" {' '.join(wanted)} " in f" {' '.join(given)} ")
+
+
+def f1(answer: str, reference: str) -> float:
+    """Return the harmonic mean of precision and recall over the tokens of both texts, with multiplicity."""
+    wanted = tokens(reference)
+    if wanted:
+        given = aligned(tokens(without_markup(unfenced(answer), reference)), wanted)
+    else:
+        given, wanted = plain(answer).split(), plain(reference).split()
+    if not given and not wanted:
+        return 1.0
+    common = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * common / (len(given) + len(wanted))
+
+
+def _any_reading(
+    answer: str, reference: str, wanted: list[str], is_equal: Callable[[list[str], str], bool]
+) -> float:
+    """Return 1 if one reading of the answer is equal to the reference, else 0."""
+    if not wanted:  # punctuation, or nothing
+        marks = plain(reference)
+        shown = unwrapped(answer) if marks else (answer,)
+        return float(any(plain(text) == marks for text in shown))
+    seen: set[str] = set()
+    for text in readings(answer, reference):
+        if text in seen:
+            continue
+        seen.add(text)
+        if is_equal(aligned(tokens(text), wanted), text):
+            return 1.0
+    return 0.0
+
+
+def _without_numbers(text: str) -> str:
+    """Return a list of numbered lines without the numbers; any other text unchanged."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len(lines) < 2 or not all(map(_NUMBERED.match, lines)):
+        return text
+    return "\n".join(_NUMBERED.sub("", line, count=1) for line in lines)
+
+
+def _items(found: list[str]) -> set[str]:
+    items = set(found)
+    return items - _JOINERS or items
+
+
+def _contains_marks(answer: str, reference: str) -> bool:
+    """Return whether a reference without any word stands in the answer between blanks, or both are empty."""
+    marks, given = plain(reference), plain(answer)
+    return f" {marks} " in f" {given} " if marks else not given

@@ -1,0 +1,1 @@
+"""Sources of examples: files of each format, folders, and records in memory."""
