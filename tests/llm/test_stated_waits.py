@@ -189,8 +189,10 @@ def test_max_attempts_stays_a_hard_bound() -> None:
 def test_a_call_uses_the_time_that_is_left() -> None:
     """The last pause is cut, so that an endpoint that returns within `max_elapsed` is reached."""
     pauses = Pauses()
-    fail(status(503), errors.ServerError, pauses, max_elapsed=100.0)
-    assert 80.0 <= sum(pauses) < 100.0
+    fail(status(503), errors.ServerError, pauses, max_elapsed=40.0)
+    *before, last = pauses
+    assert last == pytest.approx((40.0 - sum(before)) / 2)
+    assert last < before[-1]
 
 
 # --- warnings
