@@ -384,6 +384,8 @@ def test_f1(answer: str, reference: str, expected: float) -> None:
         ('He said "no." Then he left.', 'He said "no."'),
         ("Wait... no. Yes.", "Wait... no."),
         ("是。不是。", "是。"),
+        ("네. 아니요.", "네."),
+        ("Found E. coli. Yes.", "Found E. coli."),
         ("no end", "no end"),
         ("", ""),
     ],
