@@ -115,9 +115,9 @@ def test_calls_and_tokens_are_those_the_server_saw(whole: Whole) -> None:
         len(seen),
     )
     assert f"Calls: {calls}, tokens: {words} in, {len(seen)} out" in whole.done.out
-    assert f"calls={6 * EXAMPLES}" in whole.done.err  # the bar ends with the search
-    assert "best=" in whole.done.err
-    assert "tokens=" in whole.done.err
+    assert f"search: {6 * EXAMPLES}/{6 * EXAMPLES} examples" in whole.done.err
+    assert "best 0." in whole.done.err
+    assert " tokens, " in whole.done.err
 
 
 def test_the_incumbent_is_scored_first_and_compared_with_the_winner(whole: Whole) -> None:

@@ -45,6 +45,25 @@ def test_refusals_are_skipped_and_reported(bench: Bench) -> None:
     assert f"4 prompts written to p.jsonl; {refused} refused, the first: \"I'm sorry" in done.out
 
 
+def test_optimize_reports_the_refusals_of_its_writer(bench: Bench) -> None:
+    count = itertools.count()
+
+    def answer(messages: Any) -> str:
+        if "gave a friend an instruction" not in messages[-1]["content"]:
+            return "yes"
+        number = next(count)
+        return "As an AI language model, I cannot do that." if number % 2 else f"Do it in way {number}."
+
+    with serving(answer) as server:
+        args = bench.optimize(server, "--generate", "8", "--how", "induce", "--out", "out")
+        done = bench.run(*args)
+    assert done.code == 0, done
+    assert "8 prompts generated; " in done.err
+    assert "refused, the first: 'As an AI language model, I cannot do that.'" in done.err
+    pool = read_lines(bench.folder / "out" / "pool.jsonl")
+    assert not [row for row in pool if "language model" in row["prompt"]]
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [

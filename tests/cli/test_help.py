@@ -15,7 +15,8 @@ from zopo_fast.cli.group import COMMANDS, cli, load_command
 # Every option that a release has had under this name keeps it.
 OPTIONS = {
     "optimize": "config examples heldout demonstrations metric template input-field output-field seed "
-    "resume pool generate how kind lists from incumbent budget initial racing no-racing calls "
+    "resume resume-or-start unanswered pool generate how kind lists from incumbent budget initial "
+    "racing no-racing calls "
     "race-error race-first race-batch score-range target past-perfect compare-random "
     "no-comparison official embedder embedding-base-url embedding-key-env embedding-batch "
     "embedding-body local model base-url concurrency temperature max-tokens "
@@ -31,7 +32,8 @@ OPTIONS = {
     "local model base-url concurrency temperature max-tokens timeout max-wait "
     "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
     "judge-key-env judge-max-tokens judge-body rubric "
-    "max-failed price-in price-out dry-run out name quiet help",
+    "unanswered max-failed price-in price-out dry-run out name quiet help",
+    "show": "prompt full json help",
     "bench": "quick seconds seed out list help",
     "serve": "data host port token-file embedder embedding-base-url embedding-key-env embedding-batch "
     "embedding-body models max-body max-pool max-studies max-pending "

@@ -99,6 +99,31 @@ def test_held_out_examples_that_were_not_typed_are_at_most_300(bench: Bench) -> 
     assert "held-out examples are used" not in typed.err
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "free", "heldout", "shown"),
+    [
+        (12, 8, 0, None, "12 examples, 8 held out."),
+        (50, 8, 0, None, "20 examples, 8 held out."),
+        (12, 8, 0, "4", "12 examples, 4 held out."),
+        (12, 8, 6, "14", "12 examples, 14 held out."),
+        (0, 0, 30, None, "15 examples, 15 held out."),
+        (0, 0, 30, "5", "20 examples, 5 held out."),
+        (0, 0, 12, "3", "6 examples, 3 held out."),
+    ],
+)
+def test_examples_that_were_not_typed_follow_the_splits_of_the_file(
+    bench: Bench, train: int, test: int, free: int, heldout: str | None, shown: str
+) -> None:
+    splits = ["train"] * train + ["test"] * test + [""] * free
+    rows = [{"input": f"question {i}", "output": "yes", "split": split} for i, split in enumerate(splits)]
+    write_lines(bench.folder / "task.jsonl", rows)
+    args = untyped("http://127.0.0.1:9/v1", "--dry-run", "--budget", "6")
+    at = args.index("--examples")
+    del args[at : at + 2]
+    done = bench.run(*args, *(() if heldout is None else ("--heldout", heldout)))
+    assert shown in done.out, done
+
+
 def test_the_plan_comes_before_the_first_call(bench: Bench) -> None:
     with serving() as server:
         host = server.url.split("/")[2]

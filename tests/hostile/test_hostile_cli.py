@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from time_tools import time_limit
 
 from zopo_fast.cli import group as cli
-from zopo_fast.cli.progress import Progress
+from zopo_fast.cli.terminal.progress import Progress
 from zopo_fast.llm.types import Usage
 
 COMMANDS = ("optimize", "landscape", "generate", "bench")
@@ -178,7 +178,7 @@ def test_a_warning_of_the_progress_bar_does_not_control_the_terminal(
     from zopo_fast.cli.landscape import _warn
     from zopo_fast.runs.result import Trial
 
-    progress = Progress(3, quiet=True)
+    progress = Progress(quiet=True)
     progress.phase("search")
     nasty = "".join(NASTY)
     trial = Trial(1, 0, nasty, None, (), Usage(), 0.0, None, Usage(), error=nasty)

@@ -228,6 +228,8 @@ LONG: dict[str, str] = {
     "brackets at the end": "(" * (SIZE // 2) + "x" + ")" * (SIZE // 2),
     "compatible marks": "か" + "\uff9e\u0301" * (SIZE // 2),
     "spaced marks": "a" + " \u0301\ufc5e" * (SIZE // 3),
+    "quoted lines": "> \n" * (SIZE // 3),
+    "labels": "Instruction:\n" * (SIZE // 13),
     "initials": "A. " * (SIZE // 3),
     "placeholders": "{input}[PROMPT]" * (SIZE // 20),
 }

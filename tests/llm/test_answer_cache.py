@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cache_tools import Model, chat, run, turns
-from fake_server import FakeServer, status
+from fake_server import Behaviour, FakeServer, edited, no_choices, null_content, status
 from llm_tools import HELLO, KEY, make, no_environment  # noqa: F401
 
 from zopo_fast import errors
@@ -143,6 +144,36 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
             await cached.chat(chat("a"))
         model.error = None
         assert (await cached.chat(chat("a"))).usage.calls == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        no_choices(),
+        null_content(),
+        edited(lambda answer: {"error": {"message": "upstream failed", "code": 502}}),
+        edited(
+            lambda answer: {**answer, "choices": [{"message": {"content": "x"}, "finish_reason": "error"}]}
+        ),
+        edited(lambda answer: {**answer, "choices": [{"message": {"content": None, "refusal": "I cannot"}}]}),
+        edited(lambda answer: {**answer, "choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}),
+    ],
+)
+def test_no_failure_of_a_provider_is_kept(tmp_path: Path, failure: Behaviour) -> None:
+    async def scenario() -> None:
+        async with FakeServer(plan=failure) as server, make(server, max_attempts=1) as client:
+            cache = AnswerCache(tmp_path)
+            model = CachedModel(client, cache)
+            with contextlib.suppress(errors.LLMError):
+                await model.chat(HELLO)
+            await model.written()
+            assert cache.held() == (0, 0)
+            server._plan = None
+            assert (await model.chat(HELLO)).text == "say hello"
+            await model.written()
+            assert cache.held()[0] == 1
 
     run(scenario())
 

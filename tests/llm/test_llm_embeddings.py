@@ -238,6 +238,19 @@ def test_a_refusal_for_another_reason_is_not_halved(message: str) -> None:
     run(scenario())
 
 
+def test_a_refusal_of_every_batch_costs_few_calls() -> None:
+    async def scenario() -> None:
+        async with (
+            FakeServer(plan=refusal(400, "this is a chat model")) as server,
+            make(server, embedding_model="e") as client,
+        ):
+            with pytest.raises(errors.RequestRejectedError, match=r"text 1 of 64, '0'"):
+                await client.embed([str(number) for number in range(64)])
+            assert [len(request.body["input"]) for request in server.requests] == [64, 32, 16, 8, 4, 2, 1]
+
+    run(scenario())
+
+
 NATIVE = {
     "Ollama, Cohere": lambda rows: {"embeddings": rows},
     "Cohere by type": lambda rows: {"embeddings": {"float": rows}},

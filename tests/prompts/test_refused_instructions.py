@@ -65,6 +65,8 @@ INTACT = [
     "Note: the answer is one word. Write the antonym.",
     "Write two versions of the sentence:\n1. formal\n2. informal",
     "Your friend was given a word. Write its opposite.",
+    "Write the antonym of the given word. (This keeps the meaning.)",
+    "说明：写出反义词。",
 ]
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
@@ -101,6 +103,25 @@ REFUSALS = [
     "There doesn't seem to be an instruction here.",
     "I'm sorry for any confusion, but I can't help with that.",
     "Content policy violation: I cannot write that.",
+    "Lo siento, pero no puedo ayudar con eso.",
+    "Es tut mir leid, aber ich kann das nicht.",
+    "I'm sorry, I am not able to assist with this request as it goes against guidelines.",
+    "I'm sorry, I didn't understand. Please clarify.",
+    "My apologies, but I can't.",
+    "I must decline.",
+    "This request violates our policy.",
+    "I won't help with that.",
+    "I’m unable to comply with that request.",
+    "Sorry, I am unable to answer this.",
+    "As an artificial intelligence, I do not have feelings.",
+    "As a responsible AI, I cannot do that.",
+    "I do not know the instruction.",
+    "Hello! How can I assist you today?",
+    "How can I help you?",
+    "I'd be happy to help! Please provide the instruction you'd like me to rephrase.",
+    "Sure! Please provide the instruction.",
+    "It seems you haven't provided an instruction. Could you share it?",
+    "It looks like your message was cut off. Could you provide more?",
 ]
 
 

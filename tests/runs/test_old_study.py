@@ -72,6 +72,12 @@ def _without_new_fields(document: dict[str, Any]) -> dict[str, Any]:
             assert not row.pop(name, None)
     for row in document["result"]["heldout"]:
         assert row.pop("error") is None
+    usages = [row["usage"] for row in [document["result"], *document["trials"]]]
+    usages += [trial["total"] for trial in document["trials"]]
+    usages += [entry["usage"] for _, entry in document["log"] if "usage" in entry]
+    for usage in usages:
+        for name in ("reused", "reused_age"):
+            assert not usage.pop(name, None)
     return document
 
 

@@ -266,6 +266,9 @@ SETS = [
     ("5\n7", "7, 5", 1),
 ]
 CONTAINED = [
+    ("It costs 1\u202f234 euros.", "1234", 1),
+    ("It costs 1\u00a0234\u00a0567 euros.", "1234567", 1),
+    ("It costs 1\u00a02345 euros.", "12345", 0),
     ("The sentiment is positive.", "positive", 1),
     ("Seems nonpositive", "positive", 0),
     ("One. Positive.", "positive", 1),
@@ -381,6 +384,8 @@ def test_f1(answer: str, reference: str, expected: float) -> None:
         ('He said "no." Then he left.', 'He said "no."'),
         ("Wait... no. Yes.", "Wait... no."),
         ("是。不是。", "是。"),
+        ("네. 아니요.", "네."),
+        ("Found E. coli. Yes.", "Found E. coli."),
         ("no end", "no end"),
         ("", ""),
     ],

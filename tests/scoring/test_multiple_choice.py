@@ -7,6 +7,10 @@ import pytest
 from zopo_fast.scoring import metrics
 
 CHOICES = [
+    ("The answer is B or C.", "B", 0),
+    ("Answer: (B), (C)", "B", 0),
+    ("Answer: B and C", "C", 0),
+    ("The answer is B, because C is wrong.", "B", 1),
     ("B", "B", 1),
     ("b)", "B", 1),
     ("(B) Paris", "(B)", 1),

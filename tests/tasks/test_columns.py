@@ -165,12 +165,31 @@ def test_columns_are_inserted_in_a_single_pass() -> None:
         ("{prompt} {question} {answer}", "{answer} would show the answer"),
         ("{prompt} {input}{contxt}", "{contxt} is no column"),
         ("{prompt} {question}{contxt}", "{contxt} is no column"),
+        ("{prompt} {Question}", "stay in the text as single ones. Did you mean {question}?"),
     ],
 )
 def test_a_missing_column_is_an_error(write: Any, text: str, says: str) -> None:
     with pytest.raises(TaskError) as caught:
         Task.load(write("a.jsonl", QA), template=text, output_field="answer")
     assert says in str(caught.value)
+
+
+def test_a_template_without_the_prompt_is_an_error(write: Any) -> None:
+    for name in (
+        "{question} {context}",
+        str(write("t.txt", "{question}")),
+        str(write("t.json", {"messages": []})),
+    ):
+        with pytest.raises(ConfigError, match=r"template .*(\{prompt\}|at least one message)"):
+            Task.load(write("a.jsonl", QA), template=name, output_field="answer")
+
+
+@pytest.mark.parametrize("options", [{"input_field": "{q}{c}"}, {"template": "{prompt} {q} {c}"}])
+def test_an_input_of_empty_columns_is_an_error(write: Any, options: dict[str, Any]) -> None:
+    rows = [{"q": "", "c": "k", "output": "x"}, {"q": " ", "c": "", "output": "y"}]
+    with pytest.raises(TaskError, match="nothing stands in the columns of the input, 'q', 'c'") as caught:
+        Task.load(write("a.jsonl", rows), **options)
+    assert caught.value.line == 2
 
 
 def test_a_column_without_a_text_is_an_error(write: Any) -> None:

@@ -22,7 +22,9 @@ from zopo_fast.cli.options import (
 from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.cli.plan import announce, model_text
 from zopo_fast.cli.settings import PoolSettings, check_generated, load_task
+from zopo_fast.cli.terminal.progress import Progress, used
 from zopo_fast.errors import ConfigError, OutputError
+from zopo_fast.runs.progress import CountedModel
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.generate import Generated
@@ -69,11 +71,14 @@ def generate(task: Path, **options: Any) -> int:
         if settings.method(model.is_local) == "compose":
             return settings.compose(options["number"], loaded, options["seed"]), None
         async with model.opened(writer.body(model, sampling=True)) as llm:
-            click.echo("Generating prompts ...", err=True)
-            pool, found = await settings.write(
-                options["number"], loaded, llm, model.is_local, options["seed"]
-            )
-            return pool, found
+            progress, number = Progress(quiet=False), options["number"]
+            progress.phase("generating")
+            progress.usage = lambda: used(llm)
+            try:
+                counted = CountedModel(llm, "generating", number, progress.update)
+                return await settings.write(number, loaded, counted, model.is_local, options["seed"])
+            finally:
+                progress.close()
 
     pool, found = run_until_terminated(work())
     check_generated(pool, found)

@@ -40,7 +40,7 @@ _LATER = (
     UnreachableError, RequestTimeoutError, ServerError, RateLimitError, StoreBusyError
 )  # fmt: skip
 
-COMMANDS = ("optimize", "generate", "landscape", "bench", "serve")  # each in a module of its name
+COMMANDS = ("optimize", "show", "generate", "landscape", "bench", "serve")  # each in a module of its name
 
 
 class LazyGroup(click.Group):
@@ -81,7 +81,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; an error of the package becomes one line on stderr and an exit code."""
-    from zopo_fast.cli.log_lines import warning_lines
+    from zopo_fast.cli.terminal.log_lines import warning_lines
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # escape what the encoding of the terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -30,9 +30,9 @@ from zopo_fast.cli.options import (
     task_options,
 )
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
-from zopo_fast.cli.plan import announce, model_text
-from zopo_fast.cli.progress import Progress
+from zopo_fast.cli.plan import announce, chunk_size, model_text
 from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
+from zopo_fast.cli.terminal.progress import Progress, used
 from zopo_fast.errors import (
     ConfigError,
     LimitReachedError,
@@ -44,6 +44,7 @@ from zopo_fast.errors import (
     ZopoError,
 )
 from zopo_fast.runs.config import RunConfig
+from zopo_fast.runs.progress import ChunkedEmbedder
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
@@ -245,7 +246,7 @@ class LandscapeRunner:
         from zopo_fast.runs.landscape import export
         from zopo_fast.runs.resume import failures
 
-        progress = Progress(len(self.pool), self.options["quiet"])
+        progress = Progress(self.options["quiet"])
         try:
             async with self.model.opened() as llm:
                 result = await self._score(store, llm, progress)
@@ -272,19 +273,22 @@ class LandscapeRunner:
         async with AsyncExitStack() as stack:
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
             embedder = self.embedding.open(self.embedder, self.model, account)
+            progress.usage = lambda: used(llm, embedder, judge if self.judge.judge_model else None)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
+            size = chunk_size(self.embedder, self.model, self.embedding)
             return await optimize(
                 self.task,
                 self.pool,
                 llm,
                 self.config,
-                embedder=embedder,
+                embedder=ChunkedEmbedder(embedder, size, progress.update),
                 judge=judge,
                 on_trial=on_trial,
                 on_resume=progress.resume,
                 on_phase=progress.phase,
+                on_progress=progress.update,
                 store=store,
                 cache=cache,
                 account=account,

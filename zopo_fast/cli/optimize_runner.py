@@ -23,6 +23,7 @@ from zopo_fast.cli.models import (
 )
 from zopo_fast.cli.plan import (
     announce,
+    chunk_size,
     fit_budget,
     merged,
     model_text,
@@ -31,7 +32,6 @@ from zopo_fast.cli.plan import (
     prompts_to_score,
     run_config,
 )
-from zopo_fast.cli.progress import Progress
 from zopo_fast.cli.settings import (
     LimitSettings,
     PoolSettings,
@@ -40,9 +40,11 @@ from zopo_fast.cli.settings import (
     prices_of,
     with_prices,
 )
+from zopo_fast.cli.terminal.progress import Progress, used
 from zopo_fast.errors import StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
+from zopo_fast.runs.progress import ChunkedEmbedder, CountedModel
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
@@ -181,9 +183,7 @@ class OptimizeRunner:
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.is_resumed)
         stop = asyncio.Event()
-        racing = self.config.races(self.task)
-        total = self.config.calls_of_race(self.task) if racing else self.config.budget
-        progress = Progress(total, self.options["quiet"], racing)
+        progress = Progress(self.options["quiet"])
         try:
             if folder is not None:
                 self._open_store(folder)
@@ -271,6 +271,8 @@ class OptimizeRunner:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
             embedder = self.embedding.open(self.embedder, self.model, self.account)
+            # A judge without a model of its own shares the client of the model.
+            progress.usage = lambda: used(llm, embedder, judge if self.judge.judge_model else None)
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
@@ -293,16 +295,18 @@ class OptimizeRunner:
                     folder.add(trial)
                 progress.show(trial)
 
+            size = chunk_size(self.embedder, self.model, self.embedding)
             result = await run(
                 self.task,
                 pool,
                 llm,
                 self.config,
-                embedder=embedder,
+                embedder=ChunkedEmbedder(embedder, size, progress.update),
                 judge=judge,
                 on_trial=on_trial,
                 on_resume=on_resume,
                 on_phase=on_phase,
+                on_progress=progress.update,
                 stop=stop,
                 store=self.store,
                 cache=cache,
@@ -327,6 +331,8 @@ class OptimizeRunner:
         given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
         async with self.model.opened(self.writer.body(self.model)) as model:
             writer = model if self.account is None else MeteredModel(model, self.account)
+            writer = CountedModel(writer, "generating", self.options["generate"], progress.update)
+            progress.usage = lambda: used(model)
             if self.store is not None:
                 writer = RecordedModel(writer, ReplayedAnswers(self.store), "writer")
             written, found = await self.pool_settings.write(

@@ -109,7 +109,7 @@ _task_settings = options(
         group="Task",
         type=click.IntRange(1),
         help="Examples that a prompt is scored on."
-        + default_help(f"{DEFAULT_EXAMPLES}; half of a small task"),
+        + default_help(f"{DEFAULT_EXAMPLES}; half of a small task without splits"),
     ),
     option(
         "--heldout",

@@ -11,7 +11,7 @@ import click
 from zopo_fast.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
-    from zopo_fast.cli.models import ModelSettings
+    from zopo_fast.cli.models import EmbeddingSettings, ModelSettings
     from zopo_fast.cli.settings import PoolSettings
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
@@ -103,6 +103,20 @@ def prompts_to_score(options: dict[str, Any], pool: Pool | None, incumbent: str 
     else:
         size = len(pool.require(2)) - len(pool.scores)
     return int(size) + (incumbent is not None and (pool is None or incumbent not in pool.prompts))
+
+
+def chunk_size(embedder: str, model: ModelSettings, embedding: EmbeddingSettings) -> int:
+    """Return the number of texts embedded between two reports of progress.
+
+    At an endpoint a chunk fills all concurrent batches, so that chunks cost no time.
+    """
+    from zopo_fast.llm.openai.config import ClientConfig
+    from zopo_fast.runs.estimate import EMBED_BATCH
+    from zopo_fast.runs.progress import LOCAL_CHUNK
+
+    if not embedder.startswith("endpoint:"):
+        return LOCAL_CHUNK
+    return (embedding.embedding_batch or EMBED_BATCH) * (model.concurrency or ClientConfig.concurrency)
 
 
 # ---- defaults that fit -------------------------------------------------------------------------------

@@ -94,12 +94,25 @@ def load_task(path: Path, options: dict[str, Any]) -> Task:
     given = {name: options[name] for name in names}
     examples = options["examples"]
     if examples is None:
-        whole = Task.load(path, **{**given, "examples": None, "heldout": 0})
-        size = len(whole.train)
-        examples = DEFAULT_EXAMPLES if size > 2 * DEFAULT_EXAMPLES else max(1, size // 2)
-        if size > DEFAULT_EXAMPLES and given["heldout"] is not None:
-            examples = min(DEFAULT_EXAMPLES, max(1, size - given["heldout"]))
+        whole = Task.load(path, **{**given, "examples": None, "heldout": None})
+        examples = _fitting_examples(len(whole.train), len(whole.heldout), given["heldout"])
     return Task.load(path, examples=examples, **given)
+
+
+def _fitting_examples(size: int, held_out: int, wanted: int | None) -> int:
+    """Return the number of train examples that suits a task.
+
+    Args:
+        size: Examples that the file does not hold out.
+        held_out: Examples that the file holds out.
+        wanted: Value of --heldout; None: not given.
+    """
+    if wanted is None and not held_out:
+        return DEFAULT_EXAMPLES if size > 2 * DEFAULT_EXAMPLES else max(1, size // 2)
+    needed = max(0, (wanted or 0) - held_out)  # to hold out beside those of the file
+    if size > DEFAULT_EXAMPLES or held_out:
+        return min(DEFAULT_EXAMPLES, max(1, size - needed))
+    return max(1, size // 2)
 
 
 def check_names(task: Task) -> None:

@@ -37,6 +37,7 @@ _ANY_TAG = re.compile(r"<([a-z][\w-]{0,30})>(.*)</\1>", re.IGNORECASE | re.DOTAL
 _SPECIAL = re.compile(r"<\|[\w/]{1,30}\|>|</?s>|\[/?INST\]|<(?:end|start)_of_turn>|<[eb]os>")
 _ITEM = re.compile(r"(?:[-*•]|\(?\d{1,3}[.)])[^\S\n]+")
 _ITEM_LINE = re.compile(rf"^{_ITEM.pattern}", re.MULTILINE)
+_SECOND = re.compile(r"\s\(?2[.)]\s")
 _RULE = re.compile(r"[-*_=]{3,}[^\S\n]*$")
 _FIELD = re.compile(
     r"""["'](?:new_)?(?:instruction|prompt|text)["']\s*:\s*(["'])(?P<text>(?:(?!\1)[^\\]|\\.)*)""",
@@ -91,7 +92,7 @@ def _extracted(text: str) -> str:
         is_one = is_one or (announced is not None and ALTERNATIVES.search(announced) is None)
         text = _without_wrapping(text.strip())
         text = _first_option(text)
-        if not is_one or len(_ITEM_LINE.findall(text)) == 1:
+        if not is_one or (len(_ITEM_LINE.findall(text)) == 1 and not _SECOND.search(text)):
             text = _first_item(text)
         text = _without_remarks(text, has_sections)
         text = _without_quotes(text)
@@ -133,6 +134,8 @@ def _without_wrapping(text: str) -> str:
     text = _without_tags(_without_fence(text))
     if text.startswith(">") and all(line.startswith(">") for line in text.split("\n") if line.strip()):
         text = re.sub(r"^>[^\S\n]?", "", text, flags=re.MULTILINE)
+    if (match := _FIELD.match(text)) is not None:
+        return _unescaped(match["text"])
     if text[:1] in ("{", "["):
         found = _from_json(text)
         if found is not None:

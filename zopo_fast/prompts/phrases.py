@@ -53,7 +53,7 @@ _LABEL = _any(
 
 LABEL = re.compile(
     rf"\s*(?:#{{1,6}}[^\S\n]*|>[^\S\n]*)?{_MARK}(?!{_VERB}\b\s+\S){_LABEL}{_NUMBER}{_IN_BRACKETS}"
-    rf"(?:\s+{_BE}{_HEDGE})?{_MARK}\s*[:：]{_MARK}[^\S\n]*\n*",
+    rf"(?:\s+{_BE}{_HEDGE})?{_MARK}(?:\s*[:：]|[^\S\n]+[-–—](?=\s)){_MARK}[^\S\n]*\n*",
     re.IGNORECASE,
 )
 """Label before an instruction: "Instruction:", "**New instruction:**", "Variation 1 (shorter):"."""
@@ -110,6 +110,16 @@ _ANNOUNCED = (
         r"(?<=likely)\s+to\s+(?=[a-z])",
     )
 )
+_OTHER_LANGUAGES = _any(
+    r"\s*(?:根据[^\n:：]{0,60}[,，]\s*)?(?:该|这个|新的?|改写后的?|以下是[^\n:：]{0,20})?(?:指令|提示词?|指示)"
+    r"(?:是|为|如下|可能|应该)*[:：]\s*",
+    r"\s*(?:la|die|l['’]|hier ist|voici|aquí está|aquí tienes|ecco|aqui está|a|вот|la nueva|neue|nouvelle|"
+    r"nueva)?\b"
+    r"[^\n:]{0,40}(?:instrucción|anweisung|istruzione|instrução|инструкция|l['’]instruction|consigne)\b"
+    r"(?:[^\S\n]+(?:fue|era|es|war|lautete|ist|était|est|foi|è))?[^\S\n]*:\s*",
+)
+_BRACKETED = rf"\s*\[(?:\w+ ){{0,2}}{_NOUN}s?\]:?\s*"
+_ALONE = r"\s*(?:the |new |rewritten |revised |final )?instruction[^\S\n]*\n+"
 _UNPUNCTUATED = r"\s*(?:the |your )?(?:\w+ )?instruction (?:given )?(?:was|is)[^\S\n]*:?[^\S\n]*\n+"
 _TO = (
     r"\s*(?:[^\n:.]{0,200}?\b)?the (?:original |given |likely |most likely )?instruction\b[^\n:.]{0,60}?"
@@ -128,7 +138,18 @@ ANNOUNCED = (HEADING, LABEL, *(re.compile(p, re.IGNORECASE) for p in (_ANNOUNCED
 LEAD_INS = (
     *(
         re.compile(p, re.IGNORECASE)
-        for p in (_GREETING, _OFFER, _HERE, _UNPUNCTUATED, _ANNOUNCED, _FRIEND, _TO)
+        for p in (
+            _GREETING,
+            _OFFER,
+            _HERE,
+            _UNPUNCTUATED,
+            _ANNOUNCED,
+            _FRIEND,
+            _TO,
+            _OTHER_LANGUAGES,
+            _BRACKETED,
+            _ALONE,
+        )
     ),
     LABEL,
     HEADING,
@@ -141,7 +162,8 @@ ALTERNATIVES = re.compile(
     + _words(
         "variations, variants, versions, alternative, alternatives, options, paraphrases, rewrites, "
         "rephrasings, "
-        "ways, prompts, examples, possibilities, suggestions, ideas, few, several, some, multiple, two, "
+        "ways, prompts, examples, possibilities, suggestions, ideas, few, several, some, possible, "
+        "multiple, two, "
         "three, "
         "four, five, [2-9], 10"
     )
@@ -151,7 +173,7 @@ ALTERNATIVES = re.compile(
 """Words of a lead-in that announce several instructions."""
 
 OPTION = re.compile(
-    rf"\s*(?:#{{1,6}}\s*)?{_MARK}(?:option|alternative|choice|{_NOUN}|candidate)\s*#?(?:\d{{1,2}}|[a-e])\b"
+    rf"[^\S\n]*(?:#{{1,6}}\s*)?{_MARK}(?:option|alternative|choice|{_NOUN}|candidate)\s*#?(?:\d{{1,2}}|[a-e])\b"
     rf"{_IN_BRACKETS}{_MARK}\s*[:.)-]{_MARK}[^\S\n]*\n*",
     re.IGNORECASE,
 )
@@ -279,6 +301,12 @@ REFUSAL = re.compile(
         r"(?:this|your|the) (?:request|content|instruction)\b[^\n]{0,40}\b(?:violates|goes against|"
         r"is inappropriate)\b",
         r"(?:content )?policy violation\b",
+        r"(?:(?:hello|hi)\b[!., ]+)?how (?:can|may) i (?:assist|help) you\b",
+        r"please (?:provide|share) (?:me )?(?:with )?(?:the|your) (?:original )?(?:instructions?|prompts?|"
+        r"pairs|"
+        r"input[-/ ]output pairs)\b",
+        r"it (?:seems|looks|appears)(?: like| that)? (?:you (?:haven['’]t|have not|didn['’]t|did not|forgot)|"
+        r"your (?:message|request|input|instruction) (?:was|is|got|has been))\b",
         r"es tut mir leid|tut mir leid|leider kann ich|je suis désolée?|désolée?,|lo siento|mi dispiace",
         r"desculpe|sinto muito|к сожалению|извините|抱歉|对不起|很抱歉|申し訳|すみません|죄송",
     ),

@@ -17,6 +17,7 @@ from zopo_fast.scoring.unanswered import Unanswered, cannot_be_answered, concern
 
 if TYPE_CHECKING:
     from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.progress import OnProgress
     from zopo_fast.runs.state import RunState
     from zopo_fast.scoring.scorer import Scorer
 
@@ -29,6 +30,7 @@ class Comparison:
         scorer: scores the prompts.
         config: settings of the run.
         on_phase: called with "random sample" and "comparison" as each begins.
+        on_progress: called with these names, and the examples scored and in total.
 
     Attributes:
         rows: rows so far, the winner's first; a prompt that cannot be scored has a row with the reason.
@@ -36,9 +38,17 @@ class Comparison:
     """
 
     def __init__(
-        self, state: RunState, scorer: Scorer, config: RunConfig, on_phase: Callable[[str], Any]
+        self,
+        state: RunState,
+        scorer: Scorer,
+        config: RunConfig,
+        on_phase: Callable[[str], Any],
+        on_progress: OnProgress,
     ) -> None:
-        self._state, self._scorer, self._config, self._on_phase = state, scorer, config, on_phase
+        self._state, self._scorer, self._config = state, scorer, config
+        self._on_phase, self._on_progress = on_phase, on_progress
+        self._done = self._prompts = 0  # held-out examples scored, and prompts to score on them
+        self._sampled = self._to_sample = 0  # examples of the random sample
         self.rows: list[HeldOut] = []
         self.notes: list[str] = []
 
@@ -56,6 +66,8 @@ class Comparison:
         state = self._state
         winner = state.optimizer.best[0]
         self._on_phase("comparison")
+        self._prompts = 4 if self._config.compare_random else 3  # fewer where one prompt has two roles
+        self._report()
         best = await self._heldout(winner)
         if best is None:
             return
@@ -72,6 +84,8 @@ class Comparison:
         ranked = sorted(sample, key=lambda i: state.scores[i].mean)
         roles["pool median"] = ranked[(len(ranked) - 1) // 2]
 
+        self._prompts = len({winner, *roles.values()})
+        self._report()
         found: dict[int, Score | str | None] = {winner: best}
         for role, index in roles.items():
             if index not in found:
@@ -104,10 +118,17 @@ class Comparison:
         count = len(score.scores) + len(left_out)
         return dict(zip((i for i in range(count) if i not in left_out), score.scores, strict=True))
 
+    def _count(self, *_: object) -> None:
+        self._done += 1
+        self._report()
+
+    def _report(self) -> None:
+        self._on_progress("comparison", self._done, self._prompts * self._scorer.heldout_parts)
+
     async def _heldout(self, index: int) -> Score | str | None:
         """Return the held-out score, or why the prompt has none; None without held-out examples."""
         try:
-            score = await self._scorer.heldout(self._state.pool.prompts[index])
+            score = await self._scorer.heldout(self._state.pool.prompts[index], self._count)
         except LLMError as error:
             if not concerns_call(error):
                 raise
@@ -135,6 +156,8 @@ class Comparison:
             unanswered.pop(example, None)  # asked again after the search
             if why is not None:
                 unanswered[example] = why
+            self._sampled += 1
+            self._on_progress("random sample", self._sampled, self._to_sample)
 
         try:
             missing = [example for example in range(parts) if example not in known]
@@ -155,6 +178,9 @@ class Comparison:
         count = len(state.scores) if state.race is None else state.race.spent // state.race.examples
         sample = [int(i) for i in rng.permutation(len(state.pool))[:count]]
         missing = [i for i in sample if not state.is_fully_scored(i)]
+        known = 0 if state.race is None else sum(len(state.race.scores(i)) for i in missing)
+        self._sampled, self._to_sample = 0, self._scorer.parts * len(missing) - known
+        self._on_progress("random sample", 0, self._to_sample)
         for start in range(0, len(missing), state.in_flight):
             some = missing[start : start + state.in_flight]
             scores = await gather_or_cancel([self._train(i) for i in some])

@@ -28,6 +28,7 @@ from zopo_fast.errors import (
 )
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.comparison import Comparison
+from zopo_fast.runs.progress import OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import AGAIN, ASK, FAILED, LATE, SCORE
 from zopo_fast.scoring.unanswered import Unanswered, concerns_call
@@ -54,6 +55,7 @@ class Driver:
         on_trial: as in `optimize`.
         on_resume: as in `optimize`.
         on_phase: as in `optimize`.
+        on_progress: as in `optimize`.
         stop: ends the run early.
         store: study that holds the log; None: the log is not kept.
         account: hard limits; None: no limits.
@@ -68,12 +70,14 @@ class Driver:
         on_trial: OnTrial | None,
         on_resume: OnResume | None = None,
         on_phase: OnPhase,
+        on_progress: OnProgress,
         stop: asyncio.Event,
         store: Store | None = None,
         account: Account | None = None,
     ) -> None:
         self._state, self._scorer, self._config = state, scorer, config
         self._on_trial, self._on_resume, self._on_phase, self._stop = on_trial, on_resume, on_phase, stop
+        self._on_progress = on_progress
         self._store, self._account = store, account
         self._running: dict[asyncio.Future[Any], Work] = {}
         self._reported = 0  # number of trials
@@ -98,11 +102,12 @@ class Driver:
         state = self._state
         await self._replay()
         self._on_phase("search")
+        self._on_progress("search", *state.progress)
         stopped_by = await self._search()
         await self._close()
         if not state.scores and self._error is not None:
             raise self._error
-        comparison = Comparison(state, self._scorer, self._config, self._on_phase)
+        comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress)
         if state.best and self._config.heldout:
             await self._compare(comparison, seed_prompt)
         best = state.best
@@ -252,6 +257,7 @@ class Driver:
         is_complete = self._state.record_score(work.index, example, score, usage, at, unanswered)
         if self._fail_unanswerable() or is_complete:
             self._start()
+        self._on_progress("search", *self._state.progress)
 
     def _fail_unanswerable(self) -> bool:
         """Record the failure of running prompts without any answer; return whether there are any."""

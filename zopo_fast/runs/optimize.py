@@ -23,6 +23,7 @@ from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import Scorer, prompts_at_once, scorer_for
@@ -57,6 +58,7 @@ async def optimize(
     on_trial: Callable[[Trial], Any] | None = None,
     on_resume: Callable[[list[Trial]], Any] | None = None,
     on_phase: Callable[[str], Any] | None = None,
+    on_progress: OnProgress | None = None,
     stop: asyncio.Event | None = None,
     store: str | Path | Store | None = None,
     cache: AnswerCache | None = None,
@@ -76,6 +78,8 @@ async def optimize(
         on_trial: called with each Trial as it ends, sync or async. An exception of it ends the run.
         on_resume: called with the trials of a resumed study before the search continues.
         on_phase: called with "embedding", "search", "random sample" and "comparison" as each begins.
+        on_progress: called as `on_progress(phase, done, total)` during each of these phases, with the prompts
+            embedded or the examples scored. The total may change.
         stop: event that ends the run early, with the results so far.
         store: study file or its path, created where it is missing. The study keeps every answer. A study with
             an interrupted run of the same task, pool, settings and model is resumed: no answered call is
@@ -110,6 +114,7 @@ async def optimize(
     grader = own_judge or model
     pool, incumbent = _with_incumbent(pool, config.incumbent)
     phase = on_phase or (lambda _: None)
+    progress = on_progress or (lambda *_: None)
     with resume.open_store(store) as study:
         account = account or account_of(config, study)
         if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
@@ -128,7 +133,7 @@ async def optimize(
         if study is not None:
             resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
-        Z = await _embeddings(pool, embeddings, embedder, phase, study)
+        Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
         state = _state(task, pool, Z, config, _initial(pool, incumbent, config), scorer, slots, study)
         driver = Driver(
             state,
@@ -137,6 +142,7 @@ async def optimize(
             on_trial=on_trial,
             on_resume=on_resume,
             on_phase=phase,
+            on_progress=progress,
             stop=stop or asyncio.Event(),
             store=study,
             account=account,
@@ -201,7 +207,12 @@ class _Models:
 
 
 async def _embeddings(
-    pool: Pool, given: Any, embedder: Embeds | None, on_phase: Callable[[str], Any], study: Store | None
+    pool: Pool,
+    given: Any,
+    embedder: Embeds | None,
+    on_phase: Callable[[str], Any],
+    on_progress: OnProgress,
+    study: Store | None,
 ) -> Any:
     """Return the embeddings: given, held by the study, or made by the embedder and stored in the study."""
     stored = None if study is None else resume.stored_embeddings(study, given)
@@ -210,7 +221,9 @@ async def _embeddings(
     usage: Usage | None = None
     if given is None:
         on_phase("embedding")
-        given, usage = await _embed(pool, embedder)
+        on_progress("embedding", 0, len(pool))
+        given, usage = await _embed(pool, embedder, on_progress)
+        on_progress("embedding", len(pool), len(pool))
     Z = as_embeddings(given)
     if len(Z) != len(pool):
         raise ConfigError(
@@ -284,13 +297,13 @@ def _initial(pool: Pool, incumbent: int | None, config: RunConfig) -> list[int]:
     return initial or [0]  # where all prompts have scores; the search skips an initial prompt with a score
 
 
-async def _embed(pool: Pool, embedder: Embeds | None) -> tuple[Any, Usage]:
+async def _embed(pool: Pool, embedder: Embeds | None, on_progress: OnProgress) -> tuple[Any, Usage]:
     if embedder is not None:
         model = as_embedding_model(embedder)
         return np.asarray(await model.embed(list(pool.prompts))), model.usage
     from zopo_fast.prompts.embedders import resolve
 
-    default = resolve("local")
+    default = ChunkedEmbedder(resolve("local"), LOCAL_CHUNK, on_progress)
     try:
         return await default.embed(list(pool.prompts)), default.usage
     finally:

@@ -286,6 +286,15 @@ class RunState:
             spent = self.optimizer.done and len(self.pool) > self._config.budget
         return "budget" if spent else "pool"
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Examples scored so far and in total; those of a failed prompt do not count."""
+        waiting = sum(len(work.missing) for work in self.running.values())
+        if self.race is not None:
+            return self.race.spent - waiting, self.race.calls
+        asked = len(self.full) + len(self.running)
+        return asked * self._parts - waiting, max(asked, self.optimizer.config.budget) * self._parts
+
     def is_fully_scored(self, index: int) -> bool:
         """Return whether a prompt was scored in this study on all examples."""
         return index in self.full

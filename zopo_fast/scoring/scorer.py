@@ -56,8 +56,11 @@ class Scorer(Protocol):
         """Score a prompt on the train examples at these indices; call `on_score` for each as it arrives."""
         ...
 
-    async def heldout(self, prompt: str) -> Score | None:
-        """Score a prompt on the held-out examples; None where there are none."""
+    heldout_parts: int
+    """Number of held-out examples."""
+
+    async def heldout(self, prompt: str, on_score: OnScore | None = None) -> Score | None:
+        """Score a prompt on the held-out examples, as `score` does; None where there are none."""
         ...
 
     def input(self, example: int) -> str:
@@ -94,7 +97,7 @@ class TaskScorer:
             raise ConfigError("task: no train examples to score a prompt on")
         self._task = task
         self.spent = Usage()
-        self.parts = len(task.train)
+        self.parts, self.heldout_parts = len(task.train), len(task.heldout)
         # A metric of the caller may exceed 1.
         self.perfect = MAX_BUILT_IN_SCORE if task.metric in metrics.NAMES else None
         self._evaluator = Evaluator(
@@ -113,22 +116,33 @@ class TaskScorer:
 
     async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
         """Return the mean over the train examples at these indices."""
+        return self._mean(
+            await self._evaluator.evaluate(
+                prompt,
+                self._task.train,
+                indices=examples,
+                on_answer=self._reporting(on_score),
+                part="train",
+            )
+        )
+
+    async def heldout(self, prompt: str, on_score: OnScore | None = None) -> Score | None:
+        """Return the mean over the held-out examples."""
+        if not self._task.heldout:
+            return None
+        on_answer = None if on_score is None else self._reporting(on_score)
+        return self._mean(
+            await self._evaluator.evaluate(prompt, self._task.heldout, on_answer=on_answer, part="heldout")
+        )
+
+    def _reporting(self, on_score: OnScore) -> Callable[[ScoredExample], object]:
+        """Return a callback of the evaluator that calls `on_score`."""
 
         def on_answer(one: ScoredExample) -> None:
             is_left_out = self._leaves_out and one.unanswered is not None
             on_score(one.index, None if is_left_out else one.score, one.usage, one.unanswered)
 
-        return self._mean(
-            await self._evaluator.evaluate(
-                prompt, self._task.train, indices=examples, on_answer=on_answer, part="train"
-            )
-        )
-
-    async def heldout(self, prompt: str) -> Score | None:
-        """Return the mean over the held-out examples."""
-        if not self._task.heldout:
-            return None
-        return self._mean(await self._evaluator.evaluate(prompt, self._task.heldout, part="heldout"))
+        return on_answer
 
     def input(self, example: int) -> str:
         """Return the input of a train example."""
@@ -144,6 +158,7 @@ class FunctionScorer:
 
     perfect: float | None = None
     parts = 1
+    heldout_parts = 0
 
     def __init__(self, function: Callable[[str], Any]) -> None:
         self._function = function
@@ -168,7 +183,7 @@ class FunctionScorer:
         on_score(0, score, Usage(), None)
         return Score(score, (score,), Usage())
 
-    async def heldout(self, prompt: str) -> Score | None:
+    async def heldout(self, prompt: str, on_score: OnScore | None = None) -> Score | None:
         """Return None: a function has no held-out examples."""
         return None
 

@@ -39,7 +39,7 @@ def suggestion(names: Sequence[str], input_field: str, output_field: str) -> str
     names = [name for name in names if name]
     parts = PLACEHOLDER.findall(input_field)
     if parts:
-        close = {part: _similar(part, names) for part in parts if part not in names}
+        close = {part: similar(part, names) for part in parts if part not in names}
         found = input_field
         for part, name in close.items():
             if name is not None:
@@ -67,14 +67,15 @@ def _guess(wanted: str, names: Sequence[str], known: Sequence[str], taken: str) 
     for name in known:
         if name in plain:
             return plain[name]
-    return _similar(wanted, [name for name in names if name != taken])
+    return similar(wanted, [name for name in names if name != taken])
 
 
 def _same(wanted: str, names: Sequence[str]) -> str | None:
     return next((name for name in names if _plain(name) == _plain(wanted)), None)
 
 
-def _similar(wanted: str, names: Sequence[str]) -> str | None:
+def similar(wanted: str, names: Sequence[str]) -> str | None:
+    """Return the name that is spelled most like the wanted one; None if none is close."""
     if (same := _same(wanted, names)) is not None:
         return same
     short = [name for name in names if len(name) <= 80]

@@ -82,6 +82,9 @@ def _record(row: Row, wanted: Wanted, notes: Notes) -> Record:
 def _input(row: Row, wanted: Wanted) -> str:
     if wanted.parts:
         values = {name: joined_text(row, name) for name in wanted.parts}
+        if not any(text.strip() for text in values.values()):
+            names = ", ".join(short_repr(name, 40) for name in values)
+            raise row.error(f"nothing stands in the columns of the input, {names}; remove the example")
         return column_names.PLACEHOLDER.sub(lambda found: values[found[1]], wanted.input)
     text = text_of(row, row.fields[wanted.input], wanted.input)
     if not text.strip():

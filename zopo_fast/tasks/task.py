@@ -112,7 +112,7 @@ class Task:
 
         Raises:
             TaskError: the file cannot be read, is malformed, or has too few examples; names the line.
-            ConfigError: a number is out of range, or the encoding is unknown.
+            ConfigError: a number is out of range, the encoding is unknown, or the template is malformed.
             MissingDependencyError: the format needs a package that is not installed.
         """
         from zopo_fast.tasks.sources import readers
@@ -238,13 +238,17 @@ def _wanted(input_field: str, output_field: str, template: str | None, source: S
 
     Raises:
         TaskError: the template shows the output, or names a column that there is not.
+        ConfigError: the file or text of the template holds no template.
     """
+    from zopo_fast.tasks.column_names import similar
     from zopo_fast.tasks.rows import Wanted, names_text
 
     try:
         layout = templates.resolve(template or "instruction")
-    except ConfigError:  # raised again, with its reason, where the template is used
-        return Wanted(input_field, output_field)
+    except ConfigError:
+        if templates.is_given(template or ""):
+            raise
+        return Wanted(input_field, output_field)  # a name without a file: an error where it is used
     columns = tuple(
         name
         for name, is_certain in layout.columns.items()
@@ -253,9 +257,11 @@ def _wanted(input_field: str, output_field: str, template: str | None, source: S
     for name in columns:
         if source is not None and source.rows and not source.has(name):
             names = source.header or tuple(dict.fromkeys(each for row in source.rows for each in row.fields))
+            near = similar(name, names)
+            hint = "" if near is None else f" Did you mean {{{near}}}?"
             raise TaskError(
                 f"template {layout.name!r}: {{{name}}} is no column; the columns are: {names_text(names)}. "
-                f"Double braces, {{{{{name}}}}}, stay in the text as single ones",
+                f"Double braces, {{{{{name}}}}}, stay in the text as single ones.{hint}",
                 path=source.path,
             )
     if output_field in columns:

@@ -214,6 +214,8 @@ def resolve(name: str | Template) -> Template:
         return TEMPLATES[name]
     if _holds(name, PROMPT):
         return Template(short_repr(name, 40)[1:-1], (("user", name),))
+    if _is_text(name):
+        raise ConfigError(f"template {short_repr(name, 60)}: a text must hold {{prompt}} (or [PROMPT])")
     path = Path(name)
     if path.suffix.lower() == ".json" or is_file(path):
         return _load(path)
@@ -221,6 +223,15 @@ def resolve(name: str | Template) -> Template:
         f"unknown template {short_repr(name)}; give {', '.join(sorted(TEMPLATES))}, "
         "the path of a .json or text file, or a text with {prompt}"
     )
+
+
+def is_given(name: str) -> bool:
+    """Return True if a template is a text or the path of a file that exists, and no other name."""
+    return _holds(name, PROMPT) or _is_text(name) or is_file(name)
+
+
+def _is_text(name: str) -> bool:
+    return PLACEHOLDER.search(name) is not None and not is_file(name)
 
 
 def _load(path: Path) -> Template:

@@ -37,6 +37,6 @@ def _is_abbreviation(text: str, end: re.Match[str]) -> bool:
     parts = word.split(".")
     if len(parts) > 1 or len(word) == 1:
         # Initials, U.S., e.g., Ph.D.; but google.com and 3.14 can end a sentence.
-        return all(len(part) <= 2 and part.isalpha() for part in parts)
+        return all(len(part) <= 2 and part.isalpha() and part.upper() != part.lower() for part in parts)
     name = word.lower()
     return name in _ABBREVIATIONS or (name in _BEFORE_A_NUMBER and following[:1] in "#0123456789")

@@ -142,13 +142,15 @@ async def embed_in_batches(
                     raise _naming(error, texts[start], start, len(texts)) from None
         return await parts(start, end)
 
-    async def parts(start: int, end: int) -> list[Vectors]:
+    async def parts(start: int, end: int, *, first_alone: bool = True) -> list[Vectors]:
         step = size.size
         batches = [(at, min(at + step, end)) for at in range(start, end, step)]
-        found = await gather_or_cancel([embed(*batch) for batch in batches])
+        # After a refusal the first part goes ahead: where the size is not the reason, few calls are refused.
+        found = [await embed(*batches.pop(0))] if first_alone else []
+        found += await gather_or_cancel([embed(*batch) for batch in batches])
         return [part for each in found for part in each]
 
-    return await parts(0, len(texts))
+    return await parts(0, len(texts), first_alone=False)
 
 
 def joined(parts: Sequence[Vectors]) -> Vectors:

@@ -1,0 +1,1 @@
+"""Output of the commands on the terminal while they work."""
