@@ -76,7 +76,9 @@ def read_response(
     quoted = endpoint.quote(response.body) or "nothing"
     status = error_status(response)
     if status is not None:
-        return _refusal(response, status, endpoint, f"{where}: HTTP {response.status}", quoted, sent or {})
+        stated = "" if status == response.status else f" with an error of status {status}"
+        where = f"{where}: HTTP {response.status}{stated}"
+        return _refusal(response, status, endpoint, where, quoted, sent or {})
     try:
         values = json.loads(response.body)
     except (ValueError, RecursionError):
