@@ -10,7 +10,7 @@ from typing import Any
 from yarl import URL
 
 from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
-from zopo_fast.llm.answer_text import CUT, content_text
+from zopo_fast.llm.answer_text import content_text
 from zopo_fast.llm.model_card import origin_of
 from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.endpoint import Endpoint
@@ -126,7 +126,7 @@ def malformed(where: str, problem: str, quoted: str, code: str, *, final: bool =
 
 
 _ERROR_PREFIX = 4096
-_OF_THE_CALL = frozenset({"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked", CUT})
+_OF_THE_CALL = frozenset({"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked"})
 
 
 def _refusal(
@@ -235,14 +235,12 @@ _FILTERED = frozenset(
 
 
 def _withheld(text: str | None, reason: str | None, message: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return problem and code of an answer that is withheld or cut before its first word, else None."""
+    """Return problem and code of an answer that is withheld, else None."""
     if reason is not None and reason.lower() in _FILTERED:
         problem = f"the provider's content filter withholds the answer (finish_reason {reason!r})"
         return problem, "content_filter"
     if not text and _refusal_text(message):
         return "the model refuses to answer", "refusal"
-    if text is not None and reason == "length" and not text.strip():
-        return "the answer ends before its first word; reasoning used up the limit: raise max_tokens", CUT
     return None
 
 
