@@ -201,7 +201,9 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
         if (reason := _blocked(document.values)) is not None:
             return document.malformed(f"the provider blocks this prompt ({reason})", "prompt_blocked")
         problem = "the response holds no choices; check that the server is OpenAI-compatible"
-        code = "no_choices" if isinstance(choices, list) else "no_chat_completion"
+        # Another service knows neither; a proxy states the error of its upstream.
+        is_chat = isinstance(choices, list) or bool(document.values.get("error"))
+        code = "no_choices" if is_chat else "no_chat_completion"
         return document.malformed(problem, code, final=False)
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
@@ -236,7 +238,8 @@ _FILTERED = frozenset(
 
 def _withheld(text: str | None, reason: str | None, message: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return problem and code of an answer that is withheld, else None."""
-    if reason is not None and reason.lower() in _FILTERED:
+    # Gemini may add its own reason: "content_filter: SAFETY".
+    if reason is not None and reason.lower().partition(":")[0].strip() in _FILTERED:
         problem = f"the provider's content filter withholds the answer (finish_reason {reason!r})"
         return problem, "content_filter"
     if not text and _refusal_text(message):
