@@ -64,6 +64,14 @@ def test_a_key_in_an_error_is_masked() -> None:
     assert KEY not in message
 
 
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "JUDGE_KEY"])
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_refused_key_names_its_variable(code: int, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, KEY)
+    error = failure(status(code), api_key=None, key_env=variable)
+    assert f"check {variable}" in str(error)
+
+
 def test_a_parameter_of_the_user_names_its_option() -> None:
     for body, option in (({"temperature": 0.5}, "--temperature"), ({"top_k": 3}, "--body")):
         (field,) = body
