@@ -18,7 +18,7 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_a_reasoning_model_is_adapted_to_and_that_is_said_once(bench: Bench) -> None:
     with serving(plan=reasoning_model) as server:
-        done = bench.run(*bench.optimize(server, "--out", "out"))
+        done = bench.run(*bench.optimize(server, "--generate", "4", "--out", "out"))
     assert done.code == 0, done
     lines = done.err.replace("\r", "\n").splitlines()
     said = [line for line in lines if "refuses the default parameter" in line]

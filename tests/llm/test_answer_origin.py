@@ -20,7 +20,7 @@ from zopo_fast import errors
 from zopo_fast.llm.adapter import as_chat_model
 from zopo_fast.llm.answer_cache import AnswerCache
 from zopo_fast.llm.cached_model import CachedModel
-from zopo_fast.llm.model_card import read_card
+from zopo_fast.llm.model_card import read_card, tells_model
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.types import Answer, Usage
 
@@ -116,6 +116,20 @@ def test_without_a_list_of_models_the_first_response_tells(tmp_path: Path, answe
     runs = [(answer, first), (answer, first), (answer, second), (answer, first)]
     # A run makes one call to see what is served.
     assert calls(tmp_path, *runs) == [4, 1, 4, 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        models(owned_by="system", created=1686935002),  # OpenAI
+        {"data": [{"id": "m", "root": "m", "parent": None, "permission": []}]},
+        {"models": [{"name": "models/m", "displayName": ""}]},
+    ],
+)
+def test_a_list_that_tells_the_name_alone_is_not_enough(tmp_path: Path, answer: Any) -> None:
+    first, second = served_by("m-0718", "fp_1"), served_by("m-0806", "fp_2")
+    runs = [(answer, first), (answer, first), (answer, second), (models(owned_by="another"), second)]
+    assert calls(tmp_path, *runs) == [4, 1, 4, 4]
 
 
 def test_a_fingerprint_alone_or_nothing_may_be_stated(tmp_path: Path) -> None:
@@ -264,3 +278,16 @@ def test_cards(response: Any, model: str, card: Any) -> None:
 def test_a_response_that_is_no_json_is_no_card() -> None:
     assert read_card(b"<html>", "m", NOW) is None
     assert read_card(b'{"data":' * 100_000, "m", NOW) is None
+
+
+def test_cards_that_tell_the_model() -> None:
+    telling: list[Any] = [
+        {"id": "m", "root": "org/m"}, {"id": "m", "meta": {"n_params": 7}}, {"id": "m", "digest": "1"},
+        {"id": "m", "max_model_len": 4096}, {"id": "/m.gguf"}, [{"id": "a"}, {"id": "b"}],
+    ]  # fmt: skip
+    silent: list[Any] = [
+        None, {"id": "m"}, {"id": "m", "object": "model", "owned_by": "x"},
+        {"id": "m", "root": "m", "meta": {}},
+    ]  # fmt: skip
+    assert [tells_model(card, "m") for card in telling] == [True] * len(telling)
+    assert [tells_model(card, "m") for card in silent] == [False] * len(silent)

@@ -93,3 +93,15 @@ def test_an_answer_that_ends_inside_its_reasoning_is_cut(text: str) -> None:
 )
 def test_text_of_content(content: Any, text: str | None) -> None:
     assert content_text(content) == text
+
+
+@pytest.mark.parametrize("text", ["", " \n", "<think>I am done</think>\n"])
+def test_an_empty_answer_that_is_cut_ends_inside_its_reasoning(text: str) -> None:
+    """Endpoints of reasoning models keep the reasoning to themselves, and the limit counts it."""
+    with pytest.raises(
+        MalformedAnswerError, match=r"after 64 tokens.*raise max_tokens, --max-tokens"
+    ) as caught:
+        answer_text(Answer(text, Usage(9, 64, 1), "length"))
+    assert (caught.value.concerns, caught.value.code) == ("call", CUT)
+    assert answer_text(Answer(text, Usage(9, 64, 1), "stop")).strip() == ""
+    assert answer_text(Answer("pos", Usage(9, 64, 1), "length")) == "pos"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_server import Behaviour, FakeServer, Request, absurd_usage, edited, no_usage, ok, status
-from llm_tools import HELLO, KEY, ask, make, no_environment, run  # noqa: F401
+from llm_tools import HELLO, KEY, ask, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
 from zopo_fast.llm.openai.client import Answer, ClientConfig, OpenAIClient, Usage
@@ -94,11 +94,16 @@ def test_calls_under_way_learn_the_prefix_of_a_bare_host_too(call: str, ending: 
 
     async def scenario() -> None:
         async with FakeServer() as server:
+            server.unrouted_gate = asyncio.Event()
             server.url = server.url.removesuffix("/v1") + ending
             async with make(server, embedding_model="e", concurrency=8) as client:
                 ask = (lambda: client.chat(HELLO)) if call == "chat" else (lambda: client.embed(["a"]))
-                await asyncio.gather(*(ask() for _ in range(40)))
-            assert server.answered_total == 40
+                calls = asyncio.gather(*(ask() for _ in range(8)))
+                # The first call learns the prefix while the others wait for their 404.
+                assert await settle(lambda: server.answered_total == 1 and len(server.unrouted) == 8)
+                server.unrouted_gate.set()
+                await calls
+            assert server.answered_total == 8
 
     run(scenario())
 

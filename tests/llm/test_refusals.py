@@ -6,7 +6,7 @@ import asyncio
 import re
 
 import pytest
-from fake_server import Behaviour, FakeServer, Request, ok, status
+from fake_server import Behaviour, FakeServer, Request, dropped, ok, status
 from llm_tools import HELLO, KEY, Pauses, fail, make, no_environment, run, timed_out  # noqa: F401
 from provider_errors import MODES, Mode, says
 
@@ -64,6 +64,14 @@ def test_a_key_in_an_error_is_masked() -> None:
     assert KEY not in message
 
 
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "JUDGE_KEY"])
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_refused_key_names_its_variable(code: int, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, KEY)
+    error = failure(status(code), api_key=None, key_env=variable)
+    assert f"check {variable}" in str(error)
+
+
 def test_a_parameter_of_the_user_names_its_option() -> None:
     for body, option in (({"temperature": 0.5}, "--temperature"), ({"top_k": 3}, "--body")):
         (field,) = body
@@ -115,6 +123,46 @@ def test_an_input_that_always_gets_500_concerns_itself(concurrency: int, bad: tu
                     assert (outcome.concerns, outcome.code) == ("call", "HTTP 500")
                     assert re.search(r"gave up after [67] attempts; other calls were answered", str(outcome))
             assert client._time.now() < 60.0 * len(bad)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "fault", [status(502), status(503), status(529), dropped()], ids=lambda fault: fault.name
+)
+def test_an_input_that_always_fails_while_others_are_answered_concerns_itself(fault: Behaviour) -> None:
+    def plan(request: Request) -> Behaviour:
+        return fault if 'question 3"' in request.key else ok()
+
+    async def scenario() -> None:
+        async with FakeServer(plan=plan) as server, make(server, concurrency=4) as client:
+            await client.chat(question(0))
+            numbers = [3, *range(10, 70)]
+            calls = (client.chat(question(number)) for number in numbers)
+            bad, *others = await asyncio.gather(*calls, return_exceptions=True)
+            assert isinstance(bad, LLMError)
+            assert (bad.concerns, bad.code) == ("call", fault.name.replace("status", "HTTP"))
+            assert "gave up after 6 attempts; other calls were answered" in str(bad)
+            assert not any(isinstance(other, LLMError) for other in others)
+
+    run(scenario())
+
+
+def test_many_such_inputs_do_not_open_the_circuit_breaker() -> None:
+    """Only they are left at the end, and fail many times in a row; the endpoint is up all the same."""
+
+    def plan(request: Request) -> Behaviour:
+        return status(502) if "question 3" in request.key else ok()
+
+    async def scenario() -> None:
+        async with FakeServer(plan=plan) as server, make(server, concurrency=4) as client:
+            calls = (client.chat(question(number)) for number in range(60))
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            failed = [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
+            assert len(failed) == 11  # 3 and 30 to 39
+            assert {(error.concerns, error.code) for error in failed} == {("call", "HTTP 502")}
+            assert not client._breaker.is_open
+            assert len(server.requests) == 49 + 11 * 6
 
     run(scenario())
 

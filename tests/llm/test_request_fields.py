@@ -80,6 +80,48 @@ def test_a_refused_limit_is_renamed_in_any_form(form: str) -> None:
     assert sent(server)[1:] == [{"temperature": 0.0, "max_completion_tokens": 64}] * 2
 
 
+WORDS = [
+    "Unsupported parameter(s): `{}`",
+    "[{}] is not a recognized parameter",
+    "Parameter '{}' is deprecated",
+    "This model does not support the {} parameter",
+    "unexpected keyword argument '{}'",
+    "property '{}' is unsupported, did you mean another?",
+    "Extra data: {} not allowed",
+    'json: unknown field "{}"',
+    "Additional properties are not allowed ('{}' was unexpected)",
+    "The {} parameter is not supported when using reasoning",
+    "invalid {}: only 1 is allowed for this model",
+    "Model only supports {}=1",
+    "`{}` may only be set to 1 when thinking is enabled",
+    "{} must be 1",
+    "{} is not supported by this model",
+]
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("field", ["temperature", "max_tokens"])
+def test_any_words_that_name_the_parameter(field: str, words: str) -> None:
+    refusal = {"error": {"message": words.format(field)}}
+    _, server = ask_all(refuses(field, 400, refusal))
+    assert field not in sent(server)[-1]
+    shown, requests, _ = fail(refuses(field, 400, refusal), errors.RequestRejectedError, body={field: 1})
+    assert requests == 1
+    assert f"refuses {field!r} in the request" in shown
+
+
+def test_two_parameters_that_exclude_each_other() -> None:
+    """The default gives way to the given one."""
+    words = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+
+    def plan(request: Request) -> Any:
+        return says(400, openai(words)) if {"temperature", "top_p"} <= set(request.body) else ok()
+
+    _, server = ask_all(plan, body={"top_p": 0.5})
+    assert ["temperature" in body for body in sent(server)] == [True, False, False]
+    assert all(request.body["top_p"] == 0.5 for request in server.requests)
+
+
 def test_a_limit_that_is_refused_under_both_names_is_left_out() -> None:
     def plan(request: Request) -> Any:
         for field in ("max_tokens", "max_completion_tokens"):

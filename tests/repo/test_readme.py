@@ -92,7 +92,7 @@ def test_options_exist(subcommand: str) -> None:
 
 
 def test_options_in_the_text_exist() -> None:
-    known = frozenset().union(*map(options_of, ("optimize", "generate", "landscape", "serve")))
+    known = frozenset().union(*map(options_of, ("optimize", "show", "generate", "landscape", "serve")))
     # Options of pip and python are not ours.
     codes = [code.split() for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)]
     quoted = [word for words in codes if not {"pip", "python"} & set(words) for word in options_in(words)]

@@ -275,7 +275,7 @@ def test_estimate_counts_the_messages_and_is_approximate_for_the_local_model() -
          "from the cache: 3, 2 of earlier runs, the oldest 1 day old"),
         (Usage(cached=1, reused=1, reused_age=7_300), "the oldest 2 hours old"),
         (Usage(cached=1, reused=1, reused_age=61), "the oldest 1 minute old"),
-        (Usage(cached=1, reused=1, reused_age=0.5), "the oldest 0 seconds old"),
+        (Usage(cached=1, reused=1, reused_age=0.5), "the oldest less than a minute old"),
     ],
 )  # fmt: skip
 def test_answers_of_earlier_runs_are_counted_with_their_age(usage: Usage, says: str) -> None:

@@ -278,6 +278,14 @@ def test_unanswered_held_out_examples_score_zero_or_are_left_out_of_the_pair() -
     assert seed.winner_ahead is not None
     assert seed.winner_ahead.mean == pytest.approx((sum(shared) - sum(seed.scores)) / len(shared))
 
+    refused = run(refusing(bad, prompts=[skip.best_index]), unanswered="skip", incumbent=PROMPTS[9])
+    rows = {row.role: row for row in refused.heldout}
+    assert len(rows["winner"].scores) == HELDOUT - 1
+    theirs = [score for i, score in enumerate(rows["seed prompt"].scores) if i != 1]
+    ahead = rows["seed prompt"].winner_ahead
+    assert ahead is not None
+    assert ahead.mean == pytest.approx((sum(rows["winner"].scores) - sum(theirs)) / len(theirs))
+
 
 @pytest.mark.parametrize("policy", ["zero", "skip", "fail"])
 def test_a_winner_that_cannot_be_scored_has_a_row_with_the_reason(policy: Any) -> None:

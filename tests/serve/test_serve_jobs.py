@@ -326,7 +326,7 @@ def test_a_models_file_leaves_default_parameters_out(tmp_path: Path) -> None:
         '[local]\nbody = { max_tokens = "unset", top_p = 0.5 }\n'
     )
     models = load_models(path)
-    bodies = {name: models[name].client.body for name in "ab"}  # type: ignore[union-attr]
+    bodies = {name: models[name].client.chat_body for name in "ab"}  # type: ignore[union-attr]
     assert bodies == {"a": {"temperature": 0.0}, "b": {"temperature": 0.0, "max_completion_tokens": 900}}
     assert models["local"].body == {"temperature": 0.0, "max_tokens": None, "top_p": 0.5}
 

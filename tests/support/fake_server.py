@@ -120,6 +120,8 @@ class FakeServer:
         self.max_in_flight = 0
         """Maximum of `in_flight`, which does not count held requests."""
         self.gate: asyncio.Event | None = None
+        self.unrouted_gate: asyncio.Event | None = None
+        """Event that all 404 responses but the first wait for."""
         self.release = asyncio.Event()
         self.url = ""
         """Base URL with prefix."""
@@ -187,6 +189,8 @@ class FakeServer:
 
     async def _unknown(self, http: web.Request) -> web.StreamResponse:
         self.unrouted.append(http.path)
+        if self.unrouted_gate is not None and len(self.unrouted) > 1:
+            await self.unrouted_gate.wait()
         raise web.HTTPNotFound
 
     async def _handle(self, http: web.Request) -> web.StreamResponse:

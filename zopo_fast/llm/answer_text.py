@@ -40,7 +40,9 @@ def answer_text(answer: Answer, *, option: str = "--max-tokens") -> str:
         MalformedAnswerError: the answer ends inside its reasoning; the code is `CUT`.
     """
     text = without_reasoning(answer.text)
-    if text is None:
+    # Most endpoints keep the reasoning to themselves: of an answer that is cut inside it, nothing is left.
+    is_cut = text is not None and answer.finish_reason == "length" and not text.strip()
+    if text is None or is_cut:
         raise MalformedAnswerError(
             f"the answer ends inside its reasoning after {answer.usage.completion_tokens} tokens "
             f"(finish_reason {answer.finish_reason!r}): raise max_tokens, {option} on the command "

@@ -1,9 +1,10 @@
 """Chat model with a cache of answers in front of it.
 
-The key of an answer covers all it depends on: model, endpoint, parameters of the call, messages, and what the
-endpoint serves under the name of the model. `GET /models` tells that where its response says anything (see
-`model_card`). Elsewhere the responses tell it: the first call of a run whose answer is cached is made all the
-same, and entries match whose `model` and `system_fingerprint` a response of this run has stated.
+The key of an answer covers all it depends on: model, endpoint, parameters of the call, messages, and what
+the endpoint serves under the name of the model. `GET /models` tells that where its response says more than
+name and owner (see `model_card`). Elsewhere the responses tell it: the first call of a run whose answer is
+cached is made all the same, and entries match whose `model` and `system_fingerprint` a response of this run
+has stated.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from zopo_fast.errors import ZopoError
 from zopo_fast.llm.answer_cache import AnswerCache, Found
 from zopo_fast.llm.answer_text import without_reasoning
 from zopo_fast.llm.middleware import ModelWrapper
+from zopo_fast.llm.model_card import tells_model
 from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer, Usage
 
 # Finish reasons of answers that are complete, or cut at the length that the key holds. Others are failures,
@@ -33,8 +35,6 @@ _KEPT_REASONS = frozenset(
         "finished", "done", "length", "max_tokens", "model_length",
     }
 )  # fmt: skip
-
-_NO_CARD = object()  # the model needs no card: its identity tells what answers
 
 
 @dataclass
@@ -71,6 +71,7 @@ class CachedModel(ModelWrapper):
         self._lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups] = WeakKeyDictionary()
         self._card: Any = None
         self._has_card = False
+        self._by_origin = False  # entries match by the origin that responses state
         self._origins: set[str] = set()
 
     async def chat(
@@ -116,10 +117,10 @@ class CachedModel(ModelWrapper):
         # One lookup at a time, so that calls reach the model in the order in which they were made.
         async with lookups.lock:
             if not self._has_card:
-                self._card, self._has_card = await self._served(), True
+                await self._read_card()
             stored, tried = self._stored_key(key), self._matching
             found = await self._find(stored, tried)
-        while found.answer is None and found.is_known and self._card is None:
+        while found.answer is None and found.is_known and self._by_origin:
             if tried == self._matching:  # else another call has told more meanwhile
                 if tried:
                     break
@@ -132,20 +133,23 @@ class CachedModel(ModelWrapper):
 
     @property
     def _matching(self) -> frozenset[str]:
-        """Origins of the entries that match; those with a card, or an identity that tells all, have none."""
-        return frozenset(self._origins) if self._card is None else frozenset({""})
+        """Origins of the entries that match; "" where card or identity tell what answers."""
+        return frozenset(self._origins if self._by_origin else {""})
 
-    async def _served(self) -> Any:
-        """Return the card of the model; None where the endpoint has none, `_NO_CARD` where none is needed."""
+    async def _read_card(self) -> None:
+        """Read the card of a model at an endpoint; the identity of other models tells what answers."""
         model: Any = self.model
         while isinstance(model, ModelWrapper):
             model = model.model
         read = getattr(model, "model_card", None)
-        return _NO_CARD if read is None else await read()
+        if read is not None:
+            self._card = await read()
+            self._by_origin = not tells_model(self._card, str(self.description.get("model")))
+        self._has_card = True
 
     def _stored_key(self, key: bytes) -> bytes:
         """Return the key of an entry: that of the call with the model's card."""
-        if self._card is None or self._card is _NO_CARD:
+        if self._card is None:
             return key
         return hashlib.sha256(key + json.dumps(self._card, sort_keys=True).encode()).digest()
 
@@ -166,7 +170,7 @@ class CachedModel(ModelWrapper):
     async def _live(self, stored: bytes, key: bytes, call: Callable[[], Awaitable[Answer]]) -> Answer:
         answer = await call()
         if isinstance(answer, Answer):
-            origin = (answer.origin or "") if self._card is None else ""
+            origin = (answer.origin or "") if self._by_origin else ""
             self._origins.add(origin)
             if is_kept(answer):
                 # Written in the background: cancelling the call during the write must not lose the answer.

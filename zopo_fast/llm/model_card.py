@@ -19,6 +19,8 @@ _VOLATILE = re.compile(
 )
 _LISTS = ("data", "models")
 _NAMES = ("id", "name", "model")
+_GENERIC = frozenset({*_NAMES, "object", "owned_by", "type", "display_name", "displayName"})
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 _RECENT = 86_400.0  # seconds; a number this close to the present is taken as a time
 _MAX_DEPTH = 20
 
@@ -45,6 +47,22 @@ def read_card(body: bytes, model: str, now: float) -> Any:
     own = [entry for entry in entries if _is_named(entry, model)]
     cards = [_stable(entry, now) for entry in own or entries]
     return sorted(cards, key=lambda card: json.dumps(card, sort_keys=True)) if len(cards) > 1 else cards[0]
+
+
+def tells_model(card: Any, model: str) -> bool:
+    """Return whether a card tells more of the model than its name and owner.
+
+    Args:
+        card: result of `read_card`.
+        model: name of the model in requests.
+    """
+    if card is None:
+        return False
+    if not isinstance(card, Mapping) or not _is_named(card, model):
+        return True  # the names of other models
+    names = {card.get(name) for name in _NAMES if isinstance(card.get(name), str)}
+    more = {name: value for name, value in card.items() if name not in _GENERIC and value not in _NOTHING}
+    return any(not isinstance(value, str) or value not in names for value in more.values())
 
 
 def _entries(document: Any) -> list[Any]:

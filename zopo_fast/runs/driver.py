@@ -255,7 +255,7 @@ class Driver:
             entry["unanswered"] = {"code": unanswered.code, "message": unanswered.message}
         self._write(SCORE, entry)
         is_complete = self._state.record_score(work.index, example, score, usage, at, unanswered)
-        if self._fail_unanswerable() or is_complete:
+        if (unanswered is not None and self._fail_unanswerable()) or is_complete:
             self._start()
         self._on_progress("search", *self._state.progress)
 

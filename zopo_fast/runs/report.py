@@ -222,9 +222,11 @@ def _reused_words(usage: Usage) -> str:
 
 
 def age_words(seconds: float) -> str:
-    """Return an age in whole days, hours, minutes or seconds."""
-    units = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
-    name, size = next((unit for unit in units if seconds >= unit[1]), units[-1])
+    """Return an age in whole days, hours or minutes."""
+    if seconds < 60:
+        return "less than a minute"
+    units = (("day", 86_400), ("hour", 3_600), ("minute", 60))
+    name, size = next(unit for unit in units if seconds >= unit[1])
     number = int(seconds // size)
     return f"{number} {name}{'' if number == 1 else 's'}"
 

@@ -51,6 +51,11 @@ class Work:
     left_out: set[int] = field(default_factory=set)
 
     @property
+    def waiting(self) -> int:
+        """Number of examples that have no outcome yet."""
+        return len(self.examples) - len(self.scores) - len(self.left_out)
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """Indices of the examples that have no outcome yet."""
         return tuple(
@@ -171,7 +176,7 @@ class RunState:
         work.usage += usage
         self.asked.add(index, example, unanswered)
         self.last_unanswered = unanswered or self.last_unanswered
-        if work.missing or self.asked.cannot_be_answered(index, self._parts):
+        if work.waiting or self.asked.cannot_be_answered(index, self._parts):
             return False
         del self.running[index]
         try:
@@ -187,7 +192,7 @@ class RunState:
         return {
             index: failure_text(list(self.asked.reasons(index).values()))
             for index, work in self.running.items()
-            if not work.missing
+            if not work.waiting
         }
 
     def record_failure(self, index: int, error: str, at: float) -> None:
@@ -289,7 +294,7 @@ class RunState:
     @property
     def progress(self) -> tuple[int, int]:
         """Examples scored so far and in total; those of a failed prompt do not count."""
-        waiting = sum(len(work.missing) for work in self.running.values())
+        waiting = sum(work.waiting for work in self.running.values())
         if self.race is not None:
             return self.race.spent - waiting, self.race.calls
         asked = len(self.full) + len(self.running)

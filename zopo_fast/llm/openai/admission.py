@@ -34,6 +34,8 @@ class Admitted:
     """The circuit breaker is open, and the attempt tells whether it may close."""
     failure: Failure | None = None
     """Failure of the attempt."""
+    is_single: bool = False
+    """Other calls were answered since this one failed first, so that its failures say nothing about them."""
     tokens: int | None = None
     """Tokens of an answered attempt, where the response states them."""
     ended: bool = field(default=False)
@@ -150,7 +152,7 @@ class Admission:
             outcome = Outcome.ANSWERED
             self._rate_limiter.answered(admitted.ticket, admitted.tokens)
         elif admitted.ended and failure is not None:
-            if issubclass(failure.error, _DOWN) and not failure.final:
+            if issubclass(failure.error, _DOWN) and not failure.final and not admitted.is_single:
                 outcome = Outcome.DOWN
             if failure.error is RateLimitError:
                 seconds = None if failure.wait is None else failure.wait.seconds

@@ -333,7 +333,7 @@ class OpenAIClient(AsyncCloseable):
                     warnings=self._warnings,
                 )
 
-            return await call(retry_of)
+            return await call(health, retry_of)
 
     def _expected(self, messages: Sequence[Message]) -> int:
         """Return the tokens a call may take, for the rate limiter until the response states them."""

@@ -12,6 +12,7 @@ from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
     from zopo_fast.llm.limits import Reservation
+    from zopo_fast.llm.openai.health import CallHealth
     from zopo_fast.llm.openai.responses import Document
     from zopo_fast.llm.types import Payer
 
@@ -61,18 +62,21 @@ class Call(Generic[R]):
         self._account = account
         self._bound = bound or Usage()
         self._admitted: Admitted | None = None
+        self._health: CallHealth | None = None
         self._reservation: Reservation | None = None
 
-    async def __call__(self, retry_of: Callable[[Admit], Retry[R]]) -> R:
+    async def __call__(self, health: CallHealth, retry_of: Callable[[Admit], Retry[R]]) -> R:
         """Return the parsed response.
 
         Args:
+            health: failures of this call beside the other calls of the client.
             retry_of: makes the retries of a call whose attempts are admitted as given.
 
         Raises:
             LLMError: the last attempt failed.
             LimitReachedError: the account has no room for the next attempt.
         """
+        self._health = health
         retry = retry_of(self._admit)
         try:
             return await retry(self._attempt)
@@ -111,6 +115,7 @@ class Call(Generic[R]):
             admitted.ended = True
             if isinstance(outcome, Failure):
                 admitted.failure = outcome
+                admitted.is_single = self._health is not None and self._health.others_are_answered
             elif outcome.prompt_tokens is not None and outcome.completion_tokens is not None:
                 admitted.tokens = outcome.prompt_tokens + outcome.completion_tokens
         if self._account is None or self._reservation is None:

@@ -10,7 +10,7 @@ from typing import Any
 from yarl import URL
 
 from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
-from zopo_fast.llm.answer_text import CUT, content_text
+from zopo_fast.llm.answer_text import content_text
 from zopo_fast.llm.model_card import origin_of
 from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.endpoint import Endpoint
@@ -76,7 +76,9 @@ def read_response(
     quoted = endpoint.quote(response.body) or "nothing"
     status = error_status(response)
     if status is not None:
-        return _refusal(response, status, endpoint, f"{where}: HTTP {response.status}", quoted, sent or {})
+        stated = "" if status == response.status else f" with an error of status {status}"
+        where = f"{where}: HTTP {response.status}{stated}"
+        return _refusal(response, status, endpoint, where, quoted, sent or {})
     try:
         values = json.loads(response.body)
     except (ValueError, RecursionError):
@@ -124,7 +126,7 @@ def malformed(where: str, problem: str, quoted: str, code: str, *, final: bool =
 
 
 _ERROR_PREFIX = 4096
-_OF_THE_CALL = frozenset({"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked", CUT})
+_OF_THE_CALL = frozenset({"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked"})
 
 
 def _refusal(
@@ -199,7 +201,9 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
         if (reason := _blocked(document.values)) is not None:
             return document.malformed(f"the provider blocks this prompt ({reason})", "prompt_blocked")
         problem = "the response holds no choices; check that the server is OpenAI-compatible"
-        code = "no_choices" if isinstance(choices, list) else "no_chat_completion"
+        # Another service knows neither; a proxy states the error of its upstream.
+        is_chat = isinstance(choices, list) or bool(document.values.get("error"))
+        code = "no_choices" if is_chat else "no_chat_completion"
         return document.malformed(problem, code, final=False)
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
@@ -233,14 +237,13 @@ _FILTERED = frozenset(
 
 
 def _withheld(text: str | None, reason: str | None, message: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return problem and code of an answer that is withheld or cut before its first word, else None."""
-    if reason is not None and reason.lower() in _FILTERED:
+    """Return problem and code of an answer that is withheld, else None."""
+    # Gemini may add its own reason: "content_filter: SAFETY".
+    if reason is not None and reason.lower().partition(":")[0].strip() in _FILTERED:
         problem = f"the provider's content filter withholds the answer (finish_reason {reason!r})"
         return problem, "content_filter"
     if not text and _refusal_text(message):
         return "the model refuses to answer", "refusal"
-    if text is not None and reason == "length" and not text.strip():
-        return "the answer ends before its first word; reasoning used up the limit: raise max_tokens", CUT
     return None
 
 

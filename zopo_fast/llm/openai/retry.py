@@ -185,7 +185,7 @@ class Retry(Generic[T]):
                 raise self._error(outcome, verdict)
             _log.info("%s; attempt %d follows in %.2f s", outcome.message, self.attempts + 1, pause)
             if self._elapsed + pause >= LONG_WAIT:
-                self._warnings.add(self._reason_to_wait(outcome, pause))
+                self._warnings.add(self._reason_to_wait(outcome))
             await self._wait(pause)
 
     def _error(self, failure: Failure, reason: str) -> LLMError:
@@ -215,7 +215,7 @@ class Retry(Generic[T]):
         if failure.wait is not None:
             return max(backoff, failure.wait.seconds)
         left = self._left()
-        if backoff >= left and not self._is_last:  # one more attempt in the time that is left
+        if backoff >= left > bounds.backoff_initial and not self._is_last:  # one more attempt in that time
             self._is_last = True
             return max(left, 0.0) / 2.0
         return backoff
@@ -249,13 +249,13 @@ class Retry(Generic[T]):
             return "the endpoint has never sent a response"
         return None
 
-    def _reason_to_wait(self, failure: Failure, pause: float) -> str:
+    def _reason_to_wait(self, failure: Failure) -> str:
         if failure.wait is not None and failure.wait.seconds >= LONG_WAIT:
             wait = failure.wait
             return f"the endpoint asks to wait {wait.seconds:.4g} s ({wait.source}): {failure.message}"
         return (
-            f"waiting for the endpoint, attempt {self.attempts + 1} follows in {pause:.3g} s, the call gives "
-            f"up in {self._left():.4g} s: {failure.message}"
+            f"waiting for the endpoint, {self._elapsed:.0f} s so far, at most {self._left():.0f} s more: "
+            f"{failure.message}"
         )
 
     async def _wait(self, seconds: float) -> None:

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +119,10 @@ _FIELD_CODES = re.compile(
     r"un(?:supported|known|recognized)_(?:parameter|value|field|argument)|extra_forbidden|invalid_parameter\w*"
 )
 _FIELD_TEXT = re.compile(
-    r"(?:un(?:supported|known|recognized|expected)|invalid|extra)[\w ]{0,20} "
-    r"(?:parameter|argument|field|name|value|inputs)\w*|not (?:supported|permitted|allowed)|"
-    r"extra inputs|is deprecated|cannot (?:be|both) |does not support|only the default|must be|must have|"
-    r"don'?t support|should be|unsupportedparams|range of|out of range|cannot find field|maximum allowed|"
-    r"at the same time|too (?:large|small|high|low)",
+    r"un(?:supported|known|recogni[sz]ed|expected)|invalid|extra (?:inputs|data)|not (?:a )?recogni[sz]ed|"
+    r"not (?:supported|permitted|allowed|accept\w*|available)|deprecated|cannot (?:be|both) |only |"
+    r"(?:does not|doesn't|don't|cannot) (?:support|accept)|must (?:be|have)|should be|range of|out of range|"
+    r"cannot find field|maximum allowed|at the same time|too (?:large|small|high|low)",
     re.IGNORECASE,
 )
 _ROLE_TEXT = re.compile(
@@ -263,16 +262,28 @@ def refused_field(error: ErrorBody, body: Mapping[str, Any]) -> str | None:
     return next((name for name in names if _names(error.message, name)), None)
 
 
+def mentioned_field(status: int, error: ErrorBody, names: Collection[str]) -> str | None:
+    """Return one of `names` that a refusal mentions; None also for a refusal of another kind."""
+    if any(_DATA_PARAMS.match(param) for param in error.params):
+        return None
+    if any(rule(status, error, {}) is not None for rule in (_by_content, _by_length, _by_account, _by_model)):
+        return None
+    params = {re.split(r"[.\[]", param)[0] for param in error.params}
+    mentioned = (n for n in names if re.search(rf"(?<![\w-]){re.escape(n)}(?![\w-])", error.message))
+    return next((name for name in names if name in params), next(mentioned, None))
+
+
 def _names(message: str, name: str) -> bool:
     """Return whether a message names a parameter, quoted or where a plain word can only be its name."""
     escaped = re.escape(name)
-    before = (
-        r"(?<![\w-])" if "_" in name else r"(?:^|[.:;,(]\s*|(?:parameter|argument|field|propert\w+)s?:?\s+)"
-    )
-    quoted = rf"['\"`\u2018\u201c]{escaped}['\"`\u2019\u201d]"
-    assigned = rf"(?<![\w-]){escaped}\s?="
-    pattern = rf"{quoted}|{assigned}|{before}{escaped}(?![\w-])"
-    return re.search(pattern, message) is not None
+    if re.search(rf"['\"`\u2018\u201c\[]{escaped}['\"`\u2019\u201d\]]", message):
+        return True
+    if "_" in name:
+        return re.search(rf"(?<![\w-]){escaped}(?![\w-])", message) is not None
+    before = r"(?:^|[.:;,(]\s*|(?:parameter|argument|field|invalid|propert\w+)s?:?\s+)"
+    after = r"(?=\s*[=:,]|\s+(?:parameter|field|value|is|may|must|can|should|has|was)\b)"
+    pattern = rf"{before}{escaped}(?![\w-])|(?<![\w-]){escaped}{after}"
+    return re.search(pattern, message, re.IGNORECASE) is not None
 
 
 def _by_status(status: int, error: ErrorBody) -> Kind:

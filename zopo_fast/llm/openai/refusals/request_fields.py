@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zopo_fast.llm.openai.refusals.error_body import ErrorBody
-from zopo_fast.llm.openai.refusals.kinds import kind_of, refused_field
+from zopo_fast.llm.openai.refusals.kinds import mentioned_field
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +60,12 @@ class RequestFields:
             keep_limit: keep the limit of the answer's length, which a budget needs.
         """
         sent = self.changed(changes)
-        if status not in (400, 422) or kind_of(status, error, sent).concerns != "endpoint":
+        ours = {new: name for name in sorted(self._defaults) if (new := changes.get(name, name)) in sent}
+        # A mere mention is enough, because a change that does not help is not kept.
+        refused = mentioned_field(status, error, ours) if status in (400, 422) else None
+        if refused is None:
             return None
-        refused = refused_field(error, sent)
-        default = next((name for name in self._defaults if changes.get(name, name) == refused), None)
-        if refused is None or default is None:
-            return None
+        default = ours[refused]
         successor = _SUCCESSORS.get(refused)
         if successor is None or successor in sent:
             if keep_limit and default in _SUCCESSORS and successor not in sent:
