@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,3 +92,42 @@ def test_knows_its_metric_by_name(path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(zf.StudyMismatchError, match="task: f2999952dfef15c7"):
         old.run(path, model)
     assert model.calls == []
+
+
+# ---- metrics whose rules have changed ----------------------------------------------------------------
+
+
+class Apostrophes:
+    """Model whose answers only the former rules take for "yes"; its calls fail after `left` answers."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __call__(self, messages: Any) -> str:
+        if self.left == 0:
+            raise zf.UnreachableError("gone")
+        self.left -= 1
+        return "ye's"
+
+
+TEXT_TASK = zf.Task("text", tuple(zf.Example(f"question {i}", ("yes",)) for i in range(4)))
+TEXT_CONFIG = zf.RunConfig(budget=4, initial=2, concurrency=1, stop_at_perfect=False, heldout=False)
+
+
+def scores_of(path: Path, metric: str, *, forget_rules: bool) -> list[float]:
+    """Return the scores of a run that is interrupted after 6 answers, and resumed."""
+    task = replace(TEXT_TASK, metric=metric)
+    prompts = [f"Prompt {i}." for i in range(6)]
+    Z = np.random.default_rng(0).normal(size=(6, 3))
+    zf.optimize_sync(task, prompts, Apostrophes(6), TEXT_CONFIG, embeddings=Z, store=path)
+    if forget_rules:  # as in a study of a version before they were stored
+        with closing(sqlite3.connect(path)) as connection, connection:
+            assert connection.execute("DELETE FROM study WHERE name = 'metric_rules'").rowcount == 1
+    zf.optimize_sync(task, prompts, Apostrophes(100), TEXT_CONFIG, embeddings=Z, store=path)
+    return [event.data["score"] for event in events(path) if event.kind == "score"]
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "contains", "exact_set", "f1"])
+def test_a_study_keeps_the_rules_of_its_metric(tmp_path: Path, metric: str) -> None:
+    assert scores_of(tmp_path / "new", metric, forget_rules=False) == [0.0] * 16
+    assert scores_of(tmp_path / "old", metric, forget_rules=True) == [0.0] * 6 + [1.0] * 10

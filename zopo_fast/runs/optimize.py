@@ -123,7 +123,7 @@ async def optimize(
             )
         models = _Models(study, cache, account)
         scorer, slots = scorer_for(
-            task,
+            task if study is None else resume.task_as_begun(study, task),
             None if model is None else models.wrap(model, "model"),
             None if grader is None else models.wrap(grader, "judge"),
             config.rubric,

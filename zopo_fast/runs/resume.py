@@ -6,15 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.runs.state import AGAIN, FAILED, SCORE
+from zopo_fast.scoring import metrics
 from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Event, Store
 from zopo_fast.tasks import template
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
 
+T = TypeVar("T")
 
 # Settings that older versions did not store, with the value that their logs replay under.
 _ABSENT = {"unanswered": "zero"}
@@ -125,6 +127,20 @@ def check_identity(store: Store, now: Mapping[str, Any]) -> None:
             f"{store.path} was started with other settings: {what}. Use the same settings again, or another "
             "file"
         )
+
+
+def task_as_begun(store: Store, task: T) -> T:
+    """Return the task with the metric whose rules are those of the version that began the study.
+
+    A new study stores the present rules. Scores of one study are comparable only under the same rules.
+    """
+    if store.get("run") is None:
+        store.put("metric_rules", metrics.RULES)
+    if not isinstance(task, Task) or store.get("metric_rules") is not None:
+        return task
+    if not isinstance(task.metric, str) or task.metric not in metrics.RULES_1:
+        return task
+    return replace(task, metric=metrics.RULES_1[task.metric])
 
 
 def pin(store: Store | None, name: str, value: int) -> int:

@@ -10,12 +10,14 @@ from zopo_fast.scoring.metrics.functions import finite, from_function
 from zopo_fast.scoring.metrics.induction import normalise
 from zopo_fast.scoring.metrics.multiple_choice import multiple_choice
 from zopo_fast.scoring.metrics.protocol import Metric
-from zopo_fast.scoring.metrics.registry import BINARY, METRICS, NAMES, resolve
+from zopo_fast.scoring.metrics.registry import BINARY, METRICS, NAMES, RULES, RULES_1, resolve
 
 __all__ = [
     "BINARY",
     "METRICS",
     "NAMES",
+    "RULES",
+    "RULES_1",
     "Metric",
     "contains",
     "exact_match",

@@ -36,6 +36,15 @@ METRICS: dict[str, Callable[[str, str], float]] = {
     "induction_contains": induction_contains,
 }
 NAMES = (*METRICS, "judge")
+RULES = 2
+"""Version of the rules of the built-in metrics; a study keeps those that it was begun with."""
+RULES_1 = {
+    "exact_match": "induction_match",
+    "f1": "induction_f1",
+    "exact_set": "induction_set",
+    "contains": "induction_contains",
+}
+"""Present name of each metric whose rules differed in version 1."""
 BINARY = tuple(name for name in METRICS if name not in ("f1", "induction_f1"))
 
 
