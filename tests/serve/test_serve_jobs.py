@@ -331,6 +331,20 @@ def test_a_models_file_leaves_default_parameters_out(tmp_path: Path) -> None:
     assert models["local"].body == {"temperature": 0.0, "max_tokens": None, "top_p": 0.5}
 
 
+def test_a_models_file_bounds_waits_and_rates(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    bounds = "timeout = 30\nmax_wait = 90\nrequests_per_minute = 60\ntokens_per_minute = 9000\n"
+    path.write_text(f'[a]\nmodel = "m"\nbase_url = "http://localhost:1/v1"\n{bounds}')
+    client = load_models(path)["a"].client
+    assert client is not None
+    found = (client.timeout, client.max_elapsed, client.requests_per_minute, client.tokens_per_minute)
+    assert found == (30, 90, 60, 9000)
+    for line in bounds.splitlines():
+        path.write_text(f"[local]\n{line}\n")
+        with pytest.raises(ConfigError, match=r"models\.toml: \[local\]: the embedded model has only"):
+            load_models(path)
+
+
 def test_a_models_file_takes_prices_from_the_list(tmp_path: Path) -> None:
     pytest.importorskip("genai_prices")
     path = tmp_path / "models.toml"

@@ -8,6 +8,7 @@ base_url = "https://api.openai.com/v1"
 key_env = "OPENAI_API_KEY"        # environment variable with the API key
 body = { temperature = 0, max_tokens = 64 }   # "unset" leaves a key out
 concurrency = 16
+max_wait = 600                    # seconds for one call; also timeout, requests_per_minute, tokens_per_minute
 price_in = 0.15                   # per million prompt tokens
 price_out = 0.6                   # per million completion tokens; or price = "auto" for both
 
@@ -46,6 +47,9 @@ class _Settings(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, str] = {}
     concurrency: int | None = None
     timeout: float | None = None
+    max_wait: float | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
     price_in: float | None = None
     price_out: float | None = None
     price: Literal["auto"] | None = None
@@ -116,7 +120,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _local(name: str, settings: _Settings, where: str) -> NamedModel:
-    if settings.model or settings.base_url or settings.key_env or settings.headers:
+    of_endpoints = [settings.model, settings.base_url, settings.key_env, settings.headers, settings.timeout]
+    of_endpoints += [settings.max_wait, settings.requests_per_minute, settings.tokens_per_minute]
+    if any(of_endpoints):
         raise ConfigError(
             f"{where}: the embedded model has only path, body and concurrency; give an endpoint another name"
         )
@@ -136,7 +142,13 @@ def _remote(name: str, settings: _Settings, where: str) -> NamedModel:
             raise ConfigError(
                 f"{where}: key_env: the variable {settings.key_env} is not set; set it to the API key"
             )
-    optional: dict[str, Any] = {"concurrency": settings.concurrency, "timeout": settings.timeout}
+    optional: dict[str, Any] = {
+        "concurrency": settings.concurrency,
+        "timeout": settings.timeout,
+        "max_elapsed": settings.max_wait,
+        "requests_per_minute": settings.requests_per_minute,
+        "tokens_per_minute": settings.tokens_per_minute,
+    }
     try:
         client = ClientConfig(
             settings.model,
