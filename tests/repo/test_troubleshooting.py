@@ -23,7 +23,7 @@ TEXTS = texts()
 
 
 def parts_of(message: str) -> list[str]:
-    return [part.strip() for part in message.split("…") if re.search(r"\w", part)]
+    return [part.strip(" ,;") for part in message.split("…") if re.search(r"\w", part)]
 
 
 def test_the_page_quotes_messages() -> None:
