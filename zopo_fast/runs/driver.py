@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from zopo_fast.runs.state import RunState, Work
     from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 OnTrial = Callable[[Trial], Any]
 OnResume = Callable[[list[Trial]], Any]
@@ -168,9 +171,14 @@ class Driver:
             except (InputError, LookupError, TypeError, ValueError) as error:
                 raise StudyMismatchError(
                     f"{self._store.path}: entry {event.seq} of its log does not follow from the earlier ones "
-                    f"({error}); resume with the version of zopo_fast and NumPy, and on the kind of "
-                    "processor, that wrote the study"
+                    f"({error}); the file was changed, or written by a newer version of zopo_fast"
                 ) from error
+        if self._state.different:
+            _log.warning(
+                "%s: this version would have asked for %d other prompts; its scores are kept",
+                self._store.path,
+                self._state.different,
+            )
         self._reported = len(self._state.trials)
         self._earlier_usage = self._state.spent
         self._error = self._state.refusal  # ends this run as it ended the earlier one

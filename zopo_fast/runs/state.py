@@ -88,6 +88,7 @@ class RunState:
         asked: outcome of each example by prompt.
         last_unanswered: reason of the newest unanswered example; None before there is one.
         full: prompts scored in this study on all examples, unanswered ones included.
+        different: logged asks that this version would have made for another prompt.
         refusal: error of a score outside the bounds of a race, which ends the search as "failures".
     """
 
@@ -112,6 +113,7 @@ class RunState:
         self.asked = AskedExamples()
         self.last_unanswered: Unanswered | None = None
         self.full: set[int] = set()
+        self.different = 0
         self._config, self._parts, self._perfect = config, parts, perfect
         self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
         self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
@@ -119,18 +121,22 @@ class RunState:
 
     # ---- entries -----------------------------------------------------------------------------------
 
-    def ask(self, at: float) -> Work | None:
+    def ask(self, at: float, logged: int | None = None) -> Work | None:
         """Start the next prompt, or its next mini-batch.
 
         Args:
             at: seconds into the run.
+            logged: prompt that the log names; None: the search and the race choose.
 
         Returns:
             The prompt and its examples; None if no further prompt can start now.
+
+        Raises:
+            InputError: the logged prompt cannot start now.
         """
         if self.reason is not None or len(self.running) >= self.in_flight:
             return None
-        chosen = self._ask_search() if self.race is None else self._ask_race(self.race)
+        chosen = self._ask_search(logged) if self.race is None else self._ask_race(self.race, logged)
         if chosen is None:
             return None
         index, examples = chosen
@@ -236,7 +242,7 @@ class RunState:
             elif self.reason is not None:
                 raise InputError(f"{kind!r} after the end of the search ({self.reason})")
             elif kind == ASK:
-                work = self.ask(entry["at"])
+                work = self.ask(entry["at"], entry["prompt"])
                 asked = (entry["prompt"], tuple(entry["examples"]))
                 if work is None or (work.index, work.examples) != asked:
                     now = "nothing" if work is None else (work.index, work.examples)
@@ -317,25 +323,43 @@ class RunState:
 
     # ---- internals ---------------------------------------------------------------------------------
 
-    def _ask_search(self) -> tuple[int, tuple[int, ...]] | None:
+    def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
         if self.optimizer.done or not self._fresh:
             return None
         try:
-            index = self.optimizer.ask()
+            if logged is None:
+                index = self.optimizer.ask()
+            else:
+                self.different += self.optimizer.repeat_ask([logged])
+                index = logged
         except NothingToAsk:
             return None
         self._fresh.discard(index)
         return index, tuple(range(self._parts))
 
-    def _ask_race(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
+    def _ask_race(self, race: racing.Race, logged: int | None) -> tuple[int, tuple[int, ...]] | None:
         """Continue a racing prompt or start one from the search; return it with its next examples."""
         index = race.choose()
+        if logged is not None:
+            return self._repeat_race(race, logged, index)
         if index == racing.NEW:
             asked = self._ask_search()
             index = race.choose(fresh=False) if asked is None else asked[0]
         return None if index is None else (index, race.start(index))
+
+    def _repeat_race(
+        self, race: racing.Race, logged: int, chosen: int | None
+    ) -> tuple[int, tuple[int, ...]] | None:
+        """Start the prompt that the log names, whatever the race has chosen."""
+        if not race.can_start(logged):
+            raise InputError(f"prompt {logged} cannot start a mini-batch")
+        if race.has_begun(logged):
+            self.different += chosen != logged
+        elif self._ask_search(logged) is None:
+            return None
+        return logged, race.start(logged)
 
     def _complete(self, work: Work, at: float) -> None:
         """Tell the search the score of a prompt, or of its mini-batch."""

@@ -150,6 +150,15 @@ class Race:
         """Number of candidates with a mini-batch in flight."""
         return sum(candidate.running > 0 for candidate in self._candidates.values())
 
+    def can_start(self, index: int) -> bool:
+        """Return whether a mini-batch of a candidate can start: it is new, or waits for its next one."""
+        candidate = self._candidates.get(index)
+        return candidate is None or (not candidate.running and len(candidate.scores) < self.examples)
+
+    def has_begun(self, index: int) -> bool:
+        """Return whether a candidate has had a mini-batch."""
+        return index in self._candidates
+
     # ---- scheduling --------------------------------------------------------------------------------
 
     def choose(self, fresh: bool = True) -> int | None:

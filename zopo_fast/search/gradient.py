@@ -70,6 +70,10 @@ class GradientSearch:
         self._pending[index] = None
         return index
 
+    def on_ask(self, index: int) -> None:
+        """Add a pending candidate."""
+        self._pending[index] = None
+
     def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
         """Move the center to the best prompt, and update the model now to keep the next ask fast."""
         if final:

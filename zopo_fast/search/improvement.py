@@ -88,10 +88,14 @@ class ImprovementSearch:
                 break
         else:
             index = self._next()
+        self.on_ask(index)
+        return index
+
+    def on_ask(self, index: int) -> None:
+        """Keep a pending candidate from being proposed again."""
         self._pending[index] = None
         if self._model is not None and index in self._column:
             self._model.exclude(self._column[index])
-        return index
 
     def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
         """Update trust region and model now, to keep the next ask fast."""
@@ -118,6 +122,8 @@ class ImprovementSearch:
     def on_discard(self, index: int) -> None:
         """Remove a pending candidate from the model."""
         self._pending.pop(index, None)
+        if not self._pool.taken(index):  # proposed, but not asked for: the model must offer it again
+            self._stale = self._model is not None
 
     def on_add(self, pool: _core.Pool, budget: int) -> None:
         """Continue in a pool with more candidates, in the same coordinates and units."""

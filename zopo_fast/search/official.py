@@ -84,6 +84,9 @@ class OfficialSearch:
                 return index
         return self._pool.nearest(self._target)
 
+    def on_ask(self, index: int) -> None:
+        """Do nothing: the loop awaits the scores of its own candidates only."""
+
     def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
         """Remove a final score from those that the loop awaits."""
         if final:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ from zopo_fast.search.strategy import Observations, Strategy
 from zopo_fast.search.trust_region import Coordinates
 
 STATE_VERSION = 2
+
+_log = logging.getLogger(__name__)
 
 
 @public
@@ -173,6 +176,48 @@ class Zopo:
             return asked
         finally:
             self._access.release()
+
+    def repeat_ask(self, asked: Sequence[int], n: int | None = None) -> int:
+        """Ask for the prompts that a log names; return how many of them this version would not ask for.
+
+        Versions and processors differ in the last digits of a criterion, and so in a choice between nearly
+        equal prompts. The log decides, so that the scores after it stay usable.
+
+        Args:
+            asked: Indices that `ask(n)` returned when the log was written.
+            n: As for `ask`.
+
+        Raises:
+            InputError: A prompt cannot be asked for, or `ask(n)` cannot return so many.
+        """
+        limit = 1 if n is None else n
+        with self._access:
+            if not 1 <= len(asked) <= limit:
+                raise InputError(f"ask({n}) cannot return {len(asked)} prompts")
+            different = sum(not self._offer_as(index) for index in asked)
+            if len(asked) < limit and self._can_offer():
+                raise InputError(f"ask({n}) would return more than {len(asked)} prompts")
+            self._log.append(["ask", n, list(asked)])
+            return different
+
+    def _offer_as(self, index: int) -> bool:
+        """Offer a given prompt; return whether the search proposes the same."""
+        index = self._checked(index)
+        free = not self._pool.taken(index) if self._pool.available else index in self._set_aside
+        if not free or not self._can_offer():
+            raise InputError(f"prompt {index} cannot be asked for")
+        found = self._next()
+        if found != index:
+            if self._pool.available:
+                self._search.on_discard(found)
+                self._search.on_ask(index)
+            else:
+                del self._set_aside[index]
+                self._set_aside = {found: None, **self._set_aside}
+        self._pool.take(index)
+        self._pending[index] = None
+        self._counted += 1
+        return found == index
 
     def _offer(self) -> int:
         index = self._next()
@@ -351,8 +396,13 @@ class Zopo:
                     ZopoConfig.from_dict(state["config"]),
                     kernels_from_state(state["kernel"], Z.shape[1]),
                 )
-            for entry in state["log"]:
-                optimizer._replay(entry, Z)
+            different = sum(optimizer._replay(entry, Z) for entry in state["log"])
+            if different:  # random numbers may have been drawn otherwise
+                optimizer._rng.bit_generator.state = state["rng"]
+                _log.warning(
+                    "state: this version would have asked for %d other prompts; its scores are kept",
+                    different,
+                )
             if optimizer.pending != state["pending"] or optimizer._rng.bit_generator.state != state["rng"]:
                 raise InputError("state: the log does not lead to the pending prompts it names")
         except InputError:
@@ -363,7 +413,8 @@ class Zopo:
             ) from error
         return optimizer
 
-    def _replay(self, entry: list[Any], Z: Any) -> None:
+    def _replay(self, entry: list[Any], Z: Any) -> int:
+        """Apply an entry of a log; return how many prompts this version would not have asked for."""
         kind, *arguments = entry
         if kind == "tell":
             self.tell(*arguments)
@@ -374,13 +425,10 @@ class Zopo:
             self.add(Z[m : m + arguments[0]])
         elif kind == "ask":
             n, asked = arguments
-            again = self.ask(n)
-            if (again if n is not None else [again]) != asked:
-                raise InputError(
-                    f"state: ask({n}) answered {short_repr(asked)} then and {short_repr(again)} now"
-                )
+            return self.repeat_ask(asked, n)
         else:
             raise InputError(f"state: unknown entry {short_repr(kind)} in the log")
+        return 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {"embeddings": self._embeddings, "state": self.state_dict()}

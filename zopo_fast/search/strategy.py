@@ -22,6 +22,9 @@ class Strategy(Protocol):
     def propose(self) -> int:
         """Return a candidate that is not taken; called only while there is one."""
 
+    def on_ask(self, index: int) -> None:
+        """Process that a candidate was asked for without a proposal, and is pending."""
+
     def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
         """Process a new score in the observations; `is_repeat` means that it replaces an earlier one."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from zopo_fast.search.config import ZopoConfig
 from zopo_fast.serve.studies.file import StudyFile
 from zopo_fast.serve.studies.journal import JournalEntry, JournalEvent
 from zopo_fast.serve.studies.study import LoadedStudy
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -74,6 +77,12 @@ class StudyRecord:
 
         async with self.file_lock:
             self.study = await asyncio.to_thread(build)
+        if self.study.different:
+            _log.warning(
+                "study %s: this version would have asked for %d other prompts; its scores are kept",
+                self.id,
+                self.study.different,
+            )
         return self.study
 
     def unload(self) -> None:

@@ -1,0 +1,78 @@
+"""Studies whose asks this version would not have made: the run goes on with their scores."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resume_tools import EMBEDDINGS, FULL, PROMPTS, SMALL, TASK, answer, asked_for, events, settings
+
+import zopo_fast as zf
+from zopo_fast.search.improvement import ImprovementSearch
+
+CALLS = 60
+
+
+class Stopping:
+    """Model that is lost after some answers, and counts what it was asked."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.asked: Counter[tuple[int, int]] = Counter()
+
+    async def __call__(self, messages: Any) -> str:
+        if self.left == 0:
+            raise zf.UnreachableError("gone")
+        self.left -= 1
+        self.asked[asked_for(messages)] += 1
+        return answer(messages)
+
+
+@pytest.mark.parametrize("racing", [True, False])
+def test_a_study_with_other_asks_goes_on(
+    tmp_path: Path, racing: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "study.sqlite3"
+    task, config = (TASK, settings()) if racing else (SMALL, settings(**FULL))
+    propose = ImprovementSearch._next
+
+    def other(search: ImprovementSearch) -> int:  # as another arithmetic might choose
+        first = propose(search)
+        free = [i for i in range(len(PROMPTS)) if i != first and not search._pool.taken(i)]
+        return free[len(free) // 2] if free and len(search._seen) % 3 == 0 else first
+
+    before = Stopping(CALLS if not racing else 200)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImprovementSearch, "_next", other)
+        zf.optimize_sync(task, PROMPTS, before, config, embeddings=EMBEDDINGS, store=path)
+    log = events(path)
+    after = Stopping(10**6)
+    with caplog.at_level(logging.WARNING, logger="zopo_fast"):
+        result = zf.optimize_sync(task, PROMPTS, after, config, embeddings=EMBEDDINGS, store=path)
+    said = [record.getMessage() for record in caplog.records if "other prompts" in record.getMessage()]
+    assert len(said) == 1, caplog.text
+    assert "its scores are kept" in said[0]
+    assert [(e.kind, e.data) for e in events(path)[: len(log)]] == [(e.kind, e.data) for e in log]
+    repeated = [call for call in before.asked if after.asked[call]]
+    assert repeated == []
+    assert result.stopped_by in ("budget", "pool")
+    asked = [e.data["prompt"] for e in events(path) if e.kind == "ask"]
+    assert racing or len(asked) == len(set(asked)) == 14
+    caplog.clear()
+    zf.optimize_sync(
+        task, PROMPTS, Stopping(0), config, embeddings=EMBEDDINGS, store=path
+    )  # replays once more
+
+
+def test_an_ask_that_cannot_have_been_is_still_a_mismatch(tmp_path: Path) -> None:
+    path = tmp_path / "study.sqlite3"
+    config = settings(**FULL)
+    zf.optimize_sync(SMALL, PROMPTS, Stopping(30), config, embeddings=EMBEDDINGS, store=path)
+    with zf.Store.open(path) as store:
+        asks = [event for event in store.events() if event.kind == "ask"]
+        store.append("ask", {**asks[0].data, "at": 99.0})  # a prompt that is scored already
+    with pytest.raises(zf.StudyMismatchError, match="does not follow"):
+        zf.optimize_sync(SMALL, PROMPTS, Stopping(0), config, embeddings=EMBEDDINGS, store=path)
