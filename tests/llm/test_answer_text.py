@@ -88,7 +88,8 @@ def test_an_answer_that_ends_inside_its_reasoning_is_cut(text: str) -> None:
         ([], None),
         (None, None),
         (5, None),
-        ({"type": "text", "text": "positive"}, None),
+        ({"type": "text", "text": "positive"}, "positive"),
+        ({"type": "thinking", "thinking": "hm"}, None),
     ],
 )
 def test_text_of_content(content: Any, text: str | None) -> None:
