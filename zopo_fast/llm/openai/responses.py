@@ -20,7 +20,7 @@ from zopo_fast.llm.openai.refusals.error_body import parse_error
 from zopo_fast.llm.openai.refusals.kinds import kind_of, status_of
 from zopo_fast.llm.openai.refusals.stated_wait import stated_wait
 from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
-from zopo_fast.llm.types import stated_tokens
+from zopo_fast.llm.types import stated_completion_tokens, stated_tokens
 
 MAX_MALFORMED_ATTEMPTS = 4
 """Attempts of a call with complete but malformed responses. A good endpoint sends such a response now and
@@ -220,7 +220,7 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
         return document.malformed(*problem_and_code, final=problem_and_code[1] != _FAILED)
     text = text or ""
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
-    completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
+    completion = stated_completion_tokens(document.values, least=1 if text else 0)
     # JSON can encode a lone surrogate, which no file or terminal accepts.
     whole = text.encode("utf-8", "replace").decode()
     return ChatCompletion(whole, reason, prompt, completion, origin_of(document.values))
