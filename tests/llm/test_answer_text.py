@@ -185,7 +185,8 @@ def test_many_tags_take_no_quadratic_time(unit: str) -> None:
         ([], None),
         (None, None),
         (5, None),
-        ({"type": "text", "text": "positive"}, None),
+        ({"type": "text", "text": "positive"}, "positive"),
+        ({"type": "thinking", "thinking": "hm"}, None),
     ],
 )
 def test_text_of_content(content: Any, text: str | None) -> None:

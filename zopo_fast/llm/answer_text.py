@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from zopo_fast.errors import MalformedAnswerError
+from zopo_fast.llm.finish_reasons import is_cut
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import Answer
@@ -79,8 +80,8 @@ def answer_text(answer: Answer, *, option: str = "--max-tokens") -> str:
     """
     text = without_reasoning(answer.text)
     # Most endpoints keep the reasoning to themselves: of an answer that is cut inside it, nothing is left.
-    is_cut = text is not None and answer.finish_reason == "length" and not text.strip()
-    if text is None or is_cut:
+    is_empty = text is not None and is_cut(answer.finish_reason) and not text.strip()
+    if text is None or is_empty:
         raise MalformedAnswerError(
             f"the answer ends inside its reasoning after {answer.usage.completion_tokens} tokens "
             f"(finish_reason {answer.finish_reason!r}): raise max_tokens, {option} on the command "
@@ -180,13 +181,15 @@ def _ends_reasoning(text: str, begin: int, tag: re.Match[str]) -> bool:
 
 
 def content_text(content: object) -> str | None:
-    """Return the text of a message's `content`: a string, or a list of parts of which reasoning is left out.
+    """Return the text of a message's `content`: a string, a part, or a list of parts without the reasoning.
 
     Returns:
         The text; None if the content holds none, such as null, a refusal, or reasoning alone.
     """
     if isinstance(content, str):
         return content
+    if isinstance(content, Mapping):
+        return _part_text(content)
     if not isinstance(content, list):
         return None
     parts = [_part_text(part) for part in content]
