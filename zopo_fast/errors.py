@@ -42,6 +42,7 @@ An `LLMError` states in `concerns` what fails, and in `code` the reason:
 | concerns | codes |
 |---|---|
 | call | content_filter, moderation, refusal, context_length_exceeded, no_choices, no_text, length, HTTP 400 |
+| call | generation_failed and malformed_output: the provider or the model failed within an answer |
 | account | invalid_api_key, insufficient_quota, insufficient_funds, rate_limit_exceeded, HTTP 401, HTTP 429 |
 | endpoint | model_not_found, HTTP 404, refused_field, web_page, not_json, unreachable, endpoint_down |
 

@@ -33,6 +33,7 @@ RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std:
   near_.reserve(stride());
   K_.reserve(capacity * stride());
   weights_.reserve(4 * capacity);
+  gathered_.reserve(triangle_width(capacity));
   y_.reserve(capacity);
   noise_.reserve(capacity);
   column_.reserve(capacity);

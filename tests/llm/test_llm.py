@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from fake_server import Behaviour, FakeServer, Request, absurd_usage, edited, no_usage, ok, status
+from fake_server import Behaviour, FakeServer, Request, absurd_usage, edited, html, no_usage, ok, status
 from llm_tools import HELLO, KEY, ask, make, no_environment, run, settle  # noqa: F401
 
 from zopo_fast import errors
@@ -128,7 +128,23 @@ def test_the_path_of_an_operation_is_left_out_of_a_base_url(operation: str, pref
 
 @pytest.mark.parametrize(
     "missing",
-    [status(405), Behaviour("lm studio", raw=b'{"error":"Unexpected endpoint or method. (POST /x)"}')],
+    [
+        status(405),
+        status(410),
+        status(501),
+        Behaviour("lm studio", raw=b'{"error":"Unexpected endpoint or method. (POST /x)"}'),
+        html(),
+        html(403),
+        Behaviour("page", raw=b"\n<html>", content_type="text/html"),
+        Behaviour("gateway", status=403, raw=b'{"message":"Missing Authentication Token"}'),
+        Behaviour("gateway", status=403, raw=b'{"message": "Forbidden"}'),
+        Behaviour("health", raw=b'{"status":"ok"}'),
+        Behaviour("greeting", raw=b'{"message":"Welcome", "version": "1.2"}'),
+        Behaviour("text", raw=b"Server is running", content_type="text/plain"),
+        Behaviour("text", raw=b'"ok"'),
+        Behaviour("login", status=302, headers={"Location": "/login"}, raw=b""),
+    ],
+    ids=lambda value: value.name,
 )
 def test_a_bare_host_whose_root_says_no_in_another_way(missing: Behaviour) -> None:
     def plan(request: Request) -> Behaviour:
@@ -139,6 +155,51 @@ def test_a_bare_host_whose_root_says_no_in_another_way(missing: Behaviour) -> No
             server.url = server.url.removesuffix("/v1")
             async with make(server) as client:
                 assert (await client.chat(HELLO)).text == "say hello"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        (status(401), errors.AuthenticationError),
+        (status(403), errors.AuthenticationError),
+        (Behaviour("key", status=401, raw=b'{"message":"No API key found"}'), errors.AuthenticationError),
+        (
+            Behaviour("prompt", raw=b'{"promptFeedback":{"blockReason":"SAFETY"}}'),
+            errors.MalformedAnswerError,
+        ),
+        (Behaviour("upstream", raw=b'{"error":{"code":401}}'), errors.AuthenticationError),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_refusal_of_an_api_at_the_root_stands(refusal: Behaviour, error: type[errors.ZopoError]) -> None:
+    async def scenario() -> None:
+        async with FakeServer(plan=refusal, prefix="") as server, make(server) as client:
+            with pytest.raises(error):
+                await client.chat(HELLO)
+            assert server.unrouted == []
+
+    run(scenario())
+
+
+def test_a_root_that_has_answered_is_not_left_for_one_odd_response() -> None:
+    async def scenario() -> None:
+        async with FakeServer(plan=[ok(), html()], prefix="", also=["/v1/chat/completions"]) as server:
+            async with make(server) as client:
+                for _ in range(3):
+                    assert (await client.chat(HELLO)).text == "say hello"
+            assert {request.path for request in server.requests} == {"/chat/completions"}
+
+    run(scenario())
+
+
+def test_a_web_site_everywhere_is_told_as_such() -> None:
+    async def scenario() -> None:
+        server = FakeServer(plan=html(), prefix="", also=["/v1/chat/completions"])
+        async with server, make(server) as client:
+            with pytest.raises(errors.MalformedAnswerError, match="check that base_url includes /v1"):
+                await client.chat(HELLO)
 
     run(scenario())
 
@@ -287,3 +348,37 @@ def test_usage_that_cannot_be_is_taken_as_missing(bad: Any) -> None:
 def test_usage_of_another_shape_is_taken_as_missing() -> None:
     _, usage, _ = ask([edited(lambda answer: {**answer, "usage": [1, 2]})])
     assert usage.estimated_calls == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "estimated"),
+    [
+        # xAI and Gemini: the total holds the reasoning, completion_tokens does not.
+        ({"prompt_tokens": 30, "completion_tokens": 3, "total_tokens": 1033,
+          "completion_tokens_details": {"reasoning_tokens": 1000}}, (30, 1003), False),
+        ({"prompt_tokens": 30, "completion_tokens": 3, "total_tokens": 1033}, (30, 1003), False),
+        ({"prompt_tokens": 30, "completion_tokens": 3,
+          "completion_tokens_details": {"reasoning_tokens": 1000}}, (30, 1003), False),
+        # OpenAI: completion_tokens holds the reasoning.
+        ({"prompt_tokens": 30, "completion_tokens": 1003, "total_tokens": 1033,
+          "completion_tokens_details": {"reasoning_tokens": 1000}}, (30, 1003), False),
+        ({"prompt_tokens": 30, "completion_tokens": 1003,
+          "completion_tokens_details": {"reasoning_tokens": 1000}}, (30, 1003), False),
+        ({"prompt_tokens": 30, "total_tokens": 33}, (30, 3), False),
+        ({"prompt_tokens": 30, "completion_tokens": None, "total_tokens": 33}, (30, 3), False),
+        # Totals that cannot be.
+        ({"prompt_tokens": 30, "completion_tokens": 3, "total_tokens": 10**15}, (30, 3), False),
+        ({"prompt_tokens": 30, "completion_tokens": 3, "total_tokens": 3}, (30, 3), False),
+        ({"prompt_tokens": 30, "completion_tokens": 3, "total_tokens": "1033"}, (30, 3), False),
+        ({"prompt_tokens": 30, "completion_tokens": 3, "completion_tokens_details": None}, (30, 3), False),
+        ({"prompt_tokens": 30, "completion_tokens": 3,
+          "completion_tokens_details": {"reasoning_tokens": 10**15}}, (30, 3), False),
+        ({"prompt_tokens": -1, "completion_tokens": 3, "total_tokens": 1033}, (None, 3), True),
+    ],
+)  # fmt: skip
+def test_reasoning_beside_the_completion_counts_as_tokens_out(
+    usage: Any, tokens: tuple[int | None, int], estimated: bool
+) -> None:
+    answer, counted, _ = ask([edited(lambda good: {**good, "usage": usage}, good=True)])
+    prompt = count_messages(HELLO, "m").tokens if tokens[0] is None else tokens[0]
+    assert counted == answer.usage == Usage(prompt, tokens[1], calls=1, estimated_calls=int(estimated))

@@ -26,7 +26,7 @@ from llm_tools import HELLO, Pauses, make, no_environment, run, settle, timed_ou
 
 from zopo_fast import errors
 from zopo_fast.llm.budget import Account
-from zopo_fast.llm.limits import Limits
+from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.llm.middleware import MeteredModel
 from zopo_fast.llm.openai.client import ClientConfig, OpenAIClient
 from zopo_fast.llm.tokens import chat_bound
@@ -232,3 +232,21 @@ def test_an_estimate_that_is_cut_short_counts_all_the_same(monkeypatch: pytest.M
             assert client.usage.total_tokens > 0
 
     run(scenario())
+
+
+def test_reasoning_beside_the_completion_is_paid_for(caplog: pytest.LogCaptureFixture) -> None:
+    """xAI and Gemini bill reasoning that `completion_tokens` leaves out."""
+    usage = {"prompt_tokens": 30, "completion_tokens": 3, "total_tokens": 1033}
+
+    async def scenario() -> None:
+        plan = edited(lambda answer: {**answer, "usage": usage}, good=True)
+        async with FakeServer(plan=plan) as server, make(server, body=BODY) as client:
+            account = Account(Limits(cost=0.001), Prices(1.0, 2.0))
+            await client.chat(HELLO, account=account)
+            assert account.spent.tokens == 1033
+            assert account.spent.cost == pytest.approx((30 * 1.0 + 1003 * 2.0) / 1e6)
+            with pytest.raises(errors.LimitReachedError):
+                await client.chat(HELLO, account=account)
+
+    run(scenario())
+    assert "a call exceeded its upper bound" in caplog.text

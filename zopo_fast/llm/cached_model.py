@@ -23,18 +23,13 @@ from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast.errors import ZopoError
 from zopo_fast.llm.answer_cache import AnswerCache, Found
 from zopo_fast.llm.answer_text import without_reasoning
+from zopo_fast.llm.finish_reasons import ending_of
 from zopo_fast.llm.middleware import ModelWrapper
 from zopo_fast.llm.model_card import tells_model
 from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer, Usage
 
-# Finish reasons of answers that are complete, or cut at the length that the key holds. Others are failures,
-# such as a content filter, tool calls or an error of the provider, and unknown ones may be.
-_KEPT_REASONS = frozenset(
-    {
-        "stop", "stop_sequence", "stop_token", "eos", "eos_token", "end_turn", "complete", "completed",
-        "finished", "done", "length", "max_tokens", "model_length",
-    }
-)  # fmt: skip
+# The key of an answer holds the length at which it is cut. Other ends are failures, and unknown ones may be.
+_KEPT_ENDINGS = frozenset({"regular", "cut"})
 
 
 @dataclass
@@ -197,8 +192,8 @@ def is_kept(answer: Answer) -> bool:
     """Return whether an answer may be cached: it has text beyond its reasoning, and no sign of a failure."""
     if not isinstance(answer.text, str):
         return False
-    reason = (answer.finish_reason or "stop").lower()
-    return reason in _KEPT_REASONS and bool((without_reasoning(answer.text) or "").strip())
+    is_whole = ending_of(answer.finish_reason) in _KEPT_ENDINGS
+    return is_whole and bool((without_reasoning(answer.text) or "").strip())
 
 
 def key_of(identity: Any, messages: Sequence[Message]) -> bytes:

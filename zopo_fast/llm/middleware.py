@@ -1,16 +1,22 @@
-"""Wrappers of chat models: metered by an account, recorded in a study."""
+"""Wrappers of chat models: metered by an account, probed after refusals, recorded in a study."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zopo_fast.errors import LLMError
 from zopo_fast.llm.tokens import require_answer_limit
+from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer
+
+
+_UNSPECIFIC = "HTTP 4"  # codes of refusals whose reason the endpoint does not state in a known way
 
 
 class ModelWrapper:
@@ -64,6 +70,64 @@ class MeteredModel(ModelWrapper):
             LimitReachedError: the account has no room for the call.
         """
         return await super().chat(messages, key=key, account=account or self._account)
+
+
+class ProbedModel(ModelWrapper):
+    """Chat model that tells a refused call from an endpoint that refuses every call.
+
+    An endpoint whose account is disabled, or whose model is unloaded, may answer 400 without a code that says
+    so. After such a refusal the messages answered last are sent once more: if they are refused too, the
+    failure concerns the endpoint, else the call. Refusals at the same time share one such probe.
+    """
+
+    def __init__(self, model: ChatModel) -> None:
+        super().__init__(model)
+        self._answered: Sequence[Message] | None = None
+        self._probing = asyncio.Lock()
+        self._probes = 0  # ended so far
+        self._found: Usage | LLMError = Usage()  # outcome of the last one
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` by the wrapped model.
+
+        Raises:
+            LLMError: that of the wrapped model; it concerns the endpoint where a probe is refused, too.
+        """
+        try:
+            answer = await super().chat(messages, key=key, account=account)
+        except LLMError as error:
+            if error.concerns != "call" or not error.code.startswith(_UNSPECIFIC) or self._answered is None:
+                raise
+            found = await self._shared_probe(self._answered, account)
+            if isinstance(found, Usage):
+                error.usage = found  # type: ignore[attr-defined]
+                raise
+            raise type(found)(
+                f"{error}. A call that was answered before is refused, too: {found}",
+                concerns=found.concerns if found.concerns != "call" else "endpoint",
+                code=found.code,
+            ) from error
+        self._answered = messages
+        return answer
+
+    async def _shared_probe(self, messages: Sequence[Message], account: Payer | None) -> Usage | LLMError:
+        """Return the usage of an answered probe, or the error of a refused one."""
+        before = self._probes
+        async with self._probing:
+            if self._probes == before:
+                self._found = await self._send_probe(messages, account)
+                self._probes += 1
+                return self._found
+            # Another call's probe has ended meanwhile, and that call counts its usage.
+            return Usage() if isinstance(self._found, Usage) else self._found
+
+    async def _send_probe(self, messages: Sequence[Message], account: Payer | None) -> Usage | LLMError:
+        try:
+            return (await super().chat(messages, account=account)).usage
+        except LLMError as error:
+            return error
 
 
 class AnswerLog(Protocol):

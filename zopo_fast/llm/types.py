@@ -191,3 +191,32 @@ def stated_tokens(document: Mapping[str, Any], field: str, *, least: int) -> int
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_CREDIBLE_TOKENS:
         return None
     return value
+
+
+def stated_completion_tokens(document: Mapping[str, Any], *, least: int) -> int | None:
+    """Return the tokens out that a response states, reasoning included; None without a credible count.
+
+    xAI and Gemini bill reasoning beside `completion_tokens`: the total, or the details, hold it.
+
+    Args:
+        document: the JSON object of the response.
+        least: smallest credible count.
+    """
+    completion = stated_tokens(document, "completion_tokens", least=least)
+    prompt = stated_tokens(document, "prompt_tokens", least=1)
+    total = stated_tokens(document, "total_tokens", least=1)
+    counts = [] if completion is None else [completion]
+    if prompt is not None and total is not None and total - prompt >= least:
+        counts.append(total - prompt)
+    if completion is not None and total is None:
+        # Without a total: reasoning that is part of `completion_tokens` cannot exceed that count.
+        reasoning = _reasoning_tokens(document)
+        if reasoning > completion:
+            counts.append(completion + reasoning)
+    return max(counts, default=None)
+
+
+def _reasoning_tokens(document: Mapping[str, Any]) -> int:
+    details = document["usage"].get("completion_tokens_details")
+    stated = stated_tokens({"usage": details}, "reasoning_tokens", least=0)
+    return 0 if stated is None else stated

@@ -22,6 +22,7 @@ from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read
 from zopo_fast._utils.text import parse_json, printable, short_repr
 from zopo_fast.errors import ConfigError, LLMError, MalformedAnswerError, PoolError
 from zopo_fast.llm.answer_text import answer_text
+from zopo_fast.llm.finish_reasons import is_cut
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.cleaning import clean, is_refused, reaches_end
 from zopo_fast.prompts.pool import Pool, normalise
@@ -241,7 +242,7 @@ class _Counts:
             self.cut += 1
             return ""
         prompt = clean(text)
-        if prompt and answer.finish_reason == "length" and reaches_end(text):
+        if prompt and is_cut(answer.finish_reason) and reaches_end(text):
             self.cut += 1  # its end is missing
             return ""
         if not prompt and is_refused(text):

@@ -16,7 +16,7 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.adapter import Embeds, ModelLike, as_chat_model, as_embedding_model
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.cached_model import CachedModel
-from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
+from zopo_fast.llm.middleware import MeteredModel, ProbedModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.prompts.vectors import warn_if_blind
@@ -195,6 +195,7 @@ class _Models:
     def wrap(self, model: ChatModel, role: str) -> ChatModel:
         if self._account is not None:
             model = MeteredModel(model, self._account)
+        model = ProbedModel(model)
         if self._cache is not None and model.identity is not None:
             model = CachedModel(model, self._cache)
             self._cached.append(model)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from zopo_fast.errors import ConfigError, MalformedAnswerError, MetricError
 from zopo_fast.llm.answer_text import answer_text
+from zopo_fast.llm.finish_reasons import is_cut
 from zopo_fast.llm.types import Usage
 from zopo_fast.tasks.template import fill
 
@@ -123,7 +124,7 @@ class Judge:
             if self._unparsed_in_a_row >= self._patience:
                 count = f"judge: {self._unparsed_in_a_row} answers in a row hold no score"
                 advice = ""
-                if graded.finish_reason == "length":
+                if is_cut(graded.finish_reason):
                     advice = (
                         ". It was cut: raise max_tokens of the judge, --judge-max-tokens on the command line"
                     )

@@ -19,6 +19,16 @@ from zopo_fast.llm.openai.transport import Transport
 
 # LM Studio answers an unknown path with status 200.
 _NO_PATH = re.compile(rb"unexpected endpoint or method", re.IGNORECASE)
+# AWS API Gateway answers an unknown path with status 403; an API's own refusals have a code.
+_GATEWAY_NO_PATH = re.compile(rb'\A\s*{\s*"message"\s*:\s*"(?:Missing Authentication Token|Forbidden)"\s*}')
+_NO_PATH_STATUSES = frozenset({404, 405, 410, 501})
+_API_FIELDS = frozenset(
+    {
+        "choices", "data", "embeddings", "embedding", "error", "usage", "promptFeedback", "prompt_feedback",
+        "prompt_filter_results",
+    }
+)  # fmt: skip
+"""Fields of answers and errors of an API; a page about the state of a server has none."""
 _VERSION = "v1/"
 
 
@@ -28,6 +38,8 @@ class EndpointFacts:
 
     prefix: str = ""
     """Path of the API below a bare base URL."""
+    is_at_root: bool = False
+    """True once the API has answered a call at the root of a bare base URL."""
     has_response: bool = False
     """True once the endpoint has sent any response."""
     changes: dict[str, str | None] = field(default_factory=dict)
@@ -97,7 +109,10 @@ class Exchange:
         body = json.dumps(payload).encode()
         prefix = self.facts.prefix
         response = await self._sent(transport, prefix + path, body, timeout)
-        if prefix or not self._endpoint.is_bare or not _is_missing(response):
+        if prefix or not self._endpoint.is_bare or self.facts.is_at_root:
+            return response
+        if not _is_missing(response):
+            self.facts.is_at_root = isinstance(response, Response) and error_status(response) is None
             return response
         # Also where another call has learned the prefix since this request was sent.
         second = await self._sent(transport, _VERSION + path, body, timeout)
@@ -117,9 +132,24 @@ class Exchange:
 
 
 def _is_missing(response: Response | Failure) -> bool:
-    """Return whether a response says that the server has no such path."""
+    """Return whether a response comes from something other than the API, such as a web site at the root."""
     if isinstance(response, Failure):
         return False
-    return response.status in (404, 405) or (
-        response.status == 200 and _NO_PATH.search(response.body[:500]) is not None
-    )
+    status = response.status
+    if status in _NO_PATH_STATUSES or status // 100 == 3:
+        return True
+    is_page = response.body.lstrip()[:1] == b"<"
+    if status == 403:
+        return is_page or _GATEWAY_NO_PATH.search(response.body[:500]) is not None
+    if status // 100 != 2:
+        return False
+    return is_page or _NO_PATH.search(response.body[:500]) is not None or _is_other_service(response.body)
+
+
+def _is_other_service(body: bytes) -> bool:
+    """Return whether a body is complete JSON or a text, without any field of an answer or an error."""
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        return body.lstrip()[:1] not in (b"{", b"[")  # else the start of a JSON response
+    return not isinstance(values, Mapping) or _API_FIELDS.isdisjoint(values)

@@ -11,6 +11,7 @@ from yarl import URL
 
 from zopo_fast.errors import MalformedAnswerError, RequestTimeoutError
 from zopo_fast.llm.answer_text import content_text
+from zopo_fast.llm.finish_reasons import ending_of
 from zopo_fast.llm.model_card import origin_of
 from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.endpoint import Endpoint
@@ -19,7 +20,7 @@ from zopo_fast.llm.openai.refusals.error_body import parse_error
 from zopo_fast.llm.openai.refusals.kinds import kind_of, status_of
 from zopo_fast.llm.openai.refusals.stated_wait import stated_wait
 from zopo_fast.llm.openai.retry import MAX_TIMEOUTS, Failure
-from zopo_fast.llm.types import stated_tokens
+from zopo_fast.llm.types import stated_completion_tokens, stated_tokens
 
 MAX_MALFORMED_ATTEMPTS = 4
 """Attempts of a call with complete but malformed responses. A good endpoint sends such a response now and
@@ -95,7 +96,8 @@ def error_status(response: Response) -> int | None:
     """
     if response.status // 100 != 2:
         return response.status
-    if b'"error"' not in response.body[:_ERROR_PREFIX]:
+    # Whitespace keeps the connection alive while the upstream works.
+    if b'"error"' not in response.body.lstrip()[:_ERROR_PREFIX]:
         return None
     try:
         values = json.loads(response.body)
@@ -126,7 +128,10 @@ def malformed(where: str, problem: str, quoted: str, code: str, *, final: bool =
 
 
 _ERROR_PREFIX = 4096
-_OF_THE_CALL = frozenset({"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked"})
+_FAILED = "generation_failed"
+_OF_THE_CALL = frozenset(
+    {"no_choices", "no_text", "refusal", "content_filter", "prompt_blocked", "malformed_output", _FAILED}
+)
 
 
 def _refusal(
@@ -201,50 +206,86 @@ def read_chat(document: Document) -> ChatCompletion | Failure:
         if (reason := _blocked(document.values)) is not None:
             return document.malformed(f"the provider blocks this prompt ({reason})", "prompt_blocked")
         problem = "the response holds no choices; check that the server is OpenAI-compatible"
-        # Another service knows neither; a proxy states the error of its upstream.
-        is_chat = isinstance(choices, list) or bool(document.values.get("error"))
-        code = "no_choices" if is_chat else "no_chat_completion"
+        code = "no_choices" if _is_chat(document.values) else "no_chat_completion"
         return document.malformed(problem, code, final=False)
     reason = first.get("finish_reason")
     reason = reason if isinstance(reason, str) else None
     message = first.get("message")
     message = message if isinstance(message, dict) else {}
-    content = message.get("content")
+    # Old completion servers have no message.
+    content = message.get("content") if message else first.get("text")
     text = content_text(content)
-    if (withheld := _withheld(text, reason, message)) is not None:
-        return document.malformed(*withheld)
-    if text is None:
-        # Final: too few tokens, or tool calls; a retry would give the same.
-        return document.malformed(
-            f"the response holds no text (content is {'null' if content is None else 'no text'}, "
-            f"finish_reason {reason!r}); a larger max_tokens, or no tools in the body, may help",
-            "no_text",
-        )
+    if (problem_and_code := _withheld(text, reason, message) or _no_text(text, reason, message)) is not None:
+        # Final, except where the provider failed: a retry would give the same.
+        return document.malformed(*problem_and_code, final=problem_and_code[1] != _FAILED)
+    text = text or ""
     prompt = stated_tokens(document.values, "prompt_tokens", least=1)
-    completion = stated_tokens(document.values, "completion_tokens", least=1 if text else 0)
+    completion = stated_completion_tokens(document.values, least=1 if text else 0)
     # JSON can encode a lone surrogate, which no file or terminal accepts.
     whole = text.encode("utf-8", "replace").decode()
     return ChatCompletion(whole, reason, prompt, completion, origin_of(document.values))
 
 
-_FILTERED = frozenset(
-    {
-        "content_filter", "content_filtered", "content-filter", "safety", "recitation", "blocklist",
-        "prohibited_content", "spii", "sensitive", "image_safety", "language", "guardrail_intervened",
-    }
-)  # fmt: skip
-"""Values of `finish_reason` of an answer that a filter has withheld or cut, in lower case."""
+def _is_chat(values: Mapping[str, Any]) -> bool:
+    """Return whether a response without choices comes from a chat endpoint; another service knows no sign."""
+    signs = (
+        values.get("error"),
+        values.get("usage"),
+        values.get("model"),
+    )  # a proxy states an upstream's error
+    return isinstance(values.get("choices"), list) or any(signs) or values.get("object") == "chat.completion"
 
 
 def _withheld(text: str | None, reason: str | None, message: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return problem and code of an answer that is withheld, else None."""
-    # Gemini may add its own reason: "content_filter: SAFETY".
-    if reason is not None and reason.lower().partition(":")[0].strip() in _FILTERED:
-        problem = f"the provider's content filter withholds the answer (finish_reason {reason!r})"
-        return problem, "content_filter"
-    if not text and _refusal_text(message):
-        return "the model refuses to answer", "refusal"
+    """Return problem and code of an answer that is withheld, broken or failed, else None."""
+    stated = f"(finish_reason {reason!r})"
+    ending = ending_of(reason)
+    is_refusal = not text and _refusal_text(message)
+    if is_refusal or (ending == "withheld" and "refus" in (reason or "").lower()):
+        return f"the model refuses to answer {stated}", "refusal"
+    if ending == "withheld":
+        return f"the provider's content filter withholds the answer {stated}", "content_filter"
+    if ending == "broken":
+        return f"the model wrote a malformed answer {stated}", "malformed_output"
+    if ending == "failed":
+        return f"the provider failed while it wrote the answer {stated}", _FAILED
     return None
+
+
+def _no_text(text: str | None, reason: str | None, message: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return problem and code of an answer without text, else None."""
+    if text is not None and text.strip():
+        return None
+    ending = ending_of(reason)
+    if ending != "cut" and _has_reasoning(message):
+        return (
+            f"the response holds reasoning and no text (finish_reason {reason!r}): raise max_tokens, "
+            "--max-tokens on the command line",
+            "no_text",
+        )
+    # Empty text at a regular end is an answer, and at a cut it may be cut inside hidden reasoning.
+    if text is not None and ending in ("regular", "cut") and not _has_tool_calls(message):
+        return None
+    content = "empty" if text is not None else "null" if message.get("content") is None else "no text"
+    return (
+        f"the response holds no text (content is {content}, finish_reason {reason!r}); a larger max_tokens, "
+        "or no tools in the body, may help",
+        "no_text",
+    )
+
+
+def _has_reasoning(message: Mapping[str, Any]) -> bool:
+    fields = (
+        message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+    )
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    kinds = (part.get("type") for part in parts if isinstance(part, Mapping))
+    return any(fields) or any(kind in ("reasoning", "thinking") for kind in kinds)
+
+
+def _has_tool_calls(message: Mapping[str, Any]) -> bool:
+    return bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def _blocked(values: Mapping[str, Any]) -> str | None:
