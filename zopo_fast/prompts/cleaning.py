@@ -6,18 +6,11 @@ import json
 import re
 from typing import Any
 
-from zopo_fast.prompts.phrases import (
-    ALTERNATIVES,
-    ANALYSIS,
-    ANNOUNCED,
-    HEADING,
-    LABEL,
-    LEAD_INS,
-    OPTION,
-    REFUSAL,
-    REMARK,
-)
+from zopo_fast.prompts.lists import ITEM_LINE, first_item
+from zopo_fast.prompts.phrases import ALTERNATIVES, ANALYSIS, ANNOUNCED, HEADING, LABEL, LEAD_INS, OPTION
 from zopo_fast.prompts.pool import normalise
+from zopo_fast.prompts.refusals import is_refusal
+from zopo_fast.prompts.remarks import remark_start
 
 MAX_INSTRUCTION_CHARACTERS = 4000
 """Length of the longest instruction; a longer "instruction" is the model rambling."""
@@ -35,9 +28,11 @@ _TAG_NAMES = r"(?:new_|revised_|rewritten_|improved_|final_)?(?:instructions?|pr
 _OPENING_TAG = re.compile(rf"<({_TAG_NAMES})>", re.IGNORECASE)
 _ANY_TAG = re.compile(r"<([a-z][\w-]{0,30})>(.*)</\1>", re.IGNORECASE | re.DOTALL)
 _SPECIAL = re.compile(r"<\|[\w/]{1,30}\|>|</?s>|\[/?INST\]|<(?:end|start)_of_turn>|<[eb]os>")
-_ITEM = re.compile(r"(?:[-*•]|\(?\d{1,3}[.)])[^\S\n]+")
-_ITEM_LINE = re.compile(rf"^{_ITEM.pattern}", re.MULTILINE)
 _SECOND = re.compile(r"\s\(?2[.)]\s")
+_OFFER = re.compile(
+    r"[^\n.!]{0,30}\b(?:happy|glad|pleased) to (?:help|assist)\b|thank|what would", re.IGNORECASE
+)
+_SINGLE = re.compile(r"\s*(?:\{|\[\s*\{|\[\s*\"\s*\d)(?!\s*\"(?:variation|paraphrase|prompt|version)s\")")
 _RULE = re.compile(r"[-*_=]{3,}[^\S\n]*$")
 _FIELD = re.compile(
     r"""["'](?:new_)?(?:instruction|prompt|text)["']\s*:\s*(["'])(?P<text>(?:(?!\1)[^\\]|\\.)*)""",
@@ -62,17 +57,19 @@ def clean(text: str) -> str:
         The normalised instruction; "" if there is none, if the answer is a refusal, or if it is too long.
     """
     found = _extracted(text)
-    return "" if len(found) > MAX_INSTRUCTION_CHARACTERS or is_refusal(found) else found
+    if len(found) > MAX_INSTRUCTION_CHARACTERS or is_refusal(found) or _asks_back(text):
+        return ""
+    return found
 
 
-def is_refusal(text: str) -> bool:
-    """Return True if an answer refuses, or asks back, instead of giving an instruction."""
-    return REFUSAL.match(text[:1000]) is not None
+def _asks_back(text: str) -> bool:
+    """Return True if an answer refuses with an offer to help, which looks like a lead-in."""
+    return _OFFER.match(text) is not None and is_refusal(text)
 
 
 def is_refused(text: str) -> bool:
     """Return True if what an answer holds in place of an instruction is a refusal."""
-    return is_refusal(_extracted(text))
+    return is_refusal(_extracted(text)) or _asks_back(text)
 
 
 def reaches_end(text: str) -> bool:
@@ -86,20 +83,33 @@ def _extracted(text: str) -> str:
     has_sections = text.startswith("#") and any(pattern.match(text) for pattern in (HEADING, LABEL))
     text = _after_analysis(_SPECIAL.sub("\n\n", text).strip())
     is_one = False  # a lead-in announces a single instruction: a list after it is its text
+    are_alternatives = False
     for _ in range(_MAX_LAYERS):
         before = text
         text, announced = _without_lead_in(text.strip())
         is_one = is_one or (announced is not None and ALTERNATIVES.search(announced) is None)
-        text = _without_wrapping(text.strip())
+        are_alternatives = not is_one and (are_alternatives or announced is not None)
+        wrapped = text.strip()
+        text = _without_wrapping(wrapped)
+        # One field of JSON, or one tag, holds one instruction.
+        is_one = is_one or (text != wrapped and _is_single(wrapped))
         text = _first_option(text)
-        if not is_one or (len(_ITEM_LINE.findall(text)) == 1 and not _SECOND.search(text)):
-            text = _first_item(text)
+        if not is_one or (len(ITEM_LINE.findall(text)) == 1 and not _SECOND.search(text)):
+            text = first_item(text, are_alternatives)
         text = _without_remarks(text, has_sections)
         text = _without_quotes(text)
         if text == before:
             break
     found = normalise(text)
     return found if any(map(str.isalnum, found)) else ""
+
+
+def _is_single(wrapped: str) -> bool:
+    """Return True if a wrapping announces one instruction."""
+    tag = _OPENING_TAG.match(wrapped)
+    if tag is not None:
+        return not tag[1].casefold().endswith("s")
+    return _SINGLE.match(_without_fence(wrapped)) is not None
 
 
 def _after_analysis(text: str) -> str:
@@ -225,26 +235,13 @@ def _first_option(text: str) -> str:
     return text[starts[0].end() : starts[1].start() if len(starts) > 1 else len(text)].strip()
 
 
-def _first_item(text: str) -> str:
-    """Return the first item of a text that is a list and nothing else; the items are alternatives."""
-    marker = _ITEM.match(text)
-    if marker is None:
-        return text
-    items = [match.start() for match in _ITEM_LINE.finditer(text)]
-    for block in re.split(r"\n\s*\n", text):
-        line = block.split("\n", 1)[0]
-        if not _ITEM.match(line.lstrip()) and not line[:1].isspace() and not REMARK.match(block):
-            return text if len(items) > 1 else text[marker.end() :]  # a paragraph between or after the items
-    return text[marker.end() : items[1] if len(items) > 1 else len(text)].strip()
-
-
 def _without_remarks(text: str, has_sections: bool) -> str:
     """Return a text without the remarks after the instruction, and without the sections of a template."""
     lines = text.strip().split("\n")
-    for number, line in enumerate(lines):
-        if number and (REMARK.match(line) or (has_sections and _FOLLOWING.match(line))):
-            lines = lines[:number]
-            break
+    lines = lines[: remark_start(lines)]
+    if has_sections:
+        followed = (number for number, line in enumerate(lines) if number and _FOLLOWING.match(line))
+        lines = lines[: next(followed, len(lines))]
     while lines and (not lines[-1].strip() or _RULE.match(lines[-1].strip())):
         lines.pop()
     while lines and (not lines[0].strip() or _RULE.match(lines[0].strip())):
@@ -265,6 +262,15 @@ def _without_quotes(text: str) -> str:
         return text[1:end]
     if closing == text[:1] and len(text) > 2 and text[-1] == closing and text.count(closing) % 2 == 0:
         inside = text[1:-1]
-        if "\n" in inside or inside.count(closing) == 0:
+        if "\n" in inside or inside.count(closing) == 0 or _are_nested(inside, closing):
             return inside
     return text
+
+
+def _are_nested(text: str, quote: str) -> bool:
+    """Return True if the quotes in a text open and close inside it: the next ones around it enclose all."""
+    inner = [match.start() for match in re.finditer(re.escape(quote), text)]
+    opening, closing = inner[::2], inner[1::2]
+    return all(place == 0 or text[place - 1] in " \n\t([:=/-" for place in opening) and all(
+        text[place - 1 : place].strip() for place in closing
+    )
