@@ -28,7 +28,9 @@ NOW = 1_700_000_000  # 2023-11-14T22:13:20Z
         ("20ms", 0.02), ("2m59.56s", 179.56), ("1d2h", 93_600),
         ("25.3", 25.3), ("0", 0), ("6 seconds", 6), ("1 second", 1), ("2 minutes", 120), ("1 hour", 3600),
         ("1 minute and 5 seconds", 65), ("350 milliseconds", 0.35), ("1.5 hrs", 5400), ("12 sec", 12),
-        ("", None), ("soon", None), ("-5", None), ("nan", None), ("7m12", None), ("m", None), ("1e3", None),
+        ("", None), ("soon", None), ("-5", None), ("nan", None), ("7m12", None), ("m", None),
+        ("1e3", 1000), ("1e9", 1e9),
+        ("00:00:42", 42), ("1:02:03.5", 3723.5), ("2.01:00:00", 176_400), ("1:2", None), ("::", None),
         ("12 sevens", None), ("5 monkeys", None),
     ],
 )  # fmt: skip
@@ -70,6 +72,22 @@ def test_durations(text: str, seconds: float | None) -> None:
           "anthropic-ratelimit-tokens-remaining": "10"}, Wait(30, "anthropic-ratelimit-requests-reset")),
         ({"anthropic-ratelimit-input-tokens-reset": "2023-11-14T22:14:20+00:00"},
          Wait(60, "anthropic-ratelimit-input-tokens-reset")),
+        ({"Retry-After": "2023-11-14T22:13:50Z"}, Wait(30, "Retry-After")),
+        ({"Retry-After": "2023-11-14T22:13:50.000+00:00"}, Wait(30, "Retry-After")),
+        ({"Retry-After": "2023-11-14 22:13:50 UTC"}, Wait(30, "Retry-After")),
+        ({"Retry-After": "2023-11-14T22:13:50"}, Wait(30, "Retry-After")),
+        ({"Retry-After": "2023-11-14T22:00:00Z"}, Wait(0, "Retry-After")),
+        ({"Retry-After": "Tue, 14 Nov 2023 22:13:50 GMT"}, Wait(30, "Retry-After")),
+        ({"Retry-After": "Tue Nov 14 22:13:50 2023"}, Wait(30, "Retry-After")),
+        ({"Retry-After": "120, 120"}, Wait(120, "Retry-After")),
+        ({"Retry-After": "0,60"}, Wait(60, "Retry-After")),
+        ({"Retry-After": "60", "retry-after": "120"}, Wait(120, "Retry-After")),
+        ({"Retry-After": "00:00:42"}, Wait(42, "Retry-After")),
+        ({"Retry-After": "1e9"}, Wait(1e9, "Retry-After")),
+        ({"Retry-After": "1000000000"}, Wait(1e9, "Retry-After")),
+        ({"Retry-After": str(NOW + 30)}, Wait(30, "Retry-After")),
+        ({"Retry-After": str((NOW + 30) * 10**9)}, Wait(30, "Retry-After")),
+        ({"Retry-After": "9", "retry-after-ms": "0"}, Wait(9, "Retry-After")),
         ({"Retry-After": "soon", "ratelimit-reset": "tomorrow"}, None),
         ({"x-ratelimit-limit-requests": "60"}, None),
         ({}, None),
@@ -110,6 +128,20 @@ def test_a_time_is_measured_from_the_date_of_the_response() -> None:
         ({"detail": "Request was throttled. Your rate limit resets in ~2s."}, 2),
         ({"detail": "Please wait 12 seconds before retrying"}, 12),
         ({"detail": "Please try again in 2 minutes"}, 120),
+        (openai("Please try again in 00:00:30."), 30),
+        (openai("Please try again in 1:02:03 (hours)"), 3723),
+        (openai(f"Please retry after {NOW + 30}."), 30),
+        (openai(f"Retry after: {NOW + 30}500 ms"), 30.5),
+        (openai("Retry after 2023-11-14T22:13:50Z."), 30),
+        (openai("Please try again at 2023-11-14 22:13:50 UTC"), 30),
+        (openai("Your quota resets at 2023-11-14T22:13:50.000+00:00, or upgrade"), 30),
+        (openai("Please wait until Tue, 14 Nov 2023 22:13:50 GMT"), 30),
+        (openai("Try again after 2023-11-14"), None),
+        (openai("Try again at 22:13:50"), None),
+        ({"error": {"retry_after": "2023-11-14T22:13:50Z"}}, 30),
+        ({"error": {"retry_after": NOW + 30}}, 30),
+        ({"error": {"retry_after": "00:00:30"}}, 30),
+        ({"error": {"resets_in_seconds": 30}}, 30),
         (openai("Rate limit reached, try again later"), None),
         (openai("Limit 20 per 60 s"), None),
         ({"estimated_time": -1}, None),
@@ -123,6 +155,34 @@ def test_bodies(body: Any, seconds: float | None) -> None:
 
 
 # --- the client
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        ({"Retry-After": "0"}, openai("Please try again in 20s."), 20),
+        ({"Retry-After": "3"}, openai("Please try again in 20s."), 20),
+        ({"Retry-After": "30"}, openai("Please try again in 20s."), 30),
+        ({"Retry-After": "1e9"}, openai("Please try again in 20s."), 20),
+        ({"Retry-After": "1e9"}, openai("no"), 1e9),
+        ({"Retry-After": "0", "x-ratelimit-reset": "60"}, openai("no"), 0),
+        ({"Retry-After": "0"}, {"error": {"metadata": {"headers": {"Retry-After": "20"}}}}, 20),
+    ],
+)
+def test_the_longest_credible_wait_counts(headers: dict[str, str], body: Any, seconds: float) -> None:
+    found = stated_wait(headers, parse_error(json.dumps(body).encode()), lambda: float(NOW))
+    assert found is not None
+    assert found.seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", ["1e9", "1000000000", "9" * 400, "2099-01-01T00:00:00Z"])
+def test_an_absurd_wait_ends_the_call_at_once(value: str) -> None:
+    message, requests, _ = fail(
+        says(429, {}, {"Retry-After": value}), errors.RateLimitError, Pauses(), max_elapsed=600.0
+    )
+    assert "the endpoint asks to wait" in message
+    assert "--max-wait" in message
+    assert requests == 1
 
 
 @pytest.mark.parametrize("code", [429, 503, 529])

@@ -107,7 +107,7 @@ class Progress:
 
         Args:
             trials: Trials of the earlier runs.
-            earlier: Usage of the earlier runs, that of the held-out comparison included; None: that of the trials.
+            earlier: Usage of the earlier runs, that of the comparison included; None: that of the trials.
         """
         before = earlier or (trials[-1].total if trials else Usage())
         now = self.usage
