@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,11 @@ def test_resume_or_start_refuses_other_settings(bench: Bench) -> None:
         for more, says in (
             (("--race-error", "0.1"), "--race-error cannot change on resume"),
             (("--budget", "7"), "--budget cannot change on resume"),
-            (("--seed", "5"), "TASK is not the task of"),
+            (("--seed", "5"), "--seed cannot change on resume"),
+            (("--metric", "f1"), "--metric cannot change on resume"),
+            (("--examples", "4"), "--examples cannot change on resume"),
+            (("--heldout", "2"), "--heldout cannot change on resume"),
+            (("--template", "{prompt} {input}"), "--template cannot change on resume"),
         ):
             done = bench.run(*repeated(bench, server, *more))
             assert (done.code, says in done.err) == (2, True), done
@@ -71,10 +76,62 @@ def test_resume_or_start_refuses_other_settings(bench: Bench) -> None:
         (bench.folder / "pool.txt").write_text(pool + "Another one.\n")
         done = bench.run(*repeated(bench, server))
         assert (done.code, "--pool pool.txt is not the pool of" in done.err) == (2, True), done
-        write_lines(bench.folder / "task.jsonl", [{"input": f"other {i}", "output": "no"} for i in range(12)])
-        done = bench.run(*repeated(bench, server))
-        assert (done.code, "TASK is not the task of" in done.err) == (2, True), done
+        for count, says in ((12, "TASK: the file has changed since"), (13, "from 12 examples to 13, since")):
+            rows = [{"input": f"other {i}", "output": "no"} for i in range(count)]
+            write_lines(bench.folder / "task.jsonl", rows)
+            done = bench.run(*repeated(bench, server))
+            assert (done.code, says in done.err) == (2, True), done
         assert len(server.requests) == calls
+
+
+def test_resume_or_start_writes_missing_results_again(bench: Bench) -> None:
+    out = bench.folder / "out"
+    with serving() as server:
+        assert bench.run(*repeated(bench, server)).code == 0
+        calls, best = len(server.requests), (out / "best_prompt.txt").read_text()
+        for name in ("best_prompt.txt", "result.json"):
+            (out / name).unlink()
+            done = bench.run(*repeated(bench, server))
+            assert (done.code, "written again from the study" in done.err) == (0, True), done
+            assert (out / "best_prompt.txt").read_text() == best
+            assert json.loads((out / "result.json").read_text())["stopped_by"] == "budget"
+        assert len(server.requests) == calls
+
+
+def test_resume_or_start_replaces_an_empty_study(bench: Bench) -> None:
+    out = bench.folder / "out"
+    out.mkdir()
+    (out / "study.sqlite3").touch()
+    with serving() as server:
+        done = bench.run(*repeated(bench, server))
+        assert done.code == 0, done
+        best = (out / "best_prompt.txt").read_text()
+        (out / "study.sqlite3").write_bytes(b"")
+        done = bench.run(*repeated(bench, server))
+    assert (done.code, "renamed to *.old" in done.err) == (0, True), done
+    assert (out / "best_prompt.txt.old").read_text() == best
+    assert (out / "study.sqlite3").stat().st_size
+
+
+def test_progress_of_a_repeated_run_counts_the_earlier_calls(bench: Bench) -> None:
+    args = bench.optimize("URL", "--out", "out", "--resume-or-start")
+    with serving() as server:
+        args[args.index("URL")] = server.url
+        first = bench.run(*args)
+        (bench.folder / "out" / "result.json").unlink()
+        again = bench.run(*args)
+
+    def used(err: str) -> str:
+        return re.findall(r"(\d+ calls, \d+ tokens)", err)[-1]
+
+    assert used(again.err) == used(first.err)
+
+
+def test_no_comparison_is_begun_without_held_out_examples(bench: Bench) -> None:
+    with serving() as server:
+        done = bench.run(*bench.optimize(server, "--heldout", "0"))
+    assert done.code == 0, done
+    assert "Scoring the held-out examples" not in done.text
 
 
 def test_resume_or_start_needs_a_folder(bench: Bench) -> None:

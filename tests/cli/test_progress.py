@@ -164,7 +164,7 @@ def test_a_resumed_run_begins_with_what_was_spent(capsys: pytest.CaptureFixture[
     progress = Progress(quiet=False, is_terminal=False, clock=Clock())
     progress.usage = lambda: zf.Usage(10, 10, 2)
     total = zf.Usage(100, 100, 20)
-    progress.resume([Trial(1, 0, "p", 0.5, (0.5,), zf.Usage(), 0.0, 0.5, total)])
+    progress.resume([Trial(1, 0, "p", 0.5, (0.5,), zf.Usage(), 0.0, 0.5, total)], total)
     progress.phase("search")
     progress.update("search", 5, 50)
     progress.tick()

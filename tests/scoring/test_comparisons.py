@@ -336,6 +336,9 @@ CONTAINED = [
     ("2020-01", "2020", 0),
     ("über", "uber", 0),
     ("STRASSE", "straße", 1),
+    ("if x = y", "x != y", 0),
+    ("if x != y", "x = y", 0),
+    ("if x != y then", "x != y", 1),
 ]
 F1 = [
     ("go up fast", "go up", 0.8),

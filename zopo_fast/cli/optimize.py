@@ -86,6 +86,7 @@ def optimize(task: Path | None, **options: Any) -> int:
         if options["resume_or_start"]:
             raise click.UsageError("--resume and --resume-or-start contradict each other; give one")
         return _resume(options, options["resume"])
+    from zopo_fast.runs.report import set_aside
     from zopo_fast.storage.file import is_absent
     from zopo_fast.storage.store import STUDY
 
@@ -102,6 +103,8 @@ def optimize(task: Path | None, **options: Any) -> int:
     if options["dry_run"]:
         runner.dry_run()
         return 0
+    if options["resume_or_start"]:
+        set_aside(options["out"])
     return run_until_terminated(runner.run())
 
 
@@ -127,6 +130,7 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
         folder: Folder of the run.
         repeated: Task of a repeated command; None: take task and options from the study.
     """
+    from zopo_fast.runs.report import has_results, printable
     from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:
@@ -137,7 +141,11 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
         if options["resume_or_start"] and options["generate"] is None and options["pool_file"] is not None:
             _require_pool(options["pool_file"], store)
         if options["resume_or_start"] and (summary := store.get(SUMMARY)) is not None:
-            click.echo(summary)
-            return 0
+            if has_results(folder):
+                click.echo(summary)
+                return 0
+            click.echo(
+                f"{printable(str(folder))}: results are missing; written again from the study", err=True
+            )
         given = frozenset(given_options()) | frozenset(store.config.get("given", FITTED))
         return run_until_terminated(OptimizeRunner(resumed, task, store.pool(), store, given).run())

@@ -272,13 +272,15 @@ class OptimizeRunner:
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
             embedder = self.embedding.open(self.embedder, self.model, self.account)
             # A judge without a model of its own shares the client of the model.
-            progress.usage = lambda: used(llm, embedder, judge if self.judge.judge_model else None)
+            own_judge = judge if self.judge.judge_model else None
             stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
             pool = self.pool
             if pool is None:
                 pool = await self._write_pool(folder, progress)
+            writing = self.pool_usage
+            progress.usage = lambda: writing + used(llm, embedder, own_judge)
 
             def on_phase(name: str) -> None:
                 if name == "search":  # earlier there are no results to keep, and Ctrl-C ends the command
@@ -288,7 +290,7 @@ class OptimizeRunner:
             def on_resume(trials: list[Any]) -> None:
                 if folder is not None:
                     folder.rewrite_trials(trials)
-                progress.resume(trials)
+                progress.resume(trials, self._earlier_usage())
 
             def on_trial(trial: Any) -> None:
                 if folder is not None:
@@ -316,6 +318,12 @@ class OptimizeRunner:
             stored = None if self.store is None else self.store.get("embedding")
             self.pool_usage += Usage(**stored) if stored else embedder.usage
             return result
+
+    def _earlier_usage(self) -> Usage:
+        """Return the usage of the runs that this one resumes, without that of writing the pool."""
+        if self.store is None or not self.is_resumed:
+            return Usage()
+        return self.store.usage() + Usage(**(self.store.get("embedding") or {}))
 
     def _stop(self, stop: asyncio.Event, number: signal.Signals) -> None:
         stop.set()

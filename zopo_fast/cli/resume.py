@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from zopo_fast._utils.text import short_repr
 from zopo_fast.cli.models import BODIES
 from zopo_fast.cli.params import Option
 from zopo_fast.errors import ConfigError, StoreError
@@ -22,6 +23,11 @@ SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "embedding_base_url"
 
 # Options whose default fits the pool, so that the stored value may differ from the default.
 FITTED = ("budget", "initial")
+# Options that make another task of the same file.
+_OF_TASK = (
+    "examples", "heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template",
+    "encoding",
+)  # fmt: skip
 _NOT_STORED = ("task", "resume", "resume_or_start", "out")
 
 
@@ -62,9 +68,9 @@ def resume_options(
             raise ConfigError("TASK: --resume uses the task of the study; leave TASK out")
         compared, advice = given, "leave it out"
     else:
-        if repeated != task:
-            raise ConfigError(f"TASK is not the task of {store.path}: give the same one, or another --out")
         compared, advice = _repeated(given, stored), "give the same again, or another --out"
+        if repeated != task and not any(_plain(options.get(name)) != stored.get(name) for name in _OF_TASK):
+            raise ConfigError(f"TASK: {_difference(repeated, task)} since {store.path} began; {advice}")
     for name in sorted(compared - _changeable()):
         if _plain(options[name]) != stored.get(name):
             raise ConfigError(
@@ -95,6 +101,16 @@ def stored_task(store: Store) -> Task:
         return _task(config["task"])
     except (LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{store.path}: not created by `zopo-fast optimize` ({error!r})") from error
+
+
+def _difference(now: Task, then: Task) -> str:
+    """Return what differs between the tasks that the same options made of two files."""
+    if now.name != then.name:
+        return f"the task was {short_repr(then.name)} and is {short_repr(now.name)}: another file was named"
+    sizes = [len(task.train) + len(task.heldout) + len(task.demonstrations) for task in (then, now)]
+    if sizes[0] != sizes[1]:
+        return f"the file has changed, from {sizes[0]} examples to {sizes[1]},"
+    return "the file has changed"
 
 
 def _repeated(given: set[str], stored: Mapping[str, Any]) -> set[str]:

@@ -111,7 +111,7 @@ class Driver:
         if not state.scores and self._error is not None:
             raise self._error
         comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress)
-        if state.best and self._config.heldout:
+        if state.best and self._config.heldout and self._scorer.heldout_parts:
             await self._compare(comparison, seed_prompt)
         best = state.best
         in_part = best is None and self._limit is not None

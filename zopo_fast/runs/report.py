@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,9 +19,12 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.result import HeldOut, Result, Trial
 from zopo_fast.runs.unanswered import unanswered_lines
+from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import STUDY
 
 __all__ = ["RunFolder", "plot_curve", "printable", "summary"]
+
+_log = logging.getLogger(__name__)
 
 TRIALS, RESULT, BEST, CURVE = "trials.jsonl", "result.json", "best_prompt.txt", "curve.png"
 POOL = "pool.jsonl"
@@ -45,6 +49,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             names = (STUDY, TRIALS, RESULT, BEST, CURVE, POOL)
             held = [name for name in names if exists(self.path / name)]
+            if held == [STUDY] and is_absent(self.path / STUDY):  # empty: left by a full disk
+                held = []
             if held == [TRIALS] and not (self.path / TRIALS).stat().st_size:
                 (self.path / TRIALS).unlink()  # left by a run that was killed before its first call
                 held = []
@@ -127,6 +133,29 @@ class RunFolder:
                     (self.path / name).unlink(missing_ok=True)
                 if self._is_new:
                     self.path.rmdir()
+
+
+def has_results(folder: Path) -> bool:
+    """Return True if a folder holds the best prompt and the result of a run."""
+    return exists(folder / BEST) and exists(folder / RESULT)
+
+
+def set_aside(folder: Path) -> None:
+    """Rename the files of a run whose study is an empty file, so that another run can start in the folder.
+
+    Raises:
+        OutputError: a file cannot be renamed.
+    """
+    if not exists(folder / STUDY) or not is_absent(folder / STUDY):
+        return
+    held = [name for name in (TRIALS, RESULT, BEST, CURVE, POOL) if exists(folder / name)]
+    try:
+        for name in held:
+            (folder / name).replace(folder / f"{name}.old")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error_reason(error)}") from error
+    kept = f"; {', '.join(held)} renamed to *.old" if held else ""
+    _log.warning("%s: the study is an empty file, so a new run starts%s", folder / STUDY, kept)
 
 
 def plot_curve(trials: Sequence[Trial], path: Path) -> None:

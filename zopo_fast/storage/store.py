@@ -225,6 +225,13 @@ class Store:
         except (LookupError, TypeError) as error:
             raise StoreDamagedError(f"{self.path}: an answer is damaged ({error!r})") from error
 
+    def usage(self) -> Usage:
+        """Return the usage of all answers but those that wrote the pool."""
+        found = Usage()
+        for (data,) in self._all("SELECT data FROM answers WHERE role != 'writer' ORDER BY id"):
+            found += Usage(**self._parsed(data)["usage"])
+        return found
+
     def add_trial(self, number: int, trial: Mapping[str, Any]) -> None:
         """Append or replace a trial, for readers of the file: a resumed run derives its trials from the log.
 

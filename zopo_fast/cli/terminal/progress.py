@@ -102,11 +102,18 @@ class Progress:
         """Take the best score so far from a trial."""
         self._best = trial.best_score
 
-    def resume(self, trials: Sequence[Trial]) -> None:
-        """Take best score and usage from the trials of earlier runs."""
+    def resume(self, trials: Sequence[Trial], earlier: Usage | None = None) -> None:
+        """Continue from earlier runs.
+
+        Args:
+            trials: Trials of the earlier runs.
+            earlier: Usage of the earlier runs, that of the comparison included; None: that of the trials.
+        """
+        before = earlier or (trials[-1].total if trials else Usage())
+        now = self.usage
+        self.usage = lambda: before + now()
         if trials:
-            before, now = trials[-1].total, self.usage
-            self._best, self.usage = trials[-1].best_score, lambda: before + now()
+            self._best = trials[-1].best_score
 
     # ---- output ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from zopo_fast.scoring.metrics.readings import readings, unfenced, unwrapped, without_markup
-from zopo_fast.scoring.metrics.tokens import aligned, blank_grouped, plain, tokens
+from zopo_fast.scoring.metrics.tokens import aligned, blank_grouped, plain, same_marks, tokens
 
 _JOINERS = frozenset({"and", "&", "|"})
 _NUMBERED = re.compile(r"[^\S\n]{0,16}\(?\d{1,4}[.)][^\S\n]")
@@ -78,7 +78,7 @@ def _any_reading(
         if text in seen:
             continue
         seen.add(text)
-        if is_equal(aligned(tokens(text), wanted), text):
+        if is_equal(aligned(tokens(text), wanted), text) and same_marks(text, reference):
             return 1.0
     return 0.0
 

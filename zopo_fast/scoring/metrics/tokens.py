@@ -33,8 +33,15 @@ _UNIT_AFTER = re.compile(rf"(?<=\d)[^\S\n]{{1,3}}(?=[%‰{CURRENCIES}](?!\.?\w))
 _UNIT_BEFORE = re.compile(rf"(?<![^\s(])([+-]?[{CURRENCIES}])[^\S\n]{{1,3}}(?=\d)")
 _RELATION = re.compile("[<>!=]+")
 _SEPARATOR = re.compile(r"(?<!\d),|,(?!\d)|;|(?<=[^\W\d_][^\W\d_]):(?=\w)")
+_WORD = re.compile(r"[^\W\d_]{2}")
+_FACTORIAL = re.compile(r"\w!(?!=)")
+_BRACKET = re.compile(r"[][(){}]")
+_LISTED = re.compile("[,;]")
+MAX_FORMULA = 200
 _VALUE = re.compile(r"-?\d+e-?\d+")
 _LIST_OF_DIGITS = re.compile(r"\d+(?:,\d+){2,}")
+_NUMBERS_IN_BRACKETS = re.compile(r"(?<!\w)[\[({]-?[\d.]+(?:,-?[\d.]+)+[\])}]")
+_COMMA_GROUPS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _BLANK_GROUPS = re.compile(
     rf"[+-]?[{CURRENCIES}]?[+-]?\d{{1,3}}(?: \d{{3}})+(?:[.,]\d+)?[%‰{CURRENCIES}]?\.?"
 )
@@ -80,8 +87,10 @@ def tokens(text: str) -> list[str]:
     text = _BULLET.sub("", fold(text))
     text = _UNIT_BEFORE.sub(r"\1", _UNIT_AFTER.sub("", text))
     text = _RELATION.sub(lambda found: f" {found[0]} " if "=" in found[0] else found[0], text)
+    text = _NUMBERS_IN_BRACKETS.sub(_spaced, text)
     text = _CHARACTER.sub(r" \g<0> ", _SEPARATOR.sub(" ", text))
-    chunks = [trimmed for chunk in text.split() if (trimmed := _trim(chunk))]
+    single = frozenset(c for c in "'\"*" if text.count(c) == 1)
+    chunks = [trimmed for chunk in text.split() if (trimmed := _trim(chunk, single))]
     found: list[str] = []
     for place, chunk in enumerate(chunks):
         if not chunk.strip("-"):
@@ -93,10 +102,29 @@ def tokens(text: str) -> list[str]:
     return found
 
 
+def _spaced(found: re.Match[str]) -> str:
+    """Return a list of numbers in brackets with blanks after commas; "(1,234)" is one number."""
+    is_number = found[0][0] == "(" and _COMMA_GROUPS.fullmatch(found[0][1:-1])
+    return found[0] if is_number else found[0].replace(",", ", ")
+
+
 def blank_grouped(text: str) -> list[str] | None:
     """Return the tokens of a text that is one number grouped by blanks ("1 234"), else None."""
     text = fold(text).strip()
     return tokens(text.replace(" ", "")) if _BLANK_GROUPS.fullmatch(text) else None
+
+
+def same_marks(text: str, reference: str) -> bool:
+    """Return whether brackets and factorials of a formula, which tokens lack, do not contradict.
+
+    Only a reference of digits, single letters and marks is a formula: "[0, 1)" is, "(not) a" is not.
+    """
+    if len(reference) > MAX_FORMULA or _WORD.search(reference):
+        return True
+    if _FACTORIAL.search(reference) and not _FACTORIAL.search(text):
+        return False
+    wanted, given = _BRACKET.findall(reference), _BRACKET.findall(text)
+    return wanted == given or not wanted or not given or not _LISTED.search(reference)
 
 
 def aligned(given: list[str], wanted: list[str]) -> list[str]:
@@ -128,13 +156,23 @@ def _is_operand(chunk: str) -> bool:
     return (len(chunk) == 1 and chunk.isalnum()) or any(map(str.isdigit, chunk))
 
 
-def _trim(chunk: str) -> str:
-    """Remove the punctuation at the ends of a chunk, except a bracket whose partner is inside: "f(x)"."""
+def _trim(chunk: str, single: frozenset[str]) -> str:
+    """Remove the punctuation at the ends of a chunk, except operators and a bracket with its partner: "f(x)".
+
+    Args:
+        chunk: text without blanks.
+        single: quotes and stars that the whole text has once: they enclose nothing.
+    """
+    if chunk[-1] == "=" and _RELATION.fullmatch(chunk):
+        return chunk
     start, end = 0, len(chunk)
-    while start < end and _is_edge(chunk[start]) and not _begins_word(chunk, start):
+    while start < end and _is_edge(chunk[start]) and not _begins_word(chunk, start, single):
         start += 1
     counts = {c: chunk.count(c, start) for pair in _OPENING.items() for c in pair}
     while start < end and _is_edge(c := chunk[end - 1]):
+        before = chunk[end - 2 : end - 1]
+        if c in single and (before.isdecimal() or (end - start == 2 and before.isalnum())):
+            break  # 5' and x', but dogs'
         if c in _OPENING and counts[_OPENING[c]] >= counts[c]:
             break
         if c in counts:
@@ -143,13 +181,12 @@ def _trim(chunk: str) -> str:
     return chunk[start:end]
 
 
-def _begins_word(chunk: str, start: int) -> bool:
-    """Return whether the point at `start` belongs to a word or number: ".NET", ".5", but not "...so"."""
-    return (
-        chunk[start] == "."
-        and chunk[start + 1 : start + 2].isalnum()
-        and (start == 0 or chunk[start - 1] != ".")
-    )
+def _begins_word(chunk: str, start: int, single: frozenset[str]) -> bool:
+    """Return whether the mark at `start` belongs to a word or number: ".NET", ".5", "!x", but not "...so"."""
+    c = chunk[start]
+    if not chunk[start + 1 : start + 2].isalnum():
+        return False
+    return c == "!" or (c == "*" and c in single) or (c == "." and (start == 0 or chunk[start - 1] != "."))
 
 
 class _Edges(dict[str, bool]):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_CODES = ("code", "type", "status", "error_type", "reason", "error_code")
+_CODES = ("code", "type", "status", "error_type", "reason", "error_code", "__type")
 _MESSAGES = ("message", "msg", "detail", "error", "title")
 _NESTED = (
     "error",
@@ -41,6 +41,8 @@ class ErrorBody:
     """HTTP status that the body states, as proxies do in a response with status 200."""
     objects: tuple[Mapping[str, Any], ...] = ()
     """All JSON objects of the error, the outermost first."""
+    is_page: bool = False
+    """True for a web page, which states nothing."""
 
     def value(self, *names: str) -> Any:
         """Return the first value under one of `names` in any object of the error; None without one."""
@@ -50,11 +52,13 @@ class ErrorBody:
 def parse_error(body: bytes | Any) -> ErrorBody:
     """Return the error that a response body, or its JSON value, states; empty where it states none."""
     values = _json(body) if isinstance(body, bytes) else body
+    if isinstance(body, bytes) and values is None:
+        return ErrorBody(is_page=body.lstrip()[:1] == b"<")
     if isinstance(values, str):
         return ErrorBody(message=values[:_MAX_MESSAGE])
     found = tuple(_objects(values))
     codes = [
-        text.strip().lower()
+        text.strip().lower().rpartition("#")[2]  # AWS: com.amazon.coral.service#ThrottlingException
         for one in found
         for name in _CODES
         if isinstance(text := one.get(name), str) and _is_code(text.strip())

@@ -1,0 +1,127 @@
+"""Refusals that a retry may cure, and errors about lengths: of the input, of a setting, of neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from llm_tools import ask, fail, no_environment  # noqa: F401
+from provider_errors import MODES, openai, says
+
+from zopo_fast.errors import RateLimitError, RequestRejectedError, ServerError
+from zopo_fast.llm.openai.refusals.error_body import parse_error
+from zopo_fast.llm.openai.refusals.kinds import Kind, kind_of, status_of
+
+SLOW = "Too many tokens, please wait before trying again."
+
+
+def kind(status: int, body: Any, sent: dict[str, Any] | None = None) -> Kind:
+    return kind_of(status, parse_error(body), sent or {})
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 503])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"__type": "ThrottlingException", "message": SLOW},
+        {"__type": "com.amazon.coral.service#ThrottlingException", "message": SLOW},
+        {"message": SLOW},
+        openai(f'litellm.RateLimitError: BedrockException - {{"message":"{SLOW}"}}', kind=None, code="429"),
+        openai(
+            "litellm.APIConnectionError: BedrockException - An error occurred (ThrottlingException) when "
+            f"calling the Converse operation: {SLOW}"
+        ),
+    ],
+)
+def test_throttling_is_no_long_prompt(status: int, body: Any) -> None:
+    found = kind(status, body)
+    assert (found.error, found.concerns, found.is_final) == (RateLimitError, "account", False)
+    answer, _, server = ask([says(status, body)])
+    assert answer.text == "say hello"
+    assert len(server.requests) == 2
+
+
+def test_throttling_with_status_200() -> None:
+    assert status_of(parse_error({"error": {"__type": "ThrottlingException", "message": SLOW}})) == 429
+    assert status_of(parse_error({"error": {"message": SLOW}})) == 429
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (500, "CUDA out of memory. request is too large"),
+        (503, "context window service down"),
+        (502, "the context length service is not reachable"),
+    ],
+)
+def test_a_failing_server_may_mention_lengths(status: int, message: str) -> None:
+    found = kind(status, openai(message))
+    assert (found.error, found.is_final, found.is_outage) == (ServerError, False, True)
+
+
+@pytest.mark.parametrize("status", [409, 425, 498, 499])
+def test_a_state_that_passes_is_waited_for(status: int) -> None:
+    body = openai("later", code="capacity_exceeded")
+    answer, _, _ = ask([says(status, body)] * 3)
+    assert answer.usage.retries == 3
+    message, requests, _ = fail(says(status, body), ServerError, max_elapsed=20.0)
+    assert requests > 3
+    assert f"HTTP {status}" in message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Model unloaded.",
+        "The model has crashed without additional information. (Exit code: 18446744072635812000)",
+        "Model was unloaded while the request was still in queue",
+        "Model x is currently loading",
+    ],
+)
+def test_a_model_that_is_not_loaded_is_waited_for(message: str) -> None:
+    found = kind(400, {"error": message})
+    assert (found.error, found.concerns, found.is_outage) == (ServerError, "endpoint", True)
+    assert ask([says(400, {"error": message})])[0].text == "say hello"
+
+
+GROQ = openai(
+    "`max_tokens` must be less than or equal to `8192`, the maximum value for `max_tokens` is less than the "
+    "`context_window` for this model",
+    param="max_tokens",
+)
+VLLM = openai("max_tokens=64 cannot be greater than max_model_len=32. Please request fewer output tokens.")
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("body", [GROQ, VLLM])
+def test_a_limit_of_the_answer_is_a_field_of_the_request(body: Any, limit: str) -> None:
+    found = kind(400, body, {limit: 64, "temperature": 0})
+    assert (found.error, found.concerns, found.code) == (RequestRejectedError, "endpoint", "refused_field")
+    assert repr(limit) in found.meaning
+
+
+@pytest.mark.parametrize("name", [n for n in MODES if MODES[n].code == "context_length_exceeded"])
+def test_a_long_input_concerns_the_call_whatever_the_limit(name: str) -> None:
+    mode = MODES[name].behaviour
+    found = kind_of(mode.status, parse_error(mode.raw or b""), {"max_tokens": 64, "temperature": 0})
+    assert (found.concerns, found.code) == ("call", "context_length_exceeded")
+
+
+@pytest.mark.parametrize("code", ["quota_exceeded", "QuotaExceeded"])
+def test_a_quota_per_minute_is_waited_for(code: str) -> None:
+    body = openai("Quota exceeded for quota metric 'requests' and limit 'requests per minute'", code=code)
+    assert not kind(429, body).is_final
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "System role not supported",
+        "Developer instruction is not enabled for models/gemma-3-27b-it",
+        "Only user and assistant roles are supported!",
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "System messages are not supported by this model",
+    ],
+)
+def test_a_refused_role_names_its_option(message: str) -> None:
+    assert "--template user" in kind(400, {"error": {"message": message}}).meaning
