@@ -171,7 +171,7 @@ def _by_length(status: int, error: ErrorBody, body: Mapping[str, Any]) -> Kind |
 
 def _is_about_a_setting(error: ErrorBody, body: Mapping[str, Any]) -> bool:
     """Return whether an error about lengths refuses a parameter of `body`, whatever the input."""
-    if patterns.INPUT_SIZE.search(error.message):
+    if patterns.ABOUT_INPUT.search(error.message):
         return False
     params = (re.split(r"[.\[]", param)[0] for param in error.params)
     if any(name in body and name != "model" and not patterns.DATA_PARAMS.match(name) for name in params):
@@ -349,9 +349,8 @@ def _by_status(status: int, error: ErrorBody) -> Kind:
 
 
 _PAGE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 410, 413, 425, 429, 451, 498, 499})
-_TRY_AGAIN = frozenset(
-    {409, 425, 498, 499}
-)  # a conflict, too early, Groq's full capacity, a closed connection
+# A conflict, too early, Groq's full capacity, and a connection that a proxy closed.
+_TRY_AGAIN = frozenset({409, 425, 498, 499})
 _OF_THE_CALL = frozenset({400, 413, 422, 424, 451})
 _NOT_IMPLEMENTED = frozenset({501, 505})
 _KEY_HELP: Mapping[int, str] = {
