@@ -17,6 +17,7 @@ from llm_tools import KEY, make, no_environment  # noqa: F401
 from server_behaviours import served_by
 
 from zopo_fast import errors
+from zopo_fast.llm import cached_model
 from zopo_fast.llm.adapter import as_chat_model
 from zopo_fast.llm.answer_cache import AnswerCache
 from zopo_fast.llm.cached_model import CachedModel
@@ -91,6 +92,32 @@ def test_what_changes_from_request_to_request_is_no_other_model(tmp_path: Path) 
 def test_other_models_of_a_list_do_not_matter(tmp_path: Path) -> None:
     more = {"data": [{"id": "another"}, *models(root="r")["data"]]}
     assert calls(tmp_path, (models(root="r"), None), (more, None)) == [4, 0]
+
+
+def listed(count: int, first: int = 0) -> dict[str, Any]:
+    return {"data": [{"id": f"x{number}", "root": f"r{number}"} for number in range(first, first + count)]}
+
+
+def test_a_long_list_without_the_name_tells_nothing(tmp_path: Path) -> None:
+    """A provider that lists another model serves the same one under this name."""
+    first, second = served_by("m-0718", "fp_1"), served_by("m-0806", "fp_2")
+    runs = [(listed(9), first), (listed(10), first), (listed(300), first), (listed(300), second)]
+    assert calls(tmp_path, *runs) == [4, 1, 1, 4]
+
+
+def test_a_short_list_without_the_name_counts(tmp_path: Path) -> None:
+    assert calls(tmp_path, (listed(8), None), (listed(8), None), (listed(8, first=1), None)) == [4, 0, 4]
+
+
+def test_the_card_is_dumped_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dumped = []
+    original = cached_model._card_bytes
+    monkeypatch.setattr(cached_model, "_card_bytes", lambda card: dumped.append(1) or original(card))
+    entry = models(root="r", note="x" * 100_000)
+    assert calls(tmp_path, (entry, None), (entry, None), texts="abcd") == [4, 0]
+    assert len(dumped) == 2
+    assert len(original({"note": "x" * 100_000})) == 32
+    assert original({"b": 1, "a": 2}) == b'{"a": 2, "b": 1}'  # the keys of earlier caches
 
 
 def test_the_order_of_a_list_does_not_matter(tmp_path: Path) -> None:

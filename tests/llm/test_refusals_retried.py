@@ -60,8 +60,9 @@ def test_a_failing_server_may_mention_lengths(status: int, message: str) -> None
 
 
 @pytest.mark.parametrize("status", [409, 425, 498, 499])
-def test_a_state_that_passes_is_waited_for(status: int) -> None:
-    body = openai("later", code="capacity_exceeded")
+@pytest.mark.parametrize("code", [None, "capacity_exceeded"])
+def test_a_state_that_passes_is_waited_for(status: int, code: str | None) -> None:
+    body = openai("later", code=code)
     answer, _, _ = ask([says(status, body)] * 3)
     assert answer.usage.retries == 3
     message, requests, _ = fail(says(status, body), ServerError, max_elapsed=20.0)
@@ -105,6 +106,52 @@ def test_a_long_input_concerns_the_call_whatever_the_limit(name: str) -> None:
     mode = MODES[name].behaviour
     found = kind_of(mode.status, parse_error(mode.raw or b""), {"max_tokens": 64, "temperature": 0})
     assert (found.concerns, found.code) == ("call", "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000, decrease input "
+        "length or `max_tokens` and try again",
+        "max_tokens must be at least 1, got -100.",
+        "This model's maximum context length is 32 tokens. However, you requested 64 output tokens and your "
+        "prompt contains at least 10 input tokens",
+        "max_tokens is too large: 64. This model's maximum context length is 32 tokens and your "
+        "messages take 10",
+    ],
+)
+def test_a_length_of_input_and_answer_together_concerns_the_call(message: str) -> None:
+    found = kind(400, openai(message, param="max_tokens"), {"max_tokens": 64})
+    assert (found.concerns, found.code) == ("call", "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("Your account balance is negative", 402),
+        ("Incorrect API key provided", 401),
+        ("Model unloaded.", 503),
+        ("System role not supported", 400),
+        ("The provided model identifier is invalid.", 404),
+        ("Your account has been disabled.", 403),
+        ("upstream failed", None),
+    ],
+)
+def test_the_status_of_an_error_with_status_200_by_its_text(message: str, status: int | None) -> None:
+    assert status_of(parse_error({"error": message})) == status
+    assert status_of(parse_error({"error": {"message": message}})) == status
+
+
+@pytest.mark.parametrize("code", ["string_above_max_length", "string_too_long"])
+def test_a_string_that_is_too_long_is_the_one_that_the_error_names(code: str) -> None:
+    body = openai("Expected a string with maximum length 64", param="stop", code=code)
+    assert kind(400, body, {"stop": "x" * 99}).concerns == "endpoint"
+    assert kind(400, openai("too long", param="messages[0].content", code=code)).concerns == "call"
+
+
+@pytest.mark.parametrize("message", ["Your account has been flagged.", "This organization is blocked."])
+def test_a_flagged_account_is_no_flagged_input(message: str) -> None:
+    assert kind(403, openai(message)).concerns == "account"
 
 
 @pytest.mark.parametrize("code", ["quota_exceeded", "QuotaExceeded"])

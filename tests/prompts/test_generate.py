@@ -174,7 +174,8 @@ def test_refusals_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> N
         induce(Model(lambda _: "I cannot."), n=2)
 
 
-def test_cut_answers_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length"])
+def test_cut_answers_are_skipped_and_counted(reason: str, caplog: pytest.LogCaptureFixture) -> None:
     texts = iter(
         ["Write a rhyme tha", "<think>So the", "One.\n\nThis instruction keeps the mea", "Two.", "Two."]
     )
@@ -182,7 +183,7 @@ def test_cut_answers_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -
     class Cut(Model):
         async def chat(self, messages: Sequence[Message]) -> Answer:
             answer = await super().chat(messages)
-            return replace(answer, finish_reason="stop" if answer.text == "Two." else "length")
+            return replace(answer, finish_reason="stop" if answer.text == "Two." else reason)
 
     found = induce(Cut(lambda _: next(texts)), n=3, max_calls=5)
     assert found.pool.prompts == ("One.", "Two.")

@@ -31,6 +31,8 @@ from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer, Usag
 # The key of an answer holds the length at which it is cut. Other ends are failures, and unknown ones may be.
 _KEPT_ENDINGS = frozenset({"regular", "cut"})
 
+_MAX_CARD = 65_536  # bytes that each key is hashed with
+
 
 @dataclass
 class _Flight:
@@ -64,7 +66,7 @@ class CachedModel(ModelWrapper):
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
         self._writing: dict[asyncio.Task[None], tuple[bytes, Answer]] = {}
         self._lookups: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookups] = WeakKeyDictionary()
-        self._card: Any = None
+        self._card = b""
         self._has_card = False
         self._by_origin = False  # entries match by the origin that responses state
         self._origins: set[str] = set()
@@ -138,15 +140,14 @@ class CachedModel(ModelWrapper):
             model = model.model
         read = getattr(model, "model_card", None)
         if read is not None:
-            self._card = await read()
-            self._by_origin = not tells_model(self._card, str(self.description.get("model")))
+            card = await read()
+            self._by_origin = not tells_model(card, str(self.description.get("model")))
+            self._card = b"" if card is None else _card_bytes(card)
         self._has_card = True
 
     def _stored_key(self, key: bytes) -> bytes:
         """Return the key of an entry: that of the call with the model's card."""
-        if self._card is None:
-            return key
-        return hashlib.sha256(key + json.dumps(self._card, sort_keys=True).encode()).digest()
+        return hashlib.sha256(key + self._card).digest() if self._card else key
 
     async def _find(self, stored: bytes, origins: frozenset[str]) -> Found:
         return await asyncio.to_thread(self._cache.find, stored, origins)
@@ -186,6 +187,12 @@ class CachedModel(ModelWrapper):
         """Wait until the cache holds all answers so far; call it before the event loop ends."""
         if self._writing:
             await asyncio.wait(list(self._writing))
+
+
+def _card_bytes(card: Any) -> bytes:
+    """Return the part of a key that stands for a card: its JSON, or the hash of long JSON."""
+    text = json.dumps(card, sort_keys=True).encode()
+    return text if len(text) <= _MAX_CARD else hashlib.sha256(text).digest()
 
 
 def is_kept(answer: Answer) -> bool:

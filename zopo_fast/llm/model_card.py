@@ -23,6 +23,8 @@ _GENERIC = frozenset({*_NAMES, "object", "owned_by", "type", "display_name", "di
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 _RECENT = 86_400.0  # seconds; a number this close to the present is taken as a time
 _MAX_DEPTH = 20
+_MAX_UNNAMED = 8
+"""Entries of a list that counts without the model's name: local servers take any name for their models."""
 
 
 def read_card(body: bytes, model: str, now: float) -> Any:
@@ -34,8 +36,8 @@ def read_card(body: bytes, model: str, now: float) -> Any:
         now: seconds since 1970, to recognise times.
 
     Returns:
-        The stable fields of the model's entry, or of all entries where none has that name: servers of a
-        single model accept any name.
+        The stable fields of the model's entry, or of all entries of a short list where none has that name:
+        local servers accept any name. A long list without the name tells nothing of the model.
     """
     try:
         document = json.loads(body)
@@ -45,6 +47,8 @@ def read_card(body: bytes, model: str, now: float) -> Any:
     if not entries:
         return None
     own = [entry for entry in entries if _is_named(entry, model)]
+    if not own and len(entries) > _MAX_UNNAMED:
+        return None
     cards = [_stable(entry, now) for entry in own or entries]
     return sorted(cards, key=lambda card: json.dumps(card, sort_keys=True)) if len(cards) > 1 else cards[0]
 

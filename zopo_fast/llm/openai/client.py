@@ -301,7 +301,7 @@ class OpenAIClient(AsyncCloseable):
         call = Call(
             admission,
             lambda timeout: self._exchange.post_embeddings(transport, payload, timeout),
-            lambda document: read_embeddings(document, len(texts)),
+            lambda document: read_embeddings(document, len(texts), payload.get("dimensions")),
             expected=sum(map(tokens.estimate, texts)) if self._rate_limiter.counts_tokens else 0,
             account=account,
             bound=Usage(texts_bound(texts), calls=1),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from zopo_fast.llm.openai.embeddings.encoding import Row, decoded, is_other_format
 from zopo_fast.llm.openai.responses import Document
 from zopo_fast.llm.openai.retry import Failure
 from zopo_fast.llm.types import stated_tokens
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
-Row = np.ndarray[Any, np.dtype[np.float64]]
 
 _LISTS = ("data", "embeddings", "embedding")  # OpenAI; Ollama, TEI, Cohere; llama.cpp
 _ROWS = ("embedding", "values", "vector", "float")
@@ -30,11 +28,16 @@ class Embeddings:
     completion_tokens: int | None = 0
 
 
-def read_embeddings(document: Document, count: int) -> Embeddings | Failure:
+def read_embeddings(document: Document, count: int, dimensions: Any = None) -> Embeddings | Failure:
     """Return `count` vectors, or the failure of a response that does not hold them.
 
     Understood are OpenAI's shape, with or without `index`, lists of vectors under `embeddings`, and vectors
     as numbers or as base64 of little-endian float32.
+
+    Args:
+        document: JSON object of the response.
+        count: number of texts.
+        dimensions: requested dimensions, if any.
     """
     items = _items(document.values, count)
     if items is None:
@@ -45,10 +48,8 @@ def read_embeddings(document: Document, count: int) -> Embeddings | Failure:
     if (problem := _disorder(order, count)) is not None:
         return document.malformed(problem)
     rows = [row for item in items if (row := _row(item)) is not None]
-    if len(rows) < count:
-        return document.malformed("an embedding is missing or not a list of numbers")
-    if len({len(row) for row in rows}) > 1:
-        return document.malformed("the embeddings have different dimensions")
+    if (failure := _unlike_rows(document, items, rows, dimensions)) is not None:
+        return failure
     vectors: Vectors = np.empty((count, len(rows[0]) if rows else 0), dtype=np.float32)
     with np.errstate(over="ignore"):
         vectors[order] = rows
@@ -89,6 +90,22 @@ def _disorder(order: Sequence[Any], count: int) -> str | None:
     return None
 
 
+def _unlike_rows(document: Document, items: list[Any], rows: list[Row], dimensions: Any) -> Failure | None:
+    """Return the failure of entries that are not all rows of one dimension; None: they are."""
+    encoded = [values for item in items for values in _candidates(item) if isinstance(values, str)]
+    if is_other_format(encoded, dimensions):
+        return document.malformed(
+            "the embeddings in base64 are not float32 (perhaps float16 or int8); set encoding_format to "
+            '"float" in embedding_body, --embedding-body on the command line',
+            "encoding_format",
+        )
+    if len(rows) < len(items):
+        return document.malformed("an embedding is missing or not a list of numbers")
+    if len({len(row) for row in rows}) > 1:
+        return document.malformed("the embeddings have different dimensions")
+    return None
+
+
 def _row(item: Any) -> Row | None:
     """Return the vector of one entry; None where it holds none."""
     return next((row for values in _candidates(item) if (row := _vector(values)) is not None), None)
@@ -105,7 +122,7 @@ def _candidates(item: Any) -> Iterator[Any]:
 
 def _vector(values: object) -> Row | None:
     if isinstance(values, str):
-        return _decoded(values)
+        return decoded(values)
     try:
         row = np.asarray(values)
     except ValueError:  # rows of different lengths inside
@@ -113,14 +130,3 @@ def _vector(values: object) -> Row | None:
     if not isinstance(values, Sequence) or row.ndim != 1 or row.size == 0 or row.dtype.kind not in "iuf":
         return None
     return row.astype(np.float64)
-
-
-def _decoded(text: str) -> Row | None:
-    """Return a vector from base64 of little-endian float32, as `encoding_format: base64` gives it."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if not data or len(data) % 4:
-        return None
-    return np.frombuffer(data, dtype="<f4").astype(np.float64)

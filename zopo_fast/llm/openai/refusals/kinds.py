@@ -156,7 +156,7 @@ def _by_length(status: int, error: ErrorBody, body: Mapping[str, Any]) -> Kind |
     code = _code(error, patterns.LENGTH_CODES)
     if code is None and status in (413, 429) and _TOO_LARGE.search(error.message):
         code = "request_too_large"  # one request alone exceeds the tokens per minute
-    if code is None and _is_about_a_setting(error, body):
+    if (code is None or code.startswith("string_")) and _is_about_a_setting(error, body):
         return None
     # The text of a server that fails or is busy may mention anything.
     text = patterns.LENGTH_TEXT if status in (400, 413, 422) else patterns.FAILED_LENGTH_TEXT
@@ -171,7 +171,7 @@ def _by_length(status: int, error: ErrorBody, body: Mapping[str, Any]) -> Kind |
 
 def _is_about_a_setting(error: ErrorBody, body: Mapping[str, Any]) -> bool:
     """Return whether an error about lengths refuses a parameter of `body`, whatever the input."""
-    if patterns.INPUT_SIZE.search(error.message):
+    if patterns.ABOUT_INPUT.search(error.message):
         return False
     params = (re.split(r"[.\[]", param)[0] for param in error.params)
     if any(name in body and name != "model" and not patterns.DATA_PARAMS.match(name) for name in params):
@@ -349,9 +349,8 @@ def _by_status(status: int, error: ErrorBody) -> Kind:
 
 
 _PAGE_STATUSES = frozenset({401, 403, 404, 405, 407, 408, 410, 413, 425, 429, 451, 498, 499})
-_TRY_AGAIN = frozenset(
-    {409, 425, 498, 499}
-)  # a conflict, too early, Groq's full capacity, a closed connection
+# A conflict, too early, Groq's full capacity, and a connection that a proxy closed.
+_TRY_AGAIN = frozenset({409, 425, 498, 499})
 _OF_THE_CALL = frozenset({400, 413, 422, 424, 451})
 _NOT_IMPLEMENTED = frozenset({501, 505})
 _KEY_HELP: Mapping[int, str] = {
@@ -414,4 +413,12 @@ def status_of(error: ErrorBody) -> int | None:
             400,
         ),
     )
-    return next((status for test, status in tests if test(error)), None)
+    texts = (
+        (patterns.QUOTA_TEXT, 402),
+        (patterns.KEY_TEXT, 401),
+        (patterns.UNLOADED_TEXT, 503),
+        (patterns.ROLE_TEXT, 400),
+        (patterns.MODEL_TEXT, 404),
+    )
+    by_text = (status for pattern, status in texts if pattern.search(error.message))
+    return next((status for test, status in tests if test(error)), next(by_text, None))

@@ -25,7 +25,9 @@ LENGTH_TEXT = re.compile(
     r"context[ _]?(?:length|window|size|limit)|maximum (?:model|input|prompt|sequence|context) length|"
     r"(?:prompt|input|request|message)s? (?:is|are) too (?:long|large)|prompt too long|"
     r"input token count|reduce the length|too large for model with|max_?model_?len|"
-    r"must have less than \d+ tokens|`?max_new_tokens`? must be|maximum number of (?:input )?tokens|"
+    r"must have less than \d+ tokens|"
+    r"max_(?:completion_)?tokens must be at least 1, got -|`?max_new_tokens`? must be|"
+    r"maximum number of (?:input )?tokens|"
     r"(?:input|prompt) length .{0,40}exceeds|request too large for|context the overflows|"
     r"too many tokens|exceeds? the (?:maximum|max)\w* (?:number of )?(?:input )?tokens|longer than the model",
     re.IGNORECASE,
@@ -99,7 +101,8 @@ BLOCKED_CODES = re.compile(
 BLOCKED_TEXT = re.compile(
     r"\b(?:account|organi[sz]ation|project|workspace|team|subscription|access)\b"
     r"[^.]{0,80}?\b(?:has been|have been|is|was|been)\b(?: \w+){0,2}? "
-    r"(?:disabled|deactivated|suspended|terminated|restricted|banned|revoked|closed|locked|frozen)\b",
+    r"(?:disabled|deactivated|suspended|terminated|restricted|banned|revoked|closed|locked|frozen)\b|"
+    r"\b(?:account|organi[sz]ation|workspace) (?:has been|is|was) (?:flagged|blocked)\b",
     re.IGNORECASE,
 )
 PLACE_TEXT = re.compile(
@@ -132,14 +135,8 @@ LIMITS = (
     "max_tokens", "max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_predict", "num_predict",
 )  # fmt: skip
 """Parameters of the body whose value an error about lengths may refuse."""
-INPUT_SIZE = re.compile(
-    r"\d+ (?:input|prompt) tokens|\d+ `?inputs`? tokens|\d+ (?:tokens )?in the (?:messages|prompt|input)|"
-    r"messages resulted in|"
-    r"(?:input|prompt|request|message)s? (?:contains?|has|have|is|are|of|length) [\w ]{0,20}\d+|"
-    r"prompt tokens|input tokens|(?:prompt|input)s? (?:is|are) too long",
-    re.IGNORECASE,
-)
-"""Text of an error about lengths that states the size of the input, which a shorter input changes."""
+ABOUT_INPUT = re.compile(r"\b(?:input|prompt|message)s?\b|\bgot -\d+", re.IGNORECASE)
+"""Text of an error about lengths that a shorter input cures; vLLM may say what room the input leaves."""
 FAILED_LENGTH_TEXT = re.compile(
     r"(?:input|prompt|request)\b.{0,40}exceeds?\b.{0,40}\bcontext|\binput is too large to process|"
     r"\d+ tokens\)? exceeds?\b.{0,40}\bcontext|context_?window_?exceeded|"
