@@ -125,6 +125,30 @@ def test_a_length_of_input_and_answer_together_concerns_the_call(message: str) -
     assert (found.concerns, found.code) == ("call", "context_length_exceeded")
 
 
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("Your account balance is negative", 402),
+        ("Incorrect API key provided", 401),
+        ("Model unloaded.", 503),
+        ("System role not supported", 400),
+        ("The provided model identifier is invalid.", 404),
+        ("Your account has been disabled.", 403),
+        ("upstream failed", None),
+    ],
+)
+def test_the_status_of_an_error_with_status_200_by_its_text(message: str, status: int | None) -> None:
+    assert status_of(parse_error({"error": message})) == status
+    assert status_of(parse_error({"error": {"message": message}})) == status
+
+
+@pytest.mark.parametrize("code", ["string_above_max_length", "string_too_long"])
+def test_a_string_that_is_too_long_is_the_one_that_the_error_names(code: str) -> None:
+    body = openai("Expected a string with maximum length 64", param="stop", code=code)
+    assert kind(400, body, {"stop": "x" * 99}).concerns == "endpoint"
+    assert kind(400, openai("too long", param="messages[0].content", code=code)).concerns == "call"
+
+
 @pytest.mark.parametrize("message", ["Your account has been flagged.", "This organization is blocked."])
 def test_a_flagged_account_is_no_flagged_input(message: str) -> None:
     assert kind(403, openai(message)).concerns == "account"

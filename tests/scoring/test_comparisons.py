@@ -192,7 +192,7 @@ EXACT = [
     ("Å", "Å", 1),
     ("Ⅳ", "iv", 1),
     ("5 000", "5000", 1),
-    ("The answer is 42.", "42", 0),
+    ("The answer is 42.", "42", 1),
     ("### Final Answer\n42", "42", 1),
     ("**Final Answer:** 42", "42", 1),
     ("\\text{Paris}", "Paris", 1),

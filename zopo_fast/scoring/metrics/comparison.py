@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from zopo_fast.scoring.metrics.documents import is_same_json
 from zopo_fast.scoring.metrics.readings import readings, unfenced, unwrapped, without_markup
 from zopo_fast.scoring.metrics.tokens import aligned, blank_grouped, plain, same_marks, tokens
 
@@ -15,6 +16,8 @@ _NUMBERED = re.compile(r"[^\S\n]{0,16}\(?\d{1,4}[.)][^\S\n]")
 
 def exact_match(answer: str, reference: str) -> float:
     """Return 1 if the answer, without wrapping and continuation, has the tokens of the reference, else 0."""
+    if reference.strip()[:1] in ("{", "[") and any(is_same_json(one, reference) for one in unwrapped(answer)):
+        return 1.0
     wanted = tokens(reference)
     grouped = blank_grouped(reference)
 

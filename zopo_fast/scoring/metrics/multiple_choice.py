@@ -6,8 +6,9 @@ import re
 
 from zopo_fast._utils.text import nfkc
 from zopo_fast.scoring.metrics.comparison import exact_match
+from zopo_fast.scoring.metrics.documents import json_value
 from zopo_fast.scoring.metrics.labels import KINDS, NEGATED, SEVERAL, Labels
-from zopo_fast.scoring.metrics.readings import in_box, in_tags, json_value, unwrapped, without_markup
+from zopo_fast.scoring.metrics.readings import in_box, in_tags, unwrapped, without_markup
 from zopo_fast.scoring.metrics.tokens import plain
 
 _KEYS = (

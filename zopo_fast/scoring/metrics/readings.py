@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from zopo_fast._utils.text import parse_json
+from zopo_fast.scoring.metrics.documents import json_value, last_object
+from zopo_fast.scoring.metrics.endings import label_before_explanation, last_announced
 from zopo_fast.scoring.metrics.sentences import first_sentence
 
 MAX_SHORT_WORDS = 12  # a reference of more words is no label, and the answer is not cut
 _MAX_LAYERS = 8  # wrappings removed one after the other
 
-_KEYS = ("final_answer", "answer", "output", "result", "response", "label", "prediction", "value", "text")
 _NAMES = (
     r"answer|ans|output|result|response|reply|label|class|category|classification|sentiment|prediction|"
     r"translation|solution|conclusion|antwort|réponse|respuesta|risposta|resposta|ответ|答案|回答|答え|정답|답"
@@ -31,10 +30,10 @@ _INTRODUCTION = re.compile(
     r"(?:here(?:'s|’s| is| are)|the (?:correct |final )?answer is|below is)\b[^\n:]{0,80}:\s+",
     re.IGNORECASE,
 )
-_LAST = re.compile(
-    r"^[*_#> -]{0,6}(?:the\s)?(?:final\s)?answer(?:\sis)?[*_]{0,3}\s?[:：][*_]{0,3}[^\S\n]?(\S[^\n]*)$"
-    r"|^####[^\S\n]+([^\n]+)$",
-    re.IGNORECASE | re.MULTILINE,
+_IS = re.compile(
+    r"\s*(?:(?:so|therefore|thus|hence)\b,?\s+)?[*_]{0,3}(?:the\s+|my\s+)?(?:(?:final|correct|best|right)\s+)?"
+    r"answer\s+is\s+(?=\S)",
+    re.IGNORECASE,
 )
 _TAG = r"(?:final[_-]?)?answer|output|result|response|label|solution"
 _OPEN_TAG = re.compile(rf"<({_TAG})>", re.IGNORECASE)
@@ -65,6 +64,7 @@ def readings(answer: str, reference: str) -> Iterator[str]:
         line = text.split("\n", 1)[0]
         yield line
         yield first_sentence(line)
+        yield from label_before_explanation(line, reference)
 
 
 def is_short(reference: str) -> bool:
@@ -93,14 +93,14 @@ def unfenced(answer: str) -> str:
 
 
 def announced(answer: str) -> Iterator[str]:
-    r"""Yield what an answer declares at its end: \boxed{...}, <answer>...</answer>, "Final answer: ..."."""
+    r"""Yield what an answer declares: \boxed{...}, <answer>...</answer>, "Final answer: ...", JSON."""
     for found in (in_box(answer), in_tags(answer)):
         if found is not None:
             yield found
             yield from list(unwrapped(found))[1:]
-    lines = _LAST.findall(answer)
-    if lines:
-        yield from unwrapped("".join(lines[-1]))
+    for found in (last_announced(answer), last_object(answer)):
+        if found is not None:
+            yield from unwrapped(found)
 
 
 def without_markup(answer: str, reference: str) -> str:
@@ -112,24 +112,6 @@ def without_markup(answer: str, reference: str) -> str:
     if "\\" not in reference and "\\" in answer:
         answer = _COMMAND.sub(" ", answer)
     return answer
-
-
-def json_value(text: str, keys: tuple[str, ...] = _KEYS) -> str | None:
-    """Return the one value of a JSON object or list, or that under one of `keys`; None otherwise."""
-    text = text.strip()
-    if text[:1] + text[-1:] not in ("{}", "[]"):
-        return None
-    try:
-        document = parse_json(text, parse_int=str, parse_float=str)
-    except ValueError:
-        return None
-    if isinstance(document, dict):
-        named = {str(key).casefold().replace(" ", "_"): value for key, value in document.items()}
-        chosen = [named[key] for key in keys if key in named]
-        values = list(named.values()) if len(named) == 1 else chosen[:1]
-    else:
-        values = document if isinstance(document, list) else []
-    return _scalar(values[0]) if len(values) == 1 else None
 
 
 def in_box(text: str) -> str | None:
@@ -195,7 +177,7 @@ def _without_tags(text: str) -> str | None:
 
 
 def _without_lead_in(text: str) -> str | None:
-    for lead_in in (_LEAD_IN, _HEADING, _INTRODUCTION):
+    for lead_in in (_LEAD_IN, _HEADING, _INTRODUCTION, _IS):
         if (match := lead_in.match(text)) is not None and match.end() < len(text):
             return text[match.end() :]
     return None
@@ -225,12 +207,3 @@ def _braces(text: str, start: int) -> str | None:
         if depth == 0:
             return text[start + 1 : brace.start()]
     return None
-
-
-def _scalar(value: Any) -> str | None:
-    if isinstance(value, list):
-        parts = [part for part in value if isinstance(part, str)]
-        return ", ".join(parts) if parts and len(parts) == len(value) else None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else None

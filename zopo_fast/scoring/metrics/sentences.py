@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"(?<![.!?])[.!?]+(?P<closing>[\"'”’)\]*_`]*)(?=\s|\Z)|[。！？]+[”’」』）]*")
+_END = re.compile(r"(?<![.!?])[.!?]+(?P<closing>[\"'”’)\]*_`]*)(?=\s|\Z)|[。！？।॥۔؟]+[”’」』）]*")
 _ABBREVIATIONS = frozenset({
     "adj", "adm", "al", "approx", "ave", "bldg", "blvd", "bros", "capt", "cf", "cmdr", "col", "corp", "dept",
     "dr", "est", "etc", "ex", "ft", "gen", "gov", "hon", "inc", "incl", "jr", "lt", "ltd", "maj", "messrs",

@@ -156,7 +156,7 @@ def _by_length(status: int, error: ErrorBody, body: Mapping[str, Any]) -> Kind |
     code = _code(error, patterns.LENGTH_CODES)
     if code is None and status in (413, 429) and _TOO_LARGE.search(error.message):
         code = "request_too_large"  # one request alone exceeds the tokens per minute
-    if code is None and _is_about_a_setting(error, body):
+    if (code is None or code.startswith("string_")) and _is_about_a_setting(error, body):
         return None
     # The text of a server that fails or is busy may mention anything.
     text = patterns.LENGTH_TEXT if status in (400, 413, 422) else patterns.FAILED_LENGTH_TEXT
@@ -413,4 +413,12 @@ def status_of(error: ErrorBody) -> int | None:
             400,
         ),
     )
-    return next((status for test, status in tests if test(error)), None)
+    texts = (
+        (patterns.QUOTA_TEXT, 402),
+        (patterns.KEY_TEXT, 401),
+        (patterns.UNLOADED_TEXT, 503),
+        (patterns.ROLE_TEXT, 400),
+        (patterns.MODEL_TEXT, 404),
+    )
+    by_text = (status for pattern, status in texts if pattern.search(error.message))
+    return next((status for test, status in tests if test(error)), next(by_text, None))
