@@ -106,8 +106,8 @@ def test_options_in_the_text_exist() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_described(name: str) -> None:
     for each in load_command(name).params:
-        flags = [re.escape(flag) for flag in (*each.opts, *each.secondary_opts) if flag.startswith("--")]
-        assert not flags or re.search(rf"(?:{'|'.join(flags)})(?![\w-])", TEXT), each.opts
+        flags = [re.escape(flag) for flag in (*each.opts, *each.secondary_opts) if flag.startswith("-")]
+        assert not flags or re.search(rf"(?<![\w-])(?:{'|'.join(flags)})(?![\w-])", TEXT), each.opts
 
 
 def test_options_are_found_in_a_command() -> None:
