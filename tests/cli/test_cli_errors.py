@@ -77,10 +77,25 @@ CASES = {
     "missing TOML": Case(("--config", "nowhere.toml"), ("nowhere.toml",)),
     "broken TOML": Case(("--config", "c.toml"), ("c.toml",), {"c.toml": "budget = "}),
     "unknown key in TOML": Case(
-        ("--config", "c.toml"), ("c.toml", "'budgett'", "budget"), {"c.toml": "budgett = 3"}
+        ("--config", "c.toml"), ("c.toml", "'budgett'; did you mean budget?"), {"c.toml": "budgett = 3"}
     ),
     "list in TOML": Case(("--config", "c.toml"), ("c.toml: seed", "[1]"), {"c.toml": "seed = [1]"}),
-    "fraction in TOML": Case(("--config", "c.toml"), ("--heldout", "1.9"), {"c.toml": "heldout = 1.9"}),
+    "fraction in TOML": Case(
+        ("--config", "c.toml"), ("c.toml: heldout = '1.9'", "integer"), {"c.toml": "heldout = 1.9"}
+    ),
+    "number of text in TOML": Case(
+        ("--config", "c.toml"), ("c.toml: budget = 'five'", "integer"), {"c.toml": 'budget = "five"'}
+    ),
+    "choice in TOML": Case(
+        ("--config", "c.toml"), ("c.toml: unanswered = 'x'", "skip"), {"c.toml": 'unanswered = "x"'}
+    ),
+    "body in TOML": Case(("--config", "c.toml"), ("c.toml: body", "not JSON"), {"c.toml": 'body = "{"'}),
+    "task in TOML": Case(
+        ("--config", "c.toml"), ("c.toml: task is an argument", "TASK"), {"c.toml": 'task = "task.jsonl"'}
+    ),
+    "table in TOML": Case(
+        ("--config", "c.toml"), ("c.toml: unknown table [optimize]",), {"c.toml": "[optimize]\nbudget = 4"}
+    ),
     "flag of text in TOML": Case(
         ("--config", "c.toml"), ("c.toml: official", "true"), {"c.toml": 'official = "no"'}
     ),

@@ -166,6 +166,19 @@ def test_a_study_of_a_python_program(bench: Bench) -> None:
     assert (one.code, one.err) == (0, ""), one
 
 
+def test_a_folder_of_a_landscape(bench: Bench) -> None:
+    out = bench.folder / "out"
+    out.mkdir()
+    for name in ("words.json", "words.npy"):
+        (out / name).touch()
+    done = bench.run("show", "out")
+    assert (done.code, "holds a landscape" in done.err, "out/words.json" in done.err) == (2, True, True), done
+    (out / "more.study.sqlite3").touch()
+    done = bench.run("show", "out")
+    assert (done.code, "holds an unfinished landscape" in done.err) == (2, True), done
+    assert "show out/more.study.sqlite3 lists its scores so far" in done.err, done
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

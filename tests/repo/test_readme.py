@@ -15,6 +15,7 @@ import tree
 from cli_tools import Bench
 
 import zopo_fast as zf
+from zopo_fast.cli.group import COMMANDS, load_command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -92,12 +93,21 @@ def test_options_exist(subcommand: str) -> None:
 
 
 def test_options_in_the_text_exist() -> None:
-    known = frozenset().union(*map(options_of, ("optimize", "show", "generate", "landscape", "serve")))
+    known = frozenset().union(
+        *map(options_of, ("optimize", "show", "generate", "landscape", "serve", "bench"))
+    )
     # Options of pip and python are not ours.
     codes = [code.split() for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)]
     quoted = [word for words in codes if not {"pip", "python"} & set(words) for word in options_in(words)]
     assert {"--config", "--resume"} <= set(quoted)
     assert set(quoted) <= known
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_described(name: str) -> None:
+    for each in load_command(name).params:
+        flags = [re.escape(flag) for flag in (*each.opts, *each.secondary_opts) if flag.startswith("-")]
+        assert not flags or re.search(rf"(?<![\w-])(?:{'|'.join(flags)})(?![\w-])", TEXT), each.opts
 
 
 def test_options_are_found_in_a_command() -> None:

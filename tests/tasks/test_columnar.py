@@ -102,7 +102,7 @@ def test_values_of_every_type(tmp_path: Path) -> None:
     (example,) = Task.load(tmp_path / "a.parquet", **FIELDS, template=template).train
     assert example.outputs == ("x", "y")
     assert dict(example.columns) == {
-        "category": "red", "number": "3", "half": "0.10000000149011612", "flag": "true",
+        "category": "red", "number": "3", "half": "0.1", "flag": "true",
         "day": "2024-02-03 00:00:00", "list": "p\nq",
     }  # fmt: skip
 

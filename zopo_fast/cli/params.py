@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -182,9 +183,37 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
     for key, value in _read_toml(path).items():
         option = known.get(key.replace("_", "-"))
         if option is None:
-            raise ConfigError(f"{path}: unknown key {short_repr(key)}; use one of {', '.join(sorted(known))}")
+            raise ConfigError(f"{path}: {_unknown(context, key, value, known)}")
         defaults[option.name] = _as_typed(option, value, f"{path}: {key}")
+        _check_value(context, option, defaults[option.name], f"{path}: {key}")
     context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _unknown(context: click.Context, key: str, value: Any, known: Collection[str]) -> str:
+    """Return what an error says of a key that names no option."""
+    name = key.replace("_", "-").removeprefix("--")
+    if any(isinstance(each, click.Argument) and each.name == key.lower() for each in context.command.params):
+        return f"{key} is an argument and no option: give {key.upper()} on the command line"
+    if isinstance(value, dict):
+        return f"unknown table [{key}]; all keys stand at the top, outside any table"
+    close = difflib.get_close_matches(name.lower(), sorted(known), n=3, cutoff=0.7)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"use one of {', '.join(sorted(known))}"
+    return f"unknown key {short_repr(key)}; {hint}"
+
+
+def _check_value(context: click.Context, option: click.Option, value: str | bool, where: str) -> None:
+    """Check a value here, because click would name the option alone and not the file.
+
+    Raises:
+        ConfigError: The option cannot take the value.
+    """
+    try:
+        if option.callback is json_object:
+            json_object(context, option, str(value))
+        else:
+            option.type_cast_value(context, value)
+    except click.BadParameter as error:
+        raise ConfigError(f"{where} = {short_repr(value, 60)}: {error.message}") from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

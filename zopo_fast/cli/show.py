@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def show(folder: Path, prompt: int | None, full: bool, as_json: bool) -> int:
     from zopo_fast.storage.snapshot import snapshot
     from zopo_fast.storage.store import STUDY
 
-    path = folder / STUDY if folder.is_dir() else folder
+    path = _study_in(folder, STUDY) if folder.is_dir() else folder
     with snapshot(path) as store:
         result = _result_of(path)
         found = Inspection(store, _task_of(store), _heldout_of(result))
@@ -56,6 +57,32 @@ def show(folder: Path, prompt: int | None, full: bool, as_json: bool) -> int:
             for line in shown.best() if prompt is None else shown.answers(prompt):
                 click.echo(printable(line))
     return 0
+
+
+def _study_in(folder: Path, name: str) -> Path:
+    """Return the path of the study in a folder.
+
+    Raises:
+        StoreError: The folder holds landscapes and no run.
+    """
+    from zopo_fast.runs.landscape import LandscapeFiles
+
+    path = folder / name
+    if path.exists():
+        return path
+    unfinished = sorted(folder.glob(f"*{LandscapeFiles.of(folder, '').study.name}"))
+    if unfinished:
+        raise StoreError(
+            f"{folder}: holds an unfinished landscape, which its `zopo-fast landscape` command resumes; show "
+            f"{shlex.quote(str(unfinished[0]))} lists its scores so far"
+        )
+    finished = sorted(each for each in folder.glob("*.json") if each.with_suffix(".npy").exists())
+    if finished:
+        raise StoreError(
+            f"{folder}: holds a landscape of `zopo-fast landscape` and no run; its prompts and scores are in "
+            f"{finished[0]}"
+        )
+    return path
 
 
 def _task_of(store: Store) -> Task | None:

@@ -24,7 +24,8 @@ _INPUTS = (
 _OUTPUTS = (
     "output", "answer", "answers", "label", "labels", "label_text", "completion", "target", "response",
     "expected", "expected_output", "ideal", "tgt", "reference", "summary", "highlights", "gold", "sentiment",
-    "intent", "category", "class", "solution", "translation", "correct_answer", "outputs", "targets", "y",
+    "intent", "category", "class", "solution", "translation", "correct_answer", "outputs",
+    "targets", "chosen", "__expected", "y",
 )  # fmt: skip
 
 

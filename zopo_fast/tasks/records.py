@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import re
+import tokenize
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zopo_fast._utils.text import short_repr
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 # Keys of nested outputs: SQuAD has {"text": [...], "answer_start": [...]}, TriviaQA {"value", "aliases"}.
+_MAX_LITERAL = 20_000  # characters of a list in Python's notation
 _NESTED = ("text", "answers", "answer", "value")
 
 
@@ -139,11 +144,30 @@ def _cell(cell: str) -> Any:
         try:
             value = json.loads(cell, parse_int=str, parse_float=str)
         except (ValueError, RecursionError):
-            return cell  # a text that only looks like a list
+            return _python_list(cell) or cell  # or a text that only looks like a list
         # A lone object is a text, unless it is one of the known forms of accepted outputs.
         if isinstance(value, list) or (isinstance(value, dict) and isinstance(value.get("text"), list)):
             return value
     return cell
+
+
+def _python_list(cell: str) -> list[str] | None:
+    """Return the texts of a list in Python's notation, as pandas writes it; None for other text."""
+    if len(cell) > _MAX_LITERAL:
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a backslash before any letter
+            body = ast.parse(cell.strip(), mode="eval").body
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    items = body.elts if isinstance(body, ast.List) else []
+    constants = [each.value for each in items if isinstance(each, ast.Constant)]
+    texts = [each for each in constants if isinstance(each, str)]
+    if len(texts) != len(items):
+        return None
+    # Strings without a comma between them, as NumPy prints them, would be joined.
+    tokens = tokenize.generate_tokens(io.StringIO(cell).readline)
+    return texts if sum(token.type == tokenize.STRING for token in tokens) == len(texts) else None
 
 
 def warn_of_repeats(records: Sequence[Record], source: Source) -> None:

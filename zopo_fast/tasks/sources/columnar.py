@@ -9,7 +9,7 @@ from zopo_fast._utils.files import MAX_DATA_BYTES
 from zopo_fast.errors import MissingDependencyError, TaskError
 from zopo_fast.tasks.rows import Row, Source, Wanted
 from zopo_fast.tasks.sources.text import read_content
-from zopo_fast.tasks.sources.values import class_names, named, plain
+from zopo_fast.tasks.sources.values import class_names, named, narrow_kinds, narrowed, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,6 +88,7 @@ def _source(
     described = table_features(schema) if features is None else features
     labels = {name: names for name in schema.names if (names := class_names(described.get(name)))}
     columns = _text_columns(schema, wanted)
+    narrow = narrow_kinds((field.name, field.type) for field in schema)
     empty = dict.fromkeys(schema.names)  # names of binary columns too, for the error of a missing one
     rows: list[Row] = []
     size = 0
@@ -97,7 +98,7 @@ def _source(
             raise TaskError(f"larger than {MAX_DATA_BYTES:,} bytes when decompressed", path=path)
         batch.validate(full=True)  # offsets of a damaged file may point anywhere
         for values in batch.select(columns).to_pylist():
-            fields = {name: plain(value) for name, value in values.items()}
+            fields = {name: plain(narrowed(value, narrow.get(name))) for name, value in values.items()}
             for name, names in labels.items():
                 fields[name] = named(fields.get(name), names)
             rows.append(Row(empty | fields, path, None, f"row {len(rows) + 1}: "))

@@ -12,7 +12,7 @@ from zopo_fast.errors import TaskError
 from zopo_fast.tasks import splits
 from zopo_fast.tasks.rows import Row, Source
 from zopo_fast.tasks.sources.columnar import table_features
-from zopo_fast.tasks.sources.values import class_names, named, plain
+from zopo_fast.tasks.sources.values import class_names, named, narrow_kinds, narrowed, plain
 
 MAX_RECORDS = 10_000_000
 
@@ -46,7 +46,7 @@ def source_of(records: Records) -> Source:
         headers = {part.header for part in parts.values()}
         return Source(None, {}, rows, headers.pop() if len(headers) == 1 else None)
     header, found = _rows(records)
-    labels = _labels(records)
+    labels, narrow = _labels(records), _narrow(records)
     rows = []
     for number, given in enumerate(found, start=1):
         label = f"row {number}: "
@@ -55,7 +55,7 @@ def source_of(records: Records) -> Source:
             raise TaskError(f"{label}expected a mapping of columns, got {_kind(record)}")
         if number > MAX_RECORDS:
             raise TaskError(f"more than {MAX_RECORDS:,} records")
-        fields = {str(name): plain(value) for name, value in record.items()}
+        fields = {str(name): plain(narrowed(value, narrow.get(str(name)))) for name, value in record.items()}
         for name, names in labels.items():
             fields[name] = named(fields.get(name), names)
         rows.append(Row(fields, None, None, label))
@@ -95,6 +95,21 @@ def _of_columns(records: Mapping[Any, Any]) -> tuple[tuple[str, ...], Iterable[A
         raise TaskError("records: the columns have different lengths")
     rows = zip(*columns.values(), strict=True)
     return tuple(columns), (dict(zip(columns, row, strict=True)) for row in rows)
+
+
+def _narrow(records: Any) -> dict[str, str]:
+    """Return the columns of narrow numbers of a data frame, a table or a data set."""
+    if hasattr(records, "itertuples"):  # of pandas
+        return narrow_kinds(zip(records.columns, records.dtypes, strict=True))
+    if isinstance(features := getattr(records, "features", None), Mapping):
+        return narrow_kinds((name, getattr(each, "dtype", None)) for name, each in features.items())
+    schema = getattr(records, "schema", None)
+    if isinstance(schema, Mapping):  # of polars
+        return narrow_kinds(schema.items())
+    try:
+        return narrow_kinds((field.name, field.type) for field in schema or ())
+    except (TypeError, AttributeError):  # a schema of another library
+        return {}
 
 
 def _labels(records: Any) -> dict[str, list[str]]:

@@ -19,6 +19,10 @@ _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+_OTHER_FILES = {
+    b"PK\x03\x04": "an Excel workbook or another ZIP archive",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+}
 _SAMPLE = 2**20  # bytes that a likely encoding is looked for in
 
 
@@ -50,6 +54,9 @@ def read_text(path: Path, encoding: str | None = None) -> str:
         ConfigError: the encoding is unknown.
     """
     content = read_content(path)
+    for mark, program in _OTHER_FILES.items():
+        if content.startswith(mark):
+            raise TaskError(f"holds {program} and no text; export it as CSV", path=path)
     if encoding is None:
         encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
         is_given = False

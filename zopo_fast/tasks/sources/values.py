@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MAX_DEPTH = 12
+# Names of narrow types in pandas, polars, NumPy and `datasets`, and in Arrow.
+_NARROW = {"float32": "float32", "float16": "float16", "float": "float32", "halffloat": "float16"}
 _MISSING = ("NAType", "NaTType")  # of pandas; compared by name, so that pandas need not be imported
 
 
@@ -43,7 +45,7 @@ def plain(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one return a ty
 def _of_float(value: Any, depth: int) -> Any:
     """Return a number as text; an array of numbers as a list."""
     if getattr(value, "shape", ()) != ():
-        return plain(value.tolist(), depth + 1)
+        return plain(list(value), depth + 1)  # tolist() would widen the numbers
     number = float(value)
     if math.isnan(number):
         return None
@@ -56,6 +58,28 @@ def _text(value: int) -> Any:
         return str(int(value))
     except ValueError:  # more digits than Python converts
         return value
+
+
+def narrow_kinds(types: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Return the columns of 16 and 32-bit numbers, each with the name of its NumPy type.
+
+    Args:
+        types: Name and type of each column, in any of the libraries of tables.
+    """
+    return {str(name): kind for name, each in types if (kind := _NARROW.get(str(each).lower()))}
+
+
+def narrowed(value: Any, kind: str | None) -> Any:
+    """Return numbers that a table has widened in their own type, so that 0.1 stays "0.1"."""
+    if kind is None:
+        return value
+    if isinstance(value, list | tuple):
+        return [narrowed(each, kind) for each in value]
+    if type(value) is not float:
+        return value
+    import numpy as np
+
+    return np.dtype(kind).type(value)
 
 
 def named(value: Any, names: list[str]) -> Any:
