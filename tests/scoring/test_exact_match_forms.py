@@ -120,6 +120,8 @@ from zopo_fast.scoring import metrics
         ("f'(x)", "f(x)", 0),
         ("'x'", "x", 1),
         ("dogs'", "dogs", 1),
+        ("rock n' roll", "rock n roll", 1),
+        ('x"', "x", 1),
         ("*p", "p", 0),
         ("*p*", "p", 1),
         ("* p", "p", 1),

@@ -101,7 +101,8 @@ def tokens(text: str) -> list[str]:
     text = _NUMBERS_IN_BRACKETS.sub(_spaced, text)
     text = _CHARACTER.sub(r" \g<0> ", _SEPARATOR.sub(" ", text))
     single = frozenset(c for c in "'\"*" if text.count(c) == 1)
-    chunks = [trimmed for chunk in text.split() if (trimmed := _trim(chunk, single))]
+    variable = "" if _WORD.search(text) else "'*"
+    chunks = [trimmed for chunk in text.split() if (trimmed := _trim(chunk, single, variable))]
     found: list[str] = []
     for place, chunk in enumerate(chunks):
         if not chunk.strip("-"):
@@ -178,12 +179,13 @@ def _is_operand(chunk: str) -> bool:
     return (len(chunk) == 1 and chunk.isalnum()) or any(map(str.isdigit, chunk))
 
 
-def _trim(chunk: str, single: frozenset[str]) -> str:
+def _trim(chunk: str, single: frozenset[str], variable: str) -> str:
     """Remove the punctuation at the ends of a chunk, except operators and a bracket with its partner: "f(x)".
 
     Args:
         chunk: text without blanks.
         single: quotes and stars that the whole text has once: they enclose nothing.
+        variable: marks that may follow a variable; none where the text has words.
     """
     if chunk[-1] == "=" and _RELATION.fullmatch(chunk):
         return chunk
@@ -193,8 +195,8 @@ def _trim(chunk: str, single: frozenset[str]) -> str:
     counts = {c: chunk.count(c, start) for pair in _OPENING.items() for c in pair}
     while start < end and _is_edge(c := chunk[end - 1]):
         before = chunk[end - 2 : end - 1]
-        if c in single and (before.isdecimal() or (end - start == 2 and before.isalnum())):
-            break  # 5' and x', but dogs'
+        if c in single and (before.isdecimal() or (end - start == 2 and before.isalnum() and c in variable)):
+            break  # 5' and x', but dogs' and rock n' roll
         if c in _OPENING and counts[_OPENING[c]] >= counts[c]:
             break
         if c in counts:
