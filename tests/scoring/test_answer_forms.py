@@ -1,4 +1,4 @@
-"""Exact match on answers with an explanation, reasoning before them, or in JSON."""
+"""Exact match on answers with an explanation, reasoning before them, JSON, or units."""
 
 from __future__ import annotations
 
@@ -67,7 +67,52 @@ DOCUMENTS = [
     ('{"a": [1, 2]}', '{"a": [2, 1]}', 0),
 ]
 
+NUMBERS = [
+    ("42 USD", "42", 1),
+    ("USD 42", "42", 1),
+    ("EUR 5", "5", 1),
+    ("Rs. 500", "500", 1),
+    ("42 USD", "42 EUR", 0),
+    ("42", "42 USD", 0),
+    ("42 USD", "43", 0),
+    ("\\boxed{42\\%}", "42", 1),
+    ("\\boxed{\\$42}", "42", 1),
+    ("So it is \\boxed{42\\%}.", "42%", 1),
+    ("5km", "5 km", 1),
+    ("5 km", "5km", 1),
+    ("5km", "5 miles", 0),
+    ("5km", "5", 0),
+    ("25°C", "25 °C", 1),
+    ("25°C", "25 °F", 0),
+    ("5:30pm", "5:30 pm", 1),
+    ("5:30pm", "5:30 am", 0),
+    ("100km/h", "100 km/h", 1),
+    ("1.234.567", "1234567", 1),
+    ("1.234", "1234", 0),
+    ("1.2.3", "123", 0),
+    ("100 200", "100200", 0),
+    ("100200", "100 200", 0),
+    ("100 000", "100000", 1),
+    ("100 200 300", "100200300", 1),
+    ("1 234", "1234", 1),
+    ("100\u202f200", "100200", 1),
+    ("\u2212", "-", 1),
+    ("\u2014", "+", 0),
+]
+ABBREVIATIONS = [
+    ("Apple Inc. It makes phones.", "Apple Inc.", 1),
+    ("Apple Inc. It makes phones.", "Apple Inc", 1),
+    ("U.S. It is big.", "U.S.", 1),
+    ("10 a.m. That is early.", "10 a.m.", 1),
+    ("U.S. Army", "U.S.", 0),
+    ("2 a.m. Monday", "2 a.m.", 0),
+    ("Dr. Watson", "Dr.", 0),
+    ("U.S. It is big.", "U.K.", 0),
+]
 
-@pytest.mark.parametrize(("answer", "reference", "expected"), [*EXPLAINED, *FINAL, *DOCUMENTS])
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "expected"), [*EXPLAINED, *FINAL, *DOCUMENTS, *NUMBERS, *ABBREVIATIONS]
+)
 def test_exact_match(answer: str, reference: str, expected: float) -> None:
     assert metrics.exact_match(answer, reference) == expected

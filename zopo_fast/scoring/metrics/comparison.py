@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,6 +12,10 @@ from zopo_fast.scoring.metrics.readings import readings, unfenced, unwrapped, wi
 from zopo_fast.scoring.metrics.tokens import aligned, blank_grouped, plain, same_marks, tokens
 
 _JOINERS = frozenset({"and", "&", "|"})
+_BRACKETS = re.compile(r"[][(){}|]")
+_SLASH = re.compile(r"(?<=[^\W\d_]{2})/(?=[^\W\d_]{2})")
+_JOINS = "\u200d\ufe0f"
+_DASHES = dict.fromkeys((*range(0x2010, 0x2014), 0x2212), "-")
 _NUMBERED = re.compile(r"[^\S\n]{0,16}\(?\d{1,4}[.)][^\S\n]")
 
 
@@ -51,8 +56,11 @@ def contains(answer: str, reference: str) -> float:
     wanted = tokens(reference)
     if not wanted:
         return float(_contains_marks(answer, reference))
-    given = aligned(tokens(without_markup(answer, reference)), wanted)
-    return float(f" {' '.join(wanted)} " in f" {' '.join(given)} ")
+    shown = without_markup(answer, reference)
+    sought = f" {' '.join(wanted)} "
+    if any(sought in f" {' '.join(aligned(tokens(text), wanted))} " for text in (shown, _split(shown))):
+        return 1.0
+    return float(_contains_symbols(answer, reference))
 
 
 def f1(answer: str, reference: str) -> float:
@@ -73,9 +81,9 @@ def _any_reading(
 ) -> float:
     """Return 1 if one reading of the answer is equal to the reference, else 0."""
     if not wanted:  # punctuation, or nothing
-        marks = plain(reference)
+        marks = _marks(reference)
         shown = unwrapped(answer) if marks else (answer,)
-        return float(any(plain(text) == marks for text in shown))
+        return float(any(_marks(text) == marks for text in shown))
     seen: set[str] = set()
     for text in readings(answer, reference):
         if text in seen:
@@ -99,7 +107,25 @@ def _items(found: list[str]) -> set[str]:
     return items - _JOINERS or items
 
 
+def _split(text: str) -> str:
+    """Return a text with its brackets and bars, and slashes between words, replaced by blanks."""
+    chunks = _BRACKETS.sub(" ", text).split()
+    return " ".join(chunk if "://" in chunk else _SLASH.sub(" ", chunk) for chunk in chunks)
+
+
+def _contains_symbols(answer: str, reference: str) -> bool:
+    """Return whether a reference of pictures such as "😀" stands anywhere in the answer."""
+    marks = plain(reference)
+    if not marks or not all(unicodedata.category(c) == "So" or c in _JOINS for c in marks):
+        return False
+    return re.search(re.escape(marks) + f"(?![{_JOINS}\U0001f3fb-\U0001f3ff])", plain(answer)) is not None
+
+
+def _marks(text: str) -> str:
+    return plain(text.translate(_DASHES))
+
+
 def _contains_marks(answer: str, reference: str) -> bool:
     """Return whether a reference without any word stands in the answer between blanks, or both are empty."""
-    marks, given = plain(reference), plain(answer)
+    marks, given = _marks(reference), _marks(answer)
     return f" {marks} " in f" {given} " if marks else not given

@@ -32,6 +32,10 @@ _JUDGEMENTS = frozenset({
     "yes", "no", "true", "false", "ja", "nein", "oui", "non", "sí", "si", "não", "sim", "sì", "да", "нет",
     "是", "否", "不是", "はい", "いいえ", "네", "아니요", "हाँ", "नहीं", "نعم", "لا", "correct", "incorrect",
 })  # fmt: skip
+_BEGINS_SENTENCE = re.compile(
+    r"\.[*_\"”]{0,3}\s+(?:It|Its|This|That|These|Those|The|He|His|She|Her|They|There|We|I|In|A|An|Because|Since|As|"
+    r"However|Explanation|Reason|Here|Founded)\b"
+)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -72,3 +76,11 @@ def label_before_explanation(line: str, reference: str) -> Iterator[str]:
     )
     if is_reason or judged:
         yield line[: head.start()]
+
+
+def abbreviation_before_sentence(line: str, reference: str) -> Iterator[str]:
+    """Yield the start of a line that is the reference with its abbreviation: "U.S." of "U.S. It is big."."""
+    wanted = reference.strip().rstrip(".")
+    size = len(wanted)
+    if wanted and line[:size].casefold() == wanted.casefold() and _BEGINS_SENTENCE.match(line, size):
+        yield line[: size + 1]

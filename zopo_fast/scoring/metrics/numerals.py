@@ -18,6 +18,7 @@ _GROUPED = re.compile(
     r"|(\d{1,3}(?:'\d{3})+)(?:\.(\d*))?"
     r"|(\d{1,2}(?:,\d{2})+,\d{3})(?:\.(\d*))?"  # 12,34,567 as in India
     r"|(\d{1,3}(?:\.\d{3})+),(\d+)"  # 1.234,5: only the last sign can be the decimal one
+    r"|(\d{1,3}(?:\.\d{3}){2,})"  # 1.234.567; 1.234 has a decimal point
 )
 
 

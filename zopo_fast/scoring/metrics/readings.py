@@ -6,7 +6,11 @@ import re
 from collections.abc import Iterator
 
 from zopo_fast.scoring.metrics.documents import json_value, last_object
-from zopo_fast.scoring.metrics.endings import label_before_explanation, last_announced
+from zopo_fast.scoring.metrics.endings import (
+    abbreviation_before_sentence,
+    label_before_explanation,
+    last_announced,
+)
 from zopo_fast.scoring.metrics.sentences import first_sentence
 
 MAX_SHORT_WORDS = 12  # a reference of more words is no label, and the answer is not cut
@@ -42,7 +46,8 @@ _MARKUP = re.compile(r"</?[a-z][a-z0-9_-]{0,20}\s?/?>", re.IGNORECASE)
 _COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf)\s?\{|\\[()\[\]]")
 _ANY_COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|mathrm|mathbf)\s?(?=\{)")
 _BRACE = re.compile("[{}]")
-_MATH = re.compile(r"\$(?! )([^$\n]{0,200})(?<! )\$(?!\d)")
+_MATH = re.compile(r"(?<!\\)\$(?! )([^$\n]{0,200})(?<![ \\])\$(?!\d)")
+_ESCAPE = re.compile(r"\\(?=[%$&#_])")
 _PAIRS = (
     ("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ('"', '"'), ("'", "'"), ("“", "”"),
     ("‘", "’"), ("«", "»"), ("„", "“"), ("「", "」"), ("$$", "$$"), ("$", "$"),
@@ -58,13 +63,16 @@ def readings(answer: str, reference: str) -> Iterator[str]:
     yield from layers
     if not is_short(reference):
         return
-    for layer in dict.fromkeys([*layers, *announced(answer)]):
+    declared = list(announced(answer))
+    declared += [without_markup(text, reference) for text in declared]
+    for layer in dict.fromkeys([*layers, *declared]):
         text = layer.strip()
         yield text
         line = text.split("\n", 1)[0]
         yield line
         yield first_sentence(line)
         yield from label_before_explanation(line, reference)
+        yield from abbreviation_before_sentence(line, reference)
 
 
 def is_short(reference: str) -> bool:
@@ -110,7 +118,7 @@ def without_markup(answer: str, reference: str) -> str:
     if "$" not in reference and "$" in answer:
         answer = _MATH.sub(r" \1 ", answer)
     if "\\" not in reference and "\\" in answer:
-        answer = _COMMAND.sub(" ", answer)
+        answer = _ESCAPE.sub("", _COMMAND.sub(" ", answer))
     return answer
 
 

@@ -31,8 +31,18 @@ _SUPERSCRIPT = re.compile("(?<=[^\\W_])[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _BULLET = re.compile(r"^[^\S\n]{0,16}[-*•+](?:[^\S\n]+|$)", re.MULTILINE)
 _UNIT_AFTER = re.compile(rf"(?<=\d)[^\S\n]{{1,3}}(?=[%‰{CURRENCIES}](?!\.?\w))")
 _UNIT_BEFORE = re.compile(rf"(?<![^\s(])([+-]?[{CURRENCIES}])[^\S\n]{{1,3}}(?=\d)")
+_CODES = frozenset({
+    "usd", "eur", "gbp", "jpy", "cny", "rmb", "inr", "rs", "chf", "cad", "aud", "nzd", "krw", "brl", "mxn",
+    "sek", "nok", "dkk", "pln", "rub", "hkd", "sgd", "zar", "czk", "huf", "ils", "thb",
+})  # fmt: skip
+_UNITS = (
+    "km|cm|mm|μm|nm|m|mi|miles|ft|in|yd|kg|g|mg|μg|lbs?|oz|l|ml|cl|sec|min|hrs?|h|ms|am|pm|[kmgt]b|[kmg]?hz|kwh?|mph|kph|"
+    "kcal|cal|kj|°c|°f"
+)
+_NUMBER_OF_UNIT = re.compile(rf"(?<![^\s(~<>])[+-]?\d[\d.,:]*(?=(?:{_UNITS})(?!\w))")
 _RELATION = re.compile("[<>!=]+")
 _SEPARATOR = re.compile(r"(?<!\d),|,(?!\d)|;|(?<=[^\W\d_][^\W\d_]):(?=\w)")
+_TWO_NUMBERS = re.compile(r"^\D{0,3}\d{3} (?!000)\d{3}(?! \d)")
 _WORD = re.compile(r"[^\W\d_]{2}")
 _FACTORIAL = re.compile(r"\w!(?!=)")
 _BRACKET = re.compile(r"[][(){}]")
@@ -87,6 +97,7 @@ def tokens(text: str) -> list[str]:
     text = _BULLET.sub("", fold(text))
     text = _UNIT_BEFORE.sub(r"\1", _UNIT_AFTER.sub("", text))
     text = _RELATION.sub(lambda found: f" {found[0]} " if "=" in found[0] else found[0], text)
+    text = _NUMBER_OF_UNIT.sub(r"\g<0> ", text)
     text = _NUMBERS_IN_BRACKETS.sub(_spaced, text)
     text = _CHARACTER.sub(r" \g<0> ", _SEPARATOR.sub(" ", text))
     single = frozenset(c for c in "'\"*" if text.count(c) == 1)
@@ -109,9 +120,14 @@ def _spaced(found: re.Match[str]) -> str:
 
 
 def blank_grouped(text: str) -> list[str] | None:
-    """Return the tokens of a text that is one number grouped by blanks ("1 234"), else None."""
+    """Return the tokens of a text that is one number grouped by blanks ("1 234"), else None.
+
+    "100 200" may as well be two numbers, and "100 000" is one.
+    """
     text = fold(text).strip()
-    return tokens(text.replace(" ", "")) if _BLANK_GROUPS.fullmatch(text) else None
+    if not _BLANK_GROUPS.fullmatch(text) or _TWO_NUMBERS.search(text):
+        return None
+    return tokens(text.replace(" ", ""))
 
 
 def same_marks(text: str, reference: str) -> bool:
@@ -128,12 +144,18 @@ def same_marks(text: str, reference: str) -> bool:
 
 
 def aligned(given: list[str], wanted: list[str]) -> list[str]:
-    """Return the tokens of an answer without currency and percent signs that the reference does not have."""
+    """Return the tokens of an answer without the currency and percent signs and codes that `wanted` lacks."""
     values = {token for token in wanted if _VALUE.fullmatch(token)}
     if not values:
         return given
     shown = []
-    for token in given:
+    for place, token in enumerate(given):
+        if (
+            token in _CODES
+            and token not in wanted
+            and not values.isdisjoint(given[max(0, place - 1) : place + 2])
+        ):
+            continue
         bare = token.rstrip("%‰") if token[-1] in "%‰" else _without_currency(token)
         shown.append(bare if token not in values and bare in values else token)
     return shown
