@@ -12,6 +12,8 @@ FORMATS = [
     "Explain.\n\n**Explanation:** two sentences\n**Label:** one word",
     "Label it.\n\nReasoning: think step by step before answering.",
     "Label it.\n\nExplanation: give one sentence after the label.",
+    "Label it.\n\nExplanation: the reason why it fits.",
+    "Label it. (Answer with one word.)",
     "Return three fields.\n\nSummary: ...\nRationale: ...\nScore: ...",
     "Label it.\n\nNote: answer in lower case.",
     "Write a dialogue:\nUser: a question\nAssistant: an answer",
@@ -66,6 +68,10 @@ def test_one_field_holds_one_instruction(answer: str) -> None:
         "Name the sentiment of the text.\n\nNote: This instruction is short.",
         "Name the sentiment of the text.\n\nExplanation: This prompt asks for a label.",
         "Let's think: the outputs are moods. So the instruction is: Name the sentiment of the text.",
+        "Name the sentiment of the text. (Note: other phrasings are possible.)",
+        "What a great set of examples! Name the sentiment of the text.",
+        "The outputs are moods. So the instruction is: Name the sentiment of the text.",
+        "1. **Formal:** Name the sentiment of the text.\n2. **Casual:** Label it.",
         "Great question! Name the sentiment of the text.",
         "Assistant: Name the sentiment of the text.",
     ],
@@ -76,6 +82,7 @@ def test_the_first_of_alternatives_without_remarks(answer: str) -> None:
 
 def test_outer_quotes_around_quotes() -> None:
     assert clean('"Label it as "positive" or "negative"."') == 'Label it as "positive" or "negative".'
+    assert clean("“Write “yes” or “no”.”") == "Write “yes” or “no”."
     assert clean('"Yes" if it is "good"') == '"Yes" if it is "good"'
 
 
@@ -92,6 +99,10 @@ def test_outer_quotes_around_quotes() -> None:
         "मैं क्षमा चाहता हूँ, मैं मदद नहीं कर सकता।",
         "عذرًا، لا أستطيع المساعدة.",
         "ขออภัย ฉันไม่สามารถช่วยได้",
+        "Yardımcı olamam.",
+        "ฉันไม่สามารถช่วยได้",
+        "お手伝いできません。",
+        "無法協助。",
         "I'm not comfortable with that.",
         "That's not something I can help with.",
         "I see no examples in your message.",

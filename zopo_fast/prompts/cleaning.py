@@ -10,7 +10,7 @@ from zopo_fast.prompts.lists import ITEM_LINE, first_item
 from zopo_fast.prompts.phrases import ALTERNATIVES, ANALYSIS, ANNOUNCED, HEADING, LABEL, LEAD_INS, OPTION
 from zopo_fast.prompts.pool import normalise
 from zopo_fast.prompts.refusals import is_refusal
-from zopo_fast.prompts.remarks import remark_start
+from zopo_fast.prompts.remarks import remark_start, without_aside
 
 MAX_INSTRUCTION_CHARACTERS = 4000
 """Length of the longest instruction; a longer "instruction" is the model rambling."""
@@ -246,7 +246,7 @@ def _without_remarks(text: str, has_sections: bool) -> str:
         lines.pop()
     while lines and (not lines[0].strip() or _RULE.match(lines[0].strip())):
         lines.pop(0)
-    return "\n".join(lines)
+    return without_aside("\n".join(lines))
 
 
 def _without_quotes(text: str) -> str:
@@ -260,11 +260,23 @@ def _without_quotes(text: str) -> str:
         return text[1:-1]
     if end > 15 and text[end - 1] in ".!?:" and _AFTER_QUOTE.match(text, end + 1):
         return text[1:end]
+    if closing != text[:1] and text[-1] == closing and _encloses(text, text[0], closing):
+        return text[1:-1]
     if closing == text[:1] and len(text) > 2 and text[-1] == closing and text.count(closing) % 2 == 0:
         inside = text[1:-1]
         if "\n" in inside or inside.count(closing) == 0 or _are_nested(inside, closing):
             return inside
     return text
+
+
+def _encloses(text: str, opening: str, closing: str) -> bool:
+    """Return True if the first quote of a text is closed by the last one."""
+    depth = 0
+    for place, sign in enumerate(text):
+        depth += (sign == opening) - (sign == closing)
+        if depth == 0:
+            return place == len(text) - 1
+    return False
 
 
 def _are_nested(text: str, quote: str) -> bool:

@@ -72,7 +72,12 @@ _AGREED = words_of(
     "great, yes, "
     "thank you, thanks"
 )
+_MANNER = words_of(
+    "formal, informal, casual, concise, short, shorter, brief, direct, simple, simplified, detailed, "
+    "friendly, polite, playful, creative, neutral, academic, technical, professional, conversational, plain"
+)
 _GREETING = any_of(
+    r"\s*(?:what an? [^\n.!?]{1,40}|excellent|wonderful|perfect|good job|well done|here you go)!\s+",
     r"\s*(?:what an? |that['’]s an? )?(?:great|good|excellent|interesting|nice|delightful|fun|fascinating) "
     r"(?:question|idea|task|challenge|puzzle|exercise|examples?)[!.]\s+",
     r"\s*(?:assistant|ai|chatgpt)\s*:\s+(?![\s\S]{0,2000}^\s*(?:user|human)\s*:)",
@@ -116,9 +121,9 @@ _ANNOUNCED = (
     )
 )
 _CONCLUDED = (
-    r"\s*let(?:['’]s| us| me) (?:think|see|look|analy[sz]e|reason)\b[^\n]{0,300}?\b(?:so|thus|"
-    r"therefore|hence),? "
-    rf"(?:the|my) (?:\w+ )?(?:instruction|prompt|task) {_BE}{_HEDGE}\s*[:：]\s*"
+    r"\s*(?:[^\n:]{1,300}?[.!]|let(?:['’]s| us| me) (?:think|see|look|analy[sz]e|reason)\b[^\n]{0,300}?)"
+    r"\s+(?:so|thus|therefore|hence),? (?:the|my) "
+    rf"(?:\w+ )?(?:instruction|prompt) {_BE}{_HEDGE}\s*[:：]\s*"
 )
 _OTHER_LANGUAGES = any_of(
     r"\s*(?:根据[^\n:：]{0,60}[,，]\s*)?(?:该|这个|新的?|改写后的?|以下是[^\n:：]{0,20})?(?:指令|提示词?|指示)"
@@ -128,6 +133,7 @@ _OTHER_LANGUAGES = any_of(
     r"[^\n:]{0,40}(?:instrucción|anweisung|istruzione|instrução|инструкция|l['’]instruction|consigne)\b"
     r"(?:[^\S\n]+(?:fue|era|es|war|lautete|ist|était|est|foi|è))?[^\S\n]*:\s*",
 )
+_MANNERED = rf"\s*\*\*(?:more )?{_MANNER}(?: {NOUN})?(?::\*\*|\*\*:)\s*"
 _BRACKETED = rf"\s*\[(?:\w+ ){{0,2}}{NOUN}s?\]:?\s*"
 _ALONE = r"\s*(?:the |new |rewritten |revised |final )?instruction[^\S\n]*\n+"
 _UNPUNCTUATED = r"\s*(?:the |your )?(?:\w+ )?instruction (?:given )?(?:was|is)[^\S\n]*:?[^\S\n]*\n+"
@@ -159,6 +165,7 @@ LEAD_INS = (
             _TO,
             _OTHER_LANGUAGES,
             _BRACKETED,
+            _MANNERED,
             _ALONE,
         )
     ),
@@ -183,10 +190,6 @@ ALTERNATIVES = re.compile(
 )
 """Words of a lead-in that announce several instructions."""
 
-_MANNER = words_of(
-    "formal, informal, casual, concise, short, shorter, brief, direct, simple, simplified, detailed, "
-    "friendly, polite, playful, creative, neutral, academic, technical, professional, conversational, plain"
-)
 OPTION = re.compile(
     rf"[^\S\n]*(?:#{{1,6}}\s*)?{_MARK}(?:option|alternative|choice|{NOUN}|candidate)\s*#?"
     r"(?:\d{1,2}|[a-e])\b"

@@ -23,11 +23,13 @@ _OTHER_LANGUAGES = any_of(
     r"tyvärr|jag kan inte|beklager|jeg kan ikke|desværre|valitettavasti|olen pahoillani|sajnálom",
     r"przepraszam,|przykro mi|niestety,? nie|nie (?:mogę|jestem w stanie)\b|omlouvám se|bohužel",
     r"к сожалению|извините|простите|я не могу|вибачте|на жаль|λυπάμαι|δυστυχώς",
-    r"üzgünüm|maalesef|özür dilerim|xin lỗi,|rất tiếc|tôi không thể|maaf,",
+    r"üzgünüm|yardımcı olamam|maalesef|özür dilerim|xin lỗi,|rất tiếc|tôi không thể|maaf,",
     r"(?:मैं |हम )?(?:क्षमा|माफ़|माफ़|माफ) (?:चाहत|चाहें|कर|कीजिए)|मुझे (?:खेद|अफ़सोस|अफ़सोस|माफ)|"
     r"मैं [^\n।]{0,40}नहीं (?:कर )?सकत",
     r"عذر(?:ًا|اً|ا)[،, ]|آسفة?\b|أعتذر|للأسف|لا (?:أستطيع|يمكنني)|أنا آسف|מצטער|אני לא יכול|متأسفم|متاسفم",
-    r"ขออภัย|ขอโทษ|抱歉(?!的)|对不起(?!的)|很抱歉|對不起(?!的)|我(?:无法|無法|不能)|申し訳|すみません|죄송",
+    r"ขออภัย|ขอโทษ|(?:ฉัน|ผม|ดิฉัน)?ไม่สามารถ(?:ช่วย|ตอบ|ให้)|"
+    r"お手伝いできません|도와드릴 수 없|[无無]法(?:协助|協助|回答|提供)|"
+    r"抱歉(?!的)|对不起(?!的)|很抱歉|對不起(?!的)|我(?:无法|無法|不能)|申し訳|すみません|죄송",
 )
 _REFUSAL = re.compile(
     r"[\s\"'“*_]*(?:(?:thank you|thanks|hello|hi)\b[^\n.!?]{0,60}[.!,]\s+)?(?:but |however,? )?"

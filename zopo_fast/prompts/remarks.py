@@ -63,6 +63,7 @@ _REMARK = re.compile(
         r"an?) (?:direct )?"
         r"[^\n]{0,40}\b(?:of|to) (?:its|the) (?:corresponding )?input",
         rf"(?:#{{1,6}}\s*)?(?:the )?{_CERTAIN_TITLES}\b[^\n]{{0,40}}(?::|$)",
+        r"(?:note:? )?(?:other|alternative)s?\b(?: \w+)? (?:is|are)?[^\S\n]*possible\b",
         r"(?:word|character) count:?[*_]*:?\s*~?\d",
         r"(?:an(?:other)? )?(?:alternatives?|other options?|another (?:version|option|way|variation))\b"
         r"(?: (?:version|phrasing|wording|instruction|prompt)s?)?:",
@@ -91,7 +92,7 @@ _TITLE = re.compile(
 )
 # A title is also a field of an answer, "Reasoning: one sentence": what follows tells the two apart.
 _ABOUT = re.compile(
-    r"[\s*_-]*(?:it|they|i|we|both|because|since)\b"
+    r"\A[\s*_-]*(?:it|they|i|we|both|because|since)\b"
     r"|\b(?:this|these|those|original|my) (?:\w+[- ])?(?:instruction|prompt|version|variation|"
     r"wording|phrasing|"
     r"rewrite|rewording|paraphrase|change)s?\b"
@@ -108,6 +109,7 @@ _ASKED = re.compile(
     r"always|if|when)\b)",
     re.IGNORECASE,
 )
+_ASIDE = re.compile(r"\s*[(\[]((?:note|other|alternative)\b[^()\[\]\n]{1,200})[)\]]\.?\s*\Z", re.IGNORECASE)
 _FIELD_LINE = re.compile(r"[^\S\n]*(?:[-*•>][^\S\n]+)?[*_]*[^\W\d_][\w /-]{0,30}[*_]*:")
 
 
@@ -126,6 +128,12 @@ def remark_start(lines: Sequence[str]) -> int:
         if _is_remark(lines, number):
             return number
     return len(lines)
+
+
+def without_aside(text: str) -> str:
+    """Return a text without a remark in brackets at its end."""
+    aside = _ASIDE.search(text)
+    return text if aside is None or not begins_remark(aside[1]) else text[: aside.start()]
 
 
 def begins_remark(text: str) -> bool:
