@@ -13,8 +13,8 @@ from fake_server import FakeServer, Request, ok, status
 
 import zopo_fast as zf
 from zopo_fast import errors
-from zopo_fast.llm.middleware import ProbedModel
-from zopo_fast.llm.types import Answer, Usage
+from zopo_fast.llm.middleware import MIN_PROMPTS, MIN_REFUSALS, ProbedModel
+from zopo_fast.llm.types import Answer, CallKey, Usage
 
 
 class Model:
@@ -43,41 +43,76 @@ def say(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def test_a_refusal_concerns_the_call_if_the_probe_is_answered() -> None:
+async def refusals(model: ProbedModel, count: int, prompts: int = MIN_PROMPTS) -> list[Any]:
+    """Return the outcomes of calls, one after the other, for some prompts in turn."""
+    keys = [CallKey("train", f"prompt {i % prompts}", i) for i in range(count)]
+    calls = [model.chat(say(f"bad {i}"), key=key) for i, key in enumerate(keys)]
+    return [(await asyncio.gather(call, return_exceptions=True))[0] for call in calls]
+
+
+BAD = [f"bad {i}" for i in range(20)]
+
+
+def test_refusals_concern_the_calls_if_the_probe_is_answered() -> None:
     async def main() -> None:
-        inner = Model(["bad"])
+        inner = Model(BAD)
         model = ProbedModel(inner)
         await model.chat(say("good"))
-        with pytest.raises(errors.RequestRejectedError) as caught:
-            await model.chat(say("bad"))
-        assert caught.value.concerns == "call"
-        assert caught.value.usage == Usage(2, 1, calls=1)  # type: ignore[attr-defined]
-        assert inner.calls == ["good", "bad", "good"]
+        outcomes = await refusals(model, 2 * MIN_REFUSALS)
+        assert {outcome.concerns for outcome in outcomes} == {"call"}
+        assert inner.calls.count("good") == 1 + 2  # one probe for every MIN_REFUSALS refusals
+        assert outcomes[MIN_REFUSALS - 1].usage == Usage(2, 1, calls=1)
 
     asyncio.run(main())
 
 
-def test_a_refusal_concerns_the_endpoint_if_the_probe_is_refused_too() -> None:
+def test_refusals_concern_the_endpoint_if_the_probe_is_refused_too() -> None:
     async def main() -> None:
         inner = Model()
         model = ProbedModel(inner)
         await model.chat(say("good"))
         inner.is_disabled = True
-        with pytest.raises(errors.RequestRejectedError, match="answered before is refused, too") as caught:
-            await model.chat(say("other"))
-        assert (caught.value.concerns, caught.value.code) == ("endpoint", "HTTP 400")
+        outcomes = await refusals(model, MIN_REFUSALS)
+        assert [outcome.concerns for outcome in outcomes] == ["call"] * (MIN_REFUSALS - 1) + ["endpoint"]
+        assert "answered before is refused, too" in str(outcomes[-1])
+        assert outcomes[-1].code == "HTTP 400"
+
+    asyncio.run(main())
+
+
+def test_one_bad_prompt_or_a_few_refusals_need_no_probe() -> None:
+    async def main() -> None:
+        for count, prompts in ((20, MIN_PROMPTS - 1), (MIN_REFUSALS - 1, MIN_REFUSALS - 1)):
+            inner = Model(BAD)
+            model = ProbedModel(inner)
+            await model.chat(say("good"))
+            await refusals(model, count, prompts)
+            assert inner.calls.count("good") == 1
+
+    asyncio.run(main())
+
+
+def test_an_answer_ends_the_row() -> None:
+    async def main() -> None:
+        inner = Model(BAD)
+        model = ProbedModel(inner)
+        for _ in range(4):
+            await model.chat(say("good"))
+            await refusals(model, MIN_REFUSALS - 1)
+        assert inner.calls.count("good") == 4
 
     asyncio.run(main())
 
 
 def test_calls_refused_at_once_share_a_probe() -> None:
     async def main() -> None:
-        inner = Model([f"bad {i}" for i in range(4)])
+        inner = Model(BAD)
         model = ProbedModel(inner)
         await model.chat(say("good"))
-        outcomes = await asyncio.gather(
-            *(model.chat(say(f"bad {i}")) for i in range(4)), return_exceptions=True
-        )
+        await refusals(model, MIN_REFUSALS - 1)
+        keys = [CallKey("train", f"prompt {i}", i) for i in range(4)]
+        calls = [model.chat(say(f"bad {i}"), key=key) for i, key in enumerate(keys)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert {outcome.concerns for outcome in outcomes} == {"call"}  # type: ignore[union-attr]
         assert inner.calls.count("good") == 2
         spent = [getattr(outcome, "usage", Usage()) for outcome in outcomes]
@@ -138,7 +173,7 @@ def test_an_account_that_is_disabled_in_a_run_costs_no_scores(tmp_path: Path) ->
         assert first.stopped_by == "error"
         assert isinstance(first.error, errors.LLMError)
         assert first.error.concerns == "endpoint"
-        assert first.unanswered == []
+        assert sum(one.calls for one in first.unanswered) < 20  # in flight, or before the probe
         async with FakeServer(lambda _: "yes") as server:
             second = await run(server)
         assert second.unanswered == []

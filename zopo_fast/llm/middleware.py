@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import Answer, CallKey, ChatModel, Message, Payer
 
 
+MIN_REFUSALS = 6
+"""Refusals of unknown reason in a row before a probe, ..."""
+MIN_PROMPTS = 3
+"""... and the prompts that they are of: a single prompt, or a single example, may be refused for good."""
 _UNSPECIFIC = "HTTP 4"  # codes of refusals whose reason the endpoint does not state in a known way
 
 
@@ -73,16 +77,18 @@ class MeteredModel(ModelWrapper):
 
 
 class ProbedModel(ModelWrapper):
-    """Chat model that tells a refused call from an endpoint that refuses every call.
+    """Chat model that tells refused calls from an endpoint that refuses every call.
 
     An endpoint whose account is disabled, or whose model is unloaded, may answer 400 without a code that says
-    so. After such a refusal the messages answered last are sent once more: if they are refused too, the
-    failure concerns the endpoint, else the call. Refusals at the same time share one such probe.
+    so. After `MIN_REFUSALS` such refusals in a row, of `MIN_PROMPTS` prompts or more, the messages answered
+    last are sent once more: if they are refused too, the failure concerns the endpoint, else the call.
+    Refusals at the same time share one such probe.
     """
 
     def __init__(self, model: ChatModel) -> None:
         super().__init__(model)
         self._answered: Sequence[Message] | None = None
+        self._refused: list[str] = []  # prompts of the refusals since the last answer
         self._probing = asyncio.Lock()
         self._probes = 0  # ended so far
         self._found: Usage | LLMError = Usage()  # outcome of the last one
@@ -100,16 +106,23 @@ class ProbedModel(ModelWrapper):
         except LLMError as error:
             if error.concerns != "call" or not error.code.startswith(_UNSPECIFIC) or self._answered is None:
                 raise
+            self._refused.append("" if key is None else key.prompt)
+            if len(self._refused) < MIN_REFUSALS or len(set(self._refused)) < MIN_PROMPTS:
+                raise
             found = await self._shared_probe(self._answered, account)
             if isinstance(found, Usage):
+                self._refused.clear()
                 error.usage = found  # type: ignore[attr-defined]
                 raise
-            raise type(found)(
+            refused = type(found)(
                 f"{error}. A call that was answered before is refused, too: {found}",
                 concerns=found.concerns if found.concerns != "call" else "endpoint",
                 code=found.code,
-            ) from error
+            )
+            refused.refuses_all = True  # type: ignore[attr-defined]
+            raise refused from error
         self._answered = messages
+        self._refused.clear()
         return answer
 
     async def _shared_probe(self, messages: Sequence[Message], account: Payer | None) -> Usage | LLMError:

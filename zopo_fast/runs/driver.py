@@ -31,6 +31,7 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.runs.comparison import Comparison
 from zopo_fast.runs.progress import OnProgress
 from zopo_fast.runs.result import Result, Trial
+from zopo_fast.runs.resume import forget_refusals
 from zopo_fast.runs.state import AGAIN, ASK, FAILED, LATE, SCORE
 from zopo_fast.scoring.unanswered import Unanswered, concerns_call
 
@@ -108,6 +109,8 @@ class Driver:
         self._on_progress("search", *state.progress)
         stopped_by = await self._search()
         await self._close()
+        if self._store is not None and getattr(self._error, "refuses_all", False):
+            forget_refusals(self._store)
         if not state.scores and self._error is not None:
             raise self._error
         comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress)

@@ -201,6 +201,20 @@ def _belongs_to_failure(event: Event, failed: Container[int]) -> bool:
     return event.kind == FAILED or (is_unanswered and event.data["prompt"] in failed)
 
 
+def forget_refusals(store: Store) -> None:
+    """Rewind the log to its last answered example, so that a resumed run asks the refused ones again.
+
+    For a run whose endpoint has begun to refuse every call: the scores of its last refusals say nothing about
+    their prompts.
+    """
+    events = list(store.events())
+    answered = [event.seq for event in events if event.kind == SCORE and "unanswered" not in event.data]
+    if answered and events[-1].seq > answered[-1]:
+        seconds = _elapsed(store)
+        store.rewind(answered[-1])
+        store.append(AGAIN, {"at": seconds})  # keeps the time spent so far, which a limit counts
+
+
 def _elapsed(store: Store) -> float:
     """Return the seconds into the run at the end of its log."""
     return max((float(event.data.get("at", 0.0)) for event in store.events()), default=0.0)
