@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 BUSY_SECONDS = 30.0
+RETRY_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class SQLiteCache:
         with self._lock:
             try:
                 try:
-                    return self._run(work)
+                    return self._run_when_free(work)
                 except sqlite3.DatabaseError as error:
                     _close(self._open)
                     # A locked, read-only or full file is not damaged.
@@ -70,6 +72,23 @@ class SQLiteCache:
                 _close(self._open)
                 self._log("%s %s: cannot be used: %s", error)
                 return None
+
+    def _run_when_free(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a transaction, again where another process holds a lock that SQLite does not wait for.
+
+        SQLite's timeout does not cover the change of the journal mode, which several processes make at once
+        when they open a new file.
+        """
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._run(work)
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not is_busy or time.monotonic() >= until:
+                    raise
+                _close(self._open)
+            time.sleep(RETRY_SECONDS)
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if not self._open:
