@@ -199,10 +199,12 @@ class LLMError(ZopoError, RuntimeError):
         concerns: What fails: "call" (this call alone; others may be answered), "account" (key, quota or rate
             limit) or "endpoint" (address, model or availability, so that every call fails).
         code: Short reason, such as "content_filter" or "HTTP 500"; "" if unknown.
+        refuses_all: True if a probe has shown that the endpoint refuses calls that it answered before.
     """
 
     concerns: Concern = "endpoint"
     code: str = ""
+    refuses_all: bool = False
 
     def __init__(self, *args: object, concerns: Concern | None = None, code: str | None = None) -> None:
         super().__init__(*args)

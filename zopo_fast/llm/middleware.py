@@ -119,7 +119,7 @@ class ProbedModel(ModelWrapper):
                 concerns=found.concerns if found.concerns != "call" else "endpoint",
                 code=found.code,
             )
-            refused.refuses_all = True  # type: ignore[attr-defined]
+            refused.refuses_all = True
             raise refused from error
         self._answered = messages
         self._refused.clear()

@@ -109,7 +109,7 @@ class Driver:
         self._on_progress("search", *state.progress)
         stopped_by = await self._search()
         await self._close()
-        if self._store is not None and getattr(self._error, "refuses_all", False):
+        if self._store is not None and isinstance(self._error, LLMError) and self._error.refuses_all:
             forget_refusals(self._store)
         if not state.scores and self._error is not None:
             raise self._error
