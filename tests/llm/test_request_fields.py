@@ -27,7 +27,7 @@ def ask_all(plan: Any, count: int = 1, **settings: Any) -> tuple[list[str], Fake
             answers = await asyncio.gather(*(client.chat(HELLO) for _ in range(count)))
             answers.append(await client.chat(HELLO))
             assert {answer.usage.retries for answer in answers} == {0}
-            # What is recorded and what keys the cache does not depend on what the endpoint refuses.
+            # The record and the key of the cache do not depend on refused parameters.
             assert (client.identity, client.description) == (identity, description)
             return [answer.text for answer in answers], server
 

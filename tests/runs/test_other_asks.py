@@ -1,4 +1,4 @@
-"""Studies whose asks this version would not have made: the run goes on with their scores."""
+"""Studies with other asks than those of this version: a resumed run keeps their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the built-in metrics take as equal, in the cases that real answers bring up."""
+"""Texts that the built-in metrics take as equal, in forms that real answers have."""
 
 from __future__ import annotations
 

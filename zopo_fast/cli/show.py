@@ -94,7 +94,7 @@ def _task_of(store: Store) -> Task | None:
 
 
 def _result_of(path: Path) -> dict[str, Any]:
-    """Return result.json beside a study; empty while the run goes on."""
+    """Return result.json beside a study; empty during the run."""
     from zopo_fast.runs.report import RESULT
 
     with suppress(OSError, ValueError):

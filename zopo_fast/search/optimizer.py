@@ -188,7 +188,7 @@ class Zopo:
             n: As for `ask`.
 
         Raises:
-            InputError: A prompt cannot be asked for, or `ask(n)` cannot return so many.
+            InputError: A prompt cannot be asked for, or `ask(n)` cannot return that number of prompts.
         """
         limit = 1 if n is None else n
         with self._access:

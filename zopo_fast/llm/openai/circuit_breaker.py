@@ -5,7 +5,7 @@ dropped one, a timeout, 5xx), counted over all calls of a client, and at least 5
 Where 30 % of the attempts fail at random, 30 in a row have a probability of 2e-16.
 
 While the breaker is open, calls queue. The first in the queue is sent as a probe after 1 s, the next after
-another 2 s, then 4 s and so on up to 30 s. An answer closes the breaker, and the whole queue goes on. The
+another 2 s, then 4 s and so on up to 30 s. An answer closes the breaker and releases the queue. The
 time that a call waits here counts towards its `max_elapsed` (600 s), after which the call fails. So a run
 whose endpoint is down ends after ten minutes, and one whose endpoint restarts loses at most 30 s.
 

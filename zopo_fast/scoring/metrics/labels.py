@@ -22,7 +22,7 @@ _WITH_COLON = (
     r"(?i:\b(?:ans|solution|response|result|output|letter|label|prediction|conclusion|selection|lösung)\b\.?)"
 )
 _OPENING = r"[*_`\"'“‘$]{0,3}"
-# What must not follow a label: letters and digits of scripts that write blanks, and "B's", "B-", "B+".
+# Not after a label: letters and digits of scripts that write blanks, and "B's", "B-", "B+".
 _END = r"(?![^\W\u0e00-\u0e7f\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]|[/+#%-]|['’]\w|[.,:]\d)"
 _GOES_ON = r"(?!\s+(?!(?:because|since|as|and|or|not|is|for|but)\b)[a-z])"
 NEGATED = re.compile(
