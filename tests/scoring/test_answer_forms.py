@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from zopo_fast.scoring import metrics
+from zopo_fast.scoring.metrics.documents import json_value
+from zopo_fast.scoring.metrics.endings import last_announced
 
 EXPLAINED = [
     ("Yes, because it rains.", "Yes", 1),
@@ -116,3 +118,16 @@ ABBREVIATIONS = [
 )
 def test_exact_match(answer: str, reference: str, expected: float) -> None:
     assert metrics.exact_match(answer, reference) == expected
+
+
+def test_json_nested_beyond_the_limit_holds_no_value() -> None:
+    nested = '"x"'
+    for depth in range(1, 8):
+        nested = f'{{"answer": {nested}}}'
+        assert json_value(nested) == ("x" if depth <= 4 else None)
+
+
+def test_an_announcement_repeated_in_its_own_line_is_left_out() -> None:
+    found = last_announced("Step 1.\nFinal Answer: The final answer is $8$. I hope it is correct.")
+    assert found is not None
+    assert found.startswith("$8$")
