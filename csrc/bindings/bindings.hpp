@@ -39,6 +39,6 @@ void bind_cuda_arrays(py::module_& m);
 void bind_cuda_models(py::module_& m);
 #endif
 void bind_region_posterior(py::module_& m);
-void bind_batch_search(py::module_& m);
+void bind_search(py::module_& m);
 
 }  // namespace zopo

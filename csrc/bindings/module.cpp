@@ -89,7 +89,7 @@ PYBIND11_MODULE(_core, m) {
   bind_pool(m);
   bind_local_gradient(m);
   bind_region_posterior(m);
-  bind_batch_search(m);
+  bind_search(m);
 
   m.def("cuda_device_count", &cuda_device_count, "Number of CUDA devices that this build can use.");
   m.def("cuda_status", &cuda_status,

@@ -14,6 +14,14 @@ struct BatchModels<Cpu>::State {
   };
   std::vector<One> searches;
 
+  static One one(ModelInputs& model) {
+    One s;
+    s.pool = std::make_unique<Pool<Cpu>>(model.data, model.precision, model.m, model.d,
+                                         std::move(model.mean), std::move(model.inverse_scale));
+    s.gradient = std::make_unique<LocalGradient>(model.net, *s.pool, model.capacity);
+    return s;
+  }
+
   // Threads split the searches; an operation of one search is not split again.
   template <class Item, class Body>
   void each(std::span<Item> items, Body&& body) {
@@ -32,12 +40,7 @@ struct BatchModels<Cpu>::State {
 template <>
 BatchModels<Cpu>::BatchModels(std::vector<ModelInputs> models, int)
     : state_(std::make_unique<State>()) {
-  for (auto& model : models) {
-    auto& s = state_->searches.emplace_back();
-    s.pool = std::make_unique<Pool<Cpu>>(model.data, model.precision, model.m, model.d,
-                                         std::move(model.mean), std::move(model.inverse_scale));
-    s.gradient = std::make_unique<LocalGradient>(model.net, *s.pool, model.capacity);
-  }
+  for (auto& model : models) state_->searches.push_back(State::one(model));
 }
 template <>
 BatchModels<Cpu>::~BatchModels() = default;
@@ -100,9 +103,16 @@ void BatchModels<Cpu>::step(std::span<Step> items) {
 template <>
 void BatchModels<Cpu>::nearest(std::span<Nearest> items) {
   state_->each(items, [](State::One& s, Nearest& item) {
-    Doubles x(s.pool->dim());
-    s.pool->row(static_cast<std::size_t>(item.candidate), x.data());
+    Doubles x(s.pool->dim(), 0.0);
+    if (item.candidate >= 0) s.pool->row(static_cast<std::size_t>(item.candidate), x.data());
     item.found = s.pool->k_nearest(x.data(), item.k, item.available_only);
+  });
+}
+
+template <>
+void BatchModels<Cpu>::radius(std::span<Radius> items) {
+  state_->each(items, [](State::One& s, Radius& item) {
+    item.value = s.pool->radius(static_cast<std::size_t>(item.candidate), item.k);
   });
 }
 
@@ -112,8 +122,15 @@ void BatchModels<Cpu>::take(std::size_t search, std::int64_t candidate) {
 }
 
 template <>
-double BatchModels<Cpu>::relative_uncertainty(std::size_t search) const {
-  return state_->searches[search].gradient->relative_uncertainty(nullptr, 0, 0.0);
+void BatchModels<Cpu>::replace(std::size_t search, ModelInputs model) {
+  state_->searches[search] = State::one(model);
+}
+
+template <>
+double BatchModels<Cpu>::relative_uncertainty(std::size_t search,
+                                              std::span<const std::int64_t> pending, double noise) {
+  return state_->searches[search].gradient->relative_uncertainty(pending.data(), pending.size(),
+                                                                 noise);
 }
 
 }  // namespace zopo

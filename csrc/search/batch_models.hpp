@@ -1,6 +1,6 @@
 // Models of many independent searches: each has a pool of candidates and the posterior mean's
 // gradient at its center (search/local_gradient.hpp). Every operation takes any number of searches
-// at once. search/batch_search.hpp has the control flow. CPU members are defined in
+// at once. search/gradient_search.hpp has the control flow. CPU members are defined in
 // search/batch_models.cpp, CUDA members in cuda/search/batch_models.cu.
 #pragma once
 
@@ -45,10 +45,16 @@ class BatchModels {
   };
   struct Nearest {
     std::size_t search;
-    std::int64_t candidate;  // the query
+    std::int64_t candidate;  // the query; -1 for the origin
     std::size_t k;
     bool available_only;
     std::vector<Neighbor> found;  // out: at most k, nearest first
+  };
+  struct Radius {
+    std::size_t search;
+    std::int64_t candidate;
+    std::size_t k;
+    double value;  // out: distance to the k-th nearest neighbour, or to the farthest candidate
   };
   struct Likelihood {
     std::size_t search;
@@ -74,9 +80,15 @@ class BatchModels {
   void log_likelihood(std::span<Likelihood> items);
   void step(std::span<Step> items);
   void nearest(std::span<Nearest> items);
+  void radius(std::span<Radius> items);
   void take(std::size_t search, std::int64_t candidate);
-  // Return the relative gradient uncertainty at the center, given the observations so far.
-  double relative_uncertainty(std::size_t search) const;
+  // Start a search again on another pool, without observations.
+  void replace(std::size_t search, ModelInputs model);
+  // Return the relative gradient uncertainty at the center, given the observations so far and the
+  // pending candidates, which count as observed with this noise. DeviceError where a device cannot
+  // take pending candidates into account.
+  double relative_uncertainty(std::size_t search, std::span<const std::int64_t> pending,
+                              double noise);
 
  private:
   struct State;

@@ -1,9 +1,9 @@
-"""Many independent gradient searches in one native object."""
+"""Many independent searches in one native object."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,63 +23,56 @@ from zopo_fast.errors import (
 )
 from zopo_fast.gp.arrays import Array, Indices, as_doubles, as_host_array
 from zopo_fast.gp.device import parse_device
-from zopo_fast.gp.ntk import NTK, require_ntk
+from zopo_fast.gp.infinite_ntk import InfiniteNTK
+from zopo_fast.gp.ntk import NTK
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.gradient import HISTORY, MAX_REFRESH, MIN_HISTORY, MIN_NOISE, NOISE_GRID
-from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
-from zopo_fast.search.problem import SearchProblem
-from zopo_fast.search.state import kernel_state, kernels_from_state, pool_fingerprint, same_pool
-from zopo_fast.search.strategy import MAX_PREALLOCATED
+from zopo_fast.search.optimizer import Zopo
+from zopo_fast.search.problem import Kernel, SearchProblem
+from zopo_fast.search.state import STATE_VERSION as SEARCH_STATE_VERSION
+from zopo_fast.search.state import SavedSearch
 
-STATE_VERSION = 2
-
-_RULES: dict[str, Any] = {
-    "noise_grid": NOISE_GRID,
-    "max_refresh": MAX_REFRESH,
-    "min_noise": MIN_NOISE,
-    "history": HISTORY,
-    "min_history": MIN_HISTORY,
-}
+STATE_VERSION = 3
 
 
 @public
 class ZopoBatch:
-    """B independent gradient searches over B pools, advanced together.
+    """B independent searches over B pools, advanced together.
 
         import numpy as np
         import zopo_fast as zf
 
         pools = np.random.default_rng(0).normal(size=(8, 200, 16))  # B = 8 pools of 200 prompts
-        config = zf.ZopoConfig(search="gradient", budget=30, initial=10)
-        batch = zf.ZopoBatch(pools, config, device="cpu")
+        batch = zf.ZopoBatch(pools, zf.ZopoConfig(budget=30, initial=10))
         while not batch.done.all():
             indices = batch.ask()  # (8,) int64, -1 where a search is done
             scores = -np.linalg.norm(pools[np.arange(8), indices], axis=1)
             batch.tell(indices, scores)  # a score is ignored where the index is -1
         indices, scores = batch.best
 
-    Each search proposes the same indices as `Zopo(pool, config, kernel)` that is told every score before the
-    next ask. A search whose score takes longer can be left out of a call: `tell` skips an index of -1, and
-    `ask` accepts the numbers of the searches to ask. On "cuda" one launch serves all searches; on "cpu"
-    threads share them.
+    Each search proposes the same indices as `Zopo(pool, config, kernel)` with the same calls. `ask`, `tell`
+    and `discard` serve all searches at once: on "cpu" threads share them, on "cuda" one launch does. A search
+    whose score takes longer can be left out of a call: `tell` skips an index of -1, and `ask` accepts the
+    numbers of the searches to ask. `batch[b]` is search b as a `Zopo`, with all its methods: prior data,
+    `add`, several asks at once.
 
-    One thread at a time can use a batch. A batch can be pickled and copied, and used in a forked child unless
-    it is on a CUDA device.
+    One thread at a time can use a batch, its searches included. A batch can be pickled and copied, and used
+    in a forked child unless it is on a CUDA device.
 
     Args:
         pools: B arrays (m_b, d_b) of float16, float32 or float64, one row per prompt; an array may repeat. A
             C-contiguous array is not copied; do not change it afterwards.
-        configs: One ZopoConfig with search="gradient" for all searches, or one each.
-        device: "cpu", "cuda" or "cuda:N".
-        kernels: One kernel for all searches, or one each. Default: random, by the seed of each config.
+        configs: One ZopoConfig for all searches, or one each. Default: ZopoConfig().
+        device: "cpu", "cuda" or "cuda:N"; a CUDA device runs gradient searches only, without prompts that are
+            asked while others are pending.
+        kernels: One kernel for all searches, or one each. Default: as for `Zopo`.
 
     Attributes:
         device: The device as given.
 
     Raises:
         ArrayError: A pool is empty, not two-dimensional, not real, or holds NaN or infinity.
-        ConfigError: The number of configs or kernels differs from that of pools, a config is not for a
-            gradient search, or a setting is out of range.
+        ConfigError: The number of configs or kernels differs from that of pools, a config is one that the
+            device or a batch cannot run, or a setting is out of range.
         ConcurrentUseError: In any method, another thread is using the batch.
         DeviceError: The device is not available; in any method, the batch is on a CUDA device and this is a
             forked child.
@@ -90,102 +83,137 @@ class ZopoBatch:
         pools: Sequence[Any],
         configs: ZopoConfig | Sequence[ZopoConfig] | None = None,
         device: str = "cpu",
-        kernels: NTK | Sequence[NTK] | None = None,
+        kernels: Kernel | Sequence[Kernel] | None = None,
     ) -> None:
         ordinal = parse_device(device)
         pools = list(pools)
         if not pools:
             raise ConfigError("pools: expected at least one")
         self.device = device
-        if configs is None:
-            configs = ZopoConfig(search="gradient")
-        all_configs = _one_each("configs", configs, ZopoConfig, len(pools))
+        default = ZopoConfig() if ordinal is None else ZopoConfig(search="gradient")
+        all_configs = _one_each("configs", default if configs is None else configs, ZopoConfig, len(pools))
         all_kernels = (
-            [None] * len(pools) if kernels is None else _one_each("kernels", kernels, NTK, len(pools))
+            [None] * len(pools)
+            if kernels is None
+            else _one_each("kernels", kernels, (NTK, InfiniteNTK), len(pools))
         )
         self._problems: list[SearchProblem] = []
         for b, (pool, config, kernel) in enumerate(zip(pools, all_configs, all_kernels, strict=True)):
-            if config.official_settings or config.search != "gradient":
-                raise ConfigError(
-                    f"configs[{b}]: a batch runs gradient searches only; give "
-                    "ZopoConfig(search='gradient', ...)"
-                )
+            _require_supported(b, config, ordinal)
             try:
                 self._problems.append(SearchProblem(pool, config, kernel))
             except ArrayError as error:
                 raise ArrayError(f"pools[{b}]: {error}") from error
             except ConfigError as error:
                 raise ConfigError(f"configs[{b}]: {error}") from error
-        models = [_model_of(problem) for problem in self._problems]
-        settings = [_settings_of(problem) for problem in self._problems]
-        kind = _core.Studies if ordinal is None else _core.CudaStudies
-        self._searches = kind(models, settings, _RULES, ordinal or 0)
+        inputs = [problem.native_inputs() for problem in self._problems]
+        self._native = _core.Search(inputs) if ordinal is None else _core.CudaSearch(inputs, ordinal)
         self._access = ExclusiveAccess("ZopoBatch")
         self._access.device = None if ordinal is None else device
 
     def __len__(self) -> int:
         return len(self._problems)
 
+    def __getitem__(self, search: int) -> Zopo:
+        """Return a search as an optimizer of its own, which shares its state with the batch.
+
+        Raises:
+            IndexError: There is no such search.
+        """
+        b = range(len(self))[search]
+        return Zopo._of_batch(self._problems[b], self._native, b, self._access)
+
+    def __iter__(self) -> Iterator[Zopo]:
+        """Iterate over the searches."""
+        return (self[b] for b in range(len(self)))
+
     @property
     def done(self) -> NDArray[np.bool_]:
         """Return (B,) bool: True where nothing is pending and the budget or the pool is exhausted."""
         with self._access.read_only:
-            return self._searches.done()
+            return self._native.done_each()
 
     @property
     def pending(self) -> Indices:
-        """Return (B,) int64: the pending prompt of each search, -1 for none."""
+        """Return (B,) int64: the prompt that each search has waited for longest, -1 for none."""
         with self._access.read_only:
-            return self._searches.pending()
+            return self._native.pending_each()
 
     @property
     def best(self) -> tuple[Indices, Array]:
         """Return index and score of the best prompt of each search, (B,) both; -1 and NaN before a score."""
         with self._access.read_only:
-            return self._searches.best()
+            return self._native.best_each()
 
     @property
     def gradient_uncertainty(self) -> Array:
         """Return tr Sigma / tr d2k, (B,) in [0, 1], at the best prompt of each search.
 
-        This is the remaining share of the gradient's prior uncertainty; NaN while the initial prompts of
-        a search are being scored.
+        This is the remaining share of the gradient's prior uncertainty; NaN for other searches than the
+        gradient search, and while the initial prompts of a search are being scored.
         """
         with self._access.read_only:
-            return self._searches.gradient_uncertainty()
+            return self._native.gradient_uncertainty()
 
-    def ask(self, studies: Any | None = None) -> Indices:
+    def ask(self, studies: Any | None = None, ahead: bool = False) -> Indices:
         """Return the next prompt of each search.
 
         Args:
             studies: Numbers of the searches to ask. Default: all.
+            ahead: True to ask although a search has pending prompts.
 
         Returns:
-            (B,) int64; -1 where a search is done or was not asked.
+            (B,) int64; -1 where a search has nothing to ask or was not asked.
 
         Raises:
-            UnknownIndexError: A search has a pending prompt, or does not exist.
+            UnknownIndexError: A search has a pending prompt and `ahead` is False, or does not exist.
+            DeviceError: A search on a CUDA device has a pending prompt.
         """
         which = np.arange(len(self)) if studies is None else _integers("studies", studies)
         out = np.full(len(self), -1, dtype=np.int64)
         with self._access:
-            out[which] = self._searches.ask(which)
+            out[which] = self._native.ask_each(which, bool(ahead))
         return out
 
-    def tell(self, indices: Any, scores: Any) -> None:
+    def tell(self, indices: Any, scores: Any, noise: Any | None = None, final: bool = True) -> None:
         """Record the scores of pending prompts.
 
         Args:
-            indices: (B,) result of `ask`; -1 where there is nothing to tell.
+            indices: (B,) pending prompts, such as the result of `ask`; -1 where there is nothing to tell.
             scores: (B,) scores, higher is better; ignored where the index is -1.
+            noise: (B,) variances of the scores. Default: those of the configs.
+            final: False for partial scores, which leave the prompts pending; see `Zopo.tell`.
 
         Raises:
-            UnknownIndexError: An index is not the pending one; nothing was recorded.
-            ArrayError: Wrong shape, or a score that is NaN or infinite; nothing was recorded.
+            UnknownIndexError: A prompt is not pending; nothing was recorded.
+            ArrayError: Wrong shape, a score that is NaN or infinite, or a negative variance; nothing was
+                recorded.
         """
         which, values = _integers("indices", indices), as_doubles(scores, "scores")
+        variances = None if noise is None else as_doubles(noise, "noise")
         with self._access:
-            self._searches.tell(which, values)
+            self._native.tell_each(which, values, variances, bool(final))
+
+    def discard(self, indices: Any) -> None:
+        """Return pending prompts without a score, and refund the budgets; see `Zopo.discard`.
+
+        Args:
+            indices: (B,) pending prompts; -1 where there is nothing to discard.
+
+        Raises:
+            UnknownIndexError: A prompt is not pending; nothing was discarded.
+            ArrayError: Wrong shape.
+        """
+        which = _integers("indices", indices)
+        if len(which) != len(self):
+            raise ArrayError(f"indices: expected shape ({len(self)},), got {which.shape}")
+        with self._access:
+            dropped = [(b, int(index)) for b, index in enumerate(which) if index != -1]
+            for b, index in dropped:
+                if index not in self._native.pending(b):
+                    raise UnknownIndexError(f"discard: study {b}: prompt {index} is not pending")
+            for b, index in dropped:
+                self._native.discard(b, index)
 
     # ---- state -------------------------------------------------------------------------------------
 
@@ -198,23 +226,16 @@ class ZopoBatch:
         """
         with self._access.read_only:
             self._access.require_consistent()
-            return {
-                "version": STATE_VERSION,
-                "studies": [
-                    {
-                        "config": problem.config.to_dict(),
-                        "kernel": kernel_state(problem.kernels),
-                        "embeddings": pool_fingerprint(problem.embeddings),
-                        "log": [[int(i), float(y)] for i, y in zip(*self._searches.log(b), strict=True)],
-                        "pending": int(pending),
-                    }
-                    for b, (problem, pending) in enumerate(zip(self._problems, self.pending, strict=True))
-                ],
-            }
+            return {"version": STATE_VERSION, "studies": [search.state_dict() for search in self]}
 
     @classmethod
     def from_state(cls, pools: Sequence[Any], state: dict[str, Any], device: str = "cpu") -> ZopoBatch:
         """Rebuild a batch from `state_dict()` and the same pools, on any device.
+
+        Args:
+            pools: The same pools, each with added rows below the first ones.
+            state: The state.
+            device: As for the constructor.
 
         Raises:
             EmbeddingMismatchError: The pools are not those of the state.
@@ -222,26 +243,29 @@ class ZopoBatch:
             DeviceError: The device is not available.
         """
         try:
-            if state["version"] != STATE_VERSION:
+            version, saved = state["version"], state["studies"]
+            if version not in (2, STATE_VERSION):
                 raise InputError(
-                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
+                    f"state version {short_repr(version)}: this package reads 2 and {STATE_VERSION}"
                 )
-            saved = state["studies"]
             if len(pools) != len(saved):
                 raise EmbeddingMismatchError(f"the state is of {len(saved)} pools, {len(pools)} were given")
-            matched = [same_pool(pool, study["embeddings"]) for pool, study in zip(pools, saved, strict=True)]
+            if version == 2:
+                saved = [_current_form(study) for study in saved]
+            starts = [SavedSearch(pool, study) for pool, study in zip(pools, saved, strict=True)]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
                 batch = cls(
-                    matched,
-                    [ZopoConfig.from_dict(study["config"]) for study in saved],
+                    [start.first_rows for start in starts],
+                    [start.config for start in starts],
                     device,
-                    [
-                        require_ntk(kernels_from_state(study["kernel"], Z.shape[1])[0])
-                        for study, Z in zip(saved, matched, strict=True)
-                    ],
+                    [start.kernels[0] for start in starts],
                 )
-            batch._replay([study["log"] for study in saved], [study["pending"] for study in saved])
+            for b, (search, start) in enumerate(zip(batch, starts, strict=True)):
+                try:
+                    start.repeat(search)
+                except InputError as error:
+                    raise InputError(f"state: search {b}: {error}") from error
         except InputError:
             raise
         except DeviceError:  # the machine lacks the device; the state is valid
@@ -251,21 +275,6 @@ class ZopoBatch:
                 f"state: damaged or not a state of this package ({short_repr(error, 200)})"
             ) from error
         return batch
-
-    def _replay(self, logs: list[list[list[Any]]], pending: list[int]) -> None:
-        for at in range(max((len(log) for log in logs), default=0)):
-            which = [b for b, log in enumerate(logs) if at < len(log)]
-            asked, scores = self.ask(which), np.zeros(len(self))
-            for b in which:
-                index, scores[b] = logs[b][at]
-                if index != asked[b]:
-                    raise InputError(
-                        f"state: search {b} asked for prompt {index} then and for {asked[b]} now"
-                    )
-            self.tell(asked, scores)
-        waiting = [b for b, index in enumerate(pending) if index >= 0]
-        if waiting and not np.array_equal(self.ask(waiting), pending):
-            raise InputError("state: the log does not lead to the pending prompts it names")
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -278,39 +287,35 @@ class ZopoBatch:
         self.__dict__ = ZopoBatch.from_state(pickled["pools"], pickled["state"], pickled["device"]).__dict__
 
 
-def _model_of(problem: SearchProblem) -> dict[str, Any]:
-    return {
-        "network": problem.kernel.network,
-        "embeddings": problem.embeddings,
-        "mean": problem.mean,
-        "deviation": problem.deviation,
-        "capacity": min(problem.config.budget, MAX_PREALLOCATED),
-    }
+def _require_supported(b: int, config: ZopoConfig, ordinal: int | None) -> None:
+    if config.official_settings:
+        raise ConfigError(f"configs[{b}]: the published loop runs in a Zopo of its own, not in a batch")
+    if ordinal is not None and config.search != "gradient":
+        raise ConfigError(
+            f"configs[{b}]: a CUDA device runs gradient searches only; give "
+            "ZopoConfig(search='gradient', ...), or device='cpu'"
+        )
 
 
-def _settings_of(problem: SearchProblem) -> dict[str, Any]:
-    config, pool = problem.config, problem.pool()
-    return {
-        "budget": problem.budget,
-        "expected": config.budget,
-        "initial": problem.initial,
-        "neighbors": config.neighbors,
-        "exploration": config.exploration,
-        "step": config.step,
-        "exploration_quantile": config.exploration_quantile,
-        "noise": config.noise,
-        "scale": kernel_scale([problem.kernel], pool.rows(scale_sample(len(pool)))),
-    }
+def _current_form(study: dict[str, Any]) -> dict[str, Any]:
+    """Convert the state of a search of version 2, whose log names told prompts and their scores alone."""
+    log: list[Any] = []
+    for index, score in study["log"]:
+        log += [["ask", None, [index]], ["tell", index, score, None, True]]
+    pending = [] if study["pending"] < 0 else [study["pending"]]
+    log += [["ask", None, pending]] if pending else []
+    return study | {"log": log, "pending": pending, "version": SEARCH_STATE_VERSION}
 
 
-def _one_each(name: str, value: Any, kind: type[Any], count: int) -> list[Any]:
-    single = isinstance(value, kind) or not isinstance(value, Iterable)
+def _one_each(name: str, value: Any, kinds: type[Any] | tuple[type[Any], ...], count: int) -> list[Any]:
+    single = isinstance(value, kinds) or not isinstance(value, Iterable)
     many = [value] * count if single else list(value)
     if len(many) != count:
         raise ConfigError(f"{name}: expected one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
-        if not isinstance(item, kind):
-            raise ConfigError(f"{name}[{i}]: expected a {kind.__name__}, got {short_repr(item)}")
+        if not isinstance(item, kinds):
+            names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+            raise ConfigError(f"{name}[{i}]: expected a {names}, got {short_repr(item)}")
     return many
 
 

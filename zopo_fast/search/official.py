@@ -10,6 +10,7 @@ rounding noise and exploration is frequent; in float64 it is rare.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from zopo_fast import _core
 from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.ntk import NTK
 from zopo_fast.search.config import OfficialSettings
-from zopo_fast.search.strategy import Observations
 
 
 class Adam:
@@ -39,6 +39,42 @@ class Adam:
         return change if np.isfinite(change).all() else np.nan_to_num(change, nan=0.0, posinf=0.0, neginf=0.0)
 
 
+@dataclass
+class Observations:
+    """Scored pool indices in order of arrival; a repeated partial score keeps its position.
+
+    Attributes:
+        indices: Pool indices.
+        scores: Latest score of each index.
+        position: Position of each index in these lists.
+    """
+
+    indices: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    position: dict[int, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def record(self, index: int, score: float) -> None:
+        """Store a score."""
+        at = self.position.get(index)
+        if at is not None:
+            self.scores[at] = score
+            return
+        self.position[index] = len(self.indices)
+        self.scores.append(score)
+        self.indices.append(index)
+
+    def best_position(self) -> int:
+        """Return the position of the highest score, the first one among equals."""
+        return int(np.argmax(self.scores))
+
+    def score_array(self) -> Array:
+        """Return all scores, (n,)."""
+        return np.array(self.scores, dtype=np.float64)
+
+
 class OfficialSearch:
     """Published loop as a generator of batches; it resumes when a whole batch is scored or discarded.
 
@@ -48,7 +84,6 @@ class OfficialSearch:
     Args:
         pool: Candidates in raw coordinates; those scored, pending or set aside are taken.
         kernel: Kernel, used without rescaling.
-        seen: Observations; the caller adds scores.
         initial: Indices of the first batch.
         budget: Number of evaluations.
         settings: Settings of the loop.
@@ -58,12 +93,11 @@ class OfficialSearch:
         self,
         pool: _core.Pool,
         kernel: NTK,
-        seen: Observations,
         initial: list[int],
         budget: int,
         settings: OfficialSettings,
     ) -> None:
-        self._pool, self._kernel, self._seen = pool, kernel, seen
+        self._pool, self._kernel, self._seen = pool, kernel, Observations()
         self._initial, self._budget, self._settings = initial, budget, settings
         self._count = 0  # evaluations, k in the published code
         self._best, self._stale, self._uncertain = -np.inf, 0, 0
@@ -85,10 +119,13 @@ class OfficialSearch:
         return self._pool.nearest(self._target)
 
     def on_ask(self, index: int) -> None:
-        """Do nothing: the loop awaits the scores of its own candidates only."""
+        """Take a pending candidate; the loop awaits the scores of its own candidates only."""
+        self._pool.take(index)
 
-    def on_tell(self, index: int, final: bool, is_repeat: bool) -> None:
-        """Remove a final score from those that the loop awaits."""
+    def on_tell(self, index: int, score: float, final: bool) -> None:
+        """Record a score; remove a final one from those that the loop awaits."""
+        self._pool.take(index)
+        self._seen.record(index, score)
         if final:
             self._awaited.discard(index)
 
@@ -100,6 +137,9 @@ class OfficialSearch:
 
     def on_add(self, pool: _core.Pool, budget: int) -> None:
         """Continue in a pool with more candidates."""
+        for index in range(len(self._pool)):
+            if self._pool.taken(index):
+                pool.take(index)
         self._pool, self._budget = pool, budget
 
     def _loop(self) -> Iterator[list[int]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, overload
-
-import numpy as np
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
@@ -16,7 +13,6 @@ from zopo_fast._utils.exclusive import ExclusiveAccess
 from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import (
-    ArrayError,
     ConfigError,
     ConflictingScoreError,
     InputError,
@@ -24,17 +20,11 @@ from zopo_fast.errors import (
     UnknownIndexError,
 )
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.gradient import GradientSearch
-from zopo_fast.search.improvement import ImprovementSearch
 from zopo_fast.search.official import OfficialSearch
 from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
-from zopo_fast.search.state import kernel_state, kernels_from_state, pool_fingerprint, same_pool
-from zopo_fast.search.strategy import Observations, Strategy
-from zopo_fast.search.trust_region import Coordinates
+from zopo_fast.search.state import STATE_VERSION, SavedSearch, kernel_state, pool_fingerprint
 
-STATE_VERSION = 2
-
-_log = logging.getLogger(__name__)
+KNOWN, CONFLICT = 2, 3  # outcomes of a native tell that record nothing
 
 
 @public
@@ -84,34 +74,27 @@ class Zopo:
         kernel: Kernel | Sequence[Kernel] | None = None,
     ) -> None:
         problem = SearchProblem(embeddings, config or ZopoConfig(), kernel)
-        self._problem = problem
-        self.config = problem.config
-        self._budget = problem.budget
-        self._embeddings = problem.embeddings
-        self._rng = problem.rng
-        self._kernels = problem.kernels
-        self._pool = problem.pool()
-        self._seen = Observations()
-        self._pending: dict[int, None] = {}  # in order of asking
-        self._partial: set[int] = set()  # indices with a partial score
-        self._set_aside: dict[int, None] = {}  # discarded; offered again when nothing else is left
-        self._counted = 0  # asked and not discarded
-        self._log: list[list[Any]] = []
-        self._access = ExclusiveAccess("Zopo")
-        self._search = self._make_search()
+        self._bind(problem, _core.Search([problem.native_inputs()]), 0, ExclusiveAccess("Zopo"))
 
-    def _make_search(self) -> Strategy:
-        problem, config, official = self._problem, self.config, self.config.official_settings
-        if official:
-            return OfficialSearch(
-                self._pool, problem.kernel, self._seen, problem.initial, self._budget, official
-            )
-        if config.search == "gradient":
-            return GradientSearch(self._pool, problem.kernel, self._seen, problem.initial, config)
-        coordinates = Coordinates(self._pool, problem.deviation, problem.spread, config.zscore)
-        return ImprovementSearch(
-            self._pool, coordinates, self._kernels, self._seen, problem.initial, config, self._rng
+    def _bind(self, problem: SearchProblem, native: _core.Search, number: int, access: ExclusiveAccess) -> None:
+        """Set the native search that this object stands for: one of its own, or one of a batch."""
+        self._problem, self.config = problem, problem.config
+        self._native, self._number, self._access = native, number, access
+        official = problem.config.official_settings
+        self._official = (
+            OfficialSearch(problem.pool(), problem.kernel, problem.initial, problem.budget, official)
+            if official
+            else None
         )
+
+    @classmethod
+    def _of_batch(
+        cls, problem: SearchProblem, native: _core.Search, number: int, access: ExclusiveAccess
+    ) -> Zopo:
+        """Return the optimizer of a search in a batch."""
+        optimizer = cls.__new__(cls)
+        optimizer._bind(problem, native, number, access)
+        return optimizer
 
     # ---- ask ---------------------------------------------------------------------------------------
 
@@ -119,13 +102,13 @@ class Zopo:
     def done(self) -> bool:
         """Return True if nothing is pending and the budget or the pool is exhausted."""
         with self._access.read_only:
-            return not self._pending and not self._can_offer()
+            return self._native.done(self._number)
 
     @property
     def pending(self) -> list[int]:
         """Return the indices asked and neither told nor discarded, in order of asking."""
         with self._access.read_only:
-            return list(self._pending)
+            return self._native.pending(self._number)
 
     @property
     def best(self) -> tuple[int, float]:
@@ -135,12 +118,10 @@ class Zopo:
             NothingToAsk: No score was told yet.
         """
         with self._access.read_only:
-            final = [i for i in self._seen.indices if i not in self._partial]
-            candidates = final or self._seen.indices
-            if not candidates:
-                raise NothingToAsk("best: no score was told yet")
-            index = max(candidates, key=self._seen.score_of)
-            return index, self._seen.score_of(index)
+            index, score = self._native.best(self._number)
+        if index < 0:
+            raise NothingToAsk("best: no score was told yet")
+        return index, score
 
     @overload
     def ask(self, n: None = None) -> int: ...
@@ -160,22 +141,43 @@ class Zopo:
             raise ConfigError(f"ask: n must be at least 1, got {n}")
         self._access.acquire()  # faster than `with`: this is the hot path
         try:
-            if not self._can_offer():
-                reason = "all that is left is pending" if self._pending else "the run is done"
-                raise NothingToAsk(
-                    f"{reason}: {self._counted} of {self._budget} asked, {len(self._pending)} pending"
-                )
-            if n is None:
-                index = self._offer()
-                self._log.append(["ask", None, [index]])
-                return index
-            asked = [self._offer()]
-            while len(asked) < n and self._can_offer():
-                asked.append(self._offer())
-            self._log.append(["ask", n, list(asked)])  # a copy: the caller may change the list
-            return asked
+            if self._official:
+                asked = self._offer_official(n)
+                index = asked[0] if asked else -1
+            elif n is None:
+                index = self._native.ask(self._number)
+            else:
+                asked = self._native.ask_up_to(self._number, n)
+                index = asked[0] if asked else -1
+            if index < 0:
+                raise self._nothing_to_ask()
+            return index if n is None else asked
         finally:
             self._access.release()
+
+    def _offer_official(self, n: int | None) -> list[int]:
+        """Offer what the published loop proposes, at most n prompts."""
+        assert self._official is not None
+        asked: list[int] = []
+        while len(asked) < (n or 1) and self._native.can_offer(self._number):
+            index = self._proposed_officially()
+            self._native.offer(self._number, index)
+            self._official.on_ask(index)
+            asked.append(index)
+        if asked:
+            self._native.log_ask(self._number, asked, -1 if n is None else n)
+        return asked
+
+    def _proposed_officially(self) -> int:
+        """Return the proposal of the published loop, or the prompt discarded first when no other is free."""
+        assert self._official is not None
+        index = self._native.next_set_aside(self._number)
+        return self._official.propose() if index < 0 else index
+
+    def _nothing_to_ask(self) -> NothingToAsk:
+        pending, counted = self._native.pending(self._number), self._native.counted(self._number)
+        reason = "all that is left is pending" if pending else "the run is done"
+        return NothingToAsk(f"{reason}: {counted} of {self._problem.budget} asked, {len(pending)} pending")
 
     def repeat_ask(self, asked: Sequence[int], n: int | None = None) -> int:
         """Ask for the prompts that a log names; return how many of them this version would not ask for.
@@ -191,50 +193,25 @@ class Zopo:
             InputError: A prompt cannot be asked for, or `ask(n)` cannot return that number of prompts.
         """
         limit = 1 if n is None else n
+        indices = [self._checked(index) for index in asked]
         with self._access:
-            if not 1 <= len(asked) <= limit:
-                raise InputError(f"ask({n}) cannot return {len(asked)} prompts")
-            different = sum(not self._offer_as(index) for index in asked)
-            if len(asked) < limit and self._can_offer():
-                raise InputError(f"ask({n}) would return more than {len(asked)} prompts")
-            self._log.append(["ask", n, list(asked)])
-            return different
-
-    def _offer_as(self, index: int) -> bool:
-        """Offer a given prompt; return whether the search proposes the same."""
-        index = self._checked(index)
-        free = not self._pool.taken(index) if self._pool.available else index in self._set_aside
-        if not free or not self._can_offer():
-            raise InputError(f"prompt {index} cannot be asked for")
-        found = self._next()
-        if found != index:
-            if self._pool.available:
-                self._search.on_discard(found)
-                self._search.on_ask(index)
+            if not 1 <= len(indices) <= limit:
+                raise InputError(f"ask({n}) cannot return {len(indices)} prompts")
+            different = 0
+            if self._official:  # the native search has no proposal of its own to compare with
+                for index in indices:
+                    found = self._proposed_officially() if self._native.can_offer(self._number) else -1
+                    self._native.ask_for(self._number, [index], None)
+                    if found != index:
+                        different += 1
+                        self._official.on_discard(found)
+                    self._official.on_ask(index)
+                self._native.log_ask(self._number, indices, -1 if n is None else n)
             else:
-                del self._set_aside[index]
-                self._set_aside = {found: None, **self._set_aside}
-        self._pool.take(index)
-        self._pending[index] = None
-        self._counted += 1
-        return found == index
-
-    def _offer(self) -> int:
-        index = self._next()
-        self._pool.take(index)
-        self._pending[index] = None
-        self._counted += 1
-        return index
-
-    def _can_offer(self) -> bool:
-        return self._counted < self._budget and bool(self._pool.available or self._set_aside)
-
-    def _next(self) -> int:
-        if self._pool.available:
-            return self._search.propose()
-        index = next(iter(self._set_aside))  # only discarded prompts are left
-        del self._set_aside[index]
-        return index
+                different = self._native.ask_for(self._number, indices, -1 if n is None else n)
+            if len(indices) < limit and self._native.can_offer(self._number):
+                raise InputError(f"ask({n}) would return more than {len(indices)} prompts")
+            return different
 
     # ---- tell --------------------------------------------------------------------------------------
 
@@ -259,21 +236,12 @@ class Zopo:
             raise InputError(f"noise: expected a variance of at least 0, got {noise}")
         self._access.acquire()  # faster than `with`: this is the hot path
         try:
-            if index in self._seen and index not in self._partial:
-                known = self._seen.score_of(index)
-                if known != score:
-                    raise ConflictingScoreError(f"prompt {index} was given the score {known} and now {score}")
-                return
-            self._log.append(["tell", index, score, noise, final])
-            is_repeat = not self._seen.record(index, score, noise)
-            self._pool.take(index)
-            self._set_aside.pop(index, None)
-            if final:
-                self._partial.discard(index)
-                self._pending.pop(index, None)
-            else:
-                self._partial.add(index)
-            self._search.on_tell(index, final, is_repeat)
+            told = self._native.tell(self._number, index, score, noise, final)
+            if told == CONFLICT:
+                known = self._native.score_of(self._number, index)
+                raise ConflictingScoreError(f"prompt {index} was given the score {known} and now {score}")
+            if self._official and told != KNOWN:
+                self._official.on_tell(index, score, final)
         finally:
             self._access.release()
 
@@ -287,14 +255,9 @@ class Zopo:
         """
         index = self._checked(index)
         with self._access:
-            if index not in self._pending:
-                raise UnknownIndexError(f"discard: prompt {index} is not pending")
-            self._log.append(["discard", index])
-            del self._pending[index]
-            self._counted -= 1
-            if index not in self._seen:  # a partial score stays as data, and its prompt is not offered again
-                self._set_aside[index] = None
-            self._search.on_discard(index)
+            self._native.discard(self._number, index)
+            if self._official:
+                self._official.on_discard(index)
 
     def add(self, embeddings: Any) -> list[int]:
         """Add candidates to the pool during the search.
@@ -313,27 +276,18 @@ class Zopo:
             ArrayError: Wrong shape or dtype, NaN or infinity (also after conversion to the precision of the
                 pool), or an embedding too far from the first pool.
         """
-        more, d = as_embeddings(embeddings), self._embeddings.shape[1]
-        if more.shape[1] != d:
-            raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
-        with np.errstate(over="ignore"):  # an overflow gives infinity, which is rejected below
-            more = more.astype(self._embeddings.dtype)
-        self._problem.require_near(more)
+        more = as_embeddings(embeddings)
         with self._access:
-            m = len(self._embeddings)
-            grown = np.concatenate([self._embeddings, more])
-            pool = _core.Pool(grown, self._problem.mean, self._problem.deviation)
-            for i in range(m):
-                if self._pool.taken(i):
-                    pool.take(i)
-            self._embeddings, self._pool = grown, pool
-            self._budget = min(self.config.budget, len(grown))
-            self._search.on_add(pool, self._budget)
-            self._log.append(["add", len(more)])
-            return list(range(m, len(grown)))
+            problem = self._problem
+            m = len(problem.embeddings)
+            problem.grow(more)
+            self._native.add(self._number, problem.native_pool())
+            if self._official:
+                self._official.on_add(problem.pool(), problem.budget)
+            return list(range(m, len(problem.embeddings)))
 
     def _checked(self, index: int) -> int:
-        m = len(self._embeddings)
+        m = len(self._problem.embeddings)
         if type(index) is int and 0 <= index < m:  # the usual case first: this is the hot path
             return index
         try:
@@ -361,11 +315,10 @@ class Zopo:
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),
-                "kernel": kernel_state(self._kernels),
-                "embeddings": pool_fingerprint(self._embeddings),
-                "log": [[list(x) if isinstance(x, list) else x for x in entry] for entry in self._log],
+                "kernel": kernel_state(self._problem.kernels),
+                "embeddings": pool_fingerprint(self._problem.embeddings),
+                "log": self._native.log(self._number),
                 "pending": self.pending,
-                "rng": self._rng.bit_generator.state,
             }
 
     @classmethod
@@ -381,30 +334,11 @@ class Zopo:
             InputError: The state is damaged or of another version.
         """
         try:
-            if state["version"] != STATE_VERSION:
-                raise InputError(
-                    f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
-                )
-            Z = same_pool(embeddings, state["embeddings"])
-            added = [as_integer("state: add", entry[1]) for entry in state["log"] if entry[0] == "add"]
-            if min(added, default=0) < 0 or sum(added) >= len(Z):
-                raise InputError("state: the log adds more prompts than there are")
+            saved = SavedSearch(embeddings, state)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
-                optimizer = cls(
-                    Z[: len(Z) - sum(added)],
-                    ZopoConfig.from_dict(state["config"]),
-                    kernels_from_state(state["kernel"], Z.shape[1]),
-                )
-            different = sum(optimizer._replay(entry, Z) for entry in state["log"])
-            if different:  # random numbers may have been drawn otherwise
-                optimizer._rng.bit_generator.state = state["rng"]
-                _log.warning(
-                    "state: this version would have asked for %d other prompts; its scores are kept",
-                    different,
-                )
-            if optimizer.pending != state["pending"] or optimizer._rng.bit_generator.state != state["rng"]:
-                raise InputError("state: the log does not lead to the pending prompts it names")
+                optimizer = cls(saved.first_rows, saved.config, saved.kernels)
+            saved.repeat(optimizer)
         except InputError:
             raise
         except Exception as error:  # a state is untrusted: whatever fails, it is invalid
@@ -413,25 +347,8 @@ class Zopo:
             ) from error
         return optimizer
 
-    def _replay(self, entry: list[Any], Z: Any) -> int:
-        """Apply an entry of a log; return how many prompts this version would not have asked for."""
-        kind, *arguments = entry
-        if kind == "tell":
-            self.tell(*arguments)
-        elif kind == "discard":
-            self.discard(*arguments)
-        elif kind == "add":
-            m = len(self._embeddings)
-            self.add(Z[m : m + arguments[0]])
-        elif kind == "ask":
-            n, asked = arguments
-            return self.repeat_ask(asked, n)
-        else:
-            raise InputError(f"state: unknown entry {short_repr(kind)} in the log")
-        return 0
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"embeddings": self._embeddings, "state": self.state_dict()}
+        return {"embeddings": self._problem.embeddings, "state": self.state_dict()}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
         self.__dict__ = Zopo.from_state(pickled["embeddings"], pickled["state"]).__dict__

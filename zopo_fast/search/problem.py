@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from zopo_fast import _core
 from zopo_fast.errors import ArrayError, ConfigError
-from zopo_fast.gp.arrays import as_host_array
+from zopo_fast.gp.arrays import Array, as_host_array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
 
 Kernel = NTK | InfiniteNTK
 
@@ -25,6 +26,11 @@ DEFAULT_KERNEL = InfiniteNTK(depth=2, weight_variance=2.0, bias_variance=0.2, pa
 MAX_KERNELS = 10_000
 MAX_DISTANCE = 1e9  # of an added embedding from the pool's mean, in standard deviations
 MAX_RAW_ENTRY = 1e100  # of embeddings that are not standardized: their squares must not overflow
+MAX_PREALLOCATED = 1024  # observations to allocate memory for in advance; a model grows beyond as needed
+
+# Variances of the model's misfit, as shares of the signal variance; the model averages over them.
+NUGGETS = np.logspace(-2, 0.5, 4)
+MIN_NUGGET = 1e-4  # the rounding error of the model's single precision at coincident points
 
 
 class SearchProblem:
@@ -99,9 +105,82 @@ class SearchProblem:
                 raise ArrayError(f"kernel: made for dimension {dim}, the embeddings have {d}")
         return list(kernels)
 
+    @property
+    def factor(self) -> Array:
+        """Return the factor (d,) from standardized coordinates to those of the kernel.
+
+        The default search keeps the relative spread of the columns, which is informative: one factor scales
+        the centered embeddings to mean square norm d. With `zscore`, and in the gradient search, each column
+        has unit variance instead.
+        """
+        ones = np.ones(len(self.deviation))
+        if self.config.search == "gradient" or self.config.zscore or self.spread == 0.0:
+            return ones
+        factor: Array = self.deviation * (math.sqrt(len(ones)) / self.spread)
+        return factor
+
     def pool(self) -> _core.Pool:
         """Return the candidates in standardized coordinates, none of them taken."""
         return _core.Pool(self.embeddings, self.mean, self.deviation)
+
+    def native_pool(self) -> dict[str, Any]:
+        """Return the pool and the budget for the native search."""
+        return {
+            "embeddings": self.embeddings,
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "budget": self.budget,
+        }
+
+    def native_inputs(self) -> dict[str, Any]:
+        """Return the inputs of the native search.
+
+        Raises:
+            ArrayError: The kernel overflows float64 on these embeddings.
+        """
+        config = self.config
+        inputs = self.native_pool() | {
+            "search": "outside" if config.official_settings else config.search,
+            "capacity": min(config.budget, MAX_PREALLOCATED),
+        }
+        if config.official_settings:
+            return inputs
+        noise = config.noise
+        sample = self.embeddings[scale_sample(len(self.embeddings))].astype(np.float64)
+        factor = self.factor
+        return inputs | {
+            "initial": self.initial,
+            "expected": config.budget,
+            "kernels": [_native_kernel(kernel) for kernel in self.kernels],
+            "scale": kernel_scale(self.kernels, (sample - self.mean) / self.deviation * factor),
+            "factor": factor,
+            "nuggets": NUGGETS if noise is None else np.array([max(noise, MIN_NUGGET)]),
+            "seed": (config.seed % 2**64, config.seed >> 64),
+            "noise": noise,
+            **{
+                name: getattr(config, name)
+                for name in (
+                    "region", "patience", "power", "emphasis", "step", "neighbors", "exploration",
+                    "exploration_quantile",
+                )
+            },
+        }  # fmt: skip
+
+    def grow(self, more: NDArray[Any]) -> None:
+        """Append rows (k, d), converted to the precision of the pool; the budget may grow with the pool.
+
+        Raises:
+            ArrayError: Wrong dimension, or a row that is not finite or too far from the first pool.
+        """
+        d = self.embeddings.shape[1]
+        if more.shape[1] != d:
+            raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is rejected
+            more = more.astype(self.embeddings.dtype)
+        self.require_near(more)
+        grown = np.concatenate([self.embeddings, more])
+        _core.Pool(more, self.mean, self.deviation)  # rejects NaN and infinity
+        self.embeddings, self.budget = grown, min(self.config.budget, len(grown))
 
     def require_near(self, more: NDArray[Any]) -> None:
         """Check that new rows (k, d) do not overflow in the units of this pool.
@@ -131,6 +210,13 @@ class SearchProblem:
         if len(initial) > self.budget:
             raise ConfigError(f"initial names {len(initial)} prompts, the budget is {self.budget}")
         return list(initial)
+
+
+def _native_kernel(kernel: Kernel) -> Any:
+    if isinstance(kernel, InfiniteNTK):
+        is_ntk = kernel.parametrization == "ntk"
+        return kernel.depth, kernel.weight_variance, kernel.bias_variance, is_ntk
+    return kernel.network
 
 
 def as_embeddings(embeddings: Any) -> NDArray[Any]:

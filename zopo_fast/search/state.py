@@ -1,22 +1,94 @@
-"""JSON form of kernels and of a pool's fingerprint, for saved states."""
+"""Saved states of searches as JSON values: kernels, the pool's fingerprint and the log of calls."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zopo_fast._utils.checks import as_integer
+from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import EmbeddingMismatchError, InputError
 from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import MAX_PARAMETERS, NTK, parameter_count
+from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.problem import MAX_KERNELS, Kernel, as_embeddings
+
+if TYPE_CHECKING:
+    from zopo_fast.search.optimizer import Zopo
+
+STATE_VERSION = 2
+
+_log = logging.getLogger(__name__)
+
+
+class SavedSearch:
+    """Checked state of one search, and the embeddings it was made with.
+
+    Args:
+        embeddings: The embeddings, with added rows below the first ones.
+        state: Result of `Zopo.state_dict`.
+
+    Attributes:
+        first_rows: Embeddings that the search began with.
+        config: The settings.
+        kernels: The kernels of the model.
+
+    Raises:
+        EmbeddingMismatchError: The embeddings are not those of the state.
+        InputError: The state is of another version, or inconsistent.
+        Exception: A standard error, for a state that is not of this package.
+    """
+
+    def __init__(self, embeddings: Any, state: dict[str, Any]) -> None:
+        if state["version"] != STATE_VERSION:
+            raise InputError(
+                f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
+            )
+        self._rows = same_pool(embeddings, state["embeddings"])
+        self._log, self._pending = state["log"], state["pending"]
+        added = [as_integer("state: add", entry[1]) for entry in self._log if entry[0] == "add"]
+        if min(added, default=0) < 0 or sum(added) >= len(self._rows):
+            raise InputError("state: the log adds more prompts than there are")
+        self.first_rows = self._rows[: len(self._rows) - sum(added)]
+        self.config = ZopoConfig.from_dict(state["config"])
+        self.kernels = kernels_from_state(state["kernel"], self._rows.shape[1])
+
+    def repeat(self, optimizer: Zopo) -> None:
+        """Repeat the calls of the log on an optimizer with the first rows, settings and kernels.
+
+        Raises:
+            InputError: A call cannot be repeated, or leads to other pending prompts.
+            Exception: A standard error, for a log that is not of this package.
+        """
+        m = len(self.first_rows)
+        different = 0
+        for kind, *arguments in self._log:
+            if kind == "tell":
+                optimizer.tell(*arguments)
+            elif kind == "discard":
+                optimizer.discard(*arguments)
+            elif kind == "add":
+                optimizer.add(self._rows[m : m + arguments[0]])
+                m += arguments[0]
+            elif kind == "ask":
+                limit, asked = arguments
+                different += optimizer.repeat_ask(asked, limit)
+            else:
+                raise InputError(f"state: unknown entry {short_repr(kind)} in the log")
+        if different:
+            _log.warning(
+                "state: this version would have asked for %d other prompts; its scores are kept", different
+            )
+        if optimizer.pending != self._pending:
+            raise InputError("state: the log does not lead to the pending prompts it names")
 
 
 def pool_fingerprint(Z: NDArray[Any]) -> dict[str, Any]:

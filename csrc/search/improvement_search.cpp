@@ -1,0 +1,384 @@
+// State machine of the default search (search/improvement_search.hpp).
+#include "search/improvement_search.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace zopo {
+namespace {
+
+// Candidates that enter a region in one call: about as much work as a step.
+constexpr std::size_t kMaxAdmitted = 128;
+constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
+
+}  // namespace
+
+ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKernel kernel,
+                                     ImprovementSettings settings,
+                                     std::vector<std::int64_t> initial, const Ledger& ledger)
+    : pool_(std::move(pool)),
+      kernel_(std::move(kernel)),
+      settings_(std::move(settings)),
+      ledger_(ledger),
+      transform_(settings_.emphasis),
+      trust_(std::min(settings_.region, pool_->size()), settings_.patience),
+      queue_(std::move(initial)),
+      best_exact_(kNotStated),
+      column_of_(pool_->size(), -1) {
+  noises_.reserve(settings_.capacity);
+  values_.reserve(settings_.capacity);
+  is_revised_.reserve(settings_.capacity);
+  pending_.reserve(16);
+  if (is_whole_pool()) build();  // now, so that no step is slow
+}
+
+double ImprovementSearch::work() const {
+  const auto columns = static_cast<double>(std::min(pool_->size(), settings_.region));
+  const auto levels = static_cast<double>(settings_.nuggets.size());
+  return columns * levels * (static_cast<double>(size_) + 20.0);
+}
+
+// ---- proposals ----------------------------------------------------------------------------------
+
+std::int64_t ImprovementSearch::propose() {
+  while (queue_at_ < queue_.size()) {
+    const std::int64_t index = queue_[queue_at_++];
+    if (!ledger_.taken(index)) return index;
+  }
+  return next();
+}
+
+std::int64_t ImprovementSearch::next() {
+  if (ledger_.seen().size() == 0) {  // all initial scores are pending
+    Doubles point(pool_->dim(), 0.0);
+    if (!ledger_.pending().empty())
+      pool_->row(static_cast<std::size_t>(ledger_.pending().front()), point.data());
+    designing_ = false;
+    return pool_->nearest(point.data());
+  }
+  if (designing_ || !tracking_) {
+    designing_ = false;
+    refresh_at_ = 0;
+  }
+  sync();
+  for (;;) {
+    std::int64_t column = -1;
+    if (settings_.thompson) {
+      column = sample();
+    } else {
+      pending_.clear();
+      for (const std::int64_t i : ledger_.pending())
+        if (!ledger_.seen().contains(i) && column_of(i) >= 0) pending_.push_back(column_of(i));
+      const std::int32_t center = column_of(trust_.center());
+      column = model_->propose(pending_.data(), pending_.size(), incumbent(), settings_.power,
+                               static_cast<std::size_t>(std::max(center, 0)), trust_.size());
+    }
+    if (column >= 0) return member_[static_cast<std::size_t>(column)];
+    move(kNoLimit);  // every member is taken: choose another region
+  }
+}
+
+// Return the value to improve on: that of the best exact score, or of the best score.
+double ImprovementSearch::incumbent() const {
+  const Doubles& scores = ledger_.seen().score;
+  return transform_.value(std::isnan(best_exact_) ? *std::max_element(scores.begin(), scores.end())
+                                                  : best_exact_);
+}
+
+// Return the column of the best free member in a posterior sample (Thompson 1933); -1 for none.
+std::int64_t ImprovementSearch::sample() {
+  const Observations& seen = ledger_.seen();
+  values_.resize(seen.size());
+  for (std::size_t k = 0; k < seen.size(); ++k) values_[k] = transform_.value(seen.score[k]);
+  const Doubles& f = sampler_->sample(*model_, settings_.nuggets, values_, noises_);
+  std::int64_t best = -1;
+  for (std::size_t c = 0; c < member_.size(); ++c)
+    if (member_[c] >= 0 && !ledger_.taken(member_[c]) &&
+        (best < 0 || f[c] > f[static_cast<std::size_t>(best)]))
+      best = static_cast<std::int64_t>(c);
+  return best;
+}
+
+// ---- changes ------------------------------------------------------------------------------------
+
+void ImprovementSearch::on_ask(std::int64_t index) {
+  pool_->take(static_cast<std::size_t>(index));
+  exclude(index);
+}
+
+void ImprovementSearch::on_tell(std::int64_t index, bool final, bool replaced) {
+  const Observations& seen = ledger_.seen();
+  const auto k = static_cast<std::size_t>(seen.at(index));
+  pool_->take(static_cast<std::size_t>(index));
+  if (final && !(seen.noise[k] > 0.0)) best_exact_ = std::fmax(best_exact_, seen.score[k]);
+  if (replaced && k < size_) is_revised_[k] = has_revised_ = true;
+  exclude(index);
+  if (designing_ && queue_at_ == queue_.size() && ledger_.pending().empty()) {
+    designing_ = false;
+    refresh_at_ = 0;
+  } else if (final && tracking_) {
+    moved_ |= trust_.update(seen, index, [this] { return inside(); });
+  }
+  sync();
+}
+
+void ImprovementSearch::on_add(std::unique_ptr<Pool<Cpu>> pool) {
+  const bool was_whole_pool = is_whole_pool();
+  pool_ = std::move(pool);
+  const std::size_t m = pool_->size();
+  for (std::size_t i = 0; i < m; ++i)
+    if (ledger_.taken(static_cast<std::int64_t>(i))) pool_->take(i);
+  column_of_.resize(m, -1);
+  trust_.resize(std::min(settings_.region, m));
+  refresh_at_ = 0;
+  if (is_whole_pool()) {
+    std::vector<std::int64_t> all(m);
+    for (std::size_t i = 0; i < m; ++i) all[i] = column_of_[i] = static_cast<std::int32_t>(i);
+    Doubles X(m * pool_->dim());
+    coordinates(all.data(), m, X.data());
+    model_->extend(X.data(), m);
+    member_ = std::move(all);
+    if (sampler_) sampler_->forget_prior();
+  } else if (was_whole_pool) {
+    std::fill(column_of_.begin(), column_of_.end(), -1);
+    model_.reset();
+  } else {
+    moved_ = true;
+  }
+}
+
+void ImprovementSearch::exclude(std::int64_t index) {
+  if (model_ && column_of(index) >= 0) model_->exclude(static_cast<std::size_t>(column_of(index)));
+}
+
+// ---- the model ----------------------------------------------------------------------------------
+
+// Build an empty model, of the whole pool or of a region without members.
+void ImprovementSearch::build() {
+  size_ = refresh_at_ = 0;
+  has_revised_ = false;
+  is_revised_.clear();
+  noises_.clear();
+  const std::size_t m = pool_->size(), d = pool_->dim();
+  const std::size_t columns =
+      is_whole_pool() ? m : std::min(m, settings_.region + settings_.capacity);
+  Doubles X(columns * d, 0.0);
+  member_.assign(columns, -1);
+  if (is_whole_pool()) {
+    for (std::size_t i = 0; i < m; ++i) member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
+    coordinates(member_.data(), m, X.data());
+  }
+  model_ = std::make_unique<RegionPosterior>(KernelRows(kernel_, X.data(), columns, d, !is_whole_pool()),
+                                             settings_.nuggets, settings_.capacity);
+  for (std::size_t c = 0; c < columns; ++c)
+    if (member_[c] < 0 || ledger_.taken(member_[c])) model_->exclude(c);
+  if (settings_.thompson) sampler_.emplace(settings_.seed);
+  near_.clear();
+  incoming_.clear();
+  moved_ = true;
+}
+
+// Update the model with new observations and with changed ones, and the region with its center.
+void ImprovementSearch::sync() {
+  if (!model_) build();
+  const Observations& seen = ledger_.seen();
+  const std::size_t n = seen.size();
+  if (n >= refresh_at_) refresh();
+  for (std::size_t k = 0; has_revised_ && k < size_; ++k)
+    if (is_revised_[k]) revise(k);
+  has_revised_ = false;
+  for (; size_ < n; ++size_) {
+    require_column(seen.index[size_]);
+    const double share = noise(size_);
+    model_->append(static_cast<std::size_t>(column_of(seen.index[size_])),
+                   transform_.value(seen.score[size_]), share);
+    noises_.push_back(share);
+    is_revised_.push_back(false);
+  }
+  if (designing_) return;
+  if (!tracking_) {
+    tracking_ = true;
+    trust_.set_center(seen.index[seen.best_position()]);
+  }
+  if (is_whole_pool()) return;
+  // A sample needs the prior covariance of all members, which a gradual change would make anew at
+  // every call.
+  const std::size_t limit = near_.empty() || settings_.thompson ? kNoLimit : kMaxAdmitted;
+  if (moved_)
+    move(limit);
+  else
+    admit(limit);
+}
+
+// Update the units of the scores; rare, once per eighth of growth, so that no step costs much.
+void ImprovementSearch::refresh() {
+  const Observations& seen = ledger_.seen();
+  const std::size_t n = seen.size();
+  refresh_at_ = n + std::max<std::size_t>(1, n / 8);
+  transform_.fit(seen.score, values_);
+  model_->rescore(values_.data(), size_);
+  for (std::size_t k = 0; k < size_; ++k)
+    if (noises_[k] > 0.0 || seen.noise[k] > 0.0) is_revised_[k] = has_revised_ = true;
+}
+
+void ImprovementSearch::revise(std::size_t k) {
+  noises_[k] = noise(k);
+  is_revised_[k] = false;
+  model_->revise(k, transform_.value(ledger_.seen().score[k]), noises_[k]);
+}
+
+// Return the noise of observation k besides the nugget, as a share of the signal variance.
+double ImprovementSearch::noise(std::size_t k) const {
+  return transform_.noise(ledger_.seen().score[k], ledger_.seen().noise[k]);
+}
+
+// ---- the region of a larger pool ----------------------------------------------------------------
+
+void ImprovementSearch::coordinates(const std::int64_t* index, std::size_t n, double* out) const {
+  pool_->rows(index, n, out);
+  const std::size_t d = pool_->dim();
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < d; ++j) out[i * d + j] *= settings_.factor[j];
+}
+
+// Return the distances of candidates from the center, in the coordinates of the kernel.
+std::vector<double> ImprovementSearch::distances(const std::vector<std::int64_t>& index) const {
+  const std::size_t d = pool_->dim();
+  Doubles center(d), x(d);
+  const std::int64_t at = trust_.center();
+  coordinates(&at, 1, center.data());
+  std::vector<double> out;
+  for (const std::int64_t i : index) {
+    coordinates(&i, 1, x.data());
+    double sum = 0.0;
+    for (std::size_t j = 0; j < d; ++j) sum += (x[j] - center[j]) * (x[j] - center[j]);
+    out.push_back(std::sqrt(sum));
+  }
+  return out;
+}
+
+// Compute the unit vector along the gradient of the posterior mean at the center, under the level of
+// the smallest nugget; return false where it is zero.
+bool ImprovementSearch::direction(Doubles& out) const {
+  const std::size_t d = pool_->dim();
+  Doubles alpha(size_), X(size_ * d), x(d);
+  model_->alpha(0, alpha.data());
+  coordinates(ledger_.seen().index.data(), size_, X.data());
+  const std::int64_t center = trust_.center();
+  coordinates(&center, 1, x.data());
+  out.assign(d, 0.0);
+  kernel_.gradient_combination(x.data(), X.data(), size_, d, alpha.data(), out.data());
+  double square = 0.0;
+  for (const double g : out) square += g * g;
+  const double length = std::sqrt(square);
+  if (!std::isfinite(length) || !(length > 0.0)) return false;
+  for (double& g : out) g /= length;
+  return true;
+}
+
+// Return the free candidates nearest to the center, and to the center moved along the gradient.
+std::vector<std::int64_t> ImprovementSearch::neighbors() const {
+  const std::size_t size = settings_.region, d = pool_->dim();
+  Doubles at(d), along;
+  pool_->row(static_cast<std::size_t>(trust_.center()), at.data());
+  const bool shifts = settings_.step > 0.0 && direction(along);
+  std::vector<std::int64_t> found;
+  for (const Neighbor& n : pool_->k_nearest(at.data(), shifts ? size - size / 2 : size, true))
+    found.push_back(n.index);
+  if (!shifts) return found;
+  const double radius = found.empty() ? 0.0 : distances({found.back()})[0];
+  for (std::size_t j = 0; j < d; ++j)
+    if (settings_.factor[j] > 0.0) at[j] += settings_.step * radius * along[j] / settings_.factor[j];
+  std::vector<bool> known(pool_->size());
+  for (const std::int64_t i : found) known[static_cast<std::size_t>(i)] = true;
+  for (const Neighbor& n : pool_->k_nearest(at.data(), size, true)) {
+    if (found.size() == size) break;
+    if (!known[static_cast<std::size_t>(n.index)]) found.push_back(n.index);
+  }
+  return found;
+}
+
+// Return the observed prompts inside the region; none for a whole pool, which restarts from its best.
+std::vector<std::int64_t> ImprovementSearch::inside() const {
+  std::vector<std::int64_t> found;
+  if (is_whole_pool()) return found;
+  double radius = 0.0;
+  for (const double r : distances(near_)) radius = std::max(radius, r);
+  const auto& seen = ledger_.seen().index;
+  const std::vector<double> from_center = distances(seen);
+  for (std::size_t k = 0; k < seen.size(); ++k)
+    if (from_center[k] <= radius) found.push_back(seen[k]);
+  return found;
+}
+
+// Choose the region around the present center, and admit up to `limit` of its candidates.
+void ImprovementSearch::move(std::size_t limit) {
+  moved_ = false;
+  near_ = neighbors();
+  incoming_.clear();
+  for (auto i = near_.rbegin(); i != near_.rend(); ++i)
+    if (column_of(*i) < 0) incoming_.push_back(*i);
+  admit(limit);
+}
+
+// Let up to `limit` chosen candidates take the columns of free members that were not chosen.
+void ImprovementSearch::admit(std::size_t limit) {
+  std::erase_if(incoming_, [&](std::int64_t i) { return column_of(i) >= 0 || ledger_.taken(i); });
+  if (incoming_.empty()) return;
+  std::vector<bool> chosen(pool_->size());
+  for (const std::int64_t i : near_) chosen[static_cast<std::size_t>(i)] = true;
+  std::vector<std::size_t> columns;
+  const std::size_t wanted = std::min(limit, incoming_.size());
+  for (std::size_t c = 0; c < member_.size() && columns.size() < wanted; ++c)
+    if (member_[c] < 0 ||
+        (!ledger_.taken(member_[c]) && !chosen[static_cast<std::size_t>(member_[c])]))
+      columns.push_back(c);
+  std::vector<std::int64_t> entering;
+  for (std::size_t k = 0; k < columns.size(); ++k) {
+    entering.push_back(incoming_.back());
+    incoming_.pop_back();
+  }
+  if (columns.empty()) incoming_.clear();  // more observations than columns were kept for
+  place(entering, columns);
+}
+
+void ImprovementSearch::place(std::span<const std::int64_t> index,
+                              std::span<const std::size_t> columns) {
+  if (index.empty()) return;
+  Doubles X(index.size() * pool_->dim());
+  coordinates(index.data(), index.size(), X.data());
+  model_->replace(columns.data(), columns.size(), X.data());
+  for (std::size_t k = 0; k < index.size(); ++k) {
+    std::int64_t& member = member_[columns[k]];
+    if (member >= 0) column_of_[static_cast<std::size_t>(member)] = -1;
+    member = index[k];
+    column_of_[static_cast<std::size_t>(member)] = static_cast<std::int32_t>(columns[k]);
+  }
+  if (sampler_) sampler_->forget_prior();
+}
+
+// Give an observed prompt outside the region a column: an empty one, or that of the farthest free
+// member.
+void ImprovementSearch::require_column(std::int64_t index) {
+  if (column_of(index) >= 0) return;
+  std::size_t column = 0;
+  while (column < member_.size() && member_[column] >= 0) ++column;
+  for (auto i = near_.rbegin(); column == member_.size() && i != near_.rend(); ++i)
+    if (column_of(*i) >= 0 && !ledger_.taken(*i)) column = static_cast<std::size_t>(column_of(*i));
+  for (std::size_t c = 0; column == member_.size() && c < member_.size(); ++c)
+    if (!ledger_.taken(member_[c])) column = c;
+  if (column == member_.size()) {  // every column is observed or pending
+    const std::size_t d = pool_->dim(), more = member_.size() + member_.size() / 2 + 1;
+    Doubles X(more * d, 0.0);
+    for (std::size_t c = 0; c < member_.size(); ++c) coordinates(&member_[c], 1, &X[c * d]);
+    model_->extend(X.data(), more);
+    for (std::size_t c = member_.size(); c < more; ++c) model_->exclude(c);
+    member_.resize(more, -1);
+  }
+  const std::size_t at[] = {column};
+  const std::int64_t entering[] = {index};
+  place(entering, at);
+  exclude(index);
+}
+
+}  // namespace zopo
