@@ -1,4 +1,8 @@
-// The module: build and thread settings, embeddings' moments, and the translation of errors.
+// The module: build and thread settings, embeddings' moments, random numbers, and the translation of
+// errors.
+#include <pybind11/stl.h>
+
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <string>
@@ -10,6 +14,7 @@
 // has definitions for builds without CUDA too.
 #include "cuda/runtime/device.hpp"
 #include "pool/pool.hpp"
+#include "search/random.hpp"
 #include "simd/simd.hpp"
 
 namespace zopo {
@@ -38,6 +43,24 @@ std::uint64_t read_pass(const py::object& array_) {
     word ^= simd().read(data + 64 * begin, 64 * (end - begin));
   });
   return word ^ simd().read(data + size / 64 * 64, size % 64);
+}
+
+// ---- random numbers ----------------------------------------------------------------------------
+
+std::array<std::uint64_t, 4> philox_words(const std::array<std::uint64_t, 2>& key,
+                                          const std::array<std::uint64_t, 4>& counter) {
+  const RandomWords out =
+      philox({key[0], key[1]}, {{counter[0], counter[1], counter[2], counter[3]}});
+  return {out.word[0], out.word[1], out.word[2], out.word[3]};
+}
+
+Array normal_numbers(std::uint64_t seed_low, std::uint64_t seed_high, std::uint64_t stream,
+                     std::size_t n, std::size_t first) {
+  Array out = vector(n);
+  double* p = out.mutable_data();
+  const py::gil_scoped_release nogil;
+  normals({seed_low, seed_high}, stream, n, p, first);
+  return out;
 }
 
 // ---- errors -----------------------------------------------------------------------------------
@@ -83,6 +106,11 @@ PYBIND11_MODULE(_core, m) {
         "Read an array on all threads, for benchmarks; returns the xor of its 64-bit words.");
   m.def("column_moments", &moments, "embeddings"_a,
         "Compute column means and standard deviations in float64.");
+
+  m.def("philox", &philox_words, "key"_a, "counter"_a,
+        "Encrypt a counter by Philox4x64-10: four words, the lowest first.");
+  m.def("normals", &normal_numbers, "seed_low"_a, "seed_high"_a, "stream"_a, "n"_a, "first"_a = 0,
+        "Compute the standard normal numbers [first, first + n) of a stream.");
 
   bind_ntk(m);
   bind_gp(m);

@@ -23,7 +23,7 @@ case $kind in
     tests=(gp/kernel gp/gp gp/gp_limits search/local_gradient search/pool_scan native/dispatch
       native/threads native/boundary search/long_lived gp/properties_kernel gp/properties_gp
       search/properties_search search/optimizer search/official_loop search/region_posterior
-      search/region_proposals search/region_errors search/region_process)
+      search/region_proposals search/region_errors search/region_process search/random_numbers)
     ;;
   thread)
     sanitizers=thread

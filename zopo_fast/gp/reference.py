@@ -220,3 +220,15 @@ def region_criterion(levels: Sequence[RegionLevel], incumbent: float, power: int
         return total
     likeliest = max(levels, key=lambda level: level.weight)
     return np.asarray((likeliest.mean - incumbent) / np.sqrt(likeliest.fantasized))
+
+
+def normals(seed: int, stream: int, n: int) -> Array:
+    """Compute n standard normal numbers of a stream by the Box-Muller transform, (n,).
+
+    Words 2j and 2j + 1 of Philox4x64-10 (Salmon et al. 2011), as uniforms u and v of 53 bits, give numbers 2j
+    and 2j + 1: sqrt(-2 log(1 - u)) (cos 2 pi v, sin 2 pi v). The seed has 128 bits, the stream 64.
+    """
+    words = np.random.Philox(key=seed, counter=stream << 64).random_raw(n + n % 2)
+    u, v = (words >> 11).reshape(-1, 2).T * 2.0**-53
+    radius, angle = np.sqrt(-2 * np.log1p(-u)), 2 * np.pi * v
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:n]
