@@ -45,7 +45,7 @@ PriorKernel kernel_of(const py::dict& d) {
     }
     const auto t = item.cast<py::tuple>();
     parts.emplace_back(ArcCosine{t[0].cast<std::size_t>(), t[1].cast<double>(),
-                                 t[2].cast<double>(), t[3].cast<bool>(), 1.0});
+                                 t[2].cast<double>(), t[3].cast<bool>()});
   }
   return PriorKernel(std::move(parts), d["scale"].cast<double>());
 }

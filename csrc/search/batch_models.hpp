@@ -85,8 +85,7 @@ class BatchModels {
   // Start a search again on another pool, without observations.
   void replace(std::size_t search, ModelInputs model);
   // Return the relative gradient uncertainty at the center, given the observations so far and the
-  // pending candidates, which count as observed with this noise. DeviceError where a device cannot
-  // take pending candidates into account.
+  // pending candidates, which count as observed with this noise; none on a CUDA device.
   double relative_uncertainty(std::size_t search, std::span<const std::int64_t> pending,
                               double noise);
 

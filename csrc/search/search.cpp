@@ -3,6 +3,7 @@
 
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/parallel.hpp"
@@ -54,7 +55,7 @@ Search<Device>::Search(std::vector<SearchInputs> inputs, int ordinal) {
                       SearchInputs& in = inputs[b];
                       if (in.kind != SearchInputs::Kind::Improvement) continue;
                       studies_[b].improvement = std::make_unique<ImprovementSearch>(
-                          pool_of(std::move(in.pool)), std::move(in.kernel),
+                          pool_of(std::move(in.pool)), std::move(*in.kernel),
                           std::move(in.improvement), std::move(in.initial), *studies_[b].book);
                     }
                   });
@@ -131,8 +132,22 @@ void Search<Device>::commit(std::size_t search, std::int64_t index) {
     gradient_->on_take(study.gradient, index);
 }
 
+// A device does not take pending candidates into account.
+template <class Device>
+void Search<Device>::require_answerable(std::span<const std::size_t> which) const {
+  if (std::is_same_v<Device, Cpu>) return;
+  for (const std::size_t b : which) {
+    const Ledger& ledger = studies_[b].ledger();
+    if (!ledger.pending().empty() && ledger.can_offer())
+      throw DeviceError("study " + std::to_string(b) +
+                        ": a search on a CUDA device cannot ask while prompts are pending; use "
+                        "device='cpu'");
+  }
+}
+
 template <class Device>
 void Search<Device>::ask(std::span<const std::size_t> which, std::int64_t* out) {
+  require_answerable(which);
   whole([&] {
     asking_.clear();
     found_.clear();
@@ -155,10 +170,11 @@ bool Search<Device>::ask_for(std::size_t search, std::int64_t index) {
   const bool offered = ledger.has_free() ? !ledger.taken(index) : ledger.is_set_aside(index);
   if (!offered || !ledger.can_offer())
     throw IndexError("prompt " + std::to_string(index) + " cannot be asked for");
+  const std::size_t which[] = {search};
+  require_answerable(which);
   bool same = true;
   whole([&] {
     std::int64_t found = index;
-    const std::size_t which[] = {search};
     if (study.kind != SearchInputs::Kind::Outside) propose(which, &found);
     commit(search, index);
     same = found == index;

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -38,7 +39,7 @@ struct SearchInputs {
   std::size_t budget;                 // prompts to ask in total, at most m
   std::vector<std::int64_t> initial;  // asked first
   std::size_t capacity;               // observations to reserve memory for
-  PriorKernel kernel;                 // of an improvement search
+  std::optional<PriorKernel> kernel;  // of an improvement search
   ImprovementSettings improvement;
   std::shared_ptr<const Network> net;  // kernel of a gradient search
   GradientSettings gradient;
@@ -56,7 +57,8 @@ class Search {
   double uncertainty(std::size_t search);
 
   // Write the next prompt of each of these searches to out (which.size(),); -1 where none can be
-  // offered. A search occurs once. The caller logs the asks.
+  // offered. A search occurs once. The caller logs the asks. DeviceError, with nothing changed,
+  // where a search on a CUDA device has pending prompts.
   void ask(std::span<const std::size_t> which, std::int64_t* out);
   // Offer a given prompt, which is free or, when none is free, set aside; return whether ask() would
   // have offered the same. IndexError, with nothing changed, for another prompt.
@@ -97,6 +99,7 @@ class Search {
 
   template <class Body>
   void whole(Body&& body);
+  void require_answerable(std::span<const std::size_t> which) const;
   void propose(std::span<const std::size_t> which, std::int64_t* out);
   void commit(std::size_t search, std::int64_t index);
   template <class Body>

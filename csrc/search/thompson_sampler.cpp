@@ -15,7 +15,7 @@ constexpr double kJitter = 1e-6, kMaxJitter = 1.0;
 
 }  // namespace
 
-void ThompsonSampler::factorise(const RegionPosterior& model) {
+void ThompsonSampler::factorise(RegionPosterior& model) {
   const std::size_t m = model.columns();
   Doubles K(m * m);
   model.copy_gram(K.data());
@@ -33,7 +33,7 @@ void ThompsonSampler::factorise(const RegionPosterior& model) {
   prior_columns_ = m;
 }
 
-const Doubles& ThompsonSampler::sample(const RegionPosterior& model, const Doubles& nuggets,
+const Doubles& ThompsonSampler::sample(RegionPosterior& model, const Doubles& nuggets,
                                        const Doubles& values, const Doubles& noises) {
   const std::size_t m = model.columns(), n = values.size(), padded = triangle_width(m - 1);
   if (prior_columns_ != m) factorise(model);

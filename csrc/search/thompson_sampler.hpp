@@ -17,13 +17,13 @@ class ThompsonSampler {
 
   // Return the next sample, (model.columns(),), standardised like the scores. One level is drawn by
   // its weight. values and noises (n,) are those of the model's observations.
-  const Doubles& sample(const RegionPosterior& model, const Doubles& nuggets, const Doubles& values,
+  const Doubles& sample(RegionPosterior& model, const Doubles& nuggets, const Doubles& values,
                         const Doubles& noises);
   // Process that the candidates of the model have changed.
   void forget_prior() { prior_columns_ = 0; }
 
  private:
-  void factorise(const RegionPosterior& model);
+  void factorise(RegionPosterior& model);
 
   RandomKey seed_;
   std::uint64_t count_ = 0;        // samples drawn

@@ -23,6 +23,7 @@
 // The scan is in float64 from the start (three operations an entry), so one pass is exact. Its
 // distances differ from the CPU engine's by rounding alone, and are equal for equal rows.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <tuple>
@@ -45,6 +46,9 @@ struct BatchModels<Cuda>::State {
     Buffer<double> fixed, growing;  // arrays of constant size; arrays that grow with observations
     Buffer<std::int64_t> index;
     Buffer<unsigned> taken;
+    // Bits of `taken` on the host, and the candidates whose bit no append has set on the device yet.
+    std::vector<unsigned> marks;
+    std::vector<std::int64_t> unmarked;
     double explained = 0.0, prior = 0.0;
   };
 
@@ -79,8 +83,10 @@ struct BatchModels<Cuda>::State {
   Mailbox<Neighbor> neighbors;
   std::size_t shared = 0, shared_center = 0;
 
-  void add(ModelInputs& model);
-  void grow(std::size_t search, std::size_t capacity);
+  One make(ModelInputs& model, std::size_t search);
+  void grow(One& s, std::size_t capacity);
+  void upload(std::size_t search);
+  void mark(std::size_t search);
 
   // Run a kernel with a block for each item. `arguments(device_items)` returns the kernel's
   // arguments as a tuple. Changes of the items are visible afterwards.
@@ -129,8 +135,9 @@ void lay_out_growing(SearchView& v, std::size_t capacity, Layout& at) {
 
 }  // namespace
 
-void BatchModels<Cuda>::State::add(ModelInputs& model) {
-  One& s = searches.emplace_back();
+BatchModels<Cuda>::State::One BatchModels<Cuda>::State::make(ModelInputs& model,
+                                                             std::size_t search) {
+  One s;
   s.net = model.net;
   s.weights = cuda_network(*model.net);
   SearchView& v = s.view;
@@ -173,7 +180,8 @@ void BatchModels<Cuda>::State::add(ModelInputs& model) {
   s.taken = Buffer<unsigned>(words, stream);
   check(cudaMemsetAsync(s.taken.data(), 0, words * sizeof(unsigned), stream), "cudaMemsetAsync");
   v.taken = s.taken.data();
-  grow(searches.size() - 1, std::max<std::size_t>(model.capacity, 8));
+  s.marks.assign(words, 0);
+  grow(s, std::max<std::size_t>(model.capacity, 8));
   const auto need = [&](int threads) {
     return shared_doubles(v.d, v.net.hidden, v.net.width[1], threads) * sizeof(double);
   };
@@ -182,14 +190,29 @@ void BatchModels<Cuda>::State::add(ModelInputs& model) {
   const auto limit = static_cast<std::size_t>(device_limits().shared_per_block);
   if (shared_center > limit)
     throw ConfigError(
-        "study " + std::to_string(searches.size() - 1) + ": dimension " + std::to_string(model.d) +
+        "study " + std::to_string(search) + ": dimension " + std::to_string(model.d) +
         " with " + std::to_string(hidden) + " hidden units needs " + std::to_string(shared_center) +
         " bytes of shared memory, the device has " + std::to_string(limit) + "; use device='cpu'");
+  return s;
+}
+
+// Copy the view of a search to the device.
+void BatchModels<Cuda>::State::upload(std::size_t search) {
+  copy(views.data() + search, &searches[search].view, sizeof(SearchView), stream);
+}
+
+// Set the bits of taken candidates that were not appended: they are pending, or were discarded.
+void BatchModels<Cuda>::State::mark(std::size_t search) {
+  One& s = searches[search];
+  for (const std::int64_t candidate : s.unmarked) {
+    const auto word = static_cast<std::size_t>(candidate) / 32;
+    copy(s.taken.data() + word, &s.marks[word], sizeof(unsigned), stream);
+  }
+  s.unmarked.clear();
 }
 
 // Make room for more observations and move those there are. The caller uploads the view.
-void BatchModels<Cuda>::State::grow(std::size_t search, std::size_t capacity) {
-  One& s = searches[search];
+void BatchModels<Cuda>::State::grow(One& s, std::size_t capacity) {
   SearchView after = s.view;
   Layout size;
   lay_out_growing(after, capacity, size);
@@ -233,7 +256,8 @@ BatchModels<Cuda>::BatchModels(std::vector<ModelInputs> models, int ordinal) {
   const DeviceGuard guard(ordinal);
   auto& state = *state_;
   state.searches.reserve(models.size());
-  for (auto& model : models) state.add(model);
+  for (auto& model : models)
+    state.searches.push_back(state.make(model, state.searches.size()));
   std::vector<SearchView> views;
   for (const auto& s : state.searches) views.push_back(s.view);
   state.views = Buffer<SearchView>(views.size(), state.stream);
@@ -256,8 +280,8 @@ void BatchModels<Cuda>::append(std::span<Append> items) {
   for (const auto& item : items) {
     auto& s = state.searches[item.search];
     if (s.n == s.capacity) {
-      state.grow(item.search, s.capacity + s.capacity / 2);
-      copy(state.views.data() + item.search, &s.view, sizeof(SearchView), state.stream);
+      state.grow(s, s.capacity + s.capacity / 2);
+      state.upload(item.search);
     }
     batch.push_back(
         {static_cast<std::int64_t>(item.search), item.candidate, item.y, item.noise, 0.0, false});
@@ -269,6 +293,7 @@ void BatchModels<Cuda>::append(std::span<Append> items) {
     items[i].done = batch[i].done;
     if (!batch[i].done) continue;
     ++s.n;
+    std::erase(s.unmarked, items[i].candidate);
     s.explained = batch[i].explained;
   }
 }
@@ -350,6 +375,7 @@ void BatchModels<Cuda>::step(std::span<Step> items) {
   auto& state = *state_;
   const DeviceGuard guard(state.ordinal);
   std::vector<StepItem> batch;
+  for (const auto& item : items) state.mark(item.search);
   for (const auto& item : items)
     batch.push_back({static_cast<std::int64_t>(item.search), item.length, -1});
   state.run("batch_step", batch_step, batch, kThreads, state.shared,
@@ -364,6 +390,7 @@ void BatchModels<Cuda>::nearest(std::span<Nearest> items) {
   std::vector<NearestItem> batch;
   std::size_t results = 0;
   for (const auto& item : items) {
+    state.mark(item.search);
     const auto k = std::min(item.k, static_cast<std::size_t>(state.searches[item.search].view.m));
     batch.push_back({static_cast<std::int64_t>(item.search), item.candidate,
                      static_cast<std::int64_t>(k), static_cast<std::int64_t>(results),
@@ -380,13 +407,39 @@ void BatchModels<Cuda>::nearest(std::span<Nearest> items) {
   }
 }
 
-// Nothing to do: the append that follows marks the candidate, and no search is scanned between ask
-// and tell.
 template <>
-void BatchModels<Cuda>::take(std::size_t, std::int64_t) {}
+void BatchModels<Cuda>::radius(std::span<Radius> items) {
+  std::vector<Nearest> around;
+  for (const auto& item : items)
+    around.push_back({item.search, item.candidate, item.k + 1, false, {}});  // itself included
+  nearest(around);
+  for (std::size_t i = 0; i < items.size(); ++i)
+    items[i].value = std::sqrt(around[i].found.back().distance);
+}
 
 template <>
-double BatchModels<Cuda>::relative_uncertainty(std::size_t search) const {
+void BatchModels<Cuda>::take(std::size_t search, std::int64_t candidate) {
+  auto& s = state_->searches[search];
+  unsigned& word = s.marks[static_cast<std::size_t>(candidate) / 32];
+  const unsigned bit = 1u << (static_cast<unsigned>(candidate) % 32);
+  if (!(word & bit)) s.unmarked.push_back(candidate);
+  word |= bit;
+}
+
+template <>
+void BatchModels<Cuda>::replace(std::size_t search, ModelInputs model) {
+  auto& state = *state_;
+  const DeviceGuard guard(state.ordinal);
+  state.searches[search] = state.make(model, search);
+  state.upload(search);
+  const SearchState fresh{-1, 0, 0.0, 0.0};
+  copy(state.states.data() + search, &fresh, sizeof(SearchState), state.stream);
+  synchronize(state.stream);
+}
+
+template <>
+double BatchModels<Cuda>::relative_uncertainty(std::size_t search, std::span<const std::int64_t>,
+                                               double) {
   const auto& s = state_->searches[search];
   return s.prior > 0.0 ? std::max(0.0, 1.0 - s.explained / s.prior) : 0.0;
 }

@@ -153,7 +153,7 @@ __device__ inline void load_scales(const SearchView& s, const Shared& b) {
 __device__ inline void load_candidate(const SearchView& s, const Shared& b,
                                       std::int64_t candidate) {
   for (int j = static_cast<int>(threadIdx.x); j < s.d; j += static_cast<int>(blockDim.x))
-    b.e[j] = (entry(s, candidate, j) - s.mean[j]) * s.inverse_scale[j];
+    b.e[j] = candidate < 0 ? 0.0 : (entry(s, candidate, j) - s.mean[j]) * s.inverse_scale[j];
 }
 
 // Return the candidate that follows (least, after) in the order of (s.distance, index), skipping
