@@ -214,6 +214,28 @@ py::list log_of(const Searches<Device>& s, py::ssize_t search) {
   return out;
 }
 
+// Return what the model of an improvement search believes: members (k,), mean (k,) and variance (k,) in
+// the model's unit, center and size of the trust region; None before there is a model.
+template <class Device>
+py::object region_of(const Searches<Device>& s, py::ssize_t search) {
+  const ImprovementSearch* improvement = s.searches->improvement(s.at(search));
+  if (!improvement || !improvement->model()) return py::none();
+  const auto& all = improvement->members();
+  Doubles mean(all.size()), variance(all.size());
+  std::vector<std::int64_t> members;
+  locked(s, [&] { improvement->model()->posterior(mean.data(), variance.data()); });
+  std::size_t k = 0;
+  for (std::size_t c = 0; c < all.size(); ++c) {
+    if (all[c] < 0) continue;
+    members.push_back(all[c]);
+    mean[k] = mean[c];
+    variance[k++] = variance[c];
+  }
+  const auto n = static_cast<py::ssize_t>(k);
+  return py::make_tuple(Indices(n, members.data()), Array(n, mean.data()), Array(n, variance.data()),
+                        improvement->trust().center(), improvement->trust().size());
+}
+
 // ---- all searches -----------------------------------------------------------------------------
 
 template <class Device>
@@ -377,6 +399,7 @@ void bind(py::module_& m, const char* name) {
           },
           "search"_a, "index"_a)
       .def("log", &log_of<Device>, "search"_a)
+      .def("region", &region_of<Device>, "search"_a)
       .def("ask_each", &ask_each<Device>, "studies"_a, "ahead"_a)
       .def("tell_each", &tell_each<Device>, "indices"_a, "scores"_a, "noise"_a, "final"_a)
       .def("done_each",

@@ -52,6 +52,11 @@ class ImprovementSearch {
   void on_tell(std::int64_t index, bool final, bool replaced);
   void on_add(std::unique_ptr<Pool<Cpu>> pool);
 
+  // Members of the region, -1 at columns without one, and their posterior; the trust region.
+  const std::vector<std::int64_t>& members() const { return member_; }
+  const RegionPosterior* model() const { return model_.get(); }
+  const TrustRegion& trust() const { return trust_; }
+
   // Multiply-adds of a call, for the split over threads.
   double work() const;
 

@@ -52,6 +52,10 @@ class Search {
 
   std::size_t size() const { return studies_.size(); }
   const Ledger& ledger(std::size_t search) const { return studies_[search].ledger(); }
+  // Return the state machine of an improvement search; null for others.
+  const ImprovementSearch* improvement(std::size_t search) const {
+    return studies_[search].improvement.get();
+  }
   // Return the relative uncertainty of the gradient at the best prompt of a gradient search; NaN for
   // others, and while the initial prompts are being scored.
   double uncertainty(std::size_t search);
