@@ -3,86 +3,305 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/error.hpp"
+#include "base/parallel.hpp"
 #include "simd/simd.hpp"
 
 namespace zopo {
 namespace {
 
-constexpr std::size_t kGroup = 64;  // columns are padded to a multiple of this
+constexpr std::size_t kPanel = ArcCosinePoints::kPanel;
+constexpr double kFloatWork =
+    0.25;  // cost of a multiply-add of `dots_f32` in those of parallel.hpp
 
 constexpr std::size_t padded(std::size_t columns) {
-  return (columns + kGroup - 1) / kGroup * kGroup;
+  return (columns + kPanel - 1) / kPanel * kPanel;
+}
+
+[[noreturn]] void beyond_range(const char* name, std::size_t row) {
+  throw ArrayError(std::string(name) + ": row " + std::to_string(row) +
+                   " exceeds the range of single precision");
+}
+
+// Return the first row of K (n, m) with an entry beyond single precision, else n; own[i] is the
+// column of row i's point. Its k(x, x) goes first, as a row contains entries of other points too.
+std::size_t first_beyond(const Doubles& K, std::size_t n, std::size_t m, const std::size_t* own) {
+  const auto beyond = [&](std::size_t i, std::size_t j) {
+    return !std::isfinite(static_cast<float>(K[i * m + j]));
+  };
+  for (std::size_t i = 0; i < n; ++i)
+    if (beyond(i, own[i])) return i;
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < m; ++j)
+      if (beyond(i, j)) return i;
+  return n;
+}
+
+// Copy K (n, m) to K^T at `to`, in tiles of cache lines.
+void transpose(const float* K, std::size_t ldk, std::size_t n, std::size_t m, float* to,
+               std::size_t ldt) {
+  constexpr std::size_t kTile = 16;
+  for (std::size_t i = 0; i < n; i += kTile)
+    for (std::size_t j = 0; j < m; j += kTile)
+      for (std::size_t q = j; q < std::min(m, j + kTile); ++q)
+        for (std::size_t p = i; p < std::min(n, i + kTile); ++p) to[q * ldt + p] = K[p * ldk + q];
 }
 
 }  // namespace
 
-KernelRows::KernelRows(const double* X, std::size_t columns, std::size_t d, const ArcCosine& kernel)
-    : columns_(columns), stride_(padded(columns)), dim_(d), kernel_(kernel), dots_(stride_) {
-  X_.resize(columns * d);
-  across_.assign(d * stride_, 0.0f);
-  square_.assign(kernel.depth + 1, Floats(stride_, 1.0f));
-  diagonal_.assign(stride_, 0.0f);
-  const double w = kernel.weight_variance, b = kernel.bias_variance;
-  for (std::size_t i = 0; i < columns; ++i) {
-    double square = 0.0;
-    for (std::size_t j = 0; j < d; ++j) {
-      const auto x = static_cast<float>(X[i * d + j]);
-      X_[i * d + j] = x;
-      square += static_cast<double>(x) * x;
-    }
-    double S = w / static_cast<double>(d) * square + b;
-    double T = kernel.ntk ? S : 0.0;
-    square_[0][i] = static_cast<float>(S);
-    for (std::size_t l = 1; l <= kernel.depth; ++l) {
-      const double after = w / 2 * S + b;
-      T = (kernel.ntk ? after : S / 2) + w / 2 * T;
-      square_[l][i] = static_cast<float>(S = after);
-    }
-    diagonal_[i] = static_cast<float>(T / kernel.scale);
-    if (!std::isfinite(square) || !std::isfinite(diagonal_[i]) || !std::isfinite(square_.back()[i]))
-      throw ArrayError("X: row " + std::to_string(i) + " exceeds the range of single precision");
-  }
-  for (std::size_t begin = 0; begin < columns; begin += kGroup)  // transpose by whole cache lines
-    for (std::size_t j = 0; j < d; ++j)
-      for (std::size_t i = begin; i < std::min(begin + kGroup, columns); ++i)
-        across_[j * stride_ + i] = X_[i * d + j];
+ArcCosinePoints::ArcCosinePoints(const ArcCosine& kernel, double scale, std::size_t d)
+    : kernel_(kernel), scale_(scale), dim_(d) {}
+
+void ArcCosinePoints::resize(std::size_t columns) {
+  rows_.resize(columns * dim_);
+  const std::size_t before = panels_.size();
+  panels_.resize(padded(columns) / kPanel * panel_size(), 0.0f);
+  for (std::size_t at = before; at < panels_.size(); at += panel_size())  // S = 1 divides safely
+    std::fill_n(panels_.data() + at + dim_ * kPanel, (kernel_.depth + 1) * kPanel, 1.0f);
 }
 
-KernelRows::KernelRows(const double* K, std::size_t columns)
-    : columns_(columns), stride_(padded(columns)) {
-  gram_.assign(columns * stride_, 0.0f);
-  diagonal_.assign(stride_, 0.0f);
+// Compute S_l(x, x) of all layers, into every 64th entry of `to`, and return k(x, x).
+double ArcCosinePoints::squares(const double* x, float* to) const {
+  double square = 0.0;
+  for (std::size_t j = 0; j < dim_; ++j) {
+    const double rounded = static_cast<float>(x[j]);
+    square += rounded * rounded;
+  }
+  const double w = kernel_.weight_variance, b = kernel_.bias_variance;
+  double S = w / static_cast<double>(dim_) * square + b;
+  double T = kernel_.ntk ? S : 0.0;
+  to[0] = static_cast<float>(S);
+  for (std::size_t l = 1; l <= kernel_.depth; ++l) {
+    const double after = w / 2 * S + b;
+    T = (kernel_.ntk ? after : S / 2) + w / 2 * T;
+    S = after;
+    to[l * kPanel] = static_cast<float>(S);
+  }
+  const bool finite = std::isfinite(square) && std::isfinite(static_cast<float>(S));
+  return finite ? T / scale_ : std::numeric_limits<double>::infinity();
+}
+
+float ArcCosinePoints::diagonal(const double* x) const {
+  Floats unused((kernel_.depth + 1) * kPanel);
+  return static_cast<float>(squares(x, unused.data()));
+}
+
+void ArcCosinePoints::set(std::size_t column, const double* x) {
+  float* row = rows_.data() + column * dim_;
+  float* at = panels_.data() + column / kPanel * panel_size() + column % kPanel;
+  for (std::size_t j = 0; j < dim_; ++j) at[j * kPanel] = row[j] = static_cast<float>(x[j]);
+  squares(x, at + dim_ * kPanel);
+}
+
+void ArcCosinePoints::gather(const std::size_t* columns, std::size_t n, float* to) const {
+  const std::size_t rows = panel_size() / kPanel;
+  for (std::size_t i = 0; i < n; ++i) {
+    const float* from = panel(columns[i] / kPanel) + columns[i] % kPanel;
+    for (std::size_t j = 0; j < rows; ++j) to[j * kPanel + i] = from[j * kPanel];
+  }
+  for (std::size_t i = n; i < kPanel; ++i)
+    for (std::size_t j = 0; j < rows; ++j) to[j * kPanel + i] = j < dim_ ? 0.0f : 1.0f;
+}
+
+void ArcCosinePoints::block(const std::size_t* rows, std::size_t n, const float* over, float* out,
+                            std::size_t ldo) const {
+  constexpr std::size_t kRows = 12;  // of inner products at a time
+  const Simd& loops = simd();
+  const auto w = static_cast<float>(kernel_.weight_variance);
+  const auto b = static_cast<float>(kernel_.bias_variance);
+  const auto inverse = static_cast<float>(1.0 / scale_);
+  alignas(64) float S[kRows * kPanel];
+  for (std::size_t begin = 0; begin < n; begin += kRows) {
+    const std::size_t count = std::min(kRows, n - begin);
+    loops.dots_f32(rows_.data(), dim_, rows + begin, count, dim_, over, S, kPanel);
+    for (std::size_t r = 0; r < count; ++r) {
+      const std::size_t row = rows[begin + r];
+      const float* at = panel(row / kPanel) + dim_ * kPanel + row % kPanel;
+      float *S_r = S + r * kPanel, *T = out + (begin + r) * ldo;
+      loops.arc_cosine_first(kPanel, w / static_cast<float>(dim_), b, kernel_.ntk, S_r, T);
+      for (std::size_t l = 0; l < kernel_.depth; ++l)
+        loops.arc_cosine_layer(kPanel, w, b, kernel_.ntk, at[l * kPanel],
+                               over + (dim_ + l) * kPanel, S_r, T);
+      for (std::size_t j = 0; j < kPanel; ++j) T[j] *= inverse;
+    }
+  }
+}
+
+KernelRows::KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
+                       bool replaceable)
+    : dim_(d), replaceable_(replaceable), kernel_(std::move(kernel)) {
+  extend(X, columns);
+}
+
+KernelRows::KernelRows(const double* K, std::size_t columns) {
+  grow_gram(columns);
   for (std::size_t i = 0; i < columns; ++i) {
     for (std::size_t j = 0; j < columns; ++j) {
       gram_[i * stride_ + j] = static_cast<float>(K[i * columns + j]);
-      if (!std::isfinite(gram_[i * stride_ + j]))
-        throw ArrayError("K: row " + std::to_string(i) + " exceeds the range of single precision");
+      if (!std::isfinite(gram_[i * stride_ + j])) beyond_range("K", i);
     }
     diagonal_[i] = gram_[i * stride_ + i];
   }
 }
 
-void KernelRows::row(std::size_t column, float* out) {
+bool KernelRows::keeps_gram(std::size_t columns) const {
+  return !kernel_ || !kernel_->closed_form() || (!replaceable_ && columns <= kGramColumns);
+}
+
+// Make room for more columns of the Gram matrix; the new entries are zero.
+void KernelRows::grow_gram(std::size_t columns) {
+  const std::size_t stride = padded(columns);
+  Floats grown(columns * stride, 0.0f);
+  if (!gram_.empty())
+    for (std::size_t i = 0; i < columns_; ++i)
+      std::copy_n(gram_.data() + i * stride_, columns_, grown.data() + i * stride);
+  gram_ = std::move(grown);
+  columns_ = columns;
+  stride_ = stride;
+  diagonal_.resize(stride, 0.0f);
+}
+
+// Fill rows and columns of the Gram matrix from `begin` on, by the closed form. Blocks of rows are
+// those of the panels. Inner products of two rows have the same bits in either order, so that one
+// block of two computes an entry and copies it to the other.
+void KernelRows::fill(const ArcCosinePoints& points, std::size_t begin) {
+  const std::size_t first = begin / kPanel, whole = (begin + kPanel - 1) / kPanel;
+  const std::size_t blocks = stride_ / kPanel;
+  const double work = static_cast<double>(columns_ - begin) * static_cast<double>(columns_) *
+                      static_cast<double>(dim_) * kFloatWork;
+  parallel_chunks(blocks - first, 1, work, [&](std::size_t from, std::size_t to) {
+    std::size_t rows[kPanel];
+    for (std::size_t b = first + from; b < first + to; ++b) {
+      const std::size_t i = std::max(begin, b * kPanel);
+      const std::size_t count = std::min(columns_, (b + 1) * kPanel) - i;
+      std::iota(rows, rows + count, i);
+      for (std::size_t p = 0; p < (b < whole ? whole : blocks); ++p) {
+        if (p >= whole && p < b) continue;  // block p computes these entries
+        const std::size_t j = p * kPanel, width = std::min(kPanel, columns_ - j);
+        float* tile = &gram_[i * stride_ + j];
+        points.block(rows, count, points.panel(p), tile, stride_);
+        for (std::size_t r = 0; r < count; ++r) {
+          std::fill_n(tile + r * stride_ + width, kPanel - width, 0.0f);
+          if (p == b)  // exact, where the rounding of the angle would show
+            gram_[(i + r) * stride_ + i + r] = diagonal_[i + r];
+        }
+        transpose(tile, stride_, count, width, &gram_[j * stride_ + i], stride_);
+      }
+    }
+  });
+}
+
+const float* KernelRows::row(std::size_t column) {
+  if (!gram_.empty()) return gram_.data() + column * stride_;
+  const double work = static_cast<double>(columns_) * static_cast<double>(dim_);
+  parallel_ranges(stride_ / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t p = begin; p < end; ++p)
+      points_->block(&column, 1, points_->panel(p), row_.data() + p * kPanel, stride_);
+  });
+  std::fill(row_.begin() + static_cast<std::ptrdiff_t>(columns_), row_.end(), 0.0f);
+  row_[column] = diagonal_[column];  // exact, where the rounding of the angle would show
+  return row_.data();
+}
+
+void KernelRows::block(const std::size_t* rows, std::size_t n, const std::size_t* columns,
+                       std::size_t m, float* out, std::size_t ldo) const {
   if (!gram_.empty()) {
-    std::copy_n(gram_.data() + column * stride_, stride_, out);
+    for (std::size_t i = 0; i < n; ++i)
+      for (std::size_t j = 0; j < m; ++j) out[i * ldo + j] = gram_[rows[i] * stride_ + columns[j]];
     return;
   }
-  const Simd& loops = simd();
-  std::fill(dots_.begin(), dots_.end(), 0.0f);
-  loops.combine_f32(across_.data(), stride_, dim_, X_.data() + column * dim_, stride_,
-                    dots_.data());
-  const auto w = static_cast<float>(kernel_.weight_variance);
-  const auto b = static_cast<float>(kernel_.bias_variance);
-  loops.arc_cosine_first(stride_, w / static_cast<float>(dim_), b, kernel_.ntk, dots_.data(), out);
-  for (std::size_t l = 0; l < kernel_.depth; ++l)
-    loops.arc_cosine_layer(stride_, w, b, kernel_.ntk, square_[l][column], square_[l].data(),
-                           dots_.data(), out);
-  const auto inverse = static_cast<float>(1.0 / kernel_.scale);
-  for (std::size_t j = 0; j < stride_; ++j) out[j] *= inverse;
-  out[column] = diagonal_[column];  // exact, where the rounding of the angle would show
+  const double work =
+      static_cast<double>(n) * static_cast<double>(m) * static_cast<double>(dim_) * kFloatWork;
+  parallel_ranges((m + kPanel - 1) / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    Floats panel(points_->panel_size()), tile(n * kPanel);
+    for (std::size_t j = begin * kPanel; j < std::min(m, end * kPanel); j += kPanel) {
+      const std::size_t width = std::min(kPanel, m - j);
+      points_->gather(columns + j, width, panel.data());
+      points_->block(rows, n, panel.data(), tile.data(), kPanel);
+      for (std::size_t i = 0; i < n; ++i)
+        std::copy_n(tile.data() + i * kPanel, width, out + i * ldo + j);
+    }
+  });
+}
+
+void KernelRows::replace(const std::size_t* columns, std::size_t n, const double* X) {
+  if (!replaceable_) throw ArrayError("columns: this model was not built as replaceable");
+  if (points_) {
+    Floats diagonal(n);
+    for (std::size_t i = 0; i < n; ++i)
+      if (diagonal[i] = points_->diagonal(X + i * dim_); !std::isfinite(diagonal[i]))
+        beyond_range("X", i);
+    for (std::size_t i = 0; i < n; ++i) {
+      points_->set(columns[i], X + i * dim_);
+      diagonal_[columns[i]] = diagonal[i];
+    }
+    return;
+  }
+  Doubles before(n * dim_), K(n * columns_);
+  for (std::size_t i = 0; i < n; ++i) {
+    std::copy_n(&X_[columns[i] * dim_], dim_, &before[i * dim_]);
+    std::copy_n(X + i * dim_, dim_, &X_[columns[i] * dim_]);
+  }
+  kernel_->gram(X, n, X_.data(), columns_, dim_, K.data());
+  if (const std::size_t bad = first_beyond(K, n, columns_, columns); bad < n) {
+    for (std::size_t i = 0; i < n; ++i)
+      std::copy_n(&before[i * dim_], dim_, &X_[columns[i] * dim_]);
+    beyond_range("X", bad);
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = 0; j < columns_; ++j)
+      gram_[columns[i] * stride_ + j] = gram_[j * stride_ + columns[i]] =
+          static_cast<float>(K[i * columns_ + j]);
+    diagonal_[columns[i]] = gram_[columns[i] * stride_ + columns[i]];
+  }
+}
+
+void KernelRows::extend(const double* X, std::size_t columns) {
+  if (!kernel_) throw ArrayError("X: a model of a Gram matrix has no kernel to extend it by");
+  const std::size_t begin = columns_, n = columns - begin;
+  if (const ArcCosine* closed = kernel_->closed_form()) {
+    ArcCosinePoints fresh(*closed, kernel_->scale(), dim_);
+    Floats diagonal(n);
+    for (std::size_t i = 0; i < n; ++i)
+      if (diagonal[i] = fresh.diagonal(X + (begin + i) * dim_); !std::isfinite(diagonal[i]))
+        beyond_range("X", begin + i);
+    const bool all = !points_;  // of this call's points, the closed form has none yet
+    ArcCosinePoints& points = all ? fresh : *points_;
+    points.resize(columns);
+    for (std::size_t i = all ? 0 : begin; i < columns; ++i) points.set(i, X + i * dim_);
+    if (keeps_gram(columns))
+      grow_gram(columns);
+    else
+      gram_ = Floats();
+    columns_ = columns;
+    stride_ = padded(columns);
+    diagonal_.resize(stride_, 0.0f);
+    std::copy_n(diagonal.data(), n, diagonal_.data() + begin);
+    if (!gram_.empty()) return fill(points, begin);
+    row_.resize(stride_);
+    if (all) points_ = std::move(fresh);
+    return;
+  }
+  Doubles K(n * columns);
+  kernel_->gram(X + begin * dim_, n, X, columns, dim_, K.data());
+  std::vector<std::size_t> own(n);
+  std::iota(own.begin(), own.end(), begin);
+  if (const std::size_t bad = first_beyond(K, n, columns, own.data()); bad < n)
+    beyond_range("X", begin + bad);
+  grow_gram(columns);
+  for (std::size_t i = begin; i < columns; ++i) {
+    for (std::size_t j = 0; j <= i; ++j)
+      gram_[i * stride_ + j] = gram_[j * stride_ + i] =
+          static_cast<float>(K[(i - begin) * columns + j]);
+    diagonal_[i] = gram_[i * stride_ + i];
+  }
+  if (replaceable_) X_.assign(X, X + columns * dim_);
 }
 
 }  // namespace zopo

@@ -1,45 +1,99 @@
-// Kernel rows k(x_c, .) over the candidates of a region, one at a time: of a closed-form kernel, or of
-// a Gram matrix. In single precision. CPU only.
+// Kernel rows k(x_c, .) over the candidates of a region, in single precision. CPU only.
+//
+// Up to kGramColumns candidates, the whole Gram matrix is computed at construction, and a row is a
+// pointer into it. Beyond that, or where candidates will be replaced, the closed form of a kernel
+// computes rows one by one from the coordinates.
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "base/aligned.hpp"
+#include "search/prior_kernel.hpp"
 
 namespace zopo {
 
-// Closed-form infinite-width kernel over `scale`, as zopo_fast/gp/infinite_ntk.py defines it.
-struct ArcCosine {
-  std::size_t depth;
-  double weight_variance, bias_variance;
-  bool ntk;  // parametrisation: "ntk" if true, else "standard"
-  double scale;
+// Coordinates of candidates in single precision, arranged for the closed form: rows beside panels
+// of 64 columns. A panel holds d coordinates, then S_l(x, x) of each layer l, 64 candidates each.
+class ArcCosinePoints {
+ public:
+  static constexpr std::size_t kPanel = 64;
+
+  ArcCosinePoints(const ArcCosine& kernel, double scale, std::size_t d);
+
+  std::size_t panel_size() const { return (dim_ + kernel_.depth + 1) * kPanel; }
+  const float* panel(std::size_t p) const { return panels_.data() + p * panel_size(); }
+  void resize(std::size_t columns);
+  // Return k(x, x), infinite where x exceeds single precision.
+  float diagonal(const double* x) const;
+  void set(std::size_t column, const double* x);
+  // Gather n candidates, at most 64, into a panel.
+  void gather(const std::size_t* columns, std::size_t n, float* panel) const;
+  // Compute k(x_row, .) over a panel for n rows; out (n, 64) has leading dimension ldo.
+  void block(const std::size_t* rows, std::size_t n, const float* panel, float* out,
+             std::size_t ldo) const;
+
+ private:
+  double squares(const double* x, float* to) const;
+
+  ArcCosine kernel_;
+  double scale_;
+  std::size_t dim_;
+  Floats rows_;    // (columns, d)
+  Floats panels_;  // (stride / 64, panel_size)
 };
 
 class KernelRows {
  public:
-  // Build from coordinates X (columns, d).
-  KernelRows(const double* X, std::size_t columns, std::size_t d, const ArcCosine& kernel);
+  // With four bytes an entry, the Gram matrix of 2,048 candidates takes 16 MB. Computing it takes
+  // 20 ms; a pass over the coordinates for each observation would cost more in all.
+  static constexpr std::size_t kGramColumns = 2048;
+
+  // Build from coordinates X (columns, d). With `replaceable`, candidates may be replaced.
+  KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
+             bool replaceable = false);
   // Build from a Gram matrix K (columns, columns) of any kernel.
   KernelRows(const double* K, std::size_t columns);
 
   std::size_t columns() const { return columns_; }
   // Columns padded to a multiple of 64, as the loops of simd/simd.hpp need.
   std::size_t stride() const { return stride_; }
+  // Dimension of the coordinates; 0 when built from a Gram matrix.
+  std::size_t dim() const { return dim_; }
   // k(x, x) of every candidate, (stride,).
   const Floats& diagonal() const { return diagonal_; }
-  // Compute the row of a candidate, (stride,).
-  void row(std::size_t column, float* out);
+  // The Gram matrix (columns, stride); null where rows are computed one by one.
+  const float* gram() const { return gram_.empty() ? nullptr : gram_.data(); }
+  // Return true if that matrix is kept while growing to so many columns.
+  bool keeps_gram(std::size_t columns) const;
+  // Return the row of a candidate, (stride,), zero beyond `columns`. A row that isn't one of the
+  // Gram matrix stays valid until the next call.
+  const float* row(std::size_t column);
+  // Compute k(rows, columns), (n, m), for candidates of disjoint sets; `out` has leading dimension
+  // ldo.
+  void block(const std::size_t* rows, std::size_t n, const std::size_t* columns, std::size_t m,
+             float* out, std::size_t ldo) const;
+
+  // Replace candidates by the points X (n, d). ArrayError, with nothing changed, unless this was
+  // built as replaceable, or where a point exceeds single precision.
+  void replace(const std::size_t* columns, std::size_t n, const double* X);
+  // Grow to the candidates X (columns, d), of which the first ones are the present ones. Beyond
+  // kGramColumns the Gram matrix of a closed form is dropped.
+  void extend(const double* X, std::size_t columns);
 
  private:
-  std::size_t columns_, stride_, dim_ = 0;
-  ArcCosine kernel_{};
-  Floats X_, across_;           // (columns, d); transposed (d, stride)
-  std::vector<Floats> square_;  // S_l(x, x) by layer, (stride,)
-  Floats gram_;                 // (columns, stride), when built from a Gram matrix
-  Floats diagonal_;             // (stride,)
-  Floats dots_;                 // scratch
+  void grow_gram(std::size_t columns);
+  void fill(const ArcCosinePoints& points, std::size_t begin);
+
+  std::size_t columns_ = 0, stride_ = 0, dim_ = 0;
+  bool replaceable_ = false;
+  std::optional<PriorKernel> kernel_;
+  std::optional<ArcCosinePoints> points_;  // of a closed form
+  Doubles X_;                              // (columns, d), of any other replaceable kernel
+  Floats gram_;                            // (columns, stride)
+  Floats diagonal_;                        // (stride,)
+  Floats row_;                             // scratch
 };
 
 }  // namespace zopo

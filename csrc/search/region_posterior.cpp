@@ -4,10 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numbers>
+#include <numeric>
 #include <string>
 
 #include "base/error.hpp"
+#include "base/parallel.hpp"
 #include "simd/simd.hpp"
 
 namespace zopo {
@@ -15,28 +16,24 @@ namespace {
 
 constexpr double kRounding = 1e-13;     // of a variance in double precision, relative
 constexpr double kMinRevision = 1e-6;   // share of A's determinant that a revision may leave
-constexpr double kMinVariance = 1e-12;  // of a candidate, in units of the kernel's scale
 constexpr double kMinAmplitude = 1e-6;  // of a level, as a share of the scores' variance
-constexpr double kMinWeight = 1e-4;     // levels of less weight are skipped
-
-// Scores count as mostly noise when levels with a nugget above kNoisyNugget have more than this
-// share of the evidence.
-constexpr double kNoisyNugget = 0.3, kNoisyShare = 0.4;
+constexpr std::size_t kPanel = 32;      // columns conditioned at a time
 
 }  // namespace
 
 RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity)
     : kernel_(std::move(kernel)) {
-  row_.resize(stride());
   criterion_.resize(stride());
   t_.resize(nuggets.size() * stride());
   near_.reserve(stride());
-  K_.reserve(capacity * stride());
+  if (!kernel_.gram()) K_.reserve(capacity * stride());
+  order_.reserve(capacity);
   weights_.reserve(4 * capacity);
   gathered_.reserve(triangle_width(capacity));
   y_.reserve(capacity);
   noise_.reserve(capacity);
   column_.reserve(capacity);
+  observed_.reserve(capacity);
   distance_.reserve(columns());
   excluded_.assign(columns(), false);
   level_.resize(nuggets.size());
@@ -52,13 +49,14 @@ RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std:
   weigh();
 }
 
-// Fill row_, and l, w and the pivot of every level, for an observation at a candidate after the first
-// `rows` ones. A pivot is 0 where neither noise nor variance is left.
-void RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
-  kernel_.row(column, row_.data());
+// Fill l, w and the pivot of every level, for an observation at a candidate after the first `rows`
+// ones, and return the candidate's kernel row. A pivot is 0 where neither noise nor variance is
+// left.
+const float* RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
+  const float* row = kernel_.row(column);
   const std::size_t padded = rows == 0 ? 0 : triangle_width(rows - 1);
   gathered_.assign(padded, 0.0);
-  for (std::size_t i = 0; i < rows; ++i) gathered_[i] = row_[column_[i]];
+  for (std::size_t i = 0; i < rows; ++i) gathered_[i] = row[column_[i]];
   for (Level& level : level_) {
     level.l.assign(padded, 0.0);
     level.w.assign(padded, 0.0);
@@ -70,6 +68,17 @@ void RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) 
     const double left = prior - explained > kRounding * prior ? prior - explained : 0.0;
     level.pivot = std::sqrt(left + level.nugget + noise);
   }
+  return row;
+}
+
+// Keep the kernel row of a candidate as a row of K_obs after the first `rows` ones.
+void RegionPosterior::keep_row(std::size_t column, const float* row, std::size_t rows) {
+  column_.resize(rows);
+  column_.push_back(column);
+  if (kernel_.gram()) return;
+  K_.resize(rows * stride());
+  K_.insert(K_.end(), row, row + stride());
+  while (order_.size() <= rows) order_.push_back(order_.size());
 }
 
 // Append the row (-w, 1) / p to M.
@@ -81,34 +90,32 @@ void RegionPosterior::extend(Level& level, std::size_t rows) {
   next[rows] = 1.0 / level.pivot;
 }
 
-// t_g += sign * weights(g)^T K_obs for all levels.
-template <class Weights>
-void RegionPosterior::combine(std::size_t rows, double sign, Weights weights) {
+// t_g += sign * w_g^T K_obs for all levels.
+void RegionPosterior::combine(std::size_t rows, double sign) {
   weights_.resize(4 * rows);
   for (std::size_t first = 0; first < levels(); first += 4) {
     const std::size_t count = std::min<std::size_t>(4, levels() - first);
     for (std::size_t g = 0; g < count; ++g) {
-      const double* w = weights(level_[first + g]);
+      const Doubles& w = level_[first + g].w;
       for (std::size_t i = 0; i < rows; ++i) weights_[4 * i + g] = static_cast<float>(sign * w[i]);
     }
-    simd().combine_levels(K_.data(), stride(), rows, weights_.data(), count, stride(),
+    simd().combine_levels(K(), stride(), rows_of_K(), rows, weights_.data(), count, stride(),
                           t_.data() + first * stride(), stride());
   }
 }
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
   const std::size_t n = size();
-  column_.resize(n);  // drops the pending candidates
-  pending_.clear();
-  solve(column, n, noise);
+  drop_pending();
+  const float* row = solve(column, n, noise);
   for (const Level& level : level_)
     if (!(level.pivot > 0.0))
       throw NotPositiveDefiniteError("observation " + std::to_string(n) + " at candidate " +
                                      std::to_string(column) +
                                      " has neither noise nor remaining variance; give it a noise "
                                      "variance above 0");
-  for (std::size_t g = 0; g < levels(); ++g) std::copy(row_.begin(), row_.end(), &t_[g * stride()]);
-  combine(n, -1.0, [](const Level& level) { return level.w.data(); });
+  for (std::size_t g = 0; g < levels(); ++g) std::copy_n(row, stride(), &t_[g * stride()]);
+  combine(n, -1.0);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     extend(level, n);
@@ -121,9 +128,8 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
                          level.z_1[n] / p, level.variance.data(), level.mean_y.data(),
                          level.mean_1.data());
   }
-  K_.resize(n * stride());
-  K_.insert(K_.end(), row_.begin(), row_.end());
-  column_.push_back(column);
+  keep_row(column, row, n);
+  observed_.push_back(column);
   y_.push_back(y);
   noise_.push_back(noise);
   weigh();
@@ -157,8 +163,7 @@ void RegionPosterior::revise(std::size_t i, double y, double noise) {
   if (i >= n)
     throw ArrayError("i: expected an observation from 0 to " + std::to_string(n) + ", got " +
                      std::to_string(i));
-  column_.resize(n);
-  pending_.clear();
+  drop_pending();
   const double delta = noise - noise_[i], shift = y - y_[i];
   for (Level& level : level_) {  // u in w, and column i of M in l
     level.l.assign(triangle_width(n - 1), 0.0);
@@ -168,7 +173,7 @@ void RegionPosterior::revise(std::size_t i, double y, double noise) {
     if (!(1.0 + delta * level.w[i] > kMinRevision)) return rebuild(i, y, noise);
   }
   std::fill(t_.begin(), t_.end(), 0.0);
-  combine(n, 1.0, [](const Level& level) { return level.w.data(); });
+  combine(n, 1.0);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     const double at = level.w[i], s = delta / (1.0 + delta * at);
@@ -187,7 +192,7 @@ void RegionPosterior::revise(std::size_t i, double y, double noise) {
 // Revise observation i by appending all of them again, where an update would cancel too many digits.
 void RegionPosterior::rebuild(std::size_t i, double y, double noise) {
   const std::size_t n = size();
-  const std::vector<std::size_t> columns = column_;
+  const std::vector<std::size_t> columns = observed_;
   const Doubles scores = y_, noises = noise_;
   const auto append_all = [&](double y_i, double noise_i) {
     clear();
@@ -205,6 +210,7 @@ void RegionPosterior::rebuild(std::size_t i, double y, double noise) {
 void RegionPosterior::clear() {
   K_.clear();
   column_.clear();
+  observed_.clear();
   y_.clear();
   noise_.clear();
   pending_.clear();
@@ -233,41 +239,109 @@ void RegionPosterior::rescore(const double* y, std::size_t n) {
       simd().triangle_normal(level.M.data(), n, gathered_.data(), level.l.data(), level.w.data());
       level.z_y.assign(level.l.begin(), level.l.begin() + static_cast<std::ptrdiff_t>(n));
       std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
-      simd().combine_f32_f64(K_.data(), stride(), n, level.w.data(), stride(), level.mean_y.data());
+      simd().combine_f32_f64(K(), stride(), rows_of_K(), n, level.w.data(), stride(),
+                             level.mean_y.data());
     }
   }
   weigh();
 }
 
-void RegionPosterior::exclude(std::size_t column) { excluded_[column] = true; }
+void RegionPosterior::drop_pending() {
+  column_.resize(size());
+  pending_.clear();
+}
 
-void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
-  std::size_t same = 0;
-  while (same < std::min(n, pending_.size()) && pending[same] == pending_[same]) ++same;
-  if (same < pending_.size() || pending_.empty()) {
-    same = 0;
-    for (Level& level : level_) level.fantasised = level.variance;
-  }
-  pending_.resize(same);
-  column_.resize(size() + same);
-  for (; same < n; ++same) {
-    const auto column = static_cast<std::size_t>(pending[same]);
-    const std::size_t rows = size() + same;
-    solve(column, rows, kMinVariance);
-    for (std::size_t g = 0; g < levels(); ++g)
-      std::copy(row_.begin(), row_.end(), &t_[g * stride()]);
-    combine(rows, -1.0, [](const Level& level) { return level.w.data(); });
-    for (std::size_t g = 0; g < levels(); ++g) {
-      Level& level = level_[g];
-      extend(level, rows);
-      simd().add_variance(stride(), &t_[g * stride()], -1.0 / (level.pivot * level.pivot),
-                          level.fantasised.data());
+// Recompute variances and means at columns from M: with V = M K_obs they are k(c, c) - |V_c|^2 and
+// V^T M y. A panel of columns stays in L1 while the rows of M pass by.
+void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
+  const std::size_t rows = size(), padded = rows == 0 ? 0 : triangle_width(rows - 1);
+  const double work = static_cast<double>(n * rows) * static_cast<double>(rows * levels()) / 2.0;
+  parallel_ranges((n + kPanel - 1) / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    Doubles k(padded * kPanel, 0.0), V(8 * kPanel), sums(3 * kPanel);
+    const Doubles zeros(kPanel, 0.0);
+    double *squares = sums.data(), *y = squares + kPanel, *ones = y + kPanel;
+    for (std::size_t j = begin * kPanel; j < std::min(n, end * kPanel); j += kPanel) {
+      const std::size_t width = std::min(kPanel, n - j);
+      for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t c = 0; c < width; ++c)
+          k[i * kPanel + c] = K()[rows_of_K()[i] * stride() + columns[j + c]];
+      for (Level& level : level_) {
+        std::fill(sums.begin(), sums.end(), 0.0);
+        for (std::size_t i = 0; i < rows; i += 8) {
+          const std::size_t count = std::min<std::size_t>(8, rows - i);
+          simd().gemm(count, kPanel, triangle_width(i), level.M.data() + triangle_offset(i),
+                      triangle_width(i), k.data(), kPanel, V.data(), kPanel, false);
+          for (std::size_t r = 0; r < count; ++r)
+            simd().squares_pass(V.data() + r * kPanel, kPanel, zeros.data(), squares);
+          simd().matvec_transposed(V.data(), kPanel, count, kPanel, &level.z_y[i], y);
+          simd().matvec_transposed(V.data(), kPanel, count, kPanel, &level.z_1[i], ones);
+        }
+        for (std::size_t c = 0; c < width; ++c) {
+          const std::size_t at = columns[j + c];
+          level.variance[at] = static_cast<float>(diagonal()[at] - squares[c]);
+          level.mean_y[at] = y[c];
+          level.mean_1[at] = ones[c];
+        }
+      }
     }
-    K_.resize(rows * stride());
-    K_.insert(K_.end(), row_.begin(), row_.end());
-    column_.push_back(column);
-    pending_.push_back(pending[same]);
+  });
+}
+
+void RegionPosterior::replace(const std::size_t* columns, std::size_t n, const double* X) {
+  std::vector<bool> taken(this->columns(), false);
+  for (const std::size_t column : column_) taken[column] = true;  // pending ones too
+  for (std::size_t i = 0; i < n; ++i) {
+    if (taken[columns[i]])
+      throw ArrayError("columns: candidate " + std::to_string(columns[i]) +
+                       " is observed, pending or listed twice");
+    taken[columns[i]] = true;
   }
+  kernel_.replace(columns, n, X);
+  drop_pending();
+  near_.clear();
+  if (!kernel_.gram() && size() > 0) {
+    Floats k(size() * n);
+    kernel_.block(observed_.data(), size(), columns, n, k.data(), n);
+    for (std::size_t i = 0; i < size(); ++i)
+      for (std::size_t j = 0; j < n; ++j) K_[i * stride() + columns[j]] = k[i * n + j];
+  }
+  for (std::size_t i = 0; i < n; ++i) excluded_[columns[i]] = false;
+  condition(columns, n);
+}
+
+void RegionPosterior::extend(const double* X, std::size_t columns) {
+  const std::size_t before = this->columns(), old_stride = stride();
+  if (columns < before)
+    throw ArrayError("X: expected at least the " + std::to_string(before) + " present rows, got " +
+                     std::to_string(columns));
+  drop_pending();
+  near_.clear();
+  if (kernel_.gram() && !kernel_.keeps_gram(columns)) {  // from now on K_obs is stored here
+    K_.clear();
+    for (const std::size_t c : observed_)
+      K_.insert(K_.end(), kernel_.row(c), kernel_.row(c) + old_stride);
+  }
+  kernel_.extend(X, columns);
+  std::vector<std::size_t> added(columns - before);
+  std::iota(added.begin(), added.end(), before);
+  if (!kernel_.gram()) {
+    Floats K(size() * stride(), 0.0f);
+    for (std::size_t i = 0; i < size(); ++i)
+      std::copy_n(&K_[i * old_stride], before, &K[i * stride()]);
+    kernel_.block(observed_.data(), size(), added.data(), added.size(), K.data() + before,
+                  stride());
+    K_ = std::move(K);
+    while (order_.size() < size()) order_.push_back(order_.size());
+  }
+  excluded_.resize(columns, false);
+  distance_.reserve(columns);
+  t_.resize(levels() * stride());
+  criterion_.resize(stride());
+  for (Level& level : level_) {
+    for (Floats* of : {&level.variance, &level.fantasised}) of->resize(stride(), 0.0f);
+    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->resize(stride(), 0.0);
+  }
+  condition(added.data(), added.size());
 }
 
 void RegionPosterior::weigh() {
@@ -301,69 +375,6 @@ void RegionPosterior::weigh() {
   for (Level& level : level_) level.weight /= total;
 }
 
-std::int64_t RegionPosterior::most_promising() const {
-  std::int64_t at = -1;
-  for (std::size_t j = 0; j < columns(); ++j)
-    if (!excluded_[j] && criterion_[j] >= 0.0 &&
-        (at < 0 || criterion_[j] > criterion_[static_cast<std::size_t>(at)]))
-      at = static_cast<std::int64_t>(j);
-  return at;
-}
-
-bool RegionPosterior::mostly_noise() const {
-  double share = 0.0;
-  for (const Level& level : level_)
-    if (level.nugget > kNoisyNugget) share += level.weight;
-  return share > kNoisyShare;
-}
-
-// Restrict the criterion to the free candidates nearest to `center`.
-void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
-  if (near_.empty() || near_of_ != center) {
-    kernel_.row(center, row_.data());
-    near_ = row_;
-    near_of_ = center;
-  }
-  distance_.clear();
-  for (std::size_t j = 0; j < columns(); ++j)
-    if (!excluded_[j] && criterion_[j] >= 0.0)
-      distance_.emplace_back(diagonal()[j] - 2.0f * near_[j], j);
-  if (distance_.size() <= nearest) return;
-  const auto last = distance_.begin() + static_cast<std::ptrdiff_t>(nearest);
-  std::nth_element(distance_.begin(), last, distance_.end());
-  for (auto far = last; far != distance_.end(); ++far) criterion_[far->second] = -1.0;
-}
-
-std::int64_t RegionPosterior::propose(const std::int64_t* pending, std::size_t n, double incumbent,
-                                      int power, std::size_t center, std::size_t nearest) {
-  fantasise(pending, n);
-  const double standardised = (incumbent - score_mean_) / score_deviation_;
-  const auto add = [&](const Level& level, int p) {
-    simd().improvement(stride(), level.mean_y.data(), level.mean_1.data(), level.fantasised.data(),
-                       score_mean_, 1.0 / score_deviation_, standardised, level.amplitude,
-                       level.weight, p, criterion_.data());
-  };
-  std::fill(criterion_.begin(), criterion_.end(), 0.0);
-  for (const Level& level : level_)
-    if (level.weight > kMinWeight) add(level, power);
-  const auto mask_unavailable = [&] {
-    for (const std::int64_t i : pending_) criterion_[static_cast<std::size_t>(i)] = -1.0;
-    if (nearest < columns() && mostly_noise()) keep_near(center, nearest);
-  };
-  mask_unavailable();
-  const std::int64_t found = most_promising();
-  if (found < 0 || criterion_[static_cast<std::size_t>(found)] > 0.0) return found;
-  // Every improvement underflows: rank by standardised distance from the incumbent instead.
-  std::fill(criterion_.begin(), criterion_.end(), 0.0);
-  add(*std::max_element(level_.begin(), level_.end(),
-                        [](const Level& a, const Level& b) { return a.weight < b.weight; }),
-      0);
-  const double lowest = *std::min_element(criterion_.begin(), criterion_.end());
-  for (double& c : criterion_) c -= lowest;
-  mask_unavailable();
-  return most_promising();
-}
-
 void RegionPosterior::posterior(double* mean, double* variance) const {
   std::fill_n(mean, columns(), 0.0);
   std::fill_n(variance, columns(), 0.0);
@@ -389,6 +400,21 @@ void RegionPosterior::shares(double* weight, double* amplitude) const {
   }
 }
 
+void RegionPosterior::alpha(std::size_t level, double* out) const {
+  const std::size_t n = size();
+  const Level& at = level_[level];
+  if (n == 0) return;
+  Doubles z(triangle_width(n - 1), 0.0), sums(z);
+  for (std::size_t i = 0; i < n; ++i) z[i] = at.z_y[i] - score_mean_ * at.z_1[i];
+  simd().triangle_matvec_transposed(at.M.data(), n, z.data(), sums.data());
+  std::copy_n(sums.begin(), n, out);
+}
+
+void RegionPosterior::copy_gram(double* out) {
+  for (std::size_t i = 0; i < columns(); ++i)
+    std::copy_n(kernel_.row(i), columns(), out + i * columns());
+}
+
 void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t n,
                                 double* out) const {
   if (n != size())
@@ -400,7 +426,7 @@ void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t 
     Doubles padded(triangle_width(n - 1), 0.0), l(padded), w(padded);
     std::copy_n(r, n, padded.begin());
     simd().triangle_normal(at.M.data(), n, padded.data(), l.data(), w.data());
-    simd().combine_f32_f64(K_.data(), stride(), n, w.data(), stride(), sums.data());
+    simd().combine_f32_f64(K(), stride(), rows_of_K(), n, w.data(), stride(), sums.data());
   }
   std::copy_n(sums.begin(), columns(), out);
 }

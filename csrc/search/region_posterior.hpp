@@ -51,8 +51,17 @@ class RegionPosterior {
   void revise(std::size_t i, double y, double noise);
   // Replace the scores, (n,), of the same observations.
   void rescore(const double* y, std::size_t n);
-  // Never propose this candidate.
-  void exclude(std::size_t column);
+  // Never propose this candidate; `include` revokes that.
+  void exclude(std::size_t column) { excluded_[column] = true; }
+  void include(std::size_t column) { excluded_[column] = false; }
+  bool excluded(std::size_t column) const { return excluded_[column]; }
+
+  // Replace candidates by the points X (n, d), which are free. The observations stay, so that this
+  // costs O(n size^2). ArrayError, with nothing changed, where a candidate is observed or pending,
+  // or unless the kernel rows are replaceable.
+  void replace(const std::size_t* columns, std::size_t n, const double* X);
+  // Add candidates at the end: X (columns, d) holds all of them, the present ones first.
+  void extend(const double* X, std::size_t columns);
 
   // Return the candidate of largest expected improvement on `incumbent` to the power 1 or 2, with
   // pending candidates fantasised at their expected scores; -1 when all are excluded or pending.
@@ -69,6 +78,15 @@ class RegionPosterior {
   // of a level's prior into one of its posterior (Matheron's rule; Wilson et al. 2020).
   void propagate(std::size_t level, const double* r, std::size_t n, double* out) const;
 
+  // Compute A^-1 (y - mean of y), (size,), of a level.
+  void alpha(std::size_t level, double* out) const;
+  // Compute the kernel between all candidates, (columns, columns).
+  void copy_gram(double* out);
+  // Candidates of the observations, (size,).
+  const std::vector<std::size_t>& observed() const { return observed_; }
+  // Dimension of the coordinates; 0 for a model of a Gram matrix.
+  std::size_t dim() const { return kernel_.dim(); }
+
   std::mutex& mutex() const { return mutex_; }
 
  private:
@@ -84,10 +102,15 @@ class RegionPosterior {
 
   std::size_t stride() const { return kernel_.stride(); }
   const Floats& diagonal() const { return kernel_.diagonal(); }
-  void solve(std::size_t column, std::size_t rows, double noise);
+  // Row i of K_obs is row rows_of_K()[i] of K(), which has the leading dimension stride().
+  const float* K() const { return kernel_.gram() ? kernel_.gram() : K_.data(); }
+  const std::size_t* rows_of_K() const { return kernel_.gram() ? column_.data() : order_.data(); }
+  const float* solve(std::size_t column, std::size_t rows, double noise);
+  void keep_row(std::size_t column, const float* row, std::size_t rows);
+  void drop_pending();
+  void condition(const std::size_t* columns, std::size_t n);
   void extend(Level& level, std::size_t rows);
-  template <class Weights>
-  void combine(std::size_t rows, double sign, Weights weights);
+  void combine(std::size_t rows, double sign);
   void rebuild(std::size_t i, double y, double noise);
   void clear();
   void update_inverse(Level& level, std::size_t i, const Doubles& a, double delta, double shift);
@@ -101,13 +124,14 @@ class RegionPosterior {
   std::vector<Level> level_;
   // Moments of the scores; the levels' weights and amplitudes are of the same observations.
   double score_mean_ = 0.0, score_deviation_ = 1.0;
-  Floats K_;                         // K_obs, then the rows of the pending candidates
-  std::vector<std::size_t> column_;  // candidate of each observation, then the pending ones
-  Doubles y_, noise_;                // (size,)
+  // K_obs, then the rows of the pending candidates; empty where a Gram matrix has these rows.
+  Floats K_;
+  std::vector<std::size_t> order_;              // 0, 1, 2, ...: the rows of K_
+  std::vector<std::size_t> observed_, column_;  // without and with the pending candidates
+  Doubles y_, noise_;                           // (size,)
   std::vector<std::int64_t> pending_;
   std::vector<bool> excluded_;
-  Floats row_;      // scratch
-  Floats weights_;  // (rows, 4)
+  Floats weights_;  // (rows, 4), scratch
   Doubles t_;       // (levels, stride)
   Doubles gathered_;
   Floats near_;  // kernel row of near_of_, the last center

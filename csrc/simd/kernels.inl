@@ -51,7 +51,7 @@ constexpr Simd table(const char* name) {
           widen_f16,
           narrow_f16,
           read_all,
-          combine_f32,
+          dots_f32,
           combine_levels,
           combine_f32_f64,
           add_direction,

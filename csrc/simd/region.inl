@@ -7,26 +7,38 @@ namespace {
 typedef float Vecf __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
 typedef float VecfLoad __attribute__((vector_size(ZOPO_VECTOR_BYTES), aligned(4), may_alias));
 constexpr std::size_t kFloats = ZOPO_VECTOR_BYTES / sizeof(float);
+constexpr std::size_t kPanelColumns = 64;
 
-// Add sum_i a_i M_i to a block of N vectors held in registers.
-template <std::size_t N>
-inline void combine_block(const float* M, std::size_t ld, std::size_t rows, const float* a,
-                          float* out) {
-  Vecf sum[N];
-  for (std::size_t v = 0; v < N; ++v)
-    sum[v] = *reinterpret_cast<const VecfLoad*>(out + v * kFloats);
-  for (std::size_t i = 0; i < rows; ++i)
+// Inner products of R rows with N vectors of columns, in registers. Each sum runs over d in order,
+// so that neither R nor N changes its bits.
+template <std::size_t R, std::size_t N>
+inline void dots_tile(const float* X, std::size_t ldx, const std::size_t* index, std::size_t d,
+                      const float* panel, float* out, std::size_t ldo) {
+  const float* row[R];
+  for (std::size_t r = 0; r < R; ++r) row[r] = X + index[r] * ldx;
+  Vecf sum[R][N] = {};
+  for (std::size_t k = 0; k < d; ++k) {
+    Vecf x[N];
     for (std::size_t v = 0; v < N; ++v)
-      sum[v] += a[i] * *reinterpret_cast<const VecfLoad*>(M + i * ld + v * kFloats);
-  for (std::size_t v = 0; v < N; ++v) *reinterpret_cast<VecfLoad*>(out + v * kFloats) = sum[v];
+      x[v] = *reinterpret_cast<const VecfLoad*>(panel + k * kPanelColumns + v * kFloats);
+    for (std::size_t r = 0; r < R; ++r)
+      for (std::size_t v = 0; v < N; ++v) sum[r][v] += row[r][k] * x[v];
+  }
+  for (std::size_t r = 0; r < R; ++r)
+    for (std::size_t v = 0; v < N; ++v)
+      *reinterpret_cast<VecfLoad*>(out + r * ldo + v * kFloats) = sum[r][v];
 }
 
-void combine_f32(const float* M, std::size_t ld, std::size_t rows, const float* a,
-                 std::size_t columns, float* out) {
-  std::size_t j = 0;
-  for (; j + 8 * kFloats <= columns; j += 8 * kFloats)
-    combine_block<8>(M + j, ld, rows, a, out + j);
-  for (; j < columns; j += kFloats) combine_block<1>(M + j, ld, rows, a, out + j);
+void dots_f32(const float* X, std::size_t ldx, const std::size_t* index, std::size_t rows,
+              std::size_t d, const float* panel, float* out, std::size_t ldo) {
+  constexpr std::size_t kTileVectors = ZOPO_VECTOR_BYTES == 64 ? 4 : 2;
+  for (std::size_t j = 0; j < kPanelColumns; j += kTileVectors * kFloats) {
+    std::size_t r = 0;
+    for (; r + 6 <= rows; r += 6)
+      dots_tile<6, kTileVectors>(X, ldx, index + r, d, panel + j, out + r * ldo + j, ldo);
+    for (; r < rows; ++r)
+      dots_tile<1, kTileVectors>(X, ldx, index + r, d, panel + j, out + r * ldo + j, ldo);
+  }
 }
 
 // Rows of K added in single precision before a sum moves on to double precision, so that the error
@@ -35,15 +47,15 @@ constexpr std::size_t kChunk = 64;
 
 // Add sum_i a_ig K_i to a block of N vectors, for G levels at once: each row of K is read once.
 template <std::size_t N, std::size_t G>
-inline void levels_block(const float* K, std::size_t ld, std::size_t rows, const float* a,
-                         double* out, std::size_t ldo) {
+inline void levels_block(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                         const float* a, double* out, std::size_t ldo) {
   for (std::size_t begin = 0; begin < rows; begin += kChunk) {
     const std::size_t end = rows - begin < kChunk ? rows : begin + kChunk;
     Vecf sum[G][N] = {};
     for (std::size_t i = begin; i < end; ++i) {
       Vecf k[N];
       for (std::size_t v = 0; v < N; ++v)
-        k[v] = *reinterpret_cast<const VecfLoad*>(K + i * ld + v * kFloats);
+        k[v] = *reinterpret_cast<const VecfLoad*>(K + index[i] * ld + v * kFloats);
       for (std::size_t g = 0; g < G; ++g)
         for (std::size_t v = 0; v < N; ++v) sum[g][v] += a[4 * i + g] * k[v];
     }
@@ -56,30 +68,31 @@ inline void levels_block(const float* K, std::size_t ld, std::size_t rows, const
 }
 
 template <std::size_t G>
-inline void levels_pass(const float* K, std::size_t ld, std::size_t rows, const float* a,
-                        std::size_t columns, double* out, std::size_t ldo) {
+inline void levels_pass(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                        const float* a, std::size_t columns, double* out, std::size_t ldo) {
   constexpr std::size_t kVectors = ZOPO_VECTOR_BYTES == 64 ? 4 : 2;
   for (std::size_t j = 0; j < columns; j += kVectors * kFloats)
-    levels_block<kVectors, G>(K + j, ld, rows, a, out + j, ldo);
+    levels_block<kVectors, G>(K + j, ld, index, rows, a, out + j, ldo);
 }
 
-void combine_levels(const float* K, std::size_t ld, std::size_t rows, const float* a,
-                    std::size_t levels, std::size_t columns, double* out, std::size_t ldo) {
+void combine_levels(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                    const float* a, std::size_t levels, std::size_t columns, double* out,
+                    std::size_t ldo) {
   if (levels == 1)
-    levels_pass<1>(K, ld, rows, a, columns, out, ldo);
+    levels_pass<1>(K, ld, index, rows, a, columns, out, ldo);
   else if (levels == 2)
-    levels_pass<2>(K, ld, rows, a, columns, out, ldo);
+    levels_pass<2>(K, ld, index, rows, a, columns, out, ldo);
   else if (levels == 3)
-    levels_pass<3>(K, ld, rows, a, columns, out, ldo);
+    levels_pass<3>(K, ld, index, rows, a, columns, out, ldo);
   else
-    levels_pass<4>(K, ld, rows, a, columns, out, ldo);
+    levels_pass<4>(K, ld, index, rows, a, columns, out, ldo);
 }
 
-void combine_f32_f64(const float* K, std::size_t ld, std::size_t rows, const double* a,
-                     std::size_t columns, double* out) {
+void combine_f32_f64(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                     const double* a, std::size_t columns, double* out) {
   for (std::size_t j = 0; j < columns; j += 64)  // a block of sums stays in L1
     for (std::size_t i = 0; i < rows; ++i) {
-      const float* row = K + i * ld + j;
+      const float* row = K + index[i] * ld + j;
       for (std::size_t v = 0; v < 64; ++v) out[j + v] += a[i] * static_cast<double>(row[v]);
     }
 }

@@ -113,16 +113,19 @@ struct Simd {
   std::uint64_t (*read)(const void* from, std::size_t n);
 
   // Candidates of a region (search/region_posterior.hpp); n and columns are multiples of 64.
-  // out_j += sum_i a_i M_ij, M (rows, columns).
-  void (*combine_f32)(const float* M, std::size_t ld, std::size_t rows, const float* a,
-                      std::size_t columns, float* out);
-  // out_gj += sum_i a_ig K_ij for at most four levels g, K (rows, columns), a (rows, 4): one pass
-  // over K. Sums of 64 rows are in single precision, the sums of these in double precision.
-  void (*combine_levels)(const float* K, std::size_t ld, std::size_t rows, const float* a,
-                         std::size_t levels, std::size_t columns, double* out, std::size_t ldo);
-  // out_j += sum_i a_i K_ij in double precision.
-  void (*combine_f32_f64)(const float* K, std::size_t ld, std::size_t rows, const double* a,
-                          std::size_t columns, double* out);
+  // Inner products of `rows` rows of X, index[0..rows), with a panel (d, 64) of other points:
+  // out (rows, 64), summed over d in order.
+  void (*dots_f32)(const float* X, std::size_t ldx, const std::size_t* index, std::size_t rows,
+                   std::size_t d, const float* panel, float* out, std::size_t ldo);
+  // out_gj += sum_i a_ig K_ij for at most four levels g, over the rows index[0..rows) of K,
+  // a (rows, 4): one pass over K. Sums of 64 rows are in single precision, the sums of these in
+  // double precision.
+  void (*combine_levels)(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                         const float* a, std::size_t levels, std::size_t columns, double* out,
+                         std::size_t ldo);
+  // out_j += sum_i a_i K_ij over the same rows in double precision.
+  void (*combine_f32_f64)(const float* K, std::size_t ld, const std::size_t* index,
+                          std::size_t rows, const double* a, std::size_t columns, double* out);
   // variance += s t^2, mean_y += a t, mean_1 += b t; and the first alone.
   void (*add_direction)(std::size_t n, const double* t, double s, double a, double b,
                         float* variance, double* mean_y, double* mean_1);
