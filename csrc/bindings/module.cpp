@@ -14,7 +14,7 @@
 // has definitions for builds without CUDA too.
 #include "cuda/runtime/device.hpp"
 #include "pool/pool.hpp"
-#include "search/random.hpp"
+#include "base/random.hpp"
 #include "simd/simd.hpp"
 
 namespace zopo {

@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "search/batch_models.hpp"
+#include "model/batch_models.hpp"
 #include "search/ledger.hpp"
 
 namespace zopo {

@@ -20,7 +20,7 @@
 
 #include "pool/pool.hpp"
 #include "search/ledger.hpp"
-#include "search/region_posterior.hpp"
+#include "model/region_posterior.hpp"
 #include "search/score_transform.hpp"
 #include "search/thompson_sampler.hpp"
 #include "search/trust_region.hpp"

@@ -1,6 +1,6 @@
 // Models of the batch search on a device: an operation on any number of searches is one launch, a
-// block for each search. The CPU twin is search/batch_models.cpp; search/batch_models.hpp says what
-// the operations do, search/local_gradient.hpp how.
+// block for each search. The CPU twin is model/batch_models.cpp; model/batch_models.hpp says what
+// the operations do, model/local_gradient.hpp how.
 //
 //   kernel            effect
 //   batch_append      add an observation: features, row of K, row of C^-1, A^-1 += l l^T, and the
@@ -31,8 +31,8 @@
 
 #include "base/error.hpp"
 #include "cuda/runtime/device.hpp"
-#include "cuda/search/kernels.cuh"
-#include "search/batch_models.hpp"
+#include "cuda/model/kernels.cuh"
+#include "model/batch_models.hpp"
 
 namespace zopo {
 
