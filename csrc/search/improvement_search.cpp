@@ -168,8 +168,9 @@ void ImprovementSearch::build() {
     for (std::size_t i = 0; i < m; ++i) member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
     coordinates(member_.data(), m, X.data());
   }
-  model_ = std::make_unique<RegionPosterior>(KernelRows(kernel_, X.data(), columns, d, !is_whole_pool()),
-                                             settings_.nuggets, settings_.capacity);
+  model_ =
+      std::make_unique<RegionPosterior>(KernelRows(kernel_, X.data(), columns, d, !is_whole_pool()),
+                                        settings_.nuggets, settings_.capacity);
   for (std::size_t c = 0; c < columns; ++c)
     if (member_[c] < 0 || ledger_.taken(member_[c])) model_->exclude(c);
   if (settings_.thompson) sampler_.emplace(settings_.seed);
@@ -288,7 +289,8 @@ std::vector<std::int64_t> ImprovementSearch::neighbors() const {
   if (!shifts) return found;
   const double radius = found.empty() ? 0.0 : distances({found.back()})[0];
   for (std::size_t j = 0; j < d; ++j)
-    if (settings_.factor[j] > 0.0) at[j] += settings_.step * radius * along[j] / settings_.factor[j];
+    if (settings_.factor[j] > 0.0)
+      at[j] += settings_.step * radius * along[j] / settings_.factor[j];
   std::vector<bool> known(pool_->size());
   for (const std::int64_t i : found) known[static_cast<std::size_t>(i)] = true;
   for (const Neighbor& n : pool_->k_nearest(at.data(), size, true)) {

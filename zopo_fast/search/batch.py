@@ -28,8 +28,7 @@ from zopo_fast.gp.ntk import NTK
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import Kernel, SearchProblem
-from zopo_fast.search.state import STATE_VERSION as SEARCH_STATE_VERSION
-from zopo_fast.search.state import SavedSearch
+from zopo_fast.search.state import STATE_VERSION as SEARCH_STATE_VERSION, SavedSearch
 
 STATE_VERSION = 3
 

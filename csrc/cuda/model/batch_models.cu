@@ -30,8 +30,8 @@
 #include <vector>
 
 #include "base/error.hpp"
-#include "cuda/runtime/device.hpp"
 #include "cuda/model/kernels.cuh"
+#include "cuda/runtime/device.hpp"
 #include "model/batch_models.hpp"
 
 namespace zopo {
@@ -189,10 +189,10 @@ BatchModels<Cuda>::State::One BatchModels<Cuda>::State::make(ModelInputs& model,
   shared_center = std::max(shared_center, need(kCenterThreads));
   const auto limit = static_cast<std::size_t>(device_limits().shared_per_block);
   if (shared_center > limit)
-    throw ConfigError(
-        "study " + std::to_string(search) + ": dimension " + std::to_string(model.d) +
-        " with " + std::to_string(hidden) + " hidden units needs " + std::to_string(shared_center) +
-        " bytes of shared memory, the device has " + std::to_string(limit) + "; use device='cpu'");
+    throw ConfigError("study " + std::to_string(search) + ": dimension " + std::to_string(model.d) +
+                      " with " + std::to_string(hidden) + " hidden units needs " +
+                      std::to_string(shared_center) + " bytes of shared memory, the device has " +
+                      std::to_string(limit) + "; use device='cpu'");
   return s;
 }
 
@@ -256,8 +256,7 @@ BatchModels<Cuda>::BatchModels(std::vector<ModelInputs> models, int ordinal) {
   const DeviceGuard guard(ordinal);
   auto& state = *state_;
   state.searches.reserve(models.size());
-  for (auto& model : models)
-    state.searches.push_back(state.make(model, state.searches.size()));
+  for (auto& model : models) state.searches.push_back(state.make(model, state.searches.size()));
   std::vector<SearchView> views;
   for (const auto& s : state.searches) views.push_back(s.view);
   state.views = Buffer<SearchView>(views.size(), state.stream);
