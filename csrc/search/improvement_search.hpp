@@ -86,6 +86,7 @@ class ImprovementSearch {
   void admit(std::size_t limit);
   void place(std::span<const std::int64_t> index, std::span<const std::size_t> columns);
   void require_column(std::int64_t index);
+  void grow(std::size_t count);
 
   std::unique_ptr<Pool<Cpu>> pool_;
   PriorKernel kernel_;

@@ -1,7 +1,8 @@
 """Includes of the native sources point down, and pybind11 and CUDA stay where they belong.
 
 base < simd < {ntk, pool} < gp < model < search < bindings, and cuda/runtime < cuda/linalg <
-cuda/{ntk, pool} < cuda/gp < cuda/model, where a folder of cuda/ may include the folder of its CPU twin and those below it.
+cuda/{ntk, pool} < cuda/gp < cuda/model, where a folder of cuda/ may include the folder of its CPU twin and
+those below it.
 """
 
 from __future__ import annotations
