@@ -10,7 +10,8 @@ import gc
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,10 +46,32 @@ class Timing:
         return statistics.median(self.samples)
 
     @property
+    def p90(self) -> float:
+        """90th percentile, in seconds; the largest sample when there are fewer than 10."""
+        return self._ranked(0.9)
+
+    @property
     def p99(self) -> float:
         """99th percentile, in seconds; the largest sample when there are fewer than 100."""
+        return self._ranked(0.99)
+
+    @property
+    def worst(self) -> float:
+        """Largest sample, in seconds."""
+        return max(self.samples)
+
+    @property
+    def mean(self) -> float:
+        """Mean, in seconds."""
+        return statistics.fmean(self.samples)
+
+    def tail(self) -> dict[str, float]:
+        """Return mean, 90th percentile and largest sample in microseconds, beside the columns of a row."""
+        return {"mean_us": 1e6 * self.mean, "p90_us": 1e6 * self.p90, "worst_us": 1e6 * self.worst}
+
+    def _ranked(self, share: float) -> float:
         ranked = sorted(self.samples)
-        return ranked[min(len(ranked) - 1, int(0.99 * len(ranked)))]
+        return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
 @dataclass(frozen=True)
@@ -93,6 +116,19 @@ def absent(*modules: str) -> str | None:
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     return f"{', '.join(missing)} not installed; {HINT}" if missing else None
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Disable garbage collection: a collection during a call is not the call's own cost."""
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def interleave(

@@ -51,14 +51,15 @@ def step_flops(n: int, m: int, d: int, w: int, depth: int) -> float:
 def region_bytes(n: int, columns: int, d: int, levels: int) -> float:
     """Count the bytes of ask + tell of the default search in an unchanged region.
 
-    These are: the members' coordinates for a kernel row, and for each noise level V, its new row, two means
-    and a variance. All are float32 except the means (float64).
+    These are: the members' coordinates for a kernel row; the kernel rows of all observations once, and the
+    new one; for each noise level a variance (float32) and two means (float64), read and written. All else is
+    float32.
     """
-    return columns * (4.0 * d + levels * (4.0 * n + 4 + 2 * 8 + 4))
+    return columns * (4.0 * (d + n + 1) + levels * 2.0 * (4 + 2 * 8))
 
 
 def region_flops(n: int, columns: int, d: int, levels: int) -> float:
-    """Count the flops of that step: inner products, and per level V^T l and the new row's update."""
+    """Count the flops of that step: inner products, and per level w^T K and the updates of one new row."""
     return 2.0 * columns * (d + levels * (n + 3))
 
 

@@ -34,12 +34,9 @@ def run(settings: Settings, devices: Devices) -> Result:
     repeats = 1 if settings.quick else 3
     few = min(SINGLE, B)
     runs: dict[str, tuple[int, Callable[[], list[float]]]] = {
-        "zopo_fast": (B, lambda: _batch(pools, scores, first, budget, steps, devices.ours, False)),
-        "zopo_fast, native calls alone": (
-            B, lambda: _batch(pools, scores, first, budget, steps, devices.ours, True)
-        ),
+        "zopo_fast": (B, lambda: _batch(pools, scores, first, budget, steps, devices.ours)),
         "zopo_fast on the CPU, ZopoBatch of all": (
-            B, lambda: _batch(pools, scores, first, budget, steps, "cpu", False)
+            B, lambda: _batch(pools, scores, first, budget, steps, "cpu")
         ),
         f"zopo_fast on the CPU, {few} single Zopo, scaled up": (
             few, lambda: _singles(pools[:few], scores, first, budget, steps)
@@ -69,14 +66,8 @@ def run(settings: Settings, devices: Devices) -> Result:
     return result
 
 
-def _batch(
-    pools: Any, scores: Any, first: int, budget: int, steps: int, device: str, native: bool
-) -> list[float]:
-    """Return the seconds of each step (ask + tell) of the whole batch, without the first model step.
-
-    Args:
-        native: time the native calls alone, without the Python log.
-    """
+def _batch(pools: Any, scores: Any, first: int, budget: int, steps: int, device: str) -> list[float]:
+    """Return the seconds of each step (ask + tell) of the whole batch, without the first model step."""
     configs = [
         zf.ZopoConfig(search="gradient", budget=budget, initial=first, seed=b) for b in range(len(pools))
     ]
@@ -85,16 +76,14 @@ def _batch(
     for _ in range(first):
         indices = batch.ask()
         batch.tell(indices, scores[every, indices])
-    ask: Callable[[], Any] = (lambda: batch._searches.ask(every)) if native else batch.ask
-    tell: Callable[[Any, Any], Any] = batch._searches.tell if native else batch.tell
     samples = []
     for _ in range(steps + 1):
         start = time.perf_counter()
-        indices = ask()
+        indices = batch.ask()
         elapsed = time.perf_counter() - start
         values = scores[every, indices]
         start = time.perf_counter()
-        tell(indices, values)
+        batch.tell(indices, values)
         samples.append(elapsed + time.perf_counter() - start)
     return samples[1:]
 

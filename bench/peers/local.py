@@ -1,6 +1,6 @@
 """Our gradient search, written plainly over a peer's engine, to measure a step on other libraries.
 
-The decisions are those of zopo_fast/search/gradient.py, without pending candidates. Model and pool are the
+The decisions are those of `search="gradient"`, without pending candidates. Model and pool are the
 engine's: K grows by a row, the Cholesky factor is recomputed, and the projection is one product over the
 pool. With the same seeds it asks for the same candidates as zopo_fast.
 """
@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.gradient import HISTORY, MIN_HISTORY, NOISE_GRID
+from zopo_fast import ZopoConfig
+
+# Constants of the gradient search, written here a second time; a test compares the candidates of both.
+HISTORY, MIN_HISTORY = 50, 5  # steps in the running quantile of the uncertainty; steps before it is used
+NOISE_GRID = np.logspace(-3, 1, 17)
 
 
 class LocalSearchPeer:

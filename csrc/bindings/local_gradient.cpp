@@ -1,5 +1,5 @@
-// Binding of the gradient at one candidate (search/local_gradient.hpp).
-#include "search/local_gradient.hpp"
+// Binding of the gradient at one candidate (model/local_gradient.hpp).
+#include "model/local_gradient.hpp"
 
 #include <pybind11/stl.h>
 

@@ -12,9 +12,9 @@
 #include "bindings/bindings.hpp"
 // The only include of cuda/ outside csrc/cuda and the CUDA bindings: the header is plain C++ and
 // has definitions for builds without CUDA too.
+#include "base/random.hpp"
 #include "cuda/runtime/device.hpp"
 #include "pool/pool.hpp"
-#include "search/random.hpp"
 #include "simd/simd.hpp"
 
 namespace zopo {

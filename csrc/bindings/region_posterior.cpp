@@ -1,4 +1,4 @@
-// Binding of the posterior over a region of candidates (search/region_posterior.hpp).
+// Binding of the posterior over a region of candidates (model/region_posterior.hpp).
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "bindings/bindings.hpp"
-#include "search/prior_kernel.hpp"
-#include "search/region_posterior.hpp"
+#include "model/prior_kernel.hpp"
+#include "model/region_posterior.hpp"
 
 namespace zopo {
 namespace {

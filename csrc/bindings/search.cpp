@@ -28,7 +28,9 @@ Indices indices(const py::object& object, const char* name, std::size_t size, bo
   return py::reinterpret_borrow<Indices>(a);
 }
 
-double stated(const py::object& noise) { return noise.is_none() ? kNotStated : noise.cast<double>(); }
+double stated(const py::object& noise) {
+  return noise.is_none() ? kNotStated : noise.cast<double>();
+}
 
 Doubles doubles_of(const py::handle& object, const char* name, py::ssize_t size = -1) {
   const Array a = doubles(object, name, 1, size);
@@ -44,8 +46,8 @@ PriorKernel kernel_of(const py::dict& d) {
       continue;
     }
     const auto t = item.cast<py::tuple>();
-    parts.emplace_back(ArcCosine{t[0].cast<std::size_t>(), t[1].cast<double>(),
-                                 t[2].cast<double>(), t[3].cast<bool>()});
+    parts.emplace_back(ArcCosine{t[0].cast<std::size_t>(), t[1].cast<double>(), t[2].cast<double>(),
+                                 t[3].cast<bool>()});
   }
   return PriorKernel(std::move(parts), d["scale"].cast<double>());
 }
@@ -166,8 +168,8 @@ std::vector<std::int64_t> ask_up_to(Searches<Device>& s, py::ssize_t search, std
 }
 
 template <class Device>
-std::size_t ask_for(Searches<Device>& s, py::ssize_t search,
-                    const std::vector<std::int64_t>& asked, std::optional<std::int64_t> limit) {
+std::size_t ask_for(Searches<Device>& s, py::ssize_t search, const std::vector<std::int64_t>& asked,
+                    std::optional<std::int64_t> limit) {
   const std::size_t b = s.at(search);
   for (const std::int64_t i : asked) s.prompt(b, i);
   return locked(s, [&] {
@@ -182,7 +184,7 @@ template <class Device>
 int tell_one(Searches<Device>& s, py::ssize_t search, py::ssize_t index, double score,
              const py::object& noise, bool final) {
   const std::size_t b = s.at(search);
-  typename Search<Device>::Score item{b,        s.prompt(b, index), score, stated(noise),
+  typename Search<Device>::Score item{b,     s.prompt(b, index), score, stated(noise),
                                       final, Ledger::Told::New};
   locked(s, [&] { s.searches->tell({&item, 1}); });
   return static_cast<int>(item.told);
@@ -232,8 +234,9 @@ py::object region_of(const Searches<Device>& s, py::ssize_t search) {
     variance[k++] = variance[c];
   }
   const auto n = static_cast<py::ssize_t>(k);
-  return py::make_tuple(Indices(n, members.data()), Array(n, mean.data()), Array(n, variance.data()),
-                        improvement->trust().center(), improvement->trust().size());
+  return py::make_tuple(Indices(n, members.data()), Array(n, mean.data()),
+                        Array(n, variance.data()), improvement->trust().center(),
+                        improvement->trust().size());
 }
 
 // ---- all searches -----------------------------------------------------------------------------
@@ -306,8 +309,8 @@ void tell_each(Searches<Device>& s, const py::object& index_, const py::object& 
     if (noises && !(noises[b] >= 0.0 && std::isfinite(noises[b])))
       throw ArrayError("noise: expected a finite variance of at least 0 for study " +
                        std::to_string(b));
-    s.scores.push_back({b, index.data()[b], scores[b], noises ? noises[b] : kNotStated, final,
-                        Ledger::Told::New});
+    s.scores.push_back(
+        {b, index.data()[b], scores[b], noises ? noises[b] : kNotStated, final, Ledger::Told::New});
   }
   locked(s, [&] { s.searches->tell(s.scores); });
 }
@@ -341,8 +344,9 @@ void bind(py::module_& m, const char* name) {
           "search"_a, "index"_a)
       .def(
           "log_ask",
-          [](S& s, py::ssize_t search, const std::vector<std::int64_t>& asked,
-             std::int64_t limit) { s.searches->log_ask(s.at(search), limit, asked); },
+          [](S& s, py::ssize_t search, const std::vector<std::int64_t>& asked, std::int64_t limit) {
+            s.searches->log_ask(s.at(search), limit, asked);
+          },
           "search"_a, "asked"_a, "limit"_a)
       .def("tell", &tell_one<Device>, "search"_a, "index"_a, "score"_a, "noise"_a, "final"_a)
       .def(
@@ -364,7 +368,9 @@ void bind(py::module_& m, const char* name) {
           "search"_a, "inputs"_a)
       .def(
           "can_offer",
-          [](const S& s, py::ssize_t search) { return s.searches->ledger(s.at(search)).can_offer(); },
+          [](const S& s, py::ssize_t search) {
+            return s.searches->ledger(s.at(search)).can_offer();
+          },
           "search"_a)
       .def(
           "done",
@@ -415,13 +421,11 @@ void bind(py::module_& m, const char* name) {
            })
       .def("best_each",
            [](S& s) {
-             return py::make_tuple(of_each<std::int64_t>(s,
-                                                         [&](std::size_t b) {
-                                                           return s.searches->ledger(b).best().first;
-                                                         }),
-                                   of_each<double>(s, [&](std::size_t b) {
-                                     return s.searches->ledger(b).best().second;
-                                   }));
+             return py::make_tuple(
+                 of_each<std::int64_t>(
+                     s, [&](std::size_t b) { return s.searches->ledger(b).best().first; }),
+                 of_each<double>(
+                     s, [&](std::size_t b) { return s.searches->ledger(b).best().second; }));
            })
       .def("gradient_uncertainty", [](S& s) {
         return of_each<double>(s, [&](std::size_t b) { return s.searches->uncertainty(b); });

@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "search/batch_models.hpp"
+#include "model/batch_models.hpp"
 #include "search/ledger.hpp"
 
 namespace zopo {
@@ -69,8 +69,8 @@ class GradientSearch {
     const Ledger* ledger;
     std::vector<std::int64_t> queue;  // initial candidates, later those of an exploration round
     std::size_t queue_at = 0;
-    bool designing = true;     // until all initial scores are known, or the first step
-    std::int64_t center = -1;  // the best prompt so far
+    bool designing = true;        // until all initial scores are known, or the first step
+    std::int64_t center = -1;     // the best prompt so far
     std::int64_t radius_of = -1;  // center whose neighbourhood has this radius
     double radius = 0.0;
     // Relative gradient uncertainty at the last steps: as a ring, and sorted.

@@ -68,7 +68,10 @@ std::int64_t ImprovementSearch::next() {
     } else {
       pending_.clear();
       for (const std::int64_t i : ledger_.pending())
-        if (!ledger_.seen().contains(i) && column_of(i) >= 0) pending_.push_back(column_of(i));
+        if (!ledger_.seen().contains(i)) {
+          require_column(i);
+          pending_.push_back(column_of(i));
+        }
       const std::int32_t center = column_of(trust_.center());
       column = model_->propose(pending_.data(), pending_.size(), incumbent(), settings_.power,
                                static_cast<std::size_t>(std::max(center, 0)), trust_.size());
@@ -168,11 +171,15 @@ void ImprovementSearch::build() {
     for (std::size_t i = 0; i < m; ++i) member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
     coordinates(member_.data(), m, X.data());
   }
-  model_ = std::make_unique<RegionPosterior>(KernelRows(kernel_, X.data(), columns, d, !is_whole_pool()),
-                                             settings_.nuggets, settings_.capacity);
+  model_ =
+      std::make_unique<RegionPosterior>(KernelRows(kernel_, X.data(), columns, d, !is_whole_pool()),
+                                        settings_.nuggets, settings_.capacity);
   for (std::size_t c = 0; c < columns; ++c)
     if (member_[c] < 0 || ledger_.taken(member_[c])) model_->exclude(c);
-  if (settings_.thompson) sampler_.emplace(settings_.seed);
+  if (sampler_)
+    sampler_->forget_prior();
+  else if (settings_.thompson)
+    sampler_.emplace(settings_.seed);
   near_.clear();
   incoming_.clear();
   moved_ = true;
@@ -288,7 +295,8 @@ std::vector<std::int64_t> ImprovementSearch::neighbors() const {
   if (!shifts) return found;
   const double radius = found.empty() ? 0.0 : distances({found.back()})[0];
   for (std::size_t j = 0; j < d; ++j)
-    if (settings_.factor[j] > 0.0) at[j] += settings_.step * radius * along[j] / settings_.factor[j];
+    if (settings_.factor[j] > 0.0)
+      at[j] += settings_.step * radius * along[j] / settings_.factor[j];
   std::vector<bool> known(pool_->size());
   for (const std::int64_t i : found) known[static_cast<std::size_t>(i)] = true;
   for (const Neighbor& n : pool_->k_nearest(at.data(), size, true)) {
@@ -333,12 +341,16 @@ void ImprovementSearch::admit(std::size_t limit) {
     if (member_[c] < 0 ||
         (!ledger_.taken(member_[c]) && !chosen[static_cast<std::size_t>(member_[c])]))
       columns.push_back(c);
+  if (columns.size() < wanted) {  // more observations than columns were kept for
+    std::size_t column = member_.size();
+    grow(wanted - columns.size());
+    while (columns.size() < wanted) columns.push_back(column++);
+  }
   std::vector<std::int64_t> entering;
-  for (std::size_t k = 0; k < columns.size(); ++k) {
+  for (std::size_t k = 0; k < wanted; ++k) {
     entering.push_back(incoming_.back());
     incoming_.pop_back();
   }
-  if (columns.empty()) incoming_.clear();  // more observations than columns were kept for
   place(entering, columns);
 }
 
@@ -367,18 +379,25 @@ void ImprovementSearch::require_column(std::int64_t index) {
     if (column_of(*i) >= 0 && !ledger_.taken(*i)) column = static_cast<std::size_t>(column_of(*i));
   for (std::size_t c = 0; column == member_.size() && c < member_.size(); ++c)
     if (!ledger_.taken(member_[c])) column = c;
-  if (column == member_.size()) {  // every column is observed or pending
-    const std::size_t d = pool_->dim(), more = member_.size() + member_.size() / 2 + 1;
-    Doubles X(more * d, 0.0);
-    for (std::size_t c = 0; c < member_.size(); ++c) coordinates(&member_[c], 1, &X[c * d]);
-    model_->extend(X.data(), more);
-    for (std::size_t c = member_.size(); c < more; ++c) model_->exclude(c);
-    member_.resize(more, -1);
-  }
+  if (column == member_.size()) grow(1);  // every column is observed or pending
   const std::size_t at[] = {column};
   const std::int64_t entering[] = {index};
   place(entering, at);
   exclude(index);
+}
+
+// Add at least `count` empty columns, by half of what there is, so that the cost per prompt stays
+// constant.
+void ImprovementSearch::grow(std::size_t count) {
+  const std::size_t d = pool_->dim(), before = member_.size();
+  const std::size_t columns = before + std::max(count, before / 2);
+  Doubles X(columns * d, 0.0);
+  for (std::size_t c = 0; c < before; ++c)
+    if (member_[c] >= 0) coordinates(&member_[c], 1, &X[c * d]);
+  model_->extend(X.data(), columns);
+  for (std::size_t c = before; c < columns; ++c) model_->exclude(c);
+  member_.resize(columns, -1);
+  if (sampler_) sampler_->forget_prior();
 }
 
 }  // namespace zopo

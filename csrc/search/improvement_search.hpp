@@ -18,9 +18,9 @@
 #include <span>
 #include <vector>
 
+#include "model/region_posterior.hpp"
 #include "pool/pool.hpp"
 #include "search/ledger.hpp"
-#include "search/region_posterior.hpp"
 #include "search/score_transform.hpp"
 #include "search/thompson_sampler.hpp"
 #include "search/trust_region.hpp"
@@ -28,8 +28,8 @@
 namespace zopo {
 
 struct ImprovementSettings {
-  bool thompson = false;               // sample the posterior instead of the expected improvement
-  RandomKey seed{};                    // of the samples
+  bool thompson = false;  // sample the posterior instead of the expected improvement
+  RandomKey seed{};       // of the samples
   std::size_t region = 0, patience = 0, capacity = 0;
   int power = 1;
   double emphasis = 0.0, step = 0.0;
@@ -40,8 +40,9 @@ struct ImprovementSettings {
 class ImprovementSearch {
  public:
   // `ledger` must outlive this object. `initial` are proposed first.
-  ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKernel kernel, ImprovementSettings settings,
-                    std::vector<std::int64_t> initial, const Ledger& ledger);
+  ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKernel kernel,
+                    ImprovementSettings settings, std::vector<std::int64_t> initial,
+                    const Ledger& ledger);
 
   // Return the next candidate: an initial one, or the most promising one of the region. Only while
   // one is free.
@@ -85,6 +86,7 @@ class ImprovementSearch {
   void admit(std::size_t limit);
   void place(std::span<const std::int64_t> index, std::span<const std::size_t> columns);
   void require_column(std::int64_t index);
+  void grow(std::size_t count);
 
   std::unique_ptr<Pool<Cpu>> pool_;
   PriorKernel kernel_;
@@ -105,11 +107,11 @@ class ImprovementSearch {
   std::size_t refresh_at_ = 0;           // number of observations at which the units are updated
   std::vector<bool> is_revised_;         // by observation: its score or noise has changed
   bool has_revised_ = false;
-  Doubles noises_, values_;              // noise of each observation in the model; scratch
-  std::vector<std::int64_t> pending_;    // scratch
-  bool moved_ = false;                   // the center has moved since the region was chosen
-  std::vector<std::int64_t> near_;       // candidates chosen for the region, nearest first
-  std::vector<std::int64_t> incoming_;   // of these, not members yet; the next one last
+  Doubles noises_, values_;             // noise of each observation in the model; scratch
+  std::vector<std::int64_t> pending_;   // scratch
+  bool moved_ = false;                  // the center has moved since the region was chosen
+  std::vector<std::int64_t> near_;      // candidates chosen for the region, nearest first
+  std::vector<std::int64_t> incoming_;  // of these, not members yet; the next one last
 };
 
 }  // namespace zopo

@@ -51,7 +51,8 @@ std::pair<std::int64_t, double> Ledger::best() const {
 
 void Ledger::take(std::int64_t i) {
   if (taken(i)) return;
-  taken_[static_cast<std::size_t>(i) / 64] |= std::uint64_t{1} << (static_cast<std::size_t>(i) % 64);
+  taken_[static_cast<std::size_t>(i) / 64] |= std::uint64_t{1}
+                                              << (static_cast<std::size_t>(i) % 64);
   --free_;
 }
 

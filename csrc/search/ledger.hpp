@@ -38,7 +38,8 @@ class Ledger {
   struct Entry {
     Call call;
     bool final;
-    std::int64_t index;  // of a tell or discard; number of prompts added; limit of an ask, -1 for none
+    std::int64_t
+        index;  // of a tell or discard; number of prompts added; limit of an ask, -1 for none
     double score, noise;
     std::size_t begin, count;  // of the prompts of an ask in asked()
   };

@@ -7,9 +7,9 @@
 namespace zopo {
 namespace {
 
-constexpr double kMaxExponent = 50.0;      // of a transformed score
-constexpr double kMaxDeviations = 1e100;   // of a score from the best one, in standard deviations
-constexpr double kMaxNoise = 1e12;         // share of the signal; such a score carries no information
+constexpr double kMaxExponent = 50.0;     // of a transformed score
+constexpr double kMaxDeviations = 1e100;  // of a score from the best one, in standard deviations
+constexpr double kMaxNoise = 1e12;  // share of the signal; such a score carries no information
 
 double variance_of(const Doubles& values) {
   const auto n = static_cast<double>(values.size());

@@ -17,8 +17,14 @@ std::unique_ptr<Pool<Cpu>> pool_of(PoolInputs pool) {
 }
 
 ModelInputs model_of(PoolInputs pool, std::shared_ptr<const Network> net, std::size_t capacity) {
-  return {std::move(net), pool.data, pool.precision, pool.m, pool.d, std::move(pool.mean),
-          std::move(pool.inverse_scale), capacity};
+  return {std::move(net),
+          pool.data,
+          pool.precision,
+          pool.m,
+          pool.d,
+          std::move(pool.mean),
+          std::move(pool.inverse_scale),
+          capacity};
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ void ThompsonSampler::factorise(RegionPosterior& model) {
     }
     if (simd().triangle_cholesky(prior_.data(), m)) break;
     if (jitter > kMaxJitter)
-      throw NotPositiveDefiniteError("the prior covariance of the candidates has no Cholesky factor");
+      throw NotPositiveDefiniteError(
+          "the prior covariance of the candidates has no Cholesky factor");
   }
   prior_columns_ = m;
 }

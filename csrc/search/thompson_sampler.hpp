@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "base/aligned.hpp"
-#include "search/random.hpp"
-#include "search/region_posterior.hpp"
+#include "base/random.hpp"
+#include "model/region_posterior.hpp"
 
 namespace zopo {
 

@@ -112,7 +112,7 @@ struct Simd {
   // can reach.
   std::uint64_t (*read)(const void* from, std::size_t n);
 
-  // Candidates of a region (search/region_posterior.hpp); n and columns are multiples of 64.
+  // Candidates of a region (model/region_posterior.hpp); n and columns are multiples of 64.
   // Inner products of `rows` rows of X, index[0..rows), with a panel (d, 64) of other points:
   // out (rows, 64), summed over d in order.
   void (*dots_f32)(const float* X, std::size_t ldx, const std::size_t* index, std::size_t rows,

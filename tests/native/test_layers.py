@@ -1,7 +1,8 @@
 """Includes of the native sources point down, and pybind11 and CUDA stay where they belong.
 
-base < simd < {ntk, pool} < gp < search < bindings, and cuda/runtime < cuda/linalg < cuda/{ntk, pool} <
-cuda/gp < cuda/search, where a folder of cuda/ may include the folder of its CPU twin and those below it.
+base < simd < {ntk, pool} < gp < model < search < bindings, and cuda/runtime < cuda/linalg <
+cuda/{ntk, pool} < cuda/gp < cuda/model, where a folder of cuda/ may include the folder of its CPU twin and
+those below it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parents[2] / "csrc"
-RANKS = {"base": 0, "simd": 1, "ntk": 2, "pool": 2, "gp": 3, "search": 4, "bindings": 5}
-CUDA_RANKS = {"runtime": 0, "linalg": 1, "ntk": 2, "pool": 2, "gp": 3, "search": 4}
+RANKS = {"base": 0, "simd": 1, "ntk": 2, "pool": 2, "gp": 3, "model": 4, "search": 5, "bindings": 6}
+CUDA_RANKS = {"runtime": 0, "linalg": 1, "ntk": 2, "pool": 2, "gp": 3, "model": 4}
 # Plain C++ with definitions for builds without CUDA too: the module reports the devices in every build.
 CUDA_FROM_OUTSIDE = {("bindings/module.cpp", "cuda/runtime/device.hpp")}
 CUDA_HEADER = re.compile(r"(?:cuda_\w+|cublas\w*|mma|cooperative_groups)\.h\w*$")
@@ -74,7 +75,7 @@ def test_the_sources_keep_the_layers() -> None:
 FILES = (
     "base/error.hpp", "simd/simd.hpp", "ntk/ntk.hpp", "pool/pool.hpp", "gp/engine.hpp", "search/search.hpp",
     "bindings/bindings.hpp", "cuda/runtime/device.hpp", "cuda/runtime/support.cuh", "cuda/linalg/gemm.cuh",
-    "cuda/ntk/ntk.hpp", "cuda/pool/pool.hpp", "cuda/gp/model.cuh", "cuda/search/view.cuh",
+    "cuda/ntk/ntk.hpp", "cuda/pool/pool.hpp", "cuda/gp/model.cuh", "cuda/model/view.cuh",
 )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ FILES = (
         ("cuda/ntk/a.cu", '"cuda/pool/pool.hpp"', "not below"),
         ("cuda/gp/a.cu", '"gp/engine.hpp"', ""),
         ("cuda/gp/a.hpp", '"cuda/gp/model.cuh"', "device code"),
-        ("cuda/search/a.cu", '"bindings/bindings.hpp"', "not below"),
+        ("cuda/model/a.cu", '"bindings/bindings.hpp"', "not below"),
         ("gp/a.hpp", "<pybind11/numpy.h>", "pybind11"),
         ("cuda/gp/a.cu", "<pybind11/numpy.h>", "pybind11"),
         ("bindings/a.cpp", "<pybind11/numpy.h>", ""),

@@ -73,7 +73,9 @@ def test_the_ratio_is_the_median_of_the_peer_over_ours() -> None:
     mine, peer = harness.rows("work", timings, gflops=3.0)
     assert (mine.median, mine.p99, mine.ratio, mine.extra) == (2.0, 9.0, 1.0, {"gflops": 3.0})
     assert (peer.ratio, peer.extra) == (4.0, {})
-    assert Timing(tuple(map(float, range(200)))).p99 == 198.0
+    timing = Timing(tuple(map(float, range(200))))
+    assert (timing.p90, timing.p99, timing.worst, timing.mean) == (180.0, 198.0, 199.0, 99.5)
+    assert timing.tail() == {"mean_us": 99.5e6, "p90_us": 180e6, "worst_us": 199e6}
 
 
 def test_a_missing_module_is_named_with_its_package() -> None:

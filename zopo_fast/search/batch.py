@@ -28,8 +28,7 @@ from zopo_fast.gp.ntk import NTK
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import Kernel, SearchProblem
-from zopo_fast.search.state import STATE_VERSION as SEARCH_STATE_VERSION
-from zopo_fast.search.state import SavedSearch
+from zopo_fast.search.state import STATE_VERSION as SEARCH_STATE_VERSION, SavedSearch
 
 STATE_VERSION = 3
 
@@ -64,7 +63,8 @@ class ZopoBatch:
         configs: One ZopoConfig for all searches, or one each. Default: ZopoConfig().
         device: "cpu", "cuda" or "cuda:N"; a CUDA device runs gradient searches only, without prompts that are
             asked while others are pending.
-        kernels: One kernel for all searches, or one each. Default: as for `Zopo`.
+        kernels: One kernel for all searches, or for each search one or several, as for `Zopo`. Default: as
+            for `Zopo`.
 
     Attributes:
         device: The device as given.
@@ -83,7 +83,7 @@ class ZopoBatch:
         pools: Sequence[Any],
         configs: ZopoConfig | Sequence[ZopoConfig] | None = None,
         device: str = "cpu",
-        kernels: Kernel | Sequence[Kernel] | None = None,
+        kernels: Kernel | Sequence[Kernel | Sequence[Kernel]] | None = None,
     ) -> None:
         ordinal = parse_device(device)
         pools = list(pools)
@@ -95,7 +95,7 @@ class ZopoBatch:
         all_kernels = (
             [None] * len(pools)
             if kernels is None
-            else _one_each("kernels", kernels, (NTK, InfiniteNTK), len(pools))
+            else _one_each("kernels", kernels, (NTK, InfiniteNTK), len(pools), may_be_several=True)
         )
         self._problems: list[SearchProblem] = []
         for b, (pool, config, kernel) in enumerate(zip(pools, all_configs, all_kernels, strict=True)):
@@ -259,7 +259,7 @@ class ZopoBatch:
                     [start.first_rows for start in starts],
                     [start.config for start in starts],
                     device,
-                    [start.kernels[0] for start in starts],
+                    [start.kernels for start in starts],
                 )
             for b, (search, start) in enumerate(zip(batch, starts, strict=True)):
                 try:
@@ -307,13 +307,16 @@ def _current_form(study: dict[str, Any]) -> dict[str, Any]:
     return study | {"log": log, "pending": pending, "version": SEARCH_STATE_VERSION}
 
 
-def _one_each(name: str, value: Any, kinds: type[Any] | tuple[type[Any], ...], count: int) -> list[Any]:
+def _one_each(
+    name: str, value: Any, kinds: type[Any] | tuple[type[Any], ...], count: int, may_be_several: bool = False
+) -> list[Any]:
     single = isinstance(value, kinds) or not isinstance(value, Iterable)
     many = [value] * count if single else list(value)
     if len(many) != count:
         raise ConfigError(f"{name}: expected one for all or one for each of {count} pools, got {len(many)}")
     for i, item in enumerate(many):
-        if not isinstance(item, kinds):
+        each = item if may_be_several and isinstance(item, Sequence) else [item]
+        if not all(isinstance(one, kinds) for one in each):
             names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
             raise ConfigError(f"{name}[{i}]: expected a {names}, got {short_repr(item)}")
     return many

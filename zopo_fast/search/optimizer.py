@@ -76,7 +76,9 @@ class Zopo:
         problem = SearchProblem(embeddings, config or ZopoConfig(), kernel)
         self._bind(problem, _core.Search([problem.native_inputs()]), 0, ExclusiveAccess("Zopo"))
 
-    def _bind(self, problem: SearchProblem, native: _core.Search, number: int, access: ExclusiveAccess) -> None:
+    def _bind(
+        self, problem: SearchProblem, native: _core.Search, number: int, access: ExclusiveAccess
+    ) -> None:
         """Set the native search that this object stands for: one of its own, or one of a batch."""
         self._problem, self.config = problem, problem.config
         self._native, self._number, self._access = native, number, access

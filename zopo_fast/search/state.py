@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,20 @@ from zopo_fast.gp.ntk import MAX_PARAMETERS, NTK, parameter_count
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.problem import MAX_KERNELS, Kernel, as_embeddings
 
-if TYPE_CHECKING:
-    from zopo_fast.search.optimizer import Zopo
-
 STATE_VERSION = 2
 
 _log = logging.getLogger(__name__)
+
+
+class AskTell(Protocol):
+    """Calls of `Zopo` that a log holds."""
+
+    @property
+    def pending(self) -> list[int]: ...
+    def repeat_ask(self, asked: Sequence[int], n: int | None = None) -> int: ...
+    def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None: ...
+    def discard(self, index: int) -> None: ...
+    def add(self, embeddings: Any) -> list[int]: ...
 
 
 class SavedSearch:
@@ -61,7 +69,7 @@ class SavedSearch:
         self.config = ZopoConfig.from_dict(state["config"])
         self.kernels = kernels_from_state(state["kernel"], self._rows.shape[1])
 
-    def repeat(self, optimizer: Zopo) -> None:
+    def repeat(self, optimizer: AskTell) -> None:
         """Repeat the calls of the log on an optimizer with the first rows, settings and kernels.
 
         Raises:

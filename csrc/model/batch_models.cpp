@@ -1,8 +1,8 @@
-// Models of the batch search on the CPU; the CUDA twin is cuda/search/batch_models.cu.
-#include "search/batch_models.hpp"
+// Models of the batch search on the CPU; the CUDA twin is cuda/model/batch_models.cu.
+#include "model/batch_models.hpp"
 #include "base/error.hpp"
 #include "base/parallel.hpp"
-#include "search/local_gradient.hpp"
+#include "model/local_gradient.hpp"
 
 namespace zopo {
 

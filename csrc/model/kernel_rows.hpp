@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/aligned.hpp"
-#include "search/prior_kernel.hpp"
+#include "model/prior_kernel.hpp"
 
 namespace zopo {
 

@@ -1,5 +1,5 @@
 // Gradient of the posterior mean at one candidate, kept up to date while observations arrive. CPU
-// only; the device side of a batch is cuda/search/.
+// only; the device side of a batch is cuda/model/.
 //
 // The search asks for the gradient at the same center again and again, with one more observation
 // each time. C^-1 is kept by rows l_i: a new observation adds a row and changes none. With

@@ -1,8 +1,8 @@
 // Proposals of a region: pending candidates and the expected improvement
-// (search/region_posterior.hpp).
+// (model/region_posterior.hpp).
 #include <algorithm>
 
-#include "search/region_posterior.hpp"
+#include "model/region_posterior.hpp"
 #include "simd/simd.hpp"
 
 namespace zopo {

@@ -1,8 +1,8 @@
-// Kernels of cuda/search/batch_models.cu, a block for each search. search/batch_models.hpp says
-// what the operations do, search/local_gradient.hpp how.
+// Kernels of cuda/model/batch_models.cu, a block for each search. model/batch_models.hpp says
+// what the operations do, model/local_gradient.hpp how.
 #pragma once
 
-#include "cuda/search/block.cuh"
+#include "cuda/model/block.cuh"
 
 namespace zopo {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cfloat>
 
-#include "cuda/search/view.cuh"
+#include "cuda/model/view.cuh"
 #include "pool/pool.hpp"
 
 namespace zopo {

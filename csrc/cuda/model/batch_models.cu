@@ -1,6 +1,6 @@
 // Models of the batch search on a device: an operation on any number of searches is one launch, a
-// block for each search. The CPU twin is search/batch_models.cpp; search/batch_models.hpp says what
-// the operations do, search/local_gradient.hpp how.
+// block for each search. The CPU twin is model/batch_models.cpp; model/batch_models.hpp says what
+// the operations do, model/local_gradient.hpp how.
 //
 //   kernel            effect
 //   batch_append      add an observation: features, row of K, row of C^-1, A^-1 += l l^T, and the
@@ -30,9 +30,9 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "cuda/model/kernels.cuh"
 #include "cuda/runtime/device.hpp"
-#include "cuda/search/kernels.cuh"
-#include "search/batch_models.hpp"
+#include "model/batch_models.hpp"
 
 namespace zopo {
 
@@ -189,10 +189,10 @@ BatchModels<Cuda>::State::One BatchModels<Cuda>::State::make(ModelInputs& model,
   shared_center = std::max(shared_center, need(kCenterThreads));
   const auto limit = static_cast<std::size_t>(device_limits().shared_per_block);
   if (shared_center > limit)
-    throw ConfigError(
-        "study " + std::to_string(search) + ": dimension " + std::to_string(model.d) +
-        " with " + std::to_string(hidden) + " hidden units needs " + std::to_string(shared_center) +
-        " bytes of shared memory, the device has " + std::to_string(limit) + "; use device='cpu'");
+    throw ConfigError("study " + std::to_string(search) + ": dimension " + std::to_string(model.d) +
+                      " with " + std::to_string(hidden) + " hidden units needs " +
+                      std::to_string(shared_center) + " bytes of shared memory, the device has " +
+                      std::to_string(limit) + "; use device='cpu'");
   return s;
 }
 
@@ -256,8 +256,7 @@ BatchModels<Cuda>::BatchModels(std::vector<ModelInputs> models, int ordinal) {
   const DeviceGuard guard(ordinal);
   auto& state = *state_;
   state.searches.reserve(models.size());
-  for (auto& model : models)
-    state.searches.push_back(state.make(model, state.searches.size()));
+  for (auto& model : models) state.searches.push_back(state.make(model, state.searches.size()));
   std::vector<SearchView> views;
   for (const auto& s : state.searches) views.push_back(s.view);
   state.views = Buffer<SearchView>(views.size(), state.stream);

@@ -1,5 +1,5 @@
-// Standard normal numbers (search/random.hpp). Compiled without fused multiply-adds.
-#include "search/random.hpp"
+// Standard normal numbers (base/random.hpp). Compiled without fused multiply-adds.
+#include "base/random.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,10 +1,10 @@
-// Building blocks of the kernels in cuda/search/kernels.cuh: the network at a point and the
+// Building blocks of the kernels in cuda/model/kernels.cuh: the network at a point and the
 // matrices of a search, by a block.
 #pragma once
 
 #include <cfloat>
 
-#include "cuda/search/rows.cuh"
+#include "cuda/model/rows.cuh"
 
 namespace zopo {
 
@@ -120,7 +120,7 @@ __device__ void column_sums(int rows, int cols, const Shared& b, First first, En
   __syncthreads();
 }
 
-// Compute row n of C^-1 as search/local_gradient.cpp does: with v = C^-1 k it is (-C^-T v, 1) /
+// Compute row n of C^-1 as model/local_gradient.cpp does: with v = C^-1 k it is (-C^-T v, 1) /
 // pivot^(1/2), pivot = k_nn + noise - |v|^2. Returns false when the pivot is rounding noise.
 __device__ inline bool factorise(const SearchView& s, const Shared& b, int n, double noise) {
   const double* k = s.K + row_of_triangle(n);

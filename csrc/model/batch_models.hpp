@@ -1,7 +1,7 @@
 // Models of many independent searches: each has a pool of candidates and the posterior mean's
-// gradient at its center (search/local_gradient.hpp). Every operation takes any number of searches
+// gradient at its center (model/local_gradient.hpp). Every operation takes any number of searches
 // at once. search/gradient_search.hpp has the control flow. CPU members are defined in
-// search/batch_models.cpp, CUDA members in cuda/search/batch_models.cu.
+// model/batch_models.cpp, CUDA members in cuda/model/batch_models.cu.
 #pragma once
 
 #include <cstdint>
@@ -72,7 +72,7 @@ class BatchModels {
   ~BatchModels();
   BatchModels(BatchModels&&) noexcept;
 
-  // Run an operation of search/local_gradient.hpp or pool/pool.hpp. A search occurs at most once in
+  // Run an operation of model/local_gradient.hpp or pool/pool.hpp. A search occurs at most once in
   // a call, except in log_likelihood().
   void append(std::span<Append> items);
   void center(std::span<const Center> items);

@@ -1,5 +1,5 @@
-// Posterior over a region of candidates (search/region_posterior.hpp).
-#include "search/region_posterior.hpp"
+// Posterior over a region of candidates (model/region_posterior.hpp).
+#include "model/region_posterior.hpp"
 
 #include <algorithm>
 #include <cmath>

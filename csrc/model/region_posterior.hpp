@@ -31,7 +31,7 @@
 #include <vector>
 
 #include "base/aligned.hpp"
-#include "search/kernel_rows.hpp"
+#include "model/kernel_rows.hpp"
 
 namespace zopo {
 

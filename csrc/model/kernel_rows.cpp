@@ -1,5 +1,5 @@
-// Kernel rows over the candidates of a region (search/kernel_rows.hpp).
-#include "search/kernel_rows.hpp"
+// Kernel rows over the candidates of a region (model/kernel_rows.hpp).
+#include "model/kernel_rows.hpp"
 
 #include <algorithm>
 #include <cmath>

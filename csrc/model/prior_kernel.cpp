@@ -1,7 +1,7 @@
-// Covariance of a search's prior (search/prior_kernel.hpp). The closed form follows
+// Covariance of a search's prior (model/prior_kernel.hpp). The closed form follows
 // zopo_fast/gp/infinite_ntk.py: 1 - cos t and 1 + cos t pass from layer to layer instead of the
 // cosine, which would cost half the digits of a small angle.
-#include "search/prior_kernel.hpp"
+#include "model/prior_kernel.hpp"
 
 #include <algorithm>
 #include <cmath>

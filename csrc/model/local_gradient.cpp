@@ -1,5 +1,5 @@
-// Gradient of the posterior mean at one candidate (search/local_gradient.hpp).
-#include "search/local_gradient.hpp"
+// Gradient of the posterior mean at one candidate (model/local_gradient.hpp).
+#include "model/local_gradient.hpp"
 
 #include <algorithm>
 #include <cmath>
