@@ -1,4 +1,4 @@
-"""Reference of the searches in float64: the control flow of ask and tell, and every model from its definition.
+"""Reference of the searches in float64: the control flow of ask and tell, and models from their definitions.
 
 Nothing is kept between two calls that could be computed again. A proposal is a `Choice`: the prompts that may
 be asked next, given the rounding errors of the native code.
@@ -25,7 +25,7 @@ SHARE_ERROR, DISTANCE_ERROR = 0.02, 1e-4  # of the weight of noisy levels; of a 
 
 
 class Choice(NamedTuple):
-    """Prompts that may be proposed, an upper bound of each one's criterion, and the lower bound of the best."""
+    """Prompts that may be proposed, the upper bound of each criterion, and the lower bound of the best."""
 
     indices: Sequence[int]
     high: Array
@@ -100,7 +100,9 @@ class ReferenceSearch:
         off: Error of the native posterior, in standard deviations of the prior.
     """
 
-    def __init__(self, embeddings: Array, config: zf.ZopoConfig, kernel: Any = None, off: float = 1e-3) -> None:
+    def __init__(
+        self, embeddings: Array, config: zf.ZopoConfig, kernel: Any = None, off: float = 1e-3
+    ) -> None:
         self.Z, self.config = np.asarray(embeddings), config
         Z = self.Z.astype(np.float64)
         m, d = Z.shape
@@ -122,16 +124,24 @@ class ReferenceSearch:
     def done(self) -> bool:
         return not self.book.pending and not self.book.can_offer
 
-    def propose(self, members: Sequence[int] | None = None) -> list[Choice]:
-        """Return what may be asked next, any of the choices; `members` are those of a region."""
+    def propose(
+        self, before: Sequence[int] | None = None, after: Sequence[int] | None = None
+    ) -> list[Choice]:
+        """Return what may be asked next, any of the choices.
+
+        In a pool larger than its region, the members of the region before and after the ask are those of the
+        native search: when a candidate enters the region is not part of the specification.
+        """
         assert self.book.can_offer
         if not self.book.free:
             return [exactly(self.book.set_aside[0])]
-        return self.search.propose(members)  # type: ignore[no-any-return]
+        return self.search.propose(before, after)  # type: ignore[no-any-return]
 
-    def ask(self, index: int, members: Sequence[int] | None = None) -> None:
+    def ask(
+        self, index: int, before: Sequence[int] | None = None, after: Sequence[int] | None = None
+    ) -> None:
         """Check the prompt that another search asked, and make it pending."""
-        choices = self.propose(members)
+        choices = self.propose(before, after)
         assert any(choice.admits(index) for choice in choices), (index, choices)
         if index in self.book.set_aside:
             self.book.set_aside.remove(index)
@@ -228,7 +238,7 @@ class ReferenceImprovement:
         self.nuggets = NUGGETS if config.noise is None else np.array([max(config.noise, 1e-4)])
         self.trust = ReferenceTrust(min(config.region, len(E)), config.patience)
         self.scale = float(np.mean([k.diag(E * factor).mean() for k in kernels]))
-        self.designing, self.tracking = True, False
+        self.designing, self.tracking, self.has_model = True, False, False
         self.best_exact: float | None = None
         self.refresh_at, self.transform = 0, Transform(config.emphasis, np.zeros(1))
         self.near: list[int] = []  # the candidates that the region was made of
@@ -242,7 +252,9 @@ class ReferenceImprovement:
         self.is_whole = len(E) <= self.config.region
 
     def on_add(self, E: Array) -> None:
+        was_whole = self.is_whole
         self._set_pool(E)
+        self.has_model = was_whole == self.is_whole  # a pool that outgrows its region gets another model
         self.trust.size = self.trust.max_size = min(self.config.region, len(E))
         self.refresh_at, self.moved = 0, True
 
@@ -250,7 +262,9 @@ class ReferenceImprovement:
         del repeated
         seen = self.book.seen
         if final and not seen[index].noise:
-            self.best_exact = max(seen[index].value, -math.inf if self.best_exact is None else self.best_exact)
+            self.best_exact = max(
+                seen[index].value, -math.inf if self.best_exact is None else self.best_exact
+            )
         if self.designing and not self.queue and not self.book.pending:
             self.designing, self.refresh_at = False, 0
         elif final and self.tracking and self.trust.update(seen, index, self.inside()):
@@ -259,7 +273,7 @@ class ReferenceImprovement:
 
     def sync(self) -> None:
         """Update the units of the scores once per eighth of growth, and the region with its center."""
-        n = len(self.book.seen)
+        n, self.has_model = len(self.book.seen), True
         if n >= self.refresh_at:
             self.refresh_at = n + max(1, n // 8)
             self.transform = Transform(self.config.emphasis, self.book.scores)
@@ -273,7 +287,7 @@ class ReferenceImprovement:
 
     # ---- proposals
 
-    def propose(self, members: Sequence[int] | None) -> list[Choice]:
+    def propose(self, before: Sequence[int] | None, after: Sequence[int] | None) -> list[Choice]:
         while self.queue:
             index = self.queue.pop(0)
             if index in self.book.free:
@@ -284,22 +298,22 @@ class ReferenceImprovement:
         if self.designing or not self.tracking:
             self.designing, self.refresh_at = False, 0
         self.sync()
-        assert self.is_whole or members is not None
-        inside = set(range(len(self.E)) if members is None else members)
+        free = self.book.free
+        if not self.is_whole and not set(free) & set(before or ()):  # every member is taken
+            self.near = self.neighbors()
+        inside = set(free if self.is_whole else after or ())
         free = [i for i in self.book.free if i in inside]
         return self.sampled(free) if self.config.search == "thompson" else self.promising(free)
 
     def promising(self, free: list[int]) -> list[Choice]:
-        """Return the choice by expected improvement; two of them where it is open whether a trust region counts."""
-        levels, unit = self.levels(self.book.waiting), self.unit
-        best = self.book.scores.max() if self.best_exact is None else self.best_exact
-        incumbent = float(self.transform(best))
+        """Return the choice by expected improvement; two where it is open whether the trust region counts."""
+        levels, unit, incumbent = self.levels(self.book.waiting), self.unit, self.incumbent
         noisy = sum(level.weight for level, g in zip(levels, self.nuggets, strict=True) if g > 0.3)
         distance = np.diag(self.K)[free] - 2 * self.K[self.trust.center][free]
         bound = np.sort(distance)[min(self.trust.size, len(free)) - 1]
         choices = []
         for restricted in (False, True):
-            if noisy > 0.4 + SHARE_ERROR and not restricted or noisy < 0.4 - SHARE_ERROR and restricted:
+            if (0.4 - noisy if restricted else noisy - 0.4) > SHARE_ERROR:
                 continue
             possible = distance <= bound + DISTANCE_ERROR if restricted else np.ones(len(free), bool)
             certain = distance <= bound - DISTANCE_ERROR if restricted else possible
@@ -352,13 +366,19 @@ class ReferenceImprovement:
 
     def levels(self, pending: Sequence[int] = ()) -> list[reference.RegionLevel]:
         y, noise = self.values()
-        return reference.region_levels(self.K, list(self.book.seen), y, noise, self.nuggets, pending)
+        return reference.region_levels(self.K, list(self.book.seen), y, noise, self.nuggets.tolist(), pending)
+
+    @property
+    def incumbent(self) -> float:
+        """Value to improve on: that of the best exact score, or of the best score."""
+        best = self.book.scores.max() if self.best_exact is None else self.best_exact
+        return float(self.transform(best))
 
     @property
     def unit(self) -> float:
         """Unit of errors: the standard deviation of the prior at its largest amplitude."""
         spread = float(self.values()[0].std()) or 1.0
-        return spread * max(1.0, *(level.amplitude**0.5 for level in self.levels()))
+        return spread * max(1.0, *(math.sqrt(level.amplitude) for level in self.levels()))
 
     def neighbors(self) -> list[int]:
         """Return the free candidates nearest to the center, and to the center moved along the gradient."""
@@ -430,8 +450,8 @@ class ReferenceGradient:
         if not self.designing and not self.changed:
             self.refresh_if_due()
 
-    def propose(self, members: Sequence[int] | None) -> list[Choice]:
-        del members
+    def propose(self, before: Sequence[int] | None, after: Sequence[int] | None) -> list[Choice]:
+        del before, after
         while self.queue:
             index = self.queue.pop(0)
             if index in self.book.free:
@@ -528,3 +548,73 @@ def nearest(E: Array, x: Array, free: Sequence[int], k: int) -> list[int]:
 def nearest_to_first_pending(book: Book, E: Array) -> int:
     at = E[book.pending[0]] if book.pending else np.zeros(E.shape[1])
     return nearest(E, at, book.free, 1)[0]
+
+
+# ---- beside the native search ----------------------------------------------------------------------
+
+
+class Followed:
+    """Search and its reference, which get the same calls and must agree after each.
+
+    Args:
+        opt: Search to follow, without calls so far.
+        ref: Reference with the same embeddings, settings and kernel.
+    """
+
+    def __init__(self, opt: zf.Zopo, ref: ReferenceSearch) -> None:
+        self.opt, self.ref = opt, ref
+        self.compared = 0  # posteriors
+
+    def members(self) -> list[int] | None:
+        region = self.opt._native.region(self.opt._number)
+        return None if region is None else region[0].tolist()
+
+    def ask(self) -> int:
+        before = self.members()
+        index = self.opt.ask()
+        self.ref.ask(index, before, self.members())
+        self.check()
+        return index
+
+    def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None:
+        self.opt.tell(index, score, noise, final)
+        self.ref.tell(index, score, noise, final)
+        self.check()
+
+    def discard(self, index: int) -> None:
+        self.opt.discard(index)
+        self.ref.discard(index)
+        self.check()
+
+    def add(self, more: Array) -> None:
+        self.opt.add(more)
+        self.ref.add(more)
+        self.check()
+
+    def check(self) -> None:
+        """Check the book, the trust region, and the posterior or the uncertainty of the gradient."""
+        opt, ref, search = self.opt, self.ref, self.ref.search
+        assert opt.pending == ref.book.pending
+        assert opt.done == ref.done
+        if ref.book.best is None:
+            with np.testing.assert_raises(zf.NothingToAsk):
+                _ = opt.best
+            return
+        assert opt.best == ref.book.best
+        if search.designing:
+            return
+        if isinstance(search, ReferenceGradient):
+            share = opt._native.gradient_uncertainty()[opt._number]
+            if not search.changed and not math.isnan(share):
+                np.testing.assert_allclose(share, search.uncertainty(), rtol=1e-6, atol=1e-9)
+                self.compared += 1
+        elif search.tracking and search.has_model:
+            region = opt._native.region(opt._number)
+            assert region is not None
+            members, mean, variance, *trust = region
+            assert trust == [search.trust.center, search.trust.size]
+            levels, unit = search.levels(), search.unit
+            expected_mean, expected_variance = reference.region_posterior(levels)
+            assert np.abs(mean - expected_mean[members]).max() <= search.off * unit
+            assert np.abs(variance - expected_variance[members]).max() <= search.off * unit**2
+            self.compared += 1
