@@ -14,39 +14,55 @@
 namespace zopo {
 namespace {
 
-constexpr double kRounding = 1e-13;     // of a variance in double precision, relative
-constexpr double kMinRevision = 1e-6;   // share of A's determinant that a revision may leave
-constexpr double kMinAmplitude = 1e-6;  // of a level, as a share of the scores' variance
-constexpr std::size_t kPanel = 32;      // columns conditioned at a time
+constexpr double kRounding = 1e-13;       // of a variance in double precision, relative
+constexpr double kMinRevision = 1e-6;     // share of A's determinant that a revision may leave
+constexpr double kMinAmplitude = 1e-6;    // of a level, as a share of the scores' variance
+constexpr std::size_t kPanel = 64;        // columns of a panel: see simd/simd.hpp
+constexpr std::size_t kConditioned = 32;  // columns conditioned at a time
+constexpr std::size_t kTouched = 256;  // rows of M touched at once: later they'd fault one by one
 
 }  // namespace
 
 RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity)
     : kernel_(std::move(kernel)) {
-  criterion_.resize(stride());
-  t_.resize(nuggets.size() * stride());
-  near_.reserve(stride());
-  if (!kernel_.gram()) K_.reserve(capacity * stride());
-  order_.reserve(capacity);
-  weights_.reserve(4 * capacity);
-  gathered_.reserve(triangle_width(capacity));
-  y_.reserve(capacity);
-  noise_.reserve(capacity);
-  column_.reserve(capacity);
-  observed_.reserve(capacity);
-  distance_.reserve(columns());
-  excluded_.assign(columns(), false);
   level_.resize(nuggets.size());
-  for (std::size_t g = 0; g < nuggets.size(); ++g) {
+  directions_.resize(nuggets.size());
+  improvements_.reserve(nuggets.size());
+  if (!kernel_.gram()) K_.reserve(capacity * stride());
+  weights_.reserve((levels() + 3) / 4 * 4 * capacity);
+  gathered_.reserve(triangle_width(capacity));
+  for (Doubles* of : {&y_, &noise_, &ones_}) of->reserve(capacity);
+  for (auto* of : {&order_, &column_, &observed_}) of->reserve(capacity);
+  for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     level.nugget = nuggets[g];
     level.M.reserve(triangle_offset(capacity));
+    level.M.assign(triangle_offset(std::min(capacity, kTouched)), 0.0);
+    level.M.clear();
     for (Doubles* of : {&level.z_y, &level.z_1}) of->reserve(capacity);
     for (Doubles* of : {&level.l, &level.w}) of->reserve(triangle_width(capacity));
-    level.variance = level.fantasised = diagonal();
-    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->assign(stride(), 0.0);
+    level.variance = diagonal();
   }
+  resize_columns(0);
   weigh();
+}
+
+// Fit everything that has an entry for each candidate to the kernel rows; the candidates after the
+// first `before` ones are new, and free.
+void RegionPosterior::resize_columns(std::size_t before) {
+  criterion_.resize(stride());
+  distance_.resize(stride());
+  near_.reserve(kernel_.gram() ? 0 : stride());
+  promising_.reserve(columns());
+  exact_.reserve(3 * columns());
+  offset_.resize(before);
+  offset_.resize(columns(), 0.0f);
+  offset_.resize(stride(), kTaken);
+  for (Level& level : level_) {
+    level.variance.resize(stride(), 0.0f);
+    level.fantasised.resize(stride(), 0.0f);
+    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->resize(stride(), 0.0);
+  }
 }
 
 // Fill l, w and the pivot of every level, for an observation at a candidate after the first `rows`
@@ -55,10 +71,11 @@ RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std:
 const float* RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
   const float* row = kernel_.row(column);
   const std::size_t padded = rows == 0 ? 0 : triangle_width(rows - 1);
-  gathered_.assign(padded, 0.0);
+  gathered_.resize(padded);
+  std::fill(gathered_.begin() + static_cast<std::ptrdiff_t>(rows), gathered_.end(), 0.0);
   for (std::size_t i = 0; i < rows; ++i) gathered_[i] = row[column_[i]];
   for (Level& level : level_) {
-    level.l.assign(padded, 0.0);
+    level.l.resize(padded);
     level.w.assign(padded, 0.0);
     if (rows > 0)
       simd().triangle_normal(level.M.data(), rows, gathered_.data(), level.l.data(),
@@ -83,25 +100,30 @@ void RegionPosterior::keep_row(std::size_t column, const float* row, std::size_t
 
 // Append the row (-w, 1) / p to M.
 void RegionPosterior::extend(Level& level, std::size_t rows) {
-  level.M.resize(triangle_offset(rows) + triangle_width(rows), 0.0);
+  const double inverse = 1.0 / level.pivot;
+  level.M.resize(triangle_offset(rows) + triangle_width(rows));
   double* next = level.M.data() + triangle_offset(rows);
-  std::fill_n(next, triangle_width(rows), 0.0);
-  for (std::size_t i = 0; i < rows; ++i) next[i] = -level.w[i] / level.pivot;
-  next[rows] = 1.0 / level.pivot;
+  for (std::size_t i = 0; i < rows; ++i) next[i] = -level.w[i] * inverse;
+  next[rows] = inverse;
+  std::fill(next + rows + 1, next + triangle_width(rows), 0.0);
 }
 
-// t_g += sign * w_g^T K_obs for all levels.
-void RegionPosterior::combine(std::size_t rows, double sign) {
-  weights_.resize(4 * rows);
-  for (std::size_t first = 0; first < levels(); first += 4) {
-    const std::size_t count = std::min<std::size_t>(4, levels() - first);
-    for (std::size_t g = 0; g < count; ++g) {
-      const Doubles& w = level_[first + g].w;
-      for (std::size_t i = 0; i < rows; ++i) weights_[4 * i + g] = static_cast<float>(sign * w[i]);
-    }
-    simd().combine_levels(K(), stride(), rows_of_K(), rows, weights_.data(), count, stride(),
-                          t_.data() + first * stride(), stride());
+// Change the levels as directions_ says along t_g = row + sign w_g^T K_obs; a null row is zero.
+void RegionPosterior::add_directions(std::size_t rows, double sign, const float* row) {
+  weights_.resize((levels() + 3) / 4 * 4 * rows);
+  for (std::size_t g = 0; g < levels(); ++g) {
+    const double* w = level_[g].w.data();
+    float* to = weights_.data() + g / 4 * 4 * rows + g % 4;
+    for (std::size_t i = 0; i < rows; ++i) to[4 * i] = static_cast<float>(sign * w[i]);
   }
+  // A multiply-add in single precision, with K in the cache, takes half the time of one in double.
+  const double work = 0.5 * static_cast<double>(rows * levels()) * static_cast<double>(stride());
+  parallel_ranges(stride() / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t g = 0; g < levels(); g += 4)
+      simd().add_directions(K(), stride(), rows_of_K(), rows, weights_.data() + g * rows, row,
+                            begin * kPanel, end * kPanel, std::min<std::size_t>(4, levels() - g),
+                            &directions_[g]);
+  });
 }
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
@@ -114,8 +136,6 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
                                      std::to_string(column) +
                                      " has neither noise nor remaining variance; give it a noise "
                                      "variance above 0");
-  for (std::size_t g = 0; g < levels(); ++g) std::copy_n(row, stride(), &t_[g * stride()]);
-  combine(n, -1.0);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     extend(level, n);
@@ -124,14 +144,15 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
     level.z_y.push_back((y - simd().dot(level.l.data(), level.z_y.data(), n)) / p);
     level.z_1.push_back((1.0 - simd().dot(level.l.data(), level.z_1.data(), n)) / p);
     level.log_determinant += std::log(p);
-    simd().add_direction(stride(), &t_[g * stride()], -1.0 / (p * p), level.z_y[n] / p,
-                         level.z_1[n] / p, level.variance.data(), level.mean_y.data(),
-                         level.mean_1.data());
+    directions_[g] = {-1.0 / (p * p),        level.z_y[n] / p,    level.z_1[n] / p,
+                      level.variance.data(), level.mean_y.data(), level.mean_1.data()};
   }
+  add_directions(n, -1.0, row);
   keep_row(column, row, n);
   observed_.push_back(column);
   y_.push_back(y);
   noise_.push_back(noise);
+  ones_.push_back(1.0);
   weigh();
 }
 
@@ -172,18 +193,21 @@ void RegionPosterior::revise(std::size_t i, double y, double noise) {
     simd().triangle_matvec_transposed(level.M.data(), n, level.l.data(), level.w.data());
     if (!(1.0 + delta * level.w[i] > kMinRevision)) return rebuild(i, y, noise);
   }
-  std::fill(t_.begin(), t_.end(), 0.0);
-  combine(n, 1.0);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     const double at = level.w[i], s = delta / (1.0 + delta * at);
     const double u_y = simd().dot(level.l.data(), level.z_y.data(), n) + shift * at;
     const double u_1 = simd().dot(level.l.data(), level.z_1.data(), n);
-    simd().add_direction(stride(), &t_[g * stride()], s, shift - s * u_y, -s * u_1,
-                         level.variance.data(), level.mean_y.data(), level.mean_1.data());
+    directions_[g] = {s,
+                      shift - s * u_y,
+                      -s * u_1,
+                      level.variance.data(),
+                      level.mean_y.data(),
+                      level.mean_1.data()};
     level.log_determinant += 0.5 * std::log1p(delta * at);
-    update_inverse(level, i, level.l, delta, shift);
   }
+  add_directions(n, 1.0, nullptr);
+  for (Level& level : level_) update_inverse(level, i, level.l, delta, shift);
   y_[i] = y;
   noise_[i] = noise;
   weigh();
@@ -213,6 +237,7 @@ void RegionPosterior::clear() {
   observed_.clear();
   y_.clear();
   noise_.clear();
+  ones_.clear();
   pending_.clear();
   for (Level& level : level_) {
     level.M.clear();
@@ -256,35 +281,41 @@ void RegionPosterior::drop_pending() {
 void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
   const std::size_t rows = size(), padded = rows == 0 ? 0 : triangle_width(rows - 1);
   const double work = static_cast<double>(n * rows) * static_cast<double>(rows * levels()) / 2.0;
-  parallel_ranges((n + kPanel - 1) / kPanel, work, [&](std::size_t begin, std::size_t end) {
-    Doubles k(padded * kPanel, 0.0), V(8 * kPanel), sums(3 * kPanel);
-    const Doubles zeros(kPanel, 0.0);
-    double *squares = sums.data(), *y = squares + kPanel, *ones = y + kPanel;
-    for (std::size_t j = begin * kPanel; j < std::min(n, end * kPanel); j += kPanel) {
-      const std::size_t width = std::min(kPanel, n - j);
-      for (std::size_t i = 0; i < rows; ++i)
-        for (std::size_t c = 0; c < width; ++c)
-          k[i * kPanel + c] = K()[rows_of_K()[i] * stride() + columns[j + c]];
-      for (Level& level : level_) {
-        std::fill(sums.begin(), sums.end(), 0.0);
-        for (std::size_t i = 0; i < rows; i += 8) {
-          const std::size_t count = std::min<std::size_t>(8, rows - i);
-          simd().gemm(count, kPanel, triangle_width(i), level.M.data() + triangle_offset(i),
-                      triangle_width(i), k.data(), kPanel, V.data(), kPanel, false);
-          for (std::size_t r = 0; r < count; ++r)
-            simd().squares_pass(V.data() + r * kPanel, kPanel, zeros.data(), squares);
-          simd().matvec_transposed(V.data(), kPanel, count, kPanel, &level.z_y[i], y);
-          simd().matvec_transposed(V.data(), kPanel, count, kPanel, &level.z_1[i], ones);
+  parallel_ranges(
+      (n + kConditioned - 1) / kConditioned, work, [&](std::size_t begin, std::size_t end) {
+        Doubles k(padded * kConditioned, 0.0), V(8 * kConditioned), sums(3 * kConditioned);
+        const Doubles zeros(kConditioned, 0.0);
+        double *squares = sums.data(), *y = squares + kConditioned, *ones = y + kConditioned;
+        for (std::size_t j = begin * kConditioned; j < std::min(n, end * kConditioned);
+             j += kConditioned) {
+          const std::size_t width = std::min(kConditioned, n - j);
+          for (std::size_t i = 0; i < rows; ++i)
+            for (std::size_t c = 0; c < width; ++c)
+              k[i * kConditioned + c] = K()[rows_of_K()[i] * stride() + columns[j + c]];
+          for (Level& level : level_) {
+            std::fill(sums.begin(), sums.end(), 0.0);
+            for (std::size_t i = 0; i < rows; i += 8) {
+              const std::size_t count = std::min<std::size_t>(8, rows - i);
+              simd().gemm(count, kConditioned, triangle_width(i),
+                          level.M.data() + triangle_offset(i), triangle_width(i), k.data(),
+                          kConditioned, V.data(), kConditioned, false);
+              for (std::size_t r = 0; r < count; ++r)
+                simd().squares_pass(V.data() + r * kConditioned, kConditioned, zeros.data(),
+                                    squares);
+              simd().matvec_transposed(V.data(), kConditioned, count, kConditioned, &level.z_y[i],
+                                       y);
+              simd().matvec_transposed(V.data(), kConditioned, count, kConditioned, &level.z_1[i],
+                                       ones);
+            }
+            for (std::size_t c = 0; c < width; ++c) {
+              const std::size_t at = columns[j + c];
+              level.variance[at] = static_cast<float>(diagonal()[at] - squares[c]);
+              level.mean_y[at] = y[c];
+              level.mean_1[at] = ones[c];
+            }
+          }
         }
-        for (std::size_t c = 0; c < width; ++c) {
-          const std::size_t at = columns[j + c];
-          level.variance[at] = static_cast<float>(diagonal()[at] - squares[c]);
-          level.mean_y[at] = y[c];
-          level.mean_1[at] = ones[c];
-        }
-      }
-    }
-  });
+      });
 }
 
 void RegionPosterior::replace(const std::size_t* columns, std::size_t n, const double* X) {
@@ -305,7 +336,7 @@ void RegionPosterior::replace(const std::size_t* columns, std::size_t n, const d
     for (std::size_t i = 0; i < size(); ++i)
       for (std::size_t j = 0; j < n; ++j) K_[i * stride() + columns[j]] = k[i * n + j];
   }
-  for (std::size_t i = 0; i < n; ++i) excluded_[columns[i]] = false;
+  for (std::size_t i = 0; i < n; ++i) include(columns[i]);
   condition(columns, n);
 }
 
@@ -333,14 +364,7 @@ void RegionPosterior::extend(const double* X, std::size_t columns) {
     K_ = std::move(K);
     while (order_.size() < size()) order_.push_back(order_.size());
   }
-  excluded_.resize(columns, false);
-  distance_.reserve(columns);
-  t_.resize(levels() * stride());
-  criterion_.resize(stride());
-  for (Level& level : level_) {
-    for (Floats* of : {&level.variance, &level.fantasised}) of->resize(stride(), 0.0f);
-    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->resize(stride(), 0.0);
-  }
+  resize_columns(before);
   condition(added.data(), added.size());
 }
 
@@ -349,22 +373,17 @@ void RegionPosterior::weigh() {
   const auto count = static_cast<double>(n);
   score_mean_ = 0.0;
   score_deviation_ = 1.0;
+  double deviation = 0.0;
   if (n > 0) {
-    for (const double y : y_) score_mean_ += y;
-    score_mean_ /= count;
+    score_mean_ = simd().dot(y_.data(), ones_.data(), n) / count;
+    deviation = std::sqrt(simd().centered_square(y_.data(), ones_.data(), score_mean_, n) / count);
   }
-  double squares = 0.0;
-  for (const double y : y_) squares += (y - score_mean_) * (y - score_mean_);
-  const double deviation = n > 0 ? std::sqrt(squares / count) : 0.0;
   const bool varied = deviation > 1e-12 * std::abs(score_mean_);
   if (varied) score_deviation_ = deviation;
   double best = -std::numeric_limits<double>::infinity();
   for (Level& level : level_) {
-    double quadratic = 0.0;
-    for (std::size_t i = 0; i < n; ++i) {
-      const double z = level.z_y[i] - score_mean_ * level.z_1[i];
-      quadratic += z * z;
-    }
+    const double quadratic =
+        simd().centered_square(level.z_y.data(), level.z_1.data(), score_mean_, n);
     level.amplitude =
         varied ? std::max(quadratic / (count * deviation * deviation), kMinAmplitude) : 1.0;
     level.weight = -0.5 * count * std::log(level.amplitude) - level.log_determinant;

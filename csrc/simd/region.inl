@@ -45,47 +45,64 @@ void dots_f32(const float* X, std::size_t ldx, const std::size_t* index, std::si
 // does not grow with the number of rows.
 constexpr std::size_t kChunk = 64;
 
-// Add sum_i a_ig K_i to a block of N vectors, for G levels at once: each row of K is read once.
+// Add the direction t_g = row + sum_i a_ig K_i of each of G levels, in a block of N vectors: a row
+// of K is read once for all levels, and t never leaves the cache.
 template <std::size_t N, std::size_t G>
-inline void levels_block(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
-                         const float* a, double* out, std::size_t ldo) {
+inline void directions_block(const float* K, std::size_t ld, const std::size_t* index,
+                             std::size_t rows, const float* a, const float* row, std::size_t j,
+                             const DirectionOf* level) {
+  constexpr std::size_t kWidth = N * kFloats;
+  alignas(64) double t[G][kWidth];
+  for (std::size_t g = 0; g < G; ++g)
+    for (std::size_t c = 0; c < kWidth; ++c) t[g][c] = row ? static_cast<double>(row[j + c]) : 0.0;
   for (std::size_t begin = 0; begin < rows; begin += kChunk) {
     const std::size_t end = rows - begin < kChunk ? rows : begin + kChunk;
     Vecf sum[G][N] = {};
     for (std::size_t i = begin; i < end; ++i) {
       Vecf k[N];
       for (std::size_t v = 0; v < N; ++v)
-        k[v] = *reinterpret_cast<const VecfLoad*>(K + index[i] * ld + v * kFloats);
+        k[v] = *reinterpret_cast<const VecfLoad*>(K + index[i] * ld + j + v * kFloats);
       for (std::size_t g = 0; g < G; ++g)
         for (std::size_t v = 0; v < N; ++v) sum[g][v] += a[4 * i + g] * k[v];
     }
     for (std::size_t g = 0; g < G; ++g) {
       const float* part = reinterpret_cast<const float*>(sum[g]);
-      for (std::size_t j = 0; j < N * kFloats; ++j)
-        out[g * ldo + j] += static_cast<double>(part[j]);
+      for (std::size_t c = 0; c < kWidth; ++c) t[g][c] += static_cast<double>(part[c]);
     }
+  }
+  for (std::size_t g = 0; g < G; ++g) {
+    float* variance = level[g].variance + j;
+    const double square = level[g].square;
+    for (std::size_t c = 0; c < kWidth; ++c)
+      variance[c] =
+          static_cast<float>(static_cast<double>(variance[c]) + square * t[g][c] * t[g][c]);
+    if (!level[g].mean_y) continue;
+    double *mean_y = level[g].mean_y + j, *mean_1 = level[g].mean_1 + j;
+    for (std::size_t c = 0; c < kWidth; ++c) mean_y[c] += level[g].y * t[g][c];
+    for (std::size_t c = 0; c < kWidth; ++c) mean_1[c] += level[g].one * t[g][c];
   }
 }
 
 template <std::size_t G>
-inline void levels_pass(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
-                        const float* a, std::size_t columns, double* out, std::size_t ldo) {
+inline void directions_pass(const float* K, std::size_t ld, const std::size_t* index,
+                            std::size_t rows, const float* a, const float* row, std::size_t begin,
+                            std::size_t end, const DirectionOf* level) {
   constexpr std::size_t kVectors = ZOPO_VECTOR_BYTES == 64 ? 4 : 2;
-  for (std::size_t j = 0; j < columns; j += kVectors * kFloats)
-    levels_block<kVectors, G>(K + j, ld, index, rows, a, out + j, ldo);
+  for (std::size_t j = begin; j < end; j += kVectors * kFloats)
+    directions_block<kVectors, G>(K, ld, index, rows, a, row, j, level);
 }
 
-void combine_levels(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
-                    const float* a, std::size_t levels, std::size_t columns, double* out,
-                    std::size_t ldo) {
+void add_directions(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                    const float* a, const float* row, std::size_t begin, std::size_t end,
+                    std::size_t levels, const DirectionOf* level) {
   if (levels == 1)
-    levels_pass<1>(K, ld, index, rows, a, columns, out, ldo);
+    directions_pass<1>(K, ld, index, rows, a, row, begin, end, level);
   else if (levels == 2)
-    levels_pass<2>(K, ld, index, rows, a, columns, out, ldo);
+    directions_pass<2>(K, ld, index, rows, a, row, begin, end, level);
   else if (levels == 3)
-    levels_pass<3>(K, ld, index, rows, a, columns, out, ldo);
+    directions_pass<3>(K, ld, index, rows, a, row, begin, end, level);
   else
-    levels_pass<4>(K, ld, index, rows, a, columns, out, ldo);
+    directions_pass<4>(K, ld, index, rows, a, row, begin, end, level);
 }
 
 void combine_f32_f64(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
@@ -97,25 +114,42 @@ void combine_f32_f64(const float* K, std::size_t ld, const std::size_t* index, s
     }
 }
 
-void add_direction(std::size_t n, const double* t, double s, double a, double b, float* variance,
-                   double* mean_y, double* mean_1) {
-  for (std::size_t j = 0; j < n; ++j) {
-    variance[j] = static_cast<float>(static_cast<double>(variance[j]) + s * t[j] * t[j]);
-    mean_y[j] += a * t[j];
-    mean_1[j] += b * t[j];
-  }
-}
-
-void add_variance(std::size_t n, const double* t, double s, float* variance) {
-  for (std::size_t j = 0; j < n; ++j)
-    variance[j] = static_cast<float>(static_cast<double>(variance[j]) + s * t[j] * t[j]);
-}
-
 void update_row(std::size_t n, double a, double inverse, double beta, double* row, double* sum) {
   for (std::size_t j = 0; j < n; ++j) {
     row[j] = (row[j] - a * sum[j]) * inverse;
     sum[j] += beta * row[j];
   }
+}
+
+double centered_square(const double* a, const double* b, double c, std::size_t n) {
+  Vec even = {}, odd = {};
+  std::size_t k = 0;
+  for (; k + 2 * kLanes <= n; k += 2 * kLanes) {
+    const Vec x = load(a + k) - load(b + k) * c;
+    const Vec y = load(a + k + kLanes) - load(b + k + kLanes) * c;
+    even += x * x;
+    odd += y * y;
+  }
+  double tail = 0.0;
+  for (; k < n; ++k) tail += (a[k] - c * b[k]) * (a[k] - c * b[k]);
+  return sum(even + odd) + tail;
+}
+
+std::size_t count_at_most(const float* x, std::size_t n, float most) {
+  std::uint32_t count = 0;
+  for (std::size_t j = 0; j < n; ++j) count += x[j] <= most ? 1 : 0;
+  return count;
+}
+
+float maximum(const float* x, std::size_t n) {
+  Vecf top = *reinterpret_cast<const VecfLoad*>(x);
+  for (std::size_t j = kFloats; j < n; j += kFloats) {
+    const Vecf v = *reinterpret_cast<const VecfLoad*>(x + j);
+    top = v > top ? v : top;
+  }
+  float most = top[0];
+  for (std::size_t j = 1; j < kFloats; ++j) most = top[j] > most ? top[j] : most;
+  return most;
 }
 
 void arc_cosine_first(std::size_t n, float factor, float bias, bool ntk, float* S, float* T) {
@@ -239,6 +273,82 @@ void improvement(std::size_t n, const double* mean_y, const double* mean_1, cons
   else
     improvement_of<0>(n, mean_y, mean_1, variance, mean, inverse, incumbent, amplitude, weight,
                       out);
+}
+
+// exp(x) for x <= 0, to 3e-7; 0 below -60, so that no product of it is subnormal.
+inline float exp_negative_f32(float x) {
+  const float y = x < -60.0f ? -60.0f : x;
+  const float shifted = y * 1.44269504f + 12582912.0f;
+  const float k = shifted - 12582912.0f;
+  const float r = (y - k * 0.693145752f) - k * 1.42860677e-06f;
+  float p = 1.0f / 720.0f;
+  p = p * r + 1.0f / 120.0f;
+  p = p * r + 1.0f / 24.0f;
+  p = p * r + 1.0f / 6.0f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const std::uint32_t bits = (__builtin_bit_cast(std::uint32_t, shifted) + 127) << 23;
+  return x < -60.0f ? 0.0f : p * __builtin_bit_cast(float, bits);
+}
+
+// 1 / sqrt(x) of a positive number, to 3e-7, without the divider that the criterion needs too: a
+// linear guess of the exponent, then three steps of Newton's method.
+inline float inverse_root(float x) {
+  const std::uint32_t guess = 0x5f375a86u - (__builtin_bit_cast(std::uint32_t, x) >> 1);
+  float y = __builtin_bit_cast(float, guess);
+  const float half = 0.5f * x;
+  y = y * (1.5f - half * y * y);
+  y = y * (1.5f - half * y * y);
+  return y * (1.5f - half * y * y);
+}
+
+// `expected` to 1e-4 of its value, for u above -10; 0 below.
+template <int P>
+inline float expected_f32(float u) {
+  constexpr float kCoefficients[2][9] = {
+      {0.457346888f, 0.453727707f, 0.147756186f, -0.0408647829f, -0.0299766116f, 0.00897688483f,
+       0.00569503936f, -0.00184268974f, -0.000823628278f},
+      {0.547365318f, 0.662597014f, 0.187357696f, -0.12877412f, -0.0532941374f, 0.036435797f,
+       0.010934703f, -0.00761418953f, -0.00171651103f}};
+  const float x = u < 0.0f ? -u : u;
+  const float t = 1.0f / (1.0f + 0.4f * x), s = 2.0f * t - 1.0f;
+  float p = kCoefficients[P - 1][8];
+  for (int k = 7; k >= 0; --k) p = p * s + kCoefficients[P - 1][k];
+  const float tail =
+      0.398942280f * exp_negative_f32(-0.5f * x * x) * p * t * t * (P == 2 ? t : 1.0f);
+  if constexpr (P == 1) return u > 0.0f ? u + tail : tail;
+  return u > 0.0f ? u * u + 1.0f - tail : tail;
+}
+
+template <int P>
+inline void criterion_of(const ImprovementOf& of, double mean, double inverse, double incumbent,
+                         std::size_t begin, std::size_t end, float* out) {
+  const double *mean_y = of.mean_y, *mean_1 = of.mean_1;
+  const float* variance = of.variance;
+  const auto amplitude = static_cast<float>(of.amplitude), weight = static_cast<float>(of.weight);
+  for (std::size_t j = begin; j < end; ++j) {
+    double above = (mean_y[j] - mean * mean_1[j]) * inverse - incumbent;
+    above = above < -1e12 ? -1e12 : above;
+    above = above > 1e12 ? 1e12 : above;
+    const float v = (variance[j] > 1e-12f ? variance[j] : 1e-12f) * amplitude;
+    const float root = inverse_root(v);
+    out[j] += weight * (P == 1 ? v * root : v) * expected_f32<P>(static_cast<float>(above) * root);
+  }
+}
+
+void criterion(std::size_t levels, const ImprovementOf* of, double mean, double inverse,
+               double incumbent, int power, std::size_t begin, std::size_t end, const float* offset,
+               float* out) {
+  for (std::size_t j = begin; j < end; j += kPanelColumns) {  // a panel stays in L1
+    for (std::size_t c = j; c < j + kPanelColumns; ++c) out[c] = 0.0f;
+    for (std::size_t g = 0; g < levels; ++g)
+      if (power == 1)
+        criterion_of<1>(of[g], mean, inverse, incumbent, j, j + kPanelColumns, out);
+      else
+        criterion_of<2>(of[g], mean, inverse, incumbent, j, j + kPanelColumns, out);
+    for (std::size_t c = j; c < j + kPanelColumns; ++c) out[c] += offset[c];
+  }
 }
 
 }  // namespace
