@@ -15,8 +15,8 @@ constexpr std::size_t kPanel = 64;      // columns of a panel: see simd/simd.hpp
 constexpr double kMinVariance = 1e-12;  // of a candidate, in units of the kernel's scale
 constexpr double kMinWeight = 1e-4;     // levels of less weight are skipped
 
-// The criterion in single precision is off by 1e-4 of its value, down to kMinCriterion.
-constexpr float kUncertain = 5e-4f, kMinCriterion = 1e-20f;
+// The criterion in single precision is off by 4e-4 of its value, down to kMinCriterion.
+constexpr float kUncertain = 2e-3f, kMinCriterion = 1e-12f;
 constexpr double kCriterionWork = 12;  // multiply-adds that one candidate's criterion is worth
 
 // Scores count as mostly noise when levels with a nugget above kNoisyNugget have more than this

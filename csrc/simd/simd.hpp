@@ -135,7 +135,7 @@ struct Simd {
                    std::size_t d, const float* panel, float* out, std::size_t ldo);
   // Add the directions t_g = row + sum_i a_ig K_i of at most four levels g to columns [begin, end),
   // over the rows index[0..rows) of K, a (rows, 4): one pass over K. A null row counts as zero.
-  // Sums of 64 rows are in single precision, the sums of these in double precision.
+  // Sums are in single precision, those of 64 rows apart.
   void (*add_directions)(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
                          const float* a, const float* row, std::size_t begin, std::size_t end,
                          std::size_t levels, const DirectionOf* level);
@@ -163,11 +163,12 @@ struct Simd {
   void (*improvement)(std::size_t n, const double* mean_y, const double* mean_1,
                       const float* variance, double mean, double inverse, double incumbent,
                       double amplitude, double weight, int power, double* out);
-  // out = offset + the sum of the above over levels, for power 1 or 2 and columns [begin, end), to
-  // 1e-4 of the sum. Contributions below 1e-26 of a level's variance may be 0.
+  // out = the sum of the above over levels, for power 1 or 2 and columns [begin, end); `without`
+  // instead where that is negative. The sum is off by 4e-4 of its value, where that is at least
+  // 1e-14 of the levels' variance, and smaller terms may be 0.
   void (*criterion)(std::size_t levels, const ImprovementOf* of, double mean, double inverse,
                     double incumbent, int power, std::size_t begin, std::size_t end,
-                    const float* offset, float* out);
+                    const float* without, float* out);
 };
 
 // Loops of each instruction set, best last; nullptr where this build or processor lacks the set.
