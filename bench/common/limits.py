@@ -51,16 +51,16 @@ def step_flops(n: int, m: int, d: int, w: int, depth: int) -> float:
 def region_bytes(n: int, columns: int, d: int, levels: int) -> float:
     """Count the bytes of ask + tell of the default search in an unchanged region.
 
-    These are: the members' coordinates for a kernel row; the kernel rows of all observations once, and the
-    new one; for each noise level a variance (float32) and two means (float64), read and written. All else is
-    float32.
+    These are: the members' coordinates for a kernel row, where no Gram matrix is kept (else d = 0); the
+    kernel rows of all observations once; for each noise level the triangle of C^-1 (float64), and a variance
+    (float32) and two means (float64), read and written. All else is float32.
     """
-    return columns * (4.0 * (d + n + 1) + levels * 2.0 * (4 + 2 * 8))
+    return columns * (4.0 * (d + n + 1) + levels * 2.0 * (4 + 2 * 8)) + levels * 4.0 * n * n
 
 
 def region_flops(n: int, columns: int, d: int, levels: int) -> float:
-    """Count the flops of that step: inner products, and per level w^T K and the updates of one new row."""
-    return 2.0 * columns * (d + levels * (n + 3))
+    """Count the flops of that step: inner products, and per level w^T K, C^-1 k and a new row's updates."""
+    return 2.0 * columns * (d + levels * (n + 3)) + levels * 2.0 * n * n
 
 
 def compute(flops: float, seconds: float, threads: int, quick: bool) -> dict[str, Any]:

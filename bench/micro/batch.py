@@ -100,7 +100,7 @@ def _many(result: Result, plan: Plan, seed: int, quick: bool) -> None:
         row.extra["steps_a_second"] = 1.0 / timings[row.who].mean
         row.extra.update(timings[row.who].tail())
         if row.who in (OURS, OURS + ONE_THREAD, SEPARATE):
-            size = limits.region_bytes((plan.initial + plan.budget) // 2, M, DIM, LEVELS)
+            size = limits.region_bytes((plan.initial + plan.budget) // 2, M, 0, LEVELS)
             row.extra.update(limits.traffic(size, row.median, quick))
         result.rows.append(row)
     mean = timings[OURS].mean

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import zopo_fast as zf
+from zopo_fast.search.problem import MAX_WHOLE, REGION
 
 from .. import peers
 from ..common import limits, machine
@@ -75,9 +76,9 @@ def _counted(who: str, m: int) -> tuple[float, float]:
     n = 102
     if who == GRADIENT:
         return limits.step_bytes(n, m, DIM, 32, 2, 4), limits.step_flops(n, m, DIM, 32, 2)
-    region = zf.ZopoConfig().region  # beyond it the observations are members, too
-    columns = m if m <= region else region + n
-    return limits.region_bytes(n, columns, DIM, LEVELS), limits.region_flops(n, columns, DIM, LEVELS)
+    # A smaller pool is searched as a whole, by its Gram matrix; in a larger one, observations are members.
+    columns, dim = (m, 0) if m <= MAX_WHOLE["improvement"] else (REGION + n, DIM)
+    return limits.region_bytes(n, columns, dim, LEVELS), limits.region_flops(n, columns, dim, LEVELS)
 
 
 def problem(m: int, seed: int) -> Problem:

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <string>
 
 #include "base/error.hpp"
@@ -17,35 +16,32 @@ namespace {
 constexpr double kRounding = 1e-13;     // of a variance in double precision, relative
 constexpr double kMinRevision = 1e-6;   // share of A's determinant that a revision may leave
 constexpr double kMinAmplitude = 1e-6;  // of a level, as a share of the scores' variance
-constexpr std::size_t kPanel = 32;      // columns conditioned at a time
+constexpr std::size_t kPanel = 64;      // columns of a panel: see simd/simd.hpp
+constexpr std::size_t kTouched = 256;   // rows of M touched at once: later they'd fault one by one
 
 }  // namespace
 
 RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity)
     : kernel_(std::move(kernel)) {
-  criterion_.resize(stride());
-  t_.resize(nuggets.size() * stride());
-  near_.reserve(stride());
-  if (!kernel_.gram()) K_.reserve(capacity * stride());
-  order_.reserve(capacity);
-  weights_.reserve(4 * capacity);
-  gathered_.reserve(triangle_width(capacity));
-  y_.reserve(capacity);
-  noise_.reserve(capacity);
-  column_.reserve(capacity);
-  observed_.reserve(capacity);
-  distance_.reserve(columns());
-  excluded_.assign(columns(), false);
   level_.resize(nuggets.size());
-  for (std::size_t g = 0; g < nuggets.size(); ++g) {
+  directions_.resize(nuggets.size());
+  improvements_.reserve(nuggets.size());
+  if (!kernel_.gram()) K_.reserve(capacity * stride());
+  weights_.reserve((levels() + 3) / 4 * 4 * capacity);
+  gathered_.reserve(triangle_width(capacity));
+  for (Doubles* of : {&y_, &noise_, &ones_}) of->reserve(capacity);
+  for (auto* of : {&order_, &column_, &observed_}) of->reserve(capacity);
+  for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     level.nugget = nuggets[g];
     level.M.reserve(triangle_offset(capacity));
+    level.M.assign(triangle_offset(std::min(capacity, kTouched)), 0.0);
+    level.M.clear();
     for (Doubles* of : {&level.z_y, &level.z_1}) of->reserve(capacity);
     for (Doubles* of : {&level.l, &level.w}) of->reserve(triangle_width(capacity));
-    level.variance = level.fantasised = diagonal();
-    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->assign(stride(), 0.0);
+    level.variance = diagonal();
   }
+  resize_columns(0);
   weigh();
 }
 
@@ -55,10 +51,11 @@ RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std:
 const float* RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
   const float* row = kernel_.row(column);
   const std::size_t padded = rows == 0 ? 0 : triangle_width(rows - 1);
-  gathered_.assign(padded, 0.0);
+  gathered_.resize(padded);
+  std::fill(gathered_.begin() + static_cast<std::ptrdiff_t>(rows), gathered_.end(), 0.0);
   for (std::size_t i = 0; i < rows; ++i) gathered_[i] = row[column_[i]];
   for (Level& level : level_) {
-    level.l.assign(padded, 0.0);
+    level.l.resize(padded);
     level.w.assign(padded, 0.0);
     if (rows > 0)
       simd().triangle_normal(level.M.data(), rows, gathered_.data(), level.l.data(),
@@ -83,25 +80,30 @@ void RegionPosterior::keep_row(std::size_t column, const float* row, std::size_t
 
 // Append the row (-w, 1) / p to M.
 void RegionPosterior::extend(Level& level, std::size_t rows) {
-  level.M.resize(triangle_offset(rows) + triangle_width(rows), 0.0);
+  const double inverse = 1.0 / level.pivot;
+  level.M.resize(triangle_offset(rows) + triangle_width(rows));
   double* next = level.M.data() + triangle_offset(rows);
-  std::fill_n(next, triangle_width(rows), 0.0);
-  for (std::size_t i = 0; i < rows; ++i) next[i] = -level.w[i] / level.pivot;
-  next[rows] = 1.0 / level.pivot;
+  for (std::size_t i = 0; i < rows; ++i) next[i] = -level.w[i] * inverse;
+  next[rows] = inverse;
+  std::fill(next + rows + 1, next + triangle_width(rows), 0.0);
 }
 
-// t_g += sign * w_g^T K_obs for all levels.
-void RegionPosterior::combine(std::size_t rows, double sign) {
-  weights_.resize(4 * rows);
-  for (std::size_t first = 0; first < levels(); first += 4) {
-    const std::size_t count = std::min<std::size_t>(4, levels() - first);
-    for (std::size_t g = 0; g < count; ++g) {
-      const Doubles& w = level_[first + g].w;
-      for (std::size_t i = 0; i < rows; ++i) weights_[4 * i + g] = static_cast<float>(sign * w[i]);
-    }
-    simd().combine_levels(K(), stride(), rows_of_K(), rows, weights_.data(), count, stride(),
-                          t_.data() + first * stride(), stride());
+// Change the levels as directions_ says along t_g = row + sign w_g^T K_obs; a null row is zero.
+void RegionPosterior::add_directions(std::size_t rows, double sign, const float* row) {
+  weights_.resize((levels() + 3) / 4 * 4 * rows);
+  for (std::size_t g = 0; g < levels(); ++g) {
+    const double* w = level_[g].w.data();
+    float* to = weights_.data() + g / 4 * 4 * rows + g % 4;
+    for (std::size_t i = 0; i < rows; ++i) to[4 * i] = static_cast<float>(sign * w[i]);
   }
+  // A multiply-add in single precision, with K in the cache, takes half the time of one in double.
+  const double work = 0.5 * static_cast<double>(rows * levels()) * static_cast<double>(stride());
+  parallel_ranges(stride() / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t g = 0; g < levels(); g += 4)
+      simd().add_directions(K(), stride(), rows_of_K(), rows, weights_.data() + g * rows, row,
+                            begin * kPanel, end * kPanel, std::min<std::size_t>(4, levels() - g),
+                            &directions_[g]);
+  });
 }
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
@@ -114,8 +116,6 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
                                      std::to_string(column) +
                                      " has neither noise nor remaining variance; give it a noise "
                                      "variance above 0");
-  for (std::size_t g = 0; g < levels(); ++g) std::copy_n(row, stride(), &t_[g * stride()]);
-  combine(n, -1.0);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     extend(level, n);
@@ -124,14 +124,15 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
     level.z_y.push_back((y - simd().dot(level.l.data(), level.z_y.data(), n)) / p);
     level.z_1.push_back((1.0 - simd().dot(level.l.data(), level.z_1.data(), n)) / p);
     level.log_determinant += std::log(p);
-    simd().add_direction(stride(), &t_[g * stride()], -1.0 / (p * p), level.z_y[n] / p,
-                         level.z_1[n] / p, level.variance.data(), level.mean_y.data(),
-                         level.mean_1.data());
+    directions_[g] = {-1.0 / (p * p),        level.z_y[n] / p,    level.z_1[n] / p,
+                      level.variance.data(), level.mean_y.data(), level.mean_1.data()};
   }
+  add_directions(n, -1.0, row);
   keep_row(column, row, n);
   observed_.push_back(column);
   y_.push_back(y);
   noise_.push_back(noise);
+  ones_.push_back(1.0);
   weigh();
 }
 
@@ -172,18 +173,21 @@ void RegionPosterior::revise(std::size_t i, double y, double noise) {
     simd().triangle_matvec_transposed(level.M.data(), n, level.l.data(), level.w.data());
     if (!(1.0 + delta * level.w[i] > kMinRevision)) return rebuild(i, y, noise);
   }
-  std::fill(t_.begin(), t_.end(), 0.0);
-  combine(n, 1.0);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
     const double at = level.w[i], s = delta / (1.0 + delta * at);
     const double u_y = simd().dot(level.l.data(), level.z_y.data(), n) + shift * at;
     const double u_1 = simd().dot(level.l.data(), level.z_1.data(), n);
-    simd().add_direction(stride(), &t_[g * stride()], s, shift - s * u_y, -s * u_1,
-                         level.variance.data(), level.mean_y.data(), level.mean_1.data());
+    directions_[g] = {s,
+                      shift - s * u_y,
+                      -s * u_1,
+                      level.variance.data(),
+                      level.mean_y.data(),
+                      level.mean_1.data()};
     level.log_determinant += 0.5 * std::log1p(delta * at);
-    update_inverse(level, i, level.l, delta, shift);
   }
+  add_directions(n, 1.0, nullptr);
+  for (Level& level : level_) update_inverse(level, i, level.l, delta, shift);
   y_[i] = y;
   noise_[i] = noise;
   weigh();
@@ -213,6 +217,7 @@ void RegionPosterior::clear() {
   observed_.clear();
   y_.clear();
   noise_.clear();
+  ones_.clear();
   pending_.clear();
   for (Level& level : level_) {
     level.M.clear();
@@ -251,120 +256,22 @@ void RegionPosterior::drop_pending() {
   pending_.clear();
 }
 
-// Recompute variances and means at columns from M: with V = M K_obs they are k(c, c) - |V_c|^2 and
-// V^T M y. A panel of columns stays in L1 while the rows of M pass by.
-void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
-  const std::size_t rows = size(), padded = rows == 0 ? 0 : triangle_width(rows - 1);
-  const double work = static_cast<double>(n * rows) * static_cast<double>(rows * levels()) / 2.0;
-  parallel_ranges((n + kPanel - 1) / kPanel, work, [&](std::size_t begin, std::size_t end) {
-    Doubles k(padded * kPanel, 0.0), V(8 * kPanel), sums(3 * kPanel);
-    const Doubles zeros(kPanel, 0.0);
-    double *squares = sums.data(), *y = squares + kPanel, *ones = y + kPanel;
-    for (std::size_t j = begin * kPanel; j < std::min(n, end * kPanel); j += kPanel) {
-      const std::size_t width = std::min(kPanel, n - j);
-      for (std::size_t i = 0; i < rows; ++i)
-        for (std::size_t c = 0; c < width; ++c)
-          k[i * kPanel + c] = K()[rows_of_K()[i] * stride() + columns[j + c]];
-      for (Level& level : level_) {
-        std::fill(sums.begin(), sums.end(), 0.0);
-        for (std::size_t i = 0; i < rows; i += 8) {
-          const std::size_t count = std::min<std::size_t>(8, rows - i);
-          simd().gemm(count, kPanel, triangle_width(i), level.M.data() + triangle_offset(i),
-                      triangle_width(i), k.data(), kPanel, V.data(), kPanel, false);
-          for (std::size_t r = 0; r < count; ++r)
-            simd().squares_pass(V.data() + r * kPanel, kPanel, zeros.data(), squares);
-          simd().matvec_transposed(V.data(), kPanel, count, kPanel, &level.z_y[i], y);
-          simd().matvec_transposed(V.data(), kPanel, count, kPanel, &level.z_1[i], ones);
-        }
-        for (std::size_t c = 0; c < width; ++c) {
-          const std::size_t at = columns[j + c];
-          level.variance[at] = static_cast<float>(diagonal()[at] - squares[c]);
-          level.mean_y[at] = y[c];
-          level.mean_1[at] = ones[c];
-        }
-      }
-    }
-  });
-}
-
-void RegionPosterior::replace(const std::size_t* columns, std::size_t n, const double* X) {
-  std::vector<bool> taken(this->columns(), false);
-  for (const std::size_t column : column_) taken[column] = true;  // pending ones too
-  for (std::size_t i = 0; i < n; ++i) {
-    if (taken[columns[i]])
-      throw ArrayError("columns: candidate " + std::to_string(columns[i]) +
-                       " is observed, pending or listed twice");
-    taken[columns[i]] = true;
-  }
-  kernel_.replace(columns, n, X);
-  drop_pending();
-  near_.clear();
-  if (!kernel_.gram() && size() > 0) {
-    Floats k(size() * n);
-    kernel_.block(observed_.data(), size(), columns, n, k.data(), n);
-    for (std::size_t i = 0; i < size(); ++i)
-      for (std::size_t j = 0; j < n; ++j) K_[i * stride() + columns[j]] = k[i * n + j];
-  }
-  for (std::size_t i = 0; i < n; ++i) excluded_[columns[i]] = false;
-  condition(columns, n);
-}
-
-void RegionPosterior::extend(const double* X, std::size_t columns) {
-  const std::size_t before = this->columns(), old_stride = stride();
-  if (columns < before)
-    throw ArrayError("X: expected at least the " + std::to_string(before) + " present rows, got " +
-                     std::to_string(columns));
-  drop_pending();
-  near_.clear();
-  if (kernel_.gram() && !kernel_.keeps_gram(columns)) {  // from now on K_obs is stored here
-    K_.clear();
-    for (const std::size_t c : observed_)
-      K_.insert(K_.end(), kernel_.row(c), kernel_.row(c) + old_stride);
-  }
-  kernel_.extend(X, columns);
-  std::vector<std::size_t> added(columns - before);
-  std::iota(added.begin(), added.end(), before);
-  if (!kernel_.gram()) {
-    Floats K(size() * stride(), 0.0f);
-    for (std::size_t i = 0; i < size(); ++i)
-      std::copy_n(&K_[i * old_stride], before, &K[i * stride()]);
-    kernel_.block(observed_.data(), size(), added.data(), added.size(), K.data() + before,
-                  stride());
-    K_ = std::move(K);
-    while (order_.size() < size()) order_.push_back(order_.size());
-  }
-  excluded_.resize(columns, false);
-  distance_.reserve(columns);
-  t_.resize(levels() * stride());
-  criterion_.resize(stride());
-  for (Level& level : level_) {
-    for (Floats* of : {&level.variance, &level.fantasised}) of->resize(stride(), 0.0f);
-    for (Doubles* of : {&level.mean_y, &level.mean_1}) of->resize(stride(), 0.0);
-  }
-  condition(added.data(), added.size());
-}
-
 void RegionPosterior::weigh() {
   const std::size_t n = size();
   const auto count = static_cast<double>(n);
   score_mean_ = 0.0;
   score_deviation_ = 1.0;
+  double deviation = 0.0;
   if (n > 0) {
-    for (const double y : y_) score_mean_ += y;
-    score_mean_ /= count;
+    score_mean_ = simd().dot(y_.data(), ones_.data(), n) / count;
+    deviation = std::sqrt(simd().centered_square(y_.data(), ones_.data(), score_mean_, n) / count);
   }
-  double squares = 0.0;
-  for (const double y : y_) squares += (y - score_mean_) * (y - score_mean_);
-  const double deviation = n > 0 ? std::sqrt(squares / count) : 0.0;
   const bool varied = deviation > 1e-12 * std::abs(score_mean_);
   if (varied) score_deviation_ = deviation;
   double best = -std::numeric_limits<double>::infinity();
   for (Level& level : level_) {
-    double quadratic = 0.0;
-    for (std::size_t i = 0; i < n; ++i) {
-      const double z = level.z_y[i] - score_mean_ * level.z_1[i];
-      quadratic += z * z;
-    }
+    const double quadratic =
+        simd().centered_square(level.z_y.data(), level.z_1.data(), score_mean_, n);
     level.amplitude =
         varied ? std::max(quadratic / (count * deviation * deviation), kMinAmplitude) : 1.0;
     level.weight = -0.5 * count * std::log(level.amplitude) - level.log_determinant;

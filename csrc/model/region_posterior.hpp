@@ -26,12 +26,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <mutex>
-#include <utility>
 #include <vector>
 
 #include "base/aligned.hpp"
 #include "model/kernel_rows.hpp"
+#include "simd/simd.hpp"
 
 namespace zopo {
 
@@ -52,9 +53,9 @@ class RegionPosterior {
   // Replace the scores, (n,), of the same observations.
   void rescore(const double* y, std::size_t n);
   // Never propose this candidate; `include` revokes that.
-  void exclude(std::size_t column) { excluded_[column] = true; }
-  void include(std::size_t column) { excluded_[column] = false; }
-  bool excluded(std::size_t column) const { return excluded_[column]; }
+  void exclude(std::size_t column) { offset_[column] = kTaken; }
+  void include(std::size_t column) { offset_[column] = 0.0f; }
+  bool excluded(std::size_t column) const { return offset_[column] != 0.0f; }
 
   // Replace candidates by the points X (n, d), which are free. The observations stay, so that this
   // costs O(n size^2). ArrayError, with nothing changed, where a candidate is observed or pending,
@@ -100,6 +101,8 @@ class RegionPosterior {
     double pivot = 0.0;
   };
 
+  static constexpr float kTaken = -std::numeric_limits<float>::max();  // below every criterion
+
   std::size_t stride() const { return kernel_.stride(); }
   const Floats& diagonal() const { return kernel_.diagonal(); }
   // Row i of K_obs is row rows_of_K()[i] of K(), which has the leading dimension stride().
@@ -110,7 +113,7 @@ class RegionPosterior {
   void drop_pending();
   void condition(const std::size_t* columns, std::size_t n);
   void extend(Level& level, std::size_t rows);
-  void combine(std::size_t rows, double sign);
+  void add_directions(std::size_t rows, double sign, const float* row);
   void rebuild(std::size_t i, double y, double noise);
   void clear();
   void update_inverse(Level& level, std::size_t i, const Doubles& a, double delta, double shift);
@@ -118,7 +121,9 @@ class RegionPosterior {
   void weigh();
   bool mostly_noise() const;
   void keep_near(std::size_t center, std::size_t nearest);
-  std::int64_t most_promising() const;
+  void improve(const Level& level, double incumbent, int power);
+  const Floats& uncertainty(const Level& level) const;
+  void resize_columns(std::size_t before);
 
   KernelRows kernel_;
   std::vector<Level> level_;
@@ -128,16 +133,19 @@ class RegionPosterior {
   Floats K_;
   std::vector<std::size_t> order_;              // 0, 1, 2, ...: the rows of K_
   std::vector<std::size_t> observed_, column_;  // without and with the pending candidates
-  Doubles y_, noise_;                           // (size,)
+  Doubles y_, noise_, ones_;                    // (size,)
   std::vector<std::int64_t> pending_;
-  std::vector<bool> excluded_;
-  Floats weights_;  // (rows, 4), scratch
-  Doubles t_;       // (levels, stride)
+  Floats offset_;  // kTaken where a candidate isn't free, else 0
+  // Scratch.
+  Floats weights_;  // (rows, 4) of every four levels
+  std::vector<DirectionOf> directions_;
+  std::vector<ImprovementOf> improvements_;
   Doubles gathered_;
-  Floats near_;  // kernel row of near_of_, the last center
+  Floats criterion_, distance_;
+  std::vector<std::size_t> promising_;
+  Doubles exact_;
+  Floats near_;  // kernel row of near_of_, the last center, where it isn't one of a Gram matrix
   std::size_t near_of_ = 0;
-  std::vector<std::pair<float, std::size_t>> distance_;
-  Doubles criterion_;
   mutable std::mutex mutex_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace zopo {
 namespace {
@@ -283,27 +284,25 @@ bool ImprovementSearch::direction(Doubles& out) const {
   return true;
 }
 
-// Return the free candidates nearest to the center, and to the center moved along the gradient.
-std::vector<std::int64_t> ImprovementSearch::neighbors() const {
+// Choose the free candidates nearest to the center, and to the center moved along the gradient.
+void ImprovementSearch::choose() {
   const std::size_t size = settings_.region, d = pool_->dim();
+  if (!neighborhood_) neighborhood_.emplace(d);
+  neighborhood_->extend(pool_->size(), [this](std::size_t begin, std::size_t n, double* out) {
+    std::vector<std::int64_t> index(n);
+    std::iota(index.begin(), index.end(), static_cast<std::int64_t>(begin));
+    coordinates(index.data(), n, out);
+  });
   Doubles at(d), along;
-  pool_->row(static_cast<std::size_t>(trust_.center()), at.data());
+  const std::int64_t center = trust_.center();
+  coordinates(&center, 1, at.data());
   const bool shifts = settings_.step > 0.0 && direction(along);
-  std::vector<std::int64_t> found;
-  for (const Neighbor& n : pool_->k_nearest(at.data(), shifts ? size - size / 2 : size, true))
-    found.push_back(n.index);
-  if (!shifts) return found;
-  const double radius = found.empty() ? 0.0 : distances({found.back()})[0];
-  for (std::size_t j = 0; j < d; ++j)
-    if (settings_.factor[j] > 0.0)
-      at[j] += settings_.step * radius * along[j] / settings_.factor[j];
-  std::vector<bool> known(pool_->size());
-  for (const std::int64_t i : found) known[static_cast<std::size_t>(i)] = true;
-  for (const Neighbor& n : pool_->k_nearest(at.data(), size, true)) {
-    if (found.size() == size) break;
-    if (!known[static_cast<std::size_t>(n.index)]) found.push_back(n.index);
-  }
-  return found;
+  near_.clear();
+  neighborhood_->nearest(at.data(), shifts ? size - size / 2 : size, ledger_, near_);
+  if (!shifts) return;
+  const double radius = near_.empty() ? 0.0 : distances({near_.back()})[0];
+  for (std::size_t j = 0; j < d; ++j) at[j] += settings_.step * radius * along[j];
+  neighborhood_->nearest(at.data(), size, ledger_, near_);
 }
 
 // Return the observed prompts inside the region; none for a whole pool, which restarts from its best.
@@ -322,7 +321,7 @@ std::vector<std::int64_t> ImprovementSearch::inside() const {
 // Choose the region around the present center, and admit up to `limit` of its candidates.
 void ImprovementSearch::move(std::size_t limit) {
   moved_ = false;
-  near_ = neighbors();
+  choose();
   incoming_.clear();
   for (auto i = near_.rbegin(); i != near_.rend(); ++i)
     if (column_of(*i) < 0) incoming_.push_back(*i);

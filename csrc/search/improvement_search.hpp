@@ -21,6 +21,7 @@
 #include "model/region_posterior.hpp"
 #include "pool/pool.hpp"
 #include "search/ledger.hpp"
+#include "search/neighborhood.hpp"
 #include "search/score_transform.hpp"
 #include "search/thompson_sampler.hpp"
 #include "search/trust_region.hpp"
@@ -79,7 +80,7 @@ class ImprovementSearch {
   }
   void coordinates(const std::int64_t* index, std::size_t n, double* out) const;
   std::vector<double> distances(const std::vector<std::int64_t>& index) const;
-  std::vector<std::int64_t> neighbors() const;
+  void choose();
   bool direction(Doubles& out) const;
   std::vector<std::int64_t> inside() const;
   void move(std::size_t limit);
@@ -107,11 +108,12 @@ class ImprovementSearch {
   std::size_t refresh_at_ = 0;           // number of observations at which the units are updated
   std::vector<bool> is_revised_;         // by observation: its score or noise has changed
   bool has_revised_ = false;
-  Doubles noises_, values_;             // noise of each observation in the model; scratch
-  std::vector<std::int64_t> pending_;   // scratch
-  bool moved_ = false;                  // the center has moved since the region was chosen
-  std::vector<std::int64_t> near_;      // candidates chosen for the region, nearest first
-  std::vector<std::int64_t> incoming_;  // of these, not members yet; the next one last
+  Doubles noises_, values_;                   // noise of each observation in the model; scratch
+  std::vector<std::int64_t> pending_;         // scratch
+  bool moved_ = false;                        // the center has moved since the region was chosen
+  std::optional<Neighborhood> neighborhood_;  // of a pool larger than a region
+  std::vector<std::int64_t> near_;            // candidates chosen for the region, nearest first
+  std::vector<std::int64_t> incoming_;        // of these, not members yet; the next one last
 };
 
 }  // namespace zopo

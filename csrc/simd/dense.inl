@@ -68,15 +68,6 @@ void triangle_matvec_transposed(const double* L, std::size_t n, const double* a,
   }
 }
 
-void triangle_normal(const double* L, std::size_t n, const double* x, double* v, double* y) {
-  for (std::size_t i = 0; i < n; i += 8) {  // a block is read twice, the second time from L1
-    const std::size_t width = triangle_width(i), rows = n - i < 8 ? n - i : 8;
-    const double* block = L + triangle_offset(i);
-    matvec(block, width, rows, width, x, v + i);
-    matvec_transposed(block, width, rows, width, v + i, y);
-  }
-}
-
 void triangle_rank_one(double* A, std::size_t n, const double* l) {
   for (std::size_t i = 0; i < n; i += 8) {
     const std::size_t width = triangle_width(i);

@@ -52,14 +52,16 @@ constexpr Simd table(const char* name) {
           narrow_f16,
           read_all,
           dots_f32,
-          combine_levels,
+          add_directions,
           combine_f32_f64,
-          add_direction,
-          add_variance,
           update_row,
+          centered_square,
+          count_at_most,
+          maximum,
           arc_cosine_first,
           arc_cosine_layer,
-          improvement};
+          improvement,
+          criterion};
 }
 
 }  // namespace

@@ -31,6 +31,22 @@ struct GramOperand {
   return triangle_width(i) * (i / 8 * 4 + i % 8);
 }
 
+// Changes of one level of a region along a direction t: variance += square t^2, mean_y += y t and
+// mean_1 += one t. Null means stay.
+struct DirectionOf {
+  double square, y, one;
+  float* variance;
+  double *mean_y, *mean_1;
+};
+
+// Normal distribution of the scores of a region's candidates under one level, as `improvement`
+// takes it.
+struct ImprovementOf {
+  const double *mean_y, *mean_1;
+  const float* variance;
+  double amplitude, weight;
+};
+
 // Memory level that the pool resides in: L2 cache, last-level cache or main memory.
 enum class Reach { Near, Cached, Memory };
 
@@ -117,22 +133,23 @@ struct Simd {
   // out (rows, 64), summed over d in order.
   void (*dots_f32)(const float* X, std::size_t ldx, const std::size_t* index, std::size_t rows,
                    std::size_t d, const float* panel, float* out, std::size_t ldo);
-  // out_gj += sum_i a_ig K_ij for at most four levels g, over the rows index[0..rows) of K,
-  // a (rows, 4): one pass over K. Sums of 64 rows are in single precision, the sums of these in
-  // double precision.
-  void (*combine_levels)(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
-                         const float* a, std::size_t levels, std::size_t columns, double* out,
-                         std::size_t ldo);
+  // Add the directions t_g = row + sum_i a_ig K_i of at most four levels g to columns [begin, end),
+  // over the rows index[0..rows) of K, a (rows, 4): one pass over K. A null row counts as zero.
+  // Sums are in single precision, those of 64 rows apart.
+  void (*add_directions)(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
+                         const float* a, const float* row, std::size_t begin, std::size_t end,
+                         std::size_t levels, const DirectionOf* level);
   // out_j += sum_i a_i K_ij over the same rows in double precision.
   void (*combine_f32_f64)(const float* K, std::size_t ld, const std::size_t* index,
                           std::size_t rows, const double* a, std::size_t columns, double* out);
-  // variance += s t^2, mean_y += a t, mean_1 += b t; and the first alone.
-  void (*add_direction)(std::size_t n, const double* t, double s, double a, double b,
-                        float* variance, double* mean_y, double* mean_1);
-  void (*add_variance)(std::size_t n, const double* t, double s, float* variance);
   // row = (row - a sum) inverse, sum += beta row.
   void (*update_row)(std::size_t n, double a, double inverse, double beta, double* row,
                      double* sum);
+  // sum_i (a_i - c b_i)^2
+  double (*centered_square)(const double* a, const double* b, double c, std::size_t n);
+  // Number of entries <= most, and largest entry.
+  std::size_t (*count_at_most)(const float* x, std::size_t n, float most);
+  float (*maximum)(const float* x, std::size_t n);
   // Closed form of the infinite-width kernel, layer by layer (zopo_fast/gp/infinite_ntk.py). The
   // first call turns inner products in S into S_1, and sets T to T_1; each later call turns S_l and
   // T_l into S_{l+1} and T_{l+1}. `at` and `square` are S_l(x, x) of the one point and of the
@@ -146,6 +163,12 @@ struct Simd {
   void (*improvement)(std::size_t n, const double* mean_y, const double* mean_1,
                       const float* variance, double mean, double inverse, double incumbent,
                       double amplitude, double weight, int power, double* out);
+  // out = the sum of the above over levels, for power 1 or 2 and columns [begin, end); `without`
+  // instead where that is negative. The sum is off by 4e-4 of its value, where that is at least
+  // 1e-14 of the levels' variance, and smaller terms may be 0.
+  void (*criterion)(std::size_t levels, const ImprovementOf* of, double mean, double inverse,
+                    double incumbent, int power, std::size_t begin, std::size_t end,
+                    const float* without, float* out);
 };
 
 // Loops of each instruction set, best last; nullptr where this build or processor lacks the set.

@@ -17,6 +17,10 @@ SHIM = """
 #include <cstddef>
 #include <cstdint>
 #define ZOPO_VECTOR_BYTES 16
+#define ZOPO_GRAM_ROWS 4
+#define ZOPO_GRAM_VECTORS 2
+#include "simd/simd.hpp"
+#include "simd/vectors.inl"
 #include "simd/region.inl"
 extern "C" {
 void angle(std::size_t n, const float* c, float* out) {
@@ -28,6 +32,18 @@ void exponential(std::size_t n, const double* x, double* out) {
 void expected(std::size_t n, int power, const double* u, double* out) {
   for (std::size_t i = 0; i < n; ++i)
     out[i] = power == 1 ? zopo::expected<1>(u[i]) : zopo::expected<2>(u[i]);
+}
+void bell(std::size_t n, const float* x, float* out) {
+  for (std::size_t i = 0; i < n; ++i) out[i] = zopo::bell(zopo::Vecf{} + x[i])[0];
+}
+void inverse_root(std::size_t n, const float* x, float* out) {
+  for (std::size_t i = 0; i < n; ++i) out[i] = zopo::inverse_root(zopo::Vecf{} + x[i])[0];
+}
+void expected_f32(std::size_t n, int power, const float* u, float* out) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const zopo::Vecf v = zopo::Vecf{} + u[i];
+    out[i] = (power == 1 ? zopo::expected<1>(v) : zopo::expected<2>(v))[0];
+  }
 }
 }
 """
@@ -121,3 +137,29 @@ def test_the_expected_improvement_increases_with_the_mean(loops: ctypes.CDLL, po
     u = np.concatenate([np.linspace(-37.6, -5, 5000), np.linspace(-5, 5, 5000), np.linspace(5, 38, 5000)])
     values = call(loops, "expected", np.unique(u), power)
     assert (np.diff(values) > 0).all()
+
+
+# ---- single precision --------------------------------------------------------------------------------
+
+
+def test_the_loops_in_single_precision_are_precise(loops: ctypes.CDLL) -> None:
+    x = np.concatenate([np.linspace(0, 11, 100_001), np.logspace(-30, 0, 1000)]).astype(np.float32)
+    exact = np.exp(-0.5 * x.astype(np.float64) ** 2)
+    assert np.abs(call(loops, "bell", x) / exact - 1).max() < 1e-5
+    v = np.logspace(-20, 20, 100_001).astype(np.float32)
+    assert np.abs(call(loops, "inverse_root", v) * np.sqrt(v.astype(np.float64)) - 1).max() < 5e-6
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_criterion_in_single_precision_bounds_the_exact_one(loops: ctypes.CDLL, power: int) -> None:
+    """Its error is at most half of the share within which candidates are compared in double precision."""
+    for lowest, off in ((-8.0, 4e-4), (-10.9, 1e-3)):
+        u = np.concatenate([np.linspace(lowest, 30, 20_001), [-1e-8, 0.0, 1e-8]]).astype(np.float32)
+        found = call(loops, "expected_f32", u, power)
+        exact = call(loops, "expected", u.astype(np.float64), power)
+        assert np.abs(found / exact - 1).max() < off
+    far = np.array([-11.0, -1e4, -1e15, -np.inf], dtype=np.float32)
+    assert call(loops, "expected_f32", far, power).max() < 1e-26
+    assert (call(loops, "expected_f32", far, power) >= 0).all()
+    above = call(loops, "expected_f32", -far, power)
+    np.testing.assert_allclose(above, np.float32(-far) ** power + (power - 1), rtol=1e-6)

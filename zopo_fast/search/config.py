@@ -68,11 +68,11 @@ class ZopoConfig:
         "Proposal rule: the candidate of largest expected improvement, the best candidate in a sample of the "
         "posterior (thompson), or a step along the gradient of the posterior mean.",
     )
-    region: int = setting(  # type: ignore[assignment]  # None depends on `search`, see __post_init__
+    region: int | None = setting(
         None,
         "Candidates that improvement and thompson consider at a time; a trust region searches a larger pool.",
         minimum=1,
-        default_text="2048, for thompson 1024",
+        default_text="a pool of up to 2048 (thompson: 1024) as a whole, else 1024",
     )
     patience: int = setting(
         10, "Scores in a row without improvement that halve the trust region; 0 never halves it.", minimum=0
@@ -121,8 +121,6 @@ class ZopoConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.region is None:  # a sample costs O(region^3) when the region changes
-            object.__setattr__(self, "region", 1024 if self.search == "thompson" else 2048)
         if self.step is None:
             object.__setattr__(self, "step", 3.0 if self.search == "gradient" else 0.5)
         object.__setattr__(self, "initial", _checked_initial(self.initial))

@@ -26,6 +26,9 @@ DEFAULT_KERNEL = InfiniteNTK(depth=2, weight_variance=2.0, bias_variance=0.2, pa
 MAX_KERNELS = 10_000
 MAX_DISTANCE = 1e9  # of an added embedding from the pool's mean, in standard deviations
 MAX_RAW_ENTRY = 1e100  # of embeddings that are not standardized: their squares must not overflow
+# Default region: of a pool of at most MAX_WHOLE candidates all, of a larger one REGION.
+MAX_WHOLE = {"improvement": 2048, "thompson": 1024, "gradient": 1024}
+REGION = 1024
 MAX_PREALLOCATED = 1024  # observations to allocate memory for in advance; a model grows beyond as needed
 
 # Variances of the model's misfit, as shares of the signal variance; the model averages over them.
@@ -119,6 +122,19 @@ class SearchProblem:
         factor: Array = self.deviation * (math.sqrt(len(ones)) / self.spread)
         return factor
 
+    @property
+    def region(self) -> int:
+        """Return the number of candidates that the default search considers at a time.
+
+        A pool whose Gram matrix is kept is searched as a whole. A Thompson sample costs O(region^3) whenever
+        the region changes.
+        """
+        config = self.config
+        if config.region is not None:
+            return config.region
+        whole = MAX_WHOLE[config.search]
+        return whole if len(self.embeddings) <= whole else REGION
+
     def pool(self) -> _core.Pool:
         """Return the candidates in standardized coordinates, none of them taken."""
         return _core.Pool(self.embeddings, self.mean, self.deviation)
@@ -157,10 +173,11 @@ class SearchProblem:
             "nuggets": NUGGETS if noise is None else np.array([max(noise, MIN_NUGGET)]),
             "seed": (config.seed % 2**64, config.seed >> 64),
             "noise": noise,
+            "region": self.region,
             **{
                 name: getattr(config, name)
                 for name in (
-                    "region", "patience", "power", "emphasis", "step", "neighbors", "exploration",
+                    "patience", "power", "emphasis", "step", "neighbors", "exploration",
                     "exploration_quantile",
                 )
             },
