@@ -27,6 +27,8 @@ RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std:
   directions_.resize(nuggets.size());
   improvements_.reserve(nuggets.size());
   if (!kernel_.gram()) K_.reserve(capacity * stride());
+  solved_.resize(nuggets.size());
+  means_.resize(nuggets.size());
   weights_.reserve((levels() + 3) / 4 * 4 * capacity);
   gathered_.reserve(triangle_width(capacity));
   for (Doubles* of : {&y_, &noise_, &ones_}) of->reserve(capacity);
@@ -244,9 +246,13 @@ void RegionPosterior::rescore(const double* y, std::size_t n) {
       simd().triangle_normal(level.M.data(), n, gathered_.data(), level.l.data(), level.w.data());
       level.z_y.assign(level.l.begin(), level.l.begin() + static_cast<std::ptrdiff_t>(n));
       std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
-      simd().combine_f32_f64(K(), stride(), rows_of_K(), n, level.w.data(), stride(),
-                             level.mean_y.data());
     }
+    for (std::size_t g = 0; g < levels(); ++g) {
+      solved_[g] = level_[g].w.data();
+      means_[g] = level_[g].mean_y.data();
+    }
+    simd().combine_f32_f64(K(), stride(), rows_of_K(), n, solved_.data(), levels(), stride(),
+                           means_.data());
   }
   weigh();
 }
@@ -333,7 +339,9 @@ void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t 
     Doubles padded(triangle_width(n - 1), 0.0), l(padded), w(padded);
     std::copy_n(r, n, padded.begin());
     simd().triangle_normal(at.M.data(), n, padded.data(), l.data(), w.data());
-    simd().combine_f32_f64(K(), stride(), rows_of_K(), n, w.data(), stride(), sums.data());
+    const double* weights = w.data();
+    double* to = sums.data();
+    simd().combine_f32_f64(K(), stride(), rows_of_K(), n, &weights, 1, stride(), &to);
   }
   std::copy_n(sums.begin(), columns(), out);
 }

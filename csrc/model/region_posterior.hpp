@@ -137,6 +137,8 @@ class RegionPosterior {
   std::vector<std::int64_t> pending_;
   Floats offset_;  // kTaken where a candidate isn't free, else 0
   // Scratch.
+  std::vector<const double*> solved_;  // A^-1 y of each level, and its means
+  std::vector<double*> means_;
   Floats weights_;  // (rows, 4) of every four levels
   std::vector<DirectionOf> directions_;
   std::vector<ImprovementOf> improvements_;

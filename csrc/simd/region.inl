@@ -108,13 +108,36 @@ void add_directions(const float* K, std::size_t ld, const std::size_t* index, st
     directions_pass<4>(K, ld, index, rows, a, row, begin, end, level);
 }
 
+// Add sum_i a_gi K_i to N vectors of columns in double precision, for G levels at once.
+template <std::size_t N, std::size_t G>
+inline void combine_doubles(const float* K, std::size_t ld, const std::size_t* index,
+                            std::size_t rows, const double* const* a, std::size_t at,
+                            double* const* out) {
+  Vec sum[G][N];
+  for (std::size_t g = 0; g < G; ++g)
+    for (std::size_t v = 0; v < N; ++v) sum[g][v] = load(out[g] + at + v * kLanes);
+  for (std::size_t i = 0; i < rows; ++i) {
+    const float* row = K + index[i] * ld + at;
+    Vec k[N];
+    for (std::size_t v = 0; v < N; ++v)
+      k[v] = __builtin_convertvector(*reinterpret_cast<const HalfLoad*>(row + v * kLanes), Vec);
+    for (std::size_t g = 0; g < G; ++g)
+      for (std::size_t v = 0; v < N; ++v) sum[g][v] += a[g][i] * k[v];
+  }
+  for (std::size_t g = 0; g < G; ++g)
+    for (std::size_t v = 0; v < N; ++v) store(out[g] + at + v * kLanes, sum[g][v]);
+}
+
 void combine_f32_f64(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
-                     const double* a, std::size_t columns, double* out) {
-  for (std::size_t j = 0; j < columns; j += 64)  // a block of sums stays in L1
-    for (std::size_t i = 0; i < rows; ++i) {
-      const float* row = K + index[i] * ld + j;
-      for (std::size_t v = 0; v < 64; ++v) out[j + v] += a[i] * static_cast<double>(row[v]);
-    }
+                     const double* const* a, std::size_t levels, std::size_t columns,
+                     double* const* out) {
+  constexpr std::size_t kVectors = ZOPO_VECTOR_BYTES == 64 ? 4 : 2;
+  for (std::size_t at = 0; at < columns; at += kVectors * kLanes) {
+    std::size_t g = 0;
+    for (; g + 4 <= levels; g += 4)
+      combine_doubles<kVectors, 4>(K, ld, index, rows, a + g, at, out + g);
+    for (; g < levels; ++g) combine_doubles<kVectors, 1>(K, ld, index, rows, a + g, at, out + g);
+  }
 }
 
 void update_row(std::size_t n, double a, double inverse, double beta, double* row, double* sum) {

@@ -139,9 +139,10 @@ struct Simd {
   void (*add_directions)(const float* K, std::size_t ld, const std::size_t* index, std::size_t rows,
                          const float* a, const float* row, std::size_t begin, std::size_t end,
                          std::size_t levels, const DirectionOf* level);
-  // out_j += sum_i a_i K_ij over the same rows in double precision.
+  // out_gj += sum_i a_gi K_ij over the same rows in double precision, for any number of levels.
   void (*combine_f32_f64)(const float* K, std::size_t ld, const std::size_t* index,
-                          std::size_t rows, const double* a, std::size_t columns, double* out);
+                          std::size_t rows, const double* const* a, std::size_t levels,
+                          std::size_t columns, double* const* out);
   // row = (row - a sum) inverse, sum += beta row.
   void (*update_row)(std::size_t n, double a, double inverse, double beta, double* row,
                      double* sum);

@@ -243,11 +243,12 @@ class ZopoBatch:
             DeviceError: The device is not available.
         """
         try:
-            version, saved = state["version"], state["studies"]
+            version = state["version"]
             if version not in (2, STATE_VERSION):
                 raise InputError(
                     f"state version {short_repr(version)}: this package reads 2 and {STATE_VERSION}"
                 )
+            saved = state["studies"]
             if len(pools) != len(saved):
                 raise EmbeddingMismatchError(f"the state is of {len(saved)} pools, {len(pools)} were given")
             if version == 2:
