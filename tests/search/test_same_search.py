@@ -145,6 +145,8 @@ class Replay:
             else:
                 b = int(self.rng.choice(unfinished))
                 self.check(b, made(self.batch[b], self.recorded[b].calls[self.at[b]]))
+            if self.rng.random() < 0.1:
+                self.check_views()
 
     def several(self, chosen: list[int]) -> None:
         """Make the next call of those of the chosen searches whose calls are of one form."""
@@ -179,6 +181,16 @@ class Replay:
                 self.batch.tell(indices, scores, None if wanted[1] else noise, final=wanted[2])
         for b, answer in answers.items():
             self.check(b, answer)
+
+    def check_views(self) -> None:
+        """Check the properties of the batch against what its searches have shown."""
+        best, score = self.batch.best
+        views = zip(self.batch.pending, self.batch.done, best, score, strict=True)
+        for at, recorded, (waiting, done, index, value) in zip(self.at, self.recorded, views, strict=True):
+            if at > 0:
+                pending, is_done, known, *_ = recorded.shown[at - 1]
+                assert (waiting, done) == (pending[0] if pending else -1, is_done)
+                assert (index, value) == known if known else index == -1 and np.isnan(value)
 
     def check(self, b: int, answer: Any) -> None:
         recorded, at = self.recorded[b], self.at[b]

@@ -159,7 +159,8 @@ class ReferenceImprovement:
 
     def promising(self, free: list[int]) -> list[Choice]:
         """Return the choice by expected improvement; two where it is open whether the trust region counts."""
-        levels, unit, incumbent = self.levels(self.book.waiting), self.unit, self.incumbent
+        levels, incumbent = self.levels(self.book.waiting), self.incumbent
+        unit = self.unit(levels)
         noisy = sum(level.weight for level, g in zip(levels, self.nuggets, strict=True) if g > 0.3)
         distance = np.diag(self.K)[free] - 2 * self.K[self.trust.center][free]
         bound = np.sort(distance)[min(self.trust.size, len(free)) - 1]
@@ -226,11 +227,10 @@ class ReferenceImprovement:
         best = self.book.scores.max() if self.best_exact is None else self.best_exact
         return float(self.transform(best))
 
-    @property
-    def unit(self) -> float:
-        """Unit of errors: the standard deviation of the prior at its largest amplitude."""
+    def unit(self, levels: Sequence[reference.RegionLevel]) -> float:
+        """Return the unit of errors: the standard deviation of the prior at its largest amplitude."""
         spread = float(self.values()[0].std()) or 1.0
-        return spread * max(1.0, *(math.sqrt(level.amplitude) for level in self.levels()))
+        return spread * max(1.0, *(math.sqrt(level.amplitude) for level in levels))
 
     def neighbors(self) -> list[int]:
         """Return the free candidates nearest to the center, and to the center moved along the gradient."""

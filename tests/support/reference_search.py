@@ -184,7 +184,8 @@ class Followed:
             assert region is not None
             members, mean, variance, *trust = region
             assert trust == [search.trust.center, search.trust.size], (trust, vars(search.trust))
-            levels, unit = search.levels(), search.unit
+            levels = search.levels()
+            unit = search.unit(levels)
             expected_mean, expected_variance = reference.region_posterior(levels)
             assert np.abs(mean - expected_mean[members]).max() <= search.off * unit
             assert np.abs(variance - expected_variance[members]).max() <= search.off * unit**2
