@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 from resume_tools import EMBEDDINGS, FULL, PROMPTS, SMALL, TASK, answer, asked_for, events, settings
 
 import zopo_fast as zf
-from zopo_fast.search.improvement import ImprovementSearch
 
 CALLS = 60
 
@@ -37,18 +37,23 @@ def test_a_study_with_other_asks_goes_on(
 ) -> None:
     path = tmp_path / "study.sqlite3"
     task, config = (TASK, settings()) if racing else (SMALL, settings(**FULL))
-    propose = ImprovementSearch._next
+    ask = zf.Zopo.ask
 
-    def other(search: ImprovementSearch) -> int:  # as another arithmetic might choose
-        first = propose(search)
-        free = [i for i in range(len(PROMPTS)) if i != first and not search._pool.taken(i)]
-        return free[len(free) // 2] if free and len(search._seen) % 3 == 0 else first
+    def other(opt: zf.Zopo) -> int:  # as another arithmetic might choose
+        first, log = ask(copy.copy(opt)), opt.state_dict()["log"]
+        asked = {i for kind, *entry in log if kind == "ask" for i in entry[1]}
+        told = {entry[0] for kind, *entry in log if kind == "tell"}
+        free = [i for i in range(len(PROMPTS)) if i != first and i not in asked | told]
+        index = free[len(free) // 2] if free and len(told) % 3 == 0 else first
+        opt.repeat_ask([index])
+        return index
 
     before = Stopping(CALLS if not racing else 200)
     with monkeypatch.context() as patch:
-        patch.setattr(ImprovementSearch, "_next", other)
+        patch.setattr(zf.Zopo, "ask", other)
         zf.optimize_sync(task, PROMPTS, before, config, embeddings=EMBEDDINGS, store=path)
     log = events(path)
+    caplog.clear()  # the copies repeat a log with other asks, too
     after = Stopping(10**6)
     with caplog.at_level(logging.WARNING, logger="zopo_fast"):
         result = zf.optimize_sync(task, PROMPTS, after, config, embeddings=EMBEDDINGS, store=path)

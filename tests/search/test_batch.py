@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference_search import ReferenceSearch
 
 import zopo_fast as zf
 
@@ -108,17 +109,18 @@ def test_pools_may_share_one_array(device: str, rng: np.random.Generator) -> Non
 def test_the_capacity_grows(device: str, problems: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search gets more observations than its initial capacity."""
     pools, scores = problems
-    monkeypatch.setattr("zopo_fast.search.batch.MAX_PREALLOCATED", 8)
+    monkeypatch.setattr("zopo_fast.search.problem.MAX_PREALLOCATED", 8)
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, CONFIGS, strict=True)]
 
 
 def test_gradient_uncertainty(device: str, problems: Any) -> None:
-    """The uncertainty equals, at each step, that of the model of a single search."""
+    """The uncertainty equals, at each step, that of a single search and of the reference."""
     pools, scores = problems
     batch = zf.ZopoBatch(pools, CONFIGS, device)
     assert np.isnan(batch.gradient_uncertainty).all()
     models = [zf.Zopo(Z, config) for Z, config in zip(pools, CONFIGS, strict=True)]
+    references = [ReferenceSearch(Z, config) for Z, config in zip(pools, CONFIGS, strict=True)]
     compared = 0
     while not batch.done.all():
         asked = batch.ask()
@@ -126,11 +128,14 @@ def test_gradient_uncertainty(device: str, problems: Any) -> None:
             if i >= 0:
                 assert models[b].ask() == i
                 models[b].tell(int(i), float(scores[b][i]))
+                references[b].ask(int(i))
+                references[b].tell(int(i), float(scores[b][i]))
         batch.tell(asked, [y[i] if i >= 0 else 0.0 for y, i in zip(scores, asked, strict=True)])
         for b, uncertainty in enumerate(batch.gradient_uncertainty):
             if np.isfinite(uncertainty):
-                model = models[b]._search._model._model  # type: ignore[attr-defined]
-                assert uncertainty == pytest.approx(model.relative_uncertainty([], 0.0), rel=1e-9, abs=1e-12)
+                alone = models[b]._native.gradient_uncertainty()[0]
+                assert uncertainty == pytest.approx(alone, rel=1e-9, abs=1e-12)
+                assert uncertainty == pytest.approx(references[b].search.uncertainty(), rel=1e-6, abs=1e-9)
                 compared += 1
     assert compared > 80
 
@@ -188,8 +193,8 @@ def test_a_restored_batch_continues_identically(device: str, problems: Any) -> N
         zf.ZopoBatch.from_state([*pools[1:], pools[0]], state, device)
     with pytest.raises(zf.EmbeddingMismatchError, match="6 pools"):
         zf.ZopoBatch.from_state(pools[1:], state, device)
-    state["studies"][2]["log"][3][0] += 1
-    with pytest.raises(zf.InputError, match="search 2 asked for prompt"):
+    state["studies"][2]["log"][0][2][0] += 1
+    with pytest.raises(zf.InputError, match=r"search 2: .*does not lead to the pending prompts"):
         zf.ZopoBatch.from_state(pools, state, device)
     with pytest.raises(zf.InputError, match="version"):
         zf.ZopoBatch.from_state(pools, {"version": 9}, device)
@@ -233,7 +238,7 @@ def test_invalid_pools_and_configs_are_refused(problems: Any) -> None:
         zf.ZopoBatch([])
     with pytest.raises(zf.ConfigError, match="configs: expected one for all or one for each of 6"):
         zf.ZopoBatch(pools, CONFIGS[1:])
-    with pytest.raises(zf.ConfigError, match=r"configs\[2\].*search='gradient'"):
+    with pytest.raises(zf.ConfigError, match=r"configs\[2\]: the published loop runs in a Zopo of its own"):
         zf.ZopoBatch(pools, [*CONFIGS[:2], zf.ZopoConfig.official(budget=5, initial=2), *CONFIGS[3:]])
     with pytest.raises(zf.ConfigError, match=r"configs\[1\]: initial"):
         zf.ZopoBatch(pools, zf.ZopoConfig(search="gradient", budget=10, initial=[45]))
@@ -243,6 +248,19 @@ def test_invalid_pools_and_configs_are_refused(problems: Any) -> None:
         zf.ZopoBatch(pools, CONFIGS, kernels=zf.NTK.random(99))
     with pytest.raises(zf.DeviceError):
         zf.ZopoBatch(pools, CONFIGS, device="tpu")
+
+
+@pytest.mark.parametrize("search", ["improvement", "thompson"])
+def test_the_searches_of_each_device(device: str, search: Any, problems: Any) -> None:
+    pools, scores = problems
+    other = zf.ZopoConfig(search=search, budget=20, initial=5)
+    configs = [*CONFIGS[:2], other, *CONFIGS[3:]]
+    if device == "cpu":
+        batch = zf.ZopoBatch(pools, configs, device)
+        assert together(batch, scores) == [alone(*each) for each in zip(pools, scores, configs, strict=True)]
+    else:
+        with pytest.raises(zf.ConfigError, match=r"configs\[2\].*search='gradient'"):
+            zf.ZopoBatch(pools, configs, device)
 
 
 def test_a_budget_beyond_the_pool_is_clipped(device: str, rng: np.random.Generator) -> None:

@@ -217,7 +217,6 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an entry lost": lambda s: s["log"].pop(),
     "another pending": spoil(["pending"], [0, 1, 2]),
     "pending is null": spoil(["pending"], None),
-    "another rng": lambda s: s["rng"]["state"].update(state=1),
     "embeddings is null": spoil(["embeddings"], None),
     "kernel is null": spoil(["kernel"], None),
     "kernel of text": spoil(["kernel"], "abc"),
@@ -259,7 +258,7 @@ def test_every_key_of_the_state_is_needed() -> None:
 def test_prompts_can_be_added_during_a_run(case: str) -> None:
     """The search finds the added prompts if they are the best; the state holds them."""
     opt = CASES[case]()
-    dtype = opt._embeddings.dtype
+    dtype = embeddings_of(case).dtype
     told = {}
     for _ in range(12):
         i = opt.ask()

@@ -7,51 +7,48 @@ from typing import Any
 
 import numpy as np
 import pytest
-from region_tools import REGIONS, SEARCHES, assert_same_model, landscape, made, model_of, search_of
-from search_tools import score
+from reference_search import Followed, ReferenceSearch
+from region_tools import (
+    REGIONS,
+    SEARCHES,
+    assert_same_model,
+    landscape,
+    made,
+    model_of,
+    region_of,
+    settings,
+)
+from search_tools import can_offer, is_scored, pool, score
 from time_tools import time_limit
 
 import zopo_fast as zf
+from zopo_fast.gp import reference
 
 
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("search", SEARCHES)
 def test_the_model_holds_the_current_scores_only(search: str, region: int) -> None:
     """Replaced partial scores leave no trace in the model, whatever other calls come between."""
-    rng, opt = np.random.default_rng(0), made(search=search, region=region)
-    checked = 0
+    rng, config = np.random.default_rng(0), settings(search=search, region=region)
+    opt = zf.Zopo(pool(120), config)
+    both = Followed(opt, ReferenceSearch(pool(120), config))
     while not opt.done:
-        while len(opt.pending) < 4 and opt._can_offer():
-            opt.ask()
+        while len(opt.pending) < 4 and can_offer(opt):
+            both.ask()
         i = opt.pending[int(rng.integers(len(opt.pending)))]
         what = rng.random()
         if what < 0.5:
             n = int(rng.integers(1, 20))
-            opt.tell(i, score(i) + float(rng.normal()) / n, noise=1.0 / n, final=False)
-        elif what < 0.6 and i not in opt._seen:
-            opt.discard(i)
+            both.tell(i, score(i) + float(rng.normal()) / n, noise=1.0 / n, final=False)
+        elif what < 0.6 and not is_scored(opt, i):
+            both.discard(i)
         elif what < 0.7:
             j = int(rng.integers(120))
-            if j not in opt.pending and j not in opt._seen:
-                opt.tell(j, score(j))
+            if j not in opt.pending and not is_scored(opt, j):
+                both.tell(j, score(j))
         else:
-            opt.tell(i, score(i), noise=0.1 if what < 0.8 else None)
-        search_ = search_of(opt)
-        if search_._model is not None and not search_._stale and not search_._designing:
-            kept = model_of(opt)
-            assert len(search_._model) == len(opt._seen)
-            members = search_._members.copy()
-            search_._model = None
-            built = search_._neighbors
-            search_._neighbors = lambda m=members, o=opt: [  # type: ignore[method-assign]
-                int(i) for i in m if not o._pool.taken(int(i))
-            ]
-            search_._build()
-            search_._neighbors = built  # type: ignore[method-assign]
-            fresh = model_of(opt)
-            assert_same_model({i: kept[i] for i in fresh}, fresh)
-            checked += 1
-    assert checked > 20
+            both.tell(i, score(i), noise=0.1 if what < 0.8 else None)
+    assert both.compared > 100
 
 
 def test_a_final_score_replaces_partial_scores() -> None:
@@ -71,29 +68,20 @@ def test_a_final_score_replaces_partial_scores() -> None:
 
 
 def test_a_replaced_score_leaves_the_model_at_once() -> None:
-    """Postpone the next rescaling, which replaces all scores of the model and would hide an old one."""
-    opt = made(initial=30)
-    out = opt.ask(30)
+    """The next rescaling, which replaces all scores and would hide an old one, is some scores away."""
+    config = settings(initial=30)
+    both = Followed(zf.Zopo(pool(120), config), ReferenceSearch(pool(120), config))
+    out = [both.ask() for _ in range(30)]
     for i in out[2:]:
-        opt.tell(i, score(i))
+        both.tell(i, score(i))
     for i in out[:2]:
-        opt.tell(i, 1.0, final=False)
-    out.append(opt.ask())
-    search = search_of(opt)
-    search._refresh_at = 1000
-    models = []
-    for told_before in (False, True):
-        if told_before:
-            search._build()
-            search._refresh_at = 1000
-        else:
-            opt.tell(out[0], -1.0, final=False)
-            opt.tell(out[1], 0.5)
-        search._sync()
-        assert search._model is not None
-        models.append(search._model.posterior())
-    for kept, fresh in zip(*models, strict=True):
-        np.testing.assert_allclose(kept, fresh, atol=1e-5)
+        both.tell(i, 1.0, final=False)
+    both.ask()
+    assert both.ref.search.refresh_at > 30
+    compared = both.compared
+    both.tell(out[0], -1.0, final=False)
+    both.tell(out[1], 0.5)
+    assert both.compared == compared + 2
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +158,7 @@ def test_prior_data_outside_the_trust_region_moves_it(when: str) -> None:
         opt.tell(i, 0.1 * float(Z[i, 0]))
     assert sum(i < 200 for i in following) >= 8
     assert opt.best == (7, 5.0)
-    assert search_of(opt)._trust.center == 7
+    assert region_of(opt).center == 7
 
 
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
@@ -185,7 +173,7 @@ def test_a_discarded_prompt_is_neither_pending_nor_offered(search: str, region: 
             if len(given_up) < 5 and len(asked) % 7 == 3 and i not in given_up:
                 given_up.append(i)
                 opt.discard(i)
-                assert i not in search_of(opt)._pending
+                assert i not in opt.pending
                 continue
             asked.append(i)
             opt.tell(i, score(i))
@@ -216,30 +204,24 @@ def test_pending_prompts_spread_a_batch() -> None:
     f = Z @ np.linspace(1, 2, 6)
     spread = []
     for excluded in (False, True):
-        opt = zf.Zopo(Z, zf.ZopoConfig(budget=60, initial=10, seed=0))
-        for i in opt.ask(10):
+        config = zf.ZopoConfig(budget=60, initial=10, seed=0)
+        opt, ref = zf.Zopo(Z, config), ReferenceSearch(Z, config)
+        out = opt.ask(10)
+        for i in out:
+            ref.ask(i)
+        for i in out:
             opt.tell(i, float(f[i]))
-        opt.ask()
-        if excluded:  # ignore pending prompts
-            model = search_of(opt)._model
-            assert model is not None
-            picks = [int(search_of(opt)._members[c]) for c in _without_fantasies(opt, 8)]
-        else:
-            picks = opt.ask(8)
+            ref.tell(i, float(f[i]))
+        picks = (_without_fantasies(ref, 9) if excluded else opt.ask(9))[1:]
         X = Z[picks]
         spread.append(float(np.linalg.norm(X[:, None] - X[None, :], axis=2).mean()))
     assert spread[0] > spread[1]
 
 
-def _without_fantasies(opt: zf.Zopo, n: int) -> list[int]:
-    search = search_of(opt)
-    model = search._model
-    assert model is not None
-    picks = []
-    for _ in range(n):
-        picks.append(model.propose([], search._incumbent(), 2))
-        model.exclude(picks[-1])
-    return picks
+def _without_fantasies(ref: ReferenceSearch, n: int) -> list[int]:
+    """Return the n most promising free prompts under one posterior."""
+    criterion = reference.region_criterion(ref.search.levels(), ref.search.incumbent, 2)
+    return sorted(ref.book.free, key=lambda i: -criterion[i])[:n]
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -250,13 +232,13 @@ def test_a_restored_search_continues_identically(search: str) -> None:
     rng = np.random.default_rng(0)
 
     def turn(o: zf.Zopo, picks: np.random.Generator) -> tuple[Any, ...]:
-        while len(o.pending) < 5 and o._can_offer():
+        while len(o.pending) < 5 and can_offer(o):
             o.ask()
         i = o.pending[int(picks.integers(len(o.pending)))]
         what = picks.random()
         if what < 0.3:
             o.tell(i, float(f[i]) + 0.1, noise=0.2, final=False)
-        elif what < 0.35 and i not in o._seen:
+        elif what < 0.35 and not is_scored(o, i):
             o.discard(i)
         else:
             o.tell(i, float(f[i]))
@@ -271,6 +253,5 @@ def test_a_restored_search_continues_identically(search: str) -> None:
     twin.bit_generator.state = rng.bit_generator.state
     for _ in range(40):
         assert turn(opt, rng) == turn(again, twin)
-    for a, b in zip(*(search_of(o)._model.posterior() for o in (opt, again)), strict=True):
+    for a, b in zip(region_of(opt), region_of(again), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert vars(search_of(opt)._trust) == vars(search_of(again)._trust)

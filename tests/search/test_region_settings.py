@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from region_tools import REGIONS, SEARCHES, assert_same_model, made, model_of, search_of
+from region_tools import REGIONS, SEARCHES, assert_same_model, made, model_of, region_of
 from search_tools import play, pool, score
 from time_tools import time_limit
 
@@ -44,7 +44,7 @@ def test_a_longer_gradient_step_moves_the_region_uphill() -> None:
         for i in opt.ask(8):
             opt.tell(i, float(pool(400)[i] @ np.ones(6)))
         opt.ask()
-        members.append(set(search_of(opt)._members.tolist()))
+        members.append(set(region_of(opt).members.tolist()))
         assert len(members[-1]) == 40 + 8
     assert members[0] != members[1] != members[2]
     Z = pool(400) @ np.ones(6)
@@ -77,7 +77,7 @@ def test_passing_the_default_kernel_gives_the_same_run() -> None:
 
 
 def test_the_native_kernel_equals_the_python_kernel() -> None:
-    """A kernel passed twice is averaged in Python; both models agree up to rounding."""
+    """A kernel passed twice is averaged with itself; both models agree up to rounding."""
     from zopo_fast.search.problem import DEFAULT_KERNEL
 
     models = []
@@ -92,7 +92,7 @@ def test_the_native_kernel_equals_the_python_kernel() -> None:
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
-        *(("region", v) for v in (0, -1, 2.5, "x", None, True)),
+        *(("region", v) for v in (0, -1, 2.5, "x", True)),
         *(("power", v) for v in (0, 3, -1, 1.5, None)),
         *(("emphasis", v) for v in (-0.1, np.nan, np.inf, "x", None)),
         *(("patience", v) for v in (-1, 0.5, "x", None)),
@@ -171,9 +171,10 @@ def test_the_model_interpolates_exact_scores() -> None:
     Z[40:] = Z[:40]
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=60, initial=20, noise=1e-9, emphasis=0.0))
     f = Z @ np.linspace(-1, 1, 6)
-    for i in opt.ask(20):
+    asked = opt.ask(20)
+    for i in asked:
         opt.tell(i, float(f[i]))
-    model, search = model_of(opt), search_of(opt)
-    for i in opt._seen.indices:
-        assert model[i][0] == pytest.approx(search._transform.value(float(f[i])), abs=0.02)
+    model, seen = model_of(opt), f[asked]
+    for i in asked:
+        assert model[i][0] == pytest.approx((f[i] - seen.max()) / seen.std(), abs=0.02)
         assert model[(i + 40) % 80][0] == pytest.approx(model[i][0], abs=0.02)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from search_tools import pool
 import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp import reference
-from zopo_fast.search.improvement import ImprovementSearch
 
 REGIONS = {"whole": 1024, "trust region": 16}
 """Sizes of a region: larger than every pool here, and a trust region."""
@@ -131,13 +130,29 @@ def assert_promising(
     assert high[proposed] * (1 + 1e-6) >= low[free].max(), (high[proposed], low[free].max())
 
 
-def made(m: int = 120, kernel: Any = None, **settings: Any) -> zf.Zopo:
-    return zf.Zopo(pool(m), zf.ZopoConfig(**{"budget": 60, "initial": 8, "seed": 2, **settings}), kernel)
+def settings(**changed: Any) -> zf.ZopoConfig:
+    return zf.ZopoConfig(**{"budget": 60, "initial": 8, "seed": 2, **changed})
 
 
-def search_of(opt: zf.Zopo) -> ImprovementSearch:
-    assert isinstance(opt._search, ImprovementSearch)
-    return opt._search
+def made(m: int = 120, kernel: Any = None, **changed: Any) -> zf.Zopo:
+    return zf.Zopo(pool(m), settings(**changed), kernel)
+
+
+class Region(NamedTuple):
+    """Model of an improvement search: members (k,), mean and variance (k,), and the trust region."""
+
+    members: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    center: int
+    size: int
+
+
+def region_of(opt: zf.Zopo) -> Region:
+    """Return what the model of a search believes."""
+    region = opt._native.region(opt._number)
+    assert region is not None, "no model yet"
+    return Region(*region)
 
 
 def landscape(m: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,14 +174,10 @@ def problem(m: int, d: int = 5, seed: int = 0) -> np.ndarray:
 
 
 def model_of(opt: zf.Zopo) -> dict[int, tuple[float, float]]:
-    """Return mean and variance of each member, after rescaling the scores."""
-    search = search_of(opt)
-    search._sync()
-    assert search._model is not None
-    search._refresh(search._model)
-    search._sync()
-    mean, variance = search._model.posterior()
-    return {int(i): (mean[c], variance[c]) for c, i in enumerate(search._members)}
+    """Return mean and variance of each member."""
+    region = region_of(opt)
+    assert (region.variance >= 0).all()
+    return dict(zip(region.members.tolist(), zip(region.mean, region.variance, strict=True), strict=True))
 
 
 def assert_same_model(a: dict[int, tuple[float, float]], b: dict[int, tuple[float, float]]) -> None:

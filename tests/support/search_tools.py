@@ -31,6 +31,15 @@ def score(i: int) -> float:
     return math.sin(3.0 * i) + 0.01 * i
 
 
+def can_offer(opt: zf.Zopo) -> bool:
+    return opt._native.can_offer(opt._number)
+
+
+def is_scored(opt: zf.Zopo, i: int) -> bool:
+    """Return whether a prompt has a score, final or partial."""
+    return not math.isnan(opt._native.score_of(opt._number, i))
+
+
 def play(opt: zf.Zopo, f: Any = score, limit: int = 10_000) -> list[int]:
     """Ask and tell until the budget is spent; return the indices asked."""
     order = []
