@@ -17,6 +17,7 @@ namespace zopo {
 namespace {
 
 constexpr std::size_t kPanel = ArcCosinePoints::kPanel;
+constexpr std::size_t kLine = 16;  // numbers of a cache line
 constexpr double kFloatWork =
     0.25;  // cost of a multiply-add of `dots_f32` in those of parallel.hpp
 
@@ -46,11 +47,10 @@ std::size_t first_beyond(const Doubles& K, std::size_t n, std::size_t m, const s
 // Copy K (n, m) to K^T at `to`, in tiles of cache lines.
 void transpose(const float* K, std::size_t ldk, std::size_t n, std::size_t m, float* to,
                std::size_t ldt) {
-  constexpr std::size_t kTile = 16;
-  for (std::size_t i = 0; i < n; i += kTile)
-    for (std::size_t j = 0; j < m; j += kTile)
-      for (std::size_t q = j; q < std::min(m, j + kTile); ++q)
-        for (std::size_t p = i; p < std::min(n, i + kTile); ++p) to[q * ldt + p] = K[p * ldk + q];
+  for (std::size_t i = 0; i < n; i += kLine)
+    for (std::size_t j = 0; j < m; j += kLine)
+      for (std::size_t q = j; q < std::min(m, j + kLine); ++q)
+        for (std::size_t p = i; p < std::min(n, i + kLine); ++p) to[q * ldt + p] = K[p * ldk + q];
 }
 
 }  // namespace
@@ -68,11 +68,16 @@ void ArcCosinePoints::resize(std::size_t columns) {
 
 // Compute S_l(x, x) of all layers, into every 64th entry of `to`, and return k(x, x).
 double ArcCosinePoints::squares(const double* x, float* to) const {
-  double square = 0.0;
-  for (std::size_t j = 0; j < dim_; ++j) {
-    const double rounded = static_cast<float>(x[j]);
-    square += rounded * rounded;
-  }
+  const auto rounded_square = [](double v) {
+    const double rounded = static_cast<float>(v);
+    return rounded * rounded;
+  };
+  double sums[8] = {}, square = 0.0;  // eight sums, as one would wait for each addition
+  std::size_t j = 0;
+  for (; j + 8 <= dim_; j += 8)
+    for (std::size_t k = 0; k < 8; ++k) sums[k] += rounded_square(x[j + k]);
+  for (; j < dim_; ++j) square += rounded_square(x[j]);
+  for (const double sum : sums) square += sum;
   const double w = kernel_.weight_variance, b = kernel_.bias_variance;
   double S = w / static_cast<double>(dim_) * square + b;
   double T = kernel_.ntk ? S : 0.0;
@@ -92,18 +97,31 @@ float ArcCosinePoints::diagonal(const double* x) const {
   return static_cast<float>(squares(x, unused.data()));
 }
 
-void ArcCosinePoints::set(std::size_t column, const double* x) {
+float ArcCosinePoints::set(std::size_t column, const double* x) {
   float* row = rows_.data() + column * dim_;
+  for (std::size_t j = 0; j < dim_; ++j) row[j] = static_cast<float>(x[j]);
   float* at = panels_.data() + column / kPanel * panel_size() + column % kPanel;
-  for (std::size_t j = 0; j < dim_; ++j) at[j * kPanel] = row[j] = static_cast<float>(x[j]);
-  squares(x, at + dim_ * kPanel);
+  return static_cast<float>(squares(x, at + dim_ * kPanel));
+}
+
+void ArcCosinePoints::arrange(std::size_t begin, std::size_t end) {
+  for (std::size_t next; begin < end; begin = next) {  // columns that share a cache line
+    next = std::min(end, (begin / kLine + 1) * kLine);
+    float* at = panels_.data() + begin / kPanel * panel_size() + begin % kPanel;
+    for (std::size_t j = 0; j < dim_; ++j)
+      for (std::size_t i = begin; i < next; ++i) at[j * kPanel + i - begin] = rows_[i * dim_ + j];
+  }
 }
 
 void ArcCosinePoints::gather(const std::size_t* columns, std::size_t n, float* to) const {
+  for (std::size_t begin = 0; begin < n; begin += kLine)
+    for (std::size_t j = 0; j < dim_; ++j)
+      for (std::size_t i = begin; i < std::min(n, begin + kLine); ++i)
+        to[j * kPanel + i] = rows_[columns[i] * dim_ + j];
   const std::size_t rows = panel_size() / kPanel;
   for (std::size_t i = 0; i < n; ++i) {
     const float* from = panel(columns[i] / kPanel) + columns[i] % kPanel;
-    for (std::size_t j = 0; j < rows; ++j) to[j * kPanel + i] = from[j * kPanel];
+    for (std::size_t j = dim_; j < rows; ++j) to[j * kPanel + i] = from[j * kPanel];
   }
   for (std::size_t i = n; i < kPanel; ++i)
     for (std::size_t j = 0; j < rows; ++j) to[j * kPanel + i] = j < dim_ ? 0.0f : 1.0f;
@@ -239,6 +257,7 @@ void KernelRows::replace(const std::size_t* columns, std::size_t n, const double
         beyond_range("X", i);
     for (std::size_t i = 0; i < n; ++i) {
       points_->set(columns[i], X + i * dim_);
+      points_->arrange(columns[i], columns[i] + 1);
       diagonal_[columns[i]] = diagonal[i];
     }
     return;
@@ -267,14 +286,16 @@ void KernelRows::extend(const double* X, std::size_t columns) {
   const std::size_t begin = columns_, n = columns - begin;
   if (const ArcCosine* closed = kernel_->closed_form()) {
     ArcCosinePoints fresh(*closed, kernel_->scale(), dim_);
-    Floats diagonal(n);
-    for (std::size_t i = 0; i < n; ++i)
-      if (diagonal[i] = fresh.diagonal(X + (begin + i) * dim_); !std::isfinite(diagonal[i]))
-        beyond_range("X", begin + i);
     const bool all = !points_;  // of this call's points, the closed form has none yet
     ArcCosinePoints& points = all ? fresh : *points_;
     points.resize(columns);
-    for (std::size_t i = all ? 0 : begin; i < columns; ++i) points.set(i, X + i * dim_);
+    Floats diagonal(columns);
+    for (std::size_t i = all ? 0 : begin; i < columns; ++i)
+      if (diagonal[i] = points.set(i, X + i * dim_); !std::isfinite(diagonal[i])) {
+        points.resize(begin);
+        beyond_range("X", i);
+      }
+    points.arrange(all ? 0 : begin, columns);
     if (keeps_gram(columns))
       grow_gram(columns);
     else
@@ -282,7 +303,8 @@ void KernelRows::extend(const double* X, std::size_t columns) {
     columns_ = columns;
     stride_ = padded(columns);
     diagonal_.resize(stride_, 0.0f);
-    std::copy_n(diagonal.data(), n, diagonal_.data() + begin);
+    std::copy(diagonal.begin() + static_cast<std::ptrdiff_t>(begin), diagonal.end(),
+              diagonal_.begin() + static_cast<std::ptrdiff_t>(begin));
     if (!gram_.empty()) return fill(points, begin);
     row_.resize(stride_);
     if (all) points_ = std::move(fresh);

@@ -27,7 +27,9 @@ class ArcCosinePoints {
   void resize(std::size_t columns);
   // Return k(x, x), infinite where x exceeds single precision.
   float diagonal(const double* x) const;
-  void set(std::size_t column, const double* x);
+  // Set a candidate and return the same; then `arrange` the columns set.
+  float set(std::size_t column, const double* x);
+  void arrange(std::size_t begin, std::size_t end);
   // Gather n candidates, at most 64, into a panel.
   void gather(const std::size_t* columns, std::size_t n, float* panel) const;
   // Compute k(x_row, .) over a panel for n rows; out (n, 64) has leading dimension ldo.

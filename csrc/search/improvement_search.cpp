@@ -8,8 +8,8 @@
 namespace zopo {
 namespace {
 
-// Candidates that enter a region in one call: about as much work as a step.
-constexpr std::size_t kMaxAdmitted = 128;
+// Columns times observations that enter a region in one call: about as much work as a step.
+constexpr std::size_t kAdmittedWork = 8192, kMinAdmitted = 32;
 constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
 
 }  // namespace
@@ -30,7 +30,7 @@ ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKerne
   values_.reserve(settings_.capacity);
   is_revised_.reserve(settings_.capacity);
   pending_.reserve(16);
-  if (is_whole_pool()) build();  // now, so that no step is slow
+  build();  // now, so that no step is slow
 }
 
 double ImprovementSearch::work() const {
@@ -147,6 +147,7 @@ void ImprovementSearch::on_add(std::unique_ptr<Pool<Cpu>> pool) {
     std::fill(column_of_.begin(), column_of_.end(), -1);
     model_.reset();
   } else {
+    project();
     moved_ = true;
   }
 }
@@ -184,6 +185,17 @@ void ImprovementSearch::build() {
   near_.clear();
   incoming_.clear();
   moved_ = true;
+  if (!is_whole_pool()) project();
+}
+
+// Project the candidates of a pool larger than a region that are not projected yet.
+void ImprovementSearch::project() {
+  if (!neighborhood_) neighborhood_.emplace(pool_->dim());
+  neighborhood_->extend(pool_->size(), [this](std::size_t begin, std::size_t n, double* out) {
+    std::vector<std::int64_t> index(n);
+    std::iota(index.begin(), index.end(), static_cast<std::int64_t>(begin));
+    coordinates(index.data(), n, out);
+  });
 }
 
 // Update the model with new observations and with changed ones, and the region with its center.
@@ -203,15 +215,21 @@ void ImprovementSearch::sync() {
     noises_.push_back(share);
     is_revised_.push_back(false);
   }
-  if (designing_) return;
-  if (!tracking_) {
+  const std::int64_t best = seen.index[seen.best_position()];
+  if (designing_) {  // choose the region already, so that the first proposal finds it filled
+    moved_ |= trust_.center() != best;
+    trust_.set_center(best);
+  } else if (!tracking_) {
     tracking_ = true;
-    trust_.set_center(seen.index[seen.best_position()]);
+    moved_ |= trust_.center() != best;
+    trust_.set_center(best);
   }
   if (is_whole_pool()) return;
   // A sample needs the prior covariance of all members, which a gradual change would make anew at
   // every call.
-  const std::size_t limit = near_.empty() || settings_.thompson ? kNoLimit : kMaxAdmitted;
+  if (settings_.thompson && designing_) return;
+  const std::size_t limit =
+      settings_.thompson ? kNoLimit : std::max(kMinAdmitted, kAdmittedWork / (n + 16));
   if (moved_)
     move(limit);
   else
@@ -287,12 +305,6 @@ bool ImprovementSearch::direction(Doubles& out) const {
 // Choose the free candidates nearest to the center, and to the center moved along the gradient.
 void ImprovementSearch::choose() {
   const std::size_t size = settings_.region, d = pool_->dim();
-  if (!neighborhood_) neighborhood_.emplace(d);
-  neighborhood_->extend(pool_->size(), [this](std::size_t begin, std::size_t n, double* out) {
-    std::vector<std::int64_t> index(n);
-    std::iota(index.begin(), index.end(), static_cast<std::int64_t>(begin));
-    coordinates(index.data(), n, out);
-  });
   Doubles at(d), along;
   const std::int64_t center = trust_.center();
   coordinates(&center, 1, at.data());

@@ -80,6 +80,7 @@ class ImprovementSearch {
   }
   void coordinates(const std::int64_t* index, std::size_t n, double* out) const;
   std::vector<double> distances(const std::vector<std::int64_t>& index) const;
+  void project();
   void choose();
   bool direction(Doubles& out) const;
   std::vector<std::int64_t> inside() const;

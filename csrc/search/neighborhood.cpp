@@ -17,9 +17,10 @@ constexpr std::size_t kBlock = 64;        // candidates projected at a time
 
 Neighborhood::Neighborhood(std::size_t d) : sum_(d), sign_(d) {
   for (std::size_t j = 0; j < d; ++j) {
-    const std::uint64_t bits = stream_words(kKey, 0, j).word[0];
+    // Up to kDim coordinates have a sum each, and the distances are exact but for the rounding.
+    const std::uint64_t bits = d <= kDim ? j : stream_words(kKey, 0, j).word[0];
     sum_[j] = static_cast<std::uint8_t>(bits % kDim);
-    sign_[j] = bits >> 63 ? 1.0 : -1.0;
+    sign_[j] = bits >> 63 ? -1.0 : 1.0;
   }
 }
 

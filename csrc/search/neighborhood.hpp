@@ -3,7 +3,7 @@
 //
 // A coordinate is added to one of kDim sums with a random sign (count sketch; Charikar, Chen &
 // Farach-Colton 2002). The squared distance of two projections is that of the points on average, with
-// a relative deviation of at most sqrt(2 / kDim).
+// a relative deviation of at most sqrt(2 / kDim); with at most kDim coordinates it is exact.
 #pragma once
 
 #include <cstddef>

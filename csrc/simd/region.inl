@@ -37,6 +37,8 @@ void dots_f32(const float* X, std::size_t ldx, const std::size_t* index, std::si
     std::size_t r = 0;
     for (; r + 6 <= rows; r += 6)
       dots_tile<6, kTileVectors>(X, ldx, index + r, d, panel + j, out + r * ldo + j, ldo);
+    for (; r + 4 <= rows; r += 4)
+      dots_tile<4, kTileVectors>(X, ldx, index + r, d, panel + j, out + r * ldo + j, ldo);
     for (; r < rows; ++r)
       dots_tile<1, kTileVectors>(X, ldx, index + r, d, panel + j, out + r * ldo + j, ldo);
   }
