@@ -40,15 +40,6 @@ class Transform:
         return min(score.noise * (slope / self.deviation) ** 2 / self.noise_unit, 1e12)
 
 
-def sketch(X: Array) -> Array:
-    """Project points (..., d) to 64 sums of coordinates with random signs (count sketch)."""
-    word = np.random.Philox(key=0x5A6F706F).random_raw(4 * X.shape[-1])[::4]
-    out = np.zeros((*X.shape[:-1], 64))
-    for j, bits in enumerate(word.tolist()):
-        out[..., bits % 64] += X[..., j] if bits >> 63 else -X[..., j]
-    return out
-
-
 class ReferenceTrust:
     """Size of the trust region and its center."""
 
@@ -243,12 +234,13 @@ class ReferenceImprovement:
         along = np.mean([alpha @ k.gradient(x, self.X[seen]) for k in self.kernels], axis=0)
         length = float(np.linalg.norm(along))
         shifts = self.config.step > 0.0 and length > 0.0
-        points = sketch(self.X).astype(np.float16).astype(np.float64)
-        found = nearest(points, sketch(x), free, size - size // 2 if shifts else size)
+        assert self.X.shape[1] <= 64  # the distances in more dimensions are those of a random projection
+        points = self.X.astype(np.float16).astype(np.float64)
+        found = nearest(points, x, free, size - size // 2 if shifts else size)
         if not shifts:
             return found
         radius = float(np.linalg.norm(self.X[found[-1]] - x)) if found else 0.0
-        there = nearest(points, sketch(x + self.config.step * radius * along / length), free, size)
+        there = nearest(points, x + self.config.step * radius * along / length, free, size)
         return [*found, *[i for i in there if i not in found]][:size]
 
     def inside(self) -> list[int]:
