@@ -40,6 +40,15 @@ class Transform:
         return min(score.noise * (slope / self.deviation) ** 2 / self.noise_unit, 1e12)
 
 
+def sketch(X: Array) -> Array:
+    """Project points (..., d) to 64 sums of coordinates with random signs (count sketch)."""
+    word = np.random.Philox(key=0x5A6F706F).random_raw(4 * X.shape[-1])[::4]
+    out = np.zeros((*X.shape[:-1], 64))
+    for j, bits in enumerate(word.tolist()):
+        out[..., bits % 64] += X[..., j] if bits >> 63 else -X[..., j]
+    return out
+
+
 class ReferenceTrust:
     """Size of the trust region and its center."""
 
@@ -150,7 +159,8 @@ class ReferenceImprovement:
 
     def promising(self, free: list[int]) -> list[Choice]:
         """Return the choice by expected improvement; two where it is open whether the trust region counts."""
-        levels, unit, incumbent = self.levels(self.book.waiting), self.unit, self.incumbent
+        levels, incumbent = self.levels(self.book.waiting), self.incumbent
+        unit = self.unit(levels)
         noisy = sum(level.weight for level, g in zip(levels, self.nuggets, strict=True) if g > 0.3)
         distance = np.diag(self.K)[free] - 2 * self.K[self.trust.center][free]
         bound = np.sort(distance)[min(self.trust.size, len(free)) - 1]
@@ -217,11 +227,10 @@ class ReferenceImprovement:
         best = self.book.scores.max() if self.best_exact is None else self.best_exact
         return float(self.transform(best))
 
-    @property
-    def unit(self) -> float:
-        """Unit of errors: the standard deviation of the prior at its largest amplitude."""
+    def unit(self, levels: Sequence[reference.RegionLevel]) -> float:
+        """Return the unit of errors: the standard deviation of the prior at its largest amplitude."""
         spread = float(self.values()[0].std()) or 1.0
-        return spread * max(1.0, *(math.sqrt(level.amplitude) for level in self.levels()))
+        return spread * max(1.0, *(math.sqrt(level.amplitude) for level in levels))
 
     def neighbors(self) -> list[int]:
         """Return the free candidates nearest to the center, and to the center moved along the gradient."""
@@ -234,12 +243,12 @@ class ReferenceImprovement:
         along = np.mean([alpha @ k.gradient(x, self.X[seen]) for k in self.kernels], axis=0)
         length = float(np.linalg.norm(along))
         shifts = self.config.step > 0.0 and length > 0.0
-        found = nearest(self.E, self.E[center], free, size - size // 2 if shifts else size)
+        points = sketch(self.X).astype(np.float16).astype(np.float64)
+        found = nearest(points, sketch(x), free, size - size // 2 if shifts else size)
         if not shifts:
             return found
         radius = float(np.linalg.norm(self.X[found[-1]] - x)) if found else 0.0
-        ahead = x + self.config.step * radius * along / length
-        there = nearest(self.E, ahead / self.factor, free, size)
+        there = nearest(points, sketch(x + self.config.step * radius * along / length), free, size)
         return [*found, *[i for i in there if i not in found]][:size]
 
     def inside(self) -> list[int]:

@@ -58,6 +58,11 @@ class ReferenceSearch:
         return np.asarray((self.Z.astype(np.float64) - self.mean) / self.deviation)
 
     @property
+    def is_whole(self) -> bool:
+        """True if a proposal does not depend on the members of a region."""
+        return not isinstance(self.search, ReferenceImprovement) or self.search.is_whole
+
+    @property
     def done(self) -> bool:
         return not self.book.pending and not self.book.can_offer
 
@@ -127,7 +132,15 @@ class Followed:
         region = self.opt._native.region(self.opt._number)
         return None if region is None else region[0].tolist()
 
-    def ask(self) -> int:
+    def ask(self, n: int | None = None) -> Any:
+        if n is not None and self.ref.is_whole:
+            asked = self.opt.ask(n)
+            for index in asked:
+                self.ref.ask(index)
+            self.check()
+            return asked
+        if n is not None:  # one by one: the members of a region may change in between
+            return [self.ask() for _ in range(n) if self.ref.book.can_offer]
         before = self.members()
         index = self.opt.ask()
         self.ref.ask(index, before, self.members())
@@ -170,8 +183,9 @@ class Followed:
             region = opt._native.region(opt._number)
             assert region is not None
             members, mean, variance, *trust = region
-            assert trust == [search.trust.center, search.trust.size]
-            levels, unit = search.levels(), search.unit
+            assert trust == [search.trust.center, search.trust.size], (trust, vars(search.trust))
+            levels = search.levels()
+            unit = search.unit(levels)
             expected_mean, expected_variance = reference.region_posterior(levels)
             assert np.abs(mean - expected_mean[members]).max() <= search.off * unit
             assert np.abs(variance - expected_variance[members]).max() <= search.off * unit**2

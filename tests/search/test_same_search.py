@@ -1,0 +1,244 @@
+"""The same random calls on Zopo, on ZopoBatch with any number of threads, and on the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from random_calls import Call, RandomCalls, made, shown
+from reference_search import Followed, ReferenceSearch
+
+import zopo_fast as zf
+from zopo_fast import _core
+from zopo_fast._utils.exclusive import ExclusiveAccess
+from zopo_fast.search.problem import SearchProblem
+
+CALLS = 100
+D = 5
+Settings = dict[str, Any]
+
+IMPROVEMENT: dict[str, Settings] = {
+    "default": {},
+    "power 1": {"power": 1},
+    "no emphasis": {"emphasis": 0.0},
+    "large emphasis": {"emphasis": 1.0, "initial": 1},
+    "zscore": {"zscore": True},
+    "noise": {"noise": 0.2},
+    "little noise": {"noise": 0.01, "initial": [7, 3, 30]},
+    "patience": {"patience": 2},
+    "endless patience": {"patience": 0},
+    "region": {"region": 12},
+    "region, patience": {"region": 12, "patience": 1},
+    "region, no step": {"region": 9, "step": 0.0, "patience": 3},
+    "region of one": {"region": 1},
+    "outgrown region": {"region": 51, "patience": 2},
+    "all at once": {"initial": 30, "budget": 30},
+}
+THOMPSON: dict[str, Settings] = {
+    "thompson": {},
+    "thompson, no emphasis": {"emphasis": 0.0, "zscore": True},
+    "thompson, noise": {"noise": 0.2},
+    "thompson, region": {"region": 12, "patience": 2},
+    "thompson, outgrown region": {"region": 51},
+}
+GRADIENT: dict[str, Settings] = {
+    "gradient": {},
+    "gradient, no exploration": {"exploration": 0},
+    "gradient, explores": {"exploration": 2, "exploration_quantile": 0.3, "initial": [4, 2]},
+    "gradient, noise": {"noise": 0.1},
+    "gradient, no step": {"step": 0.0},
+    "gradient, neighbors": {"neighbors": 3, "step": 1.0, "initial": 15},
+}
+KERNELS: dict[str, Callable[[], Any]] = {
+    "closed form": lambda: zf.InfiniteNTK(3, parametrization="standard"),
+    "finite": lambda: zf.NTK.random(D, width=16, depth=2, seed=1),
+    "several": lambda: [zf.NTK.random(D, seed=seed) for seed in range(3)],
+    "mixed": lambda: [zf.InfiniteNTK(1), zf.NTK.random(D, seed=0)],
+}
+
+
+def config_of(name: str, seed: int) -> zf.ZopoConfig:
+    search = next((s for s in ("thompson", "gradient") if name.startswith(s)), "improvement")
+    settings = {**IMPROVEMENT, **THOMPSON, **GRADIENT}.get(name, {})
+    return zf.ZopoConfig(**{"search": search, "budget": 36, "initial": 6, "seed": seed, **settings})
+
+
+def kernel_of(name: str) -> Any:
+    for given, kernel in KERNELS.items():
+        if name.endswith(f"{given} kernel"):
+            return kernel()
+    return None
+
+
+CASES = [
+    *IMPROVEMENT,
+    *THOMPSON,
+    *GRADIENT,
+    *(f"{given} kernel" for given in KERNELS),
+    *(f"thompson, {given} kernel" for given in KERNELS),
+    "gradient, finite kernel",
+]
+
+
+def pool(seed: int, m: int = 50) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(m, D)) * np.linspace(0.5, 2, D)
+
+
+# ---- the reference ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", CASES)
+def test_a_search_equals_the_reference(name: str, seed: int) -> None:
+    Z, config, kernel = pool(seed), config_of(name, seed), kernel_of(name)
+    both = Followed(zf.Zopo(Z, config, kernel), ReferenceSearch(Z, config, kernel))
+    calls = RandomCalls(Z, seed)
+    for _ in range(CALLS):
+        made(both, calls.next(both.opt))
+    assert both.compared > CALLS // 4
+
+
+# ---- the batch -------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Random calls on a search of its own, with the answers and all that it showed."""
+
+    def __init__(self, name: str, Z: np.ndarray, seed: int) -> None:
+        self.problem = SearchProblem(Z, config_of(name, seed), kernel_of(name))
+        opt = zf.Zopo(Z, config_of(name, seed), kernel_of(name))
+        calls = RandomCalls(Z, seed)
+        self.calls: list[Call] = []
+        self.answers: list[Any] = []
+        self.shown: list[Any] = []
+        for _ in range(CALLS):
+            self.calls.append(calls.next(opt))
+            self.answers.append(made(opt, self.calls[-1]))
+            self.shown.append(shown(opt))
+        self.state = opt.state_dict()
+        self.uncertainty = opt._native.gradient_uncertainty()[0]
+
+
+def batch_of(problems: list[SearchProblem]) -> zf.ZopoBatch:
+    """Make a batch whose searches may have several kernels each."""
+    batch = zf.ZopoBatch.__new__(zf.ZopoBatch)
+    batch.device, batch._problems, batch._access = "cpu", problems, ExclusiveAccess("ZopoBatch")
+    batch._native = _core.Search([problem.native_inputs() for problem in problems])
+    return batch
+
+
+class Replay:
+    """Makes the calls of many searches on one batch, singly or together, in a random order."""
+
+    def __init__(self, batch: zf.ZopoBatch, recorded: list[Recorded], seed: int) -> None:
+        self.batch, self.recorded, self.rng = batch, recorded, np.random.default_rng(seed)
+        self.at = [0] * len(recorded)
+        self.together = 0  # calls that served several searches
+
+    def run(self) -> None:
+        while unfinished := [b for b, r in enumerate(self.recorded) if self.at[b] < len(r.calls)]:
+            chosen = [b for b in unfinished if self.rng.random() < 0.8]
+            if chosen and self.rng.random() < 0.9:
+                self.several(chosen)
+            else:
+                b = int(self.rng.choice(unfinished))
+                self.check(b, made(self.batch[b], self.recorded[b].calls[self.at[b]]))
+            if self.rng.random() < 0.1:
+                self.check_views()
+
+    def several(self, chosen: list[int]) -> None:
+        """Make the next call of those of the chosen searches whose calls are of one form."""
+
+        def form(b: int) -> Any:
+            name, *arguments = self.recorded[b].calls[self.at[b]]
+            if name == "tell" and arguments[0] in self.batch[b].pending:
+                return name, arguments[2] is None, arguments[3]
+            return (name,) if name == "discard" or (name, arguments) == ("ask", []) else None
+
+        wanted = form(chosen[0])
+        alike = [b for b in chosen if wanted is not None and form(b) == wanted]
+        if not alike:
+            return
+        calls = {b: self.recorded[b].calls[self.at[b]] for b in alike}
+        self.together += len(alike) > 1
+        indices = np.full(len(self.recorded), -1)
+        answers: dict[int, Any] = dict.fromkeys(alike)
+        if wanted[0] == "ask":
+            asked = self.batch.ask(self.rng.permutation(alike), ahead=True)
+            assert (np.delete(asked, alike) == -1).all()
+            answers = {b: int(asked[b]) for b in alike}
+        else:
+            for b, call in calls.items():
+                indices[b] = call[1]
+            if wanted[0] == "discard":
+                self.batch.discard(indices)
+            else:
+                scores, noise = np.zeros(len(indices)), np.zeros(len(indices))
+                for b, call in calls.items():
+                    scores[b], noise[b] = call[2], call[3] or 0.0
+                self.batch.tell(indices, scores, None if wanted[1] else noise, final=wanted[2])
+        for b, answer in answers.items():
+            self.check(b, answer)
+
+    def check_views(self) -> None:
+        """Check the properties of the batch against what its searches have shown."""
+        best, score = self.batch.best
+        views = zip(self.batch.pending, self.batch.done, best, score, strict=True)
+        for at, recorded, (waiting, done, index, value) in zip(self.at, self.recorded, views, strict=True):
+            if at > 0:
+                pending, is_done, known, *_ = recorded.shown[at - 1]
+                assert (waiting, done) == (pending[0] if pending else -1, is_done)
+                assert (index, value) == known if known else index == -1 and np.isnan(value)
+
+    def check(self, b: int, answer: Any) -> None:
+        recorded, at = self.recorded[b], self.at[b]
+        assert answer == recorded.answers[at], (b, at, recorded.calls[at])
+        assert shown(self.batch[b]) == recorded.shown[at], (b, at, recorded.calls[at])
+        self.at[b] += 1
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    yield
+    zf.set_num_threads(0)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("seed", range(2))
+def test_a_batch_gives_what_each_search_would_alone(seed: int) -> None:
+    """Searches of every kind share a batch, which answers calls for one and for several of them."""
+    zf.set_num_threads(1)
+    pools = [pool(n, 40 + n) for n in range(len(CASES))]
+    pools[0] = np.repeat(pools[0][:20], 2, axis=0)
+    pools[1], pools[2] = pools[1].astype(np.float16), pools[2].astype(np.float32)
+    recorded = [Recorded(name, Z, 7 * seed + n) for n, (name, Z) in enumerate(zip(CASES, pools, strict=True))]
+    for count in (1, 2):
+        zf.set_num_threads(count)
+        batch = batch_of(
+            [
+                SearchProblem(Z, r.problem.config, r.problem.kernels)
+                for Z, r in zip(pools, recorded, strict=True)
+            ]
+        )
+        replay = Replay(batch, recorded, seed)
+        replay.run()
+        assert replay.together > CALLS
+        assert [search.state_dict() for search in batch] == [r.state for r in recorded]
+        np.testing.assert_array_equal(batch.gradient_uncertainty, [r.uncertainty for r in recorded])
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_batch_on_several_threads_gives_what_each_search_would_alone() -> None:
+    """The searches are large enough for threads to share a call."""
+    zf.set_num_threads(1)
+    names = ["default", "thompson", "region, patience", "gradient"] * 8
+    pools = [pool(n, 600) for n in range(len(names))]
+    recorded = [Recorded(name, Z, n) for n, (name, Z) in enumerate(zip(names, pools, strict=True))]
+    zf.set_num_threads(4)
+    batch = zf.ZopoBatch(pools, [r.problem.config for r in recorded])
+    replay = Replay(batch, recorded, 0)
+    replay.run()
+    assert replay.together > CALLS
+    assert [search.state_dict() for search in batch] == [r.state for r in recorded]
