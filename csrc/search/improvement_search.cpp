@@ -220,8 +220,7 @@ void ImprovementSearch::sync() {
     moved_ |= trust_.center() != best;
     trust_.set_center(best);
   } else if (!tracking_) {
-    tracking_ = true;
-    moved_ |= trust_.center() != best;
+    tracking_ = moved_ = true;  // all initial scores may give another gradient
     trust_.set_center(best);
   }
   if (is_whole_pool()) return;

@@ -63,7 +63,12 @@ inline void directions_block(const float* K, std::size_t ld, const std::size_t* 
     Vecf sum[G][N] = {};
     for (std::size_t i = begin; i < end; ++i) {
       Vecf k[N];
-      for (std::size_t v = 0; v < N; ++v) k[v] = loadf(K + index[i] * ld + j + v * kFloats);
+      const float* at = K + index[i] * ld + j;
+      for (std::size_t v = 0; v < N; ++v) {
+        k[v] = loadf(at + v * kFloats);
+        // The next block of this row: the processor sees no stream in jumps from row to row.
+        __builtin_prefetch(at + (N + v) * kFloats, 0, 2);
+      }
       for (std::size_t g = 0; g < G; ++g)
         for (std::size_t v = 0; v < N; ++v) sum[g][v] += a[4 * i + g] * k[v];
     }

@@ -20,10 +20,10 @@ case $kind in
     # CPython frees little of its memory at exit, so leaks are not checked.
     export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:detect_stack_use_after_return=1
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-    tests=(gp/kernel gp/gp gp/gp_limits model/local_gradient search/pool_scan native/dispatch
+    tests=(gp/kernel gp/gp gp/gp_limits search/local_gradient search/pool_scan native/dispatch
       native/threads native/boundary search/long_lived gp/properties_kernel gp/properties_gp
-      search/properties_search search/optimizer search/official_loop model/region_posterior
-      model/region_proposals search/region_errors search/region_process base/random_numbers)
+      search/properties_search search/optimizer search/official_loop search/region_posterior
+      search/region_proposals search/region_errors search/region_process search/random_numbers)
     ;;
   thread)
     sanitizers=thread

@@ -1,7 +1,8 @@
-"""Candidates of a region that change: replaced, added, excluded and included again."""
+"""Candidates of a region that change: replaced, added, excluded and included again; and threads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -225,3 +226,37 @@ def test_alpha_solves_for_the_centered_scores() -> None:
         A = K[np.ix_(at, at)] + np.diag(nugget + np.array(twin.noise))
         expected = np.linalg.solve(A, y - y.mean())
         np.testing.assert_allclose(region.alpha(level), expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.fixture
+def _all_threads() -> Iterator[None]:
+    yield
+    zf.set_num_threads(0)
+
+
+@pytest.mark.usefixtures("_all_threads")
+def test_the_number_of_threads_does_not_change_a_bit() -> None:
+    """Sizes are those from which each part of the work is split."""
+
+    def compute(threads: int) -> list[np.ndarray]:
+        zf.set_num_threads(threads)
+        d = 50
+        X = problem(45_000, d)
+        region = _core.RegionPosterior.of_kernels(X, [CLOSED], 1.0, NUGGETS, 0, True)
+        out, proposed = [], []
+        for c in range(30):
+            region.append(1000 * c, float(np.sin(c)))
+        proposed.append(region.propose([], 1.0, 2))
+        proposed.append(region.propose([5, 6], 1.0, 1))
+        region.revise(3, 0.1, 0.2)
+        out += region.posterior()
+        region.replace([c for c in range(1, 8009) if c % 1000], problem(8000, d, seed=1))
+        out += region.posterior()
+        whole = _core.RegionPosterior.of_kernels(X[:700], [CLOSED], 1.0, NUGGETS)
+        several = _core.RegionPosterior.of_kernels(X[:700], mixed(d)[1], 1.0, NUGGETS)
+        return [*out, np.array(proposed), whole.gram(), several.gram()]
+
+    alone = compute(1)
+    for threads in (2, 5):
+        for a, b in zip(alone, compute(threads), strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -116,6 +116,7 @@ async def optimize(
     phase = on_phase or (lambda _: None)
     progress = on_progress or (lambda *_: None)
     with resume.open_store(store) as study:
+        config = config if study is None else resume.config_as_begun(study, config)
         account = account or account_of(config, study)
         if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
             raise ConfigError(

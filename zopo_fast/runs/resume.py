@@ -143,6 +143,19 @@ def task_as_begun(store: Store, task: T) -> T:
     return replace(task, metric=metrics.RULES_1[task.metric])
 
 
+def config_as_begun(store: Store, config: RunConfig) -> RunConfig:
+    """Return the settings with the region of the version that began the study, where none is given.
+
+    The default was a number before; the region that it stands for now may be another one.
+    """
+    then = store.get("run")
+    search = then.get("search") if isinstance(then, Mapping) else None
+    region = search.get("region") if isinstance(search, Mapping) else None
+    if config.search.region is not None or not isinstance(region, int):
+        return config
+    return replace(config, search=replace(config.search, region=region))
+
+
 def pin(store: Store | None, name: str, value: int) -> int:
     """Return the number that the study was started with; a new study stores `value` as that number."""
     if store is None:
