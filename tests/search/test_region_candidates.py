@@ -252,6 +252,12 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
         out += region.posterior()
         region.replace([c for c in range(1, 8009) if c % 1000], problem(8000, d, seed=1))
         out += region.posterior()
+        for c in range(45_000):  # one free candidate in each panel, all of which are proposed in turn
+            (region.exclude if c % 64 else region.include)(c)
+        for _ in range(700):
+            proposed.append(region.propose([], 1.0, 2))
+            region.exclude(proposed[-1])
+        assert len(set(proposed[-700:])) == 700
         whole = _core.RegionPosterior.of_kernels(X[:700], [CLOSED], 1.0, NUGGETS)
         several = _core.RegionPosterior.of_kernels(X[:700], mixed(d)[1], 1.0, NUGGETS)
         return [*out, np.array(proposed), whole.gram(), several.gram()]
