@@ -97,7 +97,7 @@ class ReferenceImprovement:
     def on_add(self, E: Array) -> None:
         was_whole = self.is_whole
         self._set_pool(E)
-        self.has_model = was_whole == self.is_whole  # a pool that outgrows its region gets another model
+        self.has_model &= was_whole == self.is_whole  # a pool that outgrows its region gets another model
         self.trust.size = self.trust.max_size = min(self.region, len(E))
         self.refresh_at, self.moved = 0, True
 
