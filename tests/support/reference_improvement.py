@@ -25,7 +25,8 @@ class Transform:
         self.emphasis, self.best = emphasis, float(scores.max())
         # A power of two, so that no square overflows or vanishes.
         unit = 2.0 ** max(min(math.frexp(float(np.abs(scores).max()))[1], 1023), -1022)
-        self.deviation = unit * float((scores / unit).std()) or 1.0
+        self.deviation = unit * float((scores / unit).std()) if np.ptp(scores / unit) else 1.0
+        self.deviation = self.deviation or 1.0
         self.noise_unit = float(self(scores).var()) or 1.0
 
     def __call__(self, scores: Any) -> Array:
