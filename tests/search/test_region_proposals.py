@@ -232,7 +232,7 @@ class AnyOrder(RuleBasedStateMachine):
         parametrization=st.sampled_from(["ntk", "standard"]),
         bias=st.sampled_from([0.05, 1.0]),
         capacity=st.sampled_from([0, 2, 100]),
-        levels=st.sampled_from([NUGGETS, np.array([0.01]), np.array([3.0, 0.02])]),
+        levels=st.sampled_from([NUGGETS, np.array([0.01]), np.array([3.0, 0.02]), np.logspace(-2, 0.5, 7)]),
     )
     def start(
         self, seed: int, m: int, d: int, shape: str, depth: int, parametrization: Any, bias: float,
