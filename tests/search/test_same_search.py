@@ -116,10 +116,9 @@ def test_a_search_equals_the_reference(name: str, seed: int) -> None:
 class Recorded:
     """Random calls on a search of its own, with the answers and all that it showed."""
 
-    def __init__(self, name: str, Z: np.ndarray, seed: int) -> None:
+    def __init__(self, name: str, Z: np.ndarray, seed: int, calls: RandomCalls) -> None:
         self.problem = SearchProblem(Z, config_of(name, seed), kernel_of(name))
         opt = zf.Zopo(Z, config_of(name, seed), kernel_of(name))
-        calls = RandomCalls(Z, seed)
         self.calls: list[Call] = []
         self.answers: list[Any] = []
         self.shown: list[Any] = []
@@ -140,15 +139,21 @@ def batch_of(problems: list[SearchProblem]) -> zf.ZopoBatch:
 
 
 class Replay:
-    """Makes the calls of many searches on one batch, singly or together, in a random order."""
+    """Makes the calls of many searches on one batch, singly or together, in a random order or in step."""
 
-    def __init__(self, batch: zf.ZopoBatch, recorded: list[Recorded], seed: int) -> None:
+    def __init__(
+        self, batch: zf.ZopoBatch, recorded: list[Recorded], seed: int, in_step: bool = False
+    ) -> None:
+        self.in_step = in_step
         self.batch, self.recorded, self.rng = batch, recorded, np.random.default_rng(seed)
         self.at = [0] * len(recorded)
         self.together = 0  # calls that served several searches
 
     def run(self) -> None:
         while unfinished := [b for b, r in enumerate(self.recorded) if self.at[b] < len(r.calls)]:
+            if self.in_step:
+                self.several(sorted(unfinished, key=self.at.__getitem__))
+                continue
             chosen = [b for b in unfinished if self.rng.random() < 0.8]
             if chosen and self.rng.random() < 0.9:
                 self.several(chosen)
@@ -168,8 +173,10 @@ class Replay:
             return (name,) if name == "discard" or (name, arguments) == ("ask", []) else None
 
         wanted = form(chosen[0])
-        alike = [b for b in chosen if wanted is not None and form(b) == wanted]
+        alike = sorted(b for b in chosen if wanted is not None and form(b) == wanted)
         if not alike:
+            b = chosen[0]
+            self.check(b, made(self.batch[b], self.recorded[b].calls[self.at[b]]))
             return
         calls = {b: self.recorded[b].calls[self.at[b]] for b in alike}
         self.together += len(alike) > 1
@@ -223,7 +230,10 @@ def test_a_batch_gives_what_each_search_would_alone(seed: int) -> None:
     pools = [pool(n, size_of(name) + n % 7) for n, name in enumerate(CASES)]
     pools[0] = np.repeat(pools[0][:20], 2, axis=0)
     pools[1], pools[2] = pools[1].astype(np.float16), pools[2].astype(np.float32)
-    recorded = [Recorded(name, Z, 7 * seed + n) for n, (name, Z) in enumerate(zip(CASES, pools, strict=True))]
+    recorded = [
+        Recorded(name, Z, 7 * seed + n, RandomCalls(Z, 7 * seed + n))
+        for n, (name, Z) in enumerate(zip(CASES, pools, strict=True))
+    ]
     for count in (1, 2):
         zf.set_num_threads(count)
         batch = batch_of(
@@ -241,14 +251,17 @@ def test_a_batch_gives_what_each_search_would_alone(seed: int) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_a_batch_on_several_threads_gives_what_each_search_would_alone() -> None:
-    """The searches are large enough for threads to share a call."""
+    """The searches are large enough for threads to share a call, and most of their calls are of one form."""
     zf.set_num_threads(1)
-    names = ["default", "thompson", "region, patience", "gradient"] * 8
-    pools = [pool(n, 600) for n in range(len(names))]
-    recorded = [Recorded(name, Z, n) for n, (name, Z) in enumerate(zip(names, pools, strict=True))]
+    names = ["default", "default", "power 1", "region, patience", "thompson", "gradient"] * 5
+    pools = [pool(n, 900) for n in range(len(names))]
+    recorded = [
+        Recorded(name, Z, n, RandomCalls(Z, 0, adds=False))
+        for n, (name, Z) in enumerate(zip(names, pools, strict=True))
+    ]
     zf.set_num_threads(4)
     batch = zf.ZopoBatch(pools, [r.problem.config for r in recorded])
-    replay = Replay(batch, recorded, 0)
+    replay = Replay(batch, recorded, 0, in_step=True)
     replay.run()
     assert replay.together > CALLS
     assert [search.state_dict() for search in batch] == [r.state for r in recorded]
