@@ -66,18 +66,14 @@ void ArcCosinePoints::resize(std::size_t columns) {
     std::fill_n(panels_.data() + at + dim_ * kPanel, (kernel_.depth + 1) * kPanel, 1.0f);
 }
 
-// Compute S_l(x, x) of all layers, into every 64th entry of `to`, and return k(x, x).
-double ArcCosinePoints::squares(const double* x, float* to) const {
-  const auto rounded_square = [](double v) {
-    const double rounded = static_cast<float>(v);
-    return rounded * rounded;
-  };
-  double sums[8] = {}, square = 0.0;  // eight sums, as one would wait for each addition
-  std::size_t j = 0;
-  for (; j + 8 <= dim_; j += 8)
-    for (std::size_t k = 0; k < 8; ++k) sums[k] += rounded_square(x[j + k]);
-  for (; j < dim_; ++j) square += rounded_square(x[j]);
-  for (const double sum : sums) square += sum;
+float ArcCosinePoints::squares(const double* x, float* to) const {
+  alignas(64) double rounded[kPanel];
+  double square = 0.0;
+  for (std::size_t begin = 0; begin < dim_; begin += kPanel) {
+    const std::size_t n = std::min(kPanel, dim_ - begin);
+    for (std::size_t j = 0; j < n; ++j) rounded[j] = static_cast<float>(x[begin + j]);
+    square += simd().dot(rounded, rounded, n);
+  }
   const double w = kernel_.weight_variance, b = kernel_.bias_variance;
   double S = w / static_cast<double>(dim_) * square + b;
   double T = kernel_.ntk ? S : 0.0;
@@ -89,19 +85,14 @@ double ArcCosinePoints::squares(const double* x, float* to) const {
     to[l * kPanel] = static_cast<float>(S);
   }
   const bool finite = std::isfinite(square) && std::isfinite(static_cast<float>(S));
-  return finite ? T / scale_ : std::numeric_limits<double>::infinity();
-}
-
-float ArcCosinePoints::diagonal(const double* x) const {
-  Floats unused((kernel_.depth + 1) * kPanel);
-  return static_cast<float>(squares(x, unused.data()));
+  return finite ? static_cast<float>(T / scale_) : std::numeric_limits<float>::infinity();
 }
 
 float ArcCosinePoints::set(std::size_t column, const double* x) {
   float* row = rows_.data() + column * dim_;
   for (std::size_t j = 0; j < dim_; ++j) row[j] = static_cast<float>(x[j]);
   float* at = panels_.data() + column / kPanel * panel_size() + column % kPanel;
-  return static_cast<float>(squares(x, at + dim_ * kPanel));
+  return squares(x, at + dim_ * kPanel);
 }
 
 void ArcCosinePoints::arrange(std::size_t begin, std::size_t end) {
@@ -251,14 +242,12 @@ void KernelRows::block(const std::size_t* rows, std::size_t n, const std::size_t
 void KernelRows::replace(const std::size_t* columns, std::size_t n, const double* X) {
   if (!replaceable_) throw ArrayError("columns: this model was not built as replaceable");
   if (points_) {
-    Floats diagonal(n);
+    Floats unused(points_->panel_size());
     for (std::size_t i = 0; i < n; ++i)
-      if (diagonal[i] = points_->diagonal(X + i * dim_); !std::isfinite(diagonal[i]))
-        beyond_range("X", i);
+      if (!std::isfinite(points_->squares(X + i * dim_, unused.data()))) beyond_range("X", i);
     for (std::size_t i = 0; i < n; ++i) {
-      points_->set(columns[i], X + i * dim_);
+      diagonal_[columns[i]] = points_->set(columns[i], X + i * dim_);
       points_->arrange(columns[i], columns[i] + 1);
-      diagonal_[columns[i]] = diagonal[i];
     }
     return;
   }

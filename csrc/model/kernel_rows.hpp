@@ -25,9 +25,10 @@ class ArcCosinePoints {
   std::size_t panel_size() const { return (dim_ + kernel_.depth + 1) * kPanel; }
   const float* panel(std::size_t p) const { return panels_.data() + p * panel_size(); }
   void resize(std::size_t columns);
-  // Return k(x, x), infinite where x exceeds single precision.
-  float diagonal(const double* x) const;
-  // Set a candidate and return the same; then `arrange` the columns set.
+  // Compute S_l(x, x) of each layer, into every 64th entry of `to`, and return k(x, x), infinite
+  // where x exceeds single precision.
+  float squares(const double* x, float* to) const;
+  // Set a candidate and return k(x, x) likewise; then `arrange` the columns set.
   float set(std::size_t column, const double* x);
   void arrange(std::size_t begin, std::size_t end);
   // Gather n candidates, at most 64, into a panel.
@@ -37,8 +38,6 @@ class ArcCosinePoints {
              std::size_t ldo) const;
 
  private:
-  double squares(const double* x, float* to) const;
-
   ArcCosine kernel_;
   double scale_;
   std::size_t dim_;

@@ -1,7 +1,8 @@
 // Posterior at every candidate of a region, kept up to date while observations arrive, for several
 // noise levels side by side. CPU only.
 //
-// The kernel rows K_obs = k(observations, candidates) are stored once. With
+// The kernel rows K_obs = k(observations, candidates) are rows of the Gram matrix of all candidates,
+// or stored once beside the coordinates (search/kernel_rows.hpp). With
 // A_g = k(observations, observations) + diag(nugget_g + noise) = C_g C_g^T, a level g keeps
 // M = C_g^-1, the variances and the means. An observation at candidate c takes one pass over K_obs
 // for all levels:
@@ -15,13 +16,17 @@
 //
 //   t = u^T K_obs,  v += s t^2,  K_obs^T A^-1 y += (e - s u^T y) t,  K_obs^T A^-1 1 -= s (u^T 1) t
 //
+// t, K and the variances are in single precision: t differs from k(c, .) by rounding of that size.
+// M, A^-1 y and the means, where units and offsets of the scores cancel, are in double precision.
+//
 // Mean and variance of all C candidates then cost O(n C) an observation. Other units of the scores
 // change the means alone. A pending candidate is fantasised at its expected score: it lowers the
 // variance and leaves the mean unchanged; dropping it costs nothing.
 //
 // Levels are averaged by their marginal likelihood, each with its amplitude at the maximum
 // (Rasmussen & Williams 2006, eq. 5.8). The next candidate has the largest expected improvement to
-// the power p (generalized expected improvement, Schonlau, Welch & Jones 1998).
+// the power p (generalized expected improvement, Schonlau, Welch & Jones 1998). Single precision
+// ranks the candidates, double precision decides between the best ones.
 #pragma once
 
 #include <cstddef>

@@ -81,28 +81,29 @@ void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
     near_of_ = center;
   }
   constexpr float kMost = std::numeric_limits<float>::max();
-  for (std::size_t j = 0; j < stride(); ++j)
-    distance_[j] = criterion_[j] >= 0.0f ? diagonal()[j] - 2.0f * row[j]
-                                         : std::numeric_limits<float>::infinity();
-  const auto within = [&](std::int32_t radius) {
-    return simd().count_at_most(distance_.data(), stride(), ranked(radius));
+  constexpr float kNever = std::numeric_limits<float>::infinity();
+  const std::size_t n = stride();
+  const float* own = diagonal().data();
+  float *criterion = criterion_.data(), *distance = distance_.data();
+  for (std::size_t j = 0; j < n; ++j)
+    distance[j] = criterion[j] >= 0.0f ? own[j] - 2.0f * row[j] : kNever;
+  const auto within = [&](std::int64_t radius) {
+    return simd().count_at_most(distance, n, ranked(static_cast<std::int32_t>(radius)));
   };
   std::int64_t outside = rank(-kMost) - std::int64_t{1}, inside = rank(kMost);
-  if (within(rank(kMost)) <= nearest) return;
+  if (within(inside) <= nearest) return;
   while (inside - outside > 1) {
     const std::int64_t middle = outside + (inside - outside) / 2;
-    (within(static_cast<std::int32_t>(middle)) >= nearest ? inside : outside) = middle;
+    (within(middle) >= nearest ? inside : outside) = middle;
   }
   const float radius = ranked(static_cast<std::int32_t>(inside));
-  std::size_t ties = nearest;
-  for (std::size_t j = 0; j < stride(); ++j) ties -= distance_[j] < radius ? 1 : 0;
-  for (std::size_t j = 0; j < stride(); ++j) {
-    if (distance_[j] < radius) continue;
-    if (distance_[j] == radius && ties > 0)
-      --ties;
-    else
-      criterion_[j] = kTaken;
-  }
+  for (std::size_t j = 0; j < n; ++j) criterion[j] = distance[j] <= radius ? criterion[j] : kTaken;
+  std::size_t excess = within(inside) - nearest;  // at equal distances
+  for (std::size_t j = n; excess > 0; --j)
+    if (distance[j - 1] == radius) {
+      criterion[j - 1] = kTaken;
+      --excess;
+    }
 }
 
 // Add a level's criterion in double precision at the promising candidates to exact_.

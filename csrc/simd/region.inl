@@ -197,9 +197,14 @@ double centered_square(const double* a, const double* b, double c, std::size_t n
 }
 
 std::size_t count_at_most(const float* x, std::size_t n, float most) {
-  std::uint32_t count = 0;
-  for (std::size_t j = 0; j < n; ++j) count += x[j] <= most ? 1 : 0;
-  return count;
+  typedef std::int32_t Vecs __attribute__((vector_size(ZOPO_VECTOR_BYTES)));
+  Vecs count[4] = {};  // a comparison that holds is -1
+  for (std::size_t j = 0; j < n; j += 4 * kFloats)
+    for (std::size_t v = 0; v < 4; ++v) count[v] -= loadf(x + j + v * kFloats) <= most;
+  const Vecs all = (count[0] + count[1]) + (count[2] + count[3]);
+  std::size_t sum = 0;
+  for (std::size_t v = 0; v < kFloats; ++v) sum += static_cast<std::size_t>(all[v]);
+  return sum;
 }
 
 float maximum(const float* x, std::size_t n) {

@@ -249,7 +249,8 @@ def test_the_search_gets_partial_means_and_refunds() -> None:
     assert optimizer.pending == []
     assert not optimizer.done
     assert optimizer.ask() not in (one, two)
-    assert zf.Zopo.from_state(optimizer._embeddings, optimizer.state_dict()).pending == optimizer.pending
+    restored = zf.Zopo.from_state(optimizer._problem.embeddings, optimizer.state_dict())
+    assert restored.pending == optimizer.pending
 
 
 # ---- measured ----------------------------------------------------------------------------------------

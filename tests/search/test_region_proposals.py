@@ -202,6 +202,21 @@ def test_pending_candidates_do_not_count_among_the_nearest() -> None:
     assert region.propose(near[:5], 1e6, 2, 7, 1) == near[5]
 
 
+def test_of_equally_near_candidates_the_first_ones_compete() -> None:
+    K, m = np.eye(130), 130
+    K[50, 120:] = K[120:, 50] = 0.2
+    region = _core.RegionPosterior.of_gram(K, np.array([3.0]))  # this noise counts as no signal
+    for c, y in ((50, 9.0), (51, 0.0), (52, 1.0)):
+        region.append(c, y)
+        region.exclude(c)
+    assert region.propose([], 9.0, 2, 100, m) == 120
+    order = [100, *(c for c in range(m) if c not in (50, 51, 52, 100))]
+    for k in (1, 2, 5, 64, 116, 117, 118, 126):
+        found = region.propose([], 9.0, 2, 100, k)
+        assert found in order[:k]
+        assert (found == 120) == (120 in order[:k]), k
+
+
 # ---- any order of calls ----------------------------------------------------------------------------
 
 
@@ -217,7 +232,7 @@ class AnyOrder(RuleBasedStateMachine):
         parametrization=st.sampled_from(["ntk", "standard"]),
         bias=st.sampled_from([0.05, 1.0]),
         capacity=st.sampled_from([0, 2, 100]),
-        levels=st.sampled_from([NUGGETS, np.array([0.01]), np.array([3.0, 0.02])]),
+        levels=st.sampled_from([NUGGETS, np.array([0.01]), np.array([3.0, 0.02]), np.logspace(-2, 0.5, 7)]),
     )
     def start(
         self, seed: int, m: int, d: int, shape: str, depth: int, parametrization: Any, bias: float,

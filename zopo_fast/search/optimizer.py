@@ -24,6 +24,7 @@ from zopo_fast.search.official import OfficialSearch
 from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
 from zopo_fast.search.state import STATE_VERSION, SavedSearch, kernel_state, pool_fingerprint
 
+MAX_ASKED = 2**62  # prompts of one ask, within the range of int64
 KNOWN, CONFLICT = 2, 3  # outcomes of a native tell that record nothing
 
 
@@ -141,6 +142,7 @@ class Zopo:
         """
         if n is not None and (n := as_integer("ask: n", n)) < 1:
             raise ConfigError(f"ask: n must be at least 1, got {n}")
+        n = None if n is None else min(n, MAX_ASKED)
         self._access.acquire()  # faster than `with`: this is the hot path
         try:
             if self._official:
@@ -194,7 +196,7 @@ class Zopo:
         Raises:
             InputError: A prompt cannot be asked for, or `ask(n)` cannot return that number of prompts.
         """
-        limit = 1 if n is None else n
+        limit = 1 if n is None else min(n, MAX_ASKED)
         indices = [self._checked(index) for index in asked]
         with self._access:
             if not 1 <= len(indices) <= limit:
@@ -208,9 +210,9 @@ class Zopo:
                         different += 1
                         self._official.on_discard(found)
                     self._official.on_ask(index)
-                self._native.log_ask(self._number, indices, -1 if n is None else n)
+                self._native.log_ask(self._number, indices, -1 if n is None else limit)
             else:
-                different = self._native.ask_for(self._number, indices, -1 if n is None else n)
+                different = self._native.ask_for(self._number, indices, -1 if n is None else limit)
             if len(indices) < limit and self._native.can_offer(self._number):
                 raise InputError(f"ask({n}) would return more than {len(indices)} prompts")
             return different
