@@ -165,6 +165,19 @@ def test_noise_of_any_magnitude_is_accepted(noise: float) -> None:
                 assert sorted(play(opt)) == list(range(80))
 
 
+@pytest.mark.parametrize("value", [0.5, 0.7, 1e-9])
+def test_equal_scores_are_no_scale_for_their_noise(value: float) -> None:
+    """The mean of equal scores is not always exact, and its rounding error is no deviation of the scores."""
+    for n in range(1, 12):
+        models = []
+        for told in (0.0, value):
+            opt = made(initial=n)
+            for i in opt.ask(n):
+                opt.tell(i, told, noise=0.01)
+            models.append(model_of(opt))
+        assert_same_model(*models)
+
+
 def test_the_model_interpolates_exact_scores() -> None:
     """With negligible noise the mean at a scored prompt, and at its duplicate, equals the score."""
     Z = pool(80)

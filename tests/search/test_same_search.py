@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_calls import Call, RandomCalls, made, shown
+from random_calls import SCORES, Call, RandomCalls, made, shown
 from reference_search import Followed, ReferenceSearch
 
 import zopo_fast as zf
@@ -99,7 +99,7 @@ def pool(seed: int, m: int = 50) -> np.ndarray:
 # ---- the reference ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(len(SCORES)))
 @pytest.mark.parametrize("name", CASES)
 def test_a_search_equals_the_reference(name: str, seed: int) -> None:
     Z, config, kernel = pool(seed, size_of(name)), config_of(name, seed), kernel_of(name)

@@ -12,7 +12,7 @@ import zopo_fast as zf
 
 Call = tuple[Any, ...]
 """Name of a method and its arguments."""
-SCORES = ["smooth", "tied", "noise"]
+SCORES = ["smooth", "tied", "noise", "equal"]
 
 
 class Searched(Protocol):
@@ -27,7 +27,7 @@ class RandomCalls:
 
     Args:
         Z: Embeddings (m, d).
-        seed: Seed; it chooses smooth scores, scores with many ties, or scores without a signal.
+        seed: Seed; it chooses smooth scores, scores with many ties, scores without a signal, or equal ones.
         adds: True to add candidates now and then.
     """
 
@@ -37,6 +37,8 @@ class RandomCalls:
 
     def score(self, i: int) -> float:
         smooth = float(np.tanh(self._Z[i].astype(float).sum() / 2))
+        if self._kind == "equal":
+            return 0.7  # the mean of several is not exact
         if self._kind == "noise":
             return float(self._rng.normal())
         return round(smooth, 1) if self._kind == "tied" else smooth + 0.05 * float(self._rng.normal())

@@ -80,7 +80,7 @@ class ReferenceGradient:
         if n < self.refresh_at or (self.choice is not None and 16 * max(self.budget - n, 0) < n):
             return
         self.refresh_at = 4 * n
-        variance = float(scores.var())
+        variance = float(scores.var()) if np.ptp(scores) else 0.0
         self.score_variance = variance or 1.0
         if self.config.noise is not None or not variance or n > MAX_REFRESH:
             return

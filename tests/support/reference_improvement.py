@@ -25,7 +25,8 @@ class Transform:
         self.emphasis, self.best = emphasis, float(scores.max())
         # A power of two, so that no square overflows or vanishes.
         unit = 2.0 ** max(min(math.frexp(float(np.abs(scores).max()))[1], 1023), -1022)
-        self.deviation = unit * float((scores / unit).std()) or 1.0
+        self.deviation = unit * float((scores / unit).std()) if np.ptp(scores / unit) else 1.0
+        self.deviation = self.deviation or 1.0
         self.noise_unit = float(self(scores).var()) or 1.0
 
     def __call__(self, scores: Any) -> Array:
@@ -97,7 +98,7 @@ class ReferenceImprovement:
     def on_add(self, E: Array) -> None:
         was_whole = self.is_whole
         self._set_pool(E)
-        self.has_model = was_whole == self.is_whole  # a pool that outgrows its region gets another model
+        self.has_model &= was_whole == self.is_whole  # a pool that outgrows its region gets another model
         self.trust.size = self.trust.max_size = min(self.region, len(E))
         self.refresh_at, self.moved = 0, True
 
