@@ -285,6 +285,9 @@ std::vector<double> ImprovementSearch::distances(const std::vector<std::int64_t>
 // Compute the unit vector along the gradient of the posterior mean at the center, under the level of
 // the smallest nugget; return false where it is zero.
 bool ImprovementSearch::direction(Doubles& out) const {
+  const Doubles& scores = ledger_.seen().score;
+  const auto [low, high] = std::minmax_element(scores.begin(), scores.end());
+  if (*low == *high) return false;  // equal scores have no gradient; rounding would give one
   const std::size_t d = pool_->dim();
   Doubles alpha(size_), X(size_ * d), x(d);
   model_->alpha(0, alpha.data());

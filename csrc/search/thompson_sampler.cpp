@@ -59,7 +59,8 @@ const Doubles& ThompsonSampler::sample(RegionPosterior& model, const Doubles& nu
   double mean = 0.0, square = 0.0;
   for (const double y : values) mean += y / static_cast<double>(n);
   for (const double y : values) square += (y - mean) * (y - mean) / static_cast<double>(n);
-  const double spread = square > 0.0 ? std::sqrt(square) : 1.0;
+  // The mean of equal values is not always exact, and its rounding error is no deviation.
+  const double spread = std::sqrt(square) > 1e-12 * std::abs(mean) ? std::sqrt(square) : 1.0;
   for (std::size_t k = 0; k < n; ++k)
     residual_[k] = (values[k] - mean) / spread - sample_[model.observed()[k]] -
                    scale * std::sqrt(nuggets[level] + noises[k]) * residual_[k];
