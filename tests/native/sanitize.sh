@@ -22,7 +22,8 @@ case $kind in
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     tests=(gp/kernel gp/gp gp/gp_limits search/local_gradient search/pool_scan native/dispatch
       native/threads native/boundary search/long_lived gp/properties_kernel gp/properties_gp
-      search/properties_search search/optimizer search/official_loop search/region_posterior
+      search/properties_search search/optimizer search/official_loop search/region_posterior search/batch
+      search/same_search search/region_candidates search/prior_kernel
       search/region_proposals search/region_errors search/region_process search/random_numbers)
     ;;
   thread)
