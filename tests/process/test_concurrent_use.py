@@ -118,6 +118,11 @@ OF_BATCH: dict[str, Callable[[zf.ZopoBatch], Any]] = {
     "best": lambda batch: batch.best,
     "gradient_uncertainty": lambda batch: batch.gradient_uncertainty,
     "state_dict": lambda batch: batch.state_dict(),
+    "discard": lambda batch: batch.discard([-1, -1]),
+    **{
+        f"search, {name}": lambda batch, call=call: call(batch[1])  # type: ignore[misc]
+        for name, call in OF_ZOPO.items()
+    },
 }
 
 

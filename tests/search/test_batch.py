@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from typing import Any
 
@@ -251,6 +252,55 @@ def test_invalid_pools_and_configs_are_refused(problems: Any) -> None:
         zf.ZopoBatch(pools, CONFIGS, kernels=zf.NTK.random(99))
     with pytest.raises(zf.DeviceError):
         zf.ZopoBatch(pools, CONFIGS, device="tpu")
+
+
+def test_a_batch_with_other_asks_keeps_its_scores(problems: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A log of another version is repeated, and a line says so for each search."""
+    pools, scores = problems
+    batch = zf.ZopoBatch(pools, CONFIGS)
+    for _ in range(9):
+        asked = batch.ask()
+        batch.tell(asked, [y[i] for y, i in zip(scores, asked, strict=True)])
+    state = batch.state_dict()
+    for b in (0, 2):
+        log = state["studies"][b]["log"]
+        told = {entry[1] for entry in log if entry[0] == "tell"}
+        other = next(i for i in range(len(pools[b])) if i not in told)
+        assert log[-2][0] == "ask"
+        log[-2][2], log[-1][1], log[-1][2] = [other], other, 9.0
+    with caplog.at_level(logging.WARNING, logger="zopo_fast"):
+        again = zf.ZopoBatch.from_state(pools, state)
+    assert [record.getMessage() for record in caplog.records] == [
+        "state: this version would have asked for 1 other prompts; its scores are kept"
+    ] * 2
+    index, score = again.best
+    for b, (before, now) in enumerate(zip(state["studies"], again.state_dict()["studies"], strict=True)):
+        assert now == before
+        assert (index[b], score[b]) == again[b].best
+        assert (score[b] == 9.0) == (b in (0, 2))
+    assert (again.ask() >= 0).sum() == 5  # the search of budget 9 is done
+
+
+def test_a_search_of_a_batch_is_a_search(problems: Any) -> None:
+    """It shares its state with the batch; its copy does not."""
+    pools, _ = problems
+    batch = zf.ZopoBatch(pools, CONFIGS)
+    search = batch[-2]
+    assert search.config == CONFIGS[4]
+    i = search.ask()
+    assert batch.pending.tolist() == [-1, -1, -1, -1, i, -1]
+    twin = pickle.loads(pickle.dumps(search))
+    assert isinstance(twin, zf.Zopo)
+    twin.tell(i, 1.0)
+    assert search.pending == [i]
+    batch.tell([-1, -1, -1, -1, i, -1], np.full(6, 1.0))
+    assert search.best == twin.best == (i, 1.0)
+    assert [s.pending for s in batch] == [[]] * 6
+    assert batch[4].add(pools[4][:2] + 0.5) == [10, 11]
+    assert search.state_dict()["embeddings"]["shape"] == [12, 3]
+    for number in (6, -7):
+        with pytest.raises(IndexError):
+            _ = batch[number]
 
 
 @pytest.mark.parametrize("search", ["improvement", "thompson"])

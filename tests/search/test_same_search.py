@@ -11,9 +11,6 @@ from random_calls import SCORES, Call, RandomCalls, made, shown
 from reference_search import Followed, ReferenceSearch
 
 import zopo_fast as zf
-from zopo_fast import _core
-from zopo_fast._utils.exclusive import ExclusiveAccess
-from zopo_fast.search.problem import SearchProblem
 
 pytestmark = pytest.mark.filterwarnings("ignore:budget .* is clipped")
 CALLS = 100
@@ -117,8 +114,8 @@ class Recorded:
     """Random calls on a search of its own, with the answers and all that it showed."""
 
     def __init__(self, name: str, Z: np.ndarray, seed: int, calls: RandomCalls) -> None:
-        self.problem = SearchProblem(Z, config_of(name, seed), kernel_of(name))
         opt = zf.Zopo(Z, config_of(name, seed), kernel_of(name))
+        self.config, self.kernels = opt.config, opt._problem.kernels
         self.calls: list[Call] = []
         self.answers: list[Any] = []
         self.shown: list[Any] = []
@@ -128,14 +125,6 @@ class Recorded:
             self.shown.append(shown(opt))
         self.state = opt.state_dict()
         self.uncertainty = opt._native.gradient_uncertainty()[0]
-
-
-def batch_of(problems: list[SearchProblem]) -> zf.ZopoBatch:
-    """Make a batch whose searches may have several kernels each."""
-    batch = zf.ZopoBatch.__new__(zf.ZopoBatch)
-    batch.device, batch._problems, batch._access = "cpu", problems, ExclusiveAccess("ZopoBatch")
-    batch._native = _core.Search([problem.native_inputs() for problem in problems])
-    return batch
 
 
 class Replay:
@@ -236,12 +225,7 @@ def test_a_batch_gives_what_each_search_would_alone(seed: int) -> None:
     ]
     for count in (1, 2):
         zf.set_num_threads(count)
-        batch = batch_of(
-            [
-                SearchProblem(Z, r.problem.config, r.problem.kernels)
-                for Z, r in zip(pools, recorded, strict=True)
-            ]
-        )
+        batch = zf.ZopoBatch(pools, [r.config for r in recorded], kernels=[r.kernels for r in recorded])
         replay = Replay(batch, recorded, seed)
         replay.run()
         assert replay.together > CALLS
@@ -260,7 +244,7 @@ def test_a_batch_on_several_threads_gives_what_each_search_would_alone() -> None
         for n, (name, Z) in enumerate(zip(names, pools, strict=True))
     ]
     zf.set_num_threads(4)
-    batch = zf.ZopoBatch(pools, [r.problem.config for r in recorded])
+    batch = zf.ZopoBatch(pools, [r.config for r in recorded])
     replay = Replay(batch, recorded, 0, in_step=True)
     replay.run()
     assert replay.together > CALLS
