@@ -10,6 +10,9 @@ namespace {
 
 // Columns times observations that enter a region in one call: about as much work as a step.
 constexpr std::size_t kAdmittedWork = 8192, kMinAdmitted = 32;
+// Change of a noise by new units, as a share of noise and nugget, that the model doesn't follow: the
+// variance of a score is hardly ever known that well, and a revision costs as much as a step.
+constexpr double kNoiseTolerance = 0.1;
 constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
 
 }  // namespace
@@ -242,8 +245,10 @@ void ImprovementSearch::refresh() {
   refresh_at_ = n + std::max<std::size_t>(1, n / 8);
   transform_.fit(seen.score, values_);
   model_->rescore(values_.data(), size_);
+  const double nugget = *std::min_element(settings_.nuggets.begin(), settings_.nuggets.end());
   for (std::size_t k = 0; k < size_; ++k)
-    if (noises_[k] > 0.0 || seen.noise[k] > 0.0) is_revised_[k] = has_revised_ = true;
+    if (std::abs(noise(k) - noises_[k]) > kNoiseTolerance * (noises_[k] + nugget))
+      is_revised_[k] = has_revised_ = true;
 }
 
 void ImprovementSearch::revise(std::size_t k) {

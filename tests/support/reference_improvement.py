@@ -15,6 +15,7 @@ from zopo_fast.gp import reference
 NUGGETS = np.logspace(-2, 0.5, 4)
 MAX_WHOLE = {"improvement": 2048, "thompson": 1024}  # candidates of the first pool
 MIN_REGION = 8
+NOISE_TOLERANCE = 0.1
 SHARE_ERROR, DISTANCE_ERROR = 0.02, 1e-4  # of the weight of noisy levels; of a kernel distance
 
 
@@ -85,6 +86,8 @@ class ReferenceImprovement:
         self.designing, self.tracking, self.has_model = True, False, False
         self.best_exact: float | None = None
         self.refresh_at, self.transform = 0, Transform(config.emphasis, np.zeros(1))
+        self.noise: dict[int, float] = {}  # of each score in the model
+        self.repeated: set[int] = set()  # scores told again since the model was updated
         self.near: list[int] = []  # the candidates that the region was made of
         self.moved = True  # the region is not that of the present center
         self.samples = 0
@@ -98,13 +101,16 @@ class ReferenceImprovement:
     def on_add(self, E: Array) -> None:
         was_whole = self.is_whole
         self._set_pool(E)
-        self.has_model &= was_whole == self.is_whole  # a pool that outgrows its region gets another model
+        if was_whole != self.is_whole:  # a pool that outgrows its region gets another model
+            self.has_model = False
+            self.noise.clear()
         self.trust.size = self.trust.max_size = min(self.region, len(E))
         self.refresh_at, self.moved = 0, True
 
     def on_tell(self, index: int, final: bool, repeated: bool) -> None:
-        del repeated
         seen = self.book.seen
+        if repeated:
+            self.repeated.add(index)
         if final and not seen[index].noise:
             self.best_exact = max(
                 seen[index].value, -math.inf if self.best_exact is None else self.best_exact
@@ -121,6 +127,14 @@ class ReferenceImprovement:
         if n >= self.refresh_at:
             self.refresh_at = n + max(1, n // 8)
             self.transform = Transform(self.config.emphasis, self.book.scores)
+        for index, score in self.book.seen.items():
+            share = self.transform.noise(score)
+            # New units are followed where they change noise and nugget by more than a tenth.
+            known = self.noise.get(index)
+            tolerance = 0.0 if known is None else NOISE_TOLERANCE * (known + self.nuggets.min())
+            if known is None or index in self.repeated or abs(share - known) > tolerance:
+                self.noise[index] = share
+        self.repeated.clear()
         if self.designing:
             return
         if not self.tracking:
@@ -206,7 +220,7 @@ class ReferenceImprovement:
 
     def values(self) -> tuple[Array, Array]:
         """Return the values that the model is fitted to, and their noise as shares of the signal."""
-        noise = np.array([self.transform.noise(s) for s in self.book.seen.values()])
+        noise = np.array([self.noise[i] for i in self.book.seen])
         return self.transform(self.book.scores), noise
 
     def levels(self, pending: Sequence[int] = ()) -> list[reference.RegionLevel]:
