@@ -29,6 +29,7 @@ class ReferenceGradient:
         self.scale = float(np.diag(self.K).mean())
         self.queue = initial_of(config, book)
         self.designing, self.changed, self.center = True, False, -1
+        self.first: int | None = None  # of an exploration round that may have begun
         self.window: list[float] = []
         self.budget, self.refresh_at = config.budget, 1
         self.choice: int | None = None  # of the noise, in the grid
@@ -63,16 +64,25 @@ class ReferenceGradient:
         self.designing = self.changed = False
         self.refresh_if_due()
         x, free = self.E[self.center], self.book.free
-        if self.explores(self.uncertainty(self.book.waiting)):
-            self.queue = nearest(self.E, x, free, self.config.exploration)
-            return [exactly(self.queue.pop(0))]
+        choices, answers = [], self.explores(self.uncertainty(self.book.waiting))
+        if True in answers:
+            self.first, *self.queue = nearest(self.E, x, free, self.config.exploration)
+            choices.append(exactly(self.first))
+        if False not in answers:
+            return choices
         away = np.sort(np.linalg.norm(np.delete(self.E, self.center, axis=0) - x, axis=1))
         radius = away[min(self.config.neighbors, len(away)) - 1] if len(away) else 0.0
         along = self.gradient()
         length = float(np.linalg.norm(along))
         target = x + self.config.step * radius * along / length if length else x
         distance = np.linalg.norm(self.E[free] - target, axis=1)
-        return [Choice(free, -distance * (1 - 1e-9), float(-distance.min()))]
+        return [*choices, Choice(free, -distance * (1 - 1e-9), float(-distance.min()))]
+
+    def on_ask(self, index: int) -> None:
+        """Drop the exploration round that `propose` held possible, if the other search made a step."""
+        if self.first not in (None, index):
+            self.queue = []
+        self.first = None
 
     def refresh_if_due(self) -> None:
         """Choose the noise at the first step, and whenever the number of scores has quadrupled."""
@@ -122,10 +132,14 @@ class ReferenceGradient:
         explained = float(np.sum(G * np.linalg.solve(self.K[np.ix_(at, at)] + np.diag(noise), G)))
         return max(0.0, 1.0 - explained / prior) if prior > 0.0 else 0.0
 
-    def explores(self, uncertainty: float) -> bool:
-        """Return whether the gradient is more uncertain than at most of the last steps."""
+    def explores(self, uncertainty: float) -> list[bool]:
+        """Return whether the gradient is more uncertain than in most last steps; both where that is open.
+
+        A discarded prompt leaves the uncertainty as it was, up to the last digits.
+        """
         ranked = sorted(self.window)
         self.window = [*self.window, uncertainty][-HISTORY:]
         if len(ranked) < MIN_HISTORY or not self.config.exploration:
-            return False
-        return uncertainty > ranked[int(self.config.exploration_quantile * (len(ranked) - 1))]
+            return [False]
+        above = uncertainty - ranked[int(self.config.exploration_quantile * (len(ranked) - 1))]
+        return [above > 0.0] if abs(above) > 1e-9 else [False, True]

@@ -107,6 +107,9 @@ class ReferenceImprovement:
         self.trust.size = self.trust.max_size = min(self.region, len(E))
         self.refresh_at, self.moved = 0, True
 
+    def on_ask(self, index: int) -> None:
+        """Process that a prompt is pending; the book has all that matters."""
+
     def on_tell(self, index: int, final: bool, repeated: bool) -> None:
         seen = self.book.seen
         if repeated:

@@ -85,6 +85,7 @@ class ReferenceSearch:
         """Check the prompt that another search asked, and make it pending."""
         choices = self.propose(before, after)
         assert any(choice.admits(index) for choice in choices), (index, choices)
+        self.search.on_ask(index)
         if index in self.book.set_aside:
             self.book.set_aside.remove(index)
         self.book.pending.append(index)
