@@ -324,3 +324,18 @@ def test_a_budget_beyond_the_pool_is_clipped(device: str, rng: np.random.Generat
     with pytest.warns(UserWarning, match="clipped to 20"):
         expected = alone(Z, y, config)
     assert together(batch, [y, y]) == [expected] * 2
+
+
+def test_a_state_keeps_every_kernel_of_a_search(rng: np.random.Generator) -> None:
+    Z, y = landscape(rng, 40, 6)
+    config = zf.ZopoConfig(budget=12, initial=4, seed=1)
+    kernels = [[zf.InfiniteNTK(1), zf.InfiniteNTK(3)], [zf.NTK.random(6, seed=s) for s in range(3)]]
+    expected = [alone(Z, y, config, kernel) for kernel in kernels]
+    assert expected[0] != alone(Z, y, config, kernels[0][0])
+    batch = zf.ZopoBatch([Z, Z], config, kernels=kernels)
+    for _ in range(4):
+        asked = batch.ask()
+        batch.tell(asked, y[asked])
+    restored = zf.ZopoBatch.from_state([Z, Z], json.loads(json.dumps(batch.state_dict())))
+    orders = together(restored, [y, y])
+    assert [one[4:] for one in expected] == orders
