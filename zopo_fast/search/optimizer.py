@@ -78,7 +78,11 @@ class Zopo:
         self._bind(problem, _core.Search([problem.native_inputs()]), 0, ExclusiveAccess("Zopo"))
 
     def _bind(
-        self, problem: SearchProblem, native: _core.Search, number: int, access: ExclusiveAccess
+        self,
+        problem: SearchProblem,
+        native: _core.Search | _core.CudaSearch,
+        number: int,
+        access: ExclusiveAccess,
     ) -> None:
         """Set the native search that this object stands for: one of its own, or one of a batch."""
         self._problem, self.config = problem, problem.config
@@ -92,7 +96,11 @@ class Zopo:
 
     @classmethod
     def _of_batch(
-        cls, problem: SearchProblem, native: _core.Search, number: int, access: ExclusiveAccess
+        cls,
+        problem: SearchProblem,
+        native: _core.Search | _core.CudaSearch,
+        number: int,
+        access: ExclusiveAccess,
     ) -> Zopo:
         """Return the optimizer of a search in a batch."""
         optimizer = cls.__new__(cls)
