@@ -27,9 +27,9 @@ PICTURE = "scaling.png"
 DEFAULT, SAME_CENTER, NEW_CENTER = "default", "gradient, same center", "gradient, new center"
 SERIES = (DEFAULT, SAME_CENTER, NEW_CENTER)
 GRADIENT = (SAME_CENTER, NEW_CENTER)
-# Exponents of the models: n m + m d, and n^2 w + n d + m d.
+# Exponents of the models: n^2 + n m + m d, and n^2 w + n d + m d.
 EXPONENTS = {
-    DEFAULT: {"n": 1.0, "m": 1.0}, SAME_CENTER: {"n": 2.0, "m": 1.0}, NEW_CENTER: {"n": 2.0, "m": 1.0}
+    DEFAULT: {"n": 2.0, "m": 1.0}, SAME_CENTER: {"n": 2.0, "m": 1.0}, NEW_CENTER: {"n": 2.0, "m": 1.0}
 }  # fmt: skip
 SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 POOLS = (500, 1_000, 2_000, 5_000, 10_000, 100_000, 1_000_000)
