@@ -66,9 +66,9 @@ class KernelRows {
   const Floats& diagonal() const { return diagonal_; }
   // The Gram matrix (columns, stride); null where rows are computed one by one.
   const float* gram() const { return gram_.empty() ? nullptr : gram_.data(); }
-  // Return true if that matrix is kept while growing to so many columns.
+  // Return true if the Gram matrix stays when the candidates grow to `columns`.
   bool keeps_gram(std::size_t columns) const;
-  // Return the row of a candidate, (stride,), zero beyond `columns`. A row that isn't one of the
+  // Return the row of a candidate, (stride,), zero beyond `columns`. A row that is not one of the
   // Gram matrix stays valid until the next call.
   const float* row(std::size_t column);
   // Compute k(rows, columns), (n, m), for candidates of disjoint sets; `out` has leading dimension

@@ -32,7 +32,7 @@ class PriorKernel {
   void require_dim(std::size_t d) const;
 
   // Compute K_ij = k(X_i, Y_j), (n, m), from X (n, d) and Y (m, d). The error of a closed form is
-  // about 1e-13 of sqrt(K_ii K_jj). Entries that exceed double precision aren't finite.
+  // about 1e-13 of sqrt(K_ii K_jj). Entries that exceed double precision are not finite.
   void gram(const double* X, std::size_t n, const double* Y, std::size_t m, std::size_t d,
             double* K) const;
   // Compute sum_i alpha_i dk(x, X_i)/dx, (d,), without the term of a closed form's cusp where x and

@@ -140,7 +140,7 @@ class RegionPosterior {
   std::vector<std::size_t> observed_, column_;  // without and with the pending candidates
   Doubles y_, noise_, ones_;                    // (size,)
   std::vector<std::int64_t> pending_;
-  Floats offset_;  // kTaken where a candidate isn't free, else 0
+  Floats offset_;  // kTaken where a candidate is not free, else 0
   // Scratch.
   std::vector<const double*> solved_;  // A^-1 y of each level, and its means
   std::vector<double*> means_;
@@ -151,7 +151,7 @@ class RegionPosterior {
   Floats criterion_, distance_;
   std::vector<std::size_t> promising_;
   Doubles exact_;
-  Floats near_;  // kernel row of near_of_, the last center, where it isn't one of a Gram matrix
+  Floats near_;  // kernel row of near_of_, the last center, where it is not one of a Gram matrix
   std::size_t near_of_ = 0;
   mutable std::mutex mutex_;
 };

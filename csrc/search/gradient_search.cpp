@@ -259,9 +259,7 @@ void GradientSearch<Device>::refresh(std::span<const std::size_t> which) {
     double mean = 0.0, variance = 0.0;
     for (const double y : score) mean += y / static_cast<double>(n);
     for (const double y : score) variance += (y - mean) * (y - mean) / static_cast<double>(n);
-    // Scores beyond the range count as equal. The mean of equal ones is not always exact.
-    const auto [low, high] = std::minmax_element(score.begin(), score.end());
-    if (!std::isfinite(variance) || *low == *high) variance = 0.0;
+    if (!std::isfinite(variance) || all_equal(score)) variance = 0.0;  // such scores count as equal
     s.score_variance = variance > 0.0 ? variance : 1.0;
     if (!std::isnan(s.set.noise) || !(variance > 0.0) || n > kMaxRefresh) continue;
     s.standardised.resize(n);

@@ -10,7 +10,7 @@ namespace {
 
 // Columns times observations that enter a region in one call: about as much work as a step.
 constexpr std::size_t kAdmittedWork = 8192, kMinAdmitted = 32;
-// Change of a noise by new units, as a share of noise and nugget, that the model doesn't follow: the
+// Change of a noise by new units, as a share of noise and nugget, that the model does not follow: the
 // variance of a score is hardly ever known that well, and a revision costs as much as a step.
 constexpr double kNoiseTolerance = 0.1;
 constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
@@ -290,9 +290,7 @@ std::vector<double> ImprovementSearch::distances(const std::vector<std::int64_t>
 // Compute the unit vector along the gradient of the posterior mean at the center, under the level of
 // the smallest nugget; return false where it is zero.
 bool ImprovementSearch::direction(Doubles& out) const {
-  const Doubles& scores = ledger_.seen().score;
-  const auto [low, high] = std::minmax_element(scores.begin(), scores.end());
-  if (*low == *high) return false;  // equal scores have no gradient; rounding would give one
+  if (all_equal(ledger_.seen().score)) return false;  // rounding would give a gradient
   const std::size_t d = pool_->dim();
   Doubles alpha(size_), X(size_ * d), x(d);
   model_->alpha(0, alpha.data());

@@ -14,6 +14,11 @@ bool holds(const std::vector<std::int64_t>& list, std::int64_t i) {
 
 }  // namespace
 
+bool all_equal(const Doubles& scores) {
+  const auto [low, high] = std::minmax_element(scores.begin(), scores.end());
+  return *low == *high;
+}
+
 std::size_t Observations::best_position() const {
   return static_cast<std::size_t>(std::max_element(score.begin(), score.end()) - score.begin());
 }

@@ -14,6 +14,9 @@ namespace zopo {
 
 inline constexpr double kNotStated = std::numeric_limits<double>::quiet_NaN();
 
+// Return true if all scores are equal. Their deviation does not tell: their mean may be rounded.
+bool all_equal(const Doubles& scores);
+
 // Scored prompts in order of arrival; a repeated partial score keeps its position.
 struct Observations {
   std::vector<std::int64_t> index;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "search/ledger.hpp"
+
 namespace zopo {
 namespace {
 
@@ -32,10 +34,8 @@ void ScoreTransform::fit(const Doubles& scores, Doubles& values) {
   values.resize(scores.size());
   for (std::size_t k = 0; k < scores.size(); ++k) values[k] = scores[k] / unit;
   const double deviation = unit * std::sqrt(variance_of(values));
-  // The mean of equal scores is not always exact, and its rounding error is no deviation.
-  const auto [low, high] = std::minmax_element(scores.begin(), scores.end());
-  deviation_ = deviation > 0.0 && *low < *high ? deviation : 1.0;
-  reference_ = *high;
+  deviation_ = deviation > 0.0 && !all_equal(scores) ? deviation : 1.0;
+  reference_ = *std::max_element(scores.begin(), scores.end());
   for (std::size_t k = 0; k < scores.size(); ++k) values[k] = value(scores[k]);
   const double variance = variance_of(values);
   noise_unit_ = variance > 0.0 ? variance : 1.0;
