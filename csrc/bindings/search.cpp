@@ -217,26 +217,34 @@ py::list log_of(const Searches<Device>& s, py::ssize_t search) {
 }
 
 // Return what the model of an improvement search believes: members (k,), mean (k,) and variance (k,) in
-// the model's unit, center and size of the trust region; None before there is a model.
+// the model's unit, center and size of the trust region, then mean (k,) and variance (k,) of each score
+// as the others predict it; None before there is a model.
 template <class Device>
 py::object region_of(const Searches<Device>& s, py::ssize_t search) {
   const ImprovementSearch* improvement = s.searches->improvement(s.at(search));
   if (!improvement || !improvement->model()) return py::none();
   const auto& all = improvement->members();
-  Doubles mean(all.size()), variance(all.size());
+  const std::size_t columns = all.size();
+  Doubles mean(columns), variance(columns), predicted(columns), uncertainty(columns);
   std::vector<std::int64_t> members;
-  locked(s, [&] { improvement->model()->posterior(mean.data(), variance.data()); });
+  locked(s, [&] {
+    improvement->model()->posterior(mean.data(), variance.data());
+    improvement->predict(predicted.data(), uncertainty.data());
+  });
   std::size_t k = 0;
   for (std::size_t c = 0; c < all.size(); ++c) {
     if (all[c] < 0) continue;
     members.push_back(all[c]);
     mean[k] = mean[c];
-    variance[k++] = variance[c];
+    variance[k] = variance[c];
+    predicted[k] = predicted[c];
+    uncertainty[k++] = uncertainty[c];
   }
   const auto n = static_cast<py::ssize_t>(k);
   return py::make_tuple(Indices(n, members.data()), Array(n, mean.data()),
                         Array(n, variance.data()), improvement->trust().center(),
-                        improvement->trust().size());
+                        improvement->trust().size(), Array(n, predicted.data()),
+                        Array(n, uncertainty.data()));
 }
 
 // ---- all searches -----------------------------------------------------------------------------

@@ -78,6 +78,10 @@ class RegionPosterior {
   // Compute mean and variance (columns,) averaged over the levels, in units of the scores. Without
   // observations they are those of a prior of amplitude 1.
   void posterior(double* mean, double* variance) const;
+  // Compute mean and variance (columns,) of the score that a candidate would have without noise, the
+  // nugget included, as the other observations predict it: for an observed candidate without its own
+  // score (leave-one-out; Rasmussen & Williams 2006, eq. 5.12).
+  void predict(double* mean, double* variance) const;
   // Return each level's weight and its amplitude in the scores' variance, (levels,).
   void shares(double* weight, double* amplitude) const;
   // Compute K_obs^T A^-1 r at all candidates from residuals r (n,): the update that turns a sample

@@ -92,6 +92,11 @@ double ImprovementSearch::incumbent() const {
                                                   : best_exact_);
 }
 
+void ImprovementSearch::predict(double* mean, double* variance) const {
+  model_->predict(mean, variance);
+  for (std::size_t c = 0; c < member_.size(); ++c) transform_.invert(mean[c], variance[c]);
+}
+
 // Return the column of the best free member in a posterior sample (Thompson 1933); -1 for none.
 std::int64_t ImprovementSearch::sample() {
   const Observations& seen = ledger_.seen();

@@ -58,6 +58,9 @@ class ImprovementSearch {
   const std::vector<std::int64_t>& members() const { return member_; }
   const RegionPosterior* model() const { return model_.get(); }
   const TrustRegion& trust() const { return trust_; }
+  // Compute mean and variance of the scores of all members as the other scores predict them
+  // (RegionPosterior::predict), (members,). Only with a model.
+  void predict(double* mean, double* variance) const;
 
   // Multiply-adds of a call, for the split over threads.
   double work() const;

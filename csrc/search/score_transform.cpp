@@ -11,6 +11,7 @@ namespace {
 
 constexpr double kMaxExponent = 50.0;     // of a transformed score
 constexpr double kMaxDeviations = 1e100;  // of a score from the best one, in standard deviations
+constexpr double kMaxInverted = 8.0;      // the same of a mean that is converted to a score
 constexpr double kMaxNoise = 1e12;  // share of the signal; such a score carries no information
 
 double variance_of(const Doubles& values) {
@@ -52,6 +53,18 @@ double ScoreTransform::noise(double score, double variance) const {
   const double slope = emphasis_ > 0.0 ? emphasis_ * value(score) : 1.0;
   const double share = slope / deviation_;
   return std::min(variance * (share * share) / noise_unit_, kMaxNoise);
+}
+
+void ScoreTransform::invert(double& mean, double& variance) const {
+  double slope = 1.0 / deviation_, u = mean;
+  if (emphasis_ > 0.0) {
+    const double t =
+        std::max(mean, std::exp(-emphasis_ * kMaxInverted));  // every value is positive
+    u = std::log(t) / emphasis_;
+    slope *= emphasis_ * t;
+  }
+  mean = reference_ + deviation_ * u;
+  variance /= slope * slope;
 }
 
 }  // namespace zopo

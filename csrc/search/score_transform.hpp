@@ -20,6 +20,8 @@ class ScoreTransform {
   // Convert the variance of a score to a share of the signal variance, by the slope at the score; NaN
   // counts as 0.
   double noise(double score, double variance) const;
+  // Convert mean and variance of a value to those of a score, by the slope at the mean.
+  void invert(double& mean, double& variance) const;
 
  private:
   double emphasis_, reference_ = 0.0, deviation_ = 1.0, noise_unit_ = 1.0;

@@ -183,7 +183,7 @@ class Followed:
         elif search.tracking and search.has_model:
             region = opt._native.region(opt._number)
             assert region is not None
-            members, mean, variance, *trust = region
+            members, mean, variance, *trust = region[:5]
             assert trust == [search.trust.center, search.trust.size], (trust, vars(search.trust))
             levels = search.levels()
             unit = search.unit(levels)

@@ -152,7 +152,7 @@ def region_of(opt: zf.Zopo) -> Region:
     """Return what the model of a search believes."""
     region = opt._native.region(opt._number)
     assert region is not None, "no model yet"
-    return Region(*region)
+    return Region(*region[:5])
 
 
 def landscape(m: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,12 +11,12 @@ from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.scoring import metrics
-from zopo_fast.scoring.race import DEFAULT_BATCH, DEFAULT_ERROR, DEFAULT_FIRST, Race
+from zopo_fast.scoring.race import DEFAULT_ERROR, MAX_FIRST, Race
 from zopo_fast.scoring.unanswered import Policy
 from zopo_fast.search.config import MAX_SEED, ZopoConfig
 from zopo_fast.tasks.task import Task
 
-MIN_RACE_EXAMPLES = 10  # mini-batches save little on fewer
+MIN_RACE_EXAMPLES = 10  # looks save little on fewer
 
 
 @public
@@ -59,7 +59,7 @@ class RunConfig:
     )
     racing: bool | None = setting(
         None,
-        "Scoring in mini-batches of examples that drops prompts unlikely to beat the best one; needs a "
+        "Scoring in looks of a few examples, each at the prompt whose scores help the choice most; needs a "
         "metric with known bounds, and not the official preset.",
         default_text=f"where possible, from {MIN_RACE_EXAMPLES} train examples",
     )
@@ -68,16 +68,22 @@ class RunConfig:
     )
     race_error: float = setting(
         DEFAULT_ERROR,
-        "Probability that racing drops a prompt whose full score would beat the best one.",
+        "Probability that racing gives up a prompt whose full score would beat the best one; a prompt that "
+        "merely waits is not given up.",
         minimum=0,
         below=1,
     )
-    race_first: int = setting(DEFAULT_FIRST, "Examples in the first mini-batch of a prompt.", minimum=1)
+    race_first: int | None = setting(
+        None,
+        "Examples in the first look at a prompt.",
+        minimum=1,
+        default_text=f"a tenth of all, from 1 to {MAX_FIRST}",
+    )
     race_batch: int | None = setting(
         None,
-        "Examples in each later mini-batch.",
+        "Least number of examples in each later look.",
         minimum=1,
-        default_text=f"{DEFAULT_BATCH}, more with over 16 slots",
+        default_text="1, more with over 16 slots",
     )
     score_range: tuple[float, float] | None = setting(
         None, "Least and greatest value of a custom metric, which racing needs."
@@ -152,13 +158,13 @@ class RunConfig:
 
     def race(self, task: Task, slots: int, initial: int) -> Race:
         """Return the race on a task with a model of `slots` concurrent calls."""
-        batch = self.race_batch or max(DEFAULT_BATCH, -(-slots // 8))
+        batch = self.race_batch or -(-slots // 16)
         return Race(
             len(task.train),
             self.calls_of_race(task),
             initial=initial,
             error=self.race_error,
-            first=max(self.race_first, batch) if self.race_batch is None else self.race_first,
+            first=self.race_first,
             batch=batch,
             bounds=self._bounds(task) or (0.0, 1.0),
             binary=task.metric in metrics.BINARY,

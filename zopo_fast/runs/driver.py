@@ -2,7 +2,7 @@
 
 All calls of a prompt start together. Enough prompts are in flight to keep the model's slots full while one
 prompt ends, and the search receives a score as soon as its prompt is complete. In a race the same holds for
-mini-batches: the next one of a prompt waits for its previous one only.
+looks: the next one of a prompt waits for its previous one only.
 
 The log moves the state of a run entry by entry: a score is written and applied before the next one. A resumed
 run replays the log of the earlier runs and continues from the same state.
@@ -38,7 +38,8 @@ from zopo_fast.scoring.unanswered import Unanswered, concerns_call
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.state import RunState, Work
+    from zopo_fast.runs.state import RunState
+    from zopo_fast.runs.work import Work
     from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.storage.store import Store
 
@@ -266,7 +267,8 @@ class Driver:
             entry["unanswered"] = {"code": unanswered.code, "message": unanswered.message}
         self._write(SCORE, entry)
         is_complete = self._state.record_score(work.index, example, score, usage, at, unanswered)
-        if (unanswered is not None and self._fail_unanswerable()) or is_complete:
+        failed = unanswered is not None and self._fail_unanswerable()
+        if failed or is_complete or self._state.race is not None:
             self._start()
         self._on_progress("search", *self._state.progress)
 

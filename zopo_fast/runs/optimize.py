@@ -254,17 +254,18 @@ def _state(
     """Return the state of a new run."""
     races = isinstance(task, Task) and config.races(task)
     race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
-    # A race refunds the prompts it gives up: only full scores use up the budget of the search.
-    budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
+    # A race bounds the calls, not the prompts.
+    budget = config.budget if race is None else len(pool)
     optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
+    # The calls of a look end one by one: in a race, as many looks as there are slots keep them full.
     in_flight = config.prompts_in_flight or (
-        # The calls of a mini-batch end one by one, so a race needs prompts for 1.5 times the slots.
-        prompts_at_once(slots, scorer.parts) if race is None else prompts_at_once(3 * slots, 2 * race.batch)
+        prompts_at_once(slots, scorer.parts) if race is None else max(2, slots)
     )
     in_flight = resume.pin(study, "in_flight", in_flight)
-    return RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race)
+    limit = None if race is None or config.prompts_in_flight else resume.pin(study, "calls_in_flight", slots)
+    return RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race, limit)
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:

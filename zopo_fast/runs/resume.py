@@ -144,12 +144,16 @@ def task_as_begun(store: Store, task: T) -> T:
 
 
 def config_as_begun(store: Store, config: RunConfig) -> RunConfig:
-    """Return the settings with the region of the version that began the study, where none is given.
+    """Return the settings with values of the version that began the study, where none are given.
 
-    The default was a number before; the region that it stands for now may be another one.
+    The region and the first look were numbers before; what they stand for now may be other numbers.
     """
     then = store.get("run")
-    search = then.get("search") if isinstance(then, Mapping) else None
+    if not isinstance(then, Mapping):
+        return config
+    if config.race_first is None and isinstance(first := then.get("race_first"), int):
+        config = replace(config, race_first=first)
+    search = then.get("search")
     region = search.get("region") if isinstance(search, Mapping) else None
     if config.search.region is not None or not isinstance(region, int):
         return config

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
 from zopo_fast.runs.unanswered import AskedExamples
+from zopo_fast.runs.work import Work
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.scorer import Score
 from zopo_fast.scoring.unanswered import Unanswered, failure_text
@@ -28,41 +30,8 @@ if TYPE_CHECKING:
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of log entries."""
-
-
-@dataclass
-class Work:
-    """Prompt being scored: on all examples, or in a race on one mini-batch.
-
-    Attributes:
-        index: of the prompt in the pool.
-        examples: indices of the train examples, in the order of asking.
-        begun: start, in seconds into the run.
-        scores: by example index.
-        usage: of the answers so far.
-        left_out: unanswered examples that have no score.
-    """
-
-    index: int
-    examples: tuple[int, ...]
-    begun: float
-    scores: dict[int, float] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
-    left_out: set[int] = field(default_factory=set)
-
-    @property
-    def waiting(self) -> int:
-        """Number of examples that have no outcome yet."""
-        return len(self.examples) - len(self.scores) - len(self.left_out)
-
-    @property
-    def missing(self) -> tuple[int, ...]:
-        """Indices of the examples that have no outcome yet."""
-        return tuple(
-            example
-            for example in self.examples
-            if example not in self.scores and example not in self.left_out
-        )
+MIN_TRIED = 2
+"""Examples without any answer after which a racing prompt counts as one of the failures in a row."""
 
 
 class RunState:
@@ -77,7 +46,9 @@ class RunState:
         in_flight: maximum number of prompts scored concurrently.
         parts: number of examples of a full score.
         perfect: the highest possible score; None if unknown.
-        race: schedules mini-batches; None: every prompt is scored on all examples at once.
+        race: schedules looks; None: every prompt is scored on all examples at once.
+        calls_in_flight: number of calls of running looks from which a race starts no further look; None: no
+            such number.
 
     Attributes:
         running: prompts in flight, by pool index.
@@ -101,6 +72,7 @@ class RunState:
         parts: int,
         perfect: float | None = None,
         race: racing.Race | None = None,
+        calls_in_flight: int | None = None,
     ) -> None:
         self.optimizer, self.pool, self.race = optimizer, pool, race
         self.running: dict[int, Work] = {}
@@ -115,18 +87,22 @@ class RunState:
         self.full: set[int] = set()
         self.different = 0
         self._config, self._parts, self._perfect = config, parts, perfect
+        self._calls_in_flight = calls_in_flight
         self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
         self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
+        self._is_fresh = np.zeros(len(pool), dtype=bool)
+        self._is_fresh[list(self._fresh)] = True
         self._consecutive_failures = 0
 
     # ---- entries -----------------------------------------------------------------------------------
 
-    def ask(self, at: float, logged: int | None = None) -> Work | None:
-        """Start the next prompt, or its next mini-batch.
+    def ask(self, at: float, logged: int | None = None, count: int | None = None) -> Work | None:
+        """Start the next prompt, or its next look.
 
         Args:
             at: seconds into the run.
             logged: prompt that the log names; None: the search and the race choose.
+            count: number of examples that the log names for it.
 
         Returns:
             The prompt and its examples; None if no further prompt can start now.
@@ -136,7 +112,14 @@ class RunState:
         """
         if self.reason is not None or len(self.running) >= self.in_flight:
             return None
-        chosen = self._ask_search(logged) if self.race is None else self._ask_race(self.race, logged)
+        if self.race is None:
+            chosen = self._ask_search(logged)
+        elif logged is not None:
+            chosen = self._repeat_race(self.race, logged, count)
+        elif self._calls_in_flight is not None and self._waiting >= self._calls_in_flight:
+            return None
+        else:
+            chosen = self._ask_race(self.race)
         if chosen is None:
             return None
         index, examples = chosen
@@ -163,7 +146,7 @@ class RunState:
             unanswered: reason why the example has no answer; None if it has one.
 
         Returns:
-            True if the prompt, or its mini-batch, is complete with this score. A prompt in `unanswerable` is
+            True if the prompt, or its look, is complete with this score. A prompt in `unanswerable` is
             not: the caller records its failure.
 
         Raises:
@@ -205,7 +188,7 @@ class RunState:
         """Record that a prompt cannot be scored; too many such prompts in a row end the search."""
         self.asked.mark_failed(index)
         if not self.asked.has_answer(index):
-            self.scores.pop(index, None)  # scores of unanswered examples alone, from earlier mini-batches
+            self.scores.pop(index, None)  # scores of unanswered examples alone, from earlier looks
         self._drop(self.running.pop(index), error, at)
         self._count_failure()
 
@@ -242,7 +225,7 @@ class RunState:
             elif self.reason is not None:
                 raise InputError(f"{kind!r} after the end of the search ({self.reason})")
             elif kind == ASK:
-                work = self.ask(entry["at"], entry["prompt"])
+                work = self.ask(entry["at"], entry["prompt"], len(entry["examples"]))
                 asked = (entry["prompt"], tuple(entry["examples"]))
                 if work is None or (work.index, work.examples) != asked:
                     now = "nothing" if work is None else (work.index, work.examples)
@@ -300,7 +283,7 @@ class RunState:
     @property
     def progress(self) -> tuple[int, int]:
         """Examples scored so far and in total; those of a failed prompt do not count."""
-        waiting = sum(work.waiting for work in self.running.values())
+        waiting = self._waiting
         if self.race is not None:
             return self.race.spent - waiting, self.race.calls
         asked = len(self.full) + len(self.running)
@@ -323,6 +306,10 @@ class RunState:
 
     # ---- internals ---------------------------------------------------------------------------------
 
+    @property
+    def _waiting(self) -> int:
+        return sum(work.waiting for work in self.running.values())
+
     def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
@@ -337,32 +324,40 @@ class RunState:
         except NothingToAsk:
             return None
         self._fresh.discard(index)
+        self._is_fresh[index] = False
         return index, tuple(range(self._parts))
 
-    def _ask_race(self, race: racing.Race, logged: int | None) -> tuple[int, tuple[int, ...]] | None:
+    def _ask_race(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
         """Continue a racing prompt or start one from the search; return it with its next examples."""
-        index = race.choose()
-        if logged is not None:
-            return self._repeat_race(race, logged, index)
+        index = self._choose(race)
         if index == racing.NEW:
             asked = self._ask_search()
-            index = race.choose(fresh=False) if asked is None else asked[0]
+            index = race.choose(self._predictions(), fresh=False) if asked is None else asked[0]
         return None if index is None else (index, race.start(index))
 
+    def _choose(self, race: racing.Race) -> int | None:
+        return race.choose(self._predictions(), fresh=bool(self._fresh) and not self.optimizer.done)
+
+    def _predictions(self) -> racing.Predictions | None:
+        """Return what the search predicts for each of its candidates from the scores of the others."""
+        found = self.optimizer.predict()
+        return None if found is None else racing.Predictions(*found, self._is_fresh[found.indices])
+
     def _repeat_race(
-        self, race: racing.Race, logged: int, chosen: int | None
+        self, race: racing.Race, logged: int, count: int | None
     ) -> tuple[int, tuple[int, ...]] | None:
-        """Start the prompt that the log names, whatever the race has chosen."""
+        """Start the look that the log names, whatever the race would choose."""
         if not race.can_start(logged):
-            raise InputError(f"prompt {logged} cannot start a mini-batch")
+            raise InputError(f"prompt {logged} cannot start a look")
+        chosen = self._choose(race)
         if race.has_begun(logged):
             self.different += chosen != logged
         elif self._ask_search(logged) is None:
             return None
-        return logged, race.start(logged)
+        return logged, race.start(logged, count)
 
     def _complete(self, work: Work, at: float) -> None:
-        """Tell the search the score of a prompt, or of its mini-batch."""
+        """Tell the search the score of a prompt, or of its look."""
         scores = tuple(work.scores[example] for example in work.examples if example in work.scores)
         index, seconds, race = work.index, at - work.begun, self.race
         if race is None:
@@ -388,7 +383,9 @@ class RunState:
         if is_complete:
             self.full.add(index)
             self.reason = self._end_reason(race.mean(index))
-        if index in stopped and not self.asked.has_answer(index):
+        tried = len(race.scores(index))
+        is_first_to_tell = tried - len(scores) < MIN_TRIED <= tried
+        if is_first_to_tell and not self.asked.has_answer(index):
             self._count_failure()  # too few examples tried to call it failed, but none was answered
 
     def _drop(self, work: Work, error: str, at: float) -> None:

@@ -1,7 +1,8 @@
 """Futility tests: give up a candidate after some of the examples, with a stated error.
 
 Given a candidate's scores on n of N examples in random order, the tests ask whether its mean over all N would
-exceed the incumbent's. Sampling is without replacement, and the test is repeated as scores arrive.
+exceed the incumbent's. One compares its total with the incumbent's, another the two on the same examples.
+Sampling is without replacement, and the tests are repeated as scores arrive.
 """
 
 from __future__ import annotations
@@ -19,40 +20,111 @@ STAKES = np.array([0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
 SPENDING = 0.5  # exponent: after a share t of the examples the error spent is t**SPENDING
 
 
-@functools.lru_cache(maxsize=65536)
-def binary_limit(
-    examples: int, needed: int, looks: tuple[int, ...], limits: tuple[int, ...], error: float
-) -> int:
-    """Return the highest number of successes that gives a candidate up at the last look; -1: none does.
+def binary_limits(
+    examples: int, needed: int, looks: tuple[int, ...], earlier: tuple[int, ...], error: float
+) -> tuple[int, ...]:
+    """Return the highest number of successes that gives a candidate up at each look; -1: none does.
 
     Exact for 0/1 scores: over all orders of the examples, a candidate with `needed` successes in total is
     given up at any look with probability at most `error`; with more successes, with a lower one. The error is
     spent over the looks by alpha spending (Lan & DeMets 1983), and hypergeometric steps track the error
-    spent by earlier looks. The limits of earlier looks are fixed, so the error bound also holds after the
-    incumbent has improved.
+    spent by earlier looks. Limits stay, or rise where an incumbent that has improved asks for more
+    successes at the same look, so the bound also holds then.
 
     Args:
         examples: number of examples, N.
         needed: successes on all N that would beat the incumbent.
-        looks: examples seen at each look so far, ascending.
-        limits: limits of the earlier looks.
+        looks: examples seen at each look so far, ascending; chosen without regard to the scores.
+        earlier: limits of the first looks, from earlier calls.
         error: probability, over the order, of giving up a candidate with `needed` successes.
     """
+    limits = earlier[: len(looks) - 1]
+    while len(limits) < len(looks):
+        limits += (_next_limit(examples, needed, looks[: len(limits) + 1], limits, error),)
+    return (*limits[:-1], max(limits[-1], *earlier[len(looks) - 1 :], -1))
+
+
+@functools.lru_cache(maxsize=65536)
+def _next_limit(
+    examples: int, needed: int, looks: tuple[int, ...], limits: tuple[int, ...], error: float
+) -> int:
+    """Return the limit of the last look, given those of the earlier ones."""
     if needed > examples:  # the incumbent is perfect
         return looks[-1]
-    alive = np.zeros(needed + 1)  # alive[k] = P(k successes so far, not given up)
-    alive[0] = 1.0
-    seen, spent = 0, 0.0
-    for look, limit in zip(looks, limits, strict=False):  # the last look has none yet
-        alive = _drawn(alive, examples - seen, look - seen)
-        seen = look
-        spent += float(alive[: limit + 1].sum())
-        alive[: limit + 1] = 0.0
-    alive = _drawn(alive, examples - seen, looks[-1] - seen)
+    before, spent = _survivors(examples, needed, looks[:-1], limits)
+    seen = looks[-2] if len(looks) > 1 else 0
+    alive = _drawn(before, examples - seen, looks[-1] - seen)
     may_spend = error * (looks[-1] / examples) ** SPENDING - spent
     limit = int(np.searchsorted(np.cumsum(alive), may_spend * (1.0 - 1e-12), side="right")) - 1
     # A candidate that cannot reach `needed` is given up even where no error may be spent.
     return max(limit, needed - (examples - looks[-1]) - 1)
+
+
+@functools.lru_cache(maxsize=8192)
+def _survivors(
+    examples: int, needed: int, looks: tuple[int, ...], limits: tuple[int, ...]
+) -> tuple[Array, float]:
+    """Return P(k successes so far, not given up), (needed + 1,), and the probability of being given up."""
+    if not looks:
+        alive = np.zeros(needed + 1)
+        alive[0] = 1.0
+        return alive, 0.0
+    before, spent = _survivors(examples, needed, looks[:-1], limits[:-1])
+    seen = looks[-2] if len(looks) > 1 else 0
+    alive = _drawn(before, examples - seen, looks[-1] - seen)
+    lost = float(alive[: limits[-1] + 1].sum())
+    alive[: limits[-1] + 1] = 0.0
+    return alive, spent + lost
+
+
+class Duel:
+    """Test of a candidate on the examples where its scores differ from those of an incumbent.
+
+    For 0/1 scores, a candidate that beats the incumbent wins more than half of the D examples on which the
+    two differ. Given which examples these are, wins come in random order, so their number after q of them is
+    hypergeometric, and `binary_limits` of a sign test applies. D is unknown; the limits are those of the
+    largest possible D, whose share of wins is the least and whose spread is the widest. For other scores the
+    bet of `evidence_below` is on half of 1 + the differences.
+
+    A candidate may face several incumbents. The k-th duel may spend the 2^-k-th part of the error.
+
+    Args:
+        incumbent: index of the incumbent.
+        number: k, from 1.
+        rivals: (N,) scores of the incumbent, in units of the bounds, in the candidate's order of examples.
+        examples: number of examples, N.
+        binary: scores are 0 or 1.
+    """
+
+    def __init__(
+        self, incumbent: int, number: int, rivals: Sequence[float], examples: int, binary: bool
+    ) -> None:
+        self.incumbent, self.number = incumbent, number
+        self._rivals, self._examples, self._binary = np.asarray(rivals), examples, binary
+        self._limits: tuple[int, ...] = ()
+
+    def is_lost(self, scores: Sequence[float], looks: Sequence[int], error: float) -> bool:
+        """Return whether scores, in units of the bounds and in the candidate's order, give it up.
+
+        Args:
+            scores: so far.
+            looks: numbers of scores after each look.
+            error: of all duels of the candidate together.
+        """
+        error *= 0.5**self.number
+        if error == 0.0:
+            return False
+        differences = np.asarray(scores) - self._rivals[: len(scores)]
+        if not self._binary:
+            units = ((1.0 + differences) / 2.0).tolist()
+            return evidence_below(units, self._examples, self._examples / 2.0) >= 1.0 / error
+        differ = np.cumsum(differences != 0.0)
+        if float(differences.sum()) >= 0.0:  # no fewer wins than losses: no test would give it up
+            return False
+        population = self._examples + 1 - self._examples % 2  # odd, so that half of it is no number of wins
+        passed = tuple(dict.fromkeys(int(differ[look - 1]) for look in looks if differ[look - 1]))
+        self._limits = binary_limits(population, population // 2 + 1, passed, self._limits, error)
+        return int((differences > 0.0).sum()) <= self._limits[-1]
 
 
 def _drawn(alive: Array, left: int, count: int) -> Array:
@@ -93,12 +165,14 @@ def evidence_below(scores: Sequence[float], examples: int, total: float) -> floa
         examples: number of examples, N.
         total: sum of the incumbent's scores.
     """
-    gains, so_far, highest = np.ones(len(STAKES)), 0.0, 1.0
-    for n, score in enumerate(scores):
-        loss = 1.0 - (total - so_far) / (examples - n)  # mean of 1 - score if the sum were `total`
-        if loss > 1e-12:  # at 0 only perfect scores reach `total`
-            gains *= 1.0 - STAKES + STAKES * (1.0 - score) / loss
-        so_far += score
-        highest = max(highest, float(gains.mean()))
-    left = examples - len(scores)
-    return math.inf if left and total - so_far >= left else highest
+    y = np.asarray(scores, dtype=np.float64)
+    before = np.concatenate([[0.0], np.cumsum(y)])
+    left = examples - np.arange(len(y))
+    loss = 1.0 - (total - before[:-1]) / left  # mean of 1 - score if the sum were `total`
+    # At 0 only perfect scores reach `total`, and no bet can be placed.
+    ratio = np.divide(1.0 - y, loss, out=np.ones_like(y), where=loss > 1e-12)
+    gains = np.cumprod(1.0 - STAKES + STAKES * ratio[:, None], axis=0).mean(axis=1)
+    rest = examples - len(y)
+    if rest and total - before[-1] >= rest:
+        return math.inf
+    return max(1.0, float(gains.max(initial=1.0)))

@@ -1,7 +1,8 @@
-"""Race: candidates are scored in mini-batches of examples, and unlikely winners are given up early.
+"""Race: candidates are scored in looks of a few examples, and the calls go where they help the choice most.
 
 Bookkeeping only, without I/O and event loop: the next candidate, its examples, and the candidates given up.
-The statistical tests are in futility.py.
+The model of the scores is in two_way.py, the value of a call in knowledge_gradient.py, and the tests that
+give a candidate up in futility.py.
 """
 
 from __future__ import annotations
@@ -12,62 +13,103 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast.errors import ConfigError, InputError
-from zopo_fast.scoring.futility import binary_limit, evidence_below
+from zopo_fast.gp.arrays import Array
+from zopo_fast.scoring.futility import Duel, binary_limits, evidence_below
+from zopo_fast.scoring.knowledge_gradient import Beliefs, log_rates
+from zopo_fast.scoring.two_way import TwoWayModel
 
 if TYPE_CHECKING:
     from zopo_fast.search.optimizer import Zopo
 
 NEW = -1
 """Result of `Race.choose`: a candidate without scores, to be asked from the search."""
-MAX_LOOKS = 16
-"""Mini-batches of a candidate at most; mini-batches grow with the number of examples."""
-DEFAULT_ERROR, DEFAULT_FIRST, DEFAULT_BATCH = 0.2, 4, 2
+GROWTH = 0.35
+"""A look grows with the scores so far, so that a candidate has about log N of them."""
+FRESH = 64
+"""Candidates without scores that are weighed against those with scores."""
+DEFAULT_ERROR = 0.2
+MAX_FIRST = 4
+MIN_VARIANCE = 1e-5  # of a prediction and of a score, in units of the bounds
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of a search for candidates, (c,) each.
+
+    Attributes:
+        index: of the candidates.
+        mean: of the score over all examples, without the candidate's own scores.
+        variance: of that score around `mean`.
+        fresh: candidates that the search can propose.
+    """
+
+    index: NDArray[np.int64]
+    mean: Array
+    variance: Array
+    fresh: NDArray[np.bool_]
 
 
 @dataclass
 class Candidate:
     """State of one candidate in a race."""
 
+    order: tuple[int, ...]
+    """Indices of all examples in the candidate's order."""
     scores: list[float] = field(default_factory=list)
-    """Scores in the candidate's order of examples."""
-    total: float = 0.0
-    """Sum of the scores, in units of the bounds."""
+    """Scores in that order."""
+    units: list[float] = field(default_factory=list)
+    """The scores in units of the bounds."""
+    looks: list[int] = field(default_factory=list)
+    """Numbers of scores after each look."""
     limits: tuple[int, ...] = ()
     """Limits of the looks so far, for 0/1 scores."""
+    duel: Duel | None = None
+    """Comparison with the incumbent on the same examples."""
     running: int = 0
     """Number of examples being scored."""
     is_given_up: bool = False
     is_revived: bool = False
     """The candidate was given up, and is now scored on all examples."""
 
+    @property
+    def total(self) -> float:
+        """Sum of the scores in units of the bounds."""
+        return math.fsum(self.units)
+
 
 class Race:
     """Race of candidates for a budget of calls.
 
-    Each candidate sees the examples in its own random order. After each mini-batch it is given up if its mean
-    over all examples is unlikely to exceed the incumbent's. The incumbent is the best candidate scored on all
-    examples, so the best is never a lucky partial mean.
+    Each candidate sees the examples in its own random order. Partial means are corrected for the difficulty
+    of the examples they cover (`TwoWayModel`) and combined with the prediction of the search. The next look
+    belongs to the candidate, new or continued, whose scores improve the expected final choice most per call
+    (`log_rates`). The incumbent is the best candidate scored on all examples, so the winner is never a lucky
+    partial mean. Calls that complete the favorite are always kept.
 
-    `error` bounds the probability that a single candidate is given up although its full mean exceeds that of
-    the incumbent it was compared with. The probability is over the candidate's order, given the scores of the
-    others. For 0/1 scores the bound is exact (`binary_limit`), for others a betting test gives it
-    (`evidence_below`). A candidate given up keeps its scores, and is completed if calls are left that no
-    other candidate can use.
+    After each look a candidate is given up if its mean over all examples is unlikely to exceed the
+    incumbent's. `error` bounds the probability that a single candidate is given up although its full mean
+    exceeds that of the incumbent it was compared with. The probability is over the candidate's order, given
+    the scores of the others. Half of it is spent on a test against the incumbent's total: exact for 0/1
+    scores (`binary_limits`), a bet for others (`evidence_below`). The other half is spent on the examples
+    where both differ (`Duel`), which is sharper where examples differ in difficulty. A candidate that merely
+    waits, because others promise more, is not given up. One given up keeps its scores, and is completed if
+    calls are left that no other candidate can use.
 
-    A common order of examples would allow paired tests. Measured landscapes show no gain from these. Also,
-    similar prompts would fail together on the first examples, so the decisions would be wrong together, and
-    more often than stated, because a common order also favours the incumbents.
+    With the difficulties modelled, a common order of examples brings no gain on measured scores. Similar
+    prompts would also fail together on the first examples, so the decisions would be wrong together, and
+    more often than stated, because a common order also favors the incumbents.
 
     Args:
         examples: number of examples, N.
         calls: budget of calls, one an example.
-        initial: candidates that get a first mini-batch before any candidate is continued.
+        initial: candidates that get a first look before any candidate is continued.
         error: probability of giving up a better candidate, in [0, 1).
-        first: examples of the first mini-batch.
-        batch: examples of each further mini-batch.
+        first: examples of the first look; None: a tenth of all, from 1 to 4.
+        batch: least number of examples of each further look.
         bounds: lowest and highest score of an example.
         binary: scores equal one of the bounds.
         seed: seed of the orders.
@@ -83,8 +125,8 @@ class Race:
         *,
         initial: int = 1,
         error: float = DEFAULT_ERROR,
-        first: int = DEFAULT_FIRST,
-        batch: int = DEFAULT_BATCH,
+        first: int | None = None,
+        batch: int = 1,
         bounds: tuple[float, float] = (0.0, 1.0),
         binary: bool = True,
         seed: int = 0,
@@ -98,11 +140,12 @@ class Race:
         self.examples, self.calls, self.error = examples, calls, error
         self._low, self._range, self._binary = low, high - low, binary
         self._seed = seed
-        self.batch = batch = max(batch, math.ceil((examples - first) / MAX_LOOKS))
-        self.looks = (*range(min(first, examples), examples, batch), examples)
+        first = min(max(examples // 10, 1), MAX_FIRST) if first is None else first
+        self.first, self.batch = min(first, examples), batch
         self._initial, self._begun = initial, 0
         self._candidates: dict[int, Candidate] = {}
         self._open: dict[int, None] = {}  # neither given up nor complete, in order of their start
+        self._model = TwoWayModel(examples)
         self.spent = 0
         """Calls spent, those in flight included."""
         self.best: tuple[int, float] | None = None
@@ -112,6 +155,9 @@ class Race:
 
     def order(self, index: int) -> tuple[int, ...]:
         """Return the indices of all examples in the order of a candidate."""
+        known = self._candidates.get(index)
+        if known is not None:
+            return known.order
         return tuple(np.random.default_rng([self._seed, 5, index]).permutation(self.examples).tolist())
 
     def scores(self, index: int) -> tuple[float, ...]:
@@ -129,17 +175,16 @@ class Race:
         scores = self._candidates[index].scores
         return math.fsum(scores) / len(scores)
 
-    def noise(self, index: int) -> float:
-        """Return the variance of `mean` around the mean over all examples; 0 for a complete candidate.
+    def quality(self, index: int) -> tuple[float, float]:
+        """Return the estimated mean of a candidate over all examples, and the variance of the estimate.
 
-        For 0/1 scores the variance of a Beta posterior with uniform prior; for others the sample variance
-        with one more score at each bound, which shrinks it towards that prior. Both are multiplied by
-        1 - n/N, because sampling is without replacement.
+        The estimate uses the candidate's own scores and the difficulty of their examples, not the search.
         """
-        scores = self._candidates[index].scores
-        n = len(scores)
-        ends = [*scores, self._low, self._low + self._range]
-        return float(np.var(ends)) / (n + 3) * (1.0 - n / self.examples)
+        if self.is_complete(index):
+            return self.mean(index), 0.0
+        row = self._model.row(index)
+        quality = float(self._model.estimates().quality[row])
+        return self._low + self._range * quality, self._range**2 * self._model.noise(index)
 
     def is_complete(self, index: int) -> bool:
         """Return whether a candidate has been scored on all examples."""
@@ -147,70 +192,177 @@ class Race:
 
     @property
     def running(self) -> int:
-        """Number of candidates with a mini-batch in flight."""
+        """Number of candidates with a look in flight."""
         return sum(candidate.running > 0 for candidate in self._candidates.values())
 
     def can_start(self, index: int) -> bool:
-        """Return whether a mini-batch of a candidate can start: it is new, or waits for its next one."""
+        """Return whether a look of a candidate can start: it is new, or waits for its next one."""
         candidate = self._candidates.get(index)
         return candidate is None or (not candidate.running and len(candidate.scores) < self.examples)
 
     def has_begun(self, index: int) -> bool:
-        """Return whether a candidate has had a mini-batch."""
+        """Return whether a candidate has had a look."""
         return index in self._candidates
 
     # ---- scheduling --------------------------------------------------------------------------------
 
-    def choose(self, fresh: bool = True) -> int | None:
-        """Return the candidate whose mini-batch is next; NEW: one without scores; None: wait, or the end.
+    def choose(self, predictions: Predictions | None = None, fresh: bool = True) -> int | None:
+        """Return the candidate whose look is next; NEW: one without scores; None: wait, or the end.
 
-        First, each initial candidate gets its first mini-batch. Then the waiting candidate with the highest
-        shrunk mean continues, and a new one starts where none waits. No candidate starts that could not be
-        completed after all open ones. At the end, candidates given up are completed, the most promising
-        first, while they can still win.
+        First, each initial candidate gets its first look. Then the candidate continues, or a new one starts,
+        whose look has the highest expected improvement of the final choice per call. A favorite also
+        competes with the gain that its completion promises: over the incumbent, or before there is one over
+        the second. No look starts that would
+        leave too few calls to complete the favorite. At the end, candidates given up are completed, the most
+        promising first, while they can still win.
 
         Args:
+            predictions: of the search; None: candidates are alike before their scores.
             fresh: whether the search has a candidate without scores.
         """
         left = self.calls - self.spent
-        owed = sum(self._missing(i) for i in self._open)
-        if (
-            fresh
-            and self._begun < self._initial
-            and left >= self.looks[0] + self.examples * bool(self._begun)
-        ):
+        if fresh and self._begun < self._initial and left >= self.first + self.examples * bool(self._begun):
             return NEW
-        waiting = [i for i in self._open if not self._candidates[i].running and self._missing(i) <= left]
-        if waiting:
-            return max(waiting, key=self._promise)
-        if fresh and left - owed >= self.examples:
-            return NEW
+        if left < 1:
+            return None
+        if len(self._model):
+            found = self._most_valuable(predictions, fresh, left)
+            if found is not None:
+                return found
         if self.running:
             return None
-        given_up = [i for i, r in self._candidates.items() if r.is_given_up and self._missing(i) <= left]
-        given_up = [i for i in given_up if not self._out_of_reach(self._candidates[i])]
+        if fresh and left >= self.examples and not self._open:
+            return NEW
+        waiting = [i for i in self._open if self._missing(i) <= left]
+        given_up = [i for i, c in self._candidates.items() if c.is_given_up and self._missing(i) <= left]
+        given_up = waiting or [i for i in given_up if not self._out_of_reach(self._candidates[i])]
         return max(given_up, key=self._promise) if given_up else None
 
-    def start(self, index: int) -> tuple[int, ...]:
-        """Start the next mini-batch of a candidate; return the indices of its examples."""
+    def _most_valuable(self, predictions: Predictions | None, fresh: bool, left: int) -> int | None:
+        """Return the candidate of the most valuable look that can start; None: none can."""
+        indices, beliefs, posterior = self._beliefs(predictions, fresh)
+        raced = len(self._model)
+        candidates = [self._candidates[i] for i in indices[:raced].tolist()]
+        is_in = np.array([not c.is_given_up for c in candidates] + [True] * (len(indices) - raced))
+        mean = np.where(is_in, posterior, -math.inf)
+        favorite = int(np.argmax(mean[:raced]))
+        reserve = self._missing(int(indices[favorite])) if is_in[favorite] else 0
+        missing = self.examples - beliefs.count - beliefs.running
+        allowed = np.full(len(indices), float(left - reserve))
+        allowed[favorite] = left
+        step = np.array(
+            [self._step(c) for c in candidates] + [self.first] * (len(indices) - raced), dtype=np.float64
+        )
+        can_start = is_in & (beliefs.running == 0) & (missing >= 1) & (missing <= left)
+        can_start &= np.minimum(step, missing) <= allowed
+        can_start[raced:] &= allowed[raced:] >= self.first
+        if not can_start.any():
+            return None
+        rates = log_rates(
+            Beliefs(mean, beliefs.count, beliefs.residual, beliefs.prior_variance, beliefs.running),
+            self.examples, step, allowed,
+        )  # fmt: skip
+        if self.best is not None or raced > 1:
+            target = np.partition(mean[:raced], -2)[-2] if self.best is None else self._target()
+            gain = posterior[:raced] - target
+            certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing[:raced], 1.0))
+            rates[:raced] = np.where(gain > 0.0, np.maximum(rates[:raced], certain), rates[:raced])
+        rates[~can_start] = -math.inf
+        chosen = int(np.argmax(rates))
+        if not rates[chosen] > -math.inf:
+            return None
+        return int(indices[chosen]) if chosen < raced else NEW
+
+    def _beliefs(
+        self, predictions: Predictions | None, fresh: bool
+    ) -> tuple[NDArray[np.int64], Beliefs, Array]:
+        """Return candidates, those with scores first, beliefs about them, and their posterior means."""
+        model = self._model
+        known = np.array(model.indices, dtype=np.int64)
+        estimates = model.estimates()
+        mean, variance = model.population()
+        prior_mean, prior_variance = np.full(len(known), mean), np.full(len(known), variance)
+        new = np.zeros(int(fresh), dtype=np.int64) + NEW
+        new_mean, new_variance = np.full(len(new), mean), np.full(len(new), variance)
+        if predictions is not None and len(predictions.index):
+            at = predictions.index
+            sorter = None if (np.diff(at) > 0).all() else np.argsort(at)
+            places = np.searchsorted(at, known, sorter=sorter).clip(max=len(at) - 1)
+            places = places if sorter is None else sorter[places]
+            found = at[places] == known
+            units = (predictions.mean - self._low) / self._range
+            spread = predictions.variance / self._range**2
+            prior_mean = np.where(found, units[places], prior_mean)
+            prior_variance = np.where(found, spread[places], prior_variance)
+            if fresh and predictions.fresh.any():
+                which = np.flatnonzero(predictions.fresh)
+                if len(which) > FRESH:
+                    bound = units[which] + np.sqrt(spread[which])
+                    which = which[np.argpartition(-bound, FRESH)[:FRESH]]
+                new, new_mean, new_variance = at[which], units[which], spread[which]
+        new_mean, prior_mean = np.clip(new_mean, 0.0, 1.0), np.clip(prior_mean, 0.0, 1.0)
+        new_variance = np.maximum(new_variance, MIN_VARIANCE)
+        prior_variance = np.maximum(prior_variance, MIN_VARIANCE)
+        n = estimates.count
+        residual = np.maximum(model.residual(prior_mean) + estimates.difficulty, MIN_VARIANCE)
+        ratio = residual / prior_variance
+        quality = (n * estimates.quality + ratio * prior_mean) / (n + ratio)
+        rest = (self.examples - n) / self.examples
+        posterior = np.concatenate(
+            [(1.0 - rest) * estimates.mean + rest * (quality + estimates.unseen), new_mean]
+        )
+        residual = model.residual(posterior)
+        residual[: len(known)] += estimates.difficulty
+        running = np.array([self._candidates[i].running for i in known.tolist()], dtype=np.float64)
+        beliefs = Beliefs(
+            posterior,
+            np.concatenate([n, np.zeros(len(new))]),
+            np.maximum(residual, MIN_VARIANCE),
+            np.concatenate([prior_variance, new_variance]),
+            np.concatenate([running, np.zeros(len(new))]),
+        )
+        return np.concatenate([known, new]), beliefs, posterior
+
+    def start(self, index: int, count: int | None = None) -> tuple[int, ...]:
+        """Start the next look of a candidate; return the indices of its examples.
+
+        Args:
+            index: of the candidate.
+            count: number of examples that a log names; None: that of the next look.
+
+        Raises:
+            InputError: the candidate has fewer examples left than `count`.
+        """
         candidate = self._candidates.get(index)
         if candidate is None:
-            candidate = self._candidates[index] = Candidate()
+            candidate = self._candidates[index] = Candidate(self.order(index))
             self._begun += 1
         if candidate.is_given_up:
             candidate.is_given_up, candidate.is_revived = False, True
         self._open[index] = None
         had = len(candidate.scores)
-        end = self.examples if candidate.is_revived else next(look for look in self.looks if look > had)
-        candidate.running = end - had
-        self.spent += candidate.running
-        return self.order(index)[had:end]
+        size = min(self._step(candidate), self.examples - had) if count is None else count
+        if not 1 <= size <= self.examples - had:
+            raise InputError(f"race: prompt {index} has {self.examples - had} examples left, not {count}")
+        candidate.running = size
+        self.spent += size
+        return candidate.order[had : had + size]
+
+    def _step(self, candidate: Candidate) -> int:
+        """Return the number of examples of a candidate's next look, which its scores do not influence."""
+        had = len(candidate.scores)
+        if candidate.is_revived:
+            return self.examples - had
+        if not had:
+            return self.first
+        step = max(self.batch, math.ceil(GROWTH * had))
+        return step if had + step < self.examples else self.examples - had
 
     def finish(self, index: int, scores: Sequence[float]) -> list[int]:
-        """Add the scores of a mini-batch; return the candidates given up because of them.
+        """Add the scores of a look; return the candidates given up because of them.
 
         Raises:
-            InputError: the number of scores differs from that of the mini-batch, or a score is out of bounds.
+            InputError: the number of scores differs from that of the look, or a score is out of bounds.
         """
         candidate = self._candidates[index]
         if len(scores) != candidate.running:
@@ -220,9 +372,13 @@ class Race:
             if not inside or (self._binary and score not in (self._low, self._low + self._range)):
                 between = f"{self._low:g} {'or' if self._binary else 'to'} {self._low + self._range:g}"
                 raise InputError(f"race: a score must be {between}, got {score}")
+        had = len(candidate.scores)
         candidate.running = 0
         candidate.scores += scores
-        candidate.total += math.fsum((score - self._low) / self._range for score in scores)
+        units = [(score - self._low) / self._range for score in scores]
+        candidate.units += units
+        candidate.looks.append(len(candidate.scores))
+        self._model.add(index, candidate.order[had : had + len(units)], units)
         asked = [index]
         if len(candidate.scores) == self.examples:
             self._open.pop(index)
@@ -233,7 +389,7 @@ class Race:
         return [i for i in asked if self._gives_up(i)]
 
     def abandon(self, index: int) -> None:
-        """Remove a candidate whose mini-batch failed, and refund the calls of that mini-batch."""
+        """Remove a candidate whose look failed, and refund the calls of that look."""
         candidate = self._candidates[index]
         self.spent -= candidate.running
         candidate.running = 0
@@ -249,43 +405,62 @@ class Race:
         return self.examples - len(candidate.scores) - candidate.running
 
     def _promise(self, index: int) -> tuple[float, int]:
-        """Return the priority of a candidate: its mean, shrunk towards 1/2, then its number of scores."""
+        """Return the priority of a candidate at the end: its mean, shrunk towards 1/2, then its scores."""
         candidate = self._candidates[index]
         return (candidate.total + 1.0) / (len(candidate.scores) + 2.0), len(candidate.scores)
 
-    def _target(self) -> float:
-        """Return the incumbent's sum of scores, in units of the bounds."""
+    def _incumbent(self) -> Candidate:
         assert self.best is not None  # callers have checked
-        return self._candidates[self.best[0]].total
+        return self._candidates[self.best[0]]
+
+    def _target(self) -> float:
+        """Return the incumbent's mean, in units of the bounds."""
+        assert self.best is not None  # callers have checked
+        return (self.best[1] - self._low) / self._range
 
     def _out_of_reach(self, candidate: Candidate) -> bool:
         left = self.examples - len(candidate.scores)
-        return self.best is not None and candidate.total + left <= self._target() + 1e-9
+        return self.best is not None and candidate.total + left <= self._incumbent().total + 1e-9
 
     def _gives_up(self, index: int) -> bool:
         candidate = self._candidates[index]
         if self.best is None or candidate.is_revived or not candidate.scores:
             return False
-        if self._binary:
-            needed = round(self._target()) + 1
-            looks = tuple(look for look in self.looks if look <= len(candidate.scores))
-            earlier = candidate.limits[: len(looks) - 1]
-            earlier += (-1,) * (len(looks) - 1 - len(earlier))  # looks before the first incumbent
-            limit = binary_limit(self.examples, needed, looks, earlier, self.error)
-            limit = max(limit, *candidate.limits[len(looks) - 1 :], -1)
-            candidate.limits = (*earlier, limit)
-            is_out = round(candidate.total) <= limit
-        else:
-            units = [(score - self._low) / self._range for score in candidate.scores]
-            evidence = evidence_below(units, self.examples, self._target())
-            is_out = evidence >= 1.0 / self.error if self.error > 0 else math.isinf(evidence)
+        is_out = self._out_of_reach(candidate) or self._is_below(candidate) or self._loses_duel(candidate)
         if is_out:
             candidate.is_given_up = True
             self._open.pop(index)
         return is_out
 
+    def _is_below(self, candidate: Candidate) -> bool:
+        """Return whether a candidate fails the test against the incumbent's total."""
+        target, error = self._incumbent().total, self.error / 2
+        if error == 0.0:
+            return False
+        if not self._binary:
+            return evidence_below(candidate.units, self.examples, target) >= 1.0 / error
+        needed, total, n = round(target) + 1, round(candidate.total), len(candidate.scores)
+        if total * self.examples >= needed * n:  # not below what it needs: no test would give it up
+            return False
+        candidate.limits = binary_limits(
+            self.examples, needed, tuple(candidate.looks), candidate.limits, error
+        )
+        return total <= candidate.limits[-1]
 
-def check_settings(error: float, first: int, batch: int) -> None:
+    def _loses_duel(self, candidate: Candidate) -> bool:
+        """Return whether a candidate fails the test on the examples where it differs from the incumbent."""
+        assert self.best is not None
+        duel = candidate.duel
+        if duel is None or duel.incumbent != self.best[0]:
+            number = 1 if duel is None else duel.number + 1
+            rival = self._incumbent()
+            scores = dict(zip(rival.order, rival.units, strict=True))
+            rivals = [scores[example] for example in candidate.order]
+            duel = candidate.duel = Duel(self.best[0], number, rivals, self.examples, self._binary)
+        return duel.is_lost(candidate.units, candidate.looks, self.error / 2)
+
+
+def check_settings(error: float, first: int | None, batch: int) -> None:
     """Check the settings of a race.
 
     Raises:
@@ -293,20 +468,21 @@ def check_settings(error: float, first: int, batch: int) -> None:
     """
     if not 0.0 <= as_number("race error", error) < 1.0:
         raise ConfigError(f"race error must be a probability from 0 to below 1, got {error}")
-    for name, value in (("first mini-batch", first), ("mini-batch", batch)):
-        if as_integer(name, value) < 1:
+    for name, value in (("first look", first), ("look", batch)):
+        if value is not None and as_integer(name, value) < 1:
             raise ConfigError(f"{name} must have at least one example, got {value}")
 
 
 def tell(optimizer: Zopo, race: Race, index: int, given_up: Sequence[int]) -> None:
-    """Report a mini-batch to a search: the mean with its noise, and the candidates given up.
+    """Report a look to a search: the corrected mean with its variance, and the candidates given up.
 
     A candidate given up stays in the search's model as a partial score and refunds its share of the budget;
     the race may still complete it.
     """
+    score, noise = race.quality(index)
     if race.is_complete(index):
-        optimizer.tell(index, race.mean(index))
+        optimizer.tell(index, score)
     else:
-        optimizer.tell(index, race.mean(index), noise=race.noise(index), final=False)
+        optimizer.tell(index, score, noise=noise, final=False)
     for one in given_up:
         optimizer.discard(one)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
@@ -19,6 +22,7 @@ from zopo_fast.errors import (
     NothingToAsk,
     UnknownIndexError,
 )
+from zopo_fast.gp.arrays import Array
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.official import OfficialSearch
 from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
@@ -26,6 +30,20 @@ from zopo_fast.search.state import STATE_VERSION, SavedSearch, kernel_state, poo
 
 MAX_ASKED = 2**62  # prompts of one ask, within the range of int64
 KNOWN, CONFLICT = 2, 3  # outcomes of a native tell that record nothing
+
+
+class Prediction(NamedTuple):
+    """Predicted scores of k candidates.
+
+    Attributes:
+        indices: (k,) int64, pool indices: the whole pool, or the region of a larger one.
+        mean: (k,) float64, in units of the score.
+        variance: (k,) float64, of a score without noise around the mean, in squared units of the score.
+    """
+
+    indices: NDArray[np.int64]
+    mean: Array
+    variance: Array
 
 
 @public
@@ -133,6 +151,21 @@ class Zopo:
         if index < 0:
             raise NothingToAsk("best: no score was told yet")
         return index, score
+
+    def predict(self) -> Prediction | None:
+        """Predict the scores of the candidates that the search considers, each from the other scores.
+
+        The prediction of a scored prompt leaves out its own score (leave-one-out; Rasmussen & Williams 2006,
+        eq. 5.12), so it can serve as a prior for that score.
+
+        Returns:
+            The prediction; None before there is a score, and for a gradient search and the official preset.
+        """
+        with self._access.read_only:
+            found = self._native.region(self._number)
+            if found is None or self._native.best(self._number)[0] < 0:
+                return None
+            return Prediction(found[0], found[5], found[6])
 
     @overload
     def ask(self, n: None = None) -> int: ...

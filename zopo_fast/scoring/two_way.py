@@ -1,0 +1,254 @@
+"""Two-way model of scores: quality of the prompt, difficulty of the example, and a rest.
+
+On real models most of what looks like noise in a partial mean is the difficulty of the examples it covers,
+which is the same for all prompts. The model estimates it and corrects each partial mean for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zopo_fast.gp.arrays import Array
+
+GROWTH = 16  # the difficulties are estimated anew when the scores have grown by a sixteenth
+PASSES = 2  # steps of expectation maximization at each estimate; every estimate begins at the last one
+MIN_SHARE = 0.05  # least quality, and least distance from 1, whose binomial variance is assumed
+MIN_VARIANCE, MAX_VARIANCE = 1e-6, 30.0  # of a component
+ROWS = 16  # prompts to allocate memory for at first
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Estimates of the prompts in the order of their first score, (r,) each, in units of the bounds.
+
+    Attributes:
+        count: scored examples, n.
+        mean: mean of the scores so far.
+        quality: mean over all N examples, estimated from the prompt's own scores, corrected for the
+            difficulty of the examples they cover; the mean itself where all examples are scored.
+        unseen: difference between the mean of the examples without a score and that of all.
+        difficulty: variance that the uncertain difficulties add to each score.
+    """
+
+    count: Array
+    mean: Array
+    quality: Array
+    unseen: Array
+    difficulty: Array
+
+
+class TwoWayModel:
+    """Empirical Bayes estimates of quality and difficulty from scores of prompts on examples.
+
+    With the link g, g(E y_ij) = mu + a_i + b_j, a_i ~ N(0, va) and b_j ~ N(0, vb). Scores of 0 and 1 have the
+    logistic link (Rasch 1960), under the quadratic bound of its likelihood (Jaakkola & Jordan 2000), in which
+    no step diverges. Others have the identity and a residual variance vr. Expectation maximization on the
+    joint posterior estimates the variances; the prompts are eliminated: O(r N^2 + N^3), repeated only when
+    the scores have grown by a sixteenth. In between, a new score changes the estimate of its prompt, O(N).
+
+    The estimate of a prompt is the difference estimator of survey sampling, mean(p_i) + mean over seen of
+    (y_ij - p_ij), with the model's predictions p_ij (Saerndal, Swensson & Wretman 1992, section 6.3). Over
+    random orders of the examples it is unbiased for fixed predictions, true or not. Where examples do not
+    differ, vb shrinks towards 0 and the estimate towards the plain mean.
+
+    Args:
+        examples: number of examples, N.
+    """
+
+    def __init__(self, examples: int) -> None:
+        self.examples = examples
+        self._row: dict[int, int] = {}
+        self._y = np.zeros((ROWS, examples))
+        self._seen = np.zeros((ROWS, examples), dtype=bool)
+        self._is_binary = True
+        self._answers = self._refit_at = 0
+        self._mu, self._va, self._vb, self._vr = 0.0, 0.0, 0.0, 0.0
+        self._a = np.zeros(ROWS)
+        self._b = np.zeros(examples)
+        self._b_variance = np.zeros(examples)  # of each difficulty around their mean
+        self._share = 1.0  # of the binomial variance q(1 - q), which is left beside the difficulties
+        self._estimates = np.zeros((5, ROWS))
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @property
+    def indices(self) -> list[int]:
+        """Prompts with scores, in the order of their first one."""
+        return list(self._row)
+
+    def row(self, index: int) -> int:
+        """Return the place of a prompt in the arrays of `Estimates`."""
+        return self._row[index]
+
+    def add(self, index: int, examples: Sequence[int], scores: Sequence[float]) -> None:
+        """Add scores of a prompt, in units of the bounds."""
+        if not examples:
+            return
+        row = self._row.setdefault(index, len(self._row))
+        if row == len(self._y):
+            self._grow()
+        at = np.fromiter(examples, dtype=np.intp, count=len(examples))
+        values = np.asarray(scores, dtype=np.float64)
+        self._y[row, at], self._seen[row, at] = values, True
+        self._answers += len(at)
+        was_binary = self._is_binary
+        self._is_binary = was_binary and bool(np.isin(values, (0.0, 1.0)).all())
+        if was_binary and not self._is_binary:
+            self._va = 0.0  # the components of the other link
+        if self._answers >= self._refit_at or not self._va:
+            self._refit()
+            self._refit_at = self._answers + max(1, self._answers // GROWTH)
+            self._estimate(np.arange(len(self._row)))
+        else:
+            self._update(row)
+            self._estimate(np.array([row]))
+
+    def estimates(self) -> Estimates:
+        """Return the estimates of all prompts with scores."""
+        return Estimates(*self._estimates[:, : len(self._row)])
+
+    def population(self) -> tuple[float, float]:
+        """Return mean and variance of the qualities: the prior of a prompt of which nothing is known."""
+        eta = self._mu + self._b
+        if not self._is_binary:
+            return float(eta.mean()), self._va
+        p = _logistic(eta)
+        return float(p.mean()), self._va * float((p * (1.0 - p)).mean()) ** 2
+
+    def residual(self, quality: Array) -> Array:
+        """Return the variance of a score around quality and difficulty for prompts of this quality, (n,).
+
+        For 0/1 scores the same share of q(1 - q) for all: the variance must not follow a prompt's own first
+        scores, or two failures would count as certainty.
+        """
+        if not self._is_binary:
+            return np.full(len(quality), self._vr)
+        q = np.clip(quality, MIN_SHARE, 1.0 - MIN_SHARE)
+        residual: Array = self._share * q * (1.0 - q)
+        return residual
+
+    def noise(self, index: int) -> float:
+        """Return the variance of a prompt's `quality` around its mean over all examples; 0 if complete.
+
+        Multiplied by 1 - n/N, because sampling is without replacement.
+        """
+        found, row = self.estimates(), self._row[index]
+        n = found.count[row]
+        shrunk = (n * found.quality[row] + 2.0 * found.quality.mean()) / (n + 2.0)
+        residual = float(self.residual(np.array([shrunk]))[0]) + found.difficulty[row]
+        return max(float(residual * (1.0 / n - 1.0 / self.examples)), 0.0)
+
+    # ---- estimation ---------------------------------------------------------------------------------
+
+    def _grow(self) -> None:
+        rows = 2 * len(self._y)
+        for name in ("_y", "_seen", "_a"):
+            old = getattr(self, name)
+            new = np.zeros((rows, *old.shape[1:]), dtype=old.dtype)
+            new[: len(old)] = old
+            setattr(self, name, new)
+        self._estimates = np.concatenate([self._estimates, np.zeros_like(self._estimates)], axis=1)
+
+    def _begin(self, y: Array, seen: NDArray[np.bool_]) -> None:
+        """Set the components before their first estimate."""
+        mean, variance = float(y[seen].mean()), float(y[seen].var()) + 1e-3
+        self._a[:] = 0.0
+        self._b[:] = 0.0
+        if self._is_binary:
+            mean = (mean * seen.sum() + 0.5) / (seen.sum() + 1.0)
+            self._mu, self._va, self._vb = math.log(mean / (1.0 - mean)), 1.0, 0.5
+        else:
+            self._mu, self._va, self._vb, self._vr = mean, variance / 3, variance / 3, variance / 3
+
+    def _working(self, y: Array, eta: Array, variance: Array | float) -> tuple[Array, Array]:
+        """Return weights and working responses for predictions eta with a variance, in units of the link."""
+        if not self._is_binary:
+            return np.full_like(y, 1.0 / self._vr), y
+        xi = np.sqrt(eta * eta + variance) + 1e-9  # where the bound touches
+        w = np.tanh(0.5 * xi) / (2.0 * xi)
+        return w, (y - 0.5) / w
+
+    def _refit(self) -> None:
+        r = len(self._row)
+        covered = np.flatnonzero(self._seen[:r].any(axis=0))
+        y, seen = self._y[:r, covered], self._seen[:r, covered]
+        if not self._va:
+            self._begin(y, seen)
+        S = seen.astype(np.float64)
+        a, b = self._a[:r], self._b[covered]
+        both: Array | float = 0.0  # variance of a_i + b_j
+        for _ in range(PASSES):
+            w, z = self._working(y, self._mu + a[:, None] + b, both)
+            W = w * S
+            z = np.where(seen, z - self._mu, 0.0)
+            precision = 1.0 / self._va + W.sum(axis=1)  # of a, given b
+            share = W / precision[:, None]
+            covariance = np.linalg.inv(np.diag(1.0 / self._vb + W.sum(axis=0)) - W.T @ share)  # of b
+            Wz = W * z
+            sums = Wz.sum(axis=1)
+            b = covariance @ (Wz.sum(axis=0) - share.T @ sums)
+            a = (sums - W @ b) / precision
+            through = share @ covariance
+            explained = (through * share).sum(axis=1)
+            a_variance = 1.0 / precision + explained
+            b_variance = np.diag(covariance)
+            both = a_variance[:, None] + b_variance - 2.0 * through
+            left = np.where(seen, z - a[:, None] - b, 0.0)
+            if not self._is_binary:
+                self._vr = _bounded(float(((left**2 + both) * S).sum()) / S.sum())
+            self._mu += float((W * left).sum() / W.sum())
+            # One more effect of the present size: a component of few effects does not collapse.
+            self._va = _bounded((float((a * a + a_variance).sum()) + self._va) / (r + 1.0))
+            self._vb = _bounded((float((b * b + b_variance).sum()) + self._vb) / (len(covered) + 1.0))
+        self._a[:r] = a
+        self._b[:] = 0.0
+        self._b[covered] = b
+        if self._is_binary:
+            p = _logistic(self._mu + a[:, None] + b)
+            q = p.mean(axis=1)
+            # The scores' own variance: that of the predictions, which are shrunk, would be too large.
+            spread = float((S * (y - p) ** 2).sum() / (S * p * (1.0 - p)).sum())
+            self._share = spread * float((p * (1.0 - p)).mean() / (q * (1.0 - q)).mean())
+        self._b_variance[:] = self._vb
+        self._b_variance[covered] = np.maximum(b_variance - covariance.mean(), 0.0)
+
+    def _update(self, row: int) -> None:
+        """Update the quality of one prompt, the difficulties given."""
+        at = self._seen[row]
+        y, b = self._y[row, at], self._b[at]
+        variance = self._b_variance[at] + self._va / (1.0 + 0.2 * self._va * len(y))
+        for _ in range(PASSES + 1):
+            w, z = self._working(y, self._mu + self._a[row] + b, variance)
+            self._a[row] = float((w * (z - self._mu - b)).sum() / (1.0 / self._va + w.sum()))
+
+    def _estimate(self, rows: NDArray[np.intp]) -> None:
+        y, seen = self._y[rows], self._seen[rows]
+        eta = self._mu + self._a[rows, None] + self._b
+        n = seen.sum(axis=1).astype(np.float64)
+        p, slope = eta, np.ones_like(eta)
+        if self._is_binary:
+            p = _logistic(eta)
+            slope = p * (1.0 - p)
+        difficulty = (slope * slope) @ self._b_variance / self.examples
+        mean = (y * seen).sum(axis=1) / n
+        expected, overall = (p * seen).sum(axis=1) / n, p.mean(axis=1)
+        is_complete = n == self.examples
+        quality = np.where(is_complete, mean, overall + mean - expected)
+        rest = np.maximum(self.examples - n, 1.0)
+        unseen = np.where(is_complete, 0.0, (p * ~seen).sum(axis=1) / rest - overall)
+        self._estimates[:, rows] = n, mean, quality, unseen, difficulty
+
+
+def _logistic(eta: Array) -> Array:
+    p: Array = 1.0 / (1.0 + np.exp(-eta))
+    return p
+
+
+def _bounded(variance: float) -> float:
+    return min(max(variance, MIN_VARIANCE), MAX_VARIANCE)
