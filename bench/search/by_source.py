@@ -21,8 +21,8 @@ class Runs(NamedTuple):
     """Runs of one method on one landscape.
 
     Args:
-        values: by seed. In prompts: value of the incumbent after 1, 2, ... prompts, worst prompt 0, best 1. In
-            calls: regret of the final choice at each budget, in standard deviations of the prompts' means.
+        values: by seed. In prompts: value of the incumbent after 1, 2, ... prompts, worst prompt 0, best 1.
+            In calls: regret of the final choice at each budget, in standard deviations of the prompts' means.
         reached: budget from which a seed stays at 0.95 (prompts) or at the best prompt (calls); or infinite.
     """
 
@@ -33,7 +33,8 @@ class Runs(NamedTuple):
 def figures(runs: Sequence[Runs], counts: str, initial: int) -> dict[str, Array]:
     """Return the named figures of one method, each (landscapes, seeds).
 
-    In prompts: `at_30`, `at_50` (or the last), `mean` over the prompts after the initial ones, and `mean_all`.
+    In prompts: `at_30`, `at_50` (or the last), `mean` over the prompts after the initial ones, and over all,
+    `mean_all`.
     In calls: `regret` over all budgets.
     """
     values = np.array([each.values for each in runs])
@@ -103,7 +104,10 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         lines = list(group)
         counts = lines[0]["unit"]
         keys = ("at_30", "at_50", "mean", "mean_all") if counts == PROMPTS else ("regret",)
-        names = [*keys, *([] if counts == PROMPTS else [f"budget {k + 1}" for k in range(len(lines[0]["curve"]))])]
+        names = [
+            *keys,
+            *([] if counts == PROMPTS else [f"budget {k + 1}" for k in range(len(lines[0]["curve"]))]),
+        ]
         text.append(f"\n{source}: {lines[0]['landscapes']} landscapes, budget in {counts}")
         head = [*names, "rank", f"better less worse, {REFERENCE[counts]}"]
         text.append(f"{'':34}" + "".join(f"{cell:>15}" for cell in head))
@@ -149,8 +153,12 @@ def plot(found: Sequence[Mapping[str, Any]], tenths: Sequence[float], path: Path
             axis.fill_between(x, regret - deviation, regret + deviation, color=color, alpha=0.12, lw=0)
         axis.set_title(name)
         axis.set_yscale("log")
-        axis.set_xlabel("prompts scored in full" if in_prompts else "calls, in tenths of a full score a prompt")
-        axis.set_ylabel("regret: best prompt 0, worst 1" if in_prompts else "regret, in sd of the prompts' means")
+        axis.set_xlabel(
+            "prompts scored in full" if in_prompts else "calls, in tenths of a full score a prompt"
+        )
+        axis.set_ylabel(
+            "regret: best prompt 0, worst 1" if in_prompts else "regret, in sd of the prompts' means"
+        )
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=7)
     figure.tight_layout()

@@ -15,12 +15,13 @@ FLOOR = 10  # candidates with a score before the process proposes any
 
 
 class HyperbandProcess(Method):
-    """HbBoPs-like (arXiv 2412.07820), from its idea: hyperband on common examples, and a process on embeddings.
+    """HbBoPs-like (arXiv 2412.07820), from its idea: hyperband with a process on embeddings.
 
-    A bracket halves its candidates and doubles their examples, to the full number. The brackets start at ever
-    more examples and are repeated until the budget is spent. The process learns the scores at the largest
-    number of examples that has FLOOR candidates, and proposes new candidates by expected improvement. The
-    deep kernel of HbBoPs is replaced by an RBF kernel whose noise is chosen by evidence.
+    A bracket halves its candidates and doubles their examples, to the full number; all candidates share the
+    order of examples. The brackets start at ever more examples and repeat until the budget is spent. The
+    process learns the scores at the largest number of examples that has FLOOR candidates, and proposes new
+    candidates by expected improvement. An RBF kernel with noise by evidence replaces the deep kernel of
+    HbBoPs.
     """
 
     partial = True
@@ -45,8 +46,12 @@ class HyperbandProcess(Method):
                             scores[index] = yield index, upto - had
                     alive = sorted(alive, key=lambda i: -float(scores[i][:upto].mean()))
                     alive = alive[: max(1, int(len(alive) / RATE))]
-            if sum(map(len, scores.values())) == before:
-                return None
+            if sum(map(len, scores.values())) == before:  # the brackets know their candidates: complete them
+                unfinished = [i for i in range(len(X)) if len(scores.get(i, ())) < problem.examples]
+                if not unfinished:
+                    return
+                index = max(unfinished, key=lambda i: float(scores[i].mean()) if i in scores else -math.inf)
+                scores[index] = yield index, problem.examples - len(scores.get(index, ()))
 
     @staticmethod
     def _candidates(problem: Problem, K: Array, scores: dict[int, Array], count: int) -> list[int]:
@@ -79,14 +84,15 @@ def _proposals(problem: Problem, K: Array, scores: dict[int, Array]) -> list[int
             break
     else:
         return []
+    at = np.array(known)
     y = np.array([scores[i][:length].mean() for i in known])
     y = (y - y.mean()) / (y.std() or 1.0)
     free = np.setdiff1d(np.arange(len(K)), list(scores))
-    values, U = np.linalg.eigh(K[np.ix_(known, known)])
+    values, U = np.linalg.eigh(K[np.ix_(at, at)])
     evidence, damped, signal = spectral_evidence(values, U.T @ y)
-    at = int(np.argmax(evidence))
-    k = K[np.ix_(free, known)] @ U
-    mean = k @ ((U.T @ y) / damped[:, at])
-    variance = signal[at] * np.maximum(1.0 - k**2 @ (1.0 / damped[:, at]), 0.0)
+    best = int(np.argmax(evidence))
+    k = K[np.ix_(free, at)] @ U
+    mean = k @ ((U.T @ y) / damped[:, best])
+    variance = signal[best] * np.maximum(1.0 - k**2 @ (1.0 / damped[:, best]), 0.0)
     improvement = expected_improvement(mean, np.diag(variance), float(y.max()), problem.rng)
     return [int(i) for i in free[np.argsort(-improvement, kind="stable")]]

@@ -17,11 +17,11 @@ STEPS = 8  # Newton steps of a fit
 class ItemResponse(Method):
     """POES-like (arXiv 2604.11328), from its idea: examples are test items, prompts are examinees.
 
-    Some random candidates are scored in full. A Rasch model (ability + ease, logistic, normal priors) then gives
-    the ease of every example. All candidates first get the most discriminating examples, the same for all; then
-    the candidate of the highest confidence bound gets its next ones. Discrimination of an example is the Fisher
-    information p (1 - p) summed over the leaders. The coverage term and the swaps of POES have no counterpart,
-    because a candidate keeps its scores here. Scores between 0 and 1 count as shares of a success.
+    Some random candidates are scored in full. A Rasch model (ability + ease, logistic, normal priors) then
+    gives the ease of every example. All candidates first get the most discriminating examples, the same for
+    all. Then the candidate of the highest confidence bound gets its next ones. The discrimination of an
+    example is the Fisher information p (1 - p) summed over the leaders. The coverage term and the swaps of
+    POES have no counterpart, because a candidate keeps its scores here.
     """
 
     partial = True
@@ -35,7 +35,7 @@ class ItemResponse(Method):
         for index in candidates[: max(1, int(CALIBRATED * problem.calls / N))]:
             Y[index] = yield Request(index, N)
             left -= N
-        ability, ease, deviation = fit(Y)
+        ability, ease, deviation = fit(Y, problem.examples_a_call)
         while left > 0:
             open_ = np.isnan(Y).any(axis=1)
             if not open_.any():
@@ -54,15 +54,16 @@ class ItemResponse(Method):
             Y[index, asked] = scores[-len(asked) :]
             left -= len(asked)
             if not fresh or len(fresh) == 1:
-                ability, ease, deviation = fit(Y, (ability, ease))
+                ability, ease, deviation = fit(Y, problem.examples_a_call, (ability, ease))
         return int(np.argmax(ability))
 
 
-def fit(Y: Array, start: tuple[Array, Array] | None = None) -> tuple[Array, Array, Array]:
+def fit(Y: Array, trials: int = 1, start: tuple[Array, Array] | None = None) -> tuple[Array, Array, Array]:
     """Fit the Rasch model by alternating Newton steps on the posterior.
 
     Args:
         Y: (m, N) scores from 0 to 1, NaN where not scored.
+        trials: number of examples whose mean a score is.
         start: ability and ease of an earlier fit.
 
     Returns:
@@ -75,11 +76,11 @@ def fit(Y: Array, start: tuple[Array, Array] | None = None) -> tuple[Array, Arra
     level = np.log(center / (1.0 - center))
     for _ in range(STEPS):
         p = 1.0 / (1.0 + np.exp(-(level + ability[:, None] + ease)))
-        error, weight = np.where(known, y - p, 0.0), np.where(known, p * (1.0 - p), 0.0)
+        error, weight = trials * np.where(known, y - p, 0.0), trials * np.where(known, p * (1.0 - p), 0.0)
         ability = ability + (error.sum(axis=1) - ability / PRIOR[0] ** 2) / (
             weight.sum(axis=1) + 1.0 / PRIOR[0] ** 2
         )
         p = 1.0 / (1.0 + np.exp(-(level + ability[:, None] + ease)))
-        error, weight = np.where(known, y - p, 0.0), np.where(known, p * (1.0 - p), 0.0)
+        error, weight = trials * np.where(known, y - p, 0.0), trials * np.where(known, p * (1.0 - p), 0.0)
         ease = ease + (error.sum(axis=0) - ease / PRIOR[1] ** 2) / (weight.sum(axis=0) + 1.0 / PRIOR[1] ** 2)
     return ability, ease, 1.0 / np.sqrt(weight.sum(axis=1) + 1.0 / PRIOR[0] ** 2)

@@ -53,7 +53,7 @@ class Zopo(Method):
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
         """Return the settings of one run: the defaults at the given budget."""
-        start = {} if self.plans else {"initial": problem.initial}
+        start: dict[str, Any] = {} if self.plans else {"initial": problem.initial}
         return zf.ZopoConfig(budget=problem.prompts, seed=problem.seed, **start, **self.settings)
 
     def kernels(self, problem: Problem) -> list[zf.NTK] | None:
@@ -103,7 +103,8 @@ class Racing(Method):
 class Official(Zopo):
     """The published loop in float64: the `official` preset, from the given initial prompts."""
 
-    plans = False
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, starts="given", **settings)
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
         return zf.ZopoConfig.official(problem.prompts, problem.initial, problem.seed, **self.settings)

@@ -5,9 +5,9 @@
     python -m zopo_fast.bench.search.quality --real FOLDER
 
 Each method gets 50 prompts' worth of calls. The first 10 prompts are random and the same for every method
-of a seed, except for this package's, which gets its budget alone. With --real, the scores are those of real
-models in the folder; see real.py. The worst prompt counts 0, the best 1. Writes <out>/search_quality.json and .png; bench/README.md
-explains them.
+of a seed, except for this package's, which gets its budget alone. The worst prompt counts 0, the best 1.
+Writes <out>/search_quality.json and .png; bench/README.md explains them. With --real, the scores are those of
+real models in the folder (real.py), and the results are search_real.json and .png.
 """
 
 from __future__ import annotations

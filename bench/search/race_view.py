@@ -14,6 +14,7 @@ import numpy as np
 
 import zopo_fast as zf
 from zopo_fast.runs import optimize
+from zopo_fast.runs.result import Trial
 from zopo_fast.runs.state import RunState, Work
 
 from .replay import Problem
@@ -80,9 +81,9 @@ class Flight:
             yield first, tuple(batch)
 
 
-def given_up(state: RunState, since: int) -> list[int]:
-    """Return the prompts that the race has dropped in the trials from number `since` on, by index."""
-    return [trial.index for trial in state.trials[since:] if trial.examples and trial.error is None]
+def dropped(state: RunState, since: int) -> list[Trial]:
+    """Return the trials from number `since` on whose prompts the race has dropped."""
+    return [trial for trial in state.trials[since:] if trial.examples and trial.error is None]
 
 
 def incumbent(state: RunState) -> int | None:
@@ -94,3 +95,12 @@ def incumbent(state: RunState) -> int | None:
 def complete(state: RunState) -> int | None:
     """Return the best prompt scored on all examples; None before there is one."""
     return None if state.best is None else state.best[0]
+
+
+def check_error(error: float) -> None:
+    """Check the stated error of a race.
+
+    Raises:
+        ConfigError: the error is not a probability from 0 to below 1.
+    """
+    zf.RunConfig(race_error=error)

@@ -16,19 +16,22 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zopo_fast.cli.bench import default_folder
 from zopo_fast.errors import ZopoError
-from zopo_fast.scoring import race as racing
 
 from ..common import machine, runner
+from . import race_view
 from .methods import Official, Racing
 from .metrics import error
 from .quality import BENCH, BLOCK, Plan
 from .replay import Array, Landscape, load_folder, normalised, replay
+
+if TYPE_CHECKING:
+    from zopo_fast.runs.state import RunState
 
 NAME = "search_racing"
 ERRORS = (0.05, 0.1, 0.2, 0.3)
@@ -49,23 +52,26 @@ class Watched(Racing):
     """
 
     def __init__(self, means: Array, stated: float) -> None:
-        super().__init__(race={"error": stated})
-        self.means, self.incumbent = means, -1
+        super().__init__(race_error=stated)
+        self.means, self.incumbent, self.seen = means, -1, 0
         self.out: set[int] = set()
         self.winners = self.wrong = self.losers = self.examples = 0
 
-    def decided(self, race: racing.Race, index: int, given_up: Sequence[int]) -> None:
-        for one in given_up:
-            assert race.best is not None
-            wrong = bool(self.means[one] > self.means[race.best[0]] + 1e-9)
+    def decided(self, state: RunState, index: int) -> None:
+        best = race_view.complete(state)
+        if best is None:
+            return  # without an incumbent nothing is dropped
+        for trial in race_view.dropped(state, self.seen):
+            wrong = bool(self.means[trial.index] > self.means[best] + 1e-9)
             self.winners += wrong
             self.wrong += wrong
             self.losers += not wrong
-            self.examples += len(race.scores(one))
-            self.out.add(one)
-        if race.best is not None and race.best[0] != self.incumbent:
+            self.examples += len(trial.examples)
+            self.out.add(trial.index)
+        self.seen = len(state.trials)
+        if best != self.incumbent:
             self.winners += self.incumbent >= 0 and index not in self.out
-            self.incumbent = race.best[0]
+            self.incumbent = best
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plan = Plan(options.seeds)
         landscapes = load_folder(options.landscapes)
         for stated in options.errors:
-            racing.check_settings(stated, racing.DEFAULT_FIRST, racing.DEFAULT_BATCH)
+            race_view.check_error(stated)
         runner.prepare(out)
     except ZopoError as problem:
         parser.error(str(problem))

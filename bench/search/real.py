@@ -2,9 +2,9 @@
 
     python -m zopo_fast.bench.search.quality --real FOLDER [--seeds 8] [--methods NAME ...]
 
-`paraphrases` are prompts scored in full, 50 of a pool. `blocks` and `simulation` count calls: budgets of 1.5 to
-3.2 tenths of a full score for every prompt of the pool. Writes <out>/search_real.json and .png; bench/README.md
-explains them.
+`paraphrases` are prompts scored in full, 50 of a pool. `blocks` and `simulation` count calls: budgets of 1.5
+to 3.2 tenths of a full score for every prompt of the pool. Writes <out>/search_real.json and .png;
+bench/README.md explains them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ from .replay import Array, Landscape, initial_points, normalised, replay
 NAME = "search_real"
 SOURCES = (*sources.READERS, "simulation")
 DEFAULTS = {
-    PROMPTS: ("random", "official", "NeuralUCB, INSTINCT", "GP-EI, RBF, grid", "zopo_fast, 10 random", "zopo_fast"),
+    PROMPTS: (
+        "random",
+        "official",
+        "NeuralUCB, INSTINCT",
+        "GP-EI, RBF, grid",
+        "zopo_fast, 10 random",
+        "zopo_fast",
+    ),
     CALLS: (
         "random",
         "APE, best of init",
@@ -46,7 +53,7 @@ DEFAULTS = {
         "zopo_fast, racing",
         "zopo_fast, racing, 16 in flight",
     ),
-}  # fmt: skip
+}
 SLOW = {"official": 2, "GP-EI, RBF, grid": 4, "GP-EI, RBF": 1, "GP-TS, RBF": 1}  # seeds at most, by method
 
 
@@ -174,7 +181,9 @@ def _map(calls: Sequence[tuple[str, Landscape, str, Plan]], workers: int) -> lis
     if workers == 1:
         return list(itertools.starmap(run, tqdm(calls, unit="landscape", disable=None)))
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")  # small matrices; spawned processes read this when they load BLAS
+        os.environ.setdefault(
+            variable, "1"
+        )  # small matrices; spawned processes read this when they load BLAS
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = pool.map(run, *zip(*calls, strict=True), chunksize=8)
         return list(tqdm(running, total=len(calls), unit="landscape", disable=None))
@@ -198,7 +207,11 @@ def write(
     """
     about, landscapes = machine.describe(), load(folder, wanted)
     runs, skipped = compare(landscapes, plan, methods, workers)
-    found = [row for source, by_method in runs.items() for row in rows(source, unit(source), by_method, plan.initial)]
+    found = [
+        row
+        for source, by_method in runs.items()
+        for row in rows(source, unit(source), by_method, plan.initial)
+    ]
     print(table(found))
     for name, why in skipped.items():
         print(f"skipped {name}: {why}")
@@ -209,7 +222,9 @@ def write(
         "sources": {
             source: {
                 "landscapes": len(each),
-                **(sources.SOURCES[source]._asdict() if source in sources.SOURCES else {"paper": "simulated"}),
+                **(
+                    sources.SOURCES[source]._asdict() if source in sources.SOURCES else {"paper": "simulated"}
+                ),
             }
             for source, each in landscapes.items()
         },

@@ -22,18 +22,18 @@ class Request(NamedTuple):
     """Request of a method to score one prompt.
 
     Args:
-        index: of the prompt.
+        prompt: index of the prompt.
         examples: number of further examples in the order of the run, or the examples themselves.
         deploy: prompt that the method would deploy before this request; None: the rule of `Run.incumbents`.
     """
 
-    index: int
+    prompt: int
     examples: int | Sequence[int]
     deploy: int | None = None
 
 
 # Yields requests, receives the prompt's scores in the order of scoring, and returns the prompt to deploy.
-Search = Generator[Request | tuple[int, int], Array, int | None]
+Search = Generator[Request | tuple[int, int], Array, Any]
 
 
 # ---- landscapes --------------------------------------------------------------------------------------
@@ -107,6 +107,7 @@ class Problem:
         rng: source of the method's own random choices.
         recorded: (m,) mean scores, for a method that `replays`; None for all others.
         is_binary: whether every score is 0 or 1; otherwise scores lie between them.
+        examples_a_call: number of examples whose mean a score is.
     """
 
     Z: NDArray[Any]
@@ -118,14 +119,15 @@ class Problem:
     rng: np.random.Generator
     recorded: Array | None = None
     is_binary: bool = True
+    examples_a_call: int = 1
 
 
 class Method(ABC):
     """Search method.
 
-    `search` yields a Request, or the pair of a prompt and a number of examples. It receives all scores of that
-    prompt so far, in the order of scoring. It may return the prompt to deploy. The replay stops it at the end
-    of the budget.
+    `search` yields a Request, or the pair of a prompt and a number of examples. It receives all scores of
+    that prompt so far, in the order of scoring. It may return the prompt to deploy. The replay stops it at
+    the end of the budget.
 
     Attributes:
         partial: whether it scores prompts on a part of the examples; only a budget in calls is fair then.
@@ -220,6 +222,7 @@ def replay(
         np.random.default_rng([seed, 1]),
         scores.mean(axis=1) if method.replays else None,
         bool(np.isin(scores, (0.0, 1.0)).all()),
+        landscape.examples_a_call,
     )
     seen: dict[int, list[int]] = {}
     run, spent, best, incumbent = Run([], [], []), 0, (0, 0.0), -1

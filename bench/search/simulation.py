@@ -1,8 +1,7 @@
 """Simulated pools on the level of examples, with components of variance as measured on real models.
 
-score(prompt, example) ~ Bernoulli(sigma(mean + h + b)): h is the quality of the prompt, b the difficulty of the
-example. An interaction inside sigma would not change the law of single 0/1 scores given h and b: it only
-rescales both.
+score(prompt, example) ~ Bernoulli(sigma(mean + h + b)): h is the quality of the prompt, b the ease of the
+example. An interaction inside sigma is left out: with one 0/1 score for each pair it only rescales h and b.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ SMOOTH = 0.5  # share of the variance of prompt quality that follows the embeddi
 class Components:
     """Components of variance of a pool.
 
-    The defaults are the medians of the 15 block pools of arXiv 2504.16005.
+    The defaults are close to the medians of the 15 block pools of arXiv 2504.16005.
 
     Args:
         accuracy: mean score.
         spread: standard deviation of the prompts' means, in score units.
-        residual: standard deviation of a block's score around prompt mean + block mean, relative to the binomial
-            one; 1: examples do not differ.
+        residual: standard deviation of a block's score around prompt mean + block mean, relative to the
+            binomial one; 1: examples do not differ.
 
     Raises:
         InputError: a value is out of range.
@@ -79,7 +78,7 @@ class Components:
 
 
 def simulate(components: Components, prompts: int, examples: int, seed: int, name: str) -> Landscape:
-    """Draw a pool: embeddings (prompts, 32) float64 of unit norm, and scores (prompts, examples) of 0 and 1."""
+    """Draw a pool: embeddings (prompts, 32) float64 of unit norm, scores (prompts, examples) of 0 and 1."""
     rng = np.random.default_rng([seed, 6])
     center, deviation, difficulty = components.logits()
     families = rng.normal(size=(max(2, prompts // 8), DIMENSIONS))
