@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from zopo_fast.errors import InputError
 
 from .replay import Array, Landscape
 
-NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(41)
+# Midpoint quantiles of the normal law, because few Gauss-Hermite nodes miss where sigma is steep.
+NODES = np.array([NormalDist().inv_cdf((k + 0.5) / 401) for k in range(401)])
+FEW, WEIGHTS = np.polynomial.hermite_e.hermegauss(15)  # for the prompts, which differ less
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 MAX_DEVIATION = 30.0  # of logits
 DIMENSIONS = 32  # of the simulated embeddings
@@ -70,7 +73,7 @@ class Components:
     def logits(self) -> tuple[float, float, float]:
         """Return mean, and the standard deviations of prompts and of examples, in logits."""
         center, prompts, examples = 0.0, 0.1, 1.0
-        for _ in range(60):  # each equation is monotone in its own variable
+        for _ in range(25):  # each equation is monotone in its own variable
             center = _solve(lambda x: _mean(x, np.hypot(prompts, examples)) - self.accuracy, -30.0, 30.0)  # noqa: B023
             examples = _solve(lambda x: self.residual**2 - _within(center, prompts, x), 0.0, MAX_DEVIATION)  # noqa: B023
             prompts = _solve(lambda x: _spread(center, x, examples) - self.spread, 1e-4, MAX_DEVIATION)  # noqa: B023
@@ -120,26 +123,32 @@ def _sigma(x: Array) -> Array:
 
 
 def _mean(center: float, deviation: float) -> float:
-    return float(_sigma(center + deviation * NODES) @ WEIGHTS)
+    return float(_sigma(center + deviation * NODES).mean())
+
+
+def _of_means(center: float, prompts: float, examples: float) -> tuple[float, float, float]:
+    """Return the mean score, the variance of the prompts' means and that of the examples' means."""
+    p = _sigma(center + prompts * FEW[:, None] + examples * NODES)
+    by_prompt, by_example = p.mean(axis=1), WEIGHTS @ p
+    mean = float(WEIGHTS @ by_prompt)
+    return mean, float(by_prompt**2 @ WEIGHTS) - mean**2, float((by_example**2).mean()) - mean**2
 
 
 def _within(center: float, prompts: float, examples: float) -> float:
-    """Return the variance of a score around prompt and example, relative to the binomial one."""
-    p = _sigma(center + np.hypot(prompts, examples) * NODES)
-    mean = float(p @ WEIGHTS)
-    return float((p * (1.0 - p)) @ WEIGHTS) / (mean * (1.0 - mean))
+    """Return the variance of a score around prompt mean + example mean, relative to the binomial one."""
+    mean, of_prompts, of_examples = _of_means(center, prompts, examples)
+    return 1.0 - (of_prompts + of_examples) / (mean * (1.0 - mean))
 
 
 def _spread(center: float, prompts: float, examples: float) -> float:
     """Return the standard deviation of the prompts' means over the examples."""
-    means = _sigma(center + prompts * NODES[:, None] + examples * NODES) @ WEIGHTS
-    return float(np.sqrt(np.maximum(means**2 @ WEIGHTS - (means @ WEIGHTS) ** 2, 0.0)))
+    return float(np.sqrt(max(_of_means(center, prompts, examples)[1], 0.0)))
 
 
 def _solve(function: object, low: float, high: float) -> float:
     """Return the root of an increasing function by bisection; the nearer end without a root."""
     assert callable(function)
-    for _ in range(50):
+    for _ in range(40):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if function(middle) < 0.0 else (low, middle)
     return 0.5 * (low + high)
