@@ -11,7 +11,7 @@ STEP = 0.1  # share of the examples that a candidate gets at a time
 LEADERS = 5  # candidates that the examples have to tell apart
 WIDTH = 1.0  # of the confidence bound, in posterior deviations
 PRIOR = 1.0, 1.5  # deviations of ability and difficulty, in logits
-STEPS = 8  # Newton steps of a fit
+STEPS, AGAIN = 8, 2  # Newton steps of a first fit, and of one that starts from an earlier fit
 
 
 class ItemResponse(Method):
@@ -74,7 +74,7 @@ def fit(Y: Array, trials: int = 1, start: tuple[Array, Array] | None = None) -> 
     ability, ease = (np.zeros(len(Y)), np.zeros(Y.shape[1])) if start is None else start
     center = float(np.clip(y.sum() / max(1, known.sum()), 0.02, 0.98))
     level = np.log(center / (1.0 - center))
-    for _ in range(STEPS):
+    for _ in range(STEPS if start is None else AGAIN):
         p = 1.0 / (1.0 + np.exp(-(level + ability[:, None] + ease)))
         error, weight = trials * np.where(known, y - p, 0.0), trials * np.where(known, p * (1.0 - p), 0.0)
         ability = ability + (error.sum(axis=1) - ability / PRIOR[0] ** 2) / (
