@@ -56,9 +56,17 @@ def clustered(values: Array) -> tuple[float, float]:
 
 
 def rows(
-    source: str, counts: str, by_method: Mapping[str, Sequence[Runs]], initial: int
+    source: str,
+    counts: str,
+    by_method: Mapping[str, Sequence[Runs]],
+    initial: int,
+    tenths: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
-    """Return a row of figures for every method of a source."""
+    """Return a row of figures for every method of a source.
+
+    Args:
+        tenths: budgets of the regrets; unused in prompts.
+    """
     scale = 1.0 if counts == PROMPTS else -1.0  # higher is better
     judge = "mean" if counts == PROMPTS else "regret"
     known = {name: figures(runs, counts, initial) for name, runs in by_method.items()}
@@ -82,7 +90,30 @@ def rows(
         row["curve"] = values.mean(axis=0).round(4).tolist()
         row["curve_error"] = [round(error(column), 4) for column in values.T]
         found.append(row)
+    if counts == CALLS:
+        finals = {
+            row["method"]: row["curve"][-1] for row in found if row["method"] in (REFERENCE[CALLS], *OURS)
+        }
+        for row in found:
+            row["budget_to_final_of"] = {
+                other: budget_to(row["curve"], tenths, final) for other, final in finals.items()
+            }
     return found
+
+
+def budget_to(curve: Sequence[float], budgets: Sequence[float], level: float) -> float | None:
+    """Return the budget from which a curve of regrets stays at `level` or below; None: never.
+
+    Between two budgets the regret is interpolated linearly.
+    """
+    above = [k for k, regret in enumerate(curve) if regret > level]
+    if not above:
+        return float(budgets[0])
+    last = above[-1]
+    if last + 1 == len(curve):
+        return None
+    share = (curve[last] - level) / (curve[last] - curve[last + 1])
+    return float(budgets[last] + share * (budgets[last + 1] - budgets[last]))
 
 
 def _paired(one: Array, other: Array, scale: float) -> dict[str, float]:
@@ -97,25 +128,30 @@ def _paired(one: Array, other: Array, scale: float) -> dict[str, float]:
 # ---- text and plot -----------------------------------------------------------------------------------------
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Return plain text: a table for every source."""
+def table(found: Sequence[Mapping[str, Any]], tenths: Sequence[float]) -> str:
+    """Return plain text: a table for every source; `tenths` are the budgets of the regrets."""
     text = []
     for source, group in itertools.groupby(found, key=lambda row: row["source"]):
         lines = list(group)
         counts = lines[0]["unit"]
         keys = ("at_30", "at_50", "mean", "mean_all") if counts == PROMPTS else ("regret",)
-        names = [
-            *keys,
-            *([] if counts == PROMPTS else [f"budget {k + 1}" for k in range(len(lines[0]["curve"]))]),
-        ]
+        shown = [] if counts == PROMPTS else [f"at {each:g}" for each in tenths]
         text.append(f"\n{source}: {lines[0]['landscapes']} landscapes, budget in {counts}")
-        head = [*names, "rank", f"better less worse, {REFERENCE[counts]}"]
+        head = [
+            *keys,
+            *shown,
+            "rank",
+            "to 0.95" if counts == PROMPTS else "to best",
+            f"better less worse, {REFERENCE[counts]}",
+        ]
         text.append(f"{'':34}" + "".join(f"{cell:>15}" for cell in head))
         for row in lines:
             cells = [_pair(row[key], row[f"{key}_error"]) for key in keys]
             if counts == CALLS:
                 cells += [_pair(*each) for each in zip(row["curve"], row["curve_error"], strict=True)]
             cells.append(f"{row['rank']:.2f} {row['rank_error']:.2f}")
+            reached = row["reached_median"]
+            cells.append("never" if reached is None else f"{reached:.1f}")
             pair = row.get(f"less {REFERENCE[counts]}")
             cells.append("" if pair is None else _signed(pair))
             text.append(f"  {row['method']:32}" + "".join(f"{cell:>15}" for cell in cells))

@@ -1,9 +1,9 @@
-"""Search quality by source: real models' scores from a folder of the user, and simulated pools.
+"""Search quality by source: real models' scores from a folder of the user, simulated pools, and landscapes.
 
     python -m zopo_fast.bench.search.quality --real FOLDER [--seeds 8] [--methods NAME ...]
 
-`paraphrases` are prompts scored in full, 50 of a pool. `blocks` and `simulation` count calls: budgets of 1.5
-to 3.2 tenths of a full score for every prompt of the pool. Writes <out>/search_real.json and .png;
+`paraphrases` are prompts scored in full, 50 of a pool. The other sources count calls: budgets of 0.5 to 3.2
+tenths of a full score for every prompt of the pool. Writes <out>/search_real.json and .png;
 bench/README.md explains them.
 """
 
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from ..common.harness import absent
 from . import simulation, sources
 from .by_source import CALLS, PROMPTS, Runs, plot, rows, table
 from .methods import every
-from .replay import Array, Landscape, initial_points, normalised, replay
+from .replay import Array, Landscape, initial_points, load_folder, normalised, replay
 
 NAME = "search_real"
-SOURCES = (*sources.READERS, "simulation")
+SOURCES = (*sources.READERS, "simulation", "landscapes")
+LANDSCAPES = Path(__file__).resolve().parents[1] / "landscapes"
 DEFAULTS = {
     PROMPTS: (
         "random",
@@ -54,7 +55,7 @@ DEFAULTS = {
         "zopo_fast, racing, 16 in flight",
     ),
 }
-SLOW = {"official": 2, "GP-EI, RBF, grid": 4, "GP-EI, RBF": 1, "GP-TS, RBF": 1}  # seeds at most, by method
+SLOW = {"official": 4, "GP-EI, RBF, grid": 4, "GP-EI, RBF": 1, "GP-TS, RBF": 1}  # seeds at most, by method
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Plan:
     seeds: int = 8
     budget: int = 50
     initial: int = 10
-    tenths: tuple[float, ...] = field(default=(1.5, 2.0, 2.5, 3.2))
+    tenths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.2)
 
     def __post_init__(self) -> None:
         if min(self.seeds, self.budget, self.initial) < 1 or self.initial >= self.budget:
@@ -86,6 +87,8 @@ def unit(source: str) -> str:
 def load(folder: Path, wanted: Sequence[str] = ()) -> dict[str, list[Landscape]]:
     """Return the landscapes by source; the simulation takes its components from the folder's blocks.
 
+    The source `landscapes` is that of a checkout, bench/landscapes.
+
     Args:
         folder: with the sources.
         wanted: sources; none: all of SOURCES that the folder holds.
@@ -99,6 +102,8 @@ def load(folder: Path, wanted: Sequence[str] = ()) -> dict[str, list[Landscape]]
             raise ConfigError(f"no source is named {source!r}; there are {', '.join(SOURCES)}")
     found = sources.load(folder)
     found["simulation"] = simulation.pools(found.get("blocks", ()))
+    if not wanted or "landscapes" in wanted:
+        found["landscapes"] = load_folder(LANDSCAPES)
     return {source: each for source, each in found.items() if not wanted or source in wanted}
 
 
@@ -210,9 +215,9 @@ def write(
     found = [
         row
         for source, by_method in runs.items()
-        for row in rows(source, unit(source), by_method, plan.initial)
+        for row in rows(source, unit(source), by_method, plan.initial, plan.tenths)
     ]
-    print(table(found))
+    print(table(found, plan.tenths))
     for name, why in skipped.items():
         print(f"skipped {name}: {why}")
     kept = {

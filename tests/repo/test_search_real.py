@@ -10,7 +10,17 @@ import pytest
 
 from zopo_fast.bench.common.harness import absent
 from zopo_fast.bench.search import quality, race_view, real, sources
-from zopo_fast.bench.search.by_source import CALLS, PROMPTS, Runs, clustered, figures, plot, rows, table
+from zopo_fast.bench.search.by_source import (
+    CALLS,
+    PROMPTS,
+    Runs,
+    budget_to,
+    clustered,
+    figures,
+    plot,
+    rows,
+    table,
+)
 from zopo_fast.bench.search.halving import Halving
 from zopo_fast.bench.search.item_response import fit
 from zopo_fast.bench.search.methods import Racing, every
@@ -215,14 +225,22 @@ def test_pairs_count_better_less_worse_by_seed() -> None:
         return [Runs(np.array([[r] for r in regrets]), np.full(len(regrets), np.inf))]
 
     by_method = {"halving, same order": runs(0.4, 0.2, 0.2, 0.2), "zopo_fast": runs(0.1, 0.1, 0.2, 0.3)}
-    reference, ours = rows("blocks", CALLS, by_method, 10)
+    reference, ours = rows("blocks", CALLS, by_method, 10, (1.0,))
     pair = ours["less halving, same order"]
     assert pair["difference"] == pytest.approx(0.075)  # less regret is better
     assert pair["better_less_worse"] == pytest.approx(0.25)
     assert reference["less zopo_fast"]["better_less_worse"] == pytest.approx(-0.25)
     assert (ours["rank"], reference["rank"]) == (1.375, 1.625)
     assert ours["reached_median"] is None
-    assert "+0.25" in table([reference, ours])
+    assert "+0.25" in table([reference, ours], (1.0,))
+
+
+def test_the_budget_to_a_regret_is_interpolated() -> None:
+    curve, budgets = [0.9, 0.3, 0.4, 0.2], [1.0, 2.0, 3.0, 4.0]
+    assert budget_to(curve, budgets, 0.3) == pytest.approx(3.5)  # reached earlier, and lost again
+    assert budget_to(curve, budgets, 0.2) == pytest.approx(4.0)
+    assert budget_to(curve, budgets, 0.1) is None
+    assert budget_to(curve, budgets, 1.0) == 1.0
 
 
 # ---- the whole ---------------------------------------------------------------------------------------
