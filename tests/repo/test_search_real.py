@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,10 +24,10 @@ from zopo_fast.bench.search.by_source import (
     table,
 )
 from zopo_fast.bench.search.halving import Halving
-from zopo_fast.bench.search.item_response import fit
+from zopo_fast.bench.search.item_response import PRIOR, fit
 from zopo_fast.bench.search.methods import Racing, every
 from zopo_fast.bench.search.processes import expected_improvement, spectral_evidence
-from zopo_fast.bench.search.replay import Landscape, Method, Problem, Request, Search, replay
+from zopo_fast.bench.search.replay import Landscape, Method, Problem, Request, Run, Search, replay
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.types import Usage
 
@@ -172,6 +174,17 @@ def test_a_rasch_fit_orders_prompts_by_examples_of_equal_ease() -> None:
     assert (fit(np.full((2, 3), np.nan))[2] == 1.0).all()  # the prior
 
 
+def test_a_rasch_fit_ends_where_the_posterior_is_flat() -> None:
+    Y = np.random.default_rng(0).random((8, 30))
+    found = fit(Y, trials=30)
+    for _ in range(20):
+        found = fit(Y, 30, found[:2])
+    center = np.log(Y.mean() / (1 - Y.mean()))
+    error = 30 * (Y - 1 / (1 + np.exp(-(center + found[0][:, None] + found[1]))))
+    np.testing.assert_allclose(error.sum(axis=1), found[0] / PRIOR[0] ** 2, atol=0.05)
+    np.testing.assert_allclose(error.sum(axis=0), found[1] / PRIOR[1] ** 2, atol=0.05)
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_the_race_is_that_of_a_run(slots: int, folder: Path) -> None:
     """Every call is one of the run's own, asked at most once, and the result is the run's best prompt."""
@@ -200,6 +213,31 @@ def test_several_calls_are_in_flight_at_a_time(folder: Path) -> None:
         most.append(len(state.running))
         assert work.index in state.running
     assert most[0] < most[1]
+
+
+def test_the_incumbent_is_a_complete_prompt_where_there_is_one() -> None:
+    def incumbent(best: tuple[int, float] | None, partial: tuple[int, float] | None) -> int | None:
+        return race_view.incumbent(cast(Any, SimpleNamespace(best=best, best_partial=partial)))
+
+    assert incumbent((3, 0.5), (4, 0.9)) == 3
+    assert incumbent(None, (4, 0.9)) == 4
+    assert incumbent(None, None) is None
+
+
+def test_a_budget_counts_tenths_of_a_full_score_for_every_prompt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = []
+
+    def counted(*args: Any) -> Run:
+        budgets.append(args[-1])
+        return replay(*args)
+
+    monkeypatch.setattr(real, "replay", counted)
+    runs = real.run("halving, same order", blocks_of(folder), CALLS, PLAN)
+    assert budgets == [20, 40] * 2  # of 20 prompts with 5 blocks
+    assert runs.values.shape == (2, 2)
+    assert (runs.values >= 0).all()
 
 
 # ---- figures ------------------------------------------------------------------------------------------
@@ -241,6 +279,7 @@ def test_the_budget_to_a_regret_is_interpolated() -> None:
     assert budget_to(curve, budgets, 0.2) == pytest.approx(4.0)
     assert budget_to(curve, budgets, 0.1) is None
     assert budget_to(curve, budgets, 1.0) == 1.0
+    assert budget_to([0.3, 0.3], budgets, 0.3) == 1.0
 
 
 # ---- the whole ---------------------------------------------------------------------------------------
