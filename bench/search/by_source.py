@@ -61,11 +61,13 @@ def rows(
     by_method: Mapping[str, Sequence[Runs]],
     initial: int,
     tenths: Sequence[float] = (),
+    groups: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return a row of figures for every method of a source.
 
     Args:
         tenths: budgets of the regrets; unused in prompts.
+        groups: of the landscapes, such as their tasks; each gets its own mean, for cross-validation.
     """
     scale = 1.0 if counts == PROMPTS else -1.0  # higher is better
     judge = "mean" if counts == PROMPTS else "regret"
@@ -83,6 +85,10 @@ def rows(
         for other in dict.fromkeys((REFERENCE[counts], *OURS)):
             if other in known and other != name:
                 row[f"less {other}"] = _paired(each[judge], known[other][judge], scale)
+        row["by_group"] = {
+            group: float(each[judge][[k for k, of in enumerate(groups) if of == group]].mean())
+            for group in dict.fromkeys(groups)
+        }
         reached = np.concatenate([one.reached for one in runs])
         row["reached"] = float(np.isfinite(reached).mean())
         row["reached_median"] = float(np.median(reached)) if row["reached"] > 0.5 else None

@@ -11,6 +11,7 @@ STEP = 0.1  # share of the examples that a candidate gets at a time
 LEADERS = 5  # candidates that the examples have to tell apart
 WIDTH = 1.0  # of the confidence bound, in posterior deviations
 PRIOR = 1.0, 1.5  # deviations of ability and difficulty, in logits
+REFIT = 10  # new candidates between two fits; every step has one where all have begun
 STEPS, AGAIN = 8, 2  # Newton steps of a first fit, and of one that starts from an earlier fit
 
 
@@ -53,7 +54,7 @@ class ItemResponse(Method):
             scores = yield Request(index, [int(i) for i in asked], best)
             Y[index, asked] = scores[-len(asked) :]
             left -= len(asked)
-            if not fresh or len(fresh) == 1:
+            if len(fresh) % REFIT == 0 or left == 0:
                 ability, ease, deviation = fit(Y, problem.examples_a_call, (ability, ease))
         return int(np.argmax(ability))
 
@@ -71,16 +72,18 @@ def fit(Y: Array, trials: int = 1, start: tuple[Array, Array] | None = None) -> 
     """
     known = ~np.isnan(Y)
     y = np.where(known, Y, 0.0)
-    ability, ease = (np.zeros(len(Y)), np.zeros(Y.shape[1])) if start is None else start
     center = float(np.clip(y.sum() / max(1, known.sum()), 0.02, 0.98))
-    level = np.log(center / (1.0 - center))
+    level = np.log(center / (1.0 - center))  # mean of the prior of the ease
+    ability, ease = (np.zeros(len(Y)), np.full(Y.shape[1], level)) if start is None else start
     for _ in range(STEPS if start is None else AGAIN):
-        p = 1.0 / (1.0 + np.exp(-(level + ability[:, None] + ease)))
+        p = 1.0 / (1.0 + np.exp(-(ability[:, None] + ease)))
         error, weight = trials * np.where(known, y - p, 0.0), trials * np.where(known, p * (1.0 - p), 0.0)
         ability = ability + (error.sum(axis=1) - ability / PRIOR[0] ** 2) / (
             weight.sum(axis=1) + 1.0 / PRIOR[0] ** 2
         )
-        p = 1.0 / (1.0 + np.exp(-(level + ability[:, None] + ease)))
+        p = 1.0 / (1.0 + np.exp(-(ability[:, None] + ease)))
         error, weight = trials * np.where(known, y - p, 0.0), trials * np.where(known, p * (1.0 - p), 0.0)
-        ease = ease + (error.sum(axis=0) - ease / PRIOR[1] ** 2) / (weight.sum(axis=0) + 1.0 / PRIOR[1] ** 2)
+        ease = ease + (error.sum(axis=0) - (ease - level) / PRIOR[1] ** 2) / (
+            weight.sum(axis=0) + 1.0 / PRIOR[1] ** 2
+        )
     return ability, ease, 1.0 / np.sqrt(weight.sum(axis=1) + 1.0 / PRIOR[0] ** 2)

@@ -212,11 +212,10 @@ def write(
     """
     about, landscapes = machine.describe(), load(folder, wanted)
     runs, skipped = compare(landscapes, plan, methods, workers)
-    found = [
-        row
-        for source, by_method in runs.items()
-        for row in rows(source, unit(source), by_method, plan.initial, plan.tenths)
-    ]
+    found: list[dict[str, Any]] = []
+    for source, by_method in runs.items():
+        groups = [each.name.split(" / ")[0] for each in landscapes[source]]
+        found += rows(source, unit(source), by_method, plan.initial, plan.tenths, groups)
     print(table(found, plan.tenths))
     for name, why in skipped.items():
         print(f"skipped {name}: {why}")

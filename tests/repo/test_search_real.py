@@ -180,9 +180,9 @@ def test_a_rasch_fit_ends_where_the_posterior_is_flat() -> None:
     for _ in range(20):
         found = fit(Y, 30, found[:2])
     center = np.log(Y.mean() / (1 - Y.mean()))
-    error = 30 * (Y - 1 / (1 + np.exp(-(center + found[0][:, None] + found[1]))))
+    error = 30 * (Y - 1 / (1 + np.exp(-(found[0][:, None] + found[1]))))
     np.testing.assert_allclose(error.sum(axis=1), found[0] / PRIOR[0] ** 2, atol=0.05)
-    np.testing.assert_allclose(error.sum(axis=0), found[1] / PRIOR[1] ** 2, atol=0.05)
+    np.testing.assert_allclose(error.sum(axis=0), (found[1] - center) / PRIOR[1] ** 2, atol=0.05)
 
 
 @pytest.mark.parametrize("slots", [1, 4])
@@ -304,6 +304,9 @@ def test_the_command_writes_figures_by_source_and_no_text(
         "paper": "arXiv 2401.00595",
         "licence": "CDLA-Permissive-2.0",
     }
+    by_group = {row["source"]: row["by_group"] for row in kept["rows"] if row["method"] == "random"}
+    assert by_group["paraphrases"] == {"task": pytest.approx(kept["rows"][0]["mean"])}
+    assert list(by_group["blocks"]) == ["set_model"]
     assert "secret" not in text
     assert str(folder) not in text
     assert len(kept["rows"][0]["curve"]) == 12
