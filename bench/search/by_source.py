@@ -15,6 +15,7 @@ from .replay import Array
 PROMPTS, CALLS = "prompts", "calls"
 REFERENCE = {PROMPTS: "GP-EI, RBF, grid", CALLS: "halving, same order"}
 OURS = ("zopo_fast", "zopo_fast, racing")
+LEAST = 5e-3  # regret shown, on a logarithmic axis
 
 
 class Runs(NamedTuple):
@@ -191,10 +192,12 @@ def plot(found: Sequence[Mapping[str, Any]], tenths: Sequence[float], path: Path
             color = f"C{methods.index(row['method']) % 10}"
             style = ("-", "--")[methods.index(row["method"]) // 10 % 2]
             width = 2.5 if row["method"] in OURS else 1.2
-            axis.plot(x, regret, color=color, ls=style, lw=width, label=row["method"])
-            axis.fill_between(x, regret - deviation, regret + deviation, color=color, alpha=0.12, lw=0)
+            axis.plot(x, np.maximum(regret, LEAST), color=color, ls=style, lw=width, label=row["method"])
+            low, high = (np.maximum(regret + sign * deviation, LEAST) for sign in (-1.0, 1.0))
+            axis.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
         axis.set_title(name)
         axis.set_yscale("log")
+        axis.set_ylim(bottom=LEAST)
         axis.set_xlabel(
             "prompts scored in full" if in_prompts else "calls, in tenths of a full score a prompt"
         )

@@ -204,7 +204,7 @@ def write(
 ) -> list[dict[str, Any]]:
     """Compare the methods on the sources of a folder, print the tables, and write JSON and plot.
 
-    The results hold figures only, and each source's paper and licence.
+    The results hold figures only, and each source's origin and licence.
 
     Raises:
         ConfigError: an unknown method or source.
@@ -224,12 +224,7 @@ def write(
         "machine": about,
         "settings": asdict(plan),
         "sources": {
-            source: {
-                "landscapes": len(each),
-                **(
-                    sources.SOURCES[source]._asdict() if source in sources.SOURCES else {"paper": "simulated"}
-                ),
-            }
+            source: {"landscapes": len(each), **sources.SOURCES[source]._asdict()}
             for source, each in landscapes.items()
         },
         "rows": found,

@@ -26,13 +26,15 @@ from .replay import Array, Landscape
 class Source(NamedTuple):
     """Origin of scores, as results name it."""
 
-    paper: str
+    origin: str
     licence: str
 
 
 SOURCES = {
     "paraphrases": Source("arXiv 2401.00595", "CDLA-Permissive-2.0"),
     "blocks": Source("arXiv 2504.16005 (CAPO)", "Apache-2.0"),
+    "simulation": Source("simulated, with the components of variance of the blocks", "none"),
+    "landscapes": Source("this repository, bench/landscapes", "that of the repository"),
 }
 MIN_PROMPTS = 3
 

@@ -301,7 +301,7 @@ def test_the_command_writes_figures_by_source_and_no_text(
     }
     assert kept["sources"]["paraphrases"] == {
         "landscapes": 2,
-        "paper": "arXiv 2401.00595",
+        "origin": "arXiv 2401.00595",
         "licence": "CDLA-Permissive-2.0",
     }
     by_group = {row["source"]: row["by_group"] for row in kept["rows"] if row["method"] == "random"}
