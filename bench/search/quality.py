@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--real", type=Path, default=None, metavar="FOLDER", help="compare by source on this folder's scores"
     )
     parser.add_argument("--sources", nargs="+", default=[], metavar="NAME", help="of --real; default: all")
-    parser.add_argument("--seeds", type=int, default=None, help="200; with --quick 4; with --real 8")
+    parser.add_argument("--seeds", type=int, default=None, help="200, or 4 with --quick; with --real 8, or 1")
     parser.add_argument("--budget", type=int, default=Plan.budget, help="in prompts scored in full")
     parser.add_argument("--initial", type=int, default=Plan.initial)
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="bench/results[/quick]")
@@ -315,13 +315,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     out = options.out or default_folder(options.quick)
     try:
+        more = [*(ablations() if options.ablations else ()), *(parallel() if options.parallel else ())]
         if options.real is not None:
             runner.prepare(out)
-            size = real.Plan(options.seeds or real.Plan.seeds, options.budget, options.initial)
-            real.write(options.real, out, size, options.methods, options.sources, max(1, options.workers))
+            seeds = options.seeds or (1 if options.quick else real.Plan.seeds)
+            size = real.Plan(seeds, options.budget, options.initial)
+            wanted = list(dict.fromkeys([*options.methods, *more]))
+            real.write(options.real, out, size, wanted, options.sources, max(1, options.workers))
             return
         plan = Plan(options.seeds or (4 if options.quick else Plan.seeds), options.budget, options.initial)
-        more = [*(ablations() if options.ablations else ()), *(parallel() if options.parallel else ())]
         names, skipped = chosen(options.methods, more)
         landscapes = load_folder(options.landscapes)
         runner.prepare(out)

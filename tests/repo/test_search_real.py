@@ -25,7 +25,7 @@ from zopo_fast.bench.search.by_source import (
 )
 from zopo_fast.bench.search.halving import Halving
 from zopo_fast.bench.search.item_response import PRIOR, fit
-from zopo_fast.bench.search.methods import Racing, every
+from zopo_fast.bench.search.methods import Racing, every, parallel
 from zopo_fast.bench.search.processes import expected_improvement, spectral_evidence
 from zopo_fast.bench.search.replay import Landscape, Method, Problem, Request, Run, Search, replay
 from zopo_fast.errors import ConfigError
@@ -312,6 +312,16 @@ def test_the_command_writes_figures_by_source_and_no_text(
     assert len(kept["rows"][0]["curve"]) == 12
     assert "blocks: 1 landscapes" in capsys.readouterr().out
     assert (out / "search_real.png").exists() == (absent("matplotlib") is None)
+
+
+def test_variants_join_the_named_methods(folder: Path, tmp_path: Path) -> None:
+    size = ["--quick", "--budget", "8", "--initial", "2", "--workers", "1", "--out", str(tmp_path)]
+    quality.main(
+        ["--real", str(folder), "--sources", "paraphrases", "--methods", "random", "--parallel", *size]
+    )
+    kept = json.loads((tmp_path / "search_real.json").read_text())
+    assert [row["method"] for row in kept["rows"]] == ["random", *parallel()]
+    assert kept["settings"]["seeds"] == 1
 
 
 def test_runs_do_not_depend_on_the_number_of_processes(folder: Path) -> None:
