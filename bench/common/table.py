@@ -142,7 +142,43 @@ def searches(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"searches": searches, "table": table, "limits": limits}
+# Methods of the table of real models and their titles; a cell is empty where a source does not suit a method.
+REAL = (
+    ("random", "random search"),
+    ("official", "the published loop, in float64"),
+    ("NeuralUCB, INSTINCT", "NeuralUCB, as INSTINCT has it"),
+    ("GP-EI, RBF, grid", "GP, RBF kernel, expected improvement"),
+    ("APE, best of init", "APE, best of initial candidates"),
+    ("TRIPLE, halving", "sequential halving, as TRIPLE has it"),
+    ("halving, own order", "halving, every prompt in its own order"),
+    ("halving, same order", "halving on common examples"),
+    ("HbBoPs-like", "hyperband with a GP, like HbBoPs"),
+    ("POES-like", "item response theory, like POES"),
+    ("zopo_fast", "zopo_fast"),
+    ("zopo_fast, racing", "zopo_fast, racing"),
+)
+TENTHS = (1.5, 2.5)  # budgets shown, in tenths of a full score a prompt
+
+
+def real(results: Path = RESULTS) -> str:
+    """Return the results on real models by source as Markdown."""
+    kept = _load(results, "search_real")
+    found = {(row["source"], row["method"]): row for row in kept["rows"]}
+    places = [kept["settings"]["tenths"].index(each) for each in TENTHS]
+    heads = ["prompts: at 30", "at 50", "mean", *(f"blocks: {each:g}" for each in TENTHS)]
+    heads += [f"simulated: {each:g}" for each in TENTHS]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for method, title in REAL:
+        row = found.get(("paraphrases", method))
+        cells = ["" if row is None else f"{row[key]:.3f}" for key in ("at_30", "at_50", "mean")]
+        for source in ("blocks", "simulation"):
+            row = found.get((source, method))
+            cells += ["" if row is None else f"{row['curve'][place]:.2f}" for place in places]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {"real": real, "searches": searches, "table": table, "limits": limits}
 _PLACE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

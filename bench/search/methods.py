@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 import zopo_fast as zf
 from zopo_fast.errors import NothingToAsk
-from zopo_fast.scoring import race as racing
+from zopo_fast.llm.types import Usage
 
-from .replay import Method, Problem, Search, in_full
+from . import race_view
+from .halving import Halving
+from .item_response import ItemResponse
+from .replay import Method, Problem, Request, Search, in_full, order
+
+if TYPE_CHECKING:
+    from zopo_fast.runs.state import RunState
 
 
 class RandomSearch(Method):
@@ -33,18 +37,24 @@ class Zopo(Method):
         in_flight: prompts asked before the first is told, as by a driver that scores that many at a time;
             told in the order of asking.
         networks: number of random finite networks whose averaged kernel replaces the default one.
+        starts: initial prompts: "own", the package's default, or "given", those of the other methods.
     """
 
     def __init__(
-        self, name: str = "zopo_fast", in_flight: int = 1, networks: int = 0, **settings: Any
+        self,
+        name: str = "zopo_fast",
+        in_flight: int = 1,
+        networks: int = 0,
+        starts: Literal["own", "given"] = "own",
+        **settings: Any,
     ) -> None:
         self.name, self.in_flight, self.networks, self.settings = name, in_flight, networks, settings
+        self.plans = starts == "own"
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
-        """Return the settings of one run."""
-        return zf.ZopoConfig(
-            budget=problem.prompts, initial=problem.initial, seed=problem.seed, **self.settings
-        )
+        """Return the settings of one run: the defaults at the given budget."""
+        start: dict[str, Any] = {} if self.plans else {"initial": problem.initial}
+        return zf.ZopoConfig(budget=problem.prompts, seed=problem.seed, **start, **self.settings)
 
     def kernels(self, problem: Problem) -> list[zf.NTK] | None:
         """Return the random networks of one run; None for the default kernel."""
@@ -64,34 +74,37 @@ class Zopo(Method):
             optimizer.tell(index, (yield from in_full(problem, index)))
 
 
-class Racing(Zopo):
-    """This package's search as its driver races it: mini-batches, and early stopping of weak prompts."""
+class Racing(Method):
+    """This package's race as `zf.optimize` runs it: mini-batches, and early stopping of weak prompts.
 
-    partial = shuffles = True
+    Args:
+        slots: number of calls in flight.
+        settings: of RunConfig, beside the budget.
+    """
 
-    def __init__(
-        self, name: str = "zopo_fast, racing", race: dict[str, Any] | None = None, **settings: Any
-    ) -> None:
-        super().__init__(name, **settings)
-        self.race = race or {}
+    partial = plans = True
+
+    def __init__(self, name: str = "zopo_fast, racing", slots: int = 1, **settings: Any) -> None:
+        self.name, self.slots, self.settings = name, slots, settings
 
     def search(self, problem: Problem) -> Search:
-        optimizer = zf.Zopo(problem.Z, self.config(problem))
-        race = racing.Race(problem.examples, problem.calls, initial=len(problem.initial), **self.race)
-        while (index := race.choose(not optimizer.done)) is not None:
-            index = optimizer.ask() if index == racing.NEW else index
-            had, count = len(race.scores(index)), len(race.start(index))
-            scores = yield index, count
-            given_up = race.finish(index, scores[had:].tolist())
-            self.decided(race, index, given_up)
-            racing.tell(optimizer, race, index, given_up)
+        state = race_view.start(problem, self.slots, **self.settings)
+        for work, examples in race_view.Flight(state, self.slots).calls():
+            scores = yield Request(work.index, examples, race_view.complete(state))
+            for example, score in zip(examples, scores[-len(examples) :].tolist(), strict=False):
+                state.record_score(work.index, example, score, Usage(), 0.0)
+            self.decided(state, work.index)
+        return race_view.incumbent(state)
 
-    def decided(self, race: racing.Race, index: int, given_up: Sequence[int]) -> None:
-        """Hook after every mini-batch of `index`, for subclasses that judge the race."""
+    def decided(self, state: RunState, index: int) -> None:
+        """Hook after the scores of prompt `index`, for subclasses that judge the race."""
 
 
 class Official(Zopo):
-    """The published loop in float64: the `official` preset."""
+    """The published loop in float64: the `official` preset, from the given initial prompts."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, starts="given", **settings)
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
         return zf.ZopoConfig.official(problem.prompts, problem.initial, problem.seed, **self.settings)
@@ -140,77 +153,31 @@ class BestOfInit(Method):
                 yield index, problem.examples - count
 
 
-class SequentialHalving(Method):
-    """TRIPLE-SH (arXiv 2402.09723): each round halves the candidates and doubles their examples.
-
-    Rounds cost about the same. The first round scores `first` examples of as many candidates (the initial
-    points, then random ones) as the budget carries to the end, and more examples where that is the whole
-    pool. Its initial points are scored in full only if they survive.
-    """
-
-    name = "TRIPLE, halving"
-    partial = True
-    first = 2
-
-    def search(self, problem: Problem) -> Search:
-        first = min(self.first, problem.examples)
-        while (
-            first < problem.examples
-            and self.cost(len(problem.Z), first + 1, problem.examples) <= problem.calls
-        ):
-            first += 1
-        n = max(
-            k for k in range(1, len(problem.Z) + 1)
-            if k == 1 or self.cost(k, first, problem.examples) <= problem.calls
-        )  # fmt: skip
-        alive, had = order(problem)[:n], 0
-        for size, upto in self.rounds(n, first, problem.examples):
-            alive = alive[:size]
-            means: dict[int, float] = {}
-            for index in alive:
-                means[index] = float((yield index, upto - had).mean())
-            alive, had = sorted(alive, key=lambda i: -means[i]), upto
-
-    @staticmethod
-    def rounds(n: int, first: int, examples: int) -> list[tuple[int, int]]:
-        """Return (candidates, examples of each so far) by round, until all examples are used."""
-        found = [(n, first)]
-        while found[-1][1] < examples:
-            size, upto = found[-1]
-            found.append(((size + 1) // 2, min(2 * upto, examples)))
-        return found
-
-    @classmethod
-    def cost(cls, n: int, first: int, examples: int) -> int:
-        """Return the calls of all rounds."""
-        rounds = cls.rounds(n, first, examples)
-        return n * first + sum(size * (upto - had) for (_, had), (size, upto) in itertools.pairwise(rounds))
-
-
-def order(problem: Problem) -> list[int]:
-    """Return all prompts: the initial points, then the others in random order."""
-    taken = set(problem.initial)
-    shuffled = problem.rng.permutation(len(problem.Z))
-    return problem.initial + [int(i) for i in shuffled if int(i) not in taken]
-
-
 def methods() -> dict[str, Method]:
     """Return every method by its name."""
     from . import processes
+    from .hyperband import HyperbandProcess
 
     listed: list[Method] = [
         RandomSearch(),
         Official("official"),
         OfficialFloat32(),
         BestOfInit(),
-        SequentialHalving(),
+        Halving("TRIPLE, halving", first=2),
+        Halving("halving, own order", first=1, shuffles=True),
+        Halving("halving, same order", first=1),
+        HyperbandProcess(),
+        ItemResponse(),
         processes.RbfProcess("GP-EI, RBF", processes.expected_improvement),
+        processes.GridProcess("GP-EI, RBF, grid", processes.expected_improvement),
         processes.RbfProcess("GP-TS, RBF", processes.thompson),
         processes.NeuralUCB(),
         processes.InfiniteNTK(),
         Zopo(),
+        Zopo("zopo_fast, 10 random", starts="given"),
         Zopo("zopo_fast, gradient", search="gradient"),
         Racing(),
+        Racing("zopo_fast, racing, 16 in flight", slots=16),
     ]
     return {method.name: method for method in listed}
 

@@ -22,6 +22,8 @@ Posterior = Callable[[Indices, Array, Indices], tuple[Array, Array]]
 Acquisition = Callable[[Array, Array, float, np.random.Generator], Array]
 NOISE_GRID = np.logspace(-3, 1, 17)  # noise variance relative to the signal's
 REFIT = 10  # scores between two fits of scikit-learn's hyperparameters
+LENGTHS = np.geomspace(0.5, 2.0, 4)  # of the RBF kernel, in median distances of the pool
+MIN_SIGNAL = 1e-2  # variance of the signal, of standardised scores
 JITTER = 1e-9
 
 
@@ -128,15 +130,62 @@ class GramProcess(Process):
 
         def call(scored: Indices, y: Array, free: Indices) -> tuple[Array, Array]:
             values, U = np.linalg.eigh(K[np.ix_(scored, scored)])
-            damped = np.maximum(values, 0.0)[:, None] + NOISE_GRID + JITTER
-            signal = np.maximum(((U.T @ y) ** 2 @ (1.0 / damped)) / len(y), 1e-12)
-            at = int(np.argmin(len(y) * np.log(signal) + np.log(damped).sum(axis=0)))
+            evidence, damped, signal = spectral_evidence(values, U.T @ y)
+            at = int(np.argmax(evidence))
             inverse = (U / damped[:, at]) @ U.T
             k = K[np.ix_(free, scored)]
             # EI and UCB need the diagonal only; the pools are small enough for the full matrix.
             return k @ (inverse @ y), signal[at] * (K[np.ix_(free, free)] - k @ inverse @ k.T)
 
         return call
+
+
+class GridProcess(Process):
+    """Textbook process: RBF kernel on unit-norm embeddings, length and noise averaged by their evidence.
+
+    The grid holds LENGTHS, in median distances of the pool, and NOISE_GRID; each point has its own signal by
+    maximum likelihood. Mean and variance are those of the mixture, weighted by marginal likelihood.
+    """
+
+    def posterior(self, problem: Problem) -> Posterior:
+        X = unit_norm(problem.Z)
+        squared = np.maximum((X**2).sum(axis=1)[:, None] + (X**2).sum(axis=1) - 2.0 * X @ X.T, 0.0)
+        median = float(np.median(squared[np.triu_indices(len(X), 1)])) or 1.0
+        grams = [np.exp(-0.5 * squared / (length**2 * median)) for length in LENGTHS]
+
+        def call(scored: Indices, y: Array, free: Indices) -> tuple[Array, Array]:
+            weights, means, variances = [], [], []
+            for K in grams:
+                values, U = np.linalg.eigh(K[np.ix_(scored, scored)])
+                evidence, damped, signal = spectral_evidence(values, U.T @ y)
+                k = K[np.ix_(free, scored)] @ U
+                means.append(k @ ((U.T @ y)[:, None] / damped))
+                variances.append(signal * np.maximum(1.0 - k**2 @ (1.0 / damped), 0.0))
+                weights.append(evidence)
+            mean, variance = np.concatenate(means, axis=1), np.concatenate(variances, axis=1)
+            weight = np.exp(np.concatenate(weights) - np.max(weights))
+            weight /= weight.sum()
+            mixed = mean @ weight
+            return mixed, np.diag((variance + mean**2) @ weight - mixed**2)
+
+        return call
+
+
+def spectral_evidence(values: Array, projected: Array) -> tuple[Array, Array, Array]:
+    """Return log evidence, damped spectrum and signal variance at every noise of NOISE_GRID.
+
+    Args:
+        values: (n,) eigenvalues of a kernel matrix of unit signal.
+        projected: (n,) standardised scores in the basis of its eigenvectors.
+
+    Returns:
+        The log evidence but for constants, (noises,); eigenvalues plus noise, (n, noises); the signal's
+        maximum-likelihood variance, (noises,).
+    """
+    damped = np.maximum(values, 0.0)[:, None] + NOISE_GRID + JITTER
+    # The floor keeps the order by uncertainty where all scores are equal.
+    signal = np.maximum(projected**2 @ (1.0 / damped) / len(values), MIN_SIGNAL)
+    return -0.5 * (len(values) * np.log(signal) + np.log(damped).sum(axis=0)), damped, signal
 
 
 class NeuralUCB(GramProcess):

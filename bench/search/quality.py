@@ -2,10 +2,12 @@
 
     python -m zopo_fast.bench.search.quality [--seeds 200] [--methods random zopo_fast] [--quick]
     python -m zopo_fast.bench.search.quality --methods zopo_fast --ablations --parallel
+    python -m zopo_fast.bench.search.quality --real FOLDER
 
 Each method gets 50 prompts' worth of calls. The first 10 prompts are random and the same for every method
-of a seed. The worst prompt counts 0, the best 1. Writes <out>/search_quality.json and .png; bench/README.md
-explains them.
+of a seed, except for this package's, which gets its budget alone. The worst prompt counts 0, the best 1.
+Writes <out>/search_quality.json and .png; bench/README.md explains them. With --real, the scores are those of
+real models in the folder (real.py), and the results are search_real.json and .png.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from zopo_fast.errors import ConfigError, ZopoError
 
 from ..common import machine, runner
 from ..common.harness import absent
+from . import real
 from .methods import ablations, every, methods, parallel
 from .metrics import Outcome, error, overall, prompts_to, summary
 from .replay import (
@@ -292,7 +295,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ablations", action="store_true", help="add ours with one ingredient changed")
     parser.add_argument("--parallel", action="store_true", help="add ours with 4 and 16 prompts in flight")
     parser.add_argument("--landscapes", type=Path, default=BENCH / "landscapes", metavar="FOLDER")
-    parser.add_argument("--seeds", type=int, default=None, help="200; with --quick 4")
+    parser.add_argument(
+        "--real", type=Path, default=None, metavar="FOLDER", help="compare by source on this folder's scores"
+    )
+    parser.add_argument("--sources", nargs="+", default=[], metavar="NAME", help="of --real; default: all")
+    parser.add_argument("--seeds", type=int, default=None, help="200, or 4 with --quick; with --real 8, or 1")
     parser.add_argument("--budget", type=int, default=Plan.budget, help="in prompts scored in full")
     parser.add_argument("--initial", type=int, default=Plan.initial)
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="bench/results[/quick]")
@@ -308,8 +315,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     out = options.out or default_folder(options.quick)
     try:
-        plan = Plan(options.seeds or (4 if options.quick else Plan.seeds), options.budget, options.initial)
         more = [*(ablations() if options.ablations else ()), *(parallel() if options.parallel else ())]
+        if options.real is not None:
+            runner.prepare(out)
+            seeds = options.seeds or (1 if options.quick else real.Plan.seeds)
+            size = real.Plan(seeds, options.budget, options.initial)
+            wanted = list(dict.fromkeys([*options.methods, *more]))
+            real.write(options.real, out, size, wanted, options.sources, max(1, options.workers))
+            return
+        plan = Plan(options.seeds or (4 if options.quick else Plan.seeds), options.budget, options.initial)
         names, skipped = chosen(options.methods, more)
         landscapes = load_folder(options.landscapes)
         runner.prepare(out)

@@ -1,9 +1,11 @@
 """Wrong decisions and saved calls of races, replayed on the scored landscapes.
 
     python -m zopo_fast.bench.search.racing [--seeds 200] [--landscapes FOLDER] [--errors 0.05 0.1 0.2]
+    python -m zopo_fast.bench.search.racing --real FOLDER --seeds 20
 
-Prints the share of wrong decisions in whole runs by landscape and stated error. Then prints the curves in
-calls beside the official preset, and the calls after which racing reaches the preset's final value. Writes
+Prints the share of wrong decisions in whole runs by source, landscape and stated error. Then prints the
+curves in calls beside the official preset, on the landscapes. With --real, decisions are also judged on the
+blocks of that folder and on simulated pools, with budgets of 2.5 tenths of a full score a prompt. Writes
 <out>/search_racing.json.
 """
 
@@ -16,22 +18,26 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zopo_fast.cli.bench import default_folder
 from zopo_fast.errors import ZopoError
-from zopo_fast.scoring import race as racing
 
 from ..common import machine, runner
+from . import race_view, real
 from .methods import Official, Racing
 from .metrics import error
 from .quality import BENCH, BLOCK, Plan
 from .replay import Array, Landscape, load_folder, normalised, replay
 
-NAME = "search_racing"
+if TYPE_CHECKING:
+    from zopo_fast.runs.state import RunState
+
+NAME, LANDSCAPES = "search_racing", "landscapes"
 ERRORS = (0.05, 0.1, 0.2, 0.3)
+TENTHS = 2.5  # budget on blocks and simulated pools, in tenths of a full score for every prompt
 CALLS = (100, 150, 200, 250, 300, 333, 400, 500, 700, 1000)  # of 50 prompts on 20 examples
 
 
@@ -49,23 +55,26 @@ class Watched(Racing):
     """
 
     def __init__(self, means: Array, stated: float) -> None:
-        super().__init__(race={"error": stated})
-        self.means, self.incumbent = means, -1
+        super().__init__(race_error=stated)
+        self.means, self.incumbent, self.seen = means, -1, 0
         self.out: set[int] = set()
         self.winners = self.wrong = self.losers = self.examples = 0
 
-    def decided(self, race: racing.Race, index: int, given_up: Sequence[int]) -> None:
-        for one in given_up:
-            assert race.best is not None
-            wrong = bool(self.means[one] > self.means[race.best[0]] + 1e-9)
+    def decided(self, state: RunState, index: int) -> None:
+        best = race_view.complete(state)
+        if best is None:
+            return  # without an incumbent nothing is dropped
+        for trial in race_view.dropped(state, self.seen):
+            wrong = bool(self.means[trial.index] > self.means[best] + 1e-9)
             self.winners += wrong
             self.wrong += wrong
             self.losers += not wrong
-            self.examples += len(race.scores(one))
-            self.out.add(one)
-        if race.best is not None and race.best[0] != self.incumbent:
+            self.examples += len(trial.examples)
+            self.out.add(trial.index)
+        self.seen = len(state.trials)
+        if best != self.incumbent:
             self.winners += self.incumbent >= 0 and index not in self.out
-            self.incumbent = race.best[0]
+            self.incumbent = best
 
 
 @dataclass(frozen=True)
@@ -78,13 +87,19 @@ class Decisions:
     examples: int
 
 
-def decisions(landscape: Landscape, stated: float, plan: Plan, seeds: Sequence[int]) -> Decisions:
-    """Judge the decisions of whole runs; each seed has its own order of examples."""
+def decisions(
+    landscape: Landscape, stated: float, plan: Plan, seeds: Sequence[int], calls: int | None = None
+) -> Decisions:
+    """Judge the decisions of whole runs; each seed has its own order of examples.
+
+    Args:
+        calls: budget in single calls, which replaces that of the plan.
+    """
     counts = np.zeros(4, dtype=int)
     for seed in seeds:
         order = np.random.default_rng([seed, 3]).permutation(landscape.scores.shape[1])
         method = Watched(landscape.scores.mean(axis=1), stated)
-        replay(method, landscape, order, plan.budget, plan.initial, seed)
+        replay(method, landscape, order, plan.budget, plan.initial, seed, calls)
         counts += (method.winners, method.wrong, method.losers, method.examples)
     return Decisions(*(int(count) for count in counts))
 
@@ -107,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--landscapes", type=Path, default=BENCH / "landscapes", metavar="FOLDER")
+    parser.add_argument(
+        "--real", type=Path, default=None, metavar="FOLDER", help="judge on this folder's blocks too"
+    )
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--errors", type=float, nargs="+", default=list(ERRORS))
     parser.add_argument("--out", type=Path, default=None, metavar="FOLDER", help="bench/results")
@@ -115,37 +133,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or default_folder(False)
     try:
         plan = Plan(options.seeds)
-        landscapes = load_folder(options.landscapes)
+        by_source = {LANDSCAPES: load_folder(options.landscapes)}
+        if options.real is not None:
+            by_source |= real.load(options.real, ["blocks", "simulation"])
         for stated in options.errors:
-            racing.check_settings(stated, racing.DEFAULT_FIRST, racing.DEFAULT_BATCH)
+            race_view.check_error(stated)
         runner.prepare(out)
     except ZopoError as problem:
         parser.error(str(problem))
     seeds = [range(plan.seeds)[k : k + BLOCK] for k in range(0, plan.seeds, BLOCK)]
     judged: list[dict[str, Any]] = []
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        print("  stated landscape     winners  given up    rate     +-  examples")
-        for stated, landscape in itertools.product(options.errors, landscapes):
-            parts = list(
-                pool.map(decisions, *zip(*((landscape, stated, plan, s) for s in seeds), strict=True))
-            )
-            counts = np.array([list(asdict(part).values()) for part in parts]).sum(axis=0)
-            winners, wrong, losers, examples = (int(count) for count in counts)
-            rate = wrong / max(1, winners)
-            row = {
-                "stated": stated,
-                "landscape": landscape.name,
-                "winners": winners,
-                "given_up": wrong,
-                "rate": rate,
-                "rate_error": float(np.sqrt(rate * (1.0 - rate) / max(1, winners))),
-                "examples_of_given_up": examples / max(1, wrong + losers),
-            }
-            judged.append(row)
-            print(
-                f"{stated:8.2f} {landscape.name:12}{winners:9}{wrong:10}{rate:8.3f}{row['rate_error']:7.3f}"
-                f"{row['examples_of_given_up']:10.1f}"
-            )
+        print(f"  stated {'landscape':32} winners  given up    rate     +-  examples")
+        for stated, (source, landscapes) in itertools.product(options.errors, by_source.items()):
+            counted = {}
+            for landscape in landscapes:
+                calls = None if source == LANDSCAPES else round(TENTHS / 10 * landscape.scores.size)
+                tasks = [(landscape, stated, plan, some, calls) for some in seeds]
+                parts = list(pool.map(decisions, *zip(*tasks, strict=True)))
+                counted[landscape.name] = np.array([list(asdict(part).values()) for part in parts]).sum(
+                    axis=0
+                )
+            judged += _judged(stated, source, counted)
+        landscapes = by_source[LANDSCAPES]
         curves: dict[str, dict[str, Array]] = {}
         for official, landscape in itertools.product((True, False), landscapes):
             parts_ = list(
@@ -165,6 +175,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "curves": rows,
         },
     )
+
+
+def _judged(stated: float, source: str, counted: dict[str, Array]) -> list[dict[str, Any]]:
+    """Return and print the share of wrong decisions by landscape and over all of a source.
+
+    The error over all is clustered by landscape; that of a landscape takes decisions as independent.
+    """
+    table, found = np.array(list(counted.values())), []
+    over_all = table.sum(axis=0)
+    share = over_all[1] / max(1, over_all[0])
+    clustered = float(np.sqrt(((table[:, 1] - share * table[:, 0]) ** 2).sum()) / max(1, over_all[0]))
+    for name, counts in {**counted, f"{source}, over all": over_all}.items():
+        winners, wrong, losers, examples = (int(count) for count in counts)
+        rate = wrong / max(1, winners)
+        deviation = clustered if counts is over_all else float(np.sqrt(rate * (1.0 - rate) / max(1, winners)))
+        row = {
+            "stated": stated,
+            "source": source,
+            "landscape": name,
+            "winners": winners,
+            "given_up": wrong,
+            "rate": rate,
+            "rate_error": deviation,
+            "examples_of_given_up": examples / max(1, wrong + losers),
+        }
+        found.append(row)
+        print(
+            f"{stated:8.2f} {name:32}{winners:8}{wrong:10}{rate:8.3f}{deviation:7.3f}"
+            f"{row['examples_of_given_up']:10.1f}"
+        )
+    return found
 
 
 def _curve_rows(curves: dict[str, dict[str, Array]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,24 @@ from numpy.typing import NDArray
 from zopo_fast.errors import InputError
 
 Array = NDArray[np.float64]
-Search = Generator[tuple[int, int], Array, None]
+
+
+class Request(NamedTuple):
+    """Request of a method to score one prompt.
+
+    Args:
+        prompt: index of the prompt.
+        examples: number of further examples in the order of the run, or the examples themselves.
+        deploy: prompt that the method would deploy before this request; None: the rule of `Run.incumbents`.
+    """
+
+    prompt: int
+    examples: int | Sequence[int]
+    deploy: int | None = None
+
+
+# Yields requests, receives the prompt's scores in the order of scoring, and returns the prompt to deploy.
+Search = Generator[Request | tuple[int, int], Array, Any]
 
 
 # ---- landscapes --------------------------------------------------------------------------------------
@@ -29,11 +46,13 @@ class Landscape:
     Args:
         Z: (m, d) embeddings in their stored precision.
         scores: (m, examples), higher is better.
+        examples_a_call: number of examples whose mean a score is.
     """
 
     name: str
     Z: NDArray[Any]
     scores: Array
+    examples_a_call: int = 1
 
     @classmethod
     def load(cls, path: Path) -> Landscape:
@@ -84,35 +103,37 @@ class Problem:
         examples: number per prompt, and so the calls of a full score.
         initial: first prompts, the same for all methods of a seed.
         prompts: number of prompts that the budget can score in full.
+        calls: the budget in single calls.
         rng: source of the method's own random choices.
         recorded: (m,) mean scores, for a method that `replays`; None for all others.
+        is_binary: whether every score is 0 or 1; otherwise scores lie between them.
+        examples_a_call: number of examples whose mean a score is.
     """
 
     Z: NDArray[Any]
     examples: int
     initial: list[int]
     prompts: int
+    calls: int
     seed: int
     rng: np.random.Generator
     recorded: Array | None = None
-
-    @property
-    def calls(self) -> int:
-        """Budget in single calls."""
-        return self.prompts * self.examples
+    is_binary: bool = True
+    examples_a_call: int = 1
 
 
 class Method(ABC):
     """Search method.
 
-    `search` yields (prompt, examples), a request to score the prompt on that many further examples, and
-    receives all of the prompt's scores so far, in the order of their examples. The replay stops it at the
-    end of the budget.
+    `search` yields a Request, or the pair of a prompt and a number of examples. It receives all scores of
+    that prompt so far, in the order of scoring. It may return the prompt to deploy. The replay stops it at
+    the end of the budget.
 
     Attributes:
         partial: whether it scores prompts on a part of the examples; only a budget in calls is fair then.
         shuffles: whether every prompt has its own order of examples instead of the run's.
         replays: whether it is a complete program that looks its scores up itself.
+        plans: whether it chooses its initial prompts itself instead of starting from the given ones.
         needs: required modules.
     """
 
@@ -120,6 +141,7 @@ class Method(ABC):
     partial: bool = False
     shuffles: bool = False
     replays: bool = False
+    plans: bool = False
     needs: tuple[str, ...] = ()
 
     @abstractmethod
@@ -130,6 +152,13 @@ class Method(ABC):
 def in_full(problem: Problem, index: int) -> Generator[tuple[int, int], Array, float]:
     """Score a prompt on all examples and return the mean."""
     return float((yield index, problem.examples).mean())
+
+
+def order(problem: Problem) -> list[int]:
+    """Return all prompts: the initial points, then the others in random order."""
+    taken = set(problem.initial)
+    shuffled = problem.rng.permutation(len(problem.Z))
+    return problem.initial + [int(i) for i in shuffled if int(i) not in taken]
 
 
 # ---- one run -----------------------------------------------------------------------------------------
@@ -163,54 +192,80 @@ class Run:
 
 
 def replay(
-    method: Method, landscape: Landscape, examples: NDArray[np.intp], prompts: int, first: int, seed: int
+    method: Method,
+    landscape: Landscape,
+    examples: NDArray[np.intp],
+    prompts: int,
+    first: int,
+    seed: int,
+    calls: int | None = None,
 ) -> Run:
     """Run a method once on the given examples of a landscape, in that order.
 
     Args:
         prompts: the budget, in fully scored prompts.
         first: number of initial points, drawn by the seed alone.
+        calls: the budget in single calls, which replaces `prompts`.
     """
     scores = landscape.scores[:, examples]
+    calls = prompts * len(examples) if calls is None else calls
+    calls = min(calls, scores.size)
     if method.shuffles:
         scores = np.random.default_rng([seed, 4]).permuted(scores, axis=1)
     problem = Problem(
         landscape.Z,
         len(examples),
         initial_points(len(scores), first, seed),
-        min(prompts, len(scores)),
+        max(1, calls // len(examples)),
+        calls,
         seed,
         np.random.default_rng([seed, 1]),
         scores.mean(axis=1) if method.replays else None,
+        bool(np.isin(scores, (0.0, 1.0)).all()),
+        landscape.examples_a_call,
     )
-    seen: dict[int, int] = {}
+    seen: dict[int, list[int]] = {}
     run, spent, best, incumbent = Run([], [], []), 0, (0, 0.0), -1
     search = method.search(problem)
-    request = next(search, None)
+    request, deploy = _next(search)
     while request is not None:
-        index, count = request
-        had = seen.get(index, 0)
-        count = min(count, len(examples) - had, problem.calls - spent)
-        if count < 1:
+        index, wanted, _ = request
+        had = seen.setdefault(index, [])
+        further = _further(wanted, had, len(examples))[: problem.calls - spent]
+        if not further:
             if spent >= problem.calls:
                 break
             raise InputError(f"{method.name}: prompt {index} was scored on every example already")
-        seen[index] = had + count
-        spent += count
-        so_far = scores[index, : had + count]
-        standing = (had + count, float(so_far.mean()))
-        if had == 0:
+        if not had:
             run.asked.append(index)
+        had += further
+        spent += len(further)
+        so_far = scores[index, had]
+        standing = (len(had), float(so_far.mean()))
         if standing > best:  # ties keep the earlier prompt; the incumbent's own new examples give it a lead
             best, incumbent = standing, index
+        request, deploy = _next(search, so_far)
         run.calls.append(spent)
-        run.incumbents.append(incumbent)
-        try:
-            request = search.send(so_far)
-        except StopIteration:
-            request = None
+        run.incumbents.append(incumbent if deploy is None else deploy)
     search.close()
     return run
+
+
+def _next(search: Search, scores: Array | None = None) -> tuple[Request | None, int | None]:
+    """Return the next request, None at the end, and the prompt that the method would deploy now."""
+    try:
+        request = Request(*(next(search) if scores is None else search.send(scores)))
+    except StopIteration as end:
+        return None, end.value
+    return request, request.deploy
+
+
+def _further(wanted: int | Sequence[int], had: Sequence[int], count: int) -> list[int]:
+    """Return the examples of a request that the prompt has no score on."""
+    taken = set(had)
+    if isinstance(wanted, int):
+        return [example for example in range(count) if example not in taken][:wanted]
+    return [example for example in wanted if example not in taken]
 
 
 def initial_points(m: int, count: int, seed: int) -> list[int]:
