@@ -15,7 +15,8 @@ import numpy as np
 import zopo_fast as zf
 from zopo_fast.runs import optimize
 from zopo_fast.runs.result import Trial
-from zopo_fast.runs.state import RunState, Work
+from zopo_fast.runs.state import RunState
+from zopo_fast.runs.work import Work
 
 from .replay import Problem
 
@@ -43,8 +44,8 @@ def start(problem: Problem, slots: int = 1, **settings: Any) -> RunState:
     task = zf.Task("replay", (example,) * problem.examples, metric=metric)
     pool = zf.Pool.from_texts([f"prompt {index}" for index in range(len(problem.Z))])
     scorer = cast(Any, SimpleNamespace(parts=problem.examples, perfect=1.0))
-    initial = optimize._initial(pool, None, config)
     Z = np.asarray(problem.Z)
+    initial = optimize._initial(pool, Z, None, config)
     return optimize._state(task, pool, Z, config, initial, scorer, slots, None)
 
 

@@ -147,7 +147,7 @@ def fit_budget(config: RunConfig, size: int, given: Collection[str]) -> RunConfi
             raise ConfigError(f"--budget {budget} is larger than the pool of {size} prompts to score")
         note(f"the budget is {size} instead of {budget} prompts: the pool has no more to score.")
         budget = size
-    if initial >= budget:
+    if initial is not None and initial >= budget:
         if "initial" in given:
             note("--initial takes the whole --budget; all prompts are drawn at random.")
         elif budget > 1:

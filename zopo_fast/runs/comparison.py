@@ -74,7 +74,7 @@ class Comparison:
         self.rows.append(self._row("winner", winner, best, best))
         roles = {"seed prompt": seed_prompt}
         initial = state.optimizer.config.initial
-        drawn = [] if isinstance(initial, int) else list(initial)
+        drawn = [] if initial is None or isinstance(initial, int) else list(initial)
         sample = [i for i in drawn if i in state.scores and i != seed_prompt] or list(state.scores)
         if self._config.compare_random:
             self._on_phase("random sample")

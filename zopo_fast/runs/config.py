@@ -32,7 +32,12 @@ class RunConfig:
     budget: int = setting(
         50, "Prompts scored in total, the incumbent and the initial ones included.", minimum=1
     )
-    initial: int = setting(10, "Random prompts scored before the search proposes any.", minimum=1)
+    initial: int | None = setting(
+        None,
+        "Random prompts scored before the search proposes any.",
+        minimum=1,
+        default_text="up to 5, spread over the pool",
+    )
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     concurrency: int = setting(
         16, "Calls in flight at a time, where the model sets no limit of its own.", minimum=1, may_change=True

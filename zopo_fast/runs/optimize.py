@@ -28,8 +28,9 @@ from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.design import size_of_start
 from zopo_fast.search.optimizer import Zopo
-from zopo_fast.search.problem import as_embeddings
+from zopo_fast.search.problem import SearchProblem, as_embeddings
 from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ async def optimize(
             resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        state = _state(task, pool, Z, config, _initial(pool, incumbent, config), scorer, slots, study)
+        state = _state(task, pool, Z, config, _initial(pool, Z, incumbent, config), scorer, slots, study)
         driver = Driver(
             state,
             scorer,
@@ -270,7 +271,8 @@ def _state(
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
     if isinstance(config, ZopoConfig):
-        initial = config.initial if isinstance(config.initial, int) else len(config.initial)
+        given = config.initial
+        initial = given if given is None or isinstance(given, int) else len(given)
         # No racing: the budget of a ZopoConfig counts full scores, the budget of a race calls.
         return RunConfig(budget=config.budget, initial=initial, seed=config.seed, search=config, racing=False)
     return config or RunConfig()
@@ -288,12 +290,17 @@ def _with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None
     )  # last, so that the indices stay
 
 
-def _initial(pool: Pool, incumbent: int | None, config: RunConfig) -> list[int]:
-    """Return the initial prompts: the incumbent, then the given ones or random ones without a score."""
+def _initial(pool: Pool, Z: Any, incumbent: int | None, config: RunConfig) -> list[int]:
+    """Return the initial prompts: the incumbent, then the given, or unscored ones spread over the pool."""
     chosen = [] if incumbent is None else [incumbent]
     given = config.search.initial
-    if not isinstance(given, int):
+    if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
+    if config.initial is None:
+        count = min(size_of_start(config.budget) + len(chosen), config.budget) - len(chosen)
+        settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
+        fresh = SearchProblem(Z, settings, None).start(count, [*chosen, *pool.scores])
+        return (chosen + fresh) or [0]  # as below
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]
     initial = (chosen + fresh)[: min(config.initial, config.budget, len(pool))]

@@ -146,18 +146,22 @@ def task_as_begun(store: Store, task: T) -> T:
 def config_as_begun(store: Store, config: RunConfig) -> RunConfig:
     """Return the settings with values of the version that began the study, where none are given.
 
-    The region and the first look were numbers before; what they stand for now may be other numbers.
+    They were numbers before; what no number stands for now may be something else.
     """
     then = store.get("run")
     if not isinstance(then, Mapping):
         return config
-    if config.race_first is None and isinstance(first := then.get("race_first"), int):
-        config = replace(config, race_first=first)
+    for name in ("race_first", "initial"):
+        if getattr(config, name) is None and isinstance(value := then.get(name), int):
+            begun: dict[str, Any] = {name: value}
+            config = replace(config, **begun)
     search = then.get("search")
-    region = search.get("region") if isinstance(search, Mapping) else None
-    if config.search.region is not None or not isinstance(region, int):
-        return config
-    return replace(config, search=replace(config.search, region=region))
+    for name in ("region", "initial"):
+        value = search.get(name) if isinstance(search, Mapping) else None
+        if getattr(config.search, name) is None and isinstance(value, int):
+            begun = {name: value}
+            config = replace(config, search=replace(config.search, **begun))
+    return config
 
 
 def pin(store: Store | None, name: str, value: int) -> int:

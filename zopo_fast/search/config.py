@@ -59,8 +59,10 @@ class ZopoConfig:
     """
 
     budget: int = setting(DEFAULT_BUDGET, "Prompts scored in total, the initial ones included.", minimum=1)
-    initial: int | Sequence[int] = setting(
-        DEFAULT_INITIAL, "Number of random initial prompts, or the list of their indices."
+    initial: int | Sequence[int] | None = setting(
+        None,
+        "Number of random initial prompts, or the list of their indices.",
+        default_text="up to 5, spread over the pool",
     )
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     search: Search = setting(
@@ -154,7 +156,7 @@ class ZopoConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values; `from_dict` reverses it."""
         state = asdict(self)
-        if not isinstance(self.initial, int):
+        if isinstance(self.initial, tuple):
             state["initial"] = list(self.initial)
         return state
 
@@ -175,8 +177,10 @@ class ZopoConfig:
             raise ConfigError(f"not the settings of a search ({short_repr(error, 200)})") from error
 
 
-def _checked_initial(initial: Any) -> int | tuple[int, ...]:
-    """Return the number of initial prompts, or their distinct indices."""
+def _checked_initial(initial: Any) -> int | tuple[int, ...] | None:
+    """Return the number of initial prompts, or their distinct indices; None for the start of the search."""
+    if initial is None:
+        return None
     if not isinstance(initial, Iterable):
         return as_count("initial", initial, 1)
     indices = tuple(

@@ -16,6 +16,7 @@ from zopo_fast.gp.arrays import Array, as_host_array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.design import sample_of, size_of_start, spread_start
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
 
 Kernel = NTK | InfiniteNTK
@@ -29,6 +30,7 @@ MAX_RAW_ENTRY = 1e100  # of embeddings that are not standardized: their squares 
 # Default region: of a pool of at most MAX_WHOLE candidates all, of a larger one REGION.
 MAX_WHOLE = {"improvement": 2048, "thompson": 1024, "gradient": 1024}
 REGION = 1024
+MAX_COVERED = 256  # prompts with scores that the start of a run avoids
 MAX_PREALLOCATED = 1024  # observations to allocate memory for in advance; a model grows beyond as needed
 
 # Variances of the model's misfit, as shares of the signal variance; the model averages over them.
@@ -48,7 +50,7 @@ class SearchProblem:
         embeddings: (m, d), C-contiguous, in native byte order.
         config: The settings.
         budget: Budget, clipped to m.
-        rng: Random generator of the search, after the draw of the initial indices.
+        rng: Random generator of the search, after the choice of the initial indices.
         initial: Indices to ask first.
         kernels: Kernels of the model; one NTK for a gradient search.
         mean: (d,) shift of the standardization; 0 for the official preset.
@@ -73,7 +75,6 @@ class SearchProblem:
         self.budget = min(config.budget, m)
         self.embeddings = Z
         self.rng = np.random.default_rng(config.seed)
-        self.initial = self._initial_indices(m)
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(
@@ -84,6 +85,7 @@ class SearchProblem:
         self.mean, self.deviation = (np.zeros(d), np.ones(d)) if official else _core.column_moments(Z)
         self.spread = float(np.linalg.norm(self.deviation))
         self.deviation[self.deviation == 0.0] = 1.0  # a constant column does not distinguish candidates
+        self.initial = self._initial_indices(m)
 
     @property
     def kernel(self) -> NTK:
@@ -217,8 +219,30 @@ class SearchProblem:
                 "pool away from it; distances are measured in units of that pool"
             )
 
+    def start(self, count: int, known: Sequence[int] = ()) -> list[int]:
+        """Return prompts to start with, spread over the pool (`spread_start`), drawn by the seed.
+
+        Args:
+            count: number of prompts.
+            known: prompts with scores, which are covered already.
+
+        Raises:
+            ArrayError: The kernel overflows float64 on these embeddings.
+        """
+        m = len(self.embeddings)
+        sample = sample_of(m, self.rng)
+        covered = sorted(set(known))[:MAX_COVERED]
+        rows = np.array(sorted({*sample, *covered}))
+        X = (self.embeddings[rows].astype(np.float64) - self.mean) / self.deviation * self.factor
+        infinite = [kernel for kernel in self.kernels if isinstance(kernel, InfiniteNTK)]
+        at = np.searchsorted(rows, covered).tolist()
+        chosen = spread_start(X, infinite or [DEFAULT_KERNEL], count, self.rng, at)
+        return [int(rows[k]) for k in chosen]
+
     def _initial_indices(self, m: int) -> list[int]:
         initial = self.config.initial
+        if initial is None:
+            return self.start(size_of_start(self.budget))
         if isinstance(initial, int):
             return [int(i) for i in self.rng.permutation(m)[: min(initial, self.budget)]]
         outside = [i for i in initial if not 0 <= i < m]

@@ -30,7 +30,7 @@ class OfficialSettings(settings_struct(config.OfficialSettings)):  # type: ignor
 class SearchConfig(
     settings_struct(  # type: ignore[misc]
         config.ZopoConfig,
-        initial=Count | Annotated[list[Index], Meta(min_length=1)],
+        initial=Count | Annotated[list[Index], Meta(min_length=1)] | None,
         official_settings=OfficialSettings | None,
     )
 ):

@@ -1,0 +1,101 @@
+"""Start of a search: prompts spread over the pool in the metric of its kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zopo_fast.gp.arrays import Array
+from zopo_fast.gp.infinite_ntk import InfiniteNTK
+
+SIZE = 5  # prompts; more or fewer are no better on the measured pools
+BUDGET_SHARE = 4  # the start takes at most a fourth of the budget
+MAX_SAMPLE = 256  # candidates of a larger pool that compete
+SEEDINGS, SWEEPS = 4, 10
+
+
+def size_of_start(budget: int) -> int:
+    """Return the number of prompts to start with for a budget of prompts."""
+    return min(max(budget // BUDGET_SHARE, 1), SIZE)
+
+
+def spread_start(
+    X: Array, kernels: Sequence[InfiniteNTK], count: int, rng: np.random.Generator, known: Sequence[int] = ()
+) -> list[int]:
+    """Choose prompts that represent a pool: medoids of its clusters.
+
+    The squared distance of two prompts is k(x, x) + k(y, y) - 2 k(x, y): the prior variance of the difference
+    of their scores. k-means++ (Arthur & Vassilvitskii 2007) seeds the clusters, and medoids and members are
+    updated in turn (Park & Jun 2009). The best of a few seedings counts, because an update finds the nearest
+    optimum only.
+
+    Args:
+        X: (m, d) coordinates of the kernel, m >= 1.
+        kernels: of the search; their mean is used.
+        count: number of prompts.
+        rng: source of the seedings.
+        known: rows whose scores are known; they are medoids already and not returned.
+
+    Returns:
+        At most `count` distinct rows, fewer where the pool has fewer. The medoid of the largest cluster is
+        first.
+    """
+    gram = np.mean([kernel.gram(X) for kernel in kernels], axis=0)
+    gram /= np.abs(gram).max() or 1.0  # sums of distances must not overflow
+    diagonal = np.diag(gram)
+    distance = np.maximum(np.nan_to_num(diagonal[:, None] + diagonal - 2.0 * gram), 0.0)
+    np.fill_diagonal(distance, 0.0)
+    fixed = list(dict.fromkeys(known))
+    count = min(count, len(X) - len(fixed))
+    best: tuple[float, list[int]] = (np.inf, [])
+    for _ in range(SEEDINGS if count > 0 else 0):
+        chosen = _improved(distance, _seeded(distance, fixed, count, rng), len(fixed))
+        cost = float(distance[:, chosen].min(axis=1).sum())
+        if cost < best[0]:
+            best = cost, chosen
+    medoids = best[1]
+    sizes = np.bincount(_clusters(distance, medoids), minlength=len(medoids)) if medoids else np.zeros(0)
+    order = sorted(range(len(fixed), len(medoids)), key=lambda k: -int(sizes[k]))
+    return [medoids[k] for k in order]
+
+
+def sample_of(m: int, rng: np.random.Generator) -> list[int]:
+    """Return the candidates of a pool of m that compete for the start."""
+    if m <= MAX_SAMPLE:
+        return list(range(m))
+    return sorted(int(i) for i in rng.choice(m, MAX_SAMPLE, replace=False))
+
+
+def _seeded(distance: Array, fixed: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
+    """Return the fixed rows and `count` others, each drawn in proportion to its squared distance to these."""
+    chosen = list(fixed)
+    near = distance[:, chosen].min(axis=1) if chosen else np.ones(len(distance))
+    for _ in range(count):
+        weights = near.copy()
+        weights[chosen] = 0.0
+        if not weights.sum() > 0.0:  # the rest coincides with chosen rows
+            weights = np.ones(len(near))
+            weights[chosen] = 0.0
+        row = int(rng.choice(len(near), p=weights / weights.sum()))
+        near = np.minimum(near, distance[row]) if chosen else distance[row].copy()
+        chosen.append(row)
+    return chosen
+
+
+def _clusters(distance: Array, medoids: Sequence[int]) -> Array:
+    nearest: Array = np.argmin(distance[:, medoids], axis=1)
+    nearest[list(medoids)] = np.arange(len(medoids))  # a medoid with a twin keeps its own cluster
+    return nearest
+
+
+def _improved(distance: Array, medoids: list[int], fixed: int) -> list[int]:
+    """Update members and medoids, the first `fixed` ones excepted, until nothing changes."""
+    for _ in range(SWEEPS):
+        clusters, before = _clusters(distance, medoids), list(medoids)
+        for k in range(fixed, len(medoids)):
+            members = np.flatnonzero(clusters == k)
+            medoids[k] = int(members[np.argmin(distance[np.ix_(members, members)].sum(axis=1))])
+        if medoids == before:
+            break
+    return medoids
