@@ -26,7 +26,7 @@ from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
-from zopo_fast.scoring.scorer import Scorer, prompts_at_once, scorer_for
+from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.design import size_of_start
 from zopo_fast.search.optimizer import Zopo
@@ -48,11 +48,12 @@ __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 
 @public
 async def optimize(
-    task: Task | Callable[[str], Any],
+    task: Task | Callable[..., Any],
     pool: Pool | Sequence[str],
     llm: ModelLike | None = None,
     config: RunConfig | ZopoConfig | None = None,
     *,
+    examples: Sequence[Any] | None = None,
     embeddings: Any = None,
     embedder: Embeds | None = None,
     judge: ModelLike | None = None,
@@ -68,11 +69,14 @@ async def optimize(
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
     Args:
-        task: a Task, or a function `prompt -> score`, sync or async; higher is better.
+        task: a Task, or a function `prompt -> score`, sync or async; higher is better. With `examples` a
+            function `prompt, example -> score`, whose mean over the examples is the score of the prompt. It
+            can race where `config.score_range` bounds it, with `config.concurrency` calls at a time.
         pool: candidate prompts; the search takes the scores of a Pool as prior data.
         llm: model that answers the examples of a Task: an OpenAIClient, a LocalModel, an object with
             `chat(messages)`, or a function `messages -> text`, sync or async.
         config: settings. A ZopoConfig sets budget, initial points, seed and search of a run without racing.
+        examples: of a function `prompt, example -> score`; of any type.
         embeddings: (m, d), one row a prompt of the pool; None: `embedder` makes them.
         embedder: embedding model; None: the embedded model with a cache on disk.
         judge: model of the metric "judge"; None: `llm`.
@@ -104,13 +108,14 @@ async def optimize(
         StudyMismatchError: the study was started with other arguments; names them.
     """
     config = _run_config(config)
+    scored: Task | FunctionTask | Callable[[str], Any] = _with_examples(task, examples)
     if stop is not None:
         require_own_event(stop, "stop")
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
     if config.racing:
-        config.races(task)  # raises before any call where racing is not possible
-    model = as_chat_model(llm, config.concurrency) if isinstance(task, Task) else None
+        config.races(scored)  # raises before any call where racing is not possible
+    model = as_chat_model(llm, config.concurrency) if isinstance(scored, Task) else None
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
     pool, incumbent = _with_incumbent(pool, config.incumbent)
@@ -119,24 +124,25 @@ async def optimize(
     with resume.open_store(store) as study:
         config = config if study is None else resume.config_as_begun(study, config)
         account = account or account_of(config, study)
-        if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
+        if account is not None and not isinstance(scored, Task) and account.limits.has_spending_limit:
             raise ConfigError(
                 "limits: only seconds can be limited with a task function, whose calls are unknown"
             )
         models = _Models(study, cache, account)
         scorer, slots = scorer_for(
-            task if study is None else resume.task_as_begun(study, task),
+            scored if study is None else resume.task_as_begun(study, scored),
             None if model is None else models.wrap(model, "model"),
             None if grader is None else models.wrap(grader, "judge"),
             config.rubric,
             unanswered=config.unanswered,
-            lowest=config.lowest_score(task),
+            lowest=config.lowest_score(scored),
+            concurrency=config.concurrency,
         )
         if study is not None:
-            resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
+            resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        state = _state(task, pool, Z, config, _initial(pool, Z, incumbent, config), scorer, slots, study)
+        state = _state(scored, pool, Z, config, _initial(pool, Z, incumbent, config), scorer, slots, study)
         driver = Driver(
             state,
             scorer,
@@ -243,7 +249,7 @@ async def _embeddings(
 
 
 def _state(
-    task: Task | Callable[[str], Any],
+    task: Task | FunctionTask | Callable[[str], Any],
     pool: Pool,
     Z: Any,
     config: RunConfig,
@@ -253,8 +259,9 @@ def _state(
     study: Store | None,
 ) -> RunState:
     """Return the state of a new run."""
-    races = isinstance(task, Task) and config.races(task)
-    race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
+    race = None
+    if isinstance(task, Task | FunctionTask) and config.races(task):
+        race = config.race(task, slots, len(initial))
     # A race bounds the calls, not the prompts.
     budget = config.budget if race is None else len(pool)
     optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
@@ -267,6 +274,21 @@ def _state(
     in_flight = resume.pin(study, "in_flight", in_flight)
     limit = None if race is None or config.prompts_in_flight else resume.pin(study, "calls_in_flight", slots)
     return RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race, limit)
+
+
+def _with_examples(
+    task: Task | Callable[..., Any], examples: Sequence[Any] | None
+) -> Task | FunctionTask | Callable[[str], Any]:
+    if examples is None:
+        return task
+    if isinstance(task, Task) or not callable(task):
+        kind = type(task).__name__
+        raise ConfigError(
+            f"examples: only with a function prompt, example -> score as the task, not a {kind}"
+        )
+    if not len(examples):
+        raise ConfigError("examples: expected at least one")
+    return FunctionTask(task, tuple(examples))
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
