@@ -286,16 +286,24 @@ def test_settings_are_checked(settings: dict[str, Any]) -> None:
         zf.RunConfig(**settings)
 
 
-def test_mini_batches_grow_with_the_slots() -> None:
+def looks(race: Race) -> tuple[int, ...]:
+    """Return the numbers of scores of a candidate after each look."""
+    seen = [0]
+    while not race.is_complete(0):
+        seen.append(seen[-1] + len(race.start(0)))
+        race.finish(0, [1.0] * (seen[-1] - seen[-2]))
+    return tuple(seen[1:])
+
+
+def test_looks_grow_with_the_scores_and_the_slots() -> None:
     config = zf.RunConfig()
-    assert [config.race(make_task(), slots, 5).looks[:2] for slots in (1, 16, 32, 64)] == [
-        (4, 6),
-        (4, 6),
-        (4, 8),
-        (8, 16),
+    assert [looks(config.race(make_task(), slots, 5)) for slots in (1, 16, 64)] == [
+        (2, 3, 5, 7, 10, 14, 19, 20),
+        (2, 3, 5, 7, 10, 14, 19, 20),
+        (2, 6, 10, 14, 19, 20),
     ]
-    assert zf.RunConfig(race_batch=5).race(make_task(), 64, 5).looks == (4, 9, 14, 19, 20)
-    assert len(Race(1000, 10_000).looks) < 20
+    assert looks(zf.RunConfig(race_batch=5).race(make_task(), 64, 5)) == (2, 7, 12, 17, 20)
+    assert len(looks(Race(1000, 10_000))) < 20
 
 
 def test_curve_of_a_race(tmp_path: Any) -> None:

@@ -92,10 +92,10 @@ def test_a_full_race_ends_with_the_best_of_all() -> None:
 
 
 def test_no_candidate_starts_that_could_not_be_completed() -> None:
-    race = racing.Race(20, 27, initial=2, first=4)
+    race = racing.Race(20, 23, initial=2, first=4)
     assert race.choose() == racing.NEW
     race.start(0)
-    assert race.choose() is None  # 4 more calls would leave 19 of the 20 that complete a prompt
+    assert race.choose() is None  # 19 calls are left, and a prompt takes 20
     race.finish(0, [0.0] * 4)
     assert race.choose() == 0
     race.start(0)
