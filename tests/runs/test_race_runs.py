@@ -95,10 +95,10 @@ def check_trials(result: zf.Result) -> None:
 
 def test_a_race_looks_at_more_prompts_for_the_same_calls() -> None:
     model = Model()
-    result = run(model)
+    result = run(model, budget=10)
     assert result.stopped_by == "budget"
     assert set(model.calls.values()) == {1}  # no call is made twice
-    assert 15 * EXAMPLES - EXAMPLES < sum(model.calls.values()) <= 15 * EXAMPLES
+    assert 9 * EXAMPLES < sum(model.calls.values()) <= 10 * EXAMPLES
     assert result.usage.calls == sum(model.calls.values()) == sum(t.usage.calls for t in result.trials)
     assert len(result.prompts_scored()) > 20
     check_trials(result)
@@ -199,7 +199,7 @@ def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores() -> None:
     failed = [t for t in result.trials if t.error is not None]
     assert [t.index for t in failed] == [58]
     assert failed[0].score is None
-    assert len(failed[0].scores) == failed[0].usage.calls == 4
+    assert len(failed[0].scores) == failed[0].usage.calls == 3  # the fourth answer was in flight
     check_trials(result)
     assert result.best_index != 58
     assert result.stopped_by == "budget"

@@ -259,7 +259,7 @@ def test_wrong_decisions_are_fewer_than_stated_where_prompts_fail_together() -> 
 def test_fewer_are_given_up_wrongly_than_stated(landscape, stated: float) -> None:  # type: ignore[no-untyped-def]
     """Whole runs, in which candidates and incumbents depend on the scores of others."""
     found = search_racing.decisions(landscape, stated, search_quality.Plan(), range(12))
-    assert found.winners > 10
+    assert found.winners > 3
     assert found.losers > 0
     assert found.wrong <= stated * found.winners
 

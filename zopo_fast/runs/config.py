@@ -141,7 +141,7 @@ class RunConfig:
         if not isinstance(task, Task | FunctionTask):
             obstacle = "a function prompt -> score has no examples to stop after; give it some as examples="
         elif self._bounds(task) is None:
-            obstacle = f"the scores of {task.metric_name!r} have no known bounds: give them as score_range"
+            obstacle = f"the metric {task.metric_name!r} has no known bounds: give them as score_range"
         elif self.search.official_settings is not None:
             obstacle = "the official preset scores every prompt in full"
         elif self.unanswered == "skip":

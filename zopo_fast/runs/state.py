@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of log entries."""
-MIN_TRIED = 2
-"""Examples without any answer after which a racing prompt counts as one of the failures in a row."""
 
 
 class RunState:
@@ -92,7 +90,7 @@ class RunState:
         self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
         self._is_fresh = np.zeros(len(pool), dtype=bool)
         self._is_fresh[list(self._fresh)] = True
-        self._consecutive_failures = 0
+        self._consecutive_failures = 0.0
 
     # ---- entries -----------------------------------------------------------------------------------
 
@@ -192,8 +190,8 @@ class RunState:
         self._drop(self.running.pop(index), error, at)
         self._count_failure()
 
-    def _count_failure(self) -> None:
-        self._consecutive_failures += 1
+    def _count_failure(self, share: float = 1.0) -> None:
+        self._consecutive_failures += share
         if self._consecutive_failures >= self._config.max_failures:
             self.reason = "failures"
 
@@ -383,10 +381,8 @@ class RunState:
         if is_complete:
             self.full.add(index)
             self.reason = self._end_reason(race.mean(index))
-        tried = len(race.scores(index))
-        is_first_to_tell = tried - len(scores) < MIN_TRIED <= tried
-        if is_first_to_tell and not self.asked.has_answer(index):
-            self._count_failure()  # too few examples tried to call it failed, but none was answered
+        if not has_answer:  # too few examples tried to call it failed; a single one tells less
+            self._count_failure(1.0 if len(scores) > 1 else 0.5)
 
     def _drop(self, work: Work, error: str, at: float) -> None:
         """Discard a prompt that could not be scored, and report it."""

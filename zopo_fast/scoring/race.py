@@ -243,7 +243,8 @@ class Race:
         indices, beliefs, posterior = self._beliefs(predictions, fresh)
         raced = len(self._model)
         candidates = [self._candidates[i] for i in indices[:raced].tolist()]
-        is_in = np.array([not c.is_given_up for c in candidates] + [True] * (len(indices) - raced))
+        contends = [i in self._open or self._missing(i) == 0 for i in indices[:raced].tolist()]
+        is_in = np.array(contends + [True] * (len(indices) - raced))
         mean = np.where(is_in, posterior, -math.inf)
         favorite = int(np.argmax(mean[:raced]))
         reserve = self._missing(int(indices[favorite])) if is_in[favorite] else 0
@@ -264,9 +265,9 @@ class Race:
         )  # fmt: skip
         if self.best is not None or raced > 1:
             target = np.partition(mean[:raced], -2)[-2] if self.best is None else self._target()
-            gain = posterior[:raced] - target
-            certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing[:raced], 1.0))
-            rates[:raced] = np.where(gain > 0.0, np.maximum(rates[:raced], certain), rates[:raced])
+            gain = posterior - target
+            certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing, 1.0))
+            rates = np.where(gain > 0.0, np.maximum(rates, certain), rates)
         rates[~can_start] = -math.inf
         chosen = int(np.argmax(rates))
         if not rates[chosen] > -math.inf:
