@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
+
+if TYPE_CHECKING:
+    from zopo_fast.search.sources import Source
 
 Kernel = NTK | InfiniteNTK
 
@@ -50,6 +53,7 @@ class SearchProblem:
         budget: Budget, clipped to m.
         rng: Random generator of the search, after the draw of the initial indices.
         initial: Indices to ask first.
+        sources: Scores of earlier searches, by name.
         kernels: Kernels of the model; one NTK for a gradient search.
         mean: (d,) shift of the standardization; 0 for the official preset.
         deviation: (d,) scale of the standardization; 1 for the official preset and for constant columns.
@@ -74,6 +78,7 @@ class SearchProblem:
         self.embeddings = Z
         self.rng = np.random.default_rng(config.seed)
         self.initial = self._initial_indices(m)
+        self.sources: dict[str, Source] = {}
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(
