@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -23,6 +23,7 @@ from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.prior import prior_of_run, require_usable, winners
 from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
@@ -63,6 +64,7 @@ async def optimize(
     store: str | Path | Store | None = None,
     cache: AnswerCache | None = None,
     account: Account | None = None,
+    prior: Sequence[str | Path | Store] = (),
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
@@ -86,6 +88,8 @@ async def optimize(
             repeated, and `seconds` and `usage` of the result cover the whole study.
         cache: answers shared with other runs; a hit makes no call and costs nothing.
         account: budget shared with other work; None: one with `config.limits`.
+        prior: earlier studies of the same or an overlapping pool, such as those of other models: folders of
+            runs, study files or Stores. The search learns from their scores and starts with their winners.
 
     Returns:
         The result. If the model fails for good during the run, the result so far with `stopped_by="error"`.
@@ -101,8 +105,11 @@ async def optimize(
         StoreError: the study cannot be used (see errors.py), or cannot be written any more; it holds all
             trials reported by `on_trial`.
         StudyMismatchError: the study was started with other arguments; names them.
+        InputError: a study of `prior` has no score of a prompt of the pool.
     """
     config = _run_config(config)
+    if prior:
+        require_usable(config.search)
     if stop is not None:
         require_own_event(stop, "stop")
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
@@ -131,11 +138,13 @@ async def optimize(
             unanswered=config.unanswered,
             lowest=config.lowest_score(task),
         )
+        earlier = prior_of_run(study, prior, pool)
         if study is not None:
             resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        state = _state(task, pool, Z, config, _initial(pool, incumbent, config), scorer, slots, study)
+        initial = _initial(pool, incumbent, config, winners(earlier))
+        state = _state(task, pool, Z, config, initial, scorer, slots, study, earlier)
         driver = Driver(
             state,
             scorer,
@@ -250,6 +259,7 @@ def _state(
     scorer: Scorer,
     slots: int,
     study: Store | None,
+    prior: Sequence[Mapping[str, Any]],
 ) -> RunState:
     """Return the state of a new run."""
     races = isinstance(task, Task) and config.races(task)
@@ -257,6 +267,8 @@ def _state(
     # A race refunds the prompts it gives up: only full scores use up the budget of the search.
     budget = config.budget if race is None else max(len(initial), -(-race.calls // race.examples))
     optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
+    for source in prior:
+        optimizer.learn_from(**source)
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
     in_flight = config.prompts_in_flight or (
@@ -287,12 +299,16 @@ def _with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None
     )  # last, so that the indices stay
 
 
-def _initial(pool: Pool, incumbent: int | None, config: RunConfig) -> list[int]:
-    """Return the initial prompts: the incumbent, then the given ones or random ones without a score."""
+def _initial(pool: Pool, incumbent: int | None, config: RunConfig, winners: Sequence[int]) -> list[int]:
+    """Return the initial prompts: the incumbent, then the given ones, or earlier winners and random ones.
+
+    Winners and random ones have no score yet.
+    """
     chosen = [] if incumbent is None else [incumbent]
     given = config.search.initial
     if not isinstance(given, int):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
+    chosen += [i for i in winners if i not in chosen and i not in pool.scores]
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]
     initial = (chosen + fresh)[: min(config.initial, config.budget, len(pool))]

@@ -29,7 +29,7 @@ from zopo_fast.search.problem import NUGGETS
 if TYPE_CHECKING:
     from zopo_fast.search.problem import SearchProblem
 
-TREND_VARIANCE = 1.0
+TREND_VARIANCE = 0.3
 """tau^2, in units of the kernel's mean diagonal; chosen by cross-validation over tasks."""
 MIN_SPREAD = 1e-12  # of the scores of a source, relative to their size: below it, they are equal
 BLOCK = 8192  # candidates of one block of the kernel
