@@ -14,7 +14,7 @@ import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.search.problem import NUGGETS, SearchProblem
-from zopo_fast.search.sources import opening, trend
+from zopo_fast.search.trends import opening, trend
 
 
 def landscape(m: int = 120, d: int = 8, seed: int = 0) -> tuple[Any, Any]:

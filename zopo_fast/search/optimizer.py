@@ -22,8 +22,9 @@ from zopo_fast.errors import (
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.official import OfficialSearch
 from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
-from zopo_fast.search.sources import checked_source, opening, trend
+from zopo_fast.search.sources import checked_source
 from zopo_fast.search.state import STATE_VERSION, SavedSearch, kernel_state, pool_fingerprint
+from zopo_fast.search.trends import opening, trend
 
 MAX_ASKED = 2**62  # prompts of one ask, within the range of int64
 KNOWN, CONFLICT = 2, 3  # outcomes of a native tell that record nothing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,7 @@ from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
-
-if TYPE_CHECKING:
-    from zopo_fast.search.sources import Source
+from zopo_fast.search.sources import Source
 
 Kernel = NTK | InfiniteNTK
 
