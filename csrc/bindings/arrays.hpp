@@ -5,8 +5,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <string>
 
+#include "base/aligned.hpp"
 #include "base/error.hpp"
 #include "base/precision.hpp"
 

@@ -56,6 +56,7 @@ class ImprovementSearch {
 
   // Add trends (m, trends) to the prior, and propose `initial` first; before any other call.
   void learn(Doubles trend, std::size_t trends, std::vector<std::int64_t> initial);
+  std::size_t trends() const { return trends_; }
 
   // Members of the region, -1 at columns without one, and their posterior; the trust region.
   const std::vector<std::int64_t>& members() const { return member_; }

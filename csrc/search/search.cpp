@@ -226,6 +226,8 @@ void Search<Device>::discard(std::size_t search, std::int64_t index) {
 template <class Device>
 void Search<Device>::add(std::size_t search, PoolInputs pool, std::size_t budget) {
   Study& study = studies_[search];
+  if (study.improvement && pool.trend.size() != pool.m * study.improvement->trends())
+    throw ArrayError("trend: expected the trends of all " + std::to_string(pool.m) + " candidates");
   whole([&] {
     study.ledger().grow(pool.m, budget);
     if (study.kind == SearchInputs::Kind::Improvement)

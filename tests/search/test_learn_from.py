@@ -14,7 +14,7 @@ import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.search.problem import NUGGETS, SearchProblem
-from zopo_fast.search.trends import opening, trend
+from zopo_fast.search.trends import TREND_VARIANCE, opening, trend
 
 
 def landscape(m: int = 120, d: int = 8, seed: int = 0) -> tuple[Any, Any]:
@@ -72,6 +72,23 @@ def test_model_has_the_prior_with_the_trends(region: int | None, kernel: Any) ->
     np.testing.assert_allclose(ratio, ratio.mean(), rtol=2e-3)
     slope, offset = np.polyfit(expected_mean[members], mean, 1)
     np.testing.assert_allclose(mean, slope * expected_mean[members] + offset, atol=2e-3)
+
+
+def test_trend_is_the_posterior_mean_of_the_source() -> None:
+    Z, f = landscape()
+    indices, scores = some(Z[:, 0] + Z[:, 1], 60)
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=20, initial=5))
+    K = np.ascontiguousarray(prior_of(opt)[0])  # without a source
+    opt.learn_from(indices, scores)
+    phi = prior_of(opt)[1][:, 0]
+    model = _core.RegionPosterior.of_gram(K, NUGGETS, 60)
+    for i, score in zip(indices, scores, strict=True):
+        model.append(i, score)
+    mean = model.posterior()[0]
+    assert np.corrcoef(phi, mean)[0, 1] > 0.9999
+    assert phi.mean() == pytest.approx(0.0, abs=1e-12)
+    # A smooth source is explained in great part, and its trend has nearly the whole variance.
+    assert 0.7 * TREND_VARIANCE < phi.var() < TREND_VARIANCE
 
 
 def test_best_prompt_of_each_source_is_asked_first() -> None:
