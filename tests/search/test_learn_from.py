@@ -75,7 +75,7 @@ def test_model_has_the_prior_with_the_trends(region: int | None, kernel: Any) ->
 
 
 def test_trend_is_the_posterior_mean_of_the_source() -> None:
-    Z, f = landscape()
+    Z, _ = landscape()
     indices, scores = some(Z[:, 0] + Z[:, 1], 60)
     opt = zf.Zopo(Z, zf.ZopoConfig(budget=20, initial=5))
     K = np.ascontiguousarray(prior_of(opt)[0])  # without a source
