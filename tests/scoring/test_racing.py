@@ -14,6 +14,7 @@ from zopo_fast.bench.search import quality as search_quality, racing as search_r
 from zopo_fast.bench.search.replay import load_folder
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.scoring import race as racing
+from zopo_fast.scoring.candidates import Predictions
 
 LANDSCAPES = search_quality.BENCH / "landscapes"
 
@@ -200,8 +201,8 @@ def test_a_candidate_predicted_better_starts_before_others_continue() -> None:
         race.finish(index, [0.0, 1.0])
     at = np.arange(4)
     fresh = np.array([False, False, True, True])
-    better = racing.Predictions(at, np.array([0.4, 0.4, 0.3, 0.7]), np.full(4, 0.04), fresh)
-    worse = racing.Predictions(at, np.array([0.4, 0.4, 0.01, 0.01]), np.full(4, 1e-4), fresh)
+    better = Predictions(at, np.array([0.4, 0.4, 0.3, 0.7]), np.full(4, 0.04), fresh)
+    worse = Predictions(at, np.array([0.4, 0.4, 0.01, 0.01]), np.full(4, 1e-4), fresh)
     assert race.choose(better) == racing.NEW
     assert race.choose(worse) in (0, 1)
     assert race.choose(better, fresh=False) in (0, 1)
@@ -213,7 +214,7 @@ def test_beliefs_are_finite_at_extreme_predictions() -> None:
         race.start(index)
         race.finish(index, [0.0, 0.0])
     at = np.array([7, 1, 3, 2])  # unsorted
-    found = racing.Predictions(
+    found = Predictions(
         at,
         np.array([1e6, -1e6, 0.5, 0.5]),
         np.array([0.0, 1e9, 0.0, 1.0]),

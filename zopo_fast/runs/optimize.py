@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -23,6 +23,7 @@ from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.prior import prior_of_run, require_usable, winners
 from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
@@ -65,6 +66,7 @@ async def optimize(
     store: str | Path | Store | None = None,
     cache: AnswerCache | None = None,
     account: Account | None = None,
+    prior: Sequence[str | Path | Store] = (),
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
@@ -91,6 +93,8 @@ async def optimize(
             repeated, and `seconds` and `usage` of the result cover the whole study.
         cache: answers shared with other runs; a hit makes no call and costs nothing.
         account: budget shared with other work; None: one with `config.limits`.
+        prior: earlier studies of the same or an overlapping pool, such as those of other models: folders of
+            runs, study files or Stores. The search learns from their scores and starts with their winners.
 
     Returns:
         The result. If the model fails for good during the run, the result so far with `stopped_by="error"`.
@@ -106,9 +110,12 @@ async def optimize(
         StoreError: the study cannot be used (see errors.py), or cannot be written any more; it holds all
             trials reported by `on_trial`.
         StudyMismatchError: the study was started with other arguments; names them.
+        InputError: a study of `prior` has no score of a prompt of the pool.
     """
     config = _run_config(config)
     scored: Task | FunctionTask | Callable[[str], Any] = _with_examples(task, examples)
+    if prior:
+        require_usable(config.search)
     if stop is not None:
         require_own_event(stop, "stop")
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
@@ -138,11 +145,13 @@ async def optimize(
             lowest=config.lowest_score(scored),
             concurrency=config.concurrency,
         )
+        earlier = prior_of_run(study, prior, pool)
         if study is not None:
             resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        state = _state(scored, pool, Z, config, _initial(pool, Z, incumbent, config), scorer, slots, study)
+        initial = _initial(pool, Z, incumbent, config, winners(earlier))
+        state = _state(scored, pool, Z, config, initial, scorer, slots, study, earlier)
         driver = Driver(
             state,
             scorer,
@@ -257,6 +266,7 @@ def _state(
     scorer: Scorer,
     slots: int,
     study: Store | None,
+    prior: Sequence[Mapping[str, Any]],
 ) -> RunState:
     """Return the state of a new run."""
     race = None
@@ -265,6 +275,8 @@ def _state(
     # A race bounds the calls, not the prompts.
     budget = config.budget if race is None else len(pool)
     optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
+    for source in prior:
+        optimizer.learn_from(**source)
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
     # The calls of a look end one by one: in a race, as many looks as there are slots keep them full.
@@ -312,14 +324,23 @@ def _with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None
     )  # last, so that the indices stay
 
 
-def _initial(pool: Pool, Z: Any, incumbent: int | None, config: RunConfig) -> list[int]:
-    """Return the initial prompts: the incumbent, then the given, or unscored ones spread over the pool."""
+def _initial(
+    pool: Pool, Z: Any, incumbent: int | None, config: RunConfig, winners: Sequence[int] = ()
+) -> list[int]:
+    """Return the initial prompts: the incumbent, then the given ones, or earlier winners and others.
+
+    The others have no score yet, and are spread over the pool.
+    """
     chosen = [] if incumbent is None else [incumbent]
     given = config.search.initial
     if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
+    earlier = [i for i in winners if i not in chosen and i not in pool.scores]
+    chosen += earlier
     if config.initial is None:
-        count = min(size_of_start(config.budget) + len(chosen), config.budget) - len(chosen)
+        chosen = chosen[: config.budget]
+        count = max(size_of_start(config.budget) - len(earlier), 1)
+        count = min(count, config.budget - len(chosen))
         settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
         fresh = SearchProblem(Z, settings, None).start(count, [*chosen, *pool.scores])
         return (chosen + fresh) or [0]  # as below

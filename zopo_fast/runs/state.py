@@ -20,6 +20,7 @@ from zopo_fast.runs.result import Trial
 from zopo_fast.runs.unanswered import AskedExamples
 from zopo_fast.runs.work import Work
 from zopo_fast.scoring import race as racing
+from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.scorer import Score
 from zopo_fast.scoring.unanswered import Unanswered, failure_text
 
@@ -336,10 +337,10 @@ class RunState:
     def _choose(self, race: racing.Race) -> int | None:
         return race.choose(self._predictions(), fresh=bool(self._fresh) and not self.optimizer.done)
 
-    def _predictions(self) -> racing.Predictions | None:
+    def _predictions(self) -> Predictions | None:
         """Return what the search predicts for each of its candidates from the scores of the others."""
         found = self.optimizer.predict()
-        return None if found is None else racing.Predictions(*found, self._is_fresh[found.indices])
+        return None if found is None else Predictions(*found, self._is_fresh[found.indices])
 
     def _repeat_race(
         self, race: racing.Race, logged: int, count: int | None

@@ -18,6 +18,7 @@ from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.design import sample_of, size_of_start, spread_start
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
+from zopo_fast.search.sources import Source
 
 Kernel = NTK | InfiniteNTK
 
@@ -52,6 +53,7 @@ class SearchProblem:
         budget: Budget, clipped to m.
         rng: Random generator of the search, after the choice of the initial indices.
         initial: Indices to ask first.
+        sources: Scores of earlier searches, by name.
         kernels: Kernels of the model; one NTK for a gradient search.
         mean: (d,) shift of the standardization; 0 for the official preset.
         deviation: (d,) scale of the standardization; 1 for the official preset and for constant columns.
@@ -75,6 +77,7 @@ class SearchProblem:
         self.budget = min(config.budget, m)
         self.embeddings = Z
         self.rng = np.random.default_rng(config.seed)
+        self.sources: dict[str, Source] = {}
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(
