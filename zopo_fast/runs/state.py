@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of log entries."""
+LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
 
 
 class RunState:
@@ -115,7 +116,7 @@ class RunState:
             chosen = self._ask_search(logged)
         elif logged is not None:
             chosen = self._repeat_race(self.race, logged, count)
-        elif self._calls_in_flight is not None and self._waiting >= self._calls_in_flight:
+        elif self._waiting >= self._most_calls(self.race):
             return None
         else:
             chosen = self._ask_race(self.race)
@@ -325,6 +326,12 @@ class RunState:
         self._fresh.discard(index)
         self._is_fresh[index] = False
         return index, tuple(range(self._parts))
+
+    def _most_calls(self, race: racing.Race) -> float:
+        # Looks that start together cannot learn from each other: the last calls go out in smaller numbers.
+        if self._calls_in_flight is None:
+            return math.inf
+        return min(self._calls_in_flight, max(2, (race.calls - race.spent) // LAST_ROUNDS))
 
     def _ask_race(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
         """Continue a racing prompt or start one from the search; return it with its next examples."""
