@@ -290,9 +290,9 @@ Doubles ImprovementSearch::points(std::span<const std::int64_t> index) const {
   Doubles X(index.size() * width, 0.0);
   for (std::size_t i = 0; i < index.size(); ++i) {
     if (index[i] < 0) continue;
-    coordinates(&index[i], 1, &X[i * width]);
-    std::copy_n(trend_.data() + static_cast<std::size_t>(index[i]) * trends_, trends_,
-                &X[i * width + d]);
+    double* point = X.data() + i * width;
+    coordinates(&index[i], 1, point);
+    std::copy_n(trend_.data() + static_cast<std::size_t>(index[i]) * trends_, trends_, point + d);
   }
   return X;
 }
