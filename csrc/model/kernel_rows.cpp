@@ -244,7 +244,7 @@ void KernelRows::block(const std::size_t* rows, std::size_t n, const std::size_t
 
 // Return the part of k between two candidates that the trends add.
 float KernelRows::trend(std::size_t row, std::size_t column) const {
-  const float *a = &trend_[row * trends_], *b = &trend_[column * trends_];
+  const float *a = trend_.data() + row * trends_, *b = trend_.data() + column * trends_;
   float sum = 0.0f;
   for (std::size_t t = 0; t < trends_; ++t) sum += a[t] * b[t];
   return sum;
