@@ -12,7 +12,7 @@ import math
 import re
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,28 @@ def write(path: Path, kept: dict[str, Any]) -> None:
     partial = path.with_suffix(".tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def publish(
+    path: Path, document: str | None, settings: Any, rows: Any, skipped: Mapping[str, str], **more: Any
+) -> None:
+    """Print what was skipped, and write the results of a comparison with its question and settings.
+
+    Args:
+        path: of the JSON file.
+        document: docstring of the benchmark; its first line is the question.
+        settings: a dataclass.
+        rows: the figures.
+        skipped: reason of each method without figures.
+        more: further fields.
+    """
+    for name, why in skipped.items():
+        print(f"skipped {name}: {why}")
+    question = (document or "").splitlines()[0]
+    write(
+        path,
+        {"question": question, "settings": asdict(settings), **more, "rows": rows, "skipped": dict(skipped)},
+    )
 
 
 # ---- the table ---------------------------------------------------------------------------------------

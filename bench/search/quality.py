@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -334,18 +334,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = rows(outcomes, landscapes, plan)
     over_all = {board: overall(by, plan.initial) for board, by in outcomes.items()}
     print(table(found, over_all))
-    for name, why in skipped.items():
-        print(f"skipped {name}: {why}")
-    kept = {
-        "question": (__doc__ or "").splitlines()[0],
-        "machine": about,
-        "settings": asdict(plan),
-        "boards": BOARDS,
-        "overall": over_all,
-        "rows": found,
-        "skipped": skipped,
-    }
-    runner.write(out / f"{NAME}.json", kept)
+    path = out / f"{NAME}.json"
+    runner.publish(path, __doc__, plan, found, skipped, machine=about, boards=BOARDS, overall=over_all)
     if absent("matplotlib") is None:
         plot(found, plan.initial, out / f"{NAME}.png")
 

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -217,20 +217,12 @@ def write(
         groups = [each.name.split(" / ")[0] for each in landscapes[source]]
         found += rows(source, unit(source), by_method, plan.initial, plan.tenths, groups)
     print(table(found, plan.tenths))
-    for name, why in skipped.items():
-        print(f"skipped {name}: {why}")
-    kept = {
-        "question": (__doc__ or "").splitlines()[0],
-        "machine": about,
-        "settings": asdict(plan),
-        "sources": {
-            source: {"landscapes": len(each), **sources.SOURCES[source]._asdict()}
-            for source, each in landscapes.items()
-        },
-        "rows": found,
-        "skipped": skipped,
+    origins = {
+        source: {"landscapes": len(each), **sources.SOURCES[source]._asdict()}
+        for source, each in landscapes.items()
     }
-    runner.write(out / f"{NAME}.json", kept)
+    path = out / f"{NAME}.json"
+    runner.publish(path, __doc__, plan, found, skipped, machine=about, sources=origins)
     if absent("matplotlib") is None:
         plot(found, plan.tenths, out / f"{NAME}.png")
     return found

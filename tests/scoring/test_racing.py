@@ -220,8 +220,8 @@ def test_beliefs_are_finite_at_extreme_predictions() -> None:
         np.array([0.0, 1e9, 0.0, 1.0]),
         np.array([True, False, False, True]),
     )
-    _, beliefs, posterior = race._beliefs(found, True)
-    for values in (posterior, beliefs.residual, beliefs.prior_variance):
+    _, beliefs = race._beliefs(found, True)
+    for values in (beliefs.mean, beliefs.residual, beliefs.prior_variance):
         assert np.isfinite(values).all()
     assert race.choose(found) is not None
 

@@ -89,9 +89,8 @@ class RunState:
         self._config, self._parts, self._perfect = config, parts, perfect
         self._calls_in_flight = calls_in_flight
         self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
-        self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
-        self._is_fresh = np.zeros(len(pool), dtype=bool)
-        self._is_fresh[list(self._fresh)] = True
+        self._is_fresh = np.ones(len(pool), dtype=bool)  # neither asked nor scored before
+        self._is_fresh[list(pool.scores)] = False
         self._consecutive_failures = 0.0
 
     # ---- entries -----------------------------------------------------------------------------------
@@ -313,7 +312,7 @@ class RunState:
     def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
-        if self.optimizer.done or not self._fresh:
+        if self.optimizer.done or not self._is_fresh.any():
             return None
         try:
             if logged is None:
@@ -323,7 +322,6 @@ class RunState:
                 index = logged
         except NothingToAsk:
             return None
-        self._fresh.discard(index)
         self._is_fresh[index] = False
         return index, tuple(range(self._parts))
 
@@ -342,7 +340,7 @@ class RunState:
         return None if index is None else (index, race.start(index))
 
     def _choose(self, race: racing.Race) -> int | None:
-        return race.choose(self._predictions(), fresh=bool(self._fresh) and not self.optimizer.done)
+        return race.choose(self._predictions(), fresh=not self.optimizer.done and bool(self._is_fresh.any()))
 
     def _predictions(self) -> Predictions | None:
         """Return what the search predicts for each of its candidates from the scores of the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast.errors import ConfigError, InputError
-from zopo_fast.gp.arrays import Array
 from zopo_fast.scoring.candidates import Candidate, Predictions
 from zopo_fast.scoring.futility import Duel, binary_limits, evidence_below
 from zopo_fast.scoring.knowledge_gradient import Beliefs, log_rates
@@ -195,12 +195,12 @@ class Race:
 
     def _most_valuable(self, predictions: Predictions | None, fresh: bool, left: int) -> int | None:
         """Return the candidate of the most valuable look that can start; None: none can."""
-        indices, beliefs, posterior = self._beliefs(predictions, fresh)
+        indices, beliefs = self._beliefs(predictions, fresh)
         raced = len(self._model)
         candidates = [self._candidates[i] for i in indices[:raced].tolist()]
         contends = [i in self._open or self._missing(i) == 0 for i in indices[:raced].tolist()]
         is_in = np.array(contends + [True] * (len(indices) - raced))
-        mean = np.where(is_in, posterior, -math.inf)
+        mean = np.where(is_in, beliefs.mean, -math.inf)
         favorite = int(np.argmax(mean[:raced]))
         reserve = self._missing(int(indices[favorite])) if is_in[favorite] else 0
         missing = self.examples - beliefs.count - beliefs.running
@@ -211,16 +211,12 @@ class Race:
         )
         can_start = is_in & (beliefs.running == 0) & (missing >= 1) & (missing <= left)
         can_start &= np.minimum(step, missing) <= allowed
-        can_start[raced:] &= allowed[raced:] >= self.first
         if not can_start.any():
             return None
-        rates = log_rates(
-            Beliefs(mean, beliefs.count, beliefs.residual, beliefs.prior_variance, beliefs.running),
-            self.examples, step, allowed,
-        )  # fmt: skip
+        rates = log_rates(replace(beliefs, mean=mean), self.examples, step, allowed)
         if self.best is not None or raced > 1:
             target = np.partition(mean[:raced], -2)[-2] if self.best is None else self._target()
-            gain = posterior - target
+            gain = beliefs.mean - target
             certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing, 1.0))
             rates = np.where(gain > 0.0, np.maximum(rates, certain), rates)
         rates[~can_start] = -math.inf
@@ -229,10 +225,8 @@ class Race:
             return None
         return int(indices[chosen]) if chosen < raced else NEW
 
-    def _beliefs(
-        self, predictions: Predictions | None, fresh: bool
-    ) -> tuple[NDArray[np.int64], Beliefs, Array]:
-        """Return candidates, those with scores first, beliefs about them, and their posterior means."""
+    def _beliefs(self, predictions: Predictions | None, fresh: bool) -> tuple[NDArray[np.int64], Beliefs]:
+        """Return candidates, those with scores first, and beliefs about them."""
         model = self._model
         known = np.array(model.indices, dtype=np.int64)
         estimates = model.estimates()
@@ -277,7 +271,7 @@ class Race:
             np.concatenate([prior_variance, new_variance]),
             np.concatenate([running, np.zeros(len(new))]),
         )
-        return np.concatenate([known, new]), beliefs, posterior
+        return np.concatenate([known, new]), beliefs
 
     def start(self, index: int, count: int | None = None) -> tuple[int, ...]:
         """Start the next look of a candidate; return the indices of its examples.
