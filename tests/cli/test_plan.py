@@ -29,7 +29,7 @@ def test_a_budget_that_was_not_typed_is_the_pool(bench: Bench) -> None:
     assert f"Note: the budget is {N} instead of 50 prompts: the pool has no more to score." in done.err
     assert f"Prompts scored: {N}\n" in done.out
     settings = json.loads((bench.folder / "out" / "result.json").read_text())["settings"]
-    assert (settings["budget"], settings["initial"]) == (N, 10)
+    assert (settings["budget"], "initial" in settings) == (N, False)
 
 
 @pytest.mark.parametrize("how", ["typed", "in a file"])
@@ -40,12 +40,12 @@ def test_a_typed_budget_above_the_pool_is_an_error(bench: Bench, how: str) -> No
     assert (done.code, f"--budget 13 is larger than the pool of {N} prompts" in done.err) == (2, True), done
 
 
-def test_initial_prompts_that_were_not_typed_leave_room_for_the_search(bench: Bench) -> None:
+def test_initial_prompts_that_leave_no_room_for_the_search_are_noted(bench: Bench) -> None:
     with serving() as server:
-        done = bench.run(*untyped(server.url, "--budget", "6", "--dry-run"))
+        untold = bench.run(*untyped(server.url, "--budget", "6", "--dry-run"))
         typed = bench.run(*untyped(server.url, "--budget", "6", "--initial", "10", "--dry-run"))
-    assert "Note: 3 of the 6 prompts are drawn at random (--initial)." in done.err
-    assert "--initial takes the whole --budget" in typed.err
+    assert "Note:" not in untold.err
+    assert "Note: --initial takes the whole --budget; all prompts are drawn at random." in typed.err
 
 
 def test_an_incumbent_and_scored_prompts_count(bench: Bench) -> None:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.storage.store import Store
 
+OFFICIAL_INITIAL = 10  # random prompts that a run of the official preset starts with
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -136,7 +138,8 @@ async def optimize(
             resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        state = _state(task, pool, Z, config, _initial(pool, Z, incumbent, config), scorer, slots, study)
+        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config))
+        state = _state(task, pool, Z, config, initial, scorer, slots, study)
         driver = Driver(
             state,
             scorer,
@@ -296,14 +299,16 @@ def _initial(pool: Pool, Z: Any, incumbent: int | None, config: RunConfig) -> li
     given = config.search.initial
     if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
-    if config.initial is None:
-        count = min(size_of_start(config.budget) + len(chosen), config.budget) - len(chosen)
+    if config.initial is None and config.search.official_settings is None:
+        covered = [*chosen, *(i for i in pool.scores if i not in chosen)]
+        # A known score covers its part of the pool; an incumbent is added to the start.
+        count = min(size_of_start(config.budget) - len(pool.scores), config.budget - len(chosen))
         settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
-        fresh = SearchProblem(Z, settings, None).start(count, [*chosen, *pool.scores])
-        return (chosen + fresh) or [0]  # as below
+        fresh = SearchProblem(Z, settings, None).start(count, covered)
+        return (chosen + fresh) or [next(iter(pool.scores), 0)]  # the search skips a prompt with a score
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]
-    initial = (chosen + fresh)[: min(config.initial, config.budget, len(pool))]
+    initial = (chosen + fresh)[: min(config.initial or OFFICIAL_INITIAL, config.budget, len(pool))]
     return initial or [0]  # where all prompts have scores; the search skips an initial prompt with a score
 
 
