@@ -85,15 +85,17 @@ def test_a_start_takes_at_most_a_fourth_of_the_budget() -> None:
     assert [size_of_start(budget) for budget in (1, 3, 4, 7, 8, 12, 20, 50, 10**6)] == [
         1, 1, 1, 1, 2, 3, 5, 5, 5,
     ]  # fmt: skip
+    assert [size_of_start(budget, is_local=True) for budget in (1, 20, 28, 50)] == [1, 5, 7, 8]
 
 
 @pytest.mark.parametrize("name", SPREAD)
 def test_a_search_begins_with_the_start(name: str) -> None:
     Z = pool(200)
     problem = SearchProblem(Z, SPREAD[name](budget=50), None)
-    assert len(set(problem.initial)) == 5
+    count = 8 if name in ("trust region", "gradient") else 5
+    assert len(set(problem.initial)) == count
     opt = zf.Zopo(Z, SPREAD[name](budget=50))
-    assert opt.ask(5) == problem.initial
+    assert opt.ask(count) == problem.initial
     others = [SearchProblem(Z, SPREAD[name](budget=50, seed=seed), None).initial for seed in range(6)]
     assert others[0] == problem.initial
     assert len(set(map(tuple, others))) > 1

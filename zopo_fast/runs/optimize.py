@@ -28,7 +28,6 @@ from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.design import size_of_start
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import SearchProblem, as_embeddings
 from zopo_fast.tasks.task import Task
@@ -300,11 +299,11 @@ def _initial(pool: Pool, Z: Any, incumbent: int | None, config: RunConfig) -> li
     if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
     if config.initial is None and config.search.official_settings is None:
-        covered = [*chosen, *(i for i in pool.scores if i not in chosen)]
-        # A known score covers its part of the pool; an incumbent is added to the start.
-        count = min(size_of_start(config.budget) - len(pool.scores), config.budget - len(chosen))
         settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
-        fresh = SearchProblem(Z, settings, None).start(count, covered)
+        problem = SearchProblem(Z, settings, None)
+        # A known score covers its part of the pool; an incumbent is added to the start.
+        count = min(problem.size_of_start(config.budget) - len(pool.scores), config.budget - len(chosen))
+        fresh = problem.start(count, [*chosen, *(i for i in pool.scores if i not in chosen)])
         return (chosen + fresh) or [next(iter(pool.scores), 0)]  # the search skips a prompt with a score
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]

@@ -62,7 +62,8 @@ class ZopoConfig:
     initial: int | Sequence[int] | None = setting(
         None,
         "Number of random initial prompts, or the list of their indices.",
-        default_text="up to 5, spread over the pool; 40 random ones with the official settings",
+        default_text="up to 5, or 8 for a local search, spread over the pool"
+        "; 40 random ones with the official settings",
     )
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     search: Search = setting(

@@ -216,6 +216,11 @@ class SearchProblem:
                 "pool away from it; distances are measured in units of that pool"
             )
 
+    def size_of_start(self, budget: int) -> int:
+        """Return the number of prompts to start with for a budget of prompts."""
+        is_local = self.config.search == "gradient" or self.region < len(self.embeddings)
+        return size_of_start(budget, is_local)
+
     def start(self, count: int, known: Sequence[int] = ()) -> list[int]:
         """Return prompts to start with, spread over the pool (`spread_start`), drawn by the seed.
 
@@ -239,7 +244,7 @@ class SearchProblem:
     def _initial_indices(self, m: int) -> list[int]:
         initial = self.config.initial
         if initial is None and not self.config.official_settings:
-            return self.start(size_of_start(self.budget))
+            return self.start(self.size_of_start(self.budget))
         if initial is None:
             initial = DEFAULT_INITIAL
         if isinstance(initial, int):
