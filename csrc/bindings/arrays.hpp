@@ -5,8 +5,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <string>
 
+#include "base/aligned.hpp"
 #include "base/error.hpp"
 #include "base/precision.hpp"
 
@@ -90,6 +92,25 @@ inline std::size_t rows(const Array& a) { return static_cast<std::size_t>(a.shap
 inline Array vector(std::size_t n) { return Array(static_cast<py::ssize_t>(n)); }
 inline Array matrix(std::size_t n, std::size_t m) {
   return Array({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(m)});
+}
+
+using Indices = py::array_t<std::int64_t>;
+
+// Return a one-dimensional array of indices, of this size unless any is allowed.
+inline Indices indices(const py::object& object, const char* name, std::size_t size,
+                       bool any_size) {
+  const py::array a = contiguous(object, name);
+  if (!py::isinstance<Indices>(a) || a.ndim() != 1 ||
+      (!any_size && static_cast<std::size_t>(a.shape(0)) != size))
+    throw ArrayError(std::string(name) + ": expected int64 of shape (" +
+                     (any_size ? "n" : std::to_string(size)) + ",), got " +
+                     std::string(py::str(a.dtype())) + " of shape " + shape_of(a));
+  return py::reinterpret_borrow<Indices>(a);
+}
+
+inline Doubles doubles_of(const py::handle& object, const char* name, py::ssize_t size = -1) {
+  const Array a = doubles(object, name, 1, size);
+  return {a.data(), a.data() + a.size()};
 }
 
 }  // namespace zopo

@@ -16,25 +16,8 @@
 namespace zopo {
 namespace {
 
-using Indices = py::array_t<std::int64_t>;
-
-Indices indices(const py::object& object, const char* name, std::size_t size, bool any_size) {
-  const py::array a = contiguous(object, name);
-  if (!py::isinstance<Indices>(a) || a.ndim() != 1 ||
-      (!any_size && static_cast<std::size_t>(a.shape(0)) != size))
-    throw ArrayError(std::string(name) + ": expected int64 of shape (" +
-                     (any_size ? "n" : std::to_string(size)) + ",), got " +
-                     std::string(py::str(a.dtype())) + " of shape " + shape_of(a));
-  return py::reinterpret_borrow<Indices>(a);
-}
-
 double stated(const py::object& noise) {
   return noise.is_none() ? kNotStated : noise.cast<double>();
-}
-
-Doubles doubles_of(const py::handle& object, const char* name, py::ssize_t size = -1) {
-  const Array a = doubles(object, name, 1, size);
-  return {a.data(), a.data() + a.size()};
 }
 
 // A closed form (depth, weight variance, bias variance, whether it is the NTK), or a network.
@@ -65,7 +48,8 @@ PoolInputs pool_of(const py::dict& d) {
           static_cast<std::size_t>(Z.shape(0)),
           static_cast<std::size_t>(Z.shape(1)),
           doubles_of(d["mean"], "mean", Z.shape(1)),
-          std::move(inverse)};
+          std::move(inverse),
+          d.contains("trend") ? doubles_of(d["trend"], "trend") : Doubles()};
 }
 
 SearchInputs inputs_of(const py::dict& d) {
@@ -374,6 +358,17 @@ void bind(py::module_& m, const char* name) {
             s.arrays[b] = inputs["embeddings"];
           },
           "search"_a, "inputs"_a)
+      .def(
+          "learn",
+          [](S& s, py::ssize_t search, const py::object& trend_,
+             std::vector<std::int64_t> initial) {
+            const std::size_t b = s.at(search), m = s.searches->ledger(b).size();
+            const Doubles trend = doubles_of(trend_, "trend");
+            if (trend.size() % m != 0) throw ArrayError("trend: expected (m * trends,)");
+            for (const std::int64_t i : initial) s.prompt(b, i);
+            locked(s, [&] { s.searches->learn(b, trend, trend.size() / m, std::move(initial)); });
+          },
+          "search"_a, "trend"_a, "initial"_a)
       .def(
           "can_offer",
           [](const S& s, py::ssize_t search) {

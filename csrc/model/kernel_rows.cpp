@@ -143,8 +143,8 @@ void ArcCosinePoints::block(const std::size_t* rows, std::size_t n, const float*
 }
 
 KernelRows::KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
-                       bool replaceable)
-    : dim_(d), replaceable_(replaceable), kernel_(std::move(kernel)) {
+                       bool replaceable, std::size_t trends)
+    : dim_(d), trends_(trends), replaceable_(replaceable), kernel_(std::move(kernel)) {
   extend(X, columns);
 }
 
@@ -214,6 +214,7 @@ const float* KernelRows::row(std::size_t column) {
       points_->block(&column, 1, points_->panel(p), row_.data() + p * kPanel, stride_);
   });
   std::fill(row_.begin() + static_cast<std::ptrdiff_t>(columns_), row_.end(), 0.0f);
+  for (std::size_t j = 0; trends_ > 0 && j < columns_; ++j) row_[j] += trend(column, j);
   row_[column] = diagonal_[column];  // exact, where the rounding of the angle would show
   return row_.data();
 }
@@ -237,9 +238,61 @@ void KernelRows::block(const std::size_t* rows, std::size_t n, const std::size_t
         std::copy_n(tile.data() + i * kPanel, width, out + i * ldo + j);
     }
   });
+  for (std::size_t i = 0; trends_ > 0 && i < n; ++i)
+    for (std::size_t j = 0; j < m; ++j) out[i * ldo + j] += trend(rows[i], columns[j]);
+}
+
+// Return the part of k between two candidates that the trends add.
+float KernelRows::trend(std::size_t row, std::size_t column) const {
+  const float *a = &trend_[row * trends_], *b = &trend_[column * trends_];
+  float sum = 0.0f;
+  for (std::size_t t = 0; t < trends_; ++t) sum += a[t] * b[t];
+  return sum;
+}
+
+// Return the coordinates (n, d) of points (n, d + trends), and their trends (n, trends).
+Doubles KernelRows::split(const double* X, std::size_t n, Floats& trend) const {
+  Doubles coordinates(n * dim_);
+  trend.resize(n * trends_);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double* x = X + i * (dim_ + trends_);
+    std::copy_n(x, dim_, &coordinates[i * dim_]);
+    std::transform(x + dim_, x + dim_ + trends_, trend.data() + i * trends_,
+                   [](double t) { return static_cast<float>(t); });
+  }
+  return coordinates;
 }
 
 void KernelRows::replace(const std::size_t* columns, std::size_t n, const double* X) {
+  if (trends_ == 0) return replace_coordinates(columns, n, X);
+  Floats entering;
+  replace_coordinates(columns, n, split(X, n, entering).data());
+  for (std::size_t i = 0; i < n; ++i)
+    std::copy_n(&entering[i * trends_], trends_, &trend_[columns[i] * trends_]);
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t c = columns[i];
+    diagonal_[c] += trend(c, c);
+    for (std::size_t j = 0; !gram_.empty() && j < columns_; ++j)
+      gram_[c * stride_ + j] += trend(c, j);
+  }
+  for (std::size_t i = 0; !gram_.empty() && i < n; ++i)
+    for (std::size_t j = 0; j < columns_; ++j)
+      gram_[j * stride_ + columns[i]] = gram_[columns[i] * stride_ + j];
+}
+
+void KernelRows::extend(const double* X, std::size_t columns) {
+  if (trends_ == 0) return extend_coordinates(X, columns);
+  const std::size_t begin = columns_;
+  Floats all;
+  extend_coordinates(split(X, columns, all).data(), columns);
+  trend_ = std::move(all);
+  for (std::size_t i = begin; i < columns; ++i) diagonal_[i] += trend(i, i);
+  for (std::size_t i = 0; !gram_.empty() && i < columns; ++i)
+    for (std::size_t j = i < begin ? begin : 0; j < columns; ++j)
+      gram_[i * stride_ + j] += trend(i, j);
+}
+
+void KernelRows::replace_coordinates(const std::size_t* columns, std::size_t n, const double* X) {
   if (!replaceable_) throw ArrayError("columns: this model was not built as replaceable");
   if (points_) {
     Floats unused(points_->panel_size());
@@ -270,7 +323,7 @@ void KernelRows::replace(const std::size_t* columns, std::size_t n, const double
   }
 }
 
-void KernelRows::extend(const double* X, std::size_t columns) {
+void KernelRows::extend_coordinates(const double* X, std::size_t columns) {
   if (!kernel_) throw ArrayError("X: a model of a Gram matrix has no kernel to extend it by");
   const std::size_t begin = columns_, n = columns - begin;
   if (const ArcCosine* closed = kernel_->closed_form()) {

@@ -3,6 +3,10 @@
 // Up to kGramColumns candidates, the whole Gram matrix is computed at construction, and a row is a
 // pointer into it. Beyond that, or where candidates will be replaced, the closed form of a kernel
 // computes rows one by one from the coordinates.
+//
+// A point may have values of trends behind its coordinates: functions of unknown coefficient, ~ N(0, 1)
+// each, which the prior adds to the kernel's: k(x, y) + t(x)^T t(y) (Rasmussen & Williams 2006, eq.
+// 2.39).
 #pragma once
 
 #include <cstddef>
@@ -51,9 +55,9 @@ class KernelRows {
   // 20 ms; a pass over the coordinates for each observation would cost more in all.
   static constexpr std::size_t kGramColumns = 2048;
 
-  // Build from coordinates X (columns, d). With `replaceable`, candidates may be replaced.
+  // Build from points X (columns, d + trends). With `replaceable`, candidates may be replaced.
   KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
-             bool replaceable = false);
+             bool replaceable = false, std::size_t trends = 0);
   // Build from a Gram matrix K (columns, columns) of any kernel.
   KernelRows(const double* K, std::size_t columns);
 
@@ -76,22 +80,27 @@ class KernelRows {
   void block(const std::size_t* rows, std::size_t n, const std::size_t* columns, std::size_t m,
              float* out, std::size_t ldo) const;
 
-  // Replace candidates by the points X (n, d). ArrayError, with nothing changed, unless this was
+  // Replace candidates by the points X (n, d + trends). ArrayError, with nothing changed, unless this was
   // built as replaceable, or where a point exceeds single precision.
   void replace(const std::size_t* columns, std::size_t n, const double* X);
-  // Grow to the candidates X (columns, d), of which the first ones are the present ones. Beyond
+  // Grow to the candidates X (columns, d + trends), of which the first ones are the present ones. Beyond
   // kGramColumns the Gram matrix of a closed form is dropped.
   void extend(const double* X, std::size_t columns);
 
  private:
   void grow_gram(std::size_t columns);
   void fill(const ArcCosinePoints& points, std::size_t begin);
+  void replace_coordinates(const std::size_t* columns, std::size_t n, const double* X);
+  void extend_coordinates(const double* X, std::size_t columns);
+  Doubles split(const double* X, std::size_t n, Floats& trend) const;
+  float trend(std::size_t row, std::size_t column) const;
 
-  std::size_t columns_ = 0, stride_ = 0, dim_ = 0;
+  std::size_t columns_ = 0, stride_ = 0, dim_ = 0, trends_ = 0;
   bool replaceable_ = false;
   std::optional<PriorKernel> kernel_;
   std::optional<ArcCosinePoints> points_;  // of a closed form
   Doubles X_;                              // (columns, d), of any other replaceable kernel
+  Floats trend_;                           // (columns, trends)
   Floats gram_;                            // (columns, stride)
   Floats diagonal_;                        // (stride,)
   Floats row_;                             // scratch

@@ -134,24 +134,34 @@ void ImprovementSearch::on_tell(std::int64_t index, bool final, bool replaced) {
   sync();
 }
 
-void ImprovementSearch::on_add(std::unique_ptr<Pool<Cpu>> pool) {
+void ImprovementSearch::learn(Doubles trend, std::size_t trends,
+                              std::vector<std::int64_t> initial) {
+  trend_ = std::move(trend);
+  trends_ = trends;
+  queue_ = std::move(initial);
+  queue_at_ = 0;
+  std::fill(column_of_.begin(), column_of_.end(), -1);
+  build();
+}
+
+void ImprovementSearch::on_add(std::unique_ptr<Pool<Cpu>> pool, Doubles trend) {
   const bool was_whole_pool = is_whole_pool();
   pool_ = std::move(pool);
+  trend_ = std::move(trend);
   const std::size_t m = pool_->size();
   for (std::size_t i = 0; i < m; ++i)
     if (ledger_.taken(static_cast<std::int64_t>(i))) pool_->take(i);
   column_of_.resize(m, -1);
   trust_.resize(std::min(settings_.region, m));
   refresh_at_ = 0;
-  if (is_whole_pool()) {
+  if (is_whole_pool() && trends_ == 0) {
     std::vector<std::int64_t> all(m);
     for (std::size_t i = 0; i < m; ++i) all[i] = column_of_[i] = static_cast<std::int32_t>(i);
-    Doubles X(m * pool_->dim());
-    coordinates(all.data(), m, X.data());
+    const Doubles X = points(all);
     model_->extend(X.data(), m);
     member_ = std::move(all);
     if (sampler_) sampler_->forget_prior();
-  } else if (was_whole_pool) {
+  } else if (was_whole_pool || trends_ > 0) {  // trends of the present candidates change too
     std::fill(column_of_.begin(), column_of_.end(), -1);
     model_.reset();
   } else {
@@ -175,15 +185,13 @@ void ImprovementSearch::build() {
   const std::size_t m = pool_->size(), d = pool_->dim();
   const std::size_t columns =
       is_whole_pool() ? m : std::min(m, settings_.region + settings_.capacity);
-  Doubles X(columns * d, 0.0);
   member_.assign(columns, -1);
-  if (is_whole_pool()) {
-    for (std::size_t i = 0; i < m; ++i) member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
-    coordinates(member_.data(), m, X.data());
-  }
-  model_ =
-      std::make_unique<RegionPosterior>(KernelRows(kernel_, X.data(), columns, d, !is_whole_pool()),
-                                        settings_.nuggets, settings_.capacity);
+  for (std::size_t i = 0; is_whole_pool() && i < m; ++i)
+    member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
+  const Doubles X = points(member_);
+  model_ = std::make_unique<RegionPosterior>(
+      KernelRows(kernel_, X.data(), columns, d, !is_whole_pool(), trends_), settings_.nuggets,
+      settings_.capacity);
   for (std::size_t c = 0; c < columns; ++c)
     if (member_[c] < 0 || ledger_.taken(member_[c])) model_->exclude(c);
   if (sampler_)
@@ -276,6 +284,19 @@ void ImprovementSearch::coordinates(const std::int64_t* index, std::size_t n, do
     for (std::size_t j = 0; j < d; ++j) out[i * d + j] *= settings_.factor[j];
 }
 
+// Return coordinates and trends of candidates, (n, d + trends); zeros for -1.
+Doubles ImprovementSearch::points(std::span<const std::int64_t> index) const {
+  const std::size_t d = pool_->dim(), width = d + trends_;
+  Doubles X(index.size() * width, 0.0);
+  for (std::size_t i = 0; i < index.size(); ++i) {
+    if (index[i] < 0) continue;
+    coordinates(&index[i], 1, &X[i * width]);
+    std::copy_n(trend_.data() + static_cast<std::size_t>(index[i]) * trends_, trends_,
+                &X[i * width + d]);
+  }
+  return X;
+}
+
 // Return the distances of candidates from the center, in the coordinates of the kernel.
 std::vector<double> ImprovementSearch::distances(const std::vector<std::int64_t>& index) const {
   const std::size_t d = pool_->dim();
@@ -293,7 +314,7 @@ std::vector<double> ImprovementSearch::distances(const std::vector<std::int64_t>
 }
 
 // Compute the unit vector along the gradient of the posterior mean at the center, under the level of
-// the smallest nugget; return false where it is zero.
+// the smallest nugget, without the trends, whose gradient is unknown; return false where it is zero.
 bool ImprovementSearch::direction(Doubles& out) const {
   if (all_equal(ledger_.seen().score)) return false;  // rounding would give a gradient
   const std::size_t d = pool_->dim();
@@ -378,8 +399,7 @@ void ImprovementSearch::admit(std::size_t limit) {
 void ImprovementSearch::place(std::span<const std::int64_t> index,
                               std::span<const std::size_t> columns) {
   if (index.empty()) return;
-  Doubles X(index.size() * pool_->dim());
-  coordinates(index.data(), index.size(), X.data());
+  const Doubles X = points(index);
   model_->replace(columns.data(), columns.size(), X.data());
   for (std::size_t k = 0; k < index.size(); ++k) {
     std::int64_t& member = member_[columns[k]];
@@ -410,14 +430,11 @@ void ImprovementSearch::require_column(std::int64_t index) {
 // Add at least `count` empty columns, by half of what there is, so that the cost per prompt stays
 // constant.
 void ImprovementSearch::grow(std::size_t count) {
-  const std::size_t d = pool_->dim(), before = member_.size();
+  const std::size_t before = member_.size();
   const std::size_t columns = before + std::max(count, before / 2);
-  Doubles X(columns * d, 0.0);
-  for (std::size_t c = 0; c < before; ++c)
-    if (member_[c] >= 0) coordinates(&member_[c], 1, &X[c * d]);
-  model_->extend(X.data(), columns);
-  for (std::size_t c = before; c < columns; ++c) model_->exclude(c);
   member_.resize(columns, -1);
+  model_->extend(points(member_).data(), columns);
+  for (std::size_t c = before; c < columns; ++c) model_->exclude(c);
   if (sampler_) sampler_->forget_prior();
 }
 

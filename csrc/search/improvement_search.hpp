@@ -52,7 +52,11 @@ class ImprovementSearch {
   // observation that had a partial one), a larger pool with its first candidates unchanged.
   void on_ask(std::int64_t index);
   void on_tell(std::int64_t index, bool final, bool replaced);
-  void on_add(std::unique_ptr<Pool<Cpu>> pool);
+  void on_add(std::unique_ptr<Pool<Cpu>> pool, Doubles trend);
+
+  // Add trends (m, trends) to the prior, and propose `initial` first; before any other call.
+  void learn(Doubles trend, std::size_t trends, std::vector<std::int64_t> initial);
+  std::size_t trends() const { return trends_; }
 
   // Members of the region, -1 at columns without one, and their posterior; the trust region.
   const std::vector<std::int64_t>& members() const { return member_; }
@@ -82,6 +86,7 @@ class ImprovementSearch {
     return column_of_[static_cast<std::size_t>(index)];
   }
   void coordinates(const std::int64_t* index, std::size_t n, double* out) const;
+  Doubles points(std::span<const std::int64_t> index) const;
   std::vector<double> distances(const std::vector<std::int64_t>& index) const;
   void project();
   void choose();
@@ -97,6 +102,8 @@ class ImprovementSearch {
   PriorKernel kernel_;
   ImprovementSettings settings_;
   const Ledger& ledger_;
+  Doubles trend_;           // (m, trends)
+  std::size_t trends_ = 0;  // functions of unknown coefficient in the prior
   ScoreTransform transform_;
   TrustRegion trust_;
   std::vector<std::int64_t> queue_;  // initial candidates not proposed yet, from queue_at_ on

@@ -226,14 +226,25 @@ void Search<Device>::discard(std::size_t search, std::int64_t index) {
 template <class Device>
 void Search<Device>::add(std::size_t search, PoolInputs pool, std::size_t budget) {
   Study& study = studies_[search];
+  if (study.improvement && pool.trend.size() != pool.m * study.improvement->trends())
+    throw ArrayError("trend: expected the trends of all " + std::to_string(pool.m) + " candidates");
   whole([&] {
     study.ledger().grow(pool.m, budget);
     if (study.kind == SearchInputs::Kind::Improvement)
-      study.improvement->on_add(pool_of(std::move(pool)));
+      study.improvement->on_add(pool_of(pool), std::move(pool.trend));
     else if (study.kind == SearchInputs::Kind::Gradient)
       gradient_->on_add(study.gradient, model_of(std::move(pool), study.net, study.capacity),
                         budget);
   });
+}
+
+template <class Device>
+void Search<Device>::learn(std::size_t search, Doubles trend, std::size_t trends,
+                           std::vector<std::int64_t> initial) {
+  const Study& study = studies_[search];
+  if (!study.improvement || !study.ledger().log().empty())
+    throw ArrayError("learn: only a search by improvement, before its first call");
+  whole([&] { study.improvement->learn(std::move(trend), trends, std::move(initial)); });
 }
 
 template class Search<Cpu>;

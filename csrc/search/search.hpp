@@ -30,6 +30,7 @@ struct PoolInputs {
   Precision precision;
   std::size_t m, d;
   Doubles mean, inverse_scale;
+  Doubles trend = {};  // (m, trends) of a pool that grows, where the search has learnt trends
 };
 
 struct SearchInputs {
@@ -85,6 +86,11 @@ class Search {
   void discard(std::size_t search, std::int64_t index);
   // Continue a search in a larger pool with the same first candidates.
   void add(std::size_t search, PoolInputs pool, std::size_t budget);
+
+  // Add trends (m, trends) to the prior of an improvement search, and ask `initial` first; before
+  // the first call. ArrayError, with nothing changed, for another search.
+  void learn(std::size_t search, Doubles trend, std::size_t trends,
+             std::vector<std::int64_t> initial);
 
   std::mutex& mutex() const { return mutex_; }
 

@@ -63,8 +63,10 @@ def test_batch() -> None:
 
 
 def test_plain_data() -> None:
-    assert load("config") == zf.ZopoConfig(region=1024)  # the default then
-    assert load("runconfig") == zf.RunConfig(search=zf.ZopoConfig(region=1024))
+    assert load("config") == zf.ZopoConfig(region=1024, initial=40)  # the defaults then
+    assert load("runconfig") == zf.RunConfig(
+        search=zf.ZopoConfig(region=1024, initial=40), initial=10, race_first=4
+    )
     assert load("infinite") == zf.InfiniteNTK(2)
     assert load("pool") == zf.Pool.from_texts(["a", "b"])
     assert load("usage") == zf.Usage()

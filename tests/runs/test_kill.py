@@ -32,7 +32,7 @@ from time_tools import HANG, until
 import zopo_fast as zf
 
 KILLS = int(os.environ.get("ZOPO_TEST_KILLS", "50"))
-ANSWERS = 250
+ANSWERS = 150
 """Answers given while processes are killed. The run needs some 400, so it cannot end before."""
 
 

@@ -126,6 +126,10 @@ class OptimizeRunner:
         check_names(self.task)
         self.config.races(self.task)
         self.pool_settings.check(self.model.is_local)
+        if self.options["prior"]:
+            from zopo_fast.runs.prior import require_usable
+
+            require_usable(self.config.search, self.options["prior"])
         self._fit_budget()
 
     def _fit_budget(self) -> None:
@@ -313,6 +317,7 @@ class OptimizeRunner:
                 store=self.store,
                 cache=cache,
                 account=self.account,
+                prior=self.options["prior"],
             )
             # A resumed run reuses the embeddings: their usage is that of the run that made them.
             stored = None if self.store is None else self.store.get("embedding")

@@ -237,6 +237,15 @@ search_options = options(
     setting_option(RunConfig, "budget", group="Search"),
     setting_option(RunConfig, "initial", group="Search"),
     setting_option(RunConfig, "incumbent", group="Search", note="@FILE reads the prompt from a file."),
+    option(
+        "--prior",
+        group="Search",
+        type=FILE,
+        multiple=True,
+        metavar="STUDY",
+        help="Folder or study file of an earlier run on the same or an overlapping pool, such as one with "
+        "another model; the search learns from its scores and starts with its winner. Repeatable.",
+    ),
     setting_option(RunConfig, "racing", "--racing/--no-racing", group="Search"),
     setting_option(RunConfig, "calls", group="Search"),
     setting_option(RunConfig, "race_error", group="Search"),

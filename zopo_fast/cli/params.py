@@ -184,8 +184,11 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
         option = known.get(key.replace("_", "-"))
         if option is None:
             raise ConfigError(f"{path}: {_unknown(context, key, value, known)}")
-        defaults[option.name] = _as_typed(option, value, f"{path}: {key}")
-        _check_value(context, option, defaults[option.name], f"{path}: {key}")
+        where = f"{path}: {key}"
+        values = value if option.multiple and isinstance(value, list) else [value]
+        typed = [_as_typed(option, each, where) for each in values]
+        defaults[option.name] = typed if option.multiple else typed[0]
+        _check_value(context, option, defaults[option.name], where)
     context.default_map = {**(context.default_map or {}), **defaults}
 
 
@@ -201,7 +204,7 @@ def _unknown(context: click.Context, key: str, value: Any, known: Collection[str
     return f"unknown key {short_repr(key)}; {hint}"
 
 
-def _check_value(context: click.Context, option: click.Option, value: str | bool, where: str) -> None:
+def _check_value(context: click.Context, option: click.Option, value: Any, where: str) -> None:
     """Check a value here, because click would name the option alone and not the file.
 
     Raises:

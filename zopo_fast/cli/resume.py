@@ -179,4 +179,4 @@ def _plain(value: Any) -> Any:
     """Return a value of an option as a JSON value; a path does not depend on the working directory."""
     if isinstance(value, Path):
         return str(value.absolute())
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

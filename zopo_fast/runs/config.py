@@ -12,6 +12,7 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.race import DEFAULT_ERROR, MAX_FIRST, Race
+from zopo_fast.scoring.scorer import FunctionTask
 from zopo_fast.scoring.unanswered import Policy
 from zopo_fast.search.config import MAX_SEED, ZopoConfig
 from zopo_fast.tasks.task import Task
@@ -129,7 +130,7 @@ class RunConfig:
         if self.limits is not None and self.limits.cost is not None and self.prices is None:
             raise ConfigError("a limit of cost needs prices: give the prices of a million tokens in and out")
 
-    def races(self, task: Task | Callable[[str], Any]) -> bool:
+    def races(self, task: Task | FunctionTask | Callable[[str], Any]) -> bool:
         """Return whether prompts race on this task.
 
         Raises:
@@ -138,8 +139,8 @@ class RunConfig:
         if self.racing is False:
             return False
         obstacle = None
-        if not isinstance(task, Task):
-            obstacle = "a function prompt -> score has no examples to stop after"
+        if not isinstance(task, Task | FunctionTask):
+            obstacle = "a function prompt -> score has no examples to stop after; give it some as examples="
         elif self._bounds(task) is None:
             obstacle = f"the metric {task.metric_name!r} has no known bounds: give them as score_range"
         elif self.search.official_settings is not None:
@@ -150,19 +151,20 @@ class RunConfig:
             raise ConfigError(f"racing: {obstacle}, or turn racing off")
         return obstacle is None and (self.racing is True or len(task.train) >= MIN_RACE_EXAMPLES)  # type: ignore[union-attr]
 
-    def calls_of_race(self, task: Task) -> int:
+    def calls_of_race(self, task: Task | FunctionTask) -> int:
         """Return the examples scored in total, where prompts race."""
         return self.calls or self.budget * len(task.train)
 
-    def lowest_score(self, task: Task | Callable[[str], Any]) -> float:
+    def lowest_score(self, task: Task | FunctionTask | Callable[[str], Any]) -> float:
         """Return the score of an unanswered example: the low end of the metric's range, 0 if unknown."""
         bounds = self._bounds(task) if isinstance(task, Task) else None
         return 0.0 if bounds is None else bounds[0]
 
-    def _bounds(self, task: Task) -> tuple[float, float] | None:
-        return (0.0, 1.0) if task.metric in metrics.NAMES else self.score_range
+    def _bounds(self, task: Task | FunctionTask) -> tuple[float, float] | None:
+        is_built_in = isinstance(task, Task) and task.metric in metrics.NAMES
+        return (0.0, 1.0) if is_built_in else self.score_range
 
-    def race(self, task: Task, slots: int, initial: int) -> Race:
+    def race(self, task: Task | FunctionTask, slots: int, initial: int) -> Race:
         """Return the race on a task with a model of `slots` concurrent calls."""
         batch = self.race_batch or -(-slots // 16)
         return Race(
@@ -173,6 +175,6 @@ class RunConfig:
             first=self.race_first,
             batch=batch,
             bounds=self._bounds(task) or (0.0, 1.0),
-            binary=task.metric in metrics.BINARY,
+            binary=isinstance(task, Task) and task.metric in metrics.BINARY,
             seed=self.seed,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -23,10 +23,11 @@ from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.prior import prior_of_run, require_usable, winners
 from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
-from zopo_fast.scoring.scorer import Scorer, prompts_at_once, scorer_for
+from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import SearchProblem, as_embeddings
@@ -49,11 +50,12 @@ __all__ = ["Result", "RunConfig", "Trial", "optimize", "optimize_sync"]
 
 @public
 async def optimize(
-    task: Task | Callable[[str], Any],
+    task: Task | Callable[..., Any],
     pool: Pool | Sequence[str],
     llm: ModelLike | None = None,
     config: RunConfig | ZopoConfig | None = None,
     *,
+    examples: Sequence[Any] | None = None,
     embeddings: Any = None,
     embedder: Embeds | None = None,
     judge: ModelLike | None = None,
@@ -65,15 +67,19 @@ async def optimize(
     store: str | Path | Store | None = None,
     cache: AnswerCache | None = None,
     account: Account | None = None,
+    prior: Sequence[str | Path | Store] = (),
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
     Args:
-        task: a Task, or a function `prompt -> score`, sync or async; higher is better.
+        task: a Task, or a function `prompt -> score`, sync or async; higher is better. With `examples` a
+            function `prompt, example -> score`, whose mean over the examples is the score of the prompt. It
+            can race where `config.score_range` bounds it, with `config.concurrency` calls at a time.
         pool: candidate prompts; the search takes the scores of a Pool as prior data.
         llm: model that answers the examples of a Task: an OpenAIClient, a LocalModel, an object with
             `chat(messages)`, or a function `messages -> text`, sync or async.
         config: settings. A ZopoConfig sets budget, initial points, seed and search of a run without racing.
+        examples: of a function `prompt, example -> score`; of any type.
         embeddings: (m, d), one row a prompt of the pool; None: `embedder` makes them.
         embedder: embedding model; None: the embedded model with a cache on disk.
         judge: model of the metric "judge"; None: `llm`.
@@ -88,6 +94,8 @@ async def optimize(
             repeated, and `seconds` and `usage` of the result cover the whole study.
         cache: answers shared with other runs; a hit makes no call and costs nothing.
         account: budget shared with other work; None: one with `config.limits`.
+        prior: earlier studies of the same or an overlapping pool, such as those of other models: folders of
+            runs, study files or Stores. The search learns from their scores and starts with their winners.
 
     Returns:
         The result. If the model fails for good during the run, the result so far with `stopped_by="error"`.
@@ -103,15 +111,19 @@ async def optimize(
         StoreError: the study cannot be used (see errors.py), or cannot be written any more; it holds all
             trials reported by `on_trial`.
         StudyMismatchError: the study was started with other arguments; names them.
+        InputError: a study of `prior` has no score of a prompt of the pool.
     """
     config = _run_config(config)
+    scored: Task | FunctionTask | Callable[[str], Any] = _with_examples(task, examples)
+    if prior:
+        require_usable(config.search)
     if stop is not None:
         require_own_event(stop, "stop")
     pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
     pool.require(2)
     if config.racing:
-        config.races(task)  # raises before any call where racing is not possible
-    model = as_chat_model(llm, config.concurrency) if isinstance(task, Task) else None
+        config.races(scored)  # raises before any call where racing is not possible
+    model = as_chat_model(llm, config.concurrency) if isinstance(scored, Task) else None
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
     pool, incumbent = _with_incumbent(pool, config.incumbent)
@@ -120,25 +132,27 @@ async def optimize(
     with resume.open_store(store) as study:
         config = config if study is None else resume.config_as_begun(study, config)
         account = account or account_of(config, study)
-        if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
+        if account is not None and not isinstance(scored, Task) and account.limits.has_spending_limit:
             raise ConfigError(
                 "limits: only seconds can be limited with a task function, whose calls are unknown"
             )
         models = _Models(study, cache, account)
         scorer, slots = scorer_for(
-            task if study is None else resume.task_as_begun(study, task),
+            scored if study is None else resume.task_as_begun(study, scored),
             None if model is None else models.wrap(model, "model"),
             None if grader is None else models.wrap(grader, "judge"),
             config.rubric,
             unanswered=config.unanswered,
-            lowest=config.lowest_score(task),
+            lowest=config.lowest_score(scored),
+            concurrency=config.concurrency,
         )
+        earlier = prior_of_run(study, prior, pool)
         if study is not None:
-            resume.check_identity(study, resume.identity(task, pool, config, model, own_judge))
+            resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config))
-        state = _state(task, pool, Z, config, initial, scorer, slots, study)
+        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, winners(earlier)))
+        state = _state(scored, pool, Z, config, initial, scorer, slots, study, earlier)
         driver = Driver(
             state,
             scorer,
@@ -245,7 +259,7 @@ async def _embeddings(
 
 
 def _state(
-    task: Task | Callable[[str], Any],
+    task: Task | FunctionTask | Callable[[str], Any],
     pool: Pool,
     Z: Any,
     config: RunConfig,
@@ -253,13 +267,17 @@ def _state(
     scorer: Scorer,
     slots: int,
     study: Store | None,
+    prior: Sequence[Mapping[str, Any]],
 ) -> RunState:
     """Return the state of a new run."""
-    races = isinstance(task, Task) and config.races(task)
-    race = config.race(task, slots, len(initial)) if isinstance(task, Task) and races else None
+    race = None
+    if isinstance(task, Task | FunctionTask) and config.races(task):
+        race = config.race(task, slots, len(initial))
     # A race bounds the calls, not the prompts.
     budget = config.budget if race is None else len(pool)
     optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
+    for source in prior:
+        optimizer.learn_from(**source)
     for index, score in pool.scores.items():
         optimizer.tell(index, score)
     # The calls of a look end one by one: in a race, as many looks as there are slots keep them full.
@@ -269,6 +287,21 @@ def _state(
     in_flight = resume.pin(study, "in_flight", in_flight)
     limit = None if race is None or config.prompts_in_flight else resume.pin(study, "calls_in_flight", slots)
     return RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race, limit)
+
+
+def _with_examples(
+    task: Task | Callable[..., Any], examples: Sequence[Any] | None
+) -> Task | FunctionTask | Callable[[str], Any]:
+    if examples is None:
+        return task
+    if isinstance(task, Task) or not callable(task):
+        kind = type(task).__name__
+        raise ConfigError(
+            f"examples: only with a function prompt, example -> score as the task, not a {kind}"
+        )
+    if not len(examples):
+        raise ConfigError("examples: expected at least one")
+    return FunctionTask(task, tuple(examples))
 
 
 def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
@@ -292,17 +325,26 @@ def _with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None
     )  # last, so that the indices stay
 
 
-def _initial(pool: Pool, Z: Any, incumbent: int | None, config: RunConfig) -> list[int]:
-    """Return the initial prompts: the incumbent, then the given, or unscored ones spread over the pool."""
+def _initial(
+    pool: Pool, Z: Any, incumbent: int | None, config: RunConfig, winners: Sequence[int] = ()
+) -> list[int]:
+    """Return the initial prompts: the incumbent, then the given ones, or earlier winners and others.
+
+    The others have no score yet, and are spread over the pool.
+    """
     chosen = [] if incumbent is None else [incumbent]
     given = config.search.initial
     if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
+    earlier = [i for i in winners if i not in chosen and i not in pool.scores]
+    chosen = [*chosen, *earlier][: config.budget]
     if config.initial is None and config.search.official_settings is None:
         settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
         problem = SearchProblem(Z, settings, None)
-        # A known score covers its part of the pool; an incumbent is added to the start.
-        count = min(problem.size_of_start(config.budget) - len(pool.scores), config.budget - len(chosen))
+        # A known score covers its part of the pool; an incumbent is added to the start. Beside the winners of
+        # earlier runs, one prompt at least is spread: it tells whether they apply.
+        count = problem.size_of_start(config.budget) - len(pool.scores)
+        count = min(max(count - len(earlier), min(count, 1)), config.budget - len(chosen))
         fresh = problem.start(count, [*chosen, *(i for i in pool.scores if i not in chosen)])
         return (chosen + fresh) or [next(iter(pool.scores), 0)]  # the search skips a prompt with a score
     order = np.random.default_rng(config.seed).permutation(len(pool))

@@ -16,6 +16,7 @@ from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.runs.state import AGAIN, FAILED, SCORE
 from zopo_fast.scoring import metrics
+from zopo_fast.scoring.scorer import FunctionTask
 from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Event, Store
 from zopo_fast.tasks import template
@@ -81,7 +82,7 @@ def open_or_create(path: Path, config: Mapping[str, Any]) -> Store:
 
 
 def identity(
-    task: Task | Callable[[str], Any],
+    task: Task | FunctionTask | Callable[[str], Any],
     pool: Pool,
     config: RunConfig,
     model: ChatModel | None,
@@ -241,10 +242,12 @@ def _elapsed(store: Store) -> float:
     return max((float(event.data.get("at", 0.0)) for event in store.events()), default=0.0)
 
 
-def _task_identity(task: Task | Callable[[str], Any]) -> str:
+def _task_identity(task: Task | FunctionTask | Callable[[str], Any]) -> str:
     if isinstance(task, Task):
         return _digest([task.to_dict(), asdict(template.resolve(task.template))])
-    return f"function {getattr(task, '__qualname__', type(task).__qualname__)}"
+    function = task.function if isinstance(task, FunctionTask) else task
+    name = f"function {getattr(function, '__qualname__', type(function).__qualname__)}"
+    return f"{name} on {len(task.train)} examples" if isinstance(task, FunctionTask) else name
 
 
 def _digest(value: Any) -> str:

@@ -20,6 +20,7 @@ from zopo_fast.runs.result import Trial
 from zopo_fast.runs.unanswered import AskedExamples
 from zopo_fast.runs.work import Work
 from zopo_fast.scoring import race as racing
+from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.scorer import Score
 from zopo_fast.scoring.unanswered import Unanswered, failure_text
 
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of log entries."""
-MIN_TRIED = 2
-"""Examples without any answer after which a racing prompt counts as one of the failures in a row."""
+LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
 
 
 class RunState:
@@ -92,7 +92,7 @@ class RunState:
         self._fresh = set(range(len(pool))) - set(pool.scores)  # neither asked nor scored before
         self._is_fresh = np.zeros(len(pool), dtype=bool)
         self._is_fresh[list(self._fresh)] = True
-        self._consecutive_failures = 0
+        self._consecutive_failures = 0.0
 
     # ---- entries -----------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class RunState:
             chosen = self._ask_search(logged)
         elif logged is not None:
             chosen = self._repeat_race(self.race, logged, count)
-        elif self._calls_in_flight is not None and self._waiting >= self._calls_in_flight:
+        elif self._waiting >= self._most_calls(self.race):
             return None
         else:
             chosen = self._ask_race(self.race)
@@ -192,8 +192,8 @@ class RunState:
         self._drop(self.running.pop(index), error, at)
         self._count_failure()
 
-    def _count_failure(self) -> None:
-        self._consecutive_failures += 1
+    def _count_failure(self, share: float = 1.0) -> None:
+        self._consecutive_failures += share
         if self._consecutive_failures >= self._config.max_failures:
             self.reason = "failures"
 
@@ -327,6 +327,12 @@ class RunState:
         self._is_fresh[index] = False
         return index, tuple(range(self._parts))
 
+    def _most_calls(self, race: racing.Race) -> float:
+        # Looks that start together cannot learn from each other: the last calls go out in smaller numbers.
+        if self._calls_in_flight is None:
+            return math.inf
+        return min(self._calls_in_flight, max(2, (race.calls - race.spent) // LAST_ROUNDS))
+
     def _ask_race(self, race: racing.Race) -> tuple[int, tuple[int, ...]] | None:
         """Continue a racing prompt or start one from the search; return it with its next examples."""
         index = self._choose(race)
@@ -338,10 +344,10 @@ class RunState:
     def _choose(self, race: racing.Race) -> int | None:
         return race.choose(self._predictions(), fresh=bool(self._fresh) and not self.optimizer.done)
 
-    def _predictions(self) -> racing.Predictions | None:
+    def _predictions(self) -> Predictions | None:
         """Return what the search predicts for each of its candidates from the scores of the others."""
         found = self.optimizer.predict()
-        return None if found is None else racing.Predictions(*found, self._is_fresh[found.indices])
+        return None if found is None else Predictions(*found, self._is_fresh[found.indices])
 
     def _repeat_race(
         self, race: racing.Race, logged: int, count: int | None
@@ -383,10 +389,8 @@ class RunState:
         if is_complete:
             self.full.add(index)
             self.reason = self._end_reason(race.mean(index))
-        tried = len(race.scores(index))
-        is_first_to_tell = tried - len(scores) < MIN_TRIED <= tried
-        if is_first_to_tell and not self.asked.has_answer(index):
-            self._count_failure()  # too few examples tried to call it failed, but none was answered
+        if not has_answer:  # too few examples tried to call it failed; a single one tells less
+            self._count_failure(1.0 if len(scores) > 1 else 0.5)
 
     def _drop(self, work: Work, error: str, at: float) -> None:
         """Discard a prompt that could not be scored, and report it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.gp.arrays import Array
+from zopo_fast.scoring.candidates import Candidate, Predictions
 from zopo_fast.scoring.futility import Duel, binary_limits, evidence_below
 from zopo_fast.scoring.knowledge_gradient import Beliefs, log_rates
 from zopo_fast.scoring.two_way import TwoWayModel
@@ -34,51 +34,6 @@ FRESH = 64
 DEFAULT_ERROR = 0.2
 MAX_FIRST = 4
 MIN_VARIANCE = 1e-5  # of a prediction and of a score, in units of the bounds
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Predictions of a search for candidates, (c,) each.
-
-    Attributes:
-        index: of the candidates.
-        mean: of the score over all examples, without the candidate's own scores.
-        variance: of that score around `mean`.
-        fresh: candidates that the search can propose.
-    """
-
-    index: NDArray[np.int64]
-    mean: Array
-    variance: Array
-    fresh: NDArray[np.bool_]
-
-
-@dataclass
-class Candidate:
-    """State of one candidate in a race."""
-
-    order: tuple[int, ...]
-    """Indices of all examples in the candidate's order."""
-    scores: list[float] = field(default_factory=list)
-    """Scores in that order."""
-    units: list[float] = field(default_factory=list)
-    """The scores in units of the bounds."""
-    looks: list[int] = field(default_factory=list)
-    """Numbers of scores after each look."""
-    limits: tuple[int, ...] = ()
-    """Limits of the looks so far, for 0/1 scores."""
-    duel: Duel | None = None
-    """Comparison with the incumbent on the same examples."""
-    running: int = 0
-    """Number of examples being scored."""
-    is_given_up: bool = False
-    is_revived: bool = False
-    """The candidate was given up, and is now scored on all examples."""
-
-    @property
-    def total(self) -> float:
-        """Sum of the scores in units of the bounds."""
-        return math.fsum(self.units)
 
 
 class Race:
@@ -243,7 +198,8 @@ class Race:
         indices, beliefs, posterior = self._beliefs(predictions, fresh)
         raced = len(self._model)
         candidates = [self._candidates[i] for i in indices[:raced].tolist()]
-        is_in = np.array([not c.is_given_up for c in candidates] + [True] * (len(indices) - raced))
+        contends = [i in self._open or self._missing(i) == 0 for i in indices[:raced].tolist()]
+        is_in = np.array(contends + [True] * (len(indices) - raced))
         mean = np.where(is_in, posterior, -math.inf)
         favorite = int(np.argmax(mean[:raced]))
         reserve = self._missing(int(indices[favorite])) if is_in[favorite] else 0
@@ -264,9 +220,9 @@ class Race:
         )  # fmt: skip
         if self.best is not None or raced > 1:
             target = np.partition(mean[:raced], -2)[-2] if self.best is None else self._target()
-            gain = posterior[:raced] - target
-            certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing[:raced], 1.0))
-            rates[:raced] = np.where(gain > 0.0, np.maximum(rates[:raced], certain), rates[:raced])
+            gain = posterior - target
+            certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing, 1.0))
+            rates = np.where(gain > 0.0, np.maximum(rates, certain), rates)
         rates[~can_start] = -math.inf
         chosen = int(np.argmax(rates))
         if not rates[chosen] > -math.inf:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast._utils.checks import real
 from zopo_fast.errors import ConfigError, MetricError, ZopoError
 from zopo_fast.llm.adapter import call_function
@@ -153,6 +155,24 @@ class TaskScorer:
         return Score(evaluation.mean, evaluation.scores, evaluation.usage, evaluation.unanswered)
 
 
+@dataclass(frozen=True)
+class FunctionTask:
+    """Function `prompt, example -> score` of the caller with its examples.
+
+    Attributes:
+        function: async, or sync and called in a thread.
+        train: the examples, of any type.
+    """
+
+    function: Callable[[str, Any], Any]
+    train: tuple[Any, ...]
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the function."""
+        return _name_of(self.function)
+
+
 class FunctionScorer:
     """Scores prompts by a function `prompt -> score`, async, or sync in a thread; counts no calls."""
 
@@ -170,16 +190,7 @@ class FunctionScorer:
         Raises:
             MetricError: the function raised, or returned anything but a finite number.
         """
-        label = getattr(self._function, "__name__", type(self._function).__name__)
-        try:
-            value = await call_function(self._function, prompt)
-            score = real(value)
-        except (ZopoError, asyncio.CancelledError):
-            raise
-        except Exception as error:
-            raise MetricError(f"{label} failed on {prompt[:80]!r}: {error!r}") from error
-        if not math.isfinite(score):
-            raise MetricError(f"{label} returned {value!r} for {prompt[:80]!r}: not a finite number")
+        score = await _called(self._function, prompt, self._function, prompt)
         on_score(0, score, Usage(), None)
         return Score(score, (score,), Usage())
 
@@ -192,35 +203,92 @@ class FunctionScorer:
         return ""
 
 
+class ExampleFunctionScorer(FunctionScorer):
+    """Scores prompts by the mean of a function `prompt, example -> score` over its examples.
+
+    Args:
+        task: the function and its examples.
+        slots: number of calls at a time.
+    """
+
+    def __init__(self, task: FunctionTask, slots: int) -> None:
+        self._task, self._slots = task, asyncio.Semaphore(slots)
+        self.spent = Usage()
+        self.parts = len(task.train)
+
+    async def score(self, prompt: str, examples: Sequence[int], on_score: OnScore) -> Score:
+        """Call the function for the examples at these indices.
+
+        Raises:
+            MetricError: the function raised, or returned anything but a finite number.
+        """
+        function = functools.partial(self._task.function, prompt)
+
+        async def one(index: int) -> float:
+            async with self._slots:
+                score = await _called(self._task.function, prompt, function, self._task.train[index])
+            on_score(index, score, Usage(), None)
+            return score
+
+        calls = [asyncio.ensure_future(one(index)) for index in examples]
+        try:
+            scores = tuple(await asyncio.gather(*calls))
+        finally:
+            await cancel_and_wait(calls)
+        return Score(math.fsum(scores) / len(scores), scores, Usage())
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+async def _called(named: Callable[..., Any], prompt: str, function: Callable[[Any], Any], it: Any) -> float:
+    """Return function(it), a finite number; errors name `named` and the prompt."""
+    try:
+        value = await call_function(function, it)
+        score = real(value)
+    except (ZopoError, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        raise MetricError(f"{_name_of(named)} failed on {prompt[:80]!r}: {error!r}") from error
+    if not math.isfinite(score):
+        raise MetricError(f"{_name_of(named)} returned {value!r} for {prompt[:80]!r}: not a finite number")
+    return score
+
+
 def prompts_at_once(calls: int, parts: int) -> int:
     """Return the number of prompts in flight that keeps `calls` slots full while one prompt ends."""
     return max(2, math.ceil(calls / parts) + 1)
 
 
 def scorer_for(
-    task: Task | Callable[[str], Any],
+    task: Task | FunctionTask | Callable[[str], Any],
     model: ChatModel | None,
     judge: ChatModel | None = None,
     rubric: str | None = None,
     *,
     unanswered: Policy = "fail",
     lowest: float = 0.0,
+    concurrency: int = 1,
 ) -> tuple[Scorer, int]:
     """Return the scorer of a task or function, and the number of calls its model runs at once.
 
-    A function counts as one call at a time, whatever it runs concurrently.
+    A function `prompt -> score` counts as one call at a time, whatever it runs concurrently.
 
     Args:
-        task: a Task, or a function `prompt -> score`.
+        task: a Task, a FunctionTask, or a function `prompt -> score`.
         model: answers the examples; unused with a function.
         judge: model of the metric "judge"; None: `model`.
         rubric: message to the judge; None: the default one.
         unanswered: treatment of unanswered examples of a Task.
         lowest: score of an unanswered example.
+        concurrency: calls of a FunctionTask at a time.
 
     Raises:
-        ConfigError: `task` is neither, or has no train examples, or no model is given for it.
+        ConfigError: `task` is none of these, or has no train examples, or no model is given for it.
     """
+    if isinstance(task, FunctionTask):
+        return ExampleFunctionScorer(task, concurrency), concurrency
     if not isinstance(task, Task):
         if not callable(task):
             kind = type(task).__name__

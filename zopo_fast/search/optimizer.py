@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, overload
 
 from zopo_fast import _core
 from zopo_fast._utils.checks import as_integer, real
@@ -22,28 +19,16 @@ from zopo_fast.errors import (
     NothingToAsk,
     UnknownIndexError,
 )
-from zopo_fast.gp.arrays import Array
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.official import OfficialSearch
+from zopo_fast.search.prediction import Prediction
 from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
+from zopo_fast.search.sources import checked_source
 from zopo_fast.search.state import STATE_VERSION, SavedSearch, kernel_state, pool_fingerprint
+from zopo_fast.search.trends import opening, trend
 
 MAX_ASKED = 2**62  # prompts of one ask, within the range of int64
 KNOWN, CONFLICT = 2, 3  # outcomes of a native tell that record nothing
-
-
-class Prediction(NamedTuple):
-    """Predicted scores of k candidates.
-
-    Attributes:
-        indices: (k,) int64, pool indices: the whole pool, or the region of a larger one.
-        mean: (k,) float64, in units of the score.
-        variance: (k,) float64, of a score without noise around the mean, in squared units of the score.
-    """
-
-    indices: NDArray[np.int64]
-    mean: Array
-    variance: Array
 
 
 @public
@@ -326,10 +311,52 @@ class Zopo:
             problem = self._problem
             m = len(problem.embeddings)
             problem.grow(more)
-            self._native.add(self._number, problem.native_pool())
+            known = {"trend": trend(problem, problem.sources.values())} if problem.sources else {}
+            self._native.add(self._number, problem.native_pool() | known)
             if self._official:
                 self._official.on_add(problem.pool(), problem.budget)
             return list(range(m, len(problem.embeddings)))
+
+    def learn_from(
+        self, indices: Sequence[int], scores: Any, noise: Any | None = None, source: str | None = None
+    ) -> None:
+        """Use scores of an earlier search on these prompts, such as one with another model.
+
+        The model of this search finds out from its own scores how far those of the source apply. With a
+        number of initial prompts in the settings, the source's best prompt takes the place of a random one. A
+        source with fewer than two scores, or with equal ones, contributes nothing.
+
+        Args:
+            indices: n distinct pool indices.
+            scores: n scores, higher is better, in any unit.
+            noise: Variance of each score, or of all, in squared units of the scores. Default: 0 beside the
+                misfit, which is estimated.
+            source: Name of the source; the same name again replaces its scores. Default: a new name.
+
+        Raises:
+            UnknownIndexError: An index is outside the pool.
+            InputError: A prompt occurs twice, the lengths differ, a value is NaN or infinite, a variance is
+                negative, or the search has begun.
+            ConfigError: The gradient search and the official preset cannot use sources.
+        """
+        problem = self._problem
+        if problem.config.official_settings or problem.config.search == "gradient":
+            raise ConfigError(
+                "learn_from: the gradient search and the official preset cannot use other scores; use "
+                "search='improvement'"
+            )
+        known = [self._checked(index) for index in indices]
+        name = f"source {len(problem.sources) + 1}" if source is None else source
+        given = checked_source(known, scores, noise, name)
+        with self._access:
+            if self._native.log(self._number):
+                raise InputError(
+                    "learn_from: the search has begun; call it before the first ask, tell or add"
+                )
+            sources = {**problem.sources, name: given}
+            phi = trend(problem, sources.values())
+            self._native.learn(self._number, phi, opening(problem, sources.values()))
+            problem.sources = sources
 
     def _checked(self, index: int) -> int:
         m = len(self._problem.embeddings)
@@ -357,6 +384,7 @@ class Zopo:
         """
         with self._access.read_only:
             self._access.require_consistent()
+            sources = [source.to_dict() for source in self._problem.sources.values()]
             return {
                 "version": STATE_VERSION,
                 "config": self.config.to_dict(),
@@ -364,6 +392,7 @@ class Zopo:
                 "embeddings": pool_fingerprint(self._problem.embeddings),
                 "log": self._native.log(self._number),
                 "pending": self.pending,
+                **({"sources": sources} if sources else {}),
             }
 
     @classmethod

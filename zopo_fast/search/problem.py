@@ -18,6 +18,7 @@ from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import DEFAULT_INITIAL, ZopoConfig
 from zopo_fast.search.design import sample_of, size_of_start, spread_start
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
+from zopo_fast.search.sources import Source
 
 Kernel = NTK | InfiniteNTK
 
@@ -50,6 +51,7 @@ class SearchProblem:
         config: The settings.
         budget: Budget, clipped to m.
         initial: Indices to ask first.
+        sources: Scores of earlier searches, by name.
         kernels: Kernels of the model; one NTK for a gradient search.
         mean: (d,) shift of the standardization; 0 for the official preset.
         deviation: (d,) scale of the standardization; 1 for the official preset and for constant columns.
@@ -72,6 +74,7 @@ class SearchProblem:
         self.config = config
         self.budget = min(config.budget, m)
         self.embeddings = Z
+        self.sources: dict[str, Source] = {}
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(

@@ -35,6 +35,9 @@ class AskTell(Protocol):
     def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None: ...
     def discard(self, index: int) -> None: ...
     def add(self, embeddings: Any) -> list[int]: ...
+    def learn_from(
+        self, indices: Sequence[int], scores: Any, noise: Any | None = None, source: str | None = None
+    ) -> None: ...
 
 
 class SavedSearch:
@@ -62,6 +65,7 @@ class SavedSearch:
             )
         self._rows = same_pool(embeddings, state["embeddings"])
         self._log, self._pending = state["log"], state["pending"]
+        self._sources = state.get("sources", [])
         added = [as_integer("state: add", entry[1]) for entry in self._log if entry[0] == "add"]
         if min(added, default=0) < 0 or sum(added) >= len(self._rows):
             raise InputError("state: the log adds more prompts than there are")
@@ -76,6 +80,8 @@ class SavedSearch:
             InputError: A call cannot be repeated, or leads to other pending prompts.
             Exception: A standard error, for a log that is not of this package.
         """
+        for source in self._sources:
+            optimizer.learn_from(**source)
         m = len(self.first_rows)
         different = 0
         for kind, *arguments in self._log:

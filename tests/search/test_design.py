@@ -159,3 +159,9 @@ def test_the_official_settings_begin_with_random_prompts() -> None:
     unstated = SearchProblem(pool(), zf.ZopoConfig(seed=2, budget=50, official_settings=settings), None)
     assert unstated.initial == SearchProblem(pool(), zf.ZopoConfig.official(50, seed=2), None).initial
     assert len(unstated.initial) == 40
+
+
+def test_a_number_means_random_prompts() -> None:
+    drawn = np.random.default_rng(3).permutation(60)[:7].tolist()
+    assert zf.Zopo(pool(), zf.ZopoConfig(budget=50, initial=7, seed=3)).ask(7) == drawn
+    assert zf.ZopoConfig.official().initial == 40

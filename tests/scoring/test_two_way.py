@@ -1,0 +1,193 @@
+"""Two-way model of scores: against a dense reference, on simulated scores, and at its limits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from zopo_fast.scoring import two_way
+from zopo_fast.scoring.two_way import TwoWayModel
+
+
+def logistic(eta: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-eta))
+
+
+def simulated(rng: np.random.Generator, rows: int, examples: int, spread: float) -> np.ndarray:
+    """Return 0/1 scores with qualities of deviation 0.7 and difficulties of deviation `spread`."""
+    a, b = rng.normal(0.0, 0.7, rows), rng.normal(0.0, spread, examples)
+    return (rng.random((rows, examples)) < logistic(a[:, None] + b)).astype(float)
+
+
+def filled(scores: np.ndarray, seen: np.ndarray) -> TwoWayModel:
+    model = TwoWayModel(scores.shape[1])
+    for i, row in enumerate(scores):
+        at = np.flatnonzero(seen[i])
+        model.add(i, at.tolist(), row[at].tolist())
+    return model
+
+
+def random_looks(rng: np.random.Generator, rows: int, examples: int, full: int) -> np.ndarray:
+    """Return which scores are known: some prompts complete, others on few examples in random order."""
+    seen = np.zeros((rows, examples), dtype=bool)
+    for i in range(rows):
+        seen[i, rng.permutation(examples)[: examples if i < full else rng.integers(3, examples // 2)]] = True
+    return seen
+
+
+def dense_step(
+    y: np.ndarray, seen: np.ndarray, mu: float, va: float, vb: float, vr: float
+) -> tuple[np.ndarray, float, float, float, float]:
+    """Return the joint posterior mean of (a, b), and the components after a step, by dense algebra."""
+    r, n = y.shape
+    i, j = np.nonzero(seen)
+    X = np.zeros((len(i), r + n))
+    X[np.arange(len(i)), i] = 1.0
+    X[np.arange(len(i)), r + j] = 1.0
+    prior = np.diag(np.concatenate([np.full(r, 1.0 / va), np.full(n, 1.0 / vb)]))
+    covariance = np.linalg.inv(prior + X.T @ X / vr)
+    mean = covariance @ X.T @ (y[i, j] - mu) / vr
+    left = y[i, j] - mu - X @ mean
+    vr = float((left**2 + ((X @ covariance) * X).sum(axis=1)).mean())
+    second = mean**2 + np.diag(covariance)
+    va, vb = (float(second[:r].sum()) + va) / (r + 1), (float(second[r:].sum()) + vb) / (n + 1)
+    return mean, mu + float(left.mean()), va, vb, vr
+
+
+def test_step_equals_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    y = 0.5 + rng.normal(0, 0.1, (5, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (5, 8))
+    seen = random_looks(rng, 5, 8, 1)
+    seen[0] = True
+    model = filled(y, seen)
+    monkeypatch.setattr(two_way, "PASSES", 1)
+    for _ in range(4):
+        before = model._mu, model._va, model._vb, model._vr
+        model._refit()
+        mean, *after = dense_step(y, seen, *before)
+        np.testing.assert_allclose(np.concatenate([model._a[:5], model._b]), mean, atol=1e-10)
+        np.testing.assert_allclose([model._mu, model._va, model._vb, model._vr], after, rtol=1e-9)
+
+
+def test_components_are_recovered_from_graded_scores() -> None:
+    rng = np.random.default_rng(1)
+    y = 0.5 + rng.normal(0, 0.1, (60, 1)) + rng.normal(0, 0.15, 80) + rng.normal(0, 0.05, (60, 80))
+    model = filled(y, np.ones(y.shape, dtype=bool))
+    for _ in range(30):
+        model._refit()
+    found = np.sqrt([model._va, model._vb, model._vr])
+    np.testing.assert_allclose(found, [0.1, 0.15, 0.05], rtol=0.3)
+
+
+def test_difficulty_is_found_where_examples_differ_and_only_there() -> None:
+    found = []
+    for spread in (0.0, 1.5):
+        rng = np.random.default_rng(2)
+        model = filled(simulated(rng, 40, 60, spread), np.ones((40, 60), dtype=bool))
+        for _ in range(30):
+            model._refit()
+        found.append(model._vb)
+    assert found[0] < 0.1
+    assert 1.0 < found[1] < 4.0
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_quality_is_unbiased_over_orders_for_a_wrong_model(binary: bool) -> None:
+    """Predictions that depend on other prompts only are fixed over a prompt's orders."""
+    rng = np.random.default_rng(3)
+    y = simulated(rng, 1, 30, 1.0)[0] if binary else rng.random(30) ** 3
+    model = TwoWayModel(30)
+    model.add(0, list(range(30)), y.tolist())
+    model._is_binary, model._mu = binary, 0.4
+    model._b[:] = rng.normal(0.0, 1.0, 30)
+    model._a[0] = -0.7
+    found = []
+    for _ in range(4000):
+        model._seen[0] = False
+        model._seen[0, rng.permutation(30)[:6]] = True
+        model._estimate(np.array([0]))
+        found.append(float(model.estimates().quality[0]))
+    assert abs(np.mean(found) - y.mean()) < 4 * np.std(found) / math.sqrt(len(found))
+
+
+def errors(spread: float) -> tuple[float, float, float]:
+    """Return mean squared errors of quality and of the plain mean, and of quality in units of `noise`."""
+    quality, plain, z = [], [], []
+    for seed in range(12):
+        rng = np.random.default_rng([seed, 9])
+        y = simulated(rng, 30, 50, spread)
+        seen = random_looks(rng, 30, 50, 4)
+        model = filled(y, seen)
+        estimates = model.estimates()
+        for i in np.flatnonzero(~seen.all(axis=1)):
+            off = float(estimates.quality[i]) - y[i].mean()
+            quality.append(off**2)
+            plain.append((float(estimates.mean[i]) - y[i].mean()) ** 2)
+            z.append(off**2 / model.noise(int(i)))
+    return float(np.mean(quality)), float(np.mean(plain)), float(np.mean(z))
+
+
+def test_quality_beats_the_plain_mean_where_examples_differ() -> None:
+    quality, plain, z = errors(1.8)
+    assert quality < 0.85 * plain
+    assert 0.5 < z < 1.6
+
+
+def test_quality_is_as_good_as_the_plain_mean_where_examples_are_alike() -> None:
+    quality, plain, z = errors(0.0)
+    assert quality < 1.05 * plain
+    assert 0.5 < z < 1.6
+
+
+def test_complete_prompts_are_exact_and_memory_grows() -> None:
+    rng = np.random.default_rng(4)
+    y = simulated(rng, 40, 12, 1.0)
+    model = filled(y, np.ones(y.shape, dtype=bool))
+    assert len(model) == 40 > two_way.ROWS
+    np.testing.assert_allclose(model.estimates().quality, y.mean(axis=1), atol=1e-12)
+    assert all(model.noise(i) == 0.0 for i in range(40))
+    assert not model.estimates().unseen.any()
+
+
+def test_graded_scores_after_binary_ones_change_the_link() -> None:
+    model = TwoWayModel(10)
+    model.add(0, [0, 1, 2], [1.0, 0.0, 1.0])
+    model.add(1, [3, 4], [0.25, 0.5])
+    model.add(2, [0, 1], [0.0, 1.0])
+    assert not model._is_binary
+    estimates = model.estimates()
+    assert np.isfinite([estimates.quality, estimates.difficulty, estimates.unseen]).all()
+    assert model.noise(1) > 0.0
+    assert model.residual(np.array([0.1, 0.9])).tolist() == [model._vr] * 2
+
+
+@pytest.mark.parametrize("score", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("examples", [1, 12])
+def test_equal_scores(score: float, rows: int, examples: int) -> None:
+    model = TwoWayModel(examples)
+    for i in range(rows):
+        at = list(range(max(1, examples // 3)))
+        model.add(i, at, [score] * len(at))
+        estimates = model.estimates()
+        assert np.isfinite([estimates.quality, estimates.difficulty, estimates.unseen]).all()
+        np.testing.assert_allclose(estimates.quality, score, atol=0.25)
+        assert math.isfinite(model.noise(i))
+
+
+def test_order_of_prompts_does_not_matter_once_the_components_settle() -> None:
+    rng = np.random.default_rng(5)
+    y, seen = simulated(rng, 20, 15, 1.0), random_looks(rng, 20, 15, 3)
+    found = []
+    for order in (np.arange(20), rng.permutation(20)):
+        model = TwoWayModel(15)
+        for i in order.tolist():
+            at = np.flatnonzero(seen[i])
+            model.add(i, at.tolist(), y[i, at].tolist())
+        for _ in range(3000):
+            model._refit()
+        model._estimate(np.arange(20))
+        found.append([float(model.estimates().quality[model.row(i)]) for i in range(20)])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)

@@ -1,0 +1,106 @@
+"""Trends in the prior of a search, from the scores of earlier searches on the same pool.
+
+A source is what an earlier search, such as one with another model, found: scores of some prompts. A Gaussian
+process under the search's own kernel turns the scores of a source s into a function phi_s over the pool. The
+prior covariance of the new search becomes
+
+    k(x, y) + tau^2 sum_s phi_s(x) phi_s(y),
+
+which is Bayesian linear regression on the phi_s, with coefficients ~ N(0, tau^2) beside the kernel
+(Rasmussen & Williams 2006, eq. 2.39). The new scores decide how much of a source is of use, and its sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from zopo_fast.gp.arrays import Array
+from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
+from zopo_fast.search.problem import NUGGETS, SearchProblem
+from zopo_fast.search.sources import Source
+
+TREND_VARIANCE = 0.1
+"""tau^2, in units of the kernel's mean diagonal; chosen by cross-validation over tasks."""
+BLOCK = 8192  # candidates of one block of the kernel
+
+
+def opening(problem: SearchProblem, sources: Iterable[Source]) -> list[int]:
+    """Return the initial prompts: the best one of each source takes the place of another.
+
+    A list of initial indices in the settings stays as it is.
+    """
+    if isinstance(problem.config.initial, tuple):
+        return problem.initial
+    best = dict.fromkeys(source.best for source in sources if source.says_something)
+    others = [i for i in problem.initial if i not in best]
+    return [*best, *others][: min(problem.budget, max(len(problem.initial), len(best)))]
+
+
+def trend(problem: SearchProblem, sources: Iterable[Source]) -> Array:
+    """Return tau phi_s of each source with signal, (m, sources), as a flat array of float64."""
+    columns = [_phi(problem, source) for source in sources if source.says_something]
+    columns = [phi for phi in columns if phi.any()]
+    m = len(problem.embeddings)
+    stacked = np.stack(columns, axis=1) if columns else np.empty((m, 0))
+    flat: Array = np.ascontiguousarray(math.sqrt(TREND_VARIANCE) * stacked, dtype=np.float64).ravel()
+    return flat
+
+
+def _phi(problem: SearchProblem, source: Source) -> Array:
+    """Return the posterior mean of a source over the pool, (m,).
+
+    The sum of squares is m times the share of the scores' variance that the model predicts, by leave-one-out:
+    a source of noise alone gives 0. Nuggets are averaged by evidence, each with its best amplitude.
+    """
+    at = np.array(source.indices)
+    y = np.array(source.scores)
+    deviation = y.std()
+    y = (y - y.mean()) / deviation
+    noise = np.array(source.noise) / deviation**2
+    n = len(y)
+    points = _points(problem, at)
+    scale = kernel_scale(problem.kernels, _points(problem, scale_sample(len(problem.embeddings))))
+    K = _gram(problem, points, points) / scale
+    evidence, weights, errors = [], [], []
+    for nugget in NUGGETS:
+        A = K + np.diag(nugget + noise)
+        inverse = np.linalg.inv(A)
+        ones = inverse.sum(axis=0)
+        # Q y are the weights of the posterior mean with an unknown constant (ibid., eq. 2.42).
+        Q = inverse - np.outer(ones, ones) / ones.sum()
+        alpha = Q @ y
+        amplitude = max(float(y @ alpha) / n, 1e-12)
+        evidence.append(-0.5 * n * math.log(amplitude) - 0.5 * np.linalg.slogdet(A)[1])
+        weights.append(alpha)
+        errors.append(alpha / np.diag(Q))  # leave-one-out (ibid., eq. 5.12)
+    share = np.exp(np.array(evidence) - max(evidence))
+    share /= share.sum()
+    alpha, error = share @ np.array(weights), share @ np.array(errors)
+    explained = max(0.0, 1.0 - float(error @ error) / n)
+    m = len(problem.embeddings)
+    mean = np.concatenate(
+        [
+            alpha @ _gram(problem, points, _points(problem, np.arange(i, min(m, i + BLOCK))))
+            for i in range(0, m, BLOCK)
+        ]
+    )
+    mean -= mean.mean()
+    spread = float(mean.std())
+    phi: Array = mean * (math.sqrt(explained) / spread if spread > 0.0 else 0.0)
+    return phi
+
+
+def _points(problem: SearchProblem, index: Any) -> Array:
+    """Return coordinates of the kernel, (n, d), of candidates."""
+    raw = problem.embeddings[index].astype(np.float64)
+    points: Array = (raw - problem.mean) / problem.deviation * problem.factor
+    return points
+
+
+def _gram(problem: SearchProblem, X: Array, Y: Array) -> Array:
+    mean: Array = np.mean([kernel.gram(X, Y) for kernel in problem.kernels], axis=0)
+    return mean
