@@ -2,7 +2,7 @@
 
     import zopo_fast as zf
 
-    opt = zf.Zopo(embeddings, zf.ZopoConfig(budget=165, initial=40, seed=0))
+    opt = zf.Zopo(embeddings, zf.ZopoConfig(budget=50, seed=0))
     while not opt.done:
         i = opt.ask()
         opt.tell(i, score(prompts[i]))

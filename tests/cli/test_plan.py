@@ -40,12 +40,12 @@ def test_a_typed_budget_above_the_pool_is_an_error(bench: Bench, how: str) -> No
     assert (done.code, f"--budget 13 is larger than the pool of {N} prompts" in done.err) == (2, True), done
 
 
-def test_initial_prompts_that_were_not_typed_leave_room_for_the_search(bench: Bench) -> None:
+def test_initial_prompts_that_leave_no_room_for_the_search_are_noted(bench: Bench) -> None:
     with serving() as server:
-        done = bench.run(*untyped(server.url, "--budget", "6", "--dry-run"))
+        untold = bench.run(*untyped(server.url, "--budget", "6", "--dry-run"))
         typed = bench.run(*untyped(server.url, "--budget", "6", "--initial", "10", "--dry-run"))
-    assert "--initial" not in done.err  # the start takes a part of the budget by itself
-    assert "--initial takes the whole --budget" in typed.err
+    assert "Note:" not in untold.err
+    assert "Note: --initial takes the whole --budget; all prompts are drawn at random." in typed.err
 
 
 def test_an_incumbent_and_scored_prompts_count(bench: Bench) -> None:

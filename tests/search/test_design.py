@@ -1,73 +1,167 @@
-"""Start of a search: prompts spread over the pool."""
+"""Start of a search: medoids of the pool in the metric of the kernel."""
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pytest
+from search_tools import CONFIGS, play, pool
 
 import zopo_fast as zf
-from zopo_fast.search.design import MAX_SAMPLE, SIZE, size_of_start, spread_start
-from zopo_fast.search.problem import DEFAULT_KERNEL
+from zopo_fast.search.design import MAX_SAMPLE, size_of_start, spread_start
+from zopo_fast.search.problem import SearchProblem
+
+SPREAD = {name: config for name, config in CONFIGS.items() if name != "official"}
 
 
-def start(Z: np.ndarray, count: int, seed: int = 0, known: tuple[int, ...] = ()) -> list[int]:
-    return spread_start(Z, [DEFAULT_KERNEL], count, np.random.default_rng(seed), known)
+def distances(gram: np.ndarray) -> np.ndarray:
+    n = len(gram)
+    return np.array([[gram[i, i] + gram[j, j] - 2 * gram[i, j] for j in range(n)] for i in range(n)])
 
 
-def first(Z: np.ndarray, count: int, **settings: object) -> list[int]:
-    opt = zf.Zopo(Z, zf.ZopoConfig(**settings))  # type: ignore[arg-type]
-    return [opt.ask() for _ in range(count)]
-
-
-def clusters(seed: int = 0) -> np.ndarray:
-    """Make 5 groups of 12 prompts, 60 in all, far from each other."""
+def blobs(sizes: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (n, 5) in tight clusters of these sizes, shuffled, and the cluster of each."""
     rng = np.random.default_rng(seed)
-    centers = 10.0 * np.linalg.qr(rng.normal(size=(8, 8)))[0][:5]
-    return np.repeat(centers, 12, axis=0) + 0.1 * rng.normal(size=(60, 8))
+    label = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    return 10.0 * np.eye(5)[label] + 0.1 * rng.normal(size=(len(label), 5)), label
 
 
-def test_every_group_has_a_prompt() -> None:
-    for seed in range(10):
-        assert sorted(i // 12 for i in start(clusters(), 5, seed)) == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("known", [(), (4,), (4, 9)])
+def test_the_medoids_are_nearly_the_best_of_all_subsets(known: tuple[int, ...]) -> None:
+    others = [i for i in range(14) if i not in known]
+    ratios = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(14, 3))
+        D = distances(X @ X.T)
+        chosen = spread_start(X @ X.T, 3, rng, known)
+        assert len(set(chosen) - set(known)) == 3
+        costs = [D[:, [*known, *some]].min(axis=1).sum() for some in itertools.combinations(others, 3)]
+        ratios.append(D[:, [*known, *chosen]].min(axis=1).sum() / min(costs))
+    assert min(ratios) > 1 - 1e-9
+    assert np.mean(ratios) < 1.15  # alternating updates end in local optima
 
 
-def test_known_prompts_are_covered() -> None:
-    chosen = start(clusters(), 3, known=(0, 13))
-    assert sorted(i // 12 for i in chosen) == [2, 3, 4]
+def test_a_single_prompt_is_the_medoid_of_the_pool() -> None:
+    X = pool(40)
+    assert spread_start(X @ X.T, 1, np.random.default_rng(0)) == [distances(X @ X.T).sum(axis=1).argmin()]
 
 
-def test_a_default_search_starts_with_it() -> None:
-    Z = clusters()
-    asked = first(Z, 5, budget=50)
-    assert sorted(i // 12 for i in asked) == [0, 1, 2, 3, 4]
-    assert asked == first(Z, 5, budget=50)
-    assert first(Z.astype(np.float32), 5, budget=50) == asked
-    assert zf.ZopoBatch([Z], zf.ZopoConfig(budget=50))[0].ask(5) == asked
+@pytest.mark.parametrize("seed", range(10))
+def test_every_cluster_gets_a_prompt_and_the_largest_is_first(seed: int) -> None:
+    X, label = blobs((4, 11, 7), seed)
+    chosen = spread_start(X @ X.T, 3, np.random.default_rng(seed))
+    assert label[chosen].tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize(("budget", "size"), [(1, 1), (3, 1), (8, 2), (20, SIZE), (165, SIZE)])
-def test_the_start_takes_a_fourth_of_the_budget_at_most(budget: int, size: int) -> None:
-    assert size_of_start(budget) == size
+@pytest.mark.parametrize("seed", range(10))
+def test_known_prompts_cover_their_cluster(seed: int) -> None:
+    X, label = blobs((4, 11, 7), seed)
+    known = int(np.flatnonzero(label == 1)[0])
+    chosen = spread_start(X @ X.T, 2, np.random.default_rng(seed), [known])
+    assert sorted(label[chosen].tolist()) == [0, 2]
 
 
-def test_pools_without_structure() -> None:
-    for m in (1, 2, 3):
-        assert len(set(start(np.zeros((m, 4)), 5))) == m
-    twins = np.repeat(np.eye(4), 2, axis=0)
-    assert len(set(start(twins, 8))) == 8
-    assert start(np.eye(3), 2, known=(0, 1, 2)) == []
-    assert sorted(first(np.ones((30, 4)), 30, budget=30)) == list(range(30))
+def test_prompts_that_coincide_are_distinct_in_the_start() -> None:
+    for X in (np.ones((7, 2)), np.zeros((7, 2)), np.repeat([[0.0, 1.0], [1.0, 0.0]], [5, 2], axis=0)):
+        chosen = spread_start(X @ X.T, 4, np.random.default_rng(0))
+        assert len(set(chosen)) == 4
+        assert set(chosen) <= set(range(7))
+    x = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    assert 4 in spread_start(np.outer(x, x), 2, np.random.default_rng(0))
+    assert sorted(spread_start(np.eye(3), 9, np.random.default_rng(0))) == [0, 1, 2]
+    assert spread_start(np.eye(3), 9, np.random.default_rng(0), [0, 1, 2]) == []
 
 
-def test_a_large_pool_is_sampled() -> None:
-    Z = np.random.default_rng(0).normal(size=(4 * MAX_SAMPLE, 8)).astype(np.float16)
-    asked = first(Z, SIZE, budget=50)
-    assert len(set(asked)) == SIZE
+def test_a_gram_matrix_that_overflows_gives_some_prompts() -> None:
+    gram = np.full((5, 5), 1e308)
+    gram[2] = gram[:, 2] = np.inf
+    assert len(set(spread_start(gram, 3, np.random.default_rng(0)))) == 3
 
 
-def test_a_number_is_random_as_before() -> None:
-    Z = clusters()
-    assert first(Z, 7, budget=50, initial=7, seed=3) == [
-        int(i) for i in np.random.default_rng(3).permutation(60)[:7]
-    ]
+def test_a_start_takes_at_most_a_fourth_of_the_budget() -> None:
+    assert [size_of_start(budget) for budget in (1, 3, 4, 7, 8, 12, 20, 50, 10**6)] == [
+        1, 1, 1, 1, 2, 3, 5, 5, 5,
+    ]  # fmt: skip
+    assert [size_of_start(budget, is_local=True) for budget in (1, 20, 28, 50)] == [1, 5, 7, 8]
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_a_search_begins_with_the_start(name: str) -> None:
+    Z = pool(200)
+    problem = SearchProblem(Z, SPREAD[name](budget=50), None)
+    count = 8 if name in ("trust region", "gradient") else 5
+    assert len(set(problem.initial)) == count
+    opt = zf.Zopo(Z, SPREAD[name](budget=50))
+    assert opt.ask(count) == problem.initial
+    others = [SearchProblem(Z, SPREAD[name](budget=50, seed=seed), None).initial for seed in range(6)]
+    assert others[0] == problem.initial
+    assert len(set(map(tuple, others))) > 1
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_precision_and_batch_do_not_change_the_start(name: str) -> None:
+    exact = pool(300).astype(np.float16)
+    exact[::2] = exact[1::2]  # twins, between which rounding must not choose
+    asked = {dtype: play(zf.Zopo(exact.astype(dtype), SPREAD[name](budget=16))) for dtype in "efd"}
+    assert asked["e"] == asked["f"] == asked["d"]
+    batch = zf.ZopoBatch([exact, exact.astype("d")], SPREAD[name](budget=16))
+    assert [play(opt) for opt in batch] == [asked["e"]] * 2
+
+
+@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("m", [1, 2, 3, 6])
+def test_tiny_pools_and_equal_prompts(name: str, m: int) -> None:
+    for Z in (pool(m), np.ones((m, 4)), np.zeros((m, 4))):
+        assert sorted(play(zf.Zopo(Z, SPREAD[name](budget=m)))) == list(range(m))
+
+
+def test_a_large_pool_is_sampled_by_the_seed() -> None:
+    X, label = blobs((20 * MAX_SAMPLE, 30 * MAX_SAMPLE))
+    starts = [SearchProblem(X.astype(np.float32), zf.ZopoConfig(seed=s), None).initial for s in (0, 0, 1)]
+    assert starts[0] == starts[1] != starts[2]
+    assert all({*label[start]} == {0, 1} for start in starts)
+
+
+def test_known_prompts_outside_the_sample_are_covered() -> None:
+    X, label = blobs((2 * MAX_SAMPLE, 3 * MAX_SAMPLE))
+    problem = SearchProblem(X, zf.ZopoConfig(initial=1), None)
+    for cluster in (0, 1):
+        for known in np.flatnonzero(label == cluster)[-20:].tolist():
+            assert label[problem.start(1, [known])].tolist() == [1 - cluster]
+    assert problem.start(0, [3]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_does_not_choose_between_twins(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    X = np.repeat(rng.normal(size=(15, 4)), 3, axis=0)
+    noise = 1e-14 * rng.normal(size=(45, 45))
+    starts = [spread_start(K, 4, np.random.default_rng(seed)) for K in (X @ X.T, X @ X.T + noise + noise.T)]
+    assert starts[0] == starts[1]
+
+
+def test_a_state_continues_from_the_start_it_had() -> None:
+    Z = pool(200)
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=30, seed=4))
+    for _ in range(3):
+        opt.tell(i := opt.ask(), float(i % 7))
+    state: dict[str, Any] = opt.state_dict()
+    assert state["config"]["initial"] is None
+    again = zf.Zopo.from_state(Z, state)
+    assert play(again) == play(opt)
+
+
+def test_the_official_settings_begin_with_random_prompts() -> None:
+    settings = zf.ZopoConfig.official().official_settings
+    unstated = SearchProblem(pool(), zf.ZopoConfig(seed=2, budget=50, official_settings=settings), None)
+    assert unstated.initial == SearchProblem(pool(), zf.ZopoConfig.official(50, seed=2), None).initial
+    assert len(unstated.initial) == 40
+
+
+def test_a_number_means_random_prompts() -> None:
+    drawn = np.random.default_rng(3).permutation(60)[:7].tolist()
+    assert zf.Zopo(pool(), zf.ZopoConfig(budget=50, initial=7, seed=3)).ask(7) == drawn
     assert zf.ZopoConfig.official().initial == 40

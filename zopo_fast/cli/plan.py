@@ -131,7 +131,7 @@ def fit_heldout(task: Task, given: Collection[str]) -> Task:
 
 
 def fit_budget(config: RunConfig, size: int, given: Collection[str]) -> RunConfig:
-    """Return the settings with a budget and initial prompts that a pool of `size` prompts allows.
+    """Return the settings with a budget that a pool of `size` prompts allows.
 
     Args:
         config: Settings of the run.
@@ -147,15 +147,9 @@ def fit_budget(config: RunConfig, size: int, given: Collection[str]) -> RunConfi
             raise ConfigError(f"--budget {budget} is larger than the pool of {size} prompts to score")
         note(f"the budget is {size} instead of {budget} prompts: the pool has no more to score.")
         budget = size
-    if initial is not None and initial >= budget:
-        if "initial" in given:
-            note("--initial takes the whole --budget; all prompts are drawn at random.")
-        elif budget > 1:
-            initial = budget // 2
-            note(f"{initial} of the {budget} prompts are drawn at random (--initial).")
-        else:
-            initial = 1
-    return replace(config, budget=budget, initial=initial)
+    if initial is not None and initial >= budget and "initial" in given:
+        note("--initial takes the whole --budget; all prompts are drawn at random.")
+    return replace(config, budget=budget)
 
 
 def note(text: str) -> None:

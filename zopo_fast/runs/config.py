@@ -37,7 +37,8 @@ class RunConfig:
         None,
         "Random prompts scored before the search proposes any.",
         minimum=1,
-        default_text="up to 5, spread over the pool",
+        default_text="up to 5, or 8 for a local search, spread over the pool"
+        "; 10 random ones with the official preset",
     )
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     concurrency: int = setting(

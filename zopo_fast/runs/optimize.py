@@ -29,7 +29,6 @@ from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.design import size_of_start
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import SearchProblem, as_embeddings
 from zopo_fast.tasks.task import Task
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
     from zopo_fast.llm.answer_cache import AnswerCache
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.storage.store import Store
+
+OFFICIAL_INITIAL = 10  # random prompts that a run of the official preset starts with
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,7 +151,7 @@ async def optimize(
             resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
-        initial = _initial(pool, Z, incumbent, config, winners(earlier))
+        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, winners(earlier)))
         state = _state(scored, pool, Z, config, initial, scorer, slots, study, earlier)
         driver = Driver(
             state,
@@ -336,17 +337,19 @@ def _initial(
     if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
     earlier = [i for i in winners if i not in chosen and i not in pool.scores]
-    chosen += earlier
-    if config.initial is None:
-        chosen = chosen[: config.budget]
-        count = max(size_of_start(config.budget) - len(earlier), 1)
-        count = min(count, config.budget - len(chosen))
+    chosen = [*chosen, *earlier][: config.budget]
+    if config.initial is None and config.search.official_settings is None:
         settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
-        fresh = SearchProblem(Z, settings, None).start(count, [*chosen, *pool.scores])
-        return (chosen + fresh) or [0]  # as below
+        problem = SearchProblem(Z, settings, None)
+        # A known score covers its part of the pool; an incumbent is added to the start. Beside the winners of
+        # earlier runs, one prompt at least is spread: it tells whether they apply.
+        count = problem.size_of_start(config.budget) - len(pool.scores)
+        count = min(max(count - len(earlier), min(count, 1)), config.budget - len(chosen))
+        fresh = problem.start(count, [*chosen, *(i for i in pool.scores if i not in chosen)])
+        return (chosen + fresh) or [next(iter(pool.scores), 0)]  # the search skips a prompt with a score
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]
-    initial = (chosen + fresh)[: min(config.initial, config.budget, len(pool))]
+    initial = (chosen + fresh)[: min(config.initial or OFFICIAL_INITIAL, config.budget, len(pool))]
     return initial or [0]  # where all prompts have scores; the search skips an initial prompt with a score
 
 

@@ -165,12 +165,12 @@ def config_as_begun(store: Store, config: RunConfig) -> RunConfig:
     return config
 
 
-def pin(store: Store | None, name: str, value: int) -> int:
-    """Return the number that the study was started with; a new study stores `value` as that number."""
+def pin(store: Store | None, name: str, value: T) -> T:
+    """Return the JSON value that the study was started with; a new study stores `value`."""
     if store is None:
         return value
     then = store.get(name)
-    if isinstance(then, int):
+    if isinstance(then, type(value)):
         return then
     store.put(name, value)
     return value

@@ -41,7 +41,7 @@ class ZopoBatch:
         import zopo_fast as zf
 
         pools = np.random.default_rng(0).normal(size=(8, 200, 16))  # B = 8 pools of 200 prompts
-        batch = zf.ZopoBatch(pools, zf.ZopoConfig(budget=30, initial=10))
+        batch = zf.ZopoBatch(pools, zf.ZopoConfig(budget=30))
         while not batch.done.all():
             indices = batch.ask()  # (8,) int64, -1 where a search is done
             scores = -np.linalg.norm(pools[np.arange(8), indices], axis=1)

@@ -16,7 +16,7 @@ from zopo_fast.errors import ConfigError
 Search = Literal["improvement", "thompson", "gradient"]
 
 DEFAULT_BUDGET = 165
-DEFAULT_INITIAL = 40
+DEFAULT_INITIAL = 40  # of the published loop
 MAX_SEED = 2**128 - 1
 MAX_INITIAL = 10**6  # length of a list of initial indices
 
@@ -62,7 +62,8 @@ class ZopoConfig:
     initial: int | Sequence[int] | None = setting(
         None,
         "Number of random initial prompts, or the list of their indices.",
-        default_text="up to 5, spread over the pool",
+        default_text="up to 5, or 8 for a local search, spread over the pool"
+        "; 40 random ones with the official settings",
     )
     seed: int = setting(0, "Seed of every random choice.", minimum=0, maximum=MAX_SEED)
     search: Search = setting(

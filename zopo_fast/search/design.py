@@ -7,22 +7,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from zopo_fast.gp.arrays import Array
-from zopo_fast.gp.infinite_ntk import InfiniteNTK
 
-SIZE = 5  # prompts; more or fewer are no better on the measured pools
+SIZE = 5  # prompts; 3 to 8 are as good on the measured pools
+LOCAL_SIZE = 8  # of a search around the best prompt, which sees other parts of the pool late
 BUDGET_SHARE = 4  # the start takes at most a fourth of the budget
 MAX_SAMPLE = 256  # candidates of a larger pool that compete
 SEEDINGS, SWEEPS = 4, 10
+DECIMALS = 9  # of a distance: its last digits depend on the processor, and must not choose between twins
 
 
-def size_of_start(budget: int) -> int:
-    """Return the number of prompts to start with for a budget of prompts."""
-    return min(max(budget // BUDGET_SHARE, 1), SIZE)
+def size_of_start(budget: int, is_local: bool = False) -> int:
+    """Return the number of prompts to start with.
+
+    Args:
+        budget: Prompts scored in total.
+        is_local: True for a search that considers a part of the pool at a time.
+    """
+    return min(max(budget // BUDGET_SHARE, 1), LOCAL_SIZE if is_local else SIZE)
 
 
-def spread_start(
-    X: Array, kernels: Sequence[InfiniteNTK], count: int, rng: np.random.Generator, known: Sequence[int] = ()
-) -> list[int]:
+def spread_start(gram: Array, count: int, rng: np.random.Generator, known: Sequence[int] = ()) -> list[int]:
     """Choose prompts that represent a pool: medoids of its clusters.
 
     The squared distance of two prompts is k(x, x) + k(y, y) - 2 k(x, y): the prior variance of the difference
@@ -31,23 +35,18 @@ def spread_start(
     optimum only.
 
     Args:
-        X: (m, d) coordinates of the kernel, m >= 1.
-        kernels: of the search; their mean is used.
+        gram: (m, m) float64, k(x, y) of the candidates, m >= 1. Entries that are not finite count as 0.
         count: number of prompts.
         rng: source of the seedings.
-        known: rows whose scores are known; they are medoids already and not returned.
+        known: rows that are medoids already, and are not returned.
 
     Returns:
         At most `count` distinct rows, fewer where the pool has fewer. The medoid of the largest cluster is
         first.
     """
-    gram = np.mean([kernel.gram(X) for kernel in kernels], axis=0)
-    gram /= np.abs(gram).max() or 1.0  # sums of distances must not overflow
-    diagonal = np.diag(gram)
-    distance = np.maximum(np.nan_to_num(diagonal[:, None] + diagonal - 2.0 * gram), 0.0)
-    np.fill_diagonal(distance, 0.0)
+    distance = _distances(gram)
     fixed = list(dict.fromkeys(known))
-    count = min(count, len(X) - len(fixed))
+    count = min(count, len(gram) - len(fixed))
     best: tuple[float, list[int]] = (np.inf, [])
     for _ in range(SEEDINGS if count > 0 else 0):
         chosen = _improved(distance, _seeded(distance, fixed, count, rng), len(fixed))
@@ -65,6 +64,16 @@ def sample_of(m: int, rng: np.random.Generator) -> list[int]:
     if m <= MAX_SAMPLE:
         return list(range(m))
     return sorted(int(i) for i in rng.choice(m, MAX_SAMPLE, replace=False))
+
+
+def _distances(gram: Array) -> Array:
+    """Return the squared distances (m, m) of the kernel, in units of its largest value."""
+    gram = np.nan_to_num(gram, posinf=0.0, neginf=0.0)
+    gram = gram / (np.abs(gram).max() or 1.0)  # sums of distances must not overflow
+    diagonal = np.diag(gram)
+    distance: Array = np.maximum(np.round(diagonal[:, None] + diagonal - 2.0 * gram, DECIMALS), 0.0)
+    np.fill_diagonal(distance, 0.0)
+    return distance
 
 
 def _seeded(distance: Array, fixed: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:

@@ -39,7 +39,7 @@ class Zopo:
         import zopo_fast as zf
 
         embeddings = np.random.default_rng(0).normal(size=(500, 16))
-        opt = zf.Zopo(embeddings, zf.ZopoConfig(budget=50, initial=10))
+        opt = zf.Zopo(embeddings, zf.ZopoConfig(budget=50))
         while not opt.done:
             i = opt.ask()
             opt.tell(i, -np.linalg.norm(embeddings[i]))  # the score of prompt i, higher is better

@@ -15,7 +15,7 @@ from zopo_fast.errors import ArrayError, ConfigError
 from zopo_fast.gp.arrays import Array, as_host_array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import NTK, require_ntk
-from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.config import DEFAULT_INITIAL, ZopoConfig
 from zopo_fast.search.design import sample_of, size_of_start, spread_start
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
 from zopo_fast.search.sources import Source
@@ -31,7 +31,6 @@ MAX_RAW_ENTRY = 1e100  # of embeddings that are not standardized: their squares 
 # Default region: of a pool of at most MAX_WHOLE candidates all, of a larger one REGION.
 MAX_WHOLE = {"improvement": 2048, "thompson": 1024, "gradient": 1024}
 REGION = 1024
-MAX_COVERED = 256  # prompts with scores that the start of a run avoids
 MAX_PREALLOCATED = 1024  # observations to allocate memory for in advance; a model grows beyond as needed
 
 # Variances of the model's misfit, as shares of the signal variance; the model averages over them.
@@ -51,7 +50,6 @@ class SearchProblem:
         embeddings: (m, d), C-contiguous, in native byte order.
         config: The settings.
         budget: Budget, clipped to m.
-        rng: Random generator of the search, after the choice of the initial indices.
         initial: Indices to ask first.
         sources: Scores of earlier searches, by name.
         kernels: Kernels of the model; one NTK for a gradient search.
@@ -76,7 +74,6 @@ class SearchProblem:
         self.config = config
         self.budget = min(config.budget, m)
         self.embeddings = Z
-        self.rng = np.random.default_rng(config.seed)
         self.sources: dict[str, Source] = {}
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
@@ -222,32 +219,40 @@ class SearchProblem:
                 "pool away from it; distances are measured in units of that pool"
             )
 
+    def size_of_start(self, budget: int) -> int:
+        """Return the number of prompts to start with for a budget of prompts."""
+        is_local = self.config.search == "gradient" or self.region < len(self.embeddings)
+        return size_of_start(budget, is_local)
+
     def start(self, count: int, known: Sequence[int] = ()) -> list[int]:
         """Return prompts to start with, spread over the pool (`spread_start`), drawn by the seed.
 
         Args:
-            count: number of prompts.
-            known: prompts with scores, which are covered already.
+            count: Number of prompts.
+            known: Prompts that are covered already, and are not returned.
 
         Raises:
             ArrayError: The kernel overflows float64 on these embeddings.
         """
-        m = len(self.embeddings)
-        sample = sample_of(m, self.rng)
-        covered = sorted(set(known))[:MAX_COVERED]
-        rows = np.array(sorted({*sample, *covered}))
+        if count < 1:
+            return []
+        covered = sorted(set(known))
+        rng = np.random.default_rng(self.config.seed)
+        rows = np.array(sorted({*sample_of(len(self.embeddings), rng), *covered}))
         X = (self.embeddings[rows].astype(np.float64) - self.mean) / self.deviation * self.factor
-        infinite = [kernel for kernel in self.kernels if isinstance(kernel, InfiniteNTK)]
-        at = np.searchsorted(rows, covered).tolist()
-        chosen = spread_start(X, infinite or [DEFAULT_KERNEL], count, self.rng, at)
+        kernel = _core.PriorKernel([_native_kernel(each) for each in self.kernels], 1.0)
+        chosen = spread_start(kernel.gram(X), count, rng, np.searchsorted(rows, covered).tolist())
         return [int(rows[k]) for k in chosen]
 
     def _initial_indices(self, m: int) -> list[int]:
         initial = self.config.initial
+        if initial is None and not self.config.official_settings:
+            return self.start(self.size_of_start(self.budget))
         if initial is None:
-            return self.start(size_of_start(self.budget))
+            initial = DEFAULT_INITIAL
         if isinstance(initial, int):
-            return [int(i) for i in self.rng.permutation(m)[: min(initial, self.budget)]]
+            order = np.random.default_rng(self.config.seed).permutation(m)
+            return [int(i) for i in order[: min(initial, self.budget)]]
         outside = [i for i in initial if not 0 <= i < m]
         if outside:
             raise ConfigError(f"initial: index {outside[0]} is not in the pool of {m}")
