@@ -48,10 +48,15 @@ def search(task: Any = SMALL, pool: Any = PROMPTS, asked: str = "model", **more:
 
     def run(conductor: Conductor, store: Store) -> Any:
         return zf.optimize(
-            conductor.function if task is None else replace(task, metric="judge") if judged else task,
+            getattr(conductor, asked)
+            if task is None
+            else replace(task, metric="judge")
+            if judged
+            else task,
             pool,
             None if task is None else getattr(conductor, asked),
             settings(**{**FULL, **more}),
+            examples=range(EXAMPLES) if asked == "by_example" else None,
             judge=Judging(conductor) if judged else None,
             embeddings=EMBEDDINGS,
             on_phase=conductor.phase,
@@ -69,7 +74,11 @@ RUNS: dict[str, tuple[Run, dict[str, Any]]] = {
     "in full": (search(), {}),
     "race": (search(TASK, **RACE), {}),
     "race, other order": (search(TASK, **RACE, seed=8), {"seed": 1}),
-    "function": (search(None, budget=30), {}),
+    "function": (search(None, asked="function", budget=30), {}),
+    "function of examples": (
+        search(None, asked="by_example", **RACE, score_range=(0.0, 1.0), concurrency=7),
+        {},
+    ),
     "judge": (search(asked="chatty"), {}),
     "refused prompts": (search(max_failures=10), {"reject": REJECT}),
     "refused prompts in a race": (search(TASK, **RACE, max_failures=10), {"reject": REJECT}),

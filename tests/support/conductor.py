@@ -71,6 +71,13 @@ class Conductor:
         await self._turn((number, 0))
         return number / 60
 
+    async def by_example(self, prompt: str, example: int) -> float:
+        """Score a prompt on one example once it is released: a task function of both."""
+        pair = int(prompt.split("number ")[1].rstrip(".")), example
+        self.calls.append(pair)
+        await self._turn(pair)
+        return float((pair[1] * 7 + 3 * pair[0]) % 60 < pair[0])
+
     async def chatty(self, messages: Any) -> str:
         """Answer at once, for a judge."""
         self.calls.append(asked_for(messages))
@@ -116,13 +123,15 @@ class Conductor:
             self._images(self._store.last_seq)
 
     def _next(self) -> Pair | None:
+        # A call that the run has cancelled is there until its task has ended.
+        waiting = [pair for pair, turn in self._waiting.items() if not turn.done()]
         ahead = [
             seq for seq in self._order if seq > self._store.last_seq
         ]  # recorded answers are replayed without a call
         if ahead:
             pair = self._order[min(ahead)]
-            return pair if pair in self._waiting else None
-        return self._rng.choice(list(self._waiting)) if self._waiting else None
+            return pair if pair in waiting else None
+        return self._rng.choice(waiting) if waiting else None
 
     async def stop(self) -> None:
         """Stop releasing calls; raise the error of the release task."""
