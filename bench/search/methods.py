@@ -79,16 +79,26 @@ class Racing(Method):
 
     Args:
         slots: number of calls in flight.
+        one_difficulty: whether the race takes all examples as equally difficult.
         settings: of RunConfig, beside the budget.
     """
 
     partial = plans = True
 
-    def __init__(self, name: str = "zopo_fast, racing", slots: int = 1, **settings: Any) -> None:
+    def __init__(
+        self,
+        name: str = "zopo_fast, racing",
+        slots: int = 1,
+        one_difficulty: bool = False,
+        **settings: Any,
+    ) -> None:
         self.name, self.slots, self.settings = name, slots, settings
+        self.one_difficulty = one_difficulty
 
     def search(self, problem: Problem) -> Search:
         state = race_view.start(problem, self.slots, **self.settings)
+        if self.one_difficulty:
+            race_view.ignore_difficulty(state)
         for work, examples in race_view.Flight(state, self.slots).calls():
             scores = yield Request(work.index, examples, race_view.complete(state))
             for example, score in zip(examples, scores[-len(examples) :].tolist(), strict=False):
@@ -178,6 +188,7 @@ def methods() -> dict[str, Method]:
         Zopo("zopo_fast, gradient", search="gradient"),
         Racing(),
         Racing("zopo_fast, racing, 16 in flight", slots=16),
+        Racing("zopo_fast, racing, one difficulty", one_difficulty=True),
     ]
     return {method.name: method for method in listed}
 

@@ -17,6 +17,7 @@ from zopo_fast.runs import optimize
 from zopo_fast.runs.result import Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.runs.work import Work
+from zopo_fast.scoring.two_way import MIN_VARIANCE, TwoWayModel
 
 from .replay import Problem
 
@@ -47,6 +48,23 @@ def start(problem: Problem, slots: int = 1, **settings: Any) -> RunState:
     Z = np.asarray(problem.Z)
     initial = optimize._initial(pool, Z, None, config)
     return optimize._state(task, pool, Z, config, initial, scorer, slots, None, ())
+
+
+class OneDifficulty(TwoWayModel):
+    """Model in which all examples are equally difficult: partial means are not corrected."""
+
+    def _refit(self) -> None:
+        super()._refit()
+        self._b[:] = 0.0
+        self._vb = MIN_VARIANCE
+        self._b_variance[:] = MIN_VARIANCE
+        self._share = 1.0
+
+
+def ignore_difficulty(state: RunState) -> None:
+    """Make a race that has not begun take all examples as equally difficult."""
+    assert state.race is not None
+    state.race._model = OneDifficulty(state.race.examples, state.race._seed)
 
 
 def _share(answer: str, references: tuple[str, ...]) -> float:

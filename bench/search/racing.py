@@ -4,9 +4,9 @@
     python -m zopo_fast.bench.search.racing --real FOLDER --seeds 20
 
 Prints the share of wrong decisions in whole runs by source, landscape and stated error. Then prints the
-curves in calls beside the official preset, on the landscapes. With --real, decisions are also judged on the
-blocks of that folder and on simulated pools, with budgets of 2.5 tenths of a full score a prompt. Writes
-<out>/search_racing.json.
+curves in calls beside the official preset, on the landscapes, and the time that a race adds to an answer.
+With --real, decisions are also judged on the blocks of that folder and on simulated pools, with budgets of
+2.5 tenths of a full score a prompt. Writes <out>/search_racing.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,13 +25,14 @@ import numpy as np
 
 from zopo_fast.cli.bench import default_folder
 from zopo_fast.errors import ZopoError
+from zopo_fast.llm.types import Usage
 
 from ..common import machine, runner
-from . import race_view, real
+from . import race_view, real, simulation
 from .methods import Official, Racing
 from .metrics import error
 from .quality import BENCH, BLOCK, Plan
-from .replay import Array, Landscape, load_folder, normalised, replay
+from .replay import Array, Landscape, Problem, load_folder, normalised, replay
 
 if TYPE_CHECKING:
     from zopo_fast.runs.state import RunState
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 NAME, LANDSCAPES = "search_racing", "landscapes"
 ERRORS = (0.05, 0.1, 0.2, 0.3)
 TENTHS = 2.5  # budget on blocks and simulated pools, in tenths of a full score for every prompt
+COST_CALLS = 30_000
 CALLS = (100, 150, 200, 250, 300, 333, 400, 500, 700, 1000)  # of 50 prompts on 20 examples
 
 
@@ -116,6 +119,36 @@ def _curves(official: bool, landscape: Landscape, plan: Plan, seeds: Sequence[in
     return np.array(found)
 
 
+def cost(calls: int = COST_CALLS) -> dict[str, Any]:
+    """Measure what a race of 300 prompts on 300 examples adds to an answer: search and race, no model."""
+    landscape = simulation.simulate(simulation.Components(), 300, 300, seed=0, name="300 x 300")
+    problem = Problem(
+        landscape.Z, 300, [], calls // 300, calls, seed=0, rng=np.random.default_rng(0), is_binary=True
+    )
+    state, seconds = race_view.start(problem), []
+    flight = race_view.Flight(state, 1).calls()
+    while True:
+        begun = time.perf_counter()
+        work, examples = next(flight, (None, ()))
+        if work is None:
+            break
+        for example in examples:
+            state.record_score(work.index, example, landscape.scores[work.index, example], Usage(), 0.0)
+        spent = time.perf_counter() - begun
+        seconds += [spent / len(examples)] * len(examples)
+    per_answer = np.array(seconds) * 1e3
+    row = {
+        "prompts": 300,
+        "examples": 300,
+        "answers": len(per_answer),
+        "mean_ms": float(per_answer.mean()),
+        "p99_ms": float(np.quantile(per_answer, 0.99)),
+    }
+    print(f"\nrace of 300 prompts on 300 examples: {row['mean_ms']:.3f} ms an answer on average, "
+          f"{row['p99_ms']:.2f} at the 99th percentile, over {row['answers']} answers")  # fmt: skip
+    return row
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the replays, print and write them."""
     parser = argparse.ArgumentParser(
@@ -173,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "decisions": judged,
             "calls": list(CALLS),
             "curves": rows,
+            "cost": cost(COST_CALLS // 15 if plan.seeds < BLOCK else COST_CALLS),
         },
     )
 

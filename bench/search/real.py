@@ -30,8 +30,8 @@ from .by_source import CALLS, PROMPTS, Runs, plot, rows, table
 from .methods import every
 from .replay import Array, Landscape, initial_points, load_folder, normalised, replay
 
-NAME = "search_real"
-SOURCES = (*sources.READERS, "simulation", "landscapes")
+NAME, ALIKE = "search_real", "simulation, alike"
+SOURCES = (*sources.READERS, "simulation", ALIKE, "landscapes")
 LANDSCAPES = Path(__file__).resolve().parents[1] / "landscapes"
 DEFAULTS = {
     PROMPTS: (
@@ -53,6 +53,7 @@ DEFAULTS = {
         "zopo_fast",
         "zopo_fast, racing",
         "zopo_fast, racing, 16 in flight",
+        "zopo_fast, racing, one difficulty",
     ),
 }
 SLOW = {"official": 4, "GP-EI, RBF, grid": 4, "GP-EI, RBF": 1, "GP-TS, RBF": 1}  # seeds at most, by method
@@ -102,6 +103,8 @@ def load(folder: Path, wanted: Sequence[str] = ()) -> dict[str, list[Landscape]]
             raise ConfigError(f"no source is named {source!r}; there are {', '.join(SOURCES)}")
     found = sources.load(folder)
     found["simulation"] = simulation.pools(found.get("blocks", ()))
+    if not wanted or ALIKE in wanted:
+        found[ALIKE] = simulation.pools(found.get("blocks", ()), alike=True)
     if not wanted or "landscapes" in wanted:
         found["landscapes"] = load_folder(LANDSCAPES)
     return {source: each for source, each in found.items() if not wanted or source in wanted}

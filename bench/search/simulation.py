@@ -7,7 +7,7 @@ example. An interaction inside sigma is left out: with one 0/1 score for each pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -96,17 +96,20 @@ def simulate(components: Components, prompts: int, examples: int, seed: int, nam
     return Landscape(name, Z, scores)
 
 
-def pools(measured: Sequence[Landscape] = ()) -> list[Landscape]:
+def pools(measured: Sequence[Landscape] = (), *, alike: bool = False) -> list[Landscape]:
     """Return simulated pools of 60 to 200 prompts and 100 to 300 examples.
 
     Args:
         measured: block pools whose components are used, one simulated pool each; without them the default
             components, at the measured median and range of the residual.
+        alike: whether all examples of a pool are equally difficult.
     """
     if measured:
         found = [(Components.estimate(one), one.name) for one in measured]
     else:
         found = [(Components(residual=r), f"residual {r}") for r in (0.36, 0.57, 0.75) for _ in range(2)]
+    if alike:
+        found = [(replace(components, residual=1.0), name) for components, name in found]
     sizes = [(60, 100), (120, 200), (200, 300)]
     return [
         simulate(components, *sizes[k % len(sizes)], seed=k, name=f"simulated {k}, {name}")

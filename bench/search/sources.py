@@ -34,6 +34,7 @@ SOURCES = {
     "paraphrases": Source("arXiv 2401.00595", "CDLA-Permissive-2.0"),
     "blocks": Source("arXiv 2504.16005 (CAPO)", "Apache-2.0"),
     "simulation": Source("simulated, with the components of variance of the blocks", "none"),
+    "simulation, alike": Source("simulated, with examples of one difficulty", "none"),
     "landscapes": Source("this repository, bench/landscapes", "that of the repository"),
 }
 MIN_PROMPTS = 3

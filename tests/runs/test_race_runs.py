@@ -105,7 +105,7 @@ def test_a_race_looks_at_more_prompts_for_the_same_calls() -> None:
     for number, trial in enumerate(result.trials, 1):
         assert trial.number == number
     complete = [t for t in result.trials if not t.partial]
-    assert 1 < len(complete) < 15
+    assert 1 <= len(complete) < 15
     assert result.best_score == max(t.score for t in complete) == FULL[result.best_index]
     for trial in result.trials:
         before = [t.score for t in complete if t.number <= trial.number]
@@ -208,11 +208,11 @@ def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores() -> None:
 def test_an_unavailable_model_keeps_the_results() -> None:
     class Ending(Model):
         async def chat(self, messages: Any) -> Answer:
-            if sum(self.calls.values()) >= 150:
+            if sum(self.calls.values()) >= 200:
                 raise zf.errors.LLMError("gone")
             return await super().chat(messages)
 
-    result = run(Ending(), budget=30)
+    result = run(Ending(), budget=15)
     assert result.stopped_by == "error"
     assert result.best_score == FULL[result.best_index]
     check_trials(result)

@@ -111,12 +111,12 @@ def test_answers_from_the_cache_do_not_count(tmp_path: Path) -> None:
     with serving(answer, latency=0.002) as server:
         first = run(server, Limits(calls=200), cache=cache)
         assert len(chats(server)) == 200
-        second = run(server, Limits(calls=50), cache=cache)
-        assert len(chats(server)) == 250
+        second = run(server, Limits(calls=20), cache=cache)
+        assert len(chats(server)) == 220
     cache.close()
-    assert len({request.key for request in chats(server)}) == 250  # no call is made twice
+    assert len({request.key for request in chats(server)}) == 220  # no call is made twice
     assert second.usage.cached >= 8 * 3  # at least the first mini-batch of the initial prompts
-    assert second.usage.calls == 50
+    assert second.usage.calls == 20
     assert first.usage.cached == 0
 
 

@@ -137,8 +137,8 @@ def share_lost(
         for n, look in enumerate(looks):
             number = min(n, len(rivals) - 1) + 1
             if duel is None or duel.number != number:
-                duel = Duel(number, number, rivals[number - 1][at].tolist(), examples, binary)
-            if duel.is_lost(candidate[at[:look]].tolist(), looks[: n + 1], error):
+                duel = Duel(number, number, dict(enumerate(rivals[number - 1].tolist())), binary)
+            if duel.is_lost(at[:look], candidate[at[:look]].tolist(), looks[: n + 1], error):
                 lost += 1
                 break
     return lost / total
@@ -157,10 +157,10 @@ def test_a_duel_spends_no_more_than_its_part_of_the_error(looks: tuple[int, ...]
                 differences = np.array(order)
                 rivals = (differences < 0).astype(float)
                 scores = (differences > 0).astype(float)
-                duel = Duel(0, number, rivals.tolist(), examples, True)
+                duel = Duel(0, number, dict(enumerate(rivals.tolist())), True)
                 total += 1
                 lost += any(
-                    duel.is_lost(scores[:look].tolist(), looks[: n + 1], error)
+                    duel.is_lost(range(look), scores[:look].tolist(), looks[: n + 1], error)
                     for n, look in enumerate(looks)
                 )
             most = max(most, lost / total)
@@ -174,9 +174,12 @@ def test_a_duel_gives_up_a_clear_loser_and_spends_part_of_its_error() -> None:
         out = 0
         for _ in range(600):
             differences = rng.permutation([1.0] * wins + [-1.0] * losses + [0.0] * (60 - wins - losses))
-            duel = Duel(0, 1, (differences < 0).astype(float).tolist(), 60, True)
+            duel = Duel(0, 1, dict(enumerate((differences < 0).astype(float).tolist())), True)
             scores = (differences > 0).astype(float).tolist()
-            out += any(duel.is_lost(scores[:look], looks[: n + 1], error) for n, look in enumerate(looks))
+            out += any(
+                duel.is_lost(range(look), scores[:look], looks[: n + 1], error)
+                for n, look in enumerate(looks)
+            )
         shares[wins, losses] = out / 600
     assert shares[0, 20] > 0.95
     assert shares[5, 25] > 0.9
@@ -204,14 +207,32 @@ def test_a_graded_duel_is_seldom_lost_by_chance_and_lost_by_the_worse() -> None:
             candidate += max(0.0, rivals.mean() + 1e-9 - candidate.mean())
         out = 0
         for _ in range(300):
-            at = rng.permutation(30)
-            duel = Duel(0, 1, rivals[at].tolist(), 30, False)
+            at = rng.permutation(30).tolist()
+            duel = Duel(0, 1, dict(enumerate(rivals.tolist())), False)
             out += any(
-                duel.is_lost(candidate[at[:look]].tolist(), looks[: n + 1], error)
+                duel.is_lost(at[:look], candidate[at[:look]].tolist(), looks[: n + 1], error)
                 for n, look in enumerate(looks)
             )
         assert low <= out / 300 <= high
 
 
 def test_without_an_error_no_duel_is_lost() -> None:
-    assert not Duel(0, 1, [1.0] * 8, 8, True).is_lost([0.0] * 7, (7,), 0.0)
+    assert not Duel(0, 1, dict.fromkeys(range(8), 1.0), True).is_lost(range(7), [0.0] * 7, (7,), 0.0)
+
+
+def test_a_duel_by_difficulty_spends_no_more_than_its_error_in_the_two_way_model() -> None:
+    """The chance of a win, given that the two differ, does not depend on the difficulty of the example."""
+    rng, looks, error, winners, lost = np.random.default_rng(3), tuple(range(3, 60, 4)), 0.4, 0, 0
+    ease = rng.normal(0.0, 2.0, 60)
+    first = np.argsort(np.abs(ease)).tolist()  # what tells most comes first
+    chance = 1.0 / (1.0 + np.exp(-ease))
+    while winners < 600:
+        candidate, rival = (rng.random((2, 60)) < chance).astype(float)
+        if candidate.sum() > rival.sum():
+            duel = Duel(0, 1, dict(enumerate(rival.tolist())), True)
+            winners += 1
+            lost += any(
+                duel.is_lost(first[:look], candidate[first[:look]].tolist(), looks[: n + 1], error)
+                for n, look in enumerate(looks)
+            )
+    assert 0.0 < lost / winners <= error / 2

@@ -8,14 +8,23 @@ import numpy as np
 import pytest
 
 from zopo_fast.scoring import knowledge_gradient
-from zopo_fast.scoring.knowledge_gradient import FARTHEST, SIZES, STEP, Beliefs, log_rates
+from zopo_fast.scoring.knowledge_gradient import FARTHEST, SIZES, STEP, Beliefs, log_rates, look_sizes
 
 
 def beliefs(mean: list[float], **more: list[float]) -> Beliefs:
     c = len(mean)
-    given = {"count": [4.0] * c, "residual": [0.15] * c, "prior_variance": [0.04] * c, "running": [0.0] * c}
+    given = {"residual": [0.15] * c, "prior_variance": [0.04] * c}
     values = {name: np.array(value) for name, value in {**given, **more}.items()}
     return Beliefs(np.array(mean), **values)
+
+
+def rates(
+    one: Beliefs, examples: int, step: float = 1.0, count: list[float] | None = None, most: float = 100.0
+) -> np.ndarray:
+    """Return the rates of candidates on examples that all tell the same."""
+    before = np.array(count or [4.0] * len(one.mean))
+    sizes = look_sizes(np.full(len(before), step), np.minimum(examples - before, most))
+    return log_rates(one, examples, sizes, before, before[:, None] + sizes)
 
 
 def posterior_variance(residual: float, prior: float, n: float, examples: int) -> float:
@@ -46,16 +55,16 @@ def test_variance_is_that_of_the_mean_of_all_scores() -> None:
 @pytest.mark.parametrize("mean", [[0.5, 0.45, 0.7, 0.2], [0.6, 0.6, 0.5], [0.3, 0.9]])
 def test_rates_equal_the_integral_of_the_expected_best(mean: list[float]) -> None:
     examples, step, count = 40, 3.0, 4.0
-    found = log_rates(beliefs(mean), examples, np.full(len(mean), step), np.full(len(mean), 500.0))
-    sizes = step * ((examples - count) / step) ** np.linspace(0.0, 1.0, SIZES)
+    found = rates(beliefs(mean), examples, step)
+    sizes = np.rint(step * ((examples - count) / step) ** np.linspace(0.0, 1.0, SIZES))
     one = beliefs([0.0])
     for i in range(len(mean)):
-        rates = []
+        by_size = []
         for size in sizes:
             had, after = np.array([[count]]), np.array([[count + size]])
             change = math.sqrt(float((one.variance(had, examples) - one.variance(after, examples))[0, 0]))
-            rates.append(expected_gain(np.array(mean), i, change) / size)
-        assert math.exp(found[i]) == pytest.approx(max(rates), rel=2e-4)
+            by_size.append(expected_gain(np.array(mean), i, change) / size)
+        assert math.exp(found[i]) == pytest.approx(max(by_size), rel=2e-4)
 
 
 def test_table_is_as_close_as_its_step() -> None:
@@ -69,24 +78,35 @@ def test_table_is_as_close_as_its_step() -> None:
 def test_far_candidates_keep_the_order_of_their_distances() -> None:
     tiny = {"residual": [1e-5] * 4, "prior_variance": [1e-5] * 4}
     one = beliefs([0.9, 0.5, 0.4, 0.1], **tiny)
-    found = log_rates(one, 20, np.ones(4), np.full(4, 100.0))
+    found = rates(one, 20)
     assert np.isfinite(found).all()
     assert found[1] > found[2] > found[3]
     assert found[3] < -(FARTHEST**2) / 2.0
 
 
-def test_no_call_left_and_no_example_left() -> None:
-    one = beliefs([0.5, 0.5, 0.6], count=[4.0, 20.0, 16.0], running=[0.0, 0.0, 4.0])
-    found = log_rates(one, 20, np.ones(3), np.array([0.0, 50.0, 50.0]))
-    assert (found == -math.inf).all()
-    alone = log_rates(beliefs([0.5]), 20, np.ones(1), np.array([5.0]))
-    assert np.isfinite(alone).all()
+def test_sizes_go_from_the_next_look_to_all() -> None:
+    found = look_sizes(np.array([2.0, 5.0, 3.0]), np.array([40.0, 3.0, 0.0]))
+    assert found[0, 0] == 2
+    assert found[0, -1] == 40
+    assert (np.diff(found[0]) >= 0).all()
+    assert (found[1] == 3).all()
+    assert (found[2] == 1).all()
+
+
+def test_one_candidate_alone() -> None:
+    assert np.isfinite(rates(beliefs([0.5]), 20, most=5.0)).all()
 
 
 def test_uncertainty_raises_the_rate_and_scores_lower_it() -> None:
-    unsure = log_rates(
-        beliefs([0.6, 0.5, 0.5], prior_variance=[0.04, 0.01, 0.09]), 40, np.ones(3), np.full(3, 99.0)
-    )
+    unsure = rates(beliefs([0.6, 0.5, 0.5], prior_variance=[0.04, 0.01, 0.09]), 40)
     assert unsure[2] > unsure[1]
-    known = log_rates(beliefs([0.6, 0.5, 0.5], count=[4.0, 4.0, 30.0]), 40, np.ones(3), np.full(3, 99.0))
+    known = rates(beliefs([0.6, 0.5, 0.5]), 40, count=[4.0, 4.0, 30.0])
     assert known[1] > known[2]
+
+
+def test_examples_that_tell_more_raise_the_rate() -> None:
+    before, sizes = np.full(3, 4.0), look_sizes(np.full(3, 2.0), np.full(3, 16.0))
+    gain = np.array([1.0, 1.0, 1.5])[:, None]
+    after = np.minimum(before[:, None] + gain * sizes, 20.0)
+    found = log_rates(beliefs([0.6, 0.5, 0.5]), 20, sizes, before, after)
+    assert found[2] > found[1]

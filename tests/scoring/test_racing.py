@@ -13,7 +13,7 @@ import zopo_fast as zf
 from zopo_fast.bench.search import quality as search_quality, racing as search_racing
 from zopo_fast.bench.search.replay import load_folder
 from zopo_fast.errors import ConfigError, InputError
-from zopo_fast.scoring import race as racing
+from zopo_fast.scoring import futility, race as racing
 from zopo_fast.scoring.candidates import Predictions
 
 LANDSCAPES = search_quality.BENCH / "landscapes"
@@ -45,16 +45,40 @@ def test_race_finds_the_best_for_a_part_of_the_calls() -> None:
 
 
 def test_every_candidate_has_an_order_of_its_own_drawn_by_the_seed() -> None:
-    race = racing.Race(20, 200, first=4, batch=3, seed=3)
-    assert race.start(5) == race.order(5)[:4]
-    assert race.finish(5, [1.0, 0.0, 1.0, 1.0]) == []
-    assert race.start(5) == race.order(5)[4:7]
-    assert sorted(race.order(5)) == list(range(20))
-    assert race.order(5) == racing.Race(20, 200, seed=3).order(5)
-    assert race.order(5) not in (race.order(6), racing.Race(20, 200, seed=4).order(5))
+    def started(race: racing.Race, index: int) -> tuple[int, ...]:
+        race.start(index)
+        race.finish(index, [1.0, 0.0, 1.0, 1.0])
+        race.start(index)
+        return race.order(index)
+
+    race = racing.Race(20, 200, first=4, batch=16, seed=3)
+    assert race.order(5) == ()
+    order = started(race, 5)
+    assert sorted(order) == list(range(20))
     assert race.in_order(5) == tuple(
-        zip(*sorted(zip(race.order(5)[:4], [1.0, 0.0, 1.0, 1.0], strict=True)), strict=True)
+        zip(*sorted(zip(order[:4], [1.0, 0.0, 1.0, 1.0], strict=True)), strict=True)
     )
+    assert order == started(racing.Race(20, 200, first=4, batch=16, seed=3), 5)
+    assert order not in (started(race, 6), started(racing.Race(20, 200, first=4, batch=16, seed=4), 5))
+
+
+def test_examples_that_all_pass_or_all_fail_come_last() -> None:
+    """Half of 40 examples are passed or failed by all prompts and tell nothing."""
+    race = racing.Race(40, 2000, first=4, batch=10, seed=1)
+    for index in range(12):
+        for _ in range(1 if index == 11 else 4):
+            look = race.start(index)
+            scores = [float(j % 2 if j < 20 else (j + index) % 3 == 0) for j in look]
+            race.finish(index, scores)
+    late = race.start(11)
+    assert sum(example < 20 for example in late) <= 2
+    race.abandon(11)
+    assert len(race.order(11)) == 4
+    assert race.start(11, late[:3]) == late[:3]
+    race.finish(11, [1.0] * 3)
+    for wrong in ([], late[:1], [3, 40], [-1], [5, 5]):
+        with pytest.raises(InputError, match="cannot be scored on examples"):
+            race.start(11, wrong)
 
 
 def test_quality_and_its_variance() -> None:
@@ -267,7 +291,7 @@ def test_fewer_are_given_up_wrongly_than_stated(landscape, stated: float) -> Non
 
 def test_the_measurement_sees_wrong_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        racing,
+        futility,
         "binary_limits",
         lambda examples, needed, looks, earlier, error: tuple(look // 2 for look in looks),
     )

@@ -93,14 +93,13 @@ def test_difficulty_is_found_where_examples_differ_and_only_there() -> None:
     assert 1.0 < found[1] < 4.0
 
 
-@pytest.mark.parametrize("binary", [True, False])
-def test_quality_is_unbiased_over_orders_for_a_wrong_model(binary: bool) -> None:
+def test_quality_is_unbiased_over_orders_for_a_wrong_model() -> None:
     """Predictions that depend on other prompts only are fixed over a prompt's orders."""
     rng = np.random.default_rng(3)
-    y = simulated(rng, 1, 30, 1.0)[0] if binary else rng.random(30) ** 3
+    y = rng.random(30) ** 3
     model = TwoWayModel(30)
     model.add(0, list(range(30)), y.tolist())
-    model._is_binary, model._mu = binary, 0.4
+    model._mu = 0.4
     model._b[:] = rng.normal(0.0, 1.0, 30)
     model._a[0] = -0.7
     found = []
@@ -110,6 +109,60 @@ def test_quality_is_unbiased_over_orders_for_a_wrong_model(binary: bool) -> None
         model._estimate(np.array([0]))
         found.append(float(model.estimates().quality[0]))
     assert abs(np.mean(found) - y.mean()) < 4 * np.std(found) / math.sqrt(len(found))
+
+
+def test_effective_count_is_the_relative_information() -> None:
+    rng = np.random.default_rng(6)
+    y, seen = simulated(rng, 30, 40, 2.0), random_looks(rng, 30, 40, 4)
+    model = filled(y, seen)
+    found = model.estimates()
+    p = logistic(model._mu + model._a[:30, None] + model._b)
+    information = np.maximum(p * (1.0 - p), two_way.MIN_INFORMATION)
+    expected = 40.0 * (information * seen).sum(axis=1) / information.sum(axis=1)
+    np.testing.assert_allclose(found.effective, expected)
+    assert found.effective[:4] == pytest.approx(40.0)
+    rows = np.arange(30)[:, None]
+    last = model.gains(rows, (40 - found.count[:, None]).astype(np.intp))
+    np.testing.assert_allclose(last, 40.0)
+    for row in (5, 17):
+        upcoming = model.upcoming(row)
+        assert sorted(upcoming) == np.flatnonzero(~seen[row]).tolist()
+        gains = 40.0 * np.cumsum(information[row, upcoming]) / information[row].sum()
+        found_gains = model.gains(np.array([[row]]), np.arange(1, len(upcoming) + 1)[None])
+        np.testing.assert_allclose(found_gains[0], found.effective[row] + gains)
+
+
+def test_what_tells_most_comes_first_where_examples_differ_and_only_there() -> None:
+    for spread, least, most in ((0.0, 0.95, 1.1), (2.5, 1.25, 2.0)):
+        rng = np.random.default_rng(7)
+        y = simulated(rng, 40, 60, spread)
+        model = filled(y, random_looks(rng, 40, 60, 10))
+        p = logistic(model._mu + model._b)
+        information = p * (1.0 - p)
+        drawn = [information[model.upcoming(index)[:10]].mean() for index in range(100, 140)]
+        assert least < np.mean(drawn) / information.mean() < most
+        orders = {tuple(model.upcoming(index)[:10]) for index in range(100, 140)}
+        assert len(orders) == 40  # random, not the same ten for all
+        assert model.new_gains(np.array([0, 60])).tolist() == pytest.approx([0.0, 60.0])
+
+
+def test_quality_of_informative_examples_is_close() -> None:
+    """Scores on the examples that tell most say more than as many random ones."""
+    found = {}
+    for informative in (True, False):
+        off = []
+        for seed in range(10):
+            rng = np.random.default_rng([seed, 8])
+            y = simulated(rng, 60, 60, 2.0)
+            model = filled(y[:40], np.ones((40, 60), dtype=bool))
+            for index in range(40, 60):
+                order = model.upcoming(index) if informative else rng.permutation(60)
+                at = order[:12].tolist()
+                model.add(index, at, y[index, at].tolist())
+                off.append(float(model.estimates().quality[model.row(index)]) - y[index].mean())
+        found[informative] = float(np.mean(np.square(off))), float(np.mean(off))
+    assert found[True][0] < 0.8 * found[False][0]
+    assert abs(found[True][1]) < 0.02
 
 
 def errors(spread: float) -> tuple[float, float, float]:
@@ -148,7 +201,7 @@ def test_complete_prompts_are_exact_and_memory_grows() -> None:
     assert len(model) == 40 > two_way.ROWS
     np.testing.assert_allclose(model.estimates().quality, y.mean(axis=1), atol=1e-12)
     assert all(model.noise(i) == 0.0 for i in range(40))
-    assert not model.estimates().unseen.any()
+    np.testing.assert_allclose(model.estimates().effective, 12.0)
 
 
 def test_graded_scores_after_binary_ones_change_the_link() -> None:

@@ -9,7 +9,7 @@ a search.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,13 +95,13 @@ class RunState:
 
     # ---- entries -----------------------------------------------------------------------------------
 
-    def ask(self, at: float, logged: int | None = None, count: int | None = None) -> Work | None:
+    def ask(self, at: float, logged: int | None = None, examples: Sequence[int] | None = None) -> Work | None:
         """Start the next prompt, or its next look.
 
         Args:
             at: seconds into the run.
             logged: prompt that the log names; None: the search and the race choose.
-            count: number of examples that the log names for it.
+            examples: that the log names for it.
 
         Returns:
             The prompt and its examples; None if no further prompt can start now.
@@ -114,7 +114,7 @@ class RunState:
         if self.race is None:
             chosen = self._ask_search(logged)
         elif logged is not None:
-            chosen = self._repeat_race(self.race, logged, count)
+            chosen = self._repeat_race(self.race, logged, examples)
         elif self._waiting >= self._most_calls(self.race):
             return None
         else:
@@ -224,7 +224,7 @@ class RunState:
             elif self.reason is not None:
                 raise InputError(f"{kind!r} after the end of the search ({self.reason})")
             elif kind == ASK:
-                work = self.ask(entry["at"], entry["prompt"], len(entry["examples"]))
+                work = self.ask(entry["at"], entry["prompt"], entry["examples"])
                 asked = (entry["prompt"], tuple(entry["examples"]))
                 if work is None or (work.index, work.examples) != asked:
                     now = "nothing" if work is None else (work.index, work.examples)
@@ -259,25 +259,26 @@ class RunState:
     def best_partial(self) -> tuple[int, float] | None:
         """Index and mean so far of the most promising partially scored prompt; None if there is none.
 
-        Prompts are ranked by their mean shrunk towards 1/2, as in a race: few scores are weak evidence.
+        Prompts are ranked by their mean, in a race by their estimated quality, shrunk towards 1/2.
         """
-        means: dict[int, tuple[float, ...]] = {i: score.scores for i, score in self.scores.items()}
-        for index, work in self.running.items():
-            means[index] = (*means.get(index, ()), *work.scores.values())
-        found = {index: scores for index, scores in means.items() if scores}
-        if not found:
+        scores: dict[int, tuple[float, ...]] = {i: score.scores for i, score in self.scores.items()}
+        scores |= {i: (*scores.get(i, ()), *work.scores.values()) for i, work in self.running.items()}
+        means = {i: math.fsum(each) / len(each) for i, each in scores.items() if each}
+        if not means:
             return None
-        index = max(found, key=lambda i: (math.fsum(found[i]) + 1.0) / (len(found[i]) + 2.0))
-        return index, math.fsum(found[index]) / len(found[index])
+        race = self.race
+        known = {i: race.quality(i)[0] for i in means if race.scores(i)} if race is not None else {}
+        n = {i: len(scores[i]) for i in means}
+        index = max(means, key=lambda i: (known.get(i, means[i]) * n[i] + 1.0) / (n[i] + 2.0))
+        return index, means[index]
 
     @property
     def exhausted(self) -> str:
         """Name of what is exhausted when no prompt can be asked: "budget" or "pool"."""
+        is_spent = self.optimizer.done and len(self.pool) > self._config.budget
         if self.race is not None:
-            spent = self.race.calls - self.race.spent < self.race.examples
-        else:
-            spent = self.optimizer.done and len(self.pool) > self._config.budget
-        return "budget" if spent else "pool"
+            is_spent = self.race.calls - self.race.spent < self.race.examples
+        return "budget" if is_spent else "pool"
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -340,7 +341,7 @@ class RunState:
         return None if index is None else (index, race.start(index))
 
     def _choose(self, race: racing.Race) -> int | None:
-        return race.choose(self._predictions(), fresh=not self.optimizer.done and bool(self._is_fresh.any()))
+        return race.choose(self._predictions(), not self.optimizer.done and bool(self._is_fresh.any()))
 
     def _predictions(self) -> Predictions | None:
         """Return what the search predicts for each of its candidates from the scores of the others."""
@@ -348,7 +349,7 @@ class RunState:
         return None if found is None else Predictions(*found, self._is_fresh[found.indices])
 
     def _repeat_race(
-        self, race: racing.Race, logged: int, count: int | None
+        self, race: racing.Race, logged: int, examples: Sequence[int] | None
     ) -> tuple[int, tuple[int, ...]] | None:
         """Start the look that the log names, whatever the race would choose."""
         if not race.can_start(logged):
@@ -358,7 +359,7 @@ class RunState:
             self.different += chosen != logged
         elif self._ask_search(logged) is None:
             return None
-        return logged, race.start(logged, count)
+        return logged, race.start(logged, examples)
 
     def _complete(self, work: Work, at: float) -> None:
         """Tell the search the score of a prompt, or of its look."""

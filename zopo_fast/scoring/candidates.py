@@ -33,16 +33,14 @@ class Predictions:
 class Candidate:
     """State of one candidate in a race."""
 
-    order: tuple[int, ...]
-    """Indices of all examples in the candidate's order."""
+    order: list[int] = field(default_factory=list)
+    """Indices of the examples of all looks so far, the running one included."""
     scores: list[float] = field(default_factory=list)
     """Scores in that order."""
     units: list[float] = field(default_factory=list)
     """The scores in units of the bounds."""
     looks: list[int] = field(default_factory=list)
     """Numbers of scores after each look."""
-    limits: tuple[int, ...] = ()
-    """Limits of the looks so far, for 0/1 scores."""
     duel: Duel | None = None
     """Comparison with the incumbent on the same examples."""
     running: int = 0

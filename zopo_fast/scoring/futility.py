@@ -1,15 +1,15 @@
 """Futility tests: give up a candidate after some of the examples, with a stated error.
 
-Given a candidate's scores on n of N examples in random order, the tests ask whether its mean over all N would
-exceed the incumbent's. One compares its total with the incumbent's, another the two on the same examples.
-Sampling is without replacement, and the tests are repeated as scores arrive.
+Given a candidate's scores on n of N examples, the tests ask whether its mean over all N would exceed the
+incumbent's, from the examples where the two differ. Sampling is without replacement, and the tests are repeated
+as scores arrive.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -91,37 +91,38 @@ class Duel:
     Args:
         incumbent: index of the incumbent.
         number: k, from 1.
-        rivals: (N,) scores of the incumbent, in units of the bounds, in the candidate's order of examples.
-        examples: number of examples, N.
+        rivals: scores of the incumbent on all N examples, in units of the bounds.
         binary: scores are 0 or 1.
     """
 
-    def __init__(
-        self, incumbent: int, number: int, rivals: Sequence[float], examples: int, binary: bool
-    ) -> None:
+    def __init__(self, incumbent: int, number: int, rivals: Mapping[int, float], binary: bool) -> None:
         self.incumbent, self.number = incumbent, number
-        self._rivals, self._examples, self._binary = np.asarray(rivals), examples, binary
+        self._rivals, self._binary = rivals, binary
         self._limits: tuple[int, ...] = ()
 
-    def is_lost(self, scores: Sequence[float], looks: Sequence[int], error: float) -> bool:
-        """Return whether scores, in units of the bounds and in the candidate's order, give it up.
+    def is_lost(
+        self, examples: Sequence[int], scores: Sequence[float], looks: Sequence[int], error: float
+    ) -> bool:
+        """Return whether a candidate's scores give it up.
 
         Args:
-            scores: so far.
+            examples: that the scores belong to, in the order of scoring.
+            scores: so far, in units of the bounds.
             looks: numbers of scores after each look.
             error: of all duels of the candidate together.
         """
         error *= 0.5**self.number
         if error == 0.0:
             return False
-        differences = np.asarray(scores) - self._rivals[: len(scores)]
+        count = len(self._rivals)
+        differences = np.array(scores) - [self._rivals[example] for example in examples]
         if not self._binary:
             units = ((1.0 + differences) / 2.0).tolist()
-            return evidence_below(units, self._examples, self._examples / 2.0) >= 1.0 / error
+            return evidence_below(units, count, count / 2.0) >= 1.0 / error
         differ = np.cumsum(differences != 0.0)
         if float(differences.sum()) >= 0.0:  # no fewer wins than losses: no test would give it up
             return False
-        population = self._examples + 1 - self._examples % 2  # odd, so that half of it is no number of wins
+        population = count + 1 - count % 2  # odd, so that half of it is no number of wins
         passed = tuple(dict.fromkeys(int(differ[look - 1]) for look in looks if differ[look - 1]))
         self._limits = binary_limits(population, population // 2 + 1, passed, self._limits, error)
         return int((differences > 0.0).sum()) <= self._limits[-1]

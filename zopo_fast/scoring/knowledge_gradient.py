@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zopo_fast.gp.arrays import Array
 
@@ -40,26 +41,22 @@ class Beliefs:
 
     Attributes:
         mean: posterior mean of the mean over all N examples.
-        count: scored examples, n; 0 for a candidate without scores.
-        residual: variance of a score around the candidate's mean.
+        residual: variance of a score on an average example around the candidate's mean.
         prior_variance: variance of the mean before the candidate's own scores.
-        running: examples being scored.
     """
 
     mean: Array
-    count: Array
     residual: Array
     prior_variance: Array
-    running: Array
 
     def variance(self, count: Array, examples: int) -> Array:
-        """Return the posterior variance of the mean over N examples after `count` of them.
+        """Return the posterior variance of the mean over N examples after as many scores as n average ones.
 
         With c = residual / prior variance it is residual (N - n)(N + c) / (N^2 (n + c)): the uncertain
         quality, and the residuals of the examples without a score.
 
         Args:
-            count: (c, k) numbers of scores.
+            count: (c, k) effective numbers of scores, n.
             examples: number of examples, N.
         """
         residual = self.residual[:, None]
@@ -68,26 +65,31 @@ class Beliefs:
         return variance
 
 
-def log_rates(beliefs: Beliefs, examples: int, step: Array, left: Array) -> Array:
-    """Return the logarithm of the expected improvement per call of each candidate, (c,).
+def look_sizes(step: Array, most: Array) -> NDArray[np.intp]:
+    """Return the numbers of further examples to consider, (c, SIZES), from the next look to all; at least 1.
 
-    -inf where a candidate has no example left or no call is left for it.
+    Args:
+        step: (c,) examples of the next look.
+        most: (c,) examples that the candidate may still get.
+    """
+    most = np.maximum(most, 1.0)[:, None]
+    step = np.clip(step[:, None], 1.0, most)
+    sizes: NDArray[np.intp] = np.rint(step * (most / step) ** np.linspace(0.0, 1.0, SIZES)).astype(np.intp)
+    return sizes
+
+
+def log_rates(beliefs: Beliefs, examples: int, sizes: NDArray[np.intp], before: Array, after: Array) -> Array:
+    """Return the logarithm of the expected improvement per call of each candidate, (c,).
 
     Args:
         beliefs: about the candidates; at least one.
         examples: number of examples, N.
-        step: (c,) examples of the next look of each candidate.
-        left: (c,) calls that each candidate may use.
+        sizes: (c, k) numbers of further calls.
+        before: (c,) effective numbers of scores now.
+        after: (c, k) effective numbers of scores after so many calls.
     """
-    missing = examples - beliefs.count - beliefs.running
-    most = np.minimum(missing, left)
-    step = np.clip(step, 1.0, np.maximum(most, 1.0))
-    growth = np.linspace(0.0, 1.0, SIZES)
-    sizes = step[:, None] * (np.maximum(most, 1.0) / step)[:, None] ** growth
-    had = np.minimum(beliefs.count + beliefs.running, examples)[:, None]
-    before = beliefs.variance(had, examples)
-    after = beliefs.variance(np.minimum(had + sizes, examples), examples)
-    change = np.sqrt(np.maximum(before - after, 1e-300))
+    gained = beliefs.variance(before[:, None], examples) - beliefs.variance(after, examples)
+    change = np.sqrt(np.maximum(gained, 1e-300))
     mean = beliefs.mean
     best = int(np.argmax(mean))
     others = np.delete(mean, best)
@@ -97,5 +99,5 @@ def log_rates(beliefs: Beliefs, examples: int, step: Array, left: Array) -> Arra
     rates = np.log(change) + np.interp(z, _Z, _LOG_EXCESS) - np.log(sizes)
     # Beyond the table the order of the candidates is that of their distances.
     rates = np.where(z < -FARTHEST, rates + z, rates)
-    best_rates: Array = np.where(most >= 1.0, rates.max(axis=1), -math.inf)
+    best_rates: Array = rates.max(axis=1)
     return best_rates

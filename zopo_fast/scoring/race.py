@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from zopo_fast._utils.checks import as_integer, as_number
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.scoring.candidates import Candidate, Predictions
-from zopo_fast.scoring.futility import Duel, binary_limits, evidence_below
-from zopo_fast.scoring.knowledge_gradient import Beliefs, log_rates
+from zopo_fast.scoring.futility import Duel
+from zopo_fast.scoring.knowledge_gradient import Beliefs, log_rates, look_sizes
 from zopo_fast.scoring.two_way import TwoWayModel
 
 if TYPE_CHECKING:
@@ -33,30 +33,32 @@ FRESH = 64
 """Candidates without scores that are weighed against those with scores."""
 DEFAULT_ERROR = 0.2
 MAX_FIRST = 4
+FIRST_COMPLETE = 0.5
+"""Share of the calls after which the favorite is completed, so that a run that breaks off has a result."""
 MIN_VARIANCE = 1e-5  # of a prediction and of a score, in units of the bounds
 
 
 class Race:
     """Race of candidates for a budget of calls.
 
-    Each candidate sees the examples in its own random order. Partial means are corrected for the difficulty
-    of the examples they cover (`TwoWayModel`) and combined with the prediction of the search. The next look
-    belongs to the candidate, new or continued, whose scores improve the expected final choice most per call
-    (`log_rates`). The incumbent is the best candidate scored on all examples, so the winner is never a lucky
-    partial mean. Calls that complete the favorite are always kept.
+    Each candidate sees the examples in its own random order, in which those that tell most tend to come
+    first (`TwoWayModel`). Partial means are corrected for the difficulty of the examples they cover and
+    combined with the prediction of the search. The next look belongs to the candidate, new or continued,
+    whose scores improve the expected final choice most per call (`log_rates`). The incumbent is the best
+    candidate scored on all examples, so the winner is never a lucky partial mean. Calls that complete the
+    favorite are always kept.
 
     After each look a candidate is given up if its mean over all examples is unlikely to exceed the
     incumbent's. `error` bounds the probability that a single candidate is given up although its full mean
-    exceeds that of the incumbent it was compared with. The probability is over the candidate's order, given
-    the scores of the others. Half of it is spent on a test against the incumbent's total: exact for 0/1
-    scores (`binary_limits`), a bet for others (`evidence_below`). The other half is spent on the examples
-    where both differ (`Duel`), which is sharper where examples differ in difficulty. A candidate that merely
-    waits, because others promise more, is not given up. One given up keeps its scores, and is completed if
-    calls are left that no other candidate can use.
+    exceeds that of the incumbent it was compared with. The test is on the examples where both differ
+    (`Duel`). Given these, it is exact over their orders if the order does not depend on who wins. The race
+    orders examples by difficulty, on which the winner does not depend in the two-way model; where it does,
+    the bound is as good as the model. A candidate that merely waits, because others promise more, is not
+    given up. One given up keeps its scores, and is completed if calls are left that no other candidate can
+    use.
 
-    With the difficulties modelled, a common order of examples brings no gain on measured scores. Similar
-    prompts would also fail together on the first examples, so the decisions would be wrong together, and
-    more often than stated, because a common order also favors the incumbents.
+    A common order of examples would let similar prompts fail together on the first ones, so the decisions
+    would be wrong together, and more often than stated.
 
     Args:
         examples: number of examples, N.
@@ -100,7 +102,7 @@ class Race:
         self._initial, self._begun = initial, 0
         self._candidates: dict[int, Candidate] = {}
         self._open: dict[int, None] = {}  # neither given up nor complete, in order of their start
-        self._model = TwoWayModel(examples)
+        self._model = TwoWayModel(examples, seed)
         self.spent = 0
         """Calls spent, those in flight included."""
         self.best: tuple[int, float] | None = None
@@ -109,11 +111,9 @@ class Race:
     # ---- scores -----------------------------------------------------------------------------
 
     def order(self, index: int) -> tuple[int, ...]:
-        """Return the indices of all examples in the order of a candidate."""
-        known = self._candidates.get(index)
-        if known is not None:
-            return known.order
-        return tuple(np.random.default_rng([self._seed, 5, index]).permutation(self.examples).tolist())
+        """Return the indices of a candidate's started examples in their order."""
+        candidate = self._candidates.get(index)
+        return () if candidate is None else tuple(candidate.order)
 
     def scores(self, index: int) -> tuple[float, ...]:
         """Return the scores of a candidate so far, in its order of examples."""
@@ -167,9 +167,9 @@ class Race:
         First, each initial candidate gets its first look. Then the candidate continues, or a new one starts,
         whose look has the highest expected improvement of the final choice per call. A favorite also
         competes with the gain that its completion promises: over the incumbent, or before there is one over
-        the second. No look starts that would
-        leave too few calls to complete the favorite. At the end, candidates given up are completed, the most
-        promising first, while they can still win.
+        the second. A first favorite is completed once half of the calls is spent. No look starts that
+        would leave too few calls to complete the favorite. At the end, candidates given up are completed,
+        the most promising first, while they can still win.
 
         Args:
             predictions: of the search; None: candidates are alike before their scores.
@@ -203,17 +203,27 @@ class Race:
         mean = np.where(is_in, beliefs.mean, -math.inf)
         favorite = int(np.argmax(mean[:raced]))
         reserve = self._missing(int(indices[favorite])) if is_in[favorite] else 0
-        missing = self.examples - beliefs.count - beliefs.running
+        missing = np.array([self._missing(i) for i in indices[:raced].tolist()], dtype=np.float64)
+        missing = np.concatenate([missing, np.full(len(indices) - raced, float(self.examples))])
+        is_running = np.array([bool(c.running) for c in candidates] + [False] * (len(indices) - raced))
         allowed = np.full(len(indices), float(left - reserve))
         allowed[favorite] = left
         step = np.array(
             [self._step(c) for c in candidates] + [self.first] * (len(indices) - raced), dtype=np.float64
         )
-        can_start = is_in & (beliefs.running == 0) & (missing >= 1) & (missing <= left)
+        can_start = is_in & ~is_running & (missing >= 1) & (missing <= left)
         can_start &= np.minimum(step, missing) <= allowed
         if not can_start.any():
             return None
-        rates = log_rates(replace(beliefs, mean=mean), self.examples, step, allowed)
+        if self.best is None and can_start[favorite] and self.spent >= FIRST_COMPLETE * self.calls:
+            return int(indices[favorite])
+        sizes = look_sizes(step, np.minimum(missing, allowed))
+        model = self._model
+        after = np.concatenate(
+            [model.gains(np.arange(raced)[:, None], sizes[:raced]), model.new_gains(sizes[raced:])]
+        )
+        before = np.concatenate([model.estimates().effective, np.zeros(len(indices) - raced)])
+        rates = log_rates(replace(beliefs, mean=mean), self.examples, sizes, before, after)
         if self.best is not None or raced > 1:
             target = np.partition(mean[:raced], -2)[-2] if self.best is None else self._target()
             gain = beliefs.mean - target
@@ -253,60 +263,60 @@ class Race:
         new_mean, prior_mean = np.clip(new_mean, 0.0, 1.0), np.clip(prior_mean, 0.0, 1.0)
         new_variance = np.maximum(new_variance, MIN_VARIANCE)
         prior_variance = np.maximum(prior_variance, MIN_VARIANCE)
-        n = estimates.count
+        n, e = estimates.count, estimates.effective
         residual = np.maximum(model.residual(prior_mean) + estimates.difficulty, MIN_VARIANCE)
         ratio = residual / prior_variance
-        quality = (n * estimates.quality + ratio * prior_mean) / (n + ratio)
-        rest = (self.examples - n) / self.examples
-        posterior = np.concatenate(
-            [(1.0 - rest) * estimates.mean + rest * (quality + estimates.unseen), new_mean]
-        )
+        quality = (e * estimates.quality + ratio * prior_mean) / (e + ratio)
+        # The examples without a score are those that differ less between prompts.
+        rest = estimates.unseen * (self.examples - n) + (quality - estimates.quality) * (self.examples - e)
+        posterior = np.concatenate([(n * estimates.mean + rest) / self.examples, new_mean])
         residual = model.residual(posterior)
         residual[: len(known)] += estimates.difficulty
-        running = np.array([self._candidates[i].running for i in known.tolist()], dtype=np.float64)
         beliefs = Beliefs(
             posterior,
-            np.concatenate([n, np.zeros(len(new))]),
             np.maximum(residual, MIN_VARIANCE),
             np.concatenate([prior_variance, new_variance]),
-            np.concatenate([running, np.zeros(len(new))]),
         )
         return np.concatenate([known, new]), beliefs
 
-    def start(self, index: int, count: int | None = None) -> tuple[int, ...]:
+    def start(self, index: int, examples: Sequence[int] | None = None) -> tuple[int, ...]:
         """Start the next look of a candidate; return the indices of its examples.
 
         Args:
             index: of the candidate.
-            count: number of examples that a log names; None: that of the next look.
+            examples: that a log names; None: the next ones in the order of the model.
 
         Raises:
-            InputError: the candidate has fewer examples left than `count`.
+            InputError: no example is named, or one that does not exist or that the candidate has had.
         """
-        candidate = self._candidates.get(index)
-        if candidate is None:
-            candidate = self._candidates[index] = Candidate(self.order(index))
+        candidate = self._candidates.get(index) or Candidate()
+        if examples is None:
+            look = tuple(self._model.upcoming(index)[: self._step(candidate)].tolist())
+        else:
+            look = tuple(examples)
+            known = set(range(self.examples)).difference(candidate.order)
+            if not look or len(known.intersection(look)) < len(look):
+                raise InputError(f"race: prompt {index} cannot be scored on examples {list(look)} now")
+        if index not in self._candidates:
+            self._candidates[index] = candidate
             self._begun += 1
         if candidate.is_given_up:
             candidate.is_given_up, candidate.is_revived = False, True
         self._open[index] = None
-        had = len(candidate.scores)
-        size = min(self._step(candidate), self.examples - had) if count is None else count
-        if not 1 <= size <= self.examples - had:
-            raise InputError(f"race: prompt {index} has {self.examples - had} examples left, not {count}")
-        candidate.running = size
-        self.spent += size
-        return candidate.order[had : had + size]
+        candidate.order += look
+        candidate.running = len(look)
+        self.spent += len(look)
+        return look
 
     def _step(self, candidate: Candidate) -> int:
         """Return the number of examples of a candidate's next look, which its scores do not influence."""
         had = len(candidate.scores)
         if candidate.is_revived:
-            return self.examples - had
+            return self.examples
         if not had:
             return self.first
         step = max(self.batch, math.ceil(GROWTH * had))
-        return step if had + step < self.examples else self.examples - had
+        return min(step, self.examples - had)
 
     def finish(self, index: int, scores: Sequence[float]) -> list[int]:
         """Add the scores of a look; return the candidates given up because of them.
@@ -342,6 +352,7 @@ class Race:
         """Remove a candidate whose look failed, and refund the calls of that look."""
         candidate = self._candidates[index]
         self.spent -= candidate.running
+        del candidate.order[len(candidate.scores) :]
         candidate.running = 0
         self._open.pop(index, None)
         if not candidate.scores:
@@ -355,9 +366,10 @@ class Race:
         return self.examples - len(candidate.scores) - candidate.running
 
     def _promise(self, index: int) -> tuple[float, int]:
-        """Return the priority of a candidate at the end: its mean, shrunk towards 1/2, then its scores."""
-        candidate = self._candidates[index]
-        return (candidate.total + 1.0) / (len(candidate.scores) + 2.0), len(candidate.scores)
+        """Return the priority of a candidate at the end: its quality, shrunk towards 1/2, then its scores."""
+        count = len(self._candidates[index].scores)
+        quality = float(self._model.estimates().quality[self._model.row(index)]) if count else 0.0
+        return (quality * count + 1.0) / (count + 2.0), count
 
     def _incumbent(self) -> Candidate:
         assert self.best is not None  # callers have checked
@@ -376,26 +388,11 @@ class Race:
         candidate = self._candidates[index]
         if self.best is None or candidate.is_revived or not candidate.scores:
             return False
-        is_out = self._out_of_reach(candidate) or self._is_below(candidate) or self._loses_duel(candidate)
+        is_out = self._out_of_reach(candidate) or self._loses_duel(candidate)
         if is_out:
             candidate.is_given_up = True
             self._open.pop(index)
         return is_out
-
-    def _is_below(self, candidate: Candidate) -> bool:
-        """Return whether a candidate fails the test against the incumbent's total."""
-        target, error = self._incumbent().total, self.error / 2
-        if error == 0.0:
-            return False
-        if not self._binary:
-            return evidence_below(candidate.units, self.examples, target) >= 1.0 / error
-        needed, total, n = round(target) + 1, round(candidate.total), len(candidate.scores)
-        if total * self.examples >= needed * n:  # not below what it needs: no test would give it up
-            return False
-        candidate.limits = binary_limits(
-            self.examples, needed, tuple(candidate.looks), candidate.limits, error
-        )
-        return total <= candidate.limits[-1]
 
     def _loses_duel(self, candidate: Candidate) -> bool:
         """Return whether a candidate fails the test on the examples where it differs from the incumbent."""
@@ -405,9 +402,8 @@ class Race:
             number = 1 if duel is None else duel.number + 1
             rival = self._incumbent()
             scores = dict(zip(rival.order, rival.units, strict=True))
-            rivals = [scores[example] for example in candidate.order]
-            duel = candidate.duel = Duel(self.best[0], number, rivals, self.examples, self._binary)
-        return duel.is_lost(candidate.units, candidate.looks, self.error / 2)
+            duel = candidate.duel = Duel(self.best[0], number, scores, self._binary)
+        return duel.is_lost(candidate.order, candidate.units, candidate.looks, self.error)
 
 
 def check_settings(error: float, first: int | None, batch: int) -> None:

@@ -1,7 +1,8 @@
 """Two-way model of scores: quality of the prompt, difficulty of the example, and a rest.
 
 On real models most of what looks like noise in a partial mean is the difficulty of the examples it covers,
-which is the same for all prompts. The model estimates it and corrects each partial mean for it.
+which is the same for all prompts. The model estimates it, corrects each partial mean for it, and draws the
+examples first that tell most about a prompt.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ GROWTH = 16  # the difficulties are estimated anew when the scores have grown by
 PASSES = 2  # steps of expectation maximization at each estimate; every estimate begins at the last one
 MIN_SHARE = 0.05  # least quality, and least distance from 1, whose binomial variance is assumed
 MIN_VARIANCE, MAX_VARIANCE = 1e-6, 30.0  # of a component
+MIN_INFORMATION = 0.01  # of an example: a difficulty may be estimated wrongly
+EMPHASIS = 2.0  # exponent of an example's information in the chance of being drawn
 ROWS = 16  # prompts to allocate memory for at first
 
 
@@ -28,14 +31,16 @@ class Estimates:
 
     Attributes:
         count: scored examples, n.
+        effective: number of average examples that tell as much as the scored ones.
         mean: mean of the scores so far.
         quality: mean over all N examples, estimated from the prompt's own scores, corrected for the
             difficulty of the examples they cover; the mean itself where all examples are scored.
-        unseen: difference between the mean of the examples without a score and that of all.
+        unseen: mean over the examples without a score for a prompt of this quality.
         difficulty: variance that the uncertain difficulties add to each score.
     """
 
     count: Array
+    effective: Array
     mean: Array
     quality: Array
     unseen: Array
@@ -51,17 +56,25 @@ class TwoWayModel:
     joint posterior estimates the variances; the prompts are eliminated: O(r N^2 + N^3), repeated only when
     the scores have grown by a sixteenth. In between, a new score changes the estimate of its prompt, O(N).
 
-    The estimate of a prompt is the difference estimator of survey sampling, mean(p_i) + mean over seen of
-    (y_ij - p_ij), with the model's predictions p_ij (Saerndal, Swensson & Wretman 1992, section 6.3). Over
-    random orders of the examples it is unbiased for fixed predictions, true or not. Where examples do not
-    differ, vb shrinks towards 0 and the estimate towards the plain mean.
+    An example tells I_ij = p_ij (1 - p_ij) about a_i, its Fisher information (Lord 1980, "Applications of
+    Item Response Theory to Practical Testing Problems"): one that all prompts pass or all fail tells nothing.
+    Examples are drawn without replacement, with weights of its square (Efraimidis & Spirakis 2006). The
+    estimate of a prompt is the difference estimator of survey sampling, mean(p_i) + mean over seen of
+    (y_ij - p_ij) (Saerndal, Swensson & Wretman 1992, section 6.3), with the difference divided by the
+    information of the seen examples relative to the average.
+
+    Where examples do not differ, vb shrinks towards 0, the order becomes random, and the estimate becomes the
+    plain mean. With the identity link all examples tell the same, and the estimate is unbiased over orders
+    for any fixed predictions. Once all examples are scored it is their mean.
 
     Args:
         examples: number of examples, N.
+        seed: seed of the draws.
     """
 
-    def __init__(self, examples: int) -> None:
+    def __init__(self, examples: int, seed: int = 0) -> None:
         self.examples = examples
+        self._seed = seed
         self._row: dict[int, int] = {}
         self._y = np.zeros((ROWS, examples))
         self._seen = np.zeros((ROWS, examples), dtype=bool)
@@ -72,7 +85,10 @@ class TwoWayModel:
         self._b = np.zeros(examples)
         self._b_variance = np.zeros(examples)  # of each difficulty around their mean
         self._share = 1.0  # of the binomial variance q(1 - q), which is left beside the difficulties
-        self._estimates = np.zeros((5, ROWS))
+        self._estimates = np.zeros((6, ROWS))
+        self._waits = np.zeros((ROWS, examples))  # exponential waiting times; the shortest is drawn first
+        self._gains = np.zeros((ROWS, examples + 1))  # effective number after k further examples
+        self._new_gains = np.arange(examples + 1.0)  # of a prompt without scores
 
     def __len__(self) -> int:
         return len(self._row)
@@ -93,6 +109,8 @@ class TwoWayModel:
         row = self._row.setdefault(index, len(self._row))
         if row == len(self._y):
             self._grow()
+        if not self._seen[row].any():
+            self._waits[row] = self._drawn(index)
         at = np.fromiter(examples, dtype=np.intp, count=len(examples))
         values = np.asarray(scores, dtype=np.float64)
         self._y[row, at], self._seen[row, at] = values, True
@@ -105,6 +123,8 @@ class TwoWayModel:
             self._refit()
             self._refit_at = self._answers + max(1, self._answers // GROWTH)
             self._estimate(np.arange(len(self._row)))
+            information = np.sort(self._information(self._mu + self._b))[::-1]
+            self._new_gains[1:] = np.cumsum(information) / information.mean()
         else:
             self._update(row)
             self._estimate(np.array([row]))
@@ -112,6 +132,29 @@ class TwoWayModel:
     def estimates(self) -> Estimates:
         """Return the estimates of all prompts with scores."""
         return Estimates(*self._estimates[:, : len(self._row)])
+
+    def upcoming(self, index: int) -> NDArray[np.intp]:
+        """Return the examples of a prompt without a score, in the order in which they are best scored."""
+        row = self._row.get(index)
+        eta = self._mu + self._b + (0.0 if row is None else self._a[row])
+        waits = self._drawn(index) if row is None else self._waits[row]
+        order = np.argsort(waits / self._chance(self._information(eta)), kind="stable")
+        return order if row is None else order[~self._seen[row, order]]
+
+    def gains(self, rows: NDArray[np.intp], further: NDArray[np.intp]) -> Array:
+        """Return the effective numbers of examples after k further ones, in the order of `upcoming`.
+
+        Args:
+            rows: (r, 1) places of prompts.
+            further: (r, k) numbers of further examples.
+        """
+        gains: Array = self._gains[rows, further]
+        return gains
+
+    def new_gains(self, further: NDArray[np.intp]) -> Array:
+        """Return the same for a prompt without scores."""
+        gains: Array = self._new_gains[further]
+        return gains
 
     def population(self) -> tuple[float, float]:
         """Return mean and variance of the qualities: the prior of a prompt of which nothing is known."""
@@ -136,19 +179,19 @@ class TwoWayModel:
     def noise(self, index: int) -> float:
         """Return the variance of a prompt's `quality` around its mean over all examples; 0 if complete.
 
-        Multiplied by 1 - n/N, because sampling is without replacement.
+        Residual (1/e - 1/N) with e effective examples, because sampling is without replacement.
         """
         found, row = self.estimates(), self._row[index]
-        n = found.count[row]
-        shrunk = (n * found.quality[row] + 2.0 * found.quality.mean()) / (n + 2.0)
+        e = found.effective[row]
+        shrunk = (e * found.quality[row] + 2.0 * found.quality.mean()) / (e + 2.0)
         residual = float(self.residual(np.array([shrunk]))[0]) + found.difficulty[row]
-        return max(float(residual * (1.0 / n - 1.0 / self.examples)), 0.0)
+        return max(float(residual * (1.0 / e - 1.0 / self.examples)), 0.0)
 
     # ---- estimation ---------------------------------------------------------------------------------
 
     def _grow(self) -> None:
         rows = 2 * len(self._y)
-        for name in ("_y", "_seen", "_a"):
+        for name in ("_y", "_seen", "_a", "_waits", "_gains"):
             old = getattr(self, name)
             new = np.zeros((rows, *old.shape[1:]), dtype=old.dtype)
             new[: len(old)] = old
@@ -228,21 +271,48 @@ class TwoWayModel:
             self._a[row] = float((w * (z - self._mu - b)).sum() / (1.0 / self._va + w.sum()))
 
     def _estimate(self, rows: NDArray[np.intp]) -> None:
-        y, seen = self._y[rows], self._seen[rows]
+        y, seen, examples = self._y[rows], self._seen[rows], self.examples
         eta = self._mu + self._a[rows, None] + self._b
         n = seen.sum(axis=1).astype(np.float64)
-        p, slope = eta, np.ones_like(eta)
-        if self._is_binary:
-            p = _logistic(eta)
-            slope = p * (1.0 - p)
-        difficulty = (slope * slope) @ self._b_variance / self.examples
+        p = _logistic(eta) if self._is_binary else eta
+        slope = p * (1.0 - p) if self._is_binary else np.ones_like(eta)
+        difficulty = (slope * slope) @ self._b_variance / examples
+        information = self._information(eta)
+        effective = (information * seen).sum(axis=1) / information.mean(axis=1)
         mean = (y * seen).sum(axis=1) / n
         expected, overall = (p * seen).sum(axis=1) / n, p.mean(axis=1)
-        is_complete = n == self.examples
-        quality = np.where(is_complete, mean, overall + mean - expected)
-        rest = np.maximum(self.examples - n, 1.0)
-        unseen = np.where(is_complete, 0.0, (p * ~seen).sum(axis=1) / rest - overall)
-        self._estimates[:, rows] = n, mean, quality, unseen, difficulty
+        is_complete = n == examples
+        shift = (mean - expected) * n / effective
+        quality = np.where(is_complete, mean, np.clip(overall + shift, *self._bounds(mean, n)))
+        rest = np.maximum(examples - n, 1.0)
+        unseen = ((p * ~seen).sum(axis=1) + (quality - overall) * (examples - effective)) / rest
+        self._estimates[:, rows] = n, effective, mean, quality, unseen, difficulty
+        self._gains[rows, 0] = effective
+        order = np.argsort(np.where(seen, np.inf, self._waits[rows] / self._chance(information)), axis=1)
+        further = np.take_along_axis(np.where(seen, 0.0, information), order, axis=1)
+        further /= information.mean(axis=1, keepdims=True)
+        self._gains[rows, 1:] = effective[:, None] + np.cumsum(further, axis=1)
+
+    def _bounds(self, mean: Array, n: Array) -> tuple[Array, Array]:
+        """Return the lowest and highest mean over all examples that the scores so far allow."""
+        if not self._is_binary:
+            return np.full_like(mean, -math.inf), np.full_like(mean, math.inf)
+        total = mean * n / self.examples
+        return total, total + (self.examples - n) / self.examples
+
+    def _information(self, eta: Array) -> Array:
+        """Return what each example tells about a prompt, for predictions in units of the link."""
+        if not self._is_binary:
+            return np.ones_like(eta)
+        p = _logistic(eta)
+        return np.maximum(p * (1.0 - p), MIN_INFORMATION)
+
+    def _chance(self, information: Array) -> Array:
+        chance: Array = information**EMPHASIS
+        return chance
+
+    def _drawn(self, index: int) -> Array:
+        return np.random.default_rng([self._seed, 5, index]).exponential(size=self.examples)
 
 
 def _logistic(eta: Array) -> Array:
