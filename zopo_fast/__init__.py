@@ -75,6 +75,7 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.openai.config import ClientConfig as ClientConfig
     from zopo_fast.llm.types import Usage as Usage
     from zopo_fast.prompts.pool import Pool as Pool
+    from zopo_fast.prompts.words import word_features as word_features
     from zopo_fast.runs.config import RunConfig as RunConfig
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
     from zopo_fast.runs.result import Result as Result, Trial as Trial
@@ -104,6 +105,7 @@ _LAZY = {
     "Task": "tasks.task",
     "Example": "tasks.example",
     "Pool": "prompts.pool",
+    "word_features": "prompts.words",
     "OpenAIClient": "llm.openai.client",
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",

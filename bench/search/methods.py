@@ -38,6 +38,7 @@ class Zopo(Method):
             told in the order of asking.
         networks: number of random finite networks whose averaged kernel replaces the default one.
         starts: initial prompts: "own", the package's default, or "given", those of the other methods.
+        reads: whether the model has the words of the prompts, as `zf.optimize` gives them.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Zopo(Method):
         in_flight: int = 1,
         networks: int = 0,
         starts: Literal["own", "given"] = "own",
+        reads: bool = True,
         **settings: Any,
     ) -> None:
         self.name, self.in_flight, self.networks, self.settings = name, in_flight, networks, settings
         self.plans = starts == "own"
+        is_default = not networks and settings.keys().isdisjoint(("search", "region"))
+        self.reads = reads and is_default
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
         """Return the settings of one run: the defaults at the given budget."""
@@ -62,7 +66,8 @@ class Zopo(Method):
         return [zf.NTK.random(problem.Z.shape[1], seed=int(seed)) for seed in drawn] or None
 
     def search(self, problem: Problem) -> Search:
-        optimizer = zf.Zopo(problem.Z, self.config(problem), self.kernels(problem))
+        words = zf.word_features(problem.texts) if self.reads and problem.texts else None
+        optimizer = zf.Zopo(problem.Z, self.config(problem), self.kernels(problem), words)
         waiting: deque[int] = deque()
         while not optimizer.done:
             try:
@@ -114,7 +119,7 @@ class Official(Zopo):
     """The published loop in float64: the `official` preset, from the given initial prompts."""
 
     def __init__(self, name: str, **settings: Any) -> None:
-        super().__init__(name, starts="given", **settings)
+        super().__init__(name, starts="given", reads=False, **settings)
 
     def config(self, problem: Problem) -> zf.ZopoConfig:
         return zf.ZopoConfig.official(problem.prompts, problem.initial, problem.seed, **self.settings)
@@ -184,6 +189,7 @@ def methods() -> dict[str, Method]:
         processes.NeuralUCB(),
         processes.InfiniteNTK(),
         Zopo(),
+        Zopo("zopo_fast, embeddings alone", reads=False),
         Zopo("zopo_fast, 10 random", starts="given"),
         Zopo("zopo_fast, gradient", search="gradient"),
         Racing(),

@@ -47,7 +47,8 @@ def start(problem: Problem, slots: int = 1, **settings: Any) -> RunState:
     scorer = cast(Any, SimpleNamespace(parts=problem.examples, perfect=1.0))
     Z = np.asarray(problem.Z)
     initial = optimize._initial(pool, Z, None, config)
-    return optimize._state(task, pool, Z, config, initial, scorer, slots, None, ())
+    words = zf.word_features(problem.texts) if problem.texts else None
+    return optimize._state(task, pool, Z, words, config, initial, scorer, slots, None, ())
 
 
 class OneDifficulty(TwoWayModel):

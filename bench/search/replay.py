@@ -47,12 +47,14 @@ class Landscape:
         Z: (m, d) embeddings in their stored precision.
         scores: (m, examples), higher is better.
         examples_a_call: number of examples whose mean a score is.
+        texts: the prompts; none where a source has embeddings alone.
     """
 
     name: str
     Z: NDArray[Any]
     scores: Array
     examples_a_call: int = 1
+    texts: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> Landscape:
@@ -62,13 +64,16 @@ class Landscape:
             InputError: a file is missing or damaged, or the two files do not match.
         """
         try:
-            scores = np.array(json.loads(path.read_text(encoding="utf-8"))["scores"], dtype=np.float64)
+            document = json.loads(path.read_text(encoding="utf-8"))
+            scores, texts = np.array(document["scores"], dtype=np.float64), tuple(document.get("prompts", ()))
             Z = np.load(path.with_suffix(".npy"))
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(f"{path}: not a landscape ({error}); see bench/landscapes/README.md") from error
         if scores.ndim != 2 or Z.ndim != 2 or len(scores) != len(Z) or scores.shape[1] < 2:
             raise InputError(f"{path}: scores {scores.shape} and embeddings {Z.shape} do not belong together")
-        return cls(path.stem, Z, scores)
+        if texts and len(texts) != len(Z):
+            raise InputError(f"{path}: {len(texts)} prompts for {len(Z)} embeddings")
+        return cls(path.stem, Z, scores, texts=texts)
 
 
 def load_folder(folder: Path) -> list[Landscape]:
@@ -108,6 +113,7 @@ class Problem:
         recorded: (m,) mean scores, for a method that `replays`; None for all others.
         is_binary: whether every score is 0 or 1; otherwise scores lie between them.
         examples_a_call: number of examples whose mean a score is.
+        texts: the prompts, or none.
     """
 
     Z: NDArray[Any]
@@ -120,6 +126,7 @@ class Problem:
     recorded: Array | None = None
     is_binary: bool = True
     examples_a_call: int = 1
+    texts: tuple[str, ...] = ()
 
 
 class Method(ABC):
@@ -223,6 +230,7 @@ def replay(
         scores.mean(axis=1) if method.replays else None,
         bool(np.isin(scores, (0.0, 1.0)).all()),
         landscape.examples_a_call,
+        landscape.texts,
     )
     seen: dict[int, list[int]] = {}
     run, spent, best, incumbent = Run([], [], []), 0, (0, 0.0), -1

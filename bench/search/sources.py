@@ -56,8 +56,11 @@ def paraphrases(folder: Path) -> list[Landscape]:
             raise InputError(f"{path}: models must name the {accuracy.shape[1]} columns of accuracy")
         if np.isnan(accuracy).any():
             raise InputError(f"{path}: accuracy must be a number for every prompt and model")
+        texts = tuple(document.get("prompts") or ())
+        if len(texts) != len(Z) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{path}: prompts must be the texts of the {len(Z)} embeddings")
         found += [
-            Landscape(f"{path.stem} / {model}", Z, np.ascontiguousarray(column[:, None]))
+            Landscape(f"{path.stem} / {model}", Z, np.ascontiguousarray(column[:, None]), texts=texts)
             for model, column in zip(models, accuracy.T, strict=True)
         ]
     return found

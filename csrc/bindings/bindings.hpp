@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "bindings/arrays.hpp"
+#include "model/prior_kernel.hpp"
 #include "ntk/ntk.hpp"
 
 namespace zopo {
@@ -27,6 +28,9 @@ inline std::size_t checked_index(py::ssize_t i, std::size_t n, const char* what)
                      std::to_string(n) + ")");
   return static_cast<std::size_t>(i);
 }
+
+// Return the mean over kernels, each a Network or a tuple (depth, weight_variance, bias_variance, ntk).
+PriorKernel prior_kernel(const py::list& kernels, double scale);
 
 // Add classes and functions to the module, one function for each source.
 void bind_ntk(py::module_& m);

@@ -45,20 +45,6 @@ ArcCosine arc_cosine(std::size_t depth, double weight, double bias, bool ntk) {
   return {depth, positive(weight, "weight_variance"), bias, ntk};
 }
 
-// Each kernel is a Network or a tuple (depth, weight_variance, bias_variance, ntk).
-PriorKernel prior_kernel(const py::list& kernels, double scale) {
-  std::vector<PriorKernel::Part> parts;
-  for (const py::handle& kernel : kernels)
-    if (py::isinstance<Network>(kernel)) {
-      parts.emplace_back(std::shared_ptr<const Network>(kernel.cast<NetworkPtr>()));
-    } else {
-      const auto [depth, weight, bias, ntk] =
-          kernel.cast<std::tuple<std::size_t, double, double, bool>>();
-      parts.emplace_back(arc_cosine(depth, weight, bias, ntk));
-    }
-  return {std::move(parts), positive(scale, "scale")};
-}
-
 Array points(const py::object& X_, const char* name = "X", py::ssize_t d = -1) {
   const Array X = doubles(X_, name, 2, d);
   if (rows(X) == 0 || X.shape(1) == 0)
@@ -181,6 +167,19 @@ Array gradient_combination(const PriorKernel& kernel, const py::object& x_, cons
 }
 
 }  // namespace
+
+PriorKernel prior_kernel(const py::list& kernels, double scale) {
+  std::vector<PriorKernel::Part> parts;
+  for (const py::handle& kernel : kernels)
+    if (py::isinstance<Network>(kernel)) {
+      parts.emplace_back(std::shared_ptr<const Network>(kernel.cast<NetworkPtr>()));
+    } else {
+      const auto [depth, weight, bias, ntk] =
+          kernel.cast<std::tuple<std::size_t, double, double, bool>>();
+      parts.emplace_back(arc_cosine(depth, weight, bias, ntk));
+    }
+  return {std::move(parts), positive(scale, "scale")};
+}
 
 void bind_region_posterior(py::module_& m) {
   py::class_<PriorKernel>(m, "PriorKernel", "The mean of kernels over a scale.")

@@ -20,19 +20,18 @@ double stated(const py::object& noise) {
   return noise.is_none() ? kNotStated : noise.cast<double>();
 }
 
-// A closed form (depth, weight variance, bias variance, whether it is the NTK), or a network.
-PriorKernel kernel_of(const py::dict& d) {
-  std::vector<PriorKernel::Part> parts;
-  for (const auto& item : d["kernels"].cast<py::list>()) {
-    if (py::isinstance<Network>(item)) {
-      parts.emplace_back(NetworkPtr(item.cast<NetworkPtr>()));
-      continue;
-    }
-    const auto t = item.cast<py::tuple>();
-    parts.emplace_back(ArcCosine{t[0].cast<std::size_t>(), t[1].cast<double>(), t[2].cast<double>(),
-                                 t[3].cast<bool>()});
+// The kernels of the model; "mixture" lists the scale of each and its weights of the coordinates, or
+// None.
+WeightedKernels kernels_of(const py::dict& d, std::size_t dim) {
+  WeightedKernels kernels;
+  for (const auto& item : d["mixture"].cast<py::list>()) {
+    const auto [scale, weights] = item.cast<std::pair<double, py::object>>();
+    kernels.push_back({prior_kernel(d["kernels"], scale),
+                       weights.is_none()
+                           ? Doubles()
+                           : doubles_of(weights, "weights", static_cast<py::ssize_t>(dim))});
   }
-  return PriorKernel(std::move(parts), d["scale"].cast<double>());
+  return kernels;
 }
 
 PoolInputs pool_of(const py::dict& d) {
@@ -76,7 +75,7 @@ SearchInputs inputs_of(const py::dict& d) {
                    d["scale"].cast<double>()};
     return in;
   }
-  in.kernel = kernel_of(d);
+  in.kernels = kernels_of(d, in.pool.d);
   ImprovementSettings& set = in.improvement;
   set.thompson = search == "thompson";
   const auto seed = d["seed"].cast<std::pair<std::uint64_t, std::uint64_t>>();

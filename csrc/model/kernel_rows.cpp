@@ -143,8 +143,12 @@ void ArcCosinePoints::block(const std::size_t* rows, std::size_t n, const float*
 }
 
 KernelRows::KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
-                       bool replaceable, std::size_t trends)
-    : dim_(d), trends_(trends), replaceable_(replaceable), kernel_(std::move(kernel)) {
+                       bool replaceable, std::size_t trends, Doubles weights)
+    : dim_(d),
+      trends_(trends),
+      weights_(std::move(weights)),
+      replaceable_(replaceable),
+      kernel_(std::move(kernel)) {
   extend(X, columns);
 }
 
@@ -250,13 +254,14 @@ float KernelRows::trend(std::size_t row, std::size_t column) const {
   return sum;
 }
 
-// Return the coordinates (n, d) of points (n, d + trends), and their trends (n, trends).
+// Return the weighted coordinates (n, d) of points (n, d + trends), and their trends (n, trends).
 Doubles KernelRows::split(const double* X, std::size_t n, Floats& trend) const {
   Doubles coordinates(n * dim_);
   trend.resize(n * trends_);
   for (std::size_t i = 0; i < n; ++i) {
     const double* x = X + i * (dim_ + trends_);
-    std::copy_n(x, dim_, &coordinates[i * dim_]);
+    for (std::size_t j = 0; j < dim_; ++j)
+      coordinates[i * dim_ + j] = weights_.empty() ? x[j] : weights_[j] * x[j];
     std::transform(x + dim_, x + dim_ + trends_, trend.data() + i * trends_,
                    [](double t) { return static_cast<float>(t); });
   }
@@ -264,9 +269,10 @@ Doubles KernelRows::split(const double* X, std::size_t n, Floats& trend) const {
 }
 
 void KernelRows::replace(const std::size_t* columns, std::size_t n, const double* X) {
-  if (trends_ == 0) return replace_coordinates(columns, n, X);
+  if (trends_ == 0 && weights_.empty()) return replace_coordinates(columns, n, X);
   Floats entering;
   replace_coordinates(columns, n, split(X, n, entering).data());
+  if (trends_ == 0) return;
   for (std::size_t i = 0; i < n; ++i)
     std::copy_n(&entering[i * trends_], trends_, &trend_[columns[i] * trends_]);
   for (std::size_t i = 0; i < n; ++i) {
@@ -281,10 +287,11 @@ void KernelRows::replace(const std::size_t* columns, std::size_t n, const double
 }
 
 void KernelRows::extend(const double* X, std::size_t columns) {
-  if (trends_ == 0) return extend_coordinates(X, columns);
+  if (trends_ == 0 && weights_.empty()) return extend_coordinates(X, columns);
   const std::size_t begin = columns_;
   Floats all;
   extend_coordinates(split(X, columns, all).data(), columns);
+  if (trends_ == 0) return;
   trend_ = std::move(all);
   for (std::size_t i = begin; i < columns; ++i) diagonal_[i] += trend(i, i);
   for (std::size_t i = 0; !gram_.empty() && i < columns; ++i)

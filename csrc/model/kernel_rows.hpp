@@ -6,7 +6,7 @@
 //
 // A point may have values of trends behind its coordinates: functions of unknown coefficient, ~ N(0, 1)
 // each, which the prior adds to the kernel's: k(x, y) + t(x)^T t(y) (Rasmussen & Williams 2006, eq.
-// 2.39).
+// 2.39). With `weights`, coordinates are multiplied by these first.
 #pragma once
 
 #include <cstddef>
@@ -56,8 +56,9 @@ class KernelRows {
   static constexpr std::size_t kGramColumns = 2048;
 
   // Build from points X (columns, d + trends). With `replaceable`, candidates may be replaced.
+  // `weights` are (d,) factors of the coordinates, or none.
   KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
-             bool replaceable = false, std::size_t trends = 0);
+             bool replaceable = false, std::size_t trends = 0, Doubles weights = {});
   // Build from a Gram matrix K (columns, columns) of any kernel.
   KernelRows(const double* K, std::size_t columns);
 
@@ -96,6 +97,7 @@ class KernelRows {
   float trend(std::size_t row, std::size_t column) const;
 
   std::size_t columns_ = 0, stride_ = 0, dim_ = 0, trends_ = 0;
+  Doubles weights_;
   bool replaceable_ = false;
   std::optional<PriorKernel> kernel_;
   std::optional<ArcCosinePoints> points_;  // of a closed form

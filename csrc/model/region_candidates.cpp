@@ -20,7 +20,7 @@ constexpr std::size_t kConditioned = 32;  // columns conditioned at a time
 void RegionPosterior::resize_columns(std::size_t before) {
   criterion_.resize(stride());
   distance_.resize(stride());
-  near_.reserve(kernel_.gram() ? 0 : stride());
+  near_.reserve(has_gram() ? 0 : stride());
   promising_.reserve(columns());
   exact_.reserve(3 * columns());
   offset_.resize(before);
@@ -36,8 +36,15 @@ void RegionPosterior::resize_columns(std::size_t before) {
 // Recompute variances and means at columns from M: with V = M K_obs they are k(c, c) - |V_c|^2 and
 // V^T M y. A panel of columns stays in L1 while the rows of M pass by.
 void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
+  for (std::size_t b = 0; b < basis_.size(); ++b)
+    condition(basis_[b], std::span(level_).subspan(b * nuggets(), nuggets()), columns, n);
+}
+
+void RegionPosterior::condition(const Basis& basis, std::span<Level> levels,
+                                const std::size_t* columns, std::size_t n) {
   const std::size_t rows = size(), padded = rows == 0 ? 0 : triangle_width(rows - 1);
-  const double work = static_cast<double>(n * rows) * static_cast<double>(rows * levels()) / 2.0;
+  const double work =
+      static_cast<double>(n * rows) * static_cast<double>(rows * levels.size()) / 2.0;
   parallel_ranges(
       (n + kConditioned - 1) / kConditioned, work, [&](std::size_t begin, std::size_t end) {
         Doubles k(padded * kConditioned, 0.0), V(8 * kConditioned), sums(3 * kConditioned);
@@ -48,8 +55,8 @@ void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
           const std::size_t width = std::min(kConditioned, n - j);
           for (std::size_t i = 0; i < rows; ++i)
             for (std::size_t c = 0; c < width; ++c)
-              k[i * kConditioned + c] = K()[rows_of_K()[i] * stride() + columns[j + c]];
-          for (Level& level : level_) {
+              k[i * kConditioned + c] = basis.K()[rows_of_K()[i] * stride() + columns[j + c]];
+          for (Level& level : levels) {
             std::fill(sums.begin(), sums.end(), 0.0);
             for (std::size_t i = 0; i < rows; i += 8) {
               const std::size_t count = std::min<std::size_t>(8, rows - i);
@@ -66,7 +73,7 @@ void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
             }
             for (std::size_t c = 0; c < width; ++c) {
               const std::size_t at = columns[j + c];
-              level.variance[at] = static_cast<float>(diagonal()[at] - squares[c]);
+              level.variance[at] = static_cast<float>(basis.kernel.diagonal()[at] - squares[c]);
               level.mean_y[at] = y[c];
               level.mean_1[at] = ones[c];
             }
@@ -84,14 +91,16 @@ void RegionPosterior::replace(const std::size_t* columns, std::size_t n, const d
                        " is observed, pending or listed twice");
     taken[columns[i]] = true;
   }
-  kernel_.replace(columns, n, X);
+  for (Basis& of : basis_) of.kernel.replace(columns, n, X);
   drop_pending();
   near_.clear();
-  if (!kernel_.gram() && size() > 0) {
+  if (!has_gram() && size() > 0) {
     Floats k(size() * n);
-    kernel_.block(observed_.data(), size(), columns, n, k.data(), n);
-    for (std::size_t i = 0; i < size(); ++i)
-      for (std::size_t j = 0; j < n; ++j) K_[i * stride() + columns[j]] = k[i * n + j];
+    for (Basis& of : basis_) {
+      of.kernel.block(observed_.data(), size(), columns, n, k.data(), n);
+      for (std::size_t i = 0; i < size(); ++i)
+        for (std::size_t j = 0; j < n; ++j) of.K_obs[i * stride() + columns[j]] = k[i * n + j];
+    }
   }
   for (std::size_t i = 0; i < n; ++i) include(columns[i]);
   condition(columns, n);
@@ -104,23 +113,25 @@ void RegionPosterior::extend(const double* X, std::size_t columns) {
                      std::to_string(columns));
   drop_pending();
   near_.clear();
-  if (kernel_.gram() && !kernel_.keeps_gram(columns)) {  // from now on K_obs is stored here
-    K_.clear();
-    for (const std::size_t c : observed_)
-      K_.insert(K_.end(), kernel_.row(c), kernel_.row(c) + old_stride);
-  }
-  kernel_.extend(X, columns);
   std::vector<std::size_t> added(columns - before);
   std::iota(added.begin(), added.end(), before);
-  if (!kernel_.gram()) {
-    Floats K(size() * stride(), 0.0f);
+  for (Basis& of : basis_) {
+    if (of.kernel.gram() && !of.kernel.keeps_gram(columns)) {  // from now on K_obs is stored here
+      of.K_obs.clear();
+      for (const std::size_t c : observed_)
+        of.K_obs.insert(of.K_obs.end(), of.kernel.row(c), of.kernel.row(c) + old_stride);
+    }
+    of.kernel.extend(X, columns);
+    if (of.kernel.gram()) continue;
+    const std::size_t stride = of.kernel.stride();
+    Floats K(size() * stride, 0.0f);
     for (std::size_t i = 0; i < size(); ++i)
-      std::copy_n(&K_[i * old_stride], before, &K[i * stride()]);
-    kernel_.block(observed_.data(), size(), added.data(), added.size(), K.data() + before,
-                  stride());
-    K_ = std::move(K);
-    while (order_.size() < size()) order_.push_back(order_.size());
+      std::copy_n(&of.K_obs[i * old_stride], before, &K[i * stride]);
+    of.kernel.block(observed_.data(), size(), added.data(), added.size(), K.data() + before,
+                    stride);
+    of.K_obs = std::move(K);
   }
+  while (!has_gram() && order_.size() < size()) order_.push_back(order_.size());
   resize_columns(before);
   condition(added.data(), added.size());
 }

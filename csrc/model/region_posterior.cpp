@@ -22,61 +22,76 @@ constexpr std::size_t kTouched = 256;   // rows of M touched at once: later they
 }  // namespace
 
 RegionPosterior::RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity)
-    : kernel_(std::move(kernel)) {
-  level_.resize(nuggets.size());
-  directions_.resize(nuggets.size());
-  improvements_.reserve(nuggets.size());
-  if (!kernel_.gram()) K_.reserve(capacity * stride());
-  solved_.resize(nuggets.size());
-  means_.resize(nuggets.size());
-  weights_.reserve((levels() + 3) / 4 * 4 * capacity);
+    : RegionPosterior(
+          [&] {
+            std::vector<KernelRows> one;
+            one.push_back(std::move(kernel));
+            return one;
+          }(),
+          nuggets, capacity) {}
+
+RegionPosterior::RegionPosterior(std::vector<KernelRows> kernels, const Doubles& nuggets,
+                                 std::size_t capacity) {
+  for (KernelRows& kernel : kernels) basis_.push_back({std::move(kernel), {}});
+  level_.resize(basis_.size() * nuggets.size());
+  directions_.resize(levels());
+  improvements_.reserve(levels());
+  for (Basis& basis : basis_)
+    if (!has_gram()) basis.K_obs.reserve(capacity * stride());
+  solved_.resize(levels());
+  means_.resize(levels());
+  weights_.reserve((nuggets.size() + 3) / 4 * 4 * capacity);
   gathered_.reserve(triangle_width(capacity));
   for (Doubles* of : {&y_, &noise_, &ones_}) of->reserve(capacity);
   for (auto* of : {&order_, &column_, &observed_}) of->reserve(capacity);
   for (std::size_t g = 0; g < levels(); ++g) {
     Level& level = level_[g];
-    level.nugget = nuggets[g];
+    level.nugget = nuggets[g % nuggets.size()];
     level.M.reserve(triangle_offset(capacity));
     level.M.assign(triangle_offset(std::min(capacity, kTouched)), 0.0);
     level.M.clear();
     for (Doubles* of : {&level.z_y, &level.z_1}) of->reserve(capacity);
     for (Doubles* of : {&level.l, &level.w}) of->reserve(triangle_width(capacity));
-    level.variance = diagonal();
+    level.variance = basis(g).kernel.diagonal();
   }
   resize_columns(0);
   weigh();
 }
 
-// Fill l, w and the pivot of every level, for an observation at a candidate after the first `rows`
-// ones, and return the candidate's kernel row. A pivot is 0 where neither noise nor variance is
-// left.
-const float* RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
-  const float* row = kernel_.row(column);
+// Fill l, w and the pivot of every level, and the row of every kernel, for an observation at a
+// candidate after the first `rows` ones. A pivot is 0 where neither noise nor variance is left.
+void RegionPosterior::solve(std::size_t column, std::size_t rows, double noise) {
   const std::size_t padded = rows == 0 ? 0 : triangle_width(rows - 1);
   gathered_.resize(padded);
   std::fill(gathered_.begin() + static_cast<std::ptrdiff_t>(rows), gathered_.end(), 0.0);
-  for (std::size_t i = 0; i < rows; ++i) gathered_[i] = row[column_[i]];
-  for (Level& level : level_) {
+  for (std::size_t g = 0; g < levels(); ++g) {
+    Basis& of = basis_[g / nuggets()];
+    if (g % nuggets() == 0) {
+      of.row = of.kernel.row(column);
+      for (std::size_t i = 0; i < rows; ++i) gathered_[i] = of.row[column_[i]];
+    }
+    Level& level = level_[g];
     level.l.resize(padded);
     level.w.assign(padded, 0.0);
     if (rows > 0)
       simd().triangle_normal(level.M.data(), rows, gathered_.data(), level.l.data(),
                              level.w.data());
-    const double prior = diagonal()[column];
+    const double prior = of.kernel.diagonal()[column];
     const double explained = simd().dot(level.l.data(), level.l.data(), rows);
     const double left = prior - explained > kRounding * prior ? prior - explained : 0.0;
     level.pivot = std::sqrt(left + level.nugget + noise);
   }
-  return row;
 }
 
-// Keep the kernel row of a candidate as a row of K_obs after the first `rows` ones.
-void RegionPosterior::keep_row(std::size_t column, const float* row, std::size_t rows) {
+// Keep the kernel rows that `solve` found as rows of K_obs after the first `rows` ones.
+void RegionPosterior::keep_row(std::size_t column, std::size_t rows) {
   column_.resize(rows);
   column_.push_back(column);
-  if (kernel_.gram()) return;
-  K_.resize(rows * stride());
-  K_.insert(K_.end(), row, row + stride());
+  if (has_gram()) return;
+  for (Basis& of : basis_) {
+    of.K_obs.resize(rows * stride());
+    of.K_obs.insert(of.K_obs.end(), of.row, of.row + stride());
+  }
   while (order_.size() <= rows) order_.push_back(order_.size());
 }
 
@@ -90,28 +105,32 @@ void RegionPosterior::extend(Level& level, std::size_t rows) {
   std::fill(next + rows + 1, next + triangle_width(rows), 0.0);
 }
 
-// Change the levels as directions_ says along t_g = row + sign w_g^T K_obs; a null row is zero.
-void RegionPosterior::add_directions(std::size_t rows, double sign, const float* row) {
-  weights_.resize((levels() + 3) / 4 * 4 * rows);
-  for (std::size_t g = 0; g < levels(); ++g) {
-    const double* w = level_[g].w.data();
-    float* to = weights_.data() + g / 4 * 4 * rows + g % 4;
-    for (std::size_t i = 0; i < rows; ++i) to[4 * i] = static_cast<float>(sign * w[i]);
+// Change the levels as directions_ says along t_g = row + sign w_g^T K_obs; without a row it is zero.
+void RegionPosterior::add_directions(std::size_t rows, double sign, bool has_row) {
+  const std::size_t count = nuggets();
+  weights_.resize((count + 3) / 4 * 4 * rows);
+  for (std::size_t b = 0; b < basis_.size(); ++b) {
+    const Basis& of = basis_[b];
+    for (std::size_t g = 0; g < count; ++g) {
+      const double* w = level_[b * count + g].w.data();
+      float* to = weights_.data() + g / 4 * 4 * rows + g % 4;
+      for (std::size_t i = 0; i < rows; ++i) to[4 * i] = static_cast<float>(sign * w[i]);
+    }
+    // A multiply-add in single precision, with K in the cache, takes half the time of one in double.
+    const double work = 0.5 * static_cast<double>(rows * count) * static_cast<double>(stride());
+    parallel_ranges(stride() / kPanel, work, [&](std::size_t begin, std::size_t end) {
+      for (std::size_t g = 0; g < count; g += 4)
+        simd().add_directions(of.K(), stride(), rows_of_K(), rows, weights_.data() + g * rows,
+                              has_row ? of.row : nullptr, begin * kPanel, end * kPanel,
+                              std::min<std::size_t>(4, count - g), &directions_[b * count + g]);
+    });
   }
-  // A multiply-add in single precision, with K in the cache, takes half the time of one in double.
-  const double work = 0.5 * static_cast<double>(rows * levels()) * static_cast<double>(stride());
-  parallel_ranges(stride() / kPanel, work, [&](std::size_t begin, std::size_t end) {
-    for (std::size_t g = 0; g < levels(); g += 4)
-      simd().add_directions(K(), stride(), rows_of_K(), rows, weights_.data() + g * rows, row,
-                            begin * kPanel, end * kPanel, std::min<std::size_t>(4, levels() - g),
-                            &directions_[g]);
-  });
 }
 
 void RegionPosterior::append(std::size_t column, double y, double noise) {
   const std::size_t n = size();
   drop_pending();
-  const float* row = solve(column, n, noise);
+  solve(column, n, noise);
   for (const Level& level : level_)
     if (!(level.pivot > 0.0))
       throw NotPositiveDefiniteError("observation " + std::to_string(n) + " at candidate " +
@@ -129,8 +148,8 @@ void RegionPosterior::append(std::size_t column, double y, double noise) {
     directions_[g] = {-1.0 / (p * p),        level.z_y[n] / p,    level.z_1[n] / p,
                       level.variance.data(), level.mean_y.data(), level.mean_1.data()};
   }
-  add_directions(n, -1.0, row);
-  keep_row(column, row, n);
+  add_directions(n, -1.0, true);
+  keep_row(column, n);
   observed_.push_back(column);
   y_.push_back(y);
   noise_.push_back(noise);
@@ -188,7 +207,7 @@ void RegionPosterior::revise(std::size_t i, double y, double noise) {
                       level.mean_1.data()};
     level.log_determinant += 0.5 * std::log1p(delta * at);
   }
-  add_directions(n, 1.0, nullptr);
+  add_directions(n, 1.0, false);
   for (Level& level : level_) update_inverse(level, i, level.l, delta, shift);
   y_[i] = y;
   noise_[i] = noise;
@@ -214,19 +233,20 @@ void RegionPosterior::rebuild(std::size_t i, double y, double noise) {
 }
 
 void RegionPosterior::clear() {
-  K_.clear();
+  for (Basis& of : basis_) of.K_obs.clear();
   column_.clear();
   observed_.clear();
   y_.clear();
   noise_.clear();
   ones_.clear();
   pending_.clear();
-  for (Level& level : level_) {
+  for (std::size_t g = 0; g < levels(); ++g) {
+    Level& level = level_[g];
     level.M.clear();
     level.z_y.clear();
     level.z_1.clear();
     level.log_determinant = 0.0;
-    level.variance = diagonal();
+    level.variance = basis(g).kernel.diagonal();
     std::fill(level.mean_y.begin(), level.mean_y.end(), 0.0);
     std::fill(level.mean_1.begin(), level.mean_1.end(), 0.0);
   }
@@ -251,8 +271,9 @@ void RegionPosterior::rescore(const double* y, std::size_t n) {
       solved_[g] = level_[g].w.data();
       means_[g] = level_[g].mean_y.data();
     }
-    simd().combine_f32_f64(K(), stride(), rows_of_K(), n, solved_.data(), levels(), stride(),
-                           means_.data());
+    for (std::size_t g = 0; g < levels(); g += nuggets())
+      simd().combine_f32_f64(basis(g).K(), stride(), rows_of_K(), n, solved_.data() + g, nuggets(),
+                             stride(), means_.data() + g);
   }
   weigh();
 }
@@ -359,7 +380,7 @@ void RegionPosterior::alpha(std::size_t level, double* out) const {
 
 void RegionPosterior::copy_gram(double* out) {
   for (std::size_t i = 0; i < columns(); ++i)
-    std::copy_n(kernel_.row(i), columns(), out + i * columns());
+    std::copy_n(basis_.front().kernel.row(i), columns(), out + i * columns());
 }
 
 void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t n,
@@ -375,7 +396,7 @@ void RegionPosterior::propagate(std::size_t level, const double* r, std::size_t 
     simd().triangle_normal(at.M.data(), n, padded.data(), l.data(), w.data());
     const double* weights = w.data();
     double* to = sums.data();
-    simd().combine_f32_f64(K(), stride(), rows_of_K(), n, &weights, 1, stride(), &to);
+    simd().combine_f32_f64(basis(level).K(), stride(), rows_of_K(), n, &weights, 1, stride(), &to);
   }
   std::copy_n(sums.begin(), columns(), out);
 }

@@ -23,6 +23,9 @@
 // change the means alone. A pending candidate is fantasised at its expected score: it lowers the
 // variance and leaves the mean unchanged; dropping it costs nothing.
 //
+// Several kernels may be given. A level then is a kernel and a noise level, those of the first kernel
+// first, and every kernel has rows K_obs of its own.
+//
 // Levels are averaged by their marginal likelihood, each with its amplitude at the maximum
 // (Rasmussen & Williams 2006, eq. 5.8). The next candidate has the largest expected improvement to
 // the power p (generalized expected improvement, Schonlau, Welch & Jones 1998). Single precision
@@ -33,6 +36,7 @@
 #include <cstdint>
 #include <limits>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/aligned.hpp"
@@ -43,10 +47,12 @@ namespace zopo {
 
 class RegionPosterior {
  public:
-  // Memory for `capacity` observations is reserved now, so that a run allocates nothing.
+  // Memory for `capacity` observations is reserved now, so that a run allocates nothing. The kernels
+  // are those of the same candidates, all with a Gram matrix or all without one.
+  RegionPosterior(std::vector<KernelRows> kernels, const Doubles& nuggets, std::size_t capacity);
   RegionPosterior(KernelRows kernel, const Doubles& nuggets, std::size_t capacity);
 
-  std::size_t columns() const { return kernel_.columns(); }
+  std::size_t columns() const { return first().columns(); }
   std::size_t size() const { return y_.size(); }
   std::size_t levels() const { return level_.size(); }
 
@@ -72,7 +78,7 @@ class RegionPosterior {
   // Return the candidate of largest expected improvement on `incumbent` to the power 1 or 2, with
   // pending candidates fantasised at their expected scores; -1 when all are excluded or pending.
   // Where the scores are mostly noise, only the `nearest` free candidates to `center` compete, by
-  // the kernel's own distance: the model says little about the rest.
+  // the distance of the first kernel: the model says little about the rest.
   std::int64_t propose(const std::int64_t* pending, std::size_t n, double incumbent, int power,
                        std::size_t center, std::size_t nearest);
   // Compute mean and variance (columns,) averaged over the levels, in units of the scores. Without
@@ -90,16 +96,25 @@ class RegionPosterior {
 
   // Compute A^-1 (y - mean of y), (size,), of a level.
   void alpha(std::size_t level, double* out) const;
-  // Compute the kernel between all candidates, (columns, columns).
+  // Compute the first kernel between all candidates, (columns, columns).
   void copy_gram(double* out);
   // Candidates of the observations, (size,).
   const std::vector<std::size_t>& observed() const { return observed_; }
   // Dimension of the coordinates; 0 for a model of a Gram matrix.
-  std::size_t dim() const { return kernel_.dim(); }
+  std::size_t dim() const { return first().dim(); }
 
   std::mutex& mutex() const { return mutex_; }
 
  private:
+  // A kernel; row i of its K_obs is row rows_of_K()[i] of K(), which has the leading dimension stride().
+  struct Basis {
+    KernelRows kernel;
+    // K_obs, then the rows of the pending candidates; empty where a Gram matrix has these rows.
+    Floats K_obs;
+    const float* row = nullptr;  // of the next observation
+
+    const float* K() const { return kernel.gram() ? kernel.gram() : K_obs.data(); }
+  };
   struct Level {
     double nugget, weight, amplitude, log_determinant = 0.0;  // of A, halved
     Doubles M;                    // C^-1, a packed triangle of size + pending rows
@@ -112,17 +127,21 @@ class RegionPosterior {
 
   static constexpr float kTaken = -std::numeric_limits<float>::max();  // below every criterion
 
-  std::size_t stride() const { return kernel_.stride(); }
-  const Floats& diagonal() const { return kernel_.diagonal(); }
-  // Row i of K_obs is row rows_of_K()[i] of K(), which has the leading dimension stride().
-  const float* K() const { return kernel_.gram() ? kernel_.gram() : K_.data(); }
-  const std::size_t* rows_of_K() const { return kernel_.gram() ? column_.data() : order_.data(); }
-  const float* solve(std::size_t column, std::size_t rows, double noise);
-  void keep_row(std::size_t column, const float* row, std::size_t rows);
+  const KernelRows& first() const { return basis_.front().kernel; }
+  std::size_t stride() const { return first().stride(); }
+  bool has_gram() const { return first().gram() != nullptr; }
+  const std::size_t* rows_of_K() const { return has_gram() ? column_.data() : order_.data(); }
+  std::size_t nuggets() const { return level_.size() / basis_.size(); }
+  // The kernel of a level.
+  const Basis& basis(std::size_t level) const { return basis_[level / nuggets()]; }
+  void solve(std::size_t column, std::size_t rows, double noise);
+  void keep_row(std::size_t column, std::size_t rows);
   void drop_pending();
   void condition(const std::size_t* columns, std::size_t n);
+  void condition(const Basis& basis, std::span<Level> levels, const std::size_t* columns,
+                 std::size_t n);
   void extend(Level& level, std::size_t rows);
-  void add_directions(std::size_t rows, double sign, const float* row);
+  void add_directions(std::size_t rows, double sign, bool has_row);
   void rebuild(std::size_t i, double y, double noise);
   void clear();
   void update_inverse(Level& level, std::size_t i, const Doubles& a, double delta, double shift);
@@ -134,13 +153,11 @@ class RegionPosterior {
   const Floats& uncertainty(const Level& level) const;
   void resize_columns(std::size_t before);
 
-  KernelRows kernel_;
-  std::vector<Level> level_;
+  std::vector<Basis> basis_;
+  std::vector<Level> level_;  // by kernel, then by nugget
   // Moments of the scores; the levels' weights and amplitudes are of the same observations.
   double score_mean_ = 0.0, score_deviation_ = 1.0;
-  // K_obs, then the rows of the pending candidates; empty where a Gram matrix has these rows.
-  Floats K_;
-  std::vector<std::size_t> order_;              // 0, 1, 2, ...: the rows of K_
+  std::vector<std::size_t> order_;              // 0, 1, 2, ...: the rows of every K_obs
   std::vector<std::size_t> observed_, column_;  // without and with the pending candidates
   Doubles y_, noise_, ones_;                    // (size,)
   std::vector<std::int64_t> pending_;
@@ -148,14 +165,15 @@ class RegionPosterior {
   // Scratch.
   std::vector<const double*> solved_;  // A^-1 y of each level, and its means
   std::vector<double*> means_;
-  Floats weights_;  // (rows, 4) of every four levels
+  Floats weights_;  // (rows, 4) of every four levels of a kernel
   std::vector<DirectionOf> directions_;
   std::vector<ImprovementOf> improvements_;
   Doubles gathered_;
   Floats criterion_, distance_;
   std::vector<std::size_t> promising_;
   Doubles exact_;
-  Floats near_;  // kernel row of near_of_, the last center, where it is not one of a Gram matrix
+  Floats
+      near_;  // row of the first kernel at near_of_, the last center, where it is not one of a Gram matrix
   std::size_t near_of_ = 0;
   mutable std::mutex mutex_;
 };

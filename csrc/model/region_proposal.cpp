@@ -45,15 +45,15 @@ void RegionPosterior::fantasise(const std::int64_t* pending, std::size_t n) {
   for (; same < n; ++same) {
     const auto column = static_cast<std::size_t>(pending[same]);
     const std::size_t rows = size() + same;
-    const float* row = solve(column, rows, kMinVariance);
+    solve(column, rows, kMinVariance);
     for (std::size_t g = 0; g < levels(); ++g) {
       Level& level = level_[g];
       extend(level, rows);
       directions_[g] = {
           -1.0 / (level.pivot * level.pivot), 0.0, 0.0, level.fantasised.data(), nullptr, nullptr};
     }
-    add_directions(rows, -1.0, row);
-    keep_row(column, row, rows);
+    add_directions(rows, -1.0, true);
+    keep_row(column, rows);
     pending_.push_back(pending[same]);
   }
 }
@@ -72,18 +72,19 @@ bool RegionPosterior::mostly_noise() const {
 // Restrict the criterion to the free candidates nearest to `center`. Of equal distances, lower
 // indices go first. The largest distance follows by bisection: counting costs less than sorting.
 void RegionPosterior::keep_near(std::size_t center, std::size_t nearest) {
+  KernelRows& kernel = basis_.front().kernel;
   const float* row = near_.data();
-  if (kernel_.gram()) {
-    row = kernel_.row(center);
+  if (has_gram()) {
+    row = kernel.row(center);
   } else if (near_.empty() || near_of_ != center) {
-    row = kernel_.row(center);
+    row = kernel.row(center);
     near_.assign(row, row + stride());
     near_of_ = center;
   }
   constexpr float kMost = std::numeric_limits<float>::max();
   constexpr float kNever = std::numeric_limits<float>::infinity();
   const std::size_t n = stride();
-  const float* own = diagonal().data();
+  const float* own = kernel.diagonal().data();
   float *criterion = criterion_.data(), *distance = distance_.data();
   for (std::size_t j = 0; j < n; ++j)
     distance[j] = criterion[j] >= 0.0f ? own[j] - 2.0f * row[j] : kNever;

@@ -17,11 +17,11 @@ constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
 
 }  // namespace
 
-ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKernel kernel,
+ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, WeightedKernels kernels,
                                      ImprovementSettings settings,
                                      std::vector<std::int64_t> initial, const Ledger& ledger)
     : pool_(std::move(pool)),
-      kernel_(std::move(kernel)),
+      kernels_(std::move(kernels)),
       settings_(std::move(settings)),
       ledger_(ledger),
       transform_(settings_.emphasis),
@@ -38,7 +38,7 @@ ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKerne
 
 double ImprovementSearch::work() const {
   const auto columns = static_cast<double>(std::min(pool_->size(), settings_.region));
-  const auto levels = static_cast<double>(settings_.nuggets.size());
+  const auto levels = static_cast<double>(settings_.nuggets.size() * kernels_.size());
   return columns * levels * (static_cast<double>(size_) + 20.0);
 }
 
@@ -182,16 +182,19 @@ void ImprovementSearch::build() {
   has_revised_ = false;
   is_revised_.clear();
   noises_.clear();
-  const std::size_t m = pool_->size(), d = pool_->dim();
+  const std::size_t m = pool_->size();
   const std::size_t columns =
       is_whole_pool() ? m : std::min(m, settings_.region + settings_.capacity);
   member_.assign(columns, -1);
   for (std::size_t i = 0; is_whole_pool() && i < m; ++i)
     member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
   const Doubles X = points(member_);
-  model_ = std::make_unique<RegionPosterior>(
-      KernelRows(kernel_, X.data(), columns, d, !is_whole_pool(), trends_), settings_.nuggets,
-      settings_.capacity);
+  std::vector<KernelRows> rows;
+  for (const WeightedKernel& each : kernels_)
+    rows.emplace_back(each.kernel, X.data(), columns, pool_->dim(), !is_whole_pool(), trends_,
+                      each.weights);
+  model_ =
+      std::make_unique<RegionPosterior>(std::move(rows), settings_.nuggets, settings_.capacity);
   for (std::size_t c = 0; c < columns; ++c)
     if (member_[c] < 0 || ledger_.taken(member_[c])) model_->exclude(c);
   if (sampler_)
@@ -313,8 +316,8 @@ std::vector<double> ImprovementSearch::distances(const std::vector<std::int64_t>
   return out;
 }
 
-// Compute the unit vector along the gradient of the posterior mean at the center, under the level of
-// the smallest nugget, without the trends, whose gradient is unknown; return false where it is zero.
+// Compute the unit vector along the gradient of the posterior mean at the center, under the first
+// level and without the trends, whose gradient is unknown; return false where it is zero.
 bool ImprovementSearch::direction(Doubles& out) const {
   if (all_equal(ledger_.seen().score)) return false;  // rounding would give a gradient
   const std::size_t d = pool_->dim();
@@ -324,7 +327,13 @@ bool ImprovementSearch::direction(Doubles& out) const {
   const std::int64_t center = trust_.center();
   coordinates(&center, 1, x.data());
   out.assign(d, 0.0);
-  kernel_.gradient_combination(x.data(), X.data(), size_, d, alpha.data(), out.data());
+  const auto& [kernel, weights] = kernels_.front();
+  for (std::size_t j = 0; j < weights.size(); ++j) {
+    x[j] *= weights[j];
+    for (std::size_t i = 0; i < size_; ++i) X[i * d + j] *= weights[j];
+  }
+  kernel.gradient_combination(x.data(), X.data(), size_, d, alpha.data(), out.data());
+  for (std::size_t j = 0; j < weights.size(); ++j) out[j] *= weights[j];
   double square = 0.0;
   for (const double g : out) square += g * g;
   const double length = std::sqrt(square);

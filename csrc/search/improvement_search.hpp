@@ -28,6 +28,13 @@
 
 namespace zopo {
 
+// A kernel of the model, on coordinates times `weights` (d,); none: on the coordinates.
+struct WeightedKernel {
+  PriorKernel kernel;
+  Doubles weights;
+};
+using WeightedKernels = std::vector<WeightedKernel>;
+
 struct ImprovementSettings {
   bool thompson = false;  // sample the posterior instead of the expected improvement
   RandomKey seed{};       // of the samples
@@ -41,7 +48,8 @@ struct ImprovementSettings {
 class ImprovementSearch {
  public:
   // `ledger` must outlive this object. `initial` are proposed first.
-  ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, PriorKernel kernel,
+  // The model averages over several kernels by their evidence; a posterior sample takes one.
+  ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, WeightedKernels kernels,
                     ImprovementSettings settings, std::vector<std::int64_t> initial,
                     const Ledger& ledger);
 
@@ -99,7 +107,7 @@ class ImprovementSearch {
   void grow(std::size_t count);
 
   std::unique_ptr<Pool<Cpu>> pool_;
-  PriorKernel kernel_;
+  WeightedKernels kernels_;
   ImprovementSettings settings_;
   const Ledger& ledger_;
   Doubles trend_;           // (m, trends)

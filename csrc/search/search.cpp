@@ -61,7 +61,7 @@ Search<Device>::Search(std::vector<SearchInputs> inputs, int ordinal) {
                       SearchInputs& in = inputs[b];
                       if (in.kind != SearchInputs::Kind::Improvement) continue;
                       studies_[b].improvement = std::make_unique<ImprovementSearch>(
-                          pool_of(std::move(in.pool)), std::move(*in.kernel),
+                          pool_of(std::move(in.pool)), std::move(in.kernels),
                           std::move(in.improvement), std::move(in.initial), *studies_[b].book);
                     }
                   });

@@ -40,7 +40,7 @@ struct SearchInputs {
   std::size_t budget;                 // prompts to ask in total, at most m
   std::vector<std::int64_t> initial;  // asked first
   std::size_t capacity;               // observations to reserve memory for
-  std::optional<PriorKernel> kernel;  // of an improvement search
+  WeightedKernels kernels;            // of an improvement search
   ImprovementSettings improvement;
   std::shared_ptr<const Network> net;  // kernel of a gradient search
   GradientSettings gradient;

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import zopo_fast as zf
 from zopo_fast.bench.search import simulation, sources
-from zopo_fast.bench.search.replay import Landscape
+from zopo_fast.bench.search.methods import every
+from zopo_fast.bench.search.replay import Landscape, replay
 from zopo_fast.bench.search.simulation import Components, simulate
 from zopo_fast.errors import InputError
 
@@ -44,6 +47,7 @@ def test_a_task_with_two_models_makes_two_landscapes_of_full_scores(tmp_path: Pa
     for column, each in enumerate(found["paraphrases"]):
         assert each.scores.tolist() == [[row[column]] for row in document["accuracy"]]
         assert each.Z.shape == (M, 4)
+        assert each.texts == tuple(document["prompts"])
 
 
 def test_prompts_without_all_blocks_are_left_out(tmp_path: Path) -> None:
@@ -62,6 +66,9 @@ def test_prompts_without_all_blocks_are_left_out(tmp_path: Path) -> None:
         ("paraphrases", "{", "t.json: cannot be read"),
         ("paraphrases", "[]", "expected a JSON object, got list"),
         ("paraphrases", paraphrased(models=["a"]), "models must name the 2 columns"),
+        ("paraphrases", paraphrased(prompts=["a", "b"]), "prompts must be the texts of the"),
+        ("paraphrases", paraphrased(prompts=[1] * M), "prompts must be the texts of the"),
+        ("paraphrases", paraphrased(prompts=None), "prompts must be the texts of the"),
         ("paraphrases", paraphrased(accuracy=[[0.5, None]] * M), "accuracy must be a number for every"),
         ("paraphrases", paraphrased(accuracy=[[0.5, 1.5]] * M), "accuracy must lie from 0 to 1"),
         ("paraphrases", paraphrased(accuracy=[[0.5, "x"]] * M), "accuracy must be a matrix of numbers"),
@@ -140,3 +147,27 @@ def test_simulated_pools_follow_the_measured_ones() -> None:
 def test_impossible_components_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(InputError, match="simulation: expected 0 < accuracy < 1"):
         Components(**changes)
+
+
+# ---- texts -------------------------------------------------------------------------------------------
+
+
+def test_our_search_has_the_words_of_the_prompts_where_a_landscape_has_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Any] = []
+    init = zf.Zopo.__init__
+
+    def observed(*args: Any, **kwargs: Any) -> None:
+        given.append(args[4])
+        init(*args, **kwargs)
+
+    monkeypatch.setattr(zf.Zopo, "__init__", observed)
+    rng = np.random.default_rng(0)
+    texts = tuple(f"prompt {i % 7}" for i in range(30))
+    plain = Landscape("plain", rng.normal(size=(30, 3)), rng.random((30, 2)))
+    for name in ("zopo_fast", "zopo_fast, embeddings alone", "zopo_fast, Thompson", "official"):
+        replay(every()[name], replace(plain, texts=texts), np.arange(2), 8, 3, 0)
+    replay(every()["zopo_fast"], plain, np.arange(2), 8, 3, 0)
+    np.testing.assert_array_equal(given[0], zf.word_features(texts))
+    assert given[1:] == [None] * 4

@@ -96,7 +96,7 @@ def test_a_full_disk_ends_the_run_and_loses_no_acknowledged_trial(tmp_path: Path
                 store._connection.execute("PRAGMA max_page_count = 1")
 
         with pytest.raises(zf.StoreFullError, match="no space left"):
-            go(store, first, on_trial=listen)
+            go(store, first, on_trial=listen, racing=False)
         with pytest.raises(zf.StoreFullError):
             store.close()
     assert len(heard) >= 3
@@ -104,7 +104,7 @@ def test_a_full_disk_ends_the_run_and_loses_no_acknowledged_trial(tmp_path: Path
         numbers = [trial["number"] for trial in store.trials()]
     assert set(numbers) >= {trial.number for trial in heard}
     held: list[list[zf.Trial]] = []
-    result = go(path, second, on_resume=held.append)
+    result = go(path, second, on_resume=held.append, racing=False)
     assert result.error is None
     assert held[0][: len(heard)] == heard
     # Only calls that were answered and not acknowledged yet may be repeated.

@@ -205,14 +205,14 @@ def test_a_filter_that_closes_during_a_race_ends_the_run() -> None:
     async def closing(messages: Any) -> str:
         nonlocal calls
         calls += 1
-        if calls > 200:
+        if calls > 175:
             raise zf.RequestRejectedError("closed", code="content_filter")
         return "yes" if asked_for(messages)[0] % 2 else "no"
 
     result = run(closing, race_first=1, race_batch=1, budget=40, race_error=0.5)
     assert result.stopped_by == "failures"
     assert "closed" in str(result.error)
-    assert calls < 200 + 100
+    assert calls < 175 + 100
 
 
 def test_zero_is_the_low_end_of_the_range() -> None:

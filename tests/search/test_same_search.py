@@ -53,6 +53,16 @@ GRADIENT: dict[str, Settings] = {
     "gradient, exhausted": {"budget": 30},
     "gradient, neighbors": {"neighbors": 3, "step": 1.0, "initial": 15},
 }
+FEATURES: dict[str, Settings] = {
+    "features": {},
+    "features, power 1": {"power": 1},
+    "features, noise": {"noise": 0.2},
+    "features, zscore": {"zscore": True},
+    "features, patience": {"patience": 2},
+    "features, region": {"region": 12, "patience": 2},
+    "features, outgrown region": {"region": 51},
+    "features, exhausted": {"budget": 30},
+}
 KERNELS: dict[str, Callable[[], Any]] = {
     "closed form": lambda: zf.InfiniteNTK(3, parametrization="standard"),
     "finite": lambda: zf.NTK.random(D, width=16, depth=2, seed=1),
@@ -63,7 +73,7 @@ KERNELS: dict[str, Callable[[], Any]] = {
 
 def config_of(name: str, seed: int) -> zf.ZopoConfig:
     search = next((s for s in ("thompson", "gradient") if name.startswith(s)), "improvement")
-    settings = {**IMPROVEMENT, **THOMPSON, **GRADIENT}.get(name, {})
+    settings = {**IMPROVEMENT, **THOMPSON, **GRADIENT, **FEATURES}.get(name, {})
     return zf.ZopoConfig(**{"search": search, "budget": 36, "initial": 6, "seed": seed, **settings})
 
 
@@ -78,6 +88,8 @@ CASES = [
     *IMPROVEMENT,
     *THOMPSON,
     *GRADIENT,
+    *FEATURES,
+    "features, closed form kernel",
     *(f"{given} kernel" for given in KERNELS),
     *(f"thompson, {given} kernel" for given in KERNELS),
     "gradient, finite kernel",
@@ -93,6 +105,19 @@ def pool(seed: int, m: int = 50) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(m, D)) * np.linspace(0.5, 2, D)
 
 
+def features_of(Z: np.ndarray) -> np.ndarray:
+    """Return features that tell the candidates apart in another way than their embeddings do."""
+    return np.asarray(np.sin(3.0 * Z.astype(float) @ np.random.default_rng(9).normal(size=(D, 7))))
+
+
+def described(name: str, Z: np.ndarray) -> np.ndarray | None:
+    return features_of(Z) if name.startswith("features") else None
+
+
+def calls_of(name: str, Z: np.ndarray, seed: int, adds: bool = True) -> RandomCalls:
+    return RandomCalls(Z, seed, adds, features_of if name.startswith("features") else None)
+
+
 # ---- the reference ---------------------------------------------------------------------------------
 
 
@@ -100,8 +125,11 @@ def pool(seed: int, m: int = 50) -> np.ndarray:
 @pytest.mark.parametrize("name", CASES)
 def test_a_search_equals_the_reference(name: str, seed: int) -> None:
     Z, config, kernel = pool(seed, size_of(name)), config_of(name, seed), kernel_of(name)
-    both = Followed(zf.Zopo(Z, config, kernel), ReferenceSearch(Z, config, kernel))
-    calls = RandomCalls(Z, seed)
+    features = described(name, Z)
+    both = Followed(
+        zf.Zopo(Z, config, kernel, features), ReferenceSearch(Z, config, kernel, features=features)
+    )
+    calls = calls_of(name, Z, seed)
     for _ in range(CALLS):
         made(both, calls.next(both.opt))
     assert both.compared > CALLS // 10
@@ -114,7 +142,8 @@ class Recorded:
     """Random calls on a search of its own, with the answers and all that it showed."""
 
     def __init__(self, name: str, Z: np.ndarray, seed: int, calls: RandomCalls) -> None:
-        opt = zf.Zopo(Z, config_of(name, seed), kernel_of(name))
+        self.features = described(name, Z)
+        opt = zf.Zopo(Z, config_of(name, seed), kernel_of(name), self.features)
         self.config, self.kernels = opt.config, opt._problem.kernels
         self.calls: list[Call] = []
         self.answers: list[Any] = []
@@ -220,12 +249,17 @@ def test_a_batch_gives_what_each_search_would_alone(seed: int) -> None:
     pools[0] = np.repeat(pools[0][:20], 2, axis=0)
     pools[1], pools[2] = pools[1].astype(np.float16), pools[2].astype(np.float32)
     recorded = [
-        Recorded(name, Z, 7 * seed + n, RandomCalls(Z, 7 * seed + n))
+        Recorded(name, Z, 7 * seed + n, calls_of(name, Z, 7 * seed + n))
         for n, (name, Z) in enumerate(zip(CASES, pools, strict=True))
     ]
     for count in (1, 2):
         zf.set_num_threads(count)
-        batch = zf.ZopoBatch(pools, [r.config for r in recorded], kernels=[r.kernels for r in recorded])
+        batch = zf.ZopoBatch(
+            pools,
+            [r.config for r in recorded],
+            kernels=[r.kernels for r in recorded],
+            features=[r.features for r in recorded],
+        )
         replay = Replay(batch, recorded, seed)
         replay.run()
         assert replay.together > CALLS
@@ -237,14 +271,14 @@ def test_a_batch_gives_what_each_search_would_alone(seed: int) -> None:
 def test_a_batch_on_several_threads_gives_what_each_search_would_alone() -> None:
     """The searches are large enough for threads to share a call, and most of their calls are of one form."""
     zf.set_num_threads(1)
-    names = ["default", "default", "power 1", "region, patience", "thompson", "gradient"] * 5
+    names = ["default", "features", "power 1", "region, patience", "thompson", "gradient"] * 5
     pools = [pool(n, 900) for n in range(len(names))]
     recorded = [
-        Recorded(name, Z, n, RandomCalls(Z, 0, adds=False))
+        Recorded(name, Z, n, calls_of(name, Z, 0, adds=False))
         for n, (name, Z) in enumerate(zip(names, pools, strict=True))
     ]
     zf.set_num_threads(4)
-    batch = zf.ZopoBatch(pools, [r.config for r in recorded])
+    batch = zf.ZopoBatch(pools, [r.config for r in recorded], features=[r.features for r in recorded])
     replay = Replay(batch, recorded, 0, in_step=True)
     replay.run()
     assert replay.together > CALLS

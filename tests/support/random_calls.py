@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ class Searched(Protocol):
     def ask(self, n: int | None = None) -> Any: ...
     def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None: ...
     def discard(self, index: int) -> None: ...
-    def add(self, embeddings: Any) -> Any: ...
+    def add(self, embeddings: Any, features: Any = None) -> Any: ...
 
 
 class RandomCalls:
@@ -29,10 +29,18 @@ class RandomCalls:
         Z: Embeddings (m, d).
         seed: Seed; it chooses smooth scores, scores with many ties, scores without a signal, or equal ones.
         adds: True to add candidates now and then.
+        features_of: Maps embeddings to the features of added candidates; None for no features.
     """
 
-    def __init__(self, Z: np.ndarray, seed: int, adds: bool = True) -> None:
+    def __init__(
+        self,
+        Z: np.ndarray,
+        seed: int,
+        adds: bool = True,
+        features_of: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         self._Z, self._rng, self._adds = Z, np.random.default_rng(seed), adds
+        self._features_of = features_of
         self._kind = SCORES[seed % len(SCORES)]
 
     def score(self, i: int) -> float:
@@ -61,7 +69,7 @@ class RandomCalls:
             if what > 0.97 and self._adds:
                 more = rng.normal(size=(int(rng.integers(1, 4)), self._Z.shape[1]))
                 self._Z = np.concatenate([self._Z, more.astype(self._Z.dtype)])
-                return "add", more
+                return ("add", more) if self._features_of is None else ("add", more, self._features_of(more))
             if opt.done:  # only prior data and more candidates are left
                 return "tell", (i := int(rng.integers(m))), self.score(i), None, True
 

@@ -13,6 +13,7 @@ import zopo_fast as zf
 from zopo_fast.gp import reference
 
 NUGGETS = np.logspace(-2, 0.5, 4)
+FEATURE_NUGGETS = np.array([0.05, 0.7])
 MAX_WHOLE = {"improvement": 2048, "thompson": 1024}  # candidates of the first pool
 MIN_REGION = 8
 NOISE_TOLERANCE = 0.1
@@ -71,18 +72,31 @@ class ReferenceTrust:
 
 
 class ReferenceImprovement:
-    """Expected improvement or a posterior sample over the members of a region."""
+    """Expected improvement or a posterior sample over the members of a region.
+
+    Args:
+        weights: Weights (d,) of the coordinates, one for each covariance of the model.
+    """
 
     def __init__(
-        self, book: Book, config: zf.ZopoConfig, kernels: list[Any], E: Array, factor: Array, off: float
+        self,
+        book: Book,
+        config: zf.ZopoConfig,
+        kernels: list[Any],
+        E: Array,
+        factor: Array,
+        off: float,
+        weights: Sequence[Array],
     ) -> None:
+        self.weights = weights
         self.book, self.config, self.kernels, self.factor, self.off = book, config, kernels, factor, off
         self.queue = initial_of(config, book)
-        self.nuggets = NUGGETS if config.noise is None else np.array([max(config.noise, 1e-4)])
+        nuggets = NUGGETS if len(weights) == 1 else FEATURE_NUGGETS
+        self.nuggets = nuggets if config.noise is None else np.array([max(config.noise, 1e-4)])
         whole = MAX_WHOLE[config.search]
         self.region = config.region or (whole if len(E) <= whole else 1024)
         self.trust = ReferenceTrust(min(self.region, len(E)), config.patience)
-        self.scale = float(np.mean([k.diag(E * factor).mean() for k in kernels]))
+        self.scales = [float(np.mean([k.diag(E * factor * w).mean() for k in kernels])) for w in weights]
         self.designing, self.tracking, self.has_model = True, False, False
         self.best_exact: float | None = None
         self.refresh_at, self.transform = 0, Transform(config.emphasis, np.zeros(1))
@@ -95,7 +109,13 @@ class ReferenceImprovement:
 
     def _set_pool(self, E: Array) -> None:
         self.E, self.X = E, E * self.factor
-        self.K = np.mean([k.gram(self.X) for k in self.kernels], axis=0) / self.scale
+        self.Ks = np.array(
+            [
+                np.mean([k.gram(self.X * w) for k in self.kernels], axis=0) / scale
+                for w, scale in zip(self.weights, self.scales, strict=True)
+            ]
+        )
+        self.K = self.Ks[0]
         self.is_whole = len(E) <= self.region
 
     def on_add(self, E: Array) -> None:
@@ -170,7 +190,8 @@ class ReferenceImprovement:
         """Return the choice by expected improvement; two where it is open whether the trust region counts."""
         levels, incumbent = self.levels(self.book.waiting), self.incumbent
         unit = self.unit(levels)
-        noisy = sum(level.weight for level, g in zip(levels, self.nuggets, strict=True) if g > 0.3)
+        nuggets = np.tile(self.nuggets, len(self.weights))
+        noisy = sum(level.weight for level, g in zip(levels, nuggets, strict=True) if g > 0.3)
         distance = np.diag(self.K)[free] - 2 * self.K[self.trust.center][free]
         bound = np.sort(distance)[min(self.trust.size, len(free)) - 1]
         choices = []
@@ -228,7 +249,9 @@ class ReferenceImprovement:
 
     def levels(self, pending: Sequence[int] = ()) -> list[reference.RegionLevel]:
         y, noise = self.values()
-        return reference.region_levels(self.K, list(self.book.seen), y, noise, self.nuggets.tolist(), pending)
+        return reference.region_levels(
+            self.Ks, list(self.book.seen), y, noise, self.nuggets.tolist(), pending
+        )
 
     @property
     def incumbent(self) -> float:
@@ -249,7 +272,8 @@ class ReferenceImprovement:
         A = self.K[np.ix_(seen, seen)] + np.diag(self.nuggets[0] + noise)
         alpha = np.linalg.solve(A, y - y.mean())
         x = self.X[center]
-        along = np.mean([alpha @ k.gradient(x, self.X[seen]) for k in self.kernels], axis=0)
+        w = self.weights[0]
+        along = np.mean([alpha @ k.gradient(x * w, self.X[seen] * w) for k in self.kernels], axis=0) * w
         length = float(np.linalg.norm(along))
         shifts = self.config.step > 0.0 and length > 0.0
         assert self.X.shape[1] <= 64  # the distances in more dimensions are those of a random projection

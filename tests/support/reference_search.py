@@ -27,6 +27,11 @@ def kernels_of(kernel: Any, config: zf.ZopoConfig, d: int) -> list[Any]:
     return list(kernel) if isinstance(kernel, Sequence) else [kernel]
 
 
+def stacked(embeddings: Array, features: Array | None) -> Array:
+    Z = np.asarray(embeddings)
+    return Z if features is None else np.concatenate([Z, np.asarray(features).astype(Z.dtype)], axis=1)
+
+
 class ReferenceSearch:
     """Search with the calls of `zf.Zopo`, except that `ask` takes the prompt that the other search asked.
 
@@ -35,24 +40,46 @@ class ReferenceSearch:
         config: Settings.
         kernel: Kernel or kernels, as for `zf.Zopo`.
         off: Error of the native posterior, in standard deviations of the prior.
+        features: (m, q), as for `zf.Zopo`.
     """
 
     def __init__(
-        self, embeddings: Array, config: zf.ZopoConfig, kernel: Any = None, off: float = 1e-3
+        self,
+        embeddings: Array,
+        config: zf.ZopoConfig,
+        kernel: Any = None,
+        off: float = 1e-3,
+        features: Array | None = None,
     ) -> None:
-        self.Z, self.config = np.asarray(embeddings), config
+        d = np.asarray(embeddings).shape[1]
+        self.Z, self.config = stacked(embeddings, features), config
         Z = self.Z.astype(np.float64)
-        m, d = Z.shape
+        m, both = Z.shape
         self.mean, deviation = Z.mean(axis=0), Z.std(axis=0)
-        spread = math.sqrt(float((deviation**2).sum()))
+        factor = np.ones(both)
+        for at, keeps in (
+            (slice(0, d), config.search != "gradient" and not config.zscore),
+            (slice(d, None), True),
+        ):
+            spread = math.sqrt(float((deviation[at] ** 2).sum()))
+            size = len(deviation[at])
+            if size:
+                factor[at] = (
+                    deviation[at] * math.sqrt(both) / spread if keeps and spread else math.sqrt(both / size)
+                )
         deviation[deviation == 0.0] = 1.0
         self.deviation = deviation
-        keeps_spread = config.search != "gradient" and not config.zscore and spread > 0.0
-        factor = deviation * math.sqrt(d) / spread if keeps_spread else np.ones(d)
+        # The features' share in the squared distance of each kernel.
+        shares = [0.0] if features is None else [0.2, 0.8]
+        weights = [np.sqrt(np.where(np.arange(both) < d, 1.0 - share, share)) for share in shares]
         self.book = Book(m, min(config.budget, m))
         kernels = kernels_of(kernel, config, d)
-        kind = ReferenceGradient if config.search == "gradient" else ReferenceImprovement
-        self.search: Any = kind(self.book, config, kernels, self._standardized(), factor, off)
+        inputs = (self.book, config, kernels, self._standardized(), factor, off)
+        self.search: Any = (
+            ReferenceGradient(*inputs)
+            if config.search == "gradient"
+            else ReferenceImprovement(*inputs, weights)
+        )
 
     def _standardized(self) -> Array:
         return np.asarray((self.Z.astype(np.float64) - self.mean) / self.deviation)
@@ -110,8 +137,8 @@ class ReferenceSearch:
         if index not in self.book.seen:
             self.book.set_aside.append(index)
 
-    def add(self, more: Array) -> None:
-        self.Z = np.concatenate([self.Z, more.astype(self.Z.dtype)])
+    def add(self, more: Array, features: Array | None = None) -> None:
+        self.Z = np.concatenate([self.Z, stacked(more, features).astype(self.Z.dtype)])
         self.book.m = len(self.Z)
         self.book.budget = min(self.config.budget, len(self.Z))
         self.search.on_add(self._standardized())
@@ -158,9 +185,9 @@ class Followed:
         self.ref.discard(index)
         self.check()
 
-    def add(self, more: Array) -> None:
-        self.opt.add(more)
-        self.ref.add(more)
+    def add(self, more: Array, features: Array | None = None) -> None:
+        self.opt.add(more, features)
+        self.ref.add(more, features)
         self.check()
 
     def check(self) -> None:

@@ -6,6 +6,7 @@ width_l) with the last one (1, width_L), b[l] (width_{l+1},).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -162,23 +163,26 @@ def region_levels(
 ) -> list[RegionLevel]:
     """Fit Gaussian processes with A_g = a_g (K + diag(nugget_g + noise)), each at its best amplitude a_g.
 
-    K (m, m) over the candidates; observed, y and noise (n,), noise in units of K. Scores are centered.
+    K (m, m) over the candidates, or several, (kernels, m, m), each with every nugget; observed, y and noise
+    (n,), noise in units of K. Scores are centered.
     """
     n, at, waiting = len(observed), list(observed), list(pending)
     mean = y.mean() if n else 0.0
     spread = y.std() if n and y.std() > 1e-12 * abs(mean) else 0.0
     levels, log_likelihoods = [], []
-    for nugget in nuggets:
-        A = K[np.ix_(at, at)] + np.diag(nugget + noise)
-        k = K[at]
+    for prior, nugget in itertools.product(K if K.ndim == 3 else [K], nuggets):
+        A = prior[np.ix_(at, at)] + np.diag(nugget + noise)
+        k = prior[at]
         solved = np.linalg.solve(A, y - mean)
         a = max(float((y - mean) @ solved) / (n * spread**2), 1e-6) if spread else 1.0
         log_likelihoods.append(-0.5 * (n * np.log(a) + np.linalg.slogdet(A)[1]))
         # A pending candidate is an observation with no noise but the nugget; the mean stays as it is.
         both = at + waiting
-        B = K[np.ix_(both, both)] + np.diag(nugget + np.concatenate([noise, np.full(len(waiting), 1e-12)]))
-        left = [np.diag(K) - np.einsum("ij,ij->j", k, np.linalg.solve(A, k))]
-        left += [np.diag(K) - np.einsum("ij,ij->j", K[both], np.linalg.solve(B, K[both]))]
+        B = prior[np.ix_(both, both)] + np.diag(
+            nugget + np.concatenate([noise, np.full(len(waiting), 1e-12)])
+        )
+        left = [np.diag(prior) - np.einsum("ij,ij->j", k, np.linalg.solve(A, k))]
+        left += [np.diag(prior) - np.einsum("ij,ij->j", prior[both], np.linalg.solve(B, prior[both]))]
         variance, fantasized = (a * (spread or 1.0) ** 2 * np.maximum(v, 1e-12) for v in left)
         levels.append(RegionLevel(0.0, a, mean + k.T @ solved, variance, fantasized))
     weights = np.exp(np.array(log_likelihoods) - max(log_likelihoods))

@@ -20,6 +20,7 @@ from zopo_fast.llm.middleware import MeteredModel, ProbedModel, RecordedModel, R
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.prompts.vectors import warn_if_blind
+from zopo_fast.prompts.words import word_features
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
@@ -30,11 +31,13 @@ from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
-from zopo_fast.search.problem import SearchProblem, as_embeddings
+from zopo_fast.search.problem import MAX_WHOLE, SearchProblem, as_embeddings
 from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from zopo_fast.llm.answer_cache import AnswerCache
     from zopo_fast.llm.types import ChatModel
@@ -151,8 +154,9 @@ async def optimize(
             resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
+        words = _words(pool, config, study)
         initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, winners(earlier)))
-        state = _state(scored, pool, Z, config, initial, scorer, slots, study, earlier)
+        state = _state(scored, pool, Z, words, config, initial, scorer, slots, study, earlier)
         driver = Driver(
             state,
             scorer,
@@ -258,10 +262,22 @@ async def _embeddings(
     return Z
 
 
+def _words(pool: Pool, config: RunConfig, study: Store | None) -> NDArray[np.float32] | None:
+    """Return features of the prompts' words; None for a search that cannot use them, or began without."""
+    search = config.search
+    is_default = search.search == "improvement" and search.official_settings is None
+    # A step on a pool that is searched in regions computes kernel rows, and would pay for the features.
+    uses_words = is_default and search.region is None and len(pool) <= MAX_WHOLE["improvement"]
+    if study is not None:
+        uses_words = resume.pin(study, "words", uses_words and resume.is_new(study))
+    return word_features(pool.prompts) if uses_words else None
+
+
 def _state(
     task: Task | FunctionTask | Callable[[str], Any],
     pool: Pool,
     Z: Any,
+    words: NDArray[np.float32] | None,
     config: RunConfig,
     initial: list[int],
     scorer: Scorer,
@@ -275,7 +291,8 @@ def _state(
         race = config.race(task, slots, len(initial))
     # A race bounds the calls, not the prompts.
     budget = config.budget if race is None else len(pool)
-    optimizer = Zopo(Z, replace(config.search, budget=budget, initial=initial, seed=config.seed))
+    settings = replace(config.search, budget=budget, initial=initial, seed=config.seed)
+    optimizer = Zopo(Z, settings, features=words)
     for source in prior:
         optimizer.learn_from(**source)
     for index, score in pool.scores.items():

@@ -165,6 +165,11 @@ def config_as_begun(store: Store, config: RunConfig) -> RunConfig:
     return config
 
 
+def is_new(store: Store) -> bool:
+    """Return True for a study whose search has not started."""
+    return store.get("initial") is None and next(iter(store.events()), None) is None
+
+
 def pin(store: Store | None, name: str, value: T) -> T:
     """Return the JSON value that the study was started with; a new study stores `value`."""
     if store is None:

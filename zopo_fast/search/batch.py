@@ -65,6 +65,7 @@ class ZopoBatch:
             asked while others are pending.
         kernels: One kernel for all searches, or for each search one or several, as for `Zopo`. Default: as
             for `Zopo`.
+        features: B arrays (m_b, q_b), as for `Zopo`; None in place of one for a search without features.
 
     Attributes:
         device: The device as given.
@@ -84,6 +85,7 @@ class ZopoBatch:
         configs: ZopoConfig | Sequence[ZopoConfig] | None = None,
         device: str = "cpu",
         kernels: Kernel | Sequence[Kernel | Sequence[Kernel]] | None = None,
+        features: Sequence[Any] | None = None,
     ) -> None:
         ordinal = parse_device(device)
         pools = list(pools)
@@ -97,11 +99,15 @@ class ZopoBatch:
             if kernels is None
             else _one_each("kernels", kernels, (NTK, InfiniteNTK), len(pools), may_be_several=True)
         )
+        described = [None] * len(pools) if features is None else list(features)
+        if len(described) != len(pools):
+            raise ConfigError(f"features: expected one for each of {len(pools)} pools, got {len(described)}")
         self._problems: list[SearchProblem] = []
-        for b, (pool, config, kernel) in enumerate(zip(pools, all_configs, all_kernels, strict=True)):
+        for b, pool in enumerate(pools):
+            config = all_configs[b]
             _require_supported(b, config, ordinal)
             try:
-                self._problems.append(SearchProblem(pool, config, kernel))
+                self._problems.append(SearchProblem(pool, config, all_kernels[b], described[b]))
             except ArrayError as error:
                 raise ArrayError(f"pools[{b}]: {error}") from error
             except ConfigError as error:
@@ -229,13 +235,20 @@ class ZopoBatch:
             return {"version": STATE_VERSION, "studies": [search.state_dict() for search in self]}
 
     @classmethod
-    def from_state(cls, pools: Sequence[Any], state: dict[str, Any], device: str = "cpu") -> ZopoBatch:
+    def from_state(
+        cls,
+        pools: Sequence[Any],
+        state: dict[str, Any],
+        device: str = "cpu",
+        features: Sequence[Any] | None = None,
+    ) -> ZopoBatch:
         """Rebuild a batch from `state_dict()` and the same pools, on any device.
 
         Args:
             pools: The same pools, each with added rows below the first ones.
             state: The state.
             device: As for the constructor.
+            features: The same features, likewise.
 
         Raises:
             EmbeddingMismatchError: The pools are not those of the state.
@@ -253,7 +266,8 @@ class ZopoBatch:
                 raise EmbeddingMismatchError(f"the state is of {len(saved)} pools, {len(pools)} were given")
             if version == 2:
                 saved = [_current_form(study) for study in saved]
-            starts = [SavedSearch(pool, study) for pool, study in zip(pools, saved, strict=True)]
+            described = [None] * len(pools) if features is None else list(features)
+            starts = [SavedSearch(*each) for each in zip(pools, saved, described, strict=True)]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
                 batch = cls(
@@ -261,6 +275,7 @@ class ZopoBatch:
                     [start.config for start in starts],
                     device,
                     [start.kernels for start in starts],
+                    [start.first_features for start in starts],
                 )
             for b, (search, start) in enumerate(zip(batch, starts, strict=True)):
                 try:
@@ -278,14 +293,18 @@ class ZopoBatch:
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
+        described = [problem.described() for problem in self._problems]
         return {
-            "pools": [problem.embeddings for problem in self._problems],
+            "pools": [embeddings for embeddings, _ in described],
+            "features": [features for _, features in described],
             "state": self.state_dict(),
             "device": self.device,
         }
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__dict__ = ZopoBatch.from_state(pickled["pools"], pickled["state"], pickled["device"]).__dict__
+        self.__dict__ = ZopoBatch.from_state(
+            pickled["pools"], pickled["state"], pickled["device"], pickled.get("features")
+        ).__dict__
 
 
 def _require_supported(b: int, config: ZopoConfig, ordinal: int | None) -> None:

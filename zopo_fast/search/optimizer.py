@@ -59,15 +59,17 @@ class Zopo:
         config: Settings. Default: ZopoConfig().
         kernel: Kernel on the centered and scaled embeddings, or several, of which the mean is used. Default:
             InfiniteNTK of depth 2; for a gradient search, a random NTK drawn with the seed of the config.
+        features: (m, q) array of a second description of the prompts, such as `word_features(texts)`, for the
+            default search. The model finds out from the scores how far each description applies.
 
     Attributes:
         config: The settings.
 
     Raises:
-        ArrayError: The embeddings are empty, not two-dimensional, not real, or hold NaN or infinity, or the
-            kernel has another dimension.
+        ArrayError: The embeddings or features are empty, not two-dimensional, not real, or hold NaN or
+            infinity, the kernel has another dimension, or the features are not of as many prompts.
         ConfigError: Initial indices are outside the pool or exceed the budget, or the search cannot use the
-            kernel.
+            kernel or features.
         ConcurrentUseError: In any method, another thread is using the optimizer.
     """
 
@@ -76,8 +78,9 @@ class Zopo:
         embeddings: Any,
         config: ZopoConfig | None = None,
         kernel: Kernel | Sequence[Kernel] | None = None,
+        features: Any | None = None,
     ) -> None:
-        problem = SearchProblem(embeddings, config or ZopoConfig(), kernel)
+        problem = SearchProblem(embeddings, config or ZopoConfig(), kernel, features)
         self._bind(problem, _core.Search([problem.native_inputs()]), 0, ExclusiveAccess("Zopo"))
 
     def _bind(
@@ -289,7 +292,7 @@ class Zopo:
             if self._official:
                 self._official.on_discard(index)
 
-    def add(self, embeddings: Any) -> list[int]:
+    def add(self, embeddings: Any, features: Any | None = None) -> list[int]:
         """Add candidates to the pool during the search.
 
         New candidates are standardized by the statistics of the first pool, so that the model stays valid. A
@@ -298,6 +301,7 @@ class Zopo:
 
         Args:
             embeddings: (k, d) array, converted to the precision of the pool.
+            features: (k, q) array, where the first pool has features.
 
         Returns:
             Indices of the new candidates, following the last index of the pool.
@@ -310,7 +314,7 @@ class Zopo:
         with self._access:
             problem = self._problem
             m = len(problem.embeddings)
-            problem.grow(more)
+            problem.grow(more, features)
             known = {"trend": trend(problem, problem.sources.values())} if problem.sources else {}
             self._native.add(self._number, problem.native_pool() | known)
             if self._official:
@@ -392,26 +396,28 @@ class Zopo:
                 "embeddings": pool_fingerprint(self._problem.embeddings),
                 "log": self._native.log(self._number),
                 "pending": self.pending,
+                **({"features": self._problem.features} if self._problem.features else {}),
                 **({"sources": sources} if sources else {}),
             }
 
     @classmethod
-    def from_state(cls, embeddings: Any, state: dict[str, Any]) -> Zopo:
+    def from_state(cls, embeddings: Any, state: dict[str, Any], features: Any | None = None) -> Zopo:
         """Rebuild an optimizer from `state_dict()`.
 
         Args:
             embeddings: The same embeddings, with added rows below the first ones.
             state: The state.
+            features: The same features, if any, likewise.
 
         Raises:
             EmbeddingMismatchError: The embeddings are not those of the state.
             InputError: The state is damaged or of another version.
         """
         try:
-            saved = SavedSearch(embeddings, state)
+            saved = SavedSearch(embeddings, state, features)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
-                optimizer = cls(saved.first_rows, saved.config, saved.kernels)
+                optimizer = cls(saved.first_rows, saved.config, saved.kernels, saved.first_features)
             saved.repeat(optimizer)
         except InputError:
             raise
@@ -422,10 +428,13 @@ class Zopo:
         return optimizer
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"embeddings": self._problem.embeddings, "state": self.state_dict()}
+        embeddings, features = self._problem.described()
+        return {"embeddings": embeddings, "features": features, "state": self.state_dict()}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__dict__ = Zopo.from_state(pickled["embeddings"], pickled["state"]).__dict__
+        self.__dict__ = Zopo.from_state(
+            pickled["embeddings"], pickled["state"], pickled.get("features")
+        ).__dict__
 
 
 def _finite(name: str, value: Any) -> float:

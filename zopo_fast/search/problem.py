@@ -33,40 +33,57 @@ MAX_WHOLE = {"improvement": 2048, "thompson": 1024, "gradient": 1024}
 REGION = 1024
 MAX_PREALLOCATED = 1024  # observations to allocate memory for in advance; a model grows beyond as needed
 
+# With features: their share in the squared distance of each kernel that the model averages over, and the
+# variances of the misfit. Two kernels of two levels cost as much as one of four; finer grids are not better.
+FEATURE_SHARES = (0.2, 0.8)
+FEATURE_NUGGETS = np.array([0.05, 0.7])
+
 # Variances of the model's misfit, as shares of the signal variance; the model averages over them.
 NUGGETS = np.logspace(-2, 0.5, 4)
 MIN_NUGGET = 1e-4  # the rounding error of the model's single precision at coincident points
 
 
 class SearchProblem:
-    """Validated inputs of one search: embeddings, settings and kernels.
+    """Validated inputs of one search: embeddings, features, settings and kernels.
 
     Args:
         embeddings: (m, d) array of float16, float32 or float64.
         config: Settings.
         kernel: Kernel or kernels; None for the default of the search.
+        features: (m, q) array of a second description of the candidates, or None.
 
     Attributes:
-        embeddings: (m, d), C-contiguous, in native byte order.
+        embeddings: (m, d + q), the features behind the embeddings, C-contiguous, in native byte order.
+        features: Number q of features.
         config: The settings.
         budget: Budget, clipped to m.
         initial: Indices to ask first.
         sources: Scores of earlier searches, by name.
         kernels: Kernels of the model; one NTK for a gradient search.
-        mean: (d,) shift of the standardization; 0 for the official preset.
-        deviation: (d,) scale of the standardization; 1 for the official preset and for constant columns.
-        spread: Root mean square distance of the embeddings from their mean.
+        mean: (d + q,) shift of the standardization; 0 for the official preset.
+        deviation: (d + q,) scale of the standardization; 1 for the official preset and for constant columns.
+        spreads: Root mean square distance of embeddings, and of features, from their mean.
 
     Raises:
-        ArrayError: The embeddings are empty, not two-dimensional, not real, or hold NaN or infinity, or a
-            kernel has another dimension.
-        ConfigError: Initial indices are outside the pool or exceed the budget, or a gradient search gets
-            several kernels or a kernel without a network.
+        ArrayError: The embeddings are empty, not two-dimensional, not real, or hold NaN or infinity, a
+            kernel has another dimension, or there are not as many features as embeddings.
+        ConfigError: Initial indices are outside the pool or exceed the budget, a gradient search gets several
+            kernels or a kernel without a network, or the search cannot use features.
     """
 
-    def __init__(self, embeddings: Any, config: ZopoConfig, kernel: Kernel | Sequence[Kernel] | None) -> None:
+    def __init__(
+        self,
+        embeddings: Any,
+        config: ZopoConfig,
+        kernel: Kernel | Sequence[Kernel] | None,
+        features: Any | None = None,
+    ) -> None:
         Z = as_embeddings(embeddings)
         m, d = Z.shape
+        self.features = 0
+        if features is not None:
+            Z = with_features(Z, features)
+            self.features = Z.shape[1] - d
         if config.budget > m:
             warnings.warn(
                 f"budget {config.budget} is larger than the pool of {m}; it is clipped to {m}", stacklevel=3
@@ -83,7 +100,7 @@ class SearchProblem:
             )
         self.kernels = self._kernels_of(kernel, d)
         self.mean, self.deviation = (np.zeros(d), np.ones(d)) if official else _core.column_moments(Z)
-        self.spread = float(np.linalg.norm(self.deviation))
+        self.spreads = [float(np.linalg.norm(self.deviation[block])) for block in self._blocks]
         self.deviation[self.deviation == 0.0] = 1.0  # a constant column does not distinguish candidates
         self.initial = self._initial_indices(m)
 
@@ -103,26 +120,54 @@ class SearchProblem:
             raise ConfigError(
                 f"kernel: expected one{'' if uses_gradient else ' or more'}, got {len(kernels)}"
             )
+        if self.features and (config.search != "improvement" or official):
+            raise ConfigError('features: only search="improvement" uses them')
         for each in kernels:
             if isinstance(each, InfiniteNTK) and not uses_gradient:
                 continue
+            if self.features:
+                raise ConfigError("features: every kernel must be an InfiniteNTK")
             if (dim := require_ntk(each).dim) != d:
                 raise ArrayError(f"kernel: made for dimension {dim}, the embeddings have {d}")
         return list(kernels)
 
     @property
     def factor(self) -> Array:
-        """Return the factor (d,) from standardized coordinates to those of the kernel.
+        """Return the factor (d + q,) from standardized coordinates to those of the kernel.
 
         The default search keeps the relative spread of the columns, which is informative: one factor scales
-        the centered embeddings to mean square norm d. With `zscore`, and in the gradient search, each column
-        has unit variance instead.
+        the centered embeddings to mean square norm d + q, and another one the features. With `zscore`, and in
+        the gradient search, each column of the embeddings has unit variance instead.
         """
-        ones = np.ones(len(self.deviation))
-        if self.config.search == "gradient" or self.config.zscore or self.spread == 0.0:
-            return ones
-        factor: Array = self.deviation * (math.sqrt(len(ones)) / self.spread)
+        factor = np.ones(len(self.deviation))
+        keeps_spread = self.config.search != "gradient" and not self.config.zscore
+        for block, spread, keeps in zip(self._blocks, self.spreads, (keeps_spread, True), strict=False):
+            if keeps and spread > 0.0:
+                factor[block] = self.deviation[block] * (math.sqrt(len(factor)) / spread)
+            else:
+                factor[block] = math.sqrt(len(factor) / len(factor[block]))
         return factor
+
+    @property
+    def _blocks(self) -> list[slice]:
+        """Return the columns of the embeddings, and those of the features where there are any."""
+        d = self.embeddings.shape[1] - self.features
+        return [slice(0, d), slice(d, d + self.features)][: 2 if self.features else 1]
+
+    def _weights(self, share: float) -> Array | None:
+        """Return the weights (d + q,) of coordinates whose features have a share of the squared distance."""
+        if not self.features:
+            return None
+        d = self.embeddings.shape[1] - self.features
+        return np.repeat([math.sqrt(1.0 - share), math.sqrt(share)], [d, self.features])
+
+    def points(self, index: Any) -> Array:
+        """Return coordinates of the kernel (n, d) by the embeddings alone, for the start and sources."""
+        embeddings, both = self._blocks[0], self.embeddings.shape[1]
+        scale = self.factor[embeddings] * math.sqrt((both - self.features) / both)
+        raw = self.embeddings[index, embeddings].astype(np.float64)
+        points: Array = (raw - self.mean[embeddings]) / self.deviation[embeddings] * scale
+        return points
 
     @property
     def region(self) -> int:
@@ -136,6 +181,10 @@ class SearchProblem:
             return config.region
         whole = MAX_WHOLE[config.search]
         return whole if len(self.embeddings) <= whole else REGION
+
+    def described(self) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Return the embeddings (m, d), and the features (m, q) or None."""
+        return split(self.embeddings, self.features)
 
     def pool(self) -> _core.Pool:
         """Return the candidates in standardized coordinates, none of them taken."""
@@ -163,16 +212,20 @@ class SearchProblem:
         }
         if config.official_settings:
             return inputs
-        noise = config.noise
+        noise, nuggets = config.noise, FEATURE_NUGGETS if self.features else NUGGETS
         sample = self.embeddings[scale_sample(len(self.embeddings))].astype(np.float64)
         factor = self.factor
+        X = (sample - self.mean) / self.deviation * factor
+        weights = [self._weights(share) for share in (FEATURE_SHARES if self.features else (0.0,))]
+        scales = [kernel_scale(self.kernels, X if each is None else X * each) for each in weights]
         return inputs | {
             "initial": self.initial,
             "expected": config.budget,
             "kernels": [_native_kernel(kernel) for kernel in self.kernels],
-            "scale": kernel_scale(self.kernels, (sample - self.mean) / self.deviation * factor),
+            "scale": scales[0],
+            "mixture": list(zip(scales, weights, strict=True)),
             "factor": factor,
-            "nuggets": NUGGETS if noise is None else np.array([max(noise, MIN_NUGGET)]),
+            "nuggets": nuggets if noise is None else np.array([max(noise, MIN_NUGGET)]),
             "seed": (config.seed % 2**64, config.seed >> 64),
             "noise": noise,
             "region": self.region,
@@ -185,17 +238,26 @@ class SearchProblem:
             },
         }  # fmt: skip
 
-    def grow(self, more: NDArray[Any]) -> None:
+    def grow(self, more: NDArray[Any], features: Any | None = None) -> None:
         """Append rows (k, d), converted to the precision of the pool; the budget may grow with the pool.
+
+        Args:
+            more: Embeddings.
+            features: (k, q), with a pool that has features.
 
         Raises:
             ArrayError: Wrong dimension, or a row that is not finite or too far from the first pool.
         """
-        d = self.embeddings.shape[1]
+        d = self.embeddings.shape[1] - self.features
         if more.shape[1] != d:
             raise ArrayError(f"embeddings: expected dimension {d}, as the pool has, got {more.shape[1]}")
         with np.errstate(over="ignore"):  # an overflow gives infinity, which is rejected
             more = more.astype(self.embeddings.dtype)
+        given = 0 if features is None else as_embeddings(features, "features").shape[1]
+        if given != self.features:
+            raise ArrayError(f"features: expected {self.features} a candidate, as the pool has, got {given}")
+        if features is not None:
+            more = with_features(more, features)
         self.require_near(more)
         grown = np.concatenate([self.embeddings, more])
         _core.Pool(more, self.mean, self.deviation)  # rejects NaN and infinity
@@ -210,8 +272,9 @@ class SearchProblem:
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.abs(more.astype(np.float64) - self.mean)
             far = (offset / self.deviation).max(axis=1)
-            if self.spread > 0.0 and not self.config.official_settings:
-                far = np.maximum(far, offset.max(axis=1) / self.spread)
+            for block, spread in zip(self._blocks, self.spreads, strict=True):
+                if spread > 0.0 and not self.config.official_settings:
+                    far = np.maximum(far, offset[:, block].max(axis=1) / spread)
         limit = MAX_RAW_ENTRY if self.config.official_settings else MAX_DISTANCE
         if (far > limit).any():
             raise ArrayError(
@@ -239,9 +302,10 @@ class SearchProblem:
         covered = sorted(set(known))
         rng = np.random.default_rng(self.config.seed)
         rows = np.array(sorted({*sample_of(len(self.embeddings), rng), *covered}))
-        X = (self.embeddings[rows].astype(np.float64) - self.mean) / self.deviation * self.factor
         kernel = _core.PriorKernel([_native_kernel(each) for each in self.kernels], 1.0)
-        chosen = spread_start(kernel.gram(X), count, rng, np.searchsorted(rows, covered).tolist())
+        chosen = spread_start(
+            kernel.gram(self.points(rows)), count, rng, np.searchsorted(rows, covered).tolist()
+        )
         return [int(rows[k]) for k in chosen]
 
     def _initial_indices(self, m: int) -> list[int]:
@@ -268,18 +332,39 @@ def _native_kernel(kernel: Kernel) -> Any:
     return kernel.network
 
 
-def as_embeddings(embeddings: Any) -> NDArray[Any]:
+def with_features(Z: NDArray[Any], features: Any) -> NDArray[Any]:
+    """Return embeddings (m, d) with features (m, q) behind them, in the precision of the embeddings.
+
+    Raises:
+        ArrayError: There are not as many features as embeddings, or they are not real numbers.
+    """
+    F = as_embeddings(features, "features")
+    if len(F) != len(Z):
+        raise ArrayError(f"features: expected {len(Z)} rows, one for each embedding, got {len(F)}")
+    with np.errstate(over="ignore"):  # an overflow gives infinity, which is rejected
+        return np.concatenate([Z, F.astype(Z.dtype)], axis=1)
+
+
+def split(stacked: NDArray[Any], features: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the two parts of the result of `with_features`; None for no features."""
+    if not features:
+        return stacked, None
+    d = stacked.shape[1] - features
+    return stacked[:, :d], stacked[:, d:]
+
+
+def as_embeddings(embeddings: Any, name: str = "embeddings") -> NDArray[Any]:
     """Return embeddings as a C-contiguous array of their own precision; integers become float64.
 
     Raises:
         ArrayError: The value is not a non-empty (m, d) array of real numbers.
         DeviceError: The array is on a CUDA device.
     """
-    Z = as_host_array(embeddings, "embeddings")
+    Z = as_host_array(embeddings, name)
     if Z.dtype.kind in "iub":
         Z = Z.astype(np.float64)
     if Z.dtype.kind != "f" or Z.dtype.itemsize not in (2, 4, 8):
-        raise ArrayError(f"embeddings: expected float16, float32 or float64, got {Z.dtype}")
+        raise ArrayError(f"{name}: expected float16, float32 or float64, got {Z.dtype}")
     if Z.ndim != 2 or Z.size == 0:
-        raise ArrayError(f"embeddings: expected a non-empty (m, d) array, got shape {Z.shape}")
+        raise ArrayError(f"{name}: expected a non-empty (m, d) array, got shape {Z.shape}")
     return np.ascontiguousarray(Z, dtype=Z.dtype.newbyteorder("="))

@@ -19,7 +19,7 @@ from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import MAX_PARAMETERS, NTK, parameter_count
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.problem import MAX_KERNELS, Kernel, as_embeddings
+from zopo_fast.search.problem import MAX_KERNELS, Kernel, as_embeddings, split, with_features
 
 STATE_VERSION = 2
 
@@ -34,7 +34,7 @@ class AskTell(Protocol):
     def repeat_ask(self, asked: Sequence[int], n: int | None = None) -> int: ...
     def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None: ...
     def discard(self, index: int) -> None: ...
-    def add(self, embeddings: Any) -> list[int]: ...
+    def add(self, embeddings: Any, features: Any | None = None) -> list[int]: ...
     def learn_from(
         self, indices: Sequence[int], scores: Any, noise: Any | None = None, source: str | None = None
     ) -> None: ...
@@ -46,9 +46,11 @@ class SavedSearch:
     Args:
         embeddings: The embeddings, with added rows below the first ones.
         state: Result of `Zopo.state_dict`.
+        features: The features, likewise, or None.
 
     Attributes:
         first_rows: Embeddings that the search began with.
+        first_features: Features that the search began with, or None.
         config: The settings.
         kernels: The kernels of the model.
 
@@ -58,18 +60,25 @@ class SavedSearch:
         Exception: A standard error, for a state that is not of this package.
     """
 
-    def __init__(self, embeddings: Any, state: dict[str, Any]) -> None:
+    def __init__(self, embeddings: Any, state: dict[str, Any], features: Any | None = None) -> None:
         if state["version"] != STATE_VERSION:
             raise InputError(
                 f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
             )
-        self._rows = same_pool(embeddings, state["embeddings"])
+        count = as_integer("state: features", state.get("features", 0))
+        if (features is not None) != (count > 0):
+            has = f"has {count} features a prompt" if count else "has no features"
+            raise EmbeddingMismatchError(f"features: this state {has}")
+        both = embeddings if features is None else with_features(as_embeddings(embeddings), features)
+        self._rows, self._features = split(same_pool(both, state["embeddings"]), count)
         self._log, self._pending = state["log"], state["pending"]
         self._sources = state.get("sources", [])
         added = [as_integer("state: add", entry[1]) for entry in self._log if entry[0] == "add"]
         if min(added, default=0) < 0 or sum(added) >= len(self._rows):
             raise InputError("state: the log adds more prompts than there are")
-        self.first_rows = self._rows[: len(self._rows) - sum(added)]
+        first = slice(len(self._rows) - sum(added))
+        self.first_rows = self._rows[first]
+        self.first_features = None if self._features is None else self._features[first]
         self.config = ZopoConfig.from_dict(state["config"])
         self.kernels = kernels_from_state(state["kernel"], self._rows.shape[1])
 
@@ -90,7 +99,8 @@ class SavedSearch:
             elif kind == "discard":
                 optimizer.discard(*arguments)
             elif kind == "add":
-                optimizer.add(self._rows[m : m + arguments[0]])
+                more = slice(m, m + arguments[0])
+                optimizer.add(self._rows[more], None if self._features is None else self._features[more])
                 m += arguments[0]
             elif kind == "ask":
                 limit, asked = arguments

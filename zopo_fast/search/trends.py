@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
@@ -62,8 +61,8 @@ def _phi(problem: SearchProblem, source: Source) -> Array:
     y = (y - y.mean()) / deviation
     noise = np.array(source.noise) / deviation**2
     n = len(y)
-    points = _points(problem, at)
-    scale = kernel_scale(problem.kernels, _points(problem, scale_sample(len(problem.embeddings))))
+    points = problem.points(at)
+    scale = kernel_scale(problem.kernels, problem.points(scale_sample(len(problem.embeddings))))
     K = _gram(problem, points, points) / scale
     evidence, weights, errors = [], [], []
     for nugget in NUGGETS:
@@ -84,7 +83,7 @@ def _phi(problem: SearchProblem, source: Source) -> Array:
     m = len(problem.embeddings)
     mean = np.concatenate(
         [
-            alpha @ _gram(problem, points, _points(problem, np.arange(i, min(m, i + BLOCK))))
+            alpha @ _gram(problem, points, problem.points(np.arange(i, min(m, i + BLOCK))))
             for i in range(0, m, BLOCK)
         ]
     )
@@ -92,13 +91,6 @@ def _phi(problem: SearchProblem, source: Source) -> Array:
     spread = float(mean.std())
     phi: Array = mean * (math.sqrt(explained) / spread if spread > 0.0 else 0.0)
     return phi
-
-
-def _points(problem: SearchProblem, index: Any) -> Array:
-    """Return coordinates of the kernel, (n, d), of candidates."""
-    raw = problem.embeddings[index].astype(np.float64)
-    points: Array = (raw - problem.mean) / problem.deviation * problem.factor
-    return points
 
 
 def _gram(problem: SearchProblem, X: Array, Y: Array) -> Array:
