@@ -21,23 +21,23 @@ import numpy as np
 from zopo_fast.gp.arrays import Array
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
 from zopo_fast.search.problem import NUGGETS, SearchProblem
-from zopo_fast.search.sources import Source
+from zopo_fast.search.sources import Source, beside_winners, winners
 
-TREND_VARIANCE = 0.1
+TREND_VARIANCE = 0.3
 """tau^2, in units of the kernel's mean diagonal; chosen by cross-validation over tasks."""
 BLOCK = 8192  # candidates of one block of the kernel
 
 
 def opening(problem: SearchProblem, sources: Iterable[Source]) -> list[int]:
-    """Return the initial prompts: the best one of each source takes the place of another.
+    """Return the initial prompts: winners of the sources take the place of others, of which a few stay.
 
     A list of initial indices in the settings stays as it is.
     """
     if isinstance(problem.config.initial, tuple):
         return problem.initial
-    best = dict.fromkeys(source.best for source in sources if source.says_something)
+    best = winners(sources)
     others = [i for i in problem.initial if i not in best]
-    return [*best, *others][: min(problem.budget, max(len(problem.initial), len(best)))]
+    return [*best, *others[: beside_winners(len(problem.initial), len(best))]][: problem.budget]
 
 
 def trend(problem: SearchProblem, sources: Iterable[Source]) -> Array:
