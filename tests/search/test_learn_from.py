@@ -221,6 +221,20 @@ def test_added_candidates_have_trends(region: int | None) -> None:
     assert play(opt, f) == play(other, f)
 
 
+def test_source_that_explains_nothing_once_candidates_are_added() -> None:
+    """The unit of the kernel changes with the pool, so that a trend may become zero."""
+    rng = np.random.default_rng(5)
+    Z = rng.normal(size=(40, 3))
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=40, initial=5))
+    opt.learn_from(list(range(12)), rng.normal(size=12).tolist())
+    more = 30 * rng.normal(size=(20, 3))
+    assert prior_of(opt)[1].any()
+    play(opt, Z[:, 0], 8)
+    opt.add(more)
+    assert not prior_of(opt)[1].any()
+    assert isinstance(opt.ask(), int)
+
+
 def test_source_in_a_batch_is_that_of_a_single_search() -> None:
     Z, f = landscape()
     config = zf.ZopoConfig(budget=20, initial=5)

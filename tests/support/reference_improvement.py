@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import reference_trends
 from reference_book import Array, Book, Choice, Score, exactly, initial_of, nearest, nearest_to_first_pending
 
 import zopo_fast as zf
@@ -91,17 +92,32 @@ class ReferenceImprovement:
         self.near: list[int] = []  # the candidates that the region was made of
         self.moved = True  # the region is not that of the present center
         self.samples = 0
+        self.sources: dict[str, dict[str, Any]] = {}
         self._set_pool(E)
 
     def _set_pool(self, E: Array) -> None:
         self.E, self.X = E, E * self.factor
         self.K = np.mean([k.gram(self.X) for k in self.kernels], axis=0) / self.scale
+        unit = float(np.diag(self.K).mean())
+        taught = [source for source in self.sources.values() if reference_trends.is_informative(source)]
+        self.has_trends = bool(taught)
+        trends = [reference_trends.trend(self.K / unit, source) for source in taught]
+        self.K = self.K + sum(np.outer(phi, phi) for phi in trends)
         self.is_whole = len(E) <= self.region
+
+    def learn_from(self, source: dict[str, Any]) -> None:
+        """Add a source before the first call; the same name replaces one."""
+        self.sources[source["source"]] = source
+        if not isinstance(self.config.initial, tuple):
+            initial = initial_of(self.config, self.book)
+            self.queue = reference_trends.opening(initial, list(self.sources.values()), self.book.budget)
+        self._set_pool(self.E)
 
     def on_add(self, E: Array) -> None:
         was_whole = self.is_whole
         self._set_pool(E)
-        if was_whole != self.is_whole:  # a pool that outgrows its region gets another model
+        # A pool that outgrows its region gets another model; trends of the present candidates change too.
+        if was_whole != self.is_whole or self.has_trends:
             self.has_model = False
             self.noise.clear()
         self.trust.size = self.trust.max_size = min(self.region, len(E))

@@ -54,6 +54,9 @@ class ReferenceSearch:
         kind = ReferenceGradient if config.search == "gradient" else ReferenceImprovement
         self.search: Any = kind(self.book, config, kernels, self._standardized(), factor, off)
 
+    def learn_from(self, **source: Any) -> None:
+        self.search.learn_from(source)
+
     def _standardized(self) -> Array:
         return np.asarray((self.Z.astype(np.float64) - self.mean) / self.deviation)
 
@@ -128,6 +131,10 @@ class Followed:
     def __init__(self, opt: zf.Zopo, ref: ReferenceSearch) -> None:
         self.opt, self.ref = opt, ref
         self.compared = 0  # posteriors
+
+    def learn_from(self, **source: Any) -> None:
+        self.opt.learn_from(**source)
+        self.ref.learn_from(**source)
 
     def members(self) -> list[int] | None:
         region = self.opt._native.region(self.opt._number)

@@ -42,8 +42,8 @@ def opening(problem: SearchProblem, sources: Iterable[Source]) -> list[int]:
 
 def trend(problem: SearchProblem, sources: Iterable[Source]) -> Array:
     """Return tau phi_s of each source with signal, (m, sources), as a flat array of float64."""
+    # A column of zeros stays: more candidates change the unit of the kernel, and with it what is explained.
     columns = [_phi(problem, source) for source in sources if source.says_something]
-    columns = [phi for phi in columns if phi.any()]
     m = len(problem.embeddings)
     stacked = np.stack(columns, axis=1) if columns else np.empty((m, 0))
     flat: Array = np.ascontiguousarray(math.sqrt(TREND_VARIANCE) * stacked, dtype=np.float64).ravel()
