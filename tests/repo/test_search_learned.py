@@ -1,4 +1,4 @@
-"""Benchmark of what earlier runs teach: sources by kind, gains by group, and the choice by cross-validation."""
+"""Benchmark of what earlier runs teach: sources by kind, gains by group, choice by cross-validation."""
 
 from __future__ import annotations
 
@@ -84,11 +84,18 @@ def test_rows_are_by_correlation_and_family_of_tasks() -> None:
 
 
 def test_settings_hold_within_the_context_alone() -> None:
-    before = trends.TREND_VARIANCE, sources.WINNERS
-    with pytest.raises(ZeroDivisionError), learned.settings(2.0, 7):
-        assert (trends.TREND_VARIANCE, sources.WINNERS) == (2.0, 7)
-        _ = 1 / 0
-    assert (trends.TREND_VARIANCE, sources.WINNERS) == before
+    def values() -> tuple[float, int]:
+        return trends.TREND_VARIANCE, sources.WINNERS
+
+    def fail() -> None:
+        with learned.settings(2.0, 7):
+            assert values() == (2.0, 7)
+            raise ValueError("no result")
+
+    before = values()
+    with pytest.raises(ValueError, match="no result"):
+        fail()
+    assert values() == before
 
 
 def test_one_family_chooses_and_the_other_judges(monkeypatch: pytest.MonkeyPatch) -> None:
