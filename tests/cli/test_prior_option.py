@@ -29,6 +29,27 @@ def test_prior_of_a_run_and_its_resume(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "second" / "trials.jsonl")[0]["index"] == best
 
 
+def test_three_priors_start_with_a_winner_each(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    names = ["A", "B", "C"]
+    with serving() as server:
+        for seed, name in enumerate(names):
+            done = bench.run(*bench.optimize(server, "--out", name, "--seed", str(seed), "--quiet"))
+            assert done.code == 0, done
+        priors = [argument for name in names for argument in ("--prior", name)]
+        done = bench.run(*bench.optimize(server, "--out", "next", *priors, "--seed", "9", "--quiet"))
+        assert done.code == 0, done
+    with Store.open(tmp_path / "next" / "study.sqlite3") as store:
+        sources = store.get("prior")
+        asked = [event.data["prompt"] for event in store.events() if event.kind == "ask"]
+    assert [source["source"] for source in sources] == ["study 1", "study 2", "study 3"]
+    best = [source["indices"][source["scores"].index(max(source["scores"]))] for source in sources]
+    assert set(best) <= set(asked[:3]), (best, asked)
+    for name, source in zip(names, sources, strict=True):
+        trials = read_lines(tmp_path / name / "trials.jsonl")
+        assert {line["index"] for line in trials} == set(source["indices"])
+
+
 def test_prior_in_a_configuration_file(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for value in ('"none"', '["none", "gone"]'):

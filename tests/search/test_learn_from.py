@@ -14,6 +14,7 @@ import zopo_fast as zf
 from zopo_fast import _core
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.search.problem import NUGGETS, SearchProblem
+from zopo_fast.search.sources import Source, beside_winners, winners
 from zopo_fast.search.trends import TREND_VARIANCE, opening, trend
 
 
@@ -91,14 +92,42 @@ def test_trend_is_the_posterior_mean_of_the_source() -> None:
     assert 0.7 * TREND_VARIANCE < phi.var() < TREND_VARIANCE
 
 
-def test_best_prompt_of_each_source_is_asked_first() -> None:
+def test_two_best_prompts_of_a_source_are_asked_first() -> None:
     Z, f = landscape()
     opt = made(Z, f)
     indices, scores = some(f)
-    plain = zf.Zopo(Z, zf.ZopoConfig(budget=20, initial=5))
-    opening = [plain.ask() for _ in range(5)]
-    best = indices[int(np.argmax(scores))]
-    assert [opt.ask() for _ in range(5)] == [best, *[i for i in opening if i != best][:4]]
+    first, second = (indices[k] for k in np.argsort(scores)[:-3:-1])
+    others = [i for i in zf.Zopo(Z, zf.ZopoConfig(budget=20, initial=5)).ask(5) if i not in (first, second)]
+    assert opt.ask(5) == [first, second, *others[:3]]
+
+
+def test_three_sources_have_a_winner_and_a_trend_each_beside_three_other_prompts() -> None:
+    Z, f = landscape()
+    opt, plain = (zf.Zopo(Z, zf.ZopoConfig(budget=20)) for _ in range(2))
+    start = plain.ask(5)
+    values = [f, Z[:, 1], Z[:, 2]]
+    best = []
+    for k, scores in enumerate(values):
+        indices, known = some(scores, seed=k)
+        opt.learn_from(indices, known, source=f"model {k}")
+        best.append(indices[int(np.argmax(known))])
+    assert len(set(best)) == 3
+    assert opt.ask(6) == [*best, *[i for i in start if i not in best][:3]]
+    phi = prior_of(opt)[1]
+    assert phi.shape == (len(Z), 3)
+    agreement = [np.corrcoef(phi[:, k], scores)[0, 1] for k, scores in enumerate(values)]
+    assert min(agreement) > 0.7, agreement
+
+
+def test_winners_are_by_rank_across_sources_and_shrunk_by_noise() -> None:
+    one = Source("a", (3, 5, 7), (2.0, 9.0, 8.0), (0.0, 1e6, 0.0))
+    same = Source("b", (7, 1), (1.0, 0.0), (0.0, 0.0))
+    equal = Source("c", (8, 9), (1.0, 1.0), (0.0, 0.0))
+    assert winners([one]) == [7, 5]  # the score of 9 is mostly noise
+    assert winners([one, same]) == [7, 5]  # both have the same best prompt
+    assert winners([equal]) == []
+    assert beside_winners(5, 2) == beside_winners(5, 4) == 3
+    assert (beside_winners(2, 2), beside_winners(10, 2), beside_winners(0, 1)) == (2, 8, 0)
 
 
 def test_given_initial_prompts_stay() -> None:
@@ -190,6 +219,20 @@ def test_added_candidates_have_trends(region: int | None) -> None:
     other = zf.Zopo.from_state(Z, opt.state_dict())
     assert prior_of(opt)[1].shape == (120, 1)
     assert play(opt, f) == play(other, f)
+
+
+def test_source_that_explains_nothing_once_candidates_are_added() -> None:
+    """The unit of the kernel changes with the pool, so that a trend may become zero."""
+    rng = np.random.default_rng(5)
+    Z = rng.normal(size=(40, 3))
+    opt = zf.Zopo(Z, zf.ZopoConfig(budget=40, initial=5))
+    opt.learn_from(list(range(12)), rng.normal(size=12).tolist())
+    more = 30 * rng.normal(size=(20, 3))
+    assert prior_of(opt)[1].any()
+    play(opt, Z[:, 0], 8)
+    opt.add(more)
+    assert not prior_of(opt)[1].any()
+    assert isinstance(opt.ask(), int)
 
 
 def test_source_in_a_batch_is_that_of_a_single_search() -> None:

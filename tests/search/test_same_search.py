@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_calls import SCORES, Call, RandomCalls, made, shown
+from random_calls import SCORES, Call, RandomCalls, made, random_sources, shown
 from reference_search import Followed, ReferenceSearch
 
 import zopo_fast as zf
@@ -118,17 +118,31 @@ def calls_of(name: str, Z: np.ndarray, seed: int, adds: bool = True) -> RandomCa
     return RandomCalls(Z, seed, adds, features_of if name.startswith("features") else None)
 
 
+def sources_of(name: str, seed: int, Z: np.ndarray) -> list[dict[str, Any]]:
+    """Return the earlier searches that a search learns from; none for a gradient search, and for a third."""
+    n = CASES.index(name) + seed
+    return [] if name in GRADIENT or name.startswith("gradient") or n % 3 == 0 else random_sources(Z, n)
+
+
 # ---- the reference ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(len(SCORES)))
+@pytest.mark.parametrize(
+    ("seed", "learns"), [*((seed, False) for seed in range(len(SCORES))), (0, True), (1, True)]
+)
 @pytest.mark.parametrize("name", CASES)
-def test_a_search_equals_the_reference(name: str, seed: int) -> None:
+def test_a_search_equals_the_reference(name: str, seed: int, learns: bool) -> None:
     Z, config, kernel = pool(seed, size_of(name)), config_of(name, seed), kernel_of(name)
     features = described(name, Z)
     both = Followed(
         zf.Zopo(Z, config, kernel, features), ReferenceSearch(Z, config, kernel, features=features)
     )
+    for source in random_sources(Z, CASES.index(name) + 100 * seed) if learns else ():
+        if config.search != "gradient":
+            both.learn_from(**source)
+            continue
+        with pytest.raises(zf.ConfigError):  # and the search stays as the reference without sources
+            both.opt.learn_from(**source)
     calls = calls_of(name, Z, seed)
     for _ in range(CALLS):
         made(both, calls.next(both.opt))
@@ -141,10 +155,13 @@ def test_a_search_equals_the_reference(name: str, seed: int) -> None:
 class Recorded:
     """Random calls on a search of its own, with the answers and all that it showed."""
 
-    def __init__(self, name: str, Z: np.ndarray, seed: int, calls: RandomCalls) -> None:
+    def __init__(self, name: str, Z: np.ndarray, seed: int, calls: RandomCalls, learns: bool = True) -> None:
         self.features = described(name, Z)
         opt = zf.Zopo(Z, config_of(name, seed), kernel_of(name), self.features)
         self.config, self.kernels = opt.config, opt._problem.kernels
+        self.sources = sources_of(name, seed, Z) if learns else []
+        for source in self.sources:
+            opt.learn_from(**source)
         self.calls: list[Call] = []
         self.answers: list[Any] = []
         self.shown: list[Any] = []
@@ -164,6 +181,9 @@ class Replay:
     ) -> None:
         self.in_step = in_step
         self.batch, self.recorded, self.rng = batch, recorded, np.random.default_rng(seed)
+        for search, record in zip(batch, recorded, strict=True):
+            for source in record.sources:
+                search.learn_from(**source)
         self.at = [0] * len(recorded)
         self.together = 0  # calls that served several searches
 
@@ -274,7 +294,7 @@ def test_a_batch_on_several_threads_gives_what_each_search_would_alone() -> None
     names = ["default", "features", "power 1", "region, patience", "thompson", "gradient"] * 5
     pools = [pool(n, 900) for n in range(len(names))]
     recorded = [
-        Recorded(name, Z, n, calls_of(name, Z, 0, adds=False))
+        Recorded(name, Z, n, calls_of(name, Z, 0, adds=False), learns=False)
         for n, (name, Z) in enumerate(zip(names, pools, strict=True))
     ]
     zf.set_num_threads(4)

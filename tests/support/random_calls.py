@@ -15,6 +15,23 @@ Call = tuple[Any, ...]
 SCORES = ["smooth", "tied", "noise", "equal"]
 
 
+def random_sources(Z: np.ndarray, seed: int) -> list[dict[str, Any]]:
+    """Return up to three earlier searches, as arguments of `learn_from`; two may share their name."""
+    rng = np.random.default_rng([seed, 1])
+    sources: list[dict[str, Any]] = []
+    for _ in range(int(rng.integers(1, 4))):
+        n = int(rng.integers(1, 14))
+        at = rng.permutation(len(Z))[:n]
+        kind = rng.random()
+        smooth = np.tanh(Z[at].astype(float) @ rng.normal(size=Z.shape[1]) / 2)
+        scores = np.full(n, 0.7) if kind < 0.1 else rng.normal(size=n) if kind < 0.3 else smooth
+        noise = [None, 0.02, rng.choice([0.0, 0.01, 0.3], size=n).tolist()][int(rng.integers(3))]
+        name = f"source {int(rng.integers(4))}"
+        source = {"indices": at.tolist(), "scores": scores.tolist(), "noise": noise, "source": name}
+        sources.append(source)
+    return sources
+
+
 class Searched(Protocol):
     def ask(self, n: int | None = None) -> Any: ...
     def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None: ...

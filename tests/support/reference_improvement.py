@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import reference_trends
 from reference_book import Array, Book, Choice, Score, exactly, initial_of, nearest, nearest_to_first_pending
 
 import zopo_fast as zf
@@ -76,6 +77,7 @@ class ReferenceImprovement:
 
     Args:
         weights: Weights (d,) of the coordinates, one for each covariance of the model.
+        described: Number of the first coordinates, those of the embeddings: earlier scores use these alone.
     """
 
     def __init__(
@@ -87,8 +89,9 @@ class ReferenceImprovement:
         factor: Array,
         off: float,
         weights: Sequence[Array],
+        described: int,
     ) -> None:
-        self.weights = weights
+        self.weights, self.described = weights, described
         self.book, self.config, self.kernels, self.factor, self.off = book, config, kernels, factor, off
         self.queue = initial_of(config, book)
         nuggets = NUGGETS if len(weights) == 1 else FEATURE_NUGGETS
@@ -105,6 +108,7 @@ class ReferenceImprovement:
         self.near: list[int] = []  # the candidates that the region was made of
         self.moved = True  # the region is not that of the present center
         self.samples = 0
+        self.sources: dict[str, dict[str, Any]] = {}
         self._set_pool(E)
 
     def _set_pool(self, E: Array) -> None:
@@ -115,13 +119,30 @@ class ReferenceImprovement:
                 for w, scale in zip(self.weights, self.scales, strict=True)
             ]
         )
+        taught = [source for source in self.sources.values() if reference_trends.is_informative(source)]
+        self.has_trends = bool(taught)
+        if taught:
+            alone = self.X[:, : self.described] * math.sqrt(self.described / self.X.shape[1])
+            plain = np.mean([k.gram(alone) for k in self.kernels], axis=0)
+            plain /= np.diag(plain).mean()
+            trends = [reference_trends.trend(plain, source) for source in taught]
+            self.Ks = self.Ks + sum(np.outer(phi, phi) for phi in trends)
         self.K = self.Ks[0]
         self.is_whole = len(E) <= self.region
+
+    def learn_from(self, source: dict[str, Any]) -> None:
+        """Add a source before the first call; the same name replaces one."""
+        self.sources[source["source"]] = source
+        if not isinstance(self.config.initial, tuple):
+            initial = initial_of(self.config, self.book)
+            self.queue = reference_trends.opening(initial, list(self.sources.values()), self.book.budget)
+        self._set_pool(self.E)
 
     def on_add(self, E: Array) -> None:
         was_whole = self.is_whole
         self._set_pool(E)
-        if was_whole != self.is_whole:  # a pool that outgrows its region gets another model
+        # A pool that outgrows its region gets another model; trends of the present candidates change too.
+        if was_whole != self.is_whole or self.has_trends:
             self.has_model = False
             self.noise.clear()
         self.trust.size = self.trust.max_size = min(self.region, len(E))

@@ -78,8 +78,11 @@ class ReferenceSearch:
         self.search: Any = (
             ReferenceGradient(*inputs)
             if config.search == "gradient"
-            else ReferenceImprovement(*inputs, weights)
+            else ReferenceImprovement(*inputs, weights, d)
         )
+
+    def learn_from(self, **source: Any) -> None:
+        self.search.learn_from(source)
 
     def _standardized(self) -> Array:
         return np.asarray((self.Z.astype(np.float64) - self.mean) / self.deviation)
@@ -155,6 +158,10 @@ class Followed:
     def __init__(self, opt: zf.Zopo, ref: ReferenceSearch) -> None:
         self.opt, self.ref = opt, ref
         self.compared = 0  # posteriors
+
+    def learn_from(self, **source: Any) -> None:
+        self.opt.learn_from(**source)
+        self.ref.learn_from(**source)
 
     def members(self) -> list[int] | None:
         region = self.opt._native.region(self.opt._number)

@@ -24,7 +24,7 @@ from zopo_fast.prompts.words import word_features
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
-from zopo_fast.runs.prior import prior_of_run, require_usable, winners
+from zopo_fast.runs.prior import earlier_winners, prior_of_run, require_usable
 from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
@@ -32,6 +32,7 @@ from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scor
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import MAX_WHOLE, SearchProblem, as_embeddings
+from zopo_fast.search.sources import beside_winners
 from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ async def optimize(
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
         words = _words(pool, config, study)
-        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, winners(earlier)))
+        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier)))
         state = _state(scored, pool, Z, words, config, initial, scorer, slots, study, earlier)
         driver = Driver(
             state,
@@ -354,15 +355,16 @@ def _initial(
     if not (given is None or isinstance(given, int)):
         return [*chosen, *(i for i in given if i not in chosen)][: config.budget]
     earlier = [i for i in winners if i not in chosen and i not in pool.scores]
+    covered = [*chosen, *(i for i in pool.scores if i not in chosen)]
     chosen = [*chosen, *earlier][: config.budget]
     if config.initial is None and config.search.official_settings is None:
         settings = replace(config.search, budget=len(pool), initial=1, seed=config.seed)
         problem = SearchProblem(Z, settings, None)
-        # A known score covers its part of the pool; an incumbent is added to the start. Beside the winners of
-        # earlier runs, one prompt at least is spread: it tells whether they apply.
-        count = problem.size_of_start(config.budget) - len(pool.scores)
-        count = min(max(count - len(earlier), min(count, 1)), config.budget - len(chosen))
-        fresh = problem.start(count, [*chosen, *(i for i in pool.scores if i not in chosen)])
+        # A known score covers its part of the pool; an incumbent is added to the start. An earlier winner
+        # takes the place of another prompt but covers nothing: what it tells may not apply here.
+        count = max(0, problem.size_of_start(config.budget) - len(pool.scores))
+        spread = [i for i in problem.start(count, covered) if i not in chosen]
+        fresh = spread[: min(beside_winners(count, len(earlier)), config.budget - len(chosen))]
         return (chosen + fresh) or [next(iter(pool.scores), 0)]  # the search skips a prompt with a score
     order = np.random.default_rng(config.seed).permutation(len(pool))
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]

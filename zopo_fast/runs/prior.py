@@ -14,7 +14,7 @@ from zopo_fast.errors import ConfigError, InputError, StoreError, StudyMismatchE
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.runs.inspection import Inspection, PromptScore
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.search.sources import checked_source
+from zopo_fast.search.sources import checked_source, winners
 from zopo_fast.storage.snapshot import snapshot
 from zopo_fast.storage.store import STUDY, Store
 
@@ -69,10 +69,9 @@ def prior_of_run(
     return found
 
 
-def winners(prior: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the distinct indices of the best prompts of earlier studies, one for each study."""
-    sources = [checked_source(**entry) for entry in prior]
-    return list(dict.fromkeys(source.best for source in sources if source.says_something))
+def earlier_winners(prior: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the distinct indices of the best prompts of earlier studies."""
+    return winners(checked_source(**entry) for entry in prior)
 
 
 def _source(study: str | Path | Store, number: int, pool: Pool) -> dict[str, Any]:

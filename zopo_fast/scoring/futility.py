@@ -1,8 +1,8 @@
 """Futility tests: give up a candidate after some of the examples, with a stated error.
 
 Given a candidate's scores on n of N examples, the tests ask whether its mean over all N would exceed the
-incumbent's, from the examples where the two differ. Sampling is without replacement, and the tests are repeated
-as scores arrive.
+incumbent's, from the examples where the two differ. Sampling is without replacement, and the tests are
+repeated as scores arrive.
 """
 
 from __future__ import annotations

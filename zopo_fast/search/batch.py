@@ -52,7 +52,7 @@ class ZopoBatch:
     and `discard` serve all searches at once: on "cpu" threads share them, on "cuda" one launch does. A search
     whose score takes longer can be left out of a call: `tell` skips an index of -1, and `ask` accepts the
     numbers of the searches to ask. `batch[b]` is search b as a `Zopo`, with all its methods: prior data,
-    `add`, several asks at once.
+    `learn_from`, `add`, several asks at once.
 
     One thread at a time can use a batch, its searches included. A batch can be pickled and copied, and used
     in a forked child unless it is on a CUDA device.

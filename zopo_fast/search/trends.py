@@ -20,29 +20,29 @@ import numpy as np
 from zopo_fast.gp.arrays import Array
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
 from zopo_fast.search.problem import NUGGETS, SearchProblem
-from zopo_fast.search.sources import Source
+from zopo_fast.search.sources import Source, beside_winners, winners
 
-TREND_VARIANCE = 0.1
+TREND_VARIANCE = 0.3
 """tau^2, in units of the kernel's mean diagonal; chosen by cross-validation over tasks."""
 BLOCK = 8192  # candidates of one block of the kernel
 
 
 def opening(problem: SearchProblem, sources: Iterable[Source]) -> list[int]:
-    """Return the initial prompts: the best one of each source takes the place of another.
+    """Return the initial prompts: winners of the sources take the place of others, of which a few stay.
 
     A list of initial indices in the settings stays as it is.
     """
     if isinstance(problem.config.initial, tuple):
         return problem.initial
-    best = dict.fromkeys(source.best for source in sources if source.says_something)
+    best = winners(sources)
     others = [i for i in problem.initial if i not in best]
-    return [*best, *others][: min(problem.budget, max(len(problem.initial), len(best)))]
+    return [*best, *others[: beside_winners(len(problem.initial), len(best))]][: problem.budget]
 
 
 def trend(problem: SearchProblem, sources: Iterable[Source]) -> Array:
     """Return tau phi_s of each source with signal, (m, sources), as a flat array of float64."""
+    # A column of zeros stays: more candidates change the unit of the kernel, and with it what is explained.
     columns = [_phi(problem, source) for source in sources if source.says_something]
-    columns = [phi for phi in columns if phi.any()]
     m = len(problem.embeddings)
     stacked = np.stack(columns, axis=1) if columns else np.empty((m, 0))
     flat: Array = np.ascontiguousarray(math.sqrt(TREND_VARIANCE) * stacked, dtype=np.float64).ravel()

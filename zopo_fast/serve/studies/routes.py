@@ -8,19 +8,21 @@ from collections.abc import Callable
 
 import msgspec
 
-from zopo_fast.errors import ConfigError, NothingToAsk
+from zopo_fast.errors import ConfigError, EmbeddingMismatchError, InputError, NothingToAsk, StoreError
 from zopo_fast.llm.types import EmbeddingModel
 from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.search.config import OfficialSettings, ZopoConfig
 from zopo_fast.serve.http.idempotency import Deduplicator, IdempotencyKey
+from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.http.request import PageQuery
 from zopo_fast.serve.http.routing import ParsedRequest, Route
+from zopo_fast.serve.http.schemas import ResponseBody
 from zopo_fast.serve.studies import schemas
 from zopo_fast.serve.studies.payload import decode_embeddings, normalize_texts
 from zopo_fast.serve.studies.record import StudyRecord
 from zopo_fast.serve.studies.schemas import CreateStudy, SearchConfig
 from zopo_fast.serve.studies.service import StudyService
-from zopo_fast.serve.studies.study import LoadedStudy
+from zopo_fast.serve.studies.study import KnownScores, LoadedStudy
 
 MAX_CREATIONS = 4  # at a time: each holds several copies of its pool
 _encode = msgspec.json.Encoder().encode
@@ -83,6 +85,12 @@ class StudyRoutes:
                 response=schemas.Scored, problem_statuses=(404, 409, 503),
             ),
             Route(
+                "POST", one + "/learn", self.learn, "learn",
+                "Learn from the scores of an earlier search, before the first ask.",
+                body=schemas.Learn, response=schemas.Learned, problem_statuses=(404, 409, 422, 503, 507),
+                accepts_key=True, is_preformatted=True,
+            ),
+            Route(
                 "POST", one + "/ask", self.ask, "ask", "Ask for the next prompts to score.",
                 body=schemas.Ask, response=schemas.Asked, problem_statuses=(404, 409, 422, 429, 503, 507),
                 accepts_key=True, is_body_optional=True, is_preformatted=True,
@@ -101,7 +109,31 @@ class StudyRoutes:
             ),
         ]  # fmt: skip
 
-    # ---- ask, tell, discard ------------------------------------------------------------------------
+    # ---- learn, ask, tell, discard -----------------------------------------------------------------
+
+    async def learn(self, request: ParsedRequest) -> bytes:
+        wanted: schemas.Learn = request.body
+        known = None if wanted.study is None else await self._known_scores(wanted.study)
+
+        def operation(study: LoadedStudy) -> schemas.Learned:
+            if isinstance(known, Exception):  # raised here, so that a retry still gets its first response
+                raise known
+            return study.learn(*_source(wanted, study, known), self._limits)
+
+        return await self._apply_once(request, operation, is_long=True)
+
+    async def _known_scores(self, study: str) -> KnownScores | Exception:
+        """Return the scores of another study, or the error of the request that names it."""
+        try:
+            self._studies.get(study)
+        except Problem:
+            return Problem(
+                422, "UnknownStudy", f"study: there is no study {study}; list the studies, or send scores"
+            )
+        try:
+            return await self._studies.apply(study, LoadedStudy.known_scores, is_long=True)
+        except (InputError, StoreError, Problem) as error:
+            return error
 
     async def ask(self, request: ParsedRequest) -> bytes:
         start = time.perf_counter()
@@ -135,7 +167,11 @@ class StudyRoutes:
         return body
 
     async def _apply_once(
-        self, request: ParsedRequest, operation: Callable[[LoadedStudy], schemas.Asked]
+        self,
+        request: ParsedRequest,
+        operation: Callable[[LoadedStudy], ResponseBody],
+        *,
+        is_long: bool = False,
     ) -> bytes:
         """Apply an operation once per idempotency key; a retry gets the recorded response."""
         key = request.key
@@ -150,7 +186,7 @@ class StudyRoutes:
             study.record_response(key, body)
             return body
 
-        return await self._studies.apply(request.resource_id, apply)
+        return await self._studies.apply(request.resource_id, apply, is_long=is_long)
 
     # ---- creation, views, deletion -----------------------------------------------------------------
 
@@ -222,6 +258,29 @@ class StudyRoutes:
         return b""
 
 
+def _source(
+    wanted: schemas.Learn, study: LoadedStudy, known: KnownScores | None
+) -> tuple[list[int], list[float], float | list[float] | None, str | None]:
+    """Return the scores of a request to learn, and the name of their source.
+
+    Raises:
+        InputError: the request holds neither scores nor a study, or both.
+        EmbeddingMismatchError: the other study has other embeddings.
+    """
+    if known is None:
+        if wanted.indices is None or wanted.scores is None:
+            raise InputError("learn: send indices and scores, or the id of a study")
+        return wanted.indices, wanted.scores, wanted.noise, wanted.source
+    if not (wanted.indices is wanted.scores is wanted.noise is None):
+        raise InputError("learn: send indices, scores and noise, or the id of a study, not both")
+    if study.pool_fingerprint() != known.pool:
+        raise EmbeddingMismatchError(
+            f"study: {wanted.study} has other embeddings than this study; send indices and scores"
+        )
+    name = wanted.study if wanted.source is None else wanted.source
+    return known.indices, known.scores, known.noise, name
+
+
 def _summary(record: StudyRecord, study: LoadedStudy) -> schemas.Study:
     return schemas.Study(
         id=record.id,
@@ -238,4 +297,5 @@ def _summary(record: StudyRecord, study: LoadedStudy) -> schemas.Study:
         pending=study.optimizer.pending,
         done=study.optimizer.done,
         best=study.best(),
+        sources=list(study.sources),
     )

@@ -20,6 +20,8 @@ from zopo_fast.serve.http.schemas import (
     settings_struct,
 )
 
+MAX_SOURCE_SCORES = 1000  # the time to learn from n scores grows as n^3
+StudyId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 AskCount = Annotated[int, Meta(ge=1, le=1000, description="Number of prompts to ask for at most.")]
 
 
@@ -79,6 +81,24 @@ class Discard(RequestBody):
     index: Index
 
 
+class Learn(RequestBody):
+    """Scores of an earlier search: given here, or those of another study with the same embeddings."""
+
+    indices: Annotated[list[Index], Meta(min_length=1, max_length=MAX_SOURCE_SCORES)] | None = None
+    scores: Annotated[list[Finite], Meta(min_length=1, max_length=MAX_SOURCE_SCORES)] | None = None
+    noise: NotNegative | Annotated[list[NotNegative], Meta(max_length=MAX_SOURCE_SCORES)] | None = None
+    study: StudyId | None = None
+    source: Label | None = None
+
+
+class Learned(ResponseBody):
+    """Name of the source, its number of scores, and the names of all sources of the study."""
+
+    source: str
+    scores: int
+    sources: list[str]
+
+
 class Scored(ResponseBody):
     """Prompt and its score."""
 
@@ -112,6 +132,7 @@ class Study(ResponseBody):
     pending: list[int]
     done: bool
     best: Scored | None
+    sources: list[str]
 
 
 class StudyEntry(ResponseBody):

@@ -250,14 +250,15 @@ class StudyService:
 
     # ---- changes and views -------------------------------------------------------------------------
 
-    async def apply(self, study: str, operation: Callable[[LoadedStudy], T]) -> T:
+    async def apply(self, study: str, operation: Callable[[LoadedStudy], T], *, is_long: bool = False) -> T:
         """Apply an operation to a study, and wait until its changes are on disk.
 
         An operation that raises changes nothing. An operation without changes waits for those that it saw.
 
         Args:
             study: id of the study.
-            operation: runs in the event loop, or in a thread if the pool is large.
+            operation: runs in the event loop, or in a thread if it is long or the pool is large.
+            is_long: the operation would delay the requests of other studies.
 
         Returns:
             The result of the operation.
@@ -268,8 +269,8 @@ class StudyService:
         """
         record = self.get(study)
         loaded = record.study
-        if loaded is None or loaded.is_large or record.lock.locked():
-            result, entry = await self._shield(self._apply_locked(record, operation))
+        if loaded is None or loaded.is_large or is_long or record.lock.locked():
+            result, entry = await self._shield(self._apply_locked(record, operation, is_long))
         else:
             result = self._apply_now(record, loaded, operation)
             entry = self._append(record, loaded)
@@ -287,12 +288,12 @@ class StudyService:
             raise
 
     async def _apply_locked(
-        self, record: StudyRecord, operation: Callable[[LoadedStudy], T]
+        self, record: StudyRecord, operation: Callable[[LoadedStudy], T], is_long: bool
     ) -> tuple[T, JournalEntry | None]:
         async with record.lock:
             self.get(record.id)  # the study may have been deleted while this waited for the lock
             study = record.study or await record.load()
-            if study.is_large:
+            if study.is_large or is_long:
                 try:
                     result = await asyncio.to_thread(operation, study)
                 except BaseException as error:
