@@ -172,8 +172,8 @@ class RegionPosterior {
   Floats criterion_, distance_;
   std::vector<std::size_t> promising_;
   Doubles exact_;
-  Floats
-      near_;  // row of the first kernel at near_of_, the last center, where it is not one of a Gram matrix
+  // Row of the first kernel at near_of_, the last center, where it is not one of a Gram matrix.
+  Floats near_;
   std::size_t near_of_ = 0;
   mutable std::mutex mutex_;
 };

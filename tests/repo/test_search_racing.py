@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import zopo_fast as zf
 from zopo_fast.bench.search import race_view, racing
 from zopo_fast.bench.search.quality import Plan
 from zopo_fast.bench.search.racing import Decisions, Watched, decisions, main
-from zopo_fast.bench.search.replay import Landscape, replay
+from zopo_fast.bench.search.replay import Landscape, Problem, replay
 
 M, EXAMPLES = 30, 20
 PLAN = Plan(seeds=2, budget=12, initial=4)
@@ -85,6 +86,32 @@ def test_the_command_judges_every_source(landscape: Landscape, tmp_path: Path) -
     over_all = [row["source"] for row in kept["decisions"] if row["landscape"].endswith("over all")]
     assert over_all == ["landscapes", "blocks", "simulation"]
     assert {row["landscape"] for row in kept["curves"]} == {"made", "over all"}
+    cost = kept["cost"]
+    assert (cost["prompts"], cost["examples"]) == (300, 300)
+    assert 1_500 < cost["answers"] <= 2_000
+    assert 0.0 < cost["mean_ms"] < cost["p99_ms"]
+
+
+def test_a_race_of_one_difficulty_corrects_nothing() -> None:
+    """Examples of a half that no prompt passes make the scores of random looks differ."""
+    rng = np.random.default_rng(0)
+    scores = (rng.random((12, 30)) < 0.6).astype(float) * (np.arange(30) < 15)
+    Z = rng.normal(size=(12, 4))
+    problem = Problem(Z, 30, [], 4, 120, 0, rng)
+    known = {}
+    for ignored in (False, True):
+        state = race_view.start(problem)
+        if ignored:
+            race_view.ignore_difficulty(state)
+        for work, examples in race_view.Flight(state, 1).calls():
+            for example in examples:
+                state.record_score(work.index, example, scores[work.index, example], zf.Usage(), 0.0)
+        race = state.race
+        assert race is not None
+        partial = [i for i in range(12) if 0 < len(race.scores(i)) < 30]
+        known[ignored] = np.array([abs(race.quality(i)[0] - race.mean(i)) for i in partial])
+    assert known[True].max() < 1e-2
+    assert known[False].max() > 0.05
 
 
 def test_a_stated_error_out_of_range_is_refused(

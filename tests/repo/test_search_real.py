@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zopo_fast.bench.common.harness import absent
-from zopo_fast.bench.search import quality, race_view, real, sources
+from zopo_fast.bench.search import quality, race_view, real, simulation, sources
 from zopo_fast.bench.search.by_source import (
     CALLS,
     PROMPTS,
@@ -339,6 +339,16 @@ def test_runs_do_not_depend_on_the_number_of_processes(folder: Path) -> None:
 def test_the_simulation_follows_the_blocks_of_the_folder(folder: Path) -> None:
     (only,) = real.load(folder, ["simulation"])["simulation"]
     assert only.name == "simulated 0, set_model"
+
+
+def test_the_simulation_of_one_difficulty_has_no_other_variance(folder: Path) -> None:
+    (only,) = real.load(folder, ["simulation, alike"])["simulation, alike"]
+    assert only.name == real.load(folder, ["simulation"])["simulation"][0].name
+    alike, other = simulation.pools(alike=True)[0], simulation.pools()[0]
+    of_examples = [each.scores.mean(axis=0).var() for each in (alike, other)]
+    means = alike.scores.mean(axis=1)
+    expected = float((means * (1.0 - means)).mean()) / len(means)
+    assert 0.5 * expected < of_examples[0] < 2.0 * expected < of_examples[1]
 
 
 def test_unknown_names_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
