@@ -178,7 +178,23 @@ def real(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"real": real, "searches": searches, "table": table, "limits": limits}
+def learned(results: Path = RESULTS) -> str:
+    """Return the gains from earlier runs with other models as Markdown."""
+    rows = [
+        row
+        for row in _load(results, "search_learned")["rows"]
+        if "correlation" in row["group"] or row["group"] == "all"
+    ]
+    lines = ["| learned from | runs | at 30 | at 50 | mean best so far |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = " | ".join(
+            f"{row[key]:+.3f} ± {row[f'{key}_error']:.3f}" for key in ("at_30", "at_50", "mean")
+        )
+        lines.append(f"| {row['method'].split('learned from ')[1]} | {row['group']} | {cells} |")
+    return "\n".join(lines)
+
+
+TABLES = {"real": real, "learned": learned, "searches": searches, "table": table, "limits": limits}
 _PLACE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

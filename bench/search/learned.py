@@ -5,8 +5,8 @@
 Landscapes are those of `paraphrases` (sources.py): a task with several models. A source is an earlier run of
 this package with another model on the same task, which scored 50 prompts. As a control, earlier runs have
 unrelated scores: those of another model permuted over the prompts, or a random function drawn from the
-kernel. With --choose, one family of tasks chooses the variance of the trends and the number of winners, and
-the other judges, in both directions. Writes <out>/search_learned.json.
+kernel. With --choose, one family of tasks chooses the variance of the trends and the number of prompts
+beside the winners, and the other judges, in both directions. Writes <out>/search_learned.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAME = "search_learned"
 PLAIN = "zopo_fast"
 CORRELATED = 0.4  # mean correlation of the sources with the landscape, from which they are related
 KINDS = ("1 model", "3 models", "1 permuted", "1 random function", "3 permuted", "3 random functions")
-CHOICES = tuple(itertools.product((0.1, 0.3, 1.0), (1, 2)))  # variance of the trends, winners
+CHOICES = tuple(itertools.product((0.1, 0.3, 1.0), (1, 3)))  # variance of the trends, prompts beside winners
 BIG_BENCH = (
     "disambiguation_qa",
     "geometric_shapes",
@@ -141,14 +141,14 @@ def figures(asked: Sequence[int], value: Array) -> list[float]:
 
 
 @contextmanager
-def settings(variance: float, winners: int) -> Iterator[None]:
-    """Set the variance of the trends and the number of earlier winners within the context."""
-    before = trends.TREND_VARIANCE, search_sources.WINNERS
-    trends.TREND_VARIANCE, search_sources.WINNERS = variance, winners
+def settings(variance: float, others: int) -> Iterator[None]:
+    """Set the variance of the trends and the number of prompts beside the winners within the context."""
+    before = trends.TREND_VARIANCE, search_sources.OTHERS
+    trends.TREND_VARIANCE, search_sources.OTHERS = variance, others
     try:
         yield
     finally:
-        trends.TREND_VARIANCE, search_sources.WINNERS = before
+        trends.TREND_VARIANCE, search_sources.OTHERS = before
 
 
 Sources = dict[tuple[str, int, int], list[Earlier]]  # by kind, landscape and seed
@@ -234,7 +234,7 @@ def choose(landscapes: Sequence[Landscape], plan: Plan, known: Sources, plain: A
         best = max(by_mean, key=by_mean.__getitem__)
         judged, error = clustered(by_choice[best][~chooses])
         result.append(
-            {"chosen_by": name, "variance": best[0], "winners": best[1], "gain": by_mean[best]}
+            {"chosen_by": name, "variance": best[0], "others": best[1], "gain": by_mean[best]}
             | {"judged": judged, "judged_error": error}
             | {"all": {f"{v:g}, {n}": round(by_mean[v, n], 4) for v, n in by_mean}}
         )
@@ -254,7 +254,7 @@ def table(found: Sequence[dict[str, Any]], choices: Sequence[dict[str, Any]]) ->
         lines.append(f"{each['method']:48}{each['group']:24}" + "".join(f"{cell:>16}" for cell in cells))
     for each in choices:
         lines.append(
-            f"{each['chosen_by']} chooses variance {each['variance']:g} and {each['winners']} winners "
+            f"{each['chosen_by']} chooses variance {each['variance']:g} and {each['others']} other prompts "
             f"({each['gain']:+.4f}); the other family gains {each['judged']:+.4f} {each['judged_error']:.4f}"
         )
     return "\n".join(lines)

@@ -85,7 +85,7 @@ def test_rows_are_by_correlation_and_family_of_tasks() -> None:
 
 def test_settings_hold_within_the_context_alone() -> None:
     def values() -> tuple[float, int]:
-        return trends.TREND_VARIANCE, sources.WINNERS
+        return trends.TREND_VARIANCE, sources.OTHERS
 
     def fail() -> None:
         with learned.settings(2.0, 7):
@@ -102,16 +102,16 @@ def test_one_family_chooses_and_the_other_judges(monkeypatch: pytest.MonkeyPatch
     landscapes = [*family("snarks", 2), *family("t", 1)]
 
     def gains(*_: Any) -> Gains:
-        big = trends.TREND_VARIANCE + 0.1 * sources.WINNERS
+        big = trends.TREND_VARIANCE + 0.1 * sources.OTHERS
         values = np.array([big, big, 1.0 - big])[:, None, None]
         return Gains(np.broadcast_to(values, (3, 2, 3)), np.zeros((3, 2)))
 
     monkeypatch.setattr(learned, "gains", gains)
     small, large = learned.choose(landscapes, PLAN, {}, np.zeros((3, 2, 3)))
-    assert (small["chosen_by"], small["variance"], small["winners"]) == ("LMentry", 0.1, 1)
-    assert (large["chosen_by"], large["variance"], large["winners"]) == ("BIG-bench Hard", 1.0, 2)
+    assert (small["chosen_by"], small["variance"], small["others"]) == ("LMentry", 0.1, 1)
+    assert (large["chosen_by"], large["variance"], large["others"]) == ("BIG-bench Hard", 1.0, 3)
     assert [small["gain"], small["judged"]] == pytest.approx([0.8, 0.2])
-    assert [large["gain"], large["judged"]] == pytest.approx([1.2, -0.2])
+    assert [large["gain"], large["judged"]] == pytest.approx([1.3, -0.3])
 
 
 def test_command_writes_figures_and_no_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

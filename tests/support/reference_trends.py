@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from reference_book import Array
 
-VARIANCE = 0.3  # of the coefficient of a trend
+VARIANCE = 0.1  # of the coefficient of a trend
 NUGGETS = (1e-2, 10 ** (-7 / 6), 10 ** (-1 / 3), 10**0.5)
 
 
@@ -59,7 +59,7 @@ def trend(K: Array, source: dict[str, Any]) -> Array:
 
 
 def opening(initial: Sequence[int], sources: Sequence[dict[str, Any]], budget: int) -> list[int]:
-    """Return the initial prompts with winners: the best of each source, or the two best of a single one."""
+    """Return the initial prompts: the best of each source, then others, of which three stay at least."""
     ranked = []
     for source in filter(is_informative, sources):
         scores = np.array(source["scores"], dtype=float)
@@ -69,10 +69,6 @@ def opening(initial: Sequence[int], sources: Sequence[dict[str, Any]], budget: i
         pairs = sorted(zip(-shrunk, range(len(scores)), strict=True))
         ranked.append([source["indices"][k] for _, k in pairs])
     best = list(dict.fromkeys(order[0] for order in ranked))
-    deeper = [order[rank] for rank in range(1, 100) for order in ranked if rank < len(order)]
-    for index in deeper:
-        if len(best) < 2 and index not in best:
-            best.append(index)
     others = [i for i in initial if i not in best]
     kept = max(len(initial) - len(best), min(3, len(initial)))
     return (best + others[:kept])[:budget]

@@ -327,8 +327,8 @@ class Zopo:
         """Use scores of an earlier search on these prompts, such as one with another model.
 
         The model of this search finds out from its own scores how far those of the source apply. Without a
-        list of initial prompts in the settings, the best prompt of each source, or the two best of a single
-        source, are asked first. A source with fewer than two scores, or with equal ones, contributes nothing.
+        list of initial prompts in the settings, the best prompt of each source is asked first. A source with
+        fewer than two scores, or with equal ones, contributes nothing.
 
         Args:
             indices: n distinct pool indices.

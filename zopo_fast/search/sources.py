@@ -13,7 +13,6 @@ from zopo_fast._utils.checks import real
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import InputError
 
-WINNERS = 2  # earlier winners at the start, at least
 OTHERS = 3  # prompts at the start beside the winners, at least
 MIN_SPREAD = 1e-12  # of the scores of a source, relative to their size: below it, they are equal
 
@@ -50,25 +49,17 @@ class Source:
         return len(y) > 1 and float(np.ptp(y)) > MIN_SPREAD * float(np.abs(y).max())
 
     @property
-    def ranked(self) -> list[int]:
-        """Indices, best first, by scores that are shrunk towards their mean according to their noise."""
+    def best(self) -> int:
+        """Index of the best prompt, by scores that are shrunk towards their mean according to their noise."""
         y, noise = np.array(self.scores), np.array(self.noise)
         signal = y.var()
         shrunk = (y - y.mean()) * (signal / (signal + noise))
-        return [self.indices[k] for k in np.argsort(-shrunk, kind="stable")]
+        return self.indices[int(np.argmax(shrunk))]
 
 
 def winners(sources: Iterable[Source]) -> list[int]:
-    """Return the distinct best prompts of the sources: one of each, and at least WINNERS in total."""
-    ranked = [source.ranked for source in sources if source.says_something]
-    best: list[int] = []
-    for rank in range(max(map(len, ranked), default=0)):
-        for order in ranked:
-            if rank < len(order) and order[rank] not in best and (rank == 0 or len(best) < WINNERS):
-                best.append(order[rank])
-        if len(best) >= WINNERS:
-            break
-    return best
+    """Return the distinct best prompts of the sources."""
+    return list(dict.fromkeys(source.best for source in sources if source.says_something))
 
 
 def beside_winners(count: int, best: int) -> int:

@@ -22,7 +22,7 @@ from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
 from zopo_fast.search.problem import NUGGETS, SearchProblem
 from zopo_fast.search.sources import Source, beside_winners, winners
 
-TREND_VARIANCE = 0.3
+TREND_VARIANCE = 0.1
 """tau^2, in units of the kernel's mean diagonal; chosen by cross-validation over tasks."""
 BLOCK = 8192  # candidates of one block of the kernel
 
