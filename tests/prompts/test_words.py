@@ -36,9 +36,9 @@ def test_is_the_count_of_shared_ngrams_by_their_rarity() -> None:
 
 def test_sees_form_and_ignores_case() -> None:
     features = zf.word_features(TEXTS)
-    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1.0, rtol=1e-5)
     alike = features @ features.T
-    assert alike[1, 2] == pytest.approx(1.0)
+    assert alike[1, 2] == pytest.approx(1.0, abs=1e-5)
     assert alike[0, 1] < 0.9
     assert alike[3, 4] < 1.0 - 1e-3  # a line break
 
@@ -48,6 +48,8 @@ def test_a_word_has_the_same_column_in_every_process() -> None:
     columns = np.flatnonzero(row)
     assert columns.tolist() == [72, 211, 559, 579, 860, 894, 964, 1017]
     assert np.sign(row[columns]).tolist() == [1, -1, -1, 1, -1, -1, -1, 1]
+    # No digits that depend on the processor.
+    np.testing.assert_array_equal(row, row.astype(float).round(6).astype(np.float32))
 
 
 def test_added_prompts_are_weighed_by_the_first_pool() -> None:

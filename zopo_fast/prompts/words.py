@@ -17,6 +17,7 @@ from zopo_fast.errors import InputError
 DIMENSION = 1024  # n-grams that share a column blur each other: 512 columns lose a part of the gain
 MAX_WORDS = 3  # of an n-gram
 MIN_TEXTS = 2  # an n-gram of a single text relates it to no other
+DECIMALS = 6  # further digits depend on the processor, and a saved search knows its features by their bits
 _TOKEN = re.compile(r"\{\w+\}|\w+|[^\w ]")  # placeholders, words, marks and line breaks
 _START, _END = "^", "$"
 
@@ -61,7 +62,9 @@ def word_features(texts: Sequence[str], pool: Iterable[str] | None = None) -> ND
             at, weight = columns[ngram]
             row[at] += weight * (1.0 + math.log(count))
     length = np.linalg.norm(out, axis=1, keepdims=True)
-    features: NDArray[np.float32] = (out / np.where(length > 0.0, length, 1.0)).astype(np.float32)
+    features: NDArray[np.float32] = np.round(out / np.where(length > 0.0, length, 1.0), DECIMALS).astype(
+        np.float32
+    )
     return features
 
 
