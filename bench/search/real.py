@@ -33,6 +33,12 @@ from .replay import Array, Landscape, initial_points, load_folder, normalised, r
 NAME, ALIKE = "search_real", "simulation, alike"
 SOURCES = (*sources.READERS, "simulation", ALIKE, "landscapes")
 LANDSCAPES = Path(__file__).resolve().parents[1] / "landscapes"
+METHODS_ALIKE = (
+    "halving, own order",
+    "halving, same order",
+    "zopo_fast, racing",
+    "zopo_fast, racing, one difficulty",
+)
 DEFAULTS = {
     PROMPTS: (
         "random",
@@ -57,6 +63,7 @@ DEFAULTS = {
         "zopo_fast, racing, one difficulty",
     ),
 }
+LARGE, SEEDS_OF_LARGE = 10_000, 2  # scores of a landscape from which it gets fewer seeds, as simulated pools
 SLOW = {"official": 4, "GP-EI, RBF": 1, "GP-TS, RBF": 1}  # seeds at most, by method
 
 
@@ -115,8 +122,9 @@ def load(folder: Path, wanted: Sequence[str] = ()) -> dict[str, list[Landscape]]
 
 
 def run(name: str, landscape: Landscape, counts: str, plan: Plan) -> Runs:
-    """Run a method on a landscape, with the seeds that it has time for."""
-    seeds = range(min(plan.seeds, SLOW.get(name, plan.seeds)))
+    """Run a method on a landscape, with the seeds that there is time for."""
+    most = min(SLOW.get(name, plan.seeds), plan.seeds if landscape.scores.size < LARGE else SEEDS_OF_LARGE)
+    seeds = range(min(plan.seeds, most))
     return (_by_prompts if counts == PROMPTS else _by_calls)(name, landscape, plan, seeds)
 
 
@@ -174,7 +182,7 @@ def compare(
             raise ConfigError(f"no method is named {name!r}; there are {', '.join(map(repr, known))}")
     for source, each in landscapes.items():
         counts = unit(source)
-        for name in wanted or DEFAULTS[counts]:
+        for name in wanted or (METHODS_ALIKE if source == ALIKE else DEFAULTS[counts]):
             if (why := absent(*known[name].needs)) is not None:
                 skipped[name] = why
             elif counts == CALLS or not known[name].partial:
