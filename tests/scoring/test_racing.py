@@ -346,6 +346,18 @@ def test_a_candidate_that_fails_on_its_first_look_is_none_of_the_initial_ones() 
     assert race.choose(worse) == racing.NEW
 
 
+def test_a_candidate_that_fails_while_it_is_completed_at_the_end_is_not_tried_again() -> None:
+    race = racing.Race(20, 100, first=4)
+    race.start(0, range(20))
+    race.finish(0, [1.0] * 12 + [0.0] * 8)
+    race.start(1, range(7))
+    assert race.finish(1, [0.0] * 7) == [1]
+    assert race.choose(fresh=False) == 1
+    race.start(1)
+    race.abandon(1)
+    assert race.choose(fresh=False) is None
+
+
 def test_a_failed_candidate_is_no_rival_of_the_favorite() -> None:
     """With a single contender, completing it has no certain gain over a second."""
     race = racing.Race(20, 400, initial=2, first=4)

@@ -164,7 +164,7 @@ class Race:
         """Return the candidate whose look is next; NEW: one without scores; None: wait, or the end.
 
         First, each initial candidate gets its first look. Then the candidate continues, or a new one starts,
-        whose look has the highest expected improvement of the final choice per call. A favorite also
+        whose look has the highest expected improvement of the final choice per call. A candidate also
         competes with the gain that its completion promises: over the incumbent, or before there is one over
         the second. A first favorite is completed once half of the calls is spent. No look starts that
         would leave too few calls to complete the favorite. At the end, candidates given up are completed,
