@@ -8,6 +8,8 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import zopo_fast as zf
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.runs.report import plot_curve, summary
+from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.race import Race
 
 EXAMPLES = 20
@@ -304,6 +307,29 @@ def test_looks_grow_with_the_scores_and_the_slots() -> None:
     ]
     assert looks(zf.RunConfig(race_batch=5).race(make_task(), 64, 5)) == (2, 7, 12, 17, 20)
     assert len(looks(Race(1000, 10_000))) < 20
+
+
+def test_settings_reach_the_race() -> None:
+    config = zf.RunConfig(race_error=0.07, race_first=3, race_batch=2, calls=130, seed=9)
+    race, other = (replace(config, seed=seed).race(make_task(), 64, 6) for seed in (9, 10))
+    assert (race.examples, race.calls, race.error, race.first, race.batch) == (EXAMPLES, 130, 0.07, 3, 2)
+    for _ in range(6):  # the initial ones come first
+        assert race.choose() == racing.NEW
+        race.start(race.running)
+    assert race.choose() is None
+    other.start(0)
+    assert race.order(0) != other.order(0)
+    for metric, score_range, outside, inside in (
+        ("exact_match", None, 0.5, 1.0),
+        ("f1", None, 1.5, 0.5),
+        (lambda answer, references: 3.0, (2.0, 5.0), 1.5, 4.5),
+    ):
+        config = zf.RunConfig(score_range=score_range)
+        for score, fails in ((outside, True), (inside, False)):
+            race = config.race(make_task(metric=metric), 1, 1)
+            scores = [score] * len(race.start(0))
+            with pytest.raises(zf.errors.InputError) if fails else nullcontext():
+                race.finish(0, scores)
 
 
 def test_curve_of_a_race(tmp_path: Any) -> None:

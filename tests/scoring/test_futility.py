@@ -167,6 +167,20 @@ def test_a_duel_spends_no_more_than_its_part_of_the_error(looks: tuple[int, ...]
     assert most <= error * 0.5**number + 1e-12
 
 
+@pytest.mark.parametrize("examples", [20, 21])
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_duel_is_lost_from_its_part_of_the_error_on(examples: int, number: int) -> None:
+    """Eight losses in a row: of 21 examples, a winner loses ten at most."""
+    chance = math.comb(10, 8) / math.comb(21, 8)
+    least = 2.0**number * chance / (8 / 21) ** SPENDING
+    graded = 2.0**number / evidence_below([0.1] * 8, examples, examples / 2.0)
+    for share, is_lost in ((0.999, False), (1.001, True)):
+        duel = Duel(0, number, dict.fromkeys(range(examples), 1.0), True)
+        assert duel.is_lost(range(8), [0.0] * 8, (8,), share * least) == is_lost
+        duel = Duel(0, number, dict.fromkeys(range(examples), 0.9), False)
+        assert duel.is_lost(range(8), [0.1] * 8, (8,), share * graded) == is_lost
+
+
 def test_a_duel_gives_up_a_clear_loser_and_spends_part_of_its_error() -> None:
     rng = np.random.default_rng(0)
     looks, error, shares = tuple(range(2, 40, 3)), 0.4, {}

@@ -37,17 +37,24 @@ def random_looks(rng: np.random.Generator, rows: int, examples: int, full: int) 
     return seen
 
 
+def dense_posterior(seen: np.ndarray, va: float, vb: float, vr: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the design of the known scores, and the covariance of (a, b) given them."""
+    r, n = seen.shape
+    i, j = np.nonzero(seen)
+    X = np.zeros((len(i), r + n))
+    X[np.arange(len(i)), i] = 1.0
+    X[np.arange(len(i)), r + j] = 1.0
+    prior = np.diag(np.concatenate([np.full(r, 1.0 / va), np.full(n, 1.0 / vb)]))
+    return X, np.linalg.inv(prior + X.T @ X / vr)
+
+
 def dense_step(
     y: np.ndarray, seen: np.ndarray, mu: float, va: float, vb: float, vr: float
 ) -> tuple[np.ndarray, float, float, float, float]:
     """Return the joint posterior mean of (a, b), and the components after a step, by dense algebra."""
     r, n = y.shape
     i, j = np.nonzero(seen)
-    X = np.zeros((len(i), r + n))
-    X[np.arange(len(i)), i] = 1.0
-    X[np.arange(len(i)), r + j] = 1.0
-    prior = np.diag(np.concatenate([np.full(r, 1.0 / va), np.full(n, 1.0 / vb)]))
-    covariance = np.linalg.inv(prior + X.T @ X / vr)
+    X, covariance = dense_posterior(seen, va, vb, vr)
     mean = covariance @ X.T @ (y[i, j] - mu) / vr
     left = y[i, j] - mu - X @ mean
     vr = float((left**2 + ((X @ covariance) * X).sum(axis=1)).mean())
@@ -69,6 +76,39 @@ def test_step_equals_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
         mean, *after = dense_step(y, seen, *before)
         np.testing.assert_allclose(np.concatenate([model._a[:5], model._b]), mean, atol=1e-10)
         np.testing.assert_allclose([model._mu, model._va, model._vb, model._vr], after, rtol=1e-9)
+
+
+def test_variance_of_the_difficulties_equals_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the mean of the covered ones; an example without a score has the variance of all."""
+    rng = np.random.default_rng(10)
+    y = 0.5 + rng.normal(0, 0.1, (5, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (5, 8))
+    seen = rng.random((5, 8)) < 0.6
+    seen[0], seen[:, 6:] = True, False
+    model = filled(y, seen)
+    monkeypatch.setattr(two_way, "PASSES", 1)
+    before = model._va, model._vb, model._vr
+    model._refit()
+    covariance = dense_posterior(seen[:, :6], *before)[1][5:, 5:]
+    np.testing.assert_allclose(model._b_variance[:6], np.diag(covariance) - covariance.mean(), rtol=1e-9)
+    assert model._b_variance[6:].tolist() == [model._vb] * 2
+
+
+def test_a_look_between_two_estimates_moves_its_prompt_to_the_maximum_of_the_bound() -> None:
+    rng = np.random.default_rng(13)
+    y = simulated(rng, 30, 40, 1.5)
+    model = filled(y[:29], random_looks(rng, 29, 40, 20))
+    components = model._mu, model._va, model._vb
+    at = [3, 8, 21, 30]
+    model.add(29, at, [1.0, 1.0, 1.0, 0.0])
+    assert (model._mu, model._va, model._vb) == components
+    assert model._a[29] > 0.1
+    for _ in range(60):
+        model._update(29)
+    eta = model._mu + model._a[29] + model._b[at]
+    variance = model._b_variance[at] + model._va / (1.0 + 0.2 * model._va * 4)
+    xi = np.sqrt(eta**2 + variance)
+    slope = np.array([0.5, 0.5, 0.5, -0.5]) - np.tanh(xi / 2.0) / (2.0 * xi) * eta
+    assert slope.sum() == pytest.approx(model._a[29] / model._va)
 
 
 def test_components_are_recovered_from_graded_scores() -> None:
@@ -163,6 +203,76 @@ def test_quality_of_informative_examples_is_close() -> None:
         found[informative] = float(np.mean(np.square(off))), float(np.mean(off))
     assert found[True][0] < 0.8 * found[False][0]
     assert abs(found[True][1]) < 0.02
+
+
+def test_quality_is_a_possible_mean_and_that_of_scored_and_other_examples() -> None:
+    rng = np.random.default_rng(11)
+    y, seen = simulated(rng, 32, 40, 1.0), random_looks(rng, 32, 40, 4)
+    y[:, :10], y[:, 10:20] = 1.0, 0.0  # all pass or all fail, except for the last two prompts
+    seen[30:] = False
+    seen[30, :10] = seen[31, 10:20] = True
+    y[30, :10], y[31, 10:20] = 0.0, 1.0
+    found = filled(y, seen).estimates()
+    low = (y * seen).sum(axis=1) / 40
+    high = low + (~seen).sum(axis=1) / 40
+    assert (low - 1e-12 <= found.quality).all()
+    assert (found.quality <= high + 1e-12).all()
+    assert found.quality[30] == pytest.approx(low[30])
+    assert found.quality[31] == pytest.approx(high[31])
+    both = (found.count * found.mean + (40 - found.count) * found.unseen) / 40
+    np.testing.assert_allclose(both[:30], found.quality[:30])
+
+
+def test_uncertain_difficulties_raise_the_noise() -> None:
+    rng = np.random.default_rng(12)
+    model = filled(simulated(rng, 30, 40, 1.5), random_looks(rng, 30, 40, 4))
+    before = np.array([model.noise(i) for i in range(30)])
+    model._b_variance += 0.5
+    model._estimate(np.arange(30))
+    p = logistic(model._mu + model._a[:30, None] + model._b)
+    more = 0.5 * ((p * (1.0 - p)) ** 2).mean(axis=1)  # in units of the scores
+    expected = more * (1.0 / model.estimates().effective - 1.0 / 40)
+    np.testing.assert_allclose([model.noise(i) for i in range(30)] - before, expected, atol=1e-12)
+
+
+def test_the_prior_of_a_new_prompt_is_that_of_the_qualities() -> None:
+    rng = np.random.default_rng(14)
+    a, b = rng.normal(1.5, 0.7, 60), rng.normal(0.0, 2.5, 80)
+    y = (rng.random((60, 80)) < logistic(a[:, None] + b)).astype(float)
+    model = filled(y, np.ones(y.shape, dtype=bool))
+    for _ in range(30):
+        model._refit()
+    mean, variance = model.population()
+    full = logistic(a[:, None] + b).mean(axis=1)
+    assert mean == pytest.approx(full.mean(), abs=0.03)
+    assert variance == pytest.approx(full.var(), rel=0.35)
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.5])
+def test_the_residual_is_what_the_difficulties_leave_of_the_binomial_variance(spread: float) -> None:
+    rng = np.random.default_rng(15)
+    a, b = rng.normal(0.0, 0.7, 60), rng.normal(0.0, spread, 80)
+    p = logistic(a[:, None] + b)
+    model = filled((rng.random(p.shape) < p).astype(float), np.ones(p.shape, dtype=bool))
+    for _ in range(30):
+        model._refit()
+    q = p.mean(axis=1)
+    assert model.residual(q).mean() == pytest.approx((p * (1.0 - p)).mean(), rel=0.05)
+    least = two_way.MIN_SHARE  # two failures are no certainty
+    assert model.residual(np.array([0.0, 1.0])) == pytest.approx(
+        model.residual(np.array([least, 1.0 - least]))
+    )
+    assert model.residual(np.array([0.0]))[0] > 0.0
+
+
+def test_a_new_prompt_gains_most_at_first() -> None:
+    rng = np.random.default_rng(16)
+    model = filled(simulated(rng, 40, 60, 2.0), np.ones((40, 60), dtype=bool))
+    p = logistic(model._mu + model._b)
+    information = np.maximum(p * (1.0 - p), two_way.MIN_INFORMATION)
+    best = np.sort(information)[::-1][:7].sum() / information.mean()
+    assert model.new_gains(np.array([7]))[0] == pytest.approx(best)
+    assert best > 8.0
 
 
 def errors(spread: float) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ import pytest
 from search_tools import CONFIGS, play, pool
 
 import zopo_fast as zf
+from zopo_fast.search import design
 from zopo_fast.search.design import MAX_SAMPLE, size_of_start, spread_start
 from zopo_fast.search.problem import SearchProblem
 
@@ -56,12 +57,29 @@ def test_every_cluster_gets_a_prompt_and_the_largest_is_first(seed: int) -> None
     assert label[chosen].tolist() == [1, 2, 0]
 
 
+@pytest.mark.parametrize("known", [[], [3]])
+def test_every_seed_is_far_from_those_before(known: list[int]) -> None:
+    X, label = blobs((9, 9, 9, 9))
+    D = distances(X @ X.T)
+    for seed in range(20):
+        chosen = design._seeded(D, known, 4 - len(known), np.random.default_rng(seed))
+        assert {*label[chosen]} == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_known_prompts_cover_their_cluster(seed: int) -> None:
     X, label = blobs((4, 11, 7), seed)
     known = int(np.flatnonzero(label == 1)[0])
     chosen = spread_start(X @ X.T, 2, np.random.default_rng(seed), [known])
     assert sorted(label[chosen].tolist()) == [0, 2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_known_prompt_at_the_edge_stays_a_medoid(seed: int) -> None:
+    x = np.arange(13.0)
+    D = distances(np.outer(x, x))
+    chosen = spread_start(np.outer(x, x), 1, np.random.default_rng(seed), [0])
+    assert chosen == [np.minimum(D, D[0]).sum(axis=1).argmin()] == [8]  # 9 or 10 if the other could move
 
 
 def test_prompts_that_coincide_are_distinct_in_the_start() -> None:

@@ -96,7 +96,6 @@ class Race:
             raise ConfigError(f"race: {calls} calls are too few to score one prompt on {examples} examples")
         self.examples, self.calls, self.error = examples, calls, error
         self._low, self._range, self._binary = low, high - low, binary
-        self._seed = seed
         first = min(max(examples // 10, 1), MAX_FIRST) if first is None else first
         self.first, self.batch = min(first, examples), batch
         self._initial, self._begun = initial, 0
@@ -165,7 +164,7 @@ class Race:
         """Return the candidate whose look is next; NEW: one without scores; None: wait, or the end.
 
         First, each initial candidate gets its first look. Then the candidate continues, or a new one starts,
-        whose look has the highest expected improvement of the final choice per call. A favorite also
+        whose look has the highest expected improvement of the final choice per call. A candidate also
         competes with the gain that its completion promises: over the incumbent, or before there is one over
         the second. A first favorite is completed once half of the calls is spent. No look starts that
         would leave too few calls to complete the favorite. At the end, candidates given up are completed,
@@ -224,7 +223,7 @@ class Race:
         )
         before = np.concatenate([model.estimates().effective, np.zeros(len(indices) - raced)])
         rates = log_rates(replace(beliefs, mean=mean), self.examples, sizes, before, after)
-        if self.best is not None or raced > 1:
+        if self.best is not None or np.count_nonzero(is_in[:raced]) > 1:
             target = np.partition(mean[:raced], -2)[-2] if self.best is None else self._target()
             gain = beliefs.mean - target
             certain = np.log(np.maximum(gain, 1e-300)) - np.log(np.maximum(missing, 1.0))
@@ -311,8 +310,8 @@ class Race:
     def _step(self, candidate: Candidate) -> int:
         """Return the number of examples of a candidate's next look, which its scores do not influence."""
         had = len(candidate.scores)
-        if candidate.is_revived:
-            return self.examples
+        if candidate.is_given_up or candidate.is_revived:
+            return self.examples - had  # it is not given up again, so a smaller look would tell nothing
         if not had:
             return self.first
         step = max(self.batch, math.ceil(GROWTH * had))

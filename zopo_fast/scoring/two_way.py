@@ -152,7 +152,7 @@ class TwoWayModel:
         return gains
 
     def new_gains(self, further: NDArray[np.intp]) -> Array:
-        """Return the same for a prompt without scores."""
+        """Return the same for a prompt without scores, as if the examples that tell most came first."""
         gains: Array = self._new_gains[further]
         return gains
 
