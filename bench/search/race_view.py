@@ -65,7 +65,8 @@ class OneDifficulty(TwoWayModel):
 def ignore_difficulty(state: RunState) -> None:
     """Make a race that has not begun take all examples as equally difficult."""
     assert state.race is not None
-    state.race._model = OneDifficulty(state.race.examples, state.race._seed)
+    model = state.race._model
+    state.race._model = OneDifficulty(model.examples, model._seed)
 
 
 def _share(answer: str, references: tuple[str, ...]) -> float:
