@@ -65,8 +65,7 @@ class OneDifficulty(TwoWayModel):
 def ignore_difficulty(state: RunState) -> None:
     """Make a race that has not begun take all examples as equally difficult."""
     assert state.race is not None
-    model = state.race._model
-    state.race._model = OneDifficulty(model.examples, model._seed)
+    state.race._model = OneDifficulty(state.race.examples, state.race._model._seed)
 
 
 def _share(answer: str, references: tuple[str, ...]) -> float:
