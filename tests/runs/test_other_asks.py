@@ -81,3 +81,19 @@ def test_an_ask_that_cannot_have_been_is_still_a_mismatch(tmp_path: Path) -> Non
         store.append("ask", {**asks[0].data, "at": 99.0})  # a prompt that is scored already
     with pytest.raises(zf.StudyMismatchError, match="does not follow"):
         zf.optimize_sync(SMALL, PROMPTS, Stopping(0), config, embeddings=EMBEDDINGS, store=path)
+
+
+def test_a_race_with_other_looks_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The search would ask the same prompts; the race would continue others."""
+    path = tmp_path / "study.sqlite3"
+    with monkeypatch.context() as patch:
+        patch.setattr("zopo_fast.scoring.race.FIRST_COMPLETE", 0.05)
+        zf.optimize_sync(TASK, PROMPTS, Stopping(120), settings(), embeddings=EMBEDDINGS, store=path)
+    asked = [(e.data["prompt"], e.data["examples"]) for e in events(path) if e.kind == "ask"]
+    with caplog.at_level(logging.WARNING, logger="zopo_fast"):
+        zf.optimize_sync(TASK, PROMPTS, Stopping(10**6), settings(), embeddings=EMBEDDINGS, store=path)
+    assert "other prompts" in caplog.text
+    again = [(e.data["prompt"], e.data["examples"]) for e in events(path) if e.kind == "ask"]
+    assert again[: len(asked)] == asked

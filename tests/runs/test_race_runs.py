@@ -19,6 +19,7 @@ import zopo_fast as zf
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.runs.report import plot_curve, summary
 from zopo_fast.scoring import race as racing
+from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.race import Race
 
 EXAMPLES = 20
@@ -139,6 +140,15 @@ def test_the_slots_stay_full() -> None:
     assert np.mean(middle) > 4.7
 
 
+def test_the_last_calls_go_out_in_smaller_numbers() -> None:
+    """At most a fourth of the calls left, and a look."""
+    for seed in (0, 2):
+        model = Model(slots=16)
+        run(model, budget=15, seed=seed)
+        assert np.mean(model.busy[50:-120]) > 14.0
+        assert np.mean(model.busy[-40:-20]) < 12.0
+
+
 @pytest.mark.parametrize("after", [3, 16, 40])
 def test_a_stop_loses_no_mini_batch_and_calls_nothing_partial_best(after: int) -> None:
     async def work() -> tuple[zf.Result, Model]:
@@ -190,7 +200,10 @@ def test_a_stop_before_any_full_score_is_an_error() -> None:
     assert all(t.partial and t.best_score is None for t in heard)
 
 
-def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores() -> None:
+def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    races, choose = set(), Race.choose
+    monkeypatch.setattr(Race, "choose", lambda race, *more: (races.add(race), choose(race, *more))[1])
+
     class Refusing(Model):
         async def chat(self, messages: Any) -> Answer:
             prompt, _ = asked(messages)
@@ -204,6 +217,9 @@ def test_a_prompt_that_fails_during_a_race_keeps_its_paid_scores() -> None:
     assert failed[0].score is None
     assert len(failed[0].scores) == failed[0].usage.calls == 3  # the fourth answer was in flight
     check_trials(result)
+    (race,) = races
+    assert race.running == 0
+    assert race.spent == sum(len(race.scores(index)) for index in range(60))  # the failed look is refunded
     assert result.best_index != 58
     assert result.stopped_by == "budget"
 
@@ -307,6 +323,23 @@ def test_looks_grow_with_the_scores_and_the_slots() -> None:
     ]
     assert looks(zf.RunConfig(race_batch=5).race(make_task(), 64, 5)) == (2, 7, 12, 17, 20)
     assert len(looks(Race(1000, 10_000))) < 20
+
+
+def test_the_predictions_of_the_search_reach_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose, count = Race.choose, 0
+
+    def checked(race: Race, predictions: Predictions | None = None, fresh: bool = True) -> int | None:
+        nonlocal count
+        if predictions is not None:
+            count += 1
+            begun = [race.has_begun(int(index)) for index in predictions.index]
+            assert predictions.fresh.tolist() == [not one for one in begun]
+            assert {i for i in range(len(PROMPTS)) if race.scores(i)} <= {*predictions.index.tolist()}
+        return choose(race, predictions, fresh)
+
+    monkeypatch.setattr(Race, "choose", checked)
+    run(budget=6)
+    assert count > 20
 
 
 def test_settings_reach_the_race() -> None:
