@@ -355,9 +355,9 @@ class RunState:
         if not race.can_start(logged):
             raise InputError(f"prompt {logged} cannot start a look")
         chosen = self._choose(race)
-        if race.has_begun(logged):
-            self.different += chosen != logged
-        elif self._ask_search(logged) is None:
+        is_new = not race.has_begun(logged)
+        self.different += chosen != (racing.NEW if is_new else logged)
+        if is_new and self._ask_search(logged) is None:
             return None
         return logged, race.start(logged, examples)
 

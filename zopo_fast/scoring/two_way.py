@@ -130,7 +130,7 @@ class TwoWayModel:
             self._estimate(np.array([row]))
 
     def estimates(self) -> Estimates:
-        """Return the estimates of all prompts with scores."""
+        """Return the estimates of all prompts with scores: views, which the next `add` changes."""
         return Estimates(*self._estimates[:, : len(self._row)])
 
     def upcoming(self, index: int) -> NDArray[np.intp]:
