@@ -14,7 +14,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,9 @@ from .methods import every
 from .replay import Array, Landscape, initial_points, load_folder, normalised, replay
 
 NAME, ALIKE = "search_real", "simulation, alike"
+SIMULATED = ("simulation", ALIKE)
 SOURCES = (*sources.READERS, "simulation", ALIKE, "landscapes")
 LANDSCAPES = Path(__file__).resolve().parents[1] / "landscapes"
-METHODS_ALIKE = (
-    "halving, own order",
-    "halving, same order",
-    "zopo_fast, racing",
-    "zopo_fast, racing, one difficulty",
-)
 DEFAULTS = {
     PROMPTS: (
         "random",
@@ -60,10 +55,18 @@ DEFAULTS = {
         "zopo_fast",
         "zopo_fast, racing",
         "zopo_fast, racing, 16 in flight",
+    ),
+}
+SEEDS_OF_SIMULATION = 1  # at most: its pools are large, and are samples themselves
+METHODS = {  # instead of the defaults, by source
+    "simulation": (*DEFAULTS[CALLS][:-1], "zopo_fast, racing, one difficulty"),
+    ALIKE: (
+        "halving, own order",
+        "halving, same order",
+        "zopo_fast, racing",
         "zopo_fast, racing, one difficulty",
     ),
 }
-LARGE, SEEDS_OF_LARGE = 10_000, 2  # scores of a landscape from which it gets fewer seeds, as simulated pools
 SLOW = {"official": 4, "GP-EI, RBF": 1, "GP-TS, RBF": 1}  # seeds at most, by method
 
 
@@ -123,8 +126,7 @@ def load(folder: Path, wanted: Sequence[str] = ()) -> dict[str, list[Landscape]]
 
 def run(name: str, landscape: Landscape, counts: str, plan: Plan) -> Runs:
     """Run a method on a landscape, with the seeds that there is time for."""
-    most = min(SLOW.get(name, plan.seeds), plan.seeds if landscape.scores.size < LARGE else SEEDS_OF_LARGE)
-    seeds = range(min(plan.seeds, most))
+    seeds = range(min(plan.seeds, SLOW.get(name, plan.seeds)))
     return (_by_prompts if counts == PROMPTS else _by_calls)(name, landscape, plan, seeds)
 
 
@@ -182,12 +184,16 @@ def compare(
             raise ConfigError(f"no method is named {name!r}; there are {', '.join(map(repr, known))}")
     for source, each in landscapes.items():
         counts = unit(source)
-        for name in wanted or (METHODS_ALIKE if source == ALIKE else DEFAULTS[counts]):
+        for name in wanted or METHODS.get(source, DEFAULTS[counts]):
             if (why := absent(*known[name].needs)) is not None:
                 skipped[name] = why
             elif counts == CALLS or not known[name].partial:
                 tasks += [(source, name, landscape) for landscape in each]
-    calls = [(name, landscape, unit(source), plan) for source, name, landscape in tasks]
+    few = replace(plan, seeds=min(plan.seeds, SEEDS_OF_SIMULATION))
+    calls = [
+        (name, landscape, unit(source), few if source in SIMULATED else plan)
+        for source, name, landscape in tasks
+    ]
     found: dict[str, dict[str, list[Runs]]] = {}
     for (source, name, _), runs in zip(tasks, _map(calls, workers), strict=True):
         found.setdefault(source, {}).setdefault(name, []).append(runs)
