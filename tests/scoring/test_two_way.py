@@ -63,10 +63,11 @@ def dense_step(
     return mean, mu + float(left.mean()), va, vb, vr
 
 
-def test_step_equals_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [5, 8, 13])
+def test_step_equals_dense_algebra(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    y = 0.5 + rng.normal(0, 0.1, (5, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (5, 8))
-    seen = random_looks(rng, 5, 8, 1)
+    y = 0.5 + rng.normal(0, 0.1, (rows, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (rows, 8))
+    seen = random_looks(rng, rows, 8, 1)
     seen[0] = True
     model = filled(y, seen)
     monkeypatch.setattr(two_way, "PASSES", 1)
@@ -74,21 +75,24 @@ def test_step_equals_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
         before = model._mu, model._va, model._vb, model._vr
         model._refit()
         mean, *after = dense_step(y, seen, *before)
-        np.testing.assert_allclose(np.concatenate([model._a[:5], model._b]), mean, atol=1e-10)
+        np.testing.assert_allclose(np.concatenate([model._a[:rows], model._b]), mean, atol=1e-10)
         np.testing.assert_allclose([model._mu, model._va, model._vb, model._vr], after, rtol=1e-9)
 
 
-def test_variance_of_the_difficulties_equals_dense_algebra(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [5, 9])
+def test_variance_of_the_difficulties_equals_dense_algebra(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Around the mean of the covered ones; an example without a score has the variance of all."""
     rng = np.random.default_rng(10)
-    y = 0.5 + rng.normal(0, 0.1, (5, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (5, 8))
-    seen = rng.random((5, 8)) < 0.6
+    y = 0.5 + rng.normal(0, 0.1, (rows, 1)) + rng.normal(0, 0.1, 8) + rng.normal(0, 0.05, (rows, 8))
+    seen = rng.random((rows, 8)) < 0.6
     seen[0], seen[:, 6:] = True, False
     model = filled(y, seen)
     monkeypatch.setattr(two_way, "PASSES", 1)
     before = model._va, model._vb, model._vr
     model._refit()
-    covariance = dense_posterior(seen[:, :6], *before)[1][5:, 5:]
+    covariance = dense_posterior(seen[:, :6], *before)[1][rows:, rows:]
     np.testing.assert_allclose(model._b_variance[:6], np.diag(covariance) - covariance.mean(), rtol=1e-9)
     assert model._b_variance[6:].tolist() == [model._vb] * 2
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,9 @@ class TwoWayModel:
     With the link g, g(E y_ij) = mu + a_i + b_j, a_i ~ N(0, va) and b_j ~ N(0, vb). Scores of 0 and 1 have the
     logistic link (Rasch 1960), under the quadratic bound of its likelihood (Jaakkola & Jordan 2000), in which
     no step diverges. Others have the identity and a residual variance vr. Expectation maximization on the
-    joint posterior estimates the variances; the prompts are eliminated: O(r N^2 + N^3), repeated only when
-    the scores have grown by a sixteenth. In between, a new score changes the estimate of its prompt, O(N).
+    joint posterior estimates the variances; the more numerous of prompts and examples are eliminated: O(r N
+    min(r, N)), repeated only when the scores have grown by a sixteenth. In between, a new score changes the
+    estimate of its prompt, O(N).
 
     An example tells I_ij = p_ij (1 - p_ij) about a_i, its Fisher information (Lord 1980, "Applications of
     Item Response Theory to Practical Testing Problems"): one that all prompts pass or all fail tells nothing.
@@ -230,18 +232,13 @@ class TwoWayModel:
             w, z = self._working(y, self._mu + a[:, None] + b, both)
             W = w * S
             z = np.where(seen, z - self._mu, 0.0)
-            precision = 1.0 / self._va + W.sum(axis=1)  # of a, given b
-            share = W / precision[:, None]
-            covariance = np.linalg.inv(np.diag(1.0 / self._vb + W.sum(axis=0)) - W.T @ share)  # of b
-            Wz = W * z
-            sums = Wz.sum(axis=1)
-            b = covariance @ (Wz.sum(axis=0) - share.T @ sums)
-            a = (sums - W @ b) / precision
-            through = share @ covariance
-            explained = (through * share).sum(axis=1)
-            a_variance = 1.0 / precision + explained
-            b_variance = np.diag(covariance)
-            both = a_variance[:, None] + b_variance - 2.0 * through
+            if r < len(covered):
+                second, first, cross = _effects(W.T, (W * z).T, self._vb, self._va)
+                cross = cross.T
+            else:
+                first, second, cross = _effects(W, W * z, self._va, self._vb)
+            (a, a_variance, _), (b, b_variance, shared) = first, second
+            both = a_variance[:, None] + b_variance + 2.0 * cross
             left = np.where(seen, z - a[:, None] - b, 0.0)
             if not self._is_binary:
                 self._vr = _bounded(float(((left**2 + both) * S).sum()) / S.sum())
@@ -259,7 +256,7 @@ class TwoWayModel:
             spread = float((S * (y - p) ** 2).sum() / (S * p * (1.0 - p)).sum())
             self._share = spread * float((p * (1.0 - p)).mean() / (q * (1.0 - q)).mean())
         self._b_variance[:] = self._vb
-        self._b_variance[covered] = np.maximum(b_variance - covariance.mean(), 0.0)
+        self._b_variance[covered] = np.maximum(b_variance - shared, 0.0)
 
     def _update(self, row: int) -> None:
         """Update the quality of one prompt, the difficulties given."""
@@ -313,6 +310,40 @@ class TwoWayModel:
 
     def _drawn(self, index: int) -> Array:
         return np.random.default_rng([self._seed, 5, index]).exponential(size=self.examples)
+
+
+class _Effects(NamedTuple):
+    """Joint posterior of effects: means and variances, and the mean of their covariance matrix."""
+
+    mean: Array
+    variance: Array
+    shared: float
+
+
+def _effects(W: Array, Wz: Array, va: float, vb: float) -> tuple[_Effects, _Effects, Array]:
+    """Return the posterior of row and column effects, and the covariance of each two of them, (r, n).
+
+    The rows are eliminated: O(r n^2 + n^3).
+
+    Args:
+        W: (r, n) precisions of the responses; 0 where there is none.
+        Wz: (r, n) precision times response.
+        va: prior variance of the row effects.
+        vb: prior variance of the column effects.
+    """
+    precision = 1.0 / va + W.sum(axis=1)  # of a row effect, the others given
+    share = W / precision[:, None]
+    covariance = np.linalg.inv(np.diag(1.0 / vb + W.sum(axis=0)) - W.T @ share)
+    sums = Wz.sum(axis=1)
+    b = covariance @ (Wz.sum(axis=0) - share.T @ sums)
+    a = (sums - W @ b) / precision
+    through = share @ covariance
+    explained = (through * share).sum(axis=1)
+    average = share.mean(axis=0)
+    shared = float((1.0 / precision).sum()) / len(W) ** 2 + float(average @ covariance @ average)
+    rows = _Effects(a, 1.0 / precision + explained, shared)
+    columns = _Effects(b, np.diag(covariance), float(covariance.mean()))
+    return rows, columns, -through
 
 
 def _logistic(eta: Array) -> Array:
