@@ -86,7 +86,7 @@ def log_rates(beliefs: Beliefs, examples: int, sizes: NDArray[np.intp], before: 
         examples: number of examples, N.
         sizes: (c, k) numbers of further calls.
         before: (c,) effective numbers of scores now.
-        after: (c, k) effective numbers of scores after so many calls.
+        after: (c, k) effective numbers of scores after `sizes` calls.
     """
     gained = beliefs.variance(before[:, None], examples) - beliefs.variance(after, examples)
     change = np.sqrt(np.maximum(gained, 1e-300))

@@ -187,30 +187,31 @@ class Race:
             return None
         if fresh and left >= self.examples and not self._open:
             return NEW
-        waiting = [i for i in self._open if self._missing(i) <= left]
-        given_up = [i for i, c in self._candidates.items() if c.is_given_up and self._missing(i) <= left]
-        given_up = waiting or [i for i in given_up if not self._out_of_reach(self._candidates[i])]
-        return max(given_up, key=self._promise) if given_up else None
+        last = [i for i in self._open if self._missing(i) <= left] or [
+            i
+            for i, candidate in self._candidates.items()
+            if candidate.is_given_up and self._missing(i) <= left and not self._out_of_reach(candidate)
+        ]
+        return max(last, key=self._promise, default=None)
 
     def _most_valuable(self, predictions: Predictions | None, fresh: bool, left: int) -> int | None:
         """Return the candidate of the most valuable look that can start; None: none can."""
         indices, beliefs = self._beliefs(predictions, fresh)
         raced = len(self._model)
-        candidates = [self._candidates[i] for i in indices[:raced].tolist()]
-        contends = [i in self._open or self._missing(i) == 0 for i in indices[:raced].tolist()]
-        is_in = np.array(contends + [True] * (len(indices) - raced))
+        known = indices[:raced].tolist()
+        candidates = [self._candidates[i] for i in known]
+        missing, step = np.full(len(indices), float(self.examples)), np.full(len(indices), float(self.first))
+        missing[:raced] = [self._missing(i) for i in known]
+        step[:raced] = [self._step(candidate) for candidate in candidates]
+        is_in = np.ones(len(indices), dtype=bool)
+        is_in[:raced] = [i in self._open or self._missing(i) == 0 for i in known]
         mean = np.where(is_in, beliefs.mean, -math.inf)
         favorite = int(np.argmax(mean[:raced]))
         reserve = self._missing(int(indices[favorite])) if is_in[favorite] else 0
-        missing = np.array([self._missing(i) for i in indices[:raced].tolist()], dtype=np.float64)
-        missing = np.concatenate([missing, np.full(len(indices) - raced, float(self.examples))])
-        is_running = np.array([bool(c.running) for c in candidates] + [False] * (len(indices) - raced))
         allowed = np.full(len(indices), float(left - reserve))
         allowed[favorite] = left
-        step = np.array(
-            [self._step(c) for c in candidates] + [self.first] * (len(indices) - raced), dtype=np.float64
-        )
-        can_start = is_in & ~is_running & (missing >= 1) & (missing <= left)
+        can_start = is_in & (missing >= 1) & (missing <= left)
+        can_start[:raced] &= [not candidate.running for candidate in candidates]
         can_start &= np.minimum(step, missing) <= allowed
         if not can_start.any():
             return None
