@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 import zopo_fast as zf
-from zopo_fast.cli.bench import default_folder
+from zopo_fast.cli.commands.bench import default_folder
 from zopo_fast.errors import ConfigError, ZopoError
 from zopo_fast.search import sources as search_sources, trends
 from zopo_fast.search.kernel_scale import kernel_scale

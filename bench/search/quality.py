@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from zopo_fast.cli.bench import default_folder
+from zopo_fast.cli.commands.bench import default_folder
 from zopo_fast.errors import ConfigError, ZopoError
 
 from ..common import machine, runner

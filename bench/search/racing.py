@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zopo_fast.cli.bench import default_folder
+from zopo_fast.cli.commands.bench import default_folder
 from zopo_fast.errors import ZopoError
 from zopo_fast.llm.types import Usage
 

@@ -175,7 +175,7 @@ def test_a_warning_of_the_progress_bar_does_not_control_the_terminal(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The warning quotes a failed prompt and the error, which quotes the endpoint."""
-    from zopo_fast.cli.landscape import _warn
+    from zopo_fast.cli.commands.landscape import _warn
     from zopo_fast.runs.result import Trial
 
     progress = Progress(quiet=True)

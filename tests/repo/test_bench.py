@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from zopo_fast.bench.common import harness, machine, runner
 from zopo_fast.bench.common.harness import Result, Row, Settings, Timing
-from zopo_fast.cli.bench import default_folder
+from zopo_fast.cli.commands.bench import default_folder
 from zopo_fast.cli.group import cli
 from zopo_fast.errors import ConfigError, OutputError
 

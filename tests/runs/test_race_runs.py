@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 import zopo_fast as zf
+from zopo_fast.cli.terminal.summary import summary
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.runs.report import plot_curve, summary
+from zopo_fast.report.output import write_curve
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.race import Race
@@ -366,8 +367,8 @@ def test_settings_reach_the_race() -> None:
 
 
 def test_curve_of_a_race(tmp_path: Any) -> None:
-    pytest.importorskip("matplotlib")
-    plot_curve(run().trials, tmp_path / "curve.png")
+    pytest.importorskip("altair")
+    write_curve(run().trials, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 

@@ -12,8 +12,9 @@ import pytest
 from resume_tools import EMBEDDINGS, PROMPTS, Model, answer, asked_for, events
 
 import zopo_fast as zf
+from zopo_fast.cli.terminal.summary import summary
 from zopo_fast.llm.types import Answer
-from zopo_fast.runs.report import RunFolder, summary
+from zopo_fast.runs.folder import RunFolder
 
 TRAIN, HELDOUT = 10, 6
 BAD = 4  # example that is refused

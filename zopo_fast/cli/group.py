@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 
 def load_command(name: str) -> click.Command:
     """Return one of `COMMANDS`."""
-    command: click.Command = getattr(importlib.import_module(f"zopo_fast.cli.{name}"), name)
+    command: click.Command = getattr(importlib.import_module(f"zopo_fast.cli.commands.{name}"), name)
     return command
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.signals import stopped_by_signals
+from zopo_fast._utils.text import printable
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED, exit_code
 from zopo_fast.cli.models import (
     BODIES,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.estimate import Estimate
-    from zopo_fast.runs.report import RunFolder
+    from zopo_fast.runs.folder import RunFolder
     from zopo_fast.runs.result import Result
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
@@ -180,7 +181,8 @@ class OptimizeRunner:
         Raises:
             ZopoError: The run failed before it had results.
         """
-        from zopo_fast.runs.report import RunFolder, printable, summary
+        from zopo_fast.cli.terminal.summary import summary
+        from zopo_fast.runs.folder import RunFolder
 
         self.judge.check()
         self.embedding.check(self.embedder)
@@ -234,8 +236,6 @@ class OptimizeRunner:
 
     def _exit_code(self, result: Result) -> int:
         """Print the error of the run and the command that resumes it; return the exit code."""
-        from zopo_fast.runs.report import printable
-
         if result.stopped_by not in _COMPLETE or result.error is not None:
             self._show_resume_command()
         if result.error is not None:
@@ -246,7 +246,6 @@ class OptimizeRunner:
     def _show_resume_command(self) -> None:
         """Print the command that resumes the run, at most once."""
         from zopo_fast.cli.resume import resume_command
-        from zopo_fast.runs.report import printable
 
         if self.store is not None and not self.has_shown_command:
             self.has_shown_command = True
@@ -379,13 +378,16 @@ class OptimizeRunner:
 
 
 def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
-    from zopo_fast.runs.report import printable, summary
+    from zopo_fast.cli.terminal.summary import summary
+    from zopo_fast.report.output import write_output
 
-    try:  # write the files first: the terminal may be gone
-        missing = [] if folder is None else folder.finish(result, settings)
+    try:  # write the results first: the terminal may be gone
+        if folder is not None:
+            folder.finish(result, settings)
     finally:
         click.echo(summary(result))
-    for note in missing:
+    if folder is None:
+        return
+    for note in write_output(result.trials, folder.path):
         click.echo(f"Left out: {printable(note)}", err=True)
-    if folder is not None:
-        click.echo(f"\nWritten to {printable(str(folder.path))}")
+    click.echo(f"\nWritten to {printable(str(folder.path))}")

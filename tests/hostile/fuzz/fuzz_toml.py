@@ -8,7 +8,8 @@ import click
 from harness import fuzz, in_file, instrumented
 
 with instrumented:
-    from zopo_fast.cli import optimize as optimize_command, params as option_types
+    from zopo_fast.cli import params as option_types
+    from zopo_fast.cli.commands import optimize as optimize_command
     from zopo_fast.prompts import generate
 
 

@@ -1,11 +1,8 @@
-"""Run folder, plot, summary, escaped text, and the estimate of a dry run."""
+"""Run folder, summary, escaped text, and the estimate of a dry run."""
 
 from __future__ import annotations
 
 import json
-import struct
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +10,14 @@ from typing import Any
 import pytest
 
 import zopo_fast as zf
+from zopo_fast._utils.text import printable
+from zopo_fast.cli.terminal.summary import STOPPED, summary, usage_line
 from zopo_fast.errors import OutputError
 from zopo_fast.llm import tokens
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.estimate import MAX_SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
-from zopo_fast.runs.report import (
-    BEST,
-    CURVE,
-    RESULT,
-    STOPPED,
-    TRIALS,
-    RunFolder,
-    plot_curve,
-    printable,
-    summary,
-    usage_line,
-)
+from zopo_fast.runs.folder import BEST, CURVE, REPORT, RESULT, TRIALS, RunFolder
 from zopo_fast.runs.result import HeldOut, Interval, Result, Trial
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def make_trial(number: int, score: float | None, prompt: str = "") -> Trial:
@@ -74,9 +60,9 @@ def test_finish_writes_the_other_files(tmp_path: Path) -> None:
     result = make_result()
     for trial in result.trials:
         folder.add(trial)
-    assert folder.finish(result, {"budget": 3, "out": tmp_path}) == []
+    folder.finish(result, {"budget": 3, "out": tmp_path})
     folder.close()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([BEST, CURVE, RESULT, TRIALS])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([BEST, RESULT, TRIALS])
     assert (tmp_path / "run" / BEST).read_text() == result.best_prompt + "\n"
     document = json.loads((tmp_path / "run" / RESULT).read_text())
     assert (document["prompts_scored"], document["prompts_failed"]) == (2, 1)
@@ -86,7 +72,7 @@ def test_finish_writes_the_other_files(tmp_path: Path) -> None:
     assert document["settings"] == {"budget": 3, "out": str(tmp_path)}
 
 
-@pytest.mark.parametrize("name", [TRIALS, RESULT, BEST, CURVE])
+@pytest.mark.parametrize("name", [TRIALS, RESULT, BEST, CURVE, REPORT])
 def test_a_folder_with_a_run_is_refused_unchanged(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputError, match=f"already holds a run.*{name}"):
@@ -111,42 +97,6 @@ def test_a_new_folder_without_a_trial_is_removed(tmp_path: Path) -> None:
     folder.finish(make_result(trials=[]), {})
     folder.close(remove=True)
     assert (tmp_path / "none scored" / RESULT).exists()
-
-
-def test_without_matplotlib_the_plot_is_omitted_with_a_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    folder = RunFolder(tmp_path / "run")
-    folder.add(make_trial(1, 0.5))
-    notes = folder.finish(make_result(), {})
-    assert len(notes) == 1
-    assert notes[0].startswith(f"{CURVE}: ")
-    assert "zopo-fast[plot]" in notes[0]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([BEST, RESULT, TRIALS])
-
-
-def test_a_plot_that_cannot_be_written_is_a_note(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    (tmp_path / "run" / CURVE).mkdir()
-    notes = folder.finish(make_result(), {})
-    assert [note.startswith(CURVE) for note in notes] == [True]
-
-
-@pytest.mark.parametrize("scores", [[], [0.5], [0.1, None, 0.9, 0.3]])
-def test_the_plot_is_a_png_file(tmp_path: Path, scores: Sequence[float | None]) -> None:
-    path = tmp_path / "curve.png"
-    if not scores:
-        with_nothing = [make_trial(1, None)]
-        plot_curve(with_nothing, path)
-    else:
-        plot_curve([make_trial(i, score) for i, score in enumerate(scores, 1)], path)
-    content = path.read_bytes()
-    assert content.startswith(PNG)
-    width, height = struct.unpack(">II", content[16:24])
-    assert (width, height) == (840, 480)
 
 
 # ---- text --------------------------------------------------------------------------------------------

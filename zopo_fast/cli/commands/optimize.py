@@ -86,7 +86,7 @@ def optimize(task: Path | None, **options: Any) -> int:
         if options["resume_or_start"]:
             raise click.UsageError("--resume and --resume-or-start contradict each other; give one")
         return _resume(options, options["resume"])
-    from zopo_fast.runs.report import set_aside
+    from zopo_fast.runs.folder import set_aside
     from zopo_fast.storage.file import is_absent
     from zopo_fast.storage.store import STUDY
 
@@ -130,7 +130,8 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
         folder: Folder of the run.
         repeated: Task of a repeated command; None: take task and options from the study.
     """
-    from zopo_fast.runs.report import has_results, printable
+    from zopo_fast._utils.text import printable
+    from zopo_fast.runs.folder import has_results
     from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:

@@ -317,7 +317,7 @@ class LandscapeRunner:
 
     def _require_complete(self, result: Result) -> None:
         """Raise the error or the limit that ended the run before the whole pool was scored."""
-        from zopo_fast.runs.report import STOPPED
+        from zopo_fast.cli.terminal.summary import STOPPED
 
         if result.error is not None:
             raise result.error
@@ -337,8 +337,8 @@ class LandscapeRunner:
         )
 
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
+        from zopo_fast.cli.terminal.summary import usage_line
         from zopo_fast.llm.types import Usage
-        from zopo_fast.runs.report import usage_line
         from zopo_fast.runs.unanswered import unanswered_lines
 
         if failed:

@@ -95,7 +95,7 @@ def _task_of(store: Store) -> Task | None:
 
 def _result_of(path: Path) -> dict[str, Any]:
     """Return result.json beside a study; empty during the run."""
-    from zopo_fast.runs.report import RESULT
+    from zopo_fast.runs.folder import RESULT
 
     with suppress(OSError, ValueError):
         document = json.loads((path.parent / RESULT).read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Commands of `zopo-fast`, one a module."""

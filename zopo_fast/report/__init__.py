@@ -1,0 +1,1 @@
+"""Report of runs: what a study says, its charts, and the page that shows them."""
