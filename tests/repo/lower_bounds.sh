@@ -53,7 +53,7 @@ EOF
 # Tests that use each dependency: arrays, client, retries, command line, progress bar. They run in another folder:
 # here Python would import the sources instead of the installed package.
 tests=(repo/package gp/kernel gp/gp search/optimizer search/optimizer_state prompts/pool tasks/task
-  tasks/template scoring/metrics prompts/generate scoring/evaluate runs/run runs/report prompts/embed
+  tasks/template scoring/metrics prompts/generate scoring/evaluate runs/run runs/folder prompts/embed
   prompts/embed_cache llm/llm llm/llm_concurrency llm/llm_embeddings llm/llm_errors llm/llm_retries
   cli/cli cli/cli_errors cli/cli_stop runs/landscape hostile/hostile_arrays hostile/hostile_cli
   hostile/hostile_endpoint hostile/hostile_settings hostile/hostile_text)
