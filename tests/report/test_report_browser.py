@@ -194,7 +194,8 @@ def test_the_report_of_a_real_run(tmp_path: Path, browser: Chromium) -> None:
     page = opened(browser, out / "report.html")
     assert page.locator("#winner-text").text_content() == (out / "best_prompt.txt").read_text().strip()
     assert (
-        "zopo-fast optimize sentiment.jsonl --local --generate 24" in page.locator("#command").text_content()
+        "zopo-fast optimize sentiment.jsonl --examples 8 --heldout 8 --generate 24"
+        in page.locator("#command").text_content()
     )
     assert page.locator('[data-table="answers"] tbody tr').count() > 0
     browser.audit(page)
