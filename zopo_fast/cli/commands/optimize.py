@@ -71,7 +71,7 @@ MOST_USED = (
     "--out",
     group="Output",
     type=FILE,
-    help="Folder for best_prompt.txt, result.json, trials.jsonl, curve.png and study.sqlite3.",
+    help="Folder for report.html, best_prompt.txt, result.json, trials.jsonl, curve.png and study.sqlite3.",
 )
 @quiet_option
 def optimize(task: Path | None, **options: Any) -> int:
