@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zopo_fast._utils.files import exists
 from zopo_fast._utils.signals import stopped_by_signals
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED, exit_code
@@ -48,7 +49,10 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.runs.progress import ChunkedEmbedder, CountedModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zopo_fast.llm.budget import Account
+    from zopo_fast.llm.limits import Prices
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.estimate import Estimate
@@ -198,9 +202,9 @@ class OptimizeRunner:
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.pool_usage)
             progress.close()
-            _report(result, folder, self._settings())
+            _report(result, folder, self._settings(), self.config.prices)
             if self.store is not None and result.stopped_by in _COMPLETE and result.error is None:
-                self.store.put(SUMMARY, summary(result))
+                self.store.put(SUMMARY, summary(result, prices=self.config.prices))
             return self._exit_code(result)
         except ZopoError as error:
             if not stop.is_set():
@@ -287,7 +291,7 @@ class OptimizeRunner:
 
             def on_phase(name: str) -> None:
                 if name == "search":  # earlier there are no results to keep, and Ctrl-C ends the command
-                    stack.enter_context(stopped_by_signals(lambda number: self._stop(stop, number)))
+                    stack.enter_context(stopped_by_signals(lambda number: self._stop(stop, progress, number)))
                 progress.phase(name)
 
             def on_resume(trials: list[Any]) -> None:
@@ -329,11 +333,11 @@ class OptimizeRunner:
             return Usage()
         return self.store.usage() + Usage(**(self.store.get("embedding") or {}))
 
-    def _stop(self, stop: asyncio.Event, number: signal.Signals) -> None:
+    def _stop(self, stop: asyncio.Event, progress: Progress, number: signal.Signals) -> None:
         stop.set()
         if number == signal.SIGTERM:
             self._exit_of_signal = EXIT_TERMINATED
-        click.echo("\nStopping; press Ctrl-C again to force it.", err=True)
+        progress.say("\nStopping; press Ctrl-C again to force it.")
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
         """Let the model write the pool, and store it before a later step can fail."""
@@ -377,7 +381,10 @@ class OptimizeRunner:
         return {"task": self.task.name, "metric": self.task.metric, **shown}
 
 
-def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
+def _report(
+    result: Result, folder: RunFolder | None, settings: dict[str, Any], prices: Prices | None
+) -> None:
+    from zopo_fast.cli.terminal.look import terminal_look
     from zopo_fast.cli.terminal.summary import summary
     from zopo_fast.report.output import write_output
 
@@ -385,9 +392,18 @@ def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) 
         if folder is not None:
             folder.finish(result, settings)
     finally:
-        click.echo(summary(result))
+        click.echo(summary(result, prices=prices, **terminal_look()._asdict()))
     if folder is None:
         return
     for note in write_output(result.trials, folder.path):
         click.echo(f"Left out: {printable(note)}", err=True)
-    click.echo(f"\nWritten to {printable(str(folder.path))}")
+    show_folder(folder.path)
+
+
+def show_folder(path: Path) -> None:
+    """Print the folder of a run and, where it holds one, the page to open."""
+    from zopo_fast.runs.folder import REPORT
+
+    click.echo(f"\nWritten to {printable(str(path))}")
+    if exists(path / REPORT):
+        click.echo(f"Report: {printable(str(path / REPORT))}")

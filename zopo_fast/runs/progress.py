@@ -1,23 +1,44 @@
-"""Progress of a run's phases: the callback, and models that report to it."""
+"""Progress of a run's phases: the callback, models that report to it, and bars that show it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.columns import shorten
+from zopo_fast._utils.text import printable
 from zopo_fast.llm.middleware import ModelWrapper
 from zopo_fast.llm.types import Usage
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import Answer, CallKey, ChatModel, EmbeddingModel, Message, Payer
+    from zopo_fast.runs.result import Trial
 
 OnProgress = Callable[[str, int, int], Any]
 """Called with the name of a phase, the units done and the units in total; the total may change."""
 
 LOCAL_CHUNK = 16
 """Texts that a model in this process embeds between two reports."""
+
+_MAX_PROMPT = 400  # characters of the best prompt that a line shows at most
+
+
+class Phase(NamedTuple):
+    """Message that announces a phase, and the unit of its progress."""
+
+    message: str
+    unit: str
+
+
+PHASES = {
+    "generating": Phase("Generating prompts", "answer"),
+    "embedding": Phase("Embedding the pool", "prompt"),
+    "search": Phase("Scoring prompts", "example"),
+    "random sample": Phase("Scoring a random sample for comparison", "example"),
+    "comparison": Phase("Scoring the held-out examples", "example"),
+}
 
 
 class ChunkedEmbedder:
@@ -79,3 +100,106 @@ class CountedModel(ModelWrapper):
         self._answers += 1
         self._on_progress(self._phase, self._answers, max(self._answers, self._total))
         return answer
+
+
+class BestSoFar:
+    """Best full score of a run so far, and its prompt.
+
+    Attributes:
+        score: None before there is one.
+        prompt: start of the prompt, escaped for a terminal.
+    """
+
+    def __init__(self) -> None:
+        self.score: float | None = None
+        self.prompt = ""
+
+    def take(self, trial: Trial) -> None:
+        """Take the best score so far from a trial, and its prompt if it set that score."""
+        if trial.best_score is not None and trial.best_score != self.score:
+            self.score, self.prompt = trial.best_score, printable(trial.prompt[:_MAX_PROMPT])
+
+    def line(self, columns: int) -> str:
+        """Return score and prompt as a line of at most `columns` columns; "" before there is a score."""
+        return "" if self.score is None else shorten(f"Best so far {self.score:.3f}: {self.prompt}", columns)
+
+
+class PhaseBar:
+    """tqdm bar of one phase.
+
+    Args:
+        tqdm: class of the bar: of `tqdm` for a terminal, of `tqdm.auto` for a notebook.
+        done: units done so far.
+        total: units in total.
+        options: of the bar.
+    """
+
+    def __init__(self, tqdm: Any, done: int, total: int, **options: Any) -> None:
+        self.tqdm = tqdm(total=total, initial=done, dynamic_ncols=True, **options)
+
+    def update(self, done: int, total: int, facts: str) -> None:
+        """Show the units done, their total, and facts behind them; both numbers may shrink."""
+        bar = self.tqdm
+        if total != bar.total:
+            bar.total = total
+            if (
+                widget := getattr(bar, "container", None)
+            ) is not None:  # of a notebook, with a maximum of its own
+                widget.children[1].max = total
+        bar.set_postfix_str(facts, refresh=False)
+        if done < bar.n:
+            bar.n = done
+            bar.refresh()
+        bar.update(done - bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.tqdm.close()
+
+
+class NotebookProgress:
+    """Bars of a run for a notebook or a script, one a phase, with the best prompt so far beside the bar."""
+
+    def __init__(self) -> None:
+        self._best, self._total = BestSoFar(), Usage()
+        self._name = ""
+        self._bar: PhaseBar | None = None
+
+    def phase(self, name: str) -> None:
+        """Start a phase, which completes the one before."""
+        self._complete()
+        self._name = name
+
+    def update(self, name: str, done: int, total: int) -> None:
+        """Report that `done` of `total` units of a phase are done."""
+        if self._bar is None:
+            from tqdm.auto import tqdm
+
+            message, unit = PHASES[name]
+            self._bar = PhaseBar(tqdm, done, total, unit=unit, desc=message)
+        usage = f"{self._total.calls} calls, {self._total.total_tokens} tokens"
+        self._bar.update(done, total, ", ".join(filter(None, [usage, self._best.line(100)])))
+
+    def resume(self, trials: Sequence[Trial]) -> None:
+        """Continue from the trials of earlier runs."""
+        for trial in trials:
+            self.show(trial)
+
+    def show(self, trial: Trial) -> None:
+        """Take the best score and the usage so far from a trial."""
+        self._best.take(trial)
+        self._total = trial.total
+
+    def close(self, is_complete: bool) -> None:
+        """End the last bar: as completed, or as it is after an error."""
+        if is_complete:
+            self._complete()
+        elif self._bar is not None:
+            self._bar.close()
+
+    def _complete(self) -> None:
+        """Fill the bar: a race ends with a few calls to spare, which a notebook would show as a failure."""
+        if self._bar is not None:
+            self._bar.tqdm.total = self._bar.tqdm.n
+            self._bar.close()
+            self._bar = None
