@@ -395,7 +395,7 @@ def _report(
         click.echo(summary(result, prices=prices, **terminal_look()._asdict()))
     if folder is None:
         return
-    for note in write_output(result.trials, folder.path):
+    for note in write_output(result, folder.path):
         click.echo(f"Left out: {printable(note)}", err=True)
     show_folder(folder.path)
 
