@@ -23,6 +23,7 @@ LOCAL_CHUNK = 16
 """Texts that a model in this process embeds between two reports."""
 
 _MAX_PROMPT = 400  # characters of the best prompt that a line shows at most
+_BAR_COLUMNS = 80  # of the best prompt behind a bar
 
 
 class Phase(NamedTuple):
@@ -157,49 +158,75 @@ class PhaseBar:
         self.tqdm.close()
 
 
-class NotebookProgress:
-    """Bars of a run for a notebook or a script, one a phase, with the best prompt so far beside the bar."""
+class RunBars:
+    """tqdm bars of a run, one a phase, with the best prompt so far behind the bar; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        is_shown: show the bars: widgets in a notebook, else lines on stderr.
+    """
+
+    def __init__(self, is_shown: bool) -> None:
+        self._is_shown = is_shown
         self._best, self._total = BestSoFar(), Usage()
-        self._name = ""
         self._bar: PhaseBar | None = None
 
-    def phase(self, name: str) -> None:
-        """Start a phase, which completes the one before."""
-        self._complete()
-        self._name = name
+    def callbacks(
+        self,
+        on_trial: Callable[[Trial], Any] | None,
+        on_resume: Callable[[list[Trial]], Any] | None,
+        on_phase: Callable[[str], Any] | None,
+        on_progress: OnProgress | None,
+    ) -> tuple[Any, Any, Any, Any]:
+        """Return callbacks of a run that show the bars and call the given ones."""
+        if not self._is_shown:
+            return on_trial, on_resume, on_phase, on_progress
+        return (
+            _both(self._show, on_trial),
+            _both(self._resume, on_resume),
+            _both(self._phase, on_phase),
+            _both(self._update, on_progress),
+        )
 
-    def update(self, name: str, done: int, total: int) -> None:
-        """Report that `done` of `total` units of a phase are done."""
+    def __enter__(self) -> RunBars:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._complete()
+        elif self._bar is not None:
+            self._bar.close()
+
+    def _phase(self, _: str) -> None:
+        self._complete()
+
+    def _update(self, name: str, done: int, total: int) -> None:
         if self._bar is None:
             from tqdm.auto import tqdm
 
             message, unit = PHASES[name]
             self._bar = PhaseBar(tqdm, done, total, unit=unit, desc=message)
         usage = f"{self._total.calls} calls, {self._total.total_tokens} tokens"
-        self._bar.update(done, total, ", ".join(filter(None, [usage, self._best.line(100)])))
+        self._bar.update(done, total, ", ".join(filter(None, (usage, self._best.line(_BAR_COLUMNS)))))
 
-    def resume(self, trials: Sequence[Trial]) -> None:
-        """Continue from the trials of earlier runs."""
+    def _resume(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
-            self.show(trial)
+            self._show(trial)
 
-    def show(self, trial: Trial) -> None:
-        """Take the best score and the usage so far from a trial."""
+    def _show(self, trial: Trial) -> None:
         self._best.take(trial)
         self._total = trial.total
 
-    def close(self, is_complete: bool) -> None:
-        """End the last bar: as completed, or as it is after an error."""
-        if is_complete:
-            self._complete()
-        elif self._bar is not None:
-            self._bar.close()
-
     def _complete(self) -> None:
-        """Fill the bar: a race ends with a few calls to spare, which a notebook would show as a failure."""
+        """Close the bar as full: a race ends with calls to spare, and a notebook would show a failure."""
         if self._bar is not None:
             self._bar.tqdm.total = self._bar.tqdm.n
             self._bar.close()
             self._bar = None
+
+
+def _both(own: Callable[..., Any], given: Callable[..., Any] | None) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        own(*args)
+        return None if given is None else given(*args)
+
+    return call
