@@ -207,3 +207,44 @@ def test_generate_reports_its_answers(tmp_path: Path) -> None:
     assert done.code == 0, done
     assert "Generating prompts ..." in done.err
     assert any(line.startswith("generating: ") and line.endswith("done") for line in done.err.splitlines())
+
+
+# ---- bars of optimize(progress=True) -----------------------------------------------------------------
+
+
+def test_a_script_gets_bars_and_its_own_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: dict[str, list[Any]] = {"trial": [], "phase": [], "progress": []}
+
+    async def on_trial(trial: zf.Trial) -> None:
+        heard["trial"].append(trial)
+
+    how: dict[str, Any] = {
+        "on_trial": on_trial,
+        "on_phase": heard["phase"].append,
+        "on_progress": lambda *report: heard["progress"].append(report),
+    }
+    config = zf.RunConfig(budget=8, initial=4, stop_at_perfect=False, racing=False)
+    result = zf.optimize_sync(TASK, MANY, answer, config, embeddings=EMBEDDINGS, progress=True, **how)
+    shown = capsys.readouterr().err
+    total = 8 * len(TASK.train)
+    assert f"Scoring prompts: 100%|██████████| {total}/{total} " in shown
+    assert f"Best so far {result.best_score:.3f}: " in shown
+    assert "Scoring the held-out examples: 100%" in shown
+    assert len(heard["trial"]) == 8
+    assert heard["phase"] == ["search", "comparison"]
+    assert len(heard["progress"]) > total
+    quiet = zf.optimize_sync(TASK, MANY, answer, config, embeddings=EMBEDDINGS)
+    assert capsys.readouterr().err == ""
+    assert quiet.best_prompt == result.best_prompt
+
+
+def test_the_bars_are_no_part_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = zf.RunConfig(budget=8, initial=4, stop_at_perfect=False, racing=False)
+    found = [
+        zf.optimize_sync(
+            TASK, MANY, answer, config, embeddings=EMBEDDINGS, store=tmp_path / "s", progress=shown
+        )
+        for shown in (False, True)
+    ]
+    assert found[0].usage == found[1].usage
+    assert f"Best so far {found[0].best_score:.3f}: " in capsys.readouterr().err  # from the resumed trials

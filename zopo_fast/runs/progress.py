@@ -141,21 +141,24 @@ class PhaseBar:
     def update(self, done: int, total: int, facts: str) -> None:
         """Show the units done, their total, and facts behind them; both numbers may shrink."""
         bar = self.tqdm
-        if total != bar.total:
-            bar.total = total
-            if (
-                widget := getattr(bar, "container", None)
-            ) is not None:  # of a notebook, with a maximum of its own
-                widget.children[1].max = total
+        self._set_total(total)
         bar.set_postfix_str(facts, refresh=False)
         if done < bar.n:
             bar.n = done
             bar.refresh()
         bar.update(done - bar.n)
 
-    def close(self) -> None:
-        """Leave the bar as it is."""
+    def close(self, is_complete: bool = False) -> None:
+        """Leave the bar as it is, or full: a race ends with calls to spare, which is no failure."""
+        if is_complete:
+            self._set_total(self.tqdm.n)
         self.tqdm.close()
+
+    def _set_total(self, total: int) -> None:
+        if total != self.tqdm.total:
+            self.tqdm.total = total
+            if (widget := getattr(self.tqdm, "container", None)) is not None:  # has a maximum of its own
+                widget.children[1].max = total
 
 
 class RunBars:
@@ -191,13 +194,10 @@ class RunBars:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:
-            self._complete()
-        elif self._bar is not None:
-            self._bar.close()
+        self._close(is_complete=error is None)
 
     def _phase(self, _: str) -> None:
-        self._complete()
+        self._close(is_complete=True)
 
     def _update(self, name: str, done: int, total: int) -> None:
         if self._bar is None:
@@ -216,11 +216,9 @@ class RunBars:
         self._best.take(trial)
         self._total = trial.total
 
-    def _complete(self) -> None:
-        """Close the bar as full: a race ends with calls to spare, and a notebook would show a failure."""
+    def _close(self, is_complete: bool) -> None:
         if self._bar is not None:
-            self._bar.tqdm.total = self._bar.tqdm.n
-            self._bar.close()
+            self._bar.close(is_complete)
             self._bar = None
 
 
