@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zopo_fast.llm.budget import Account
-    from zopo_fast.llm.limits import Prices
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.estimate import Estimate
@@ -202,7 +201,7 @@ class OptimizeRunner:
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.pool_usage)
             progress.close()
-            _report(result, folder, self._settings(), self.config.prices)
+            self._report(result, folder)
             if self.store is not None and result.stopped_by in _COMPLETE and result.error is None:
                 self.store.put(SUMMARY, summary(result, prices=self.config.prices))
             return self._exit_code(result)
@@ -380,30 +379,35 @@ class OptimizeRunner:
                 shown[name] = show_url(parse_base_url(name, shown[name]))
         return {"task": self.task.name, "metric": self.task.metric, **shown}
 
+    def _report(self, result: Result, folder: RunFolder | None) -> None:
+        """Write the results, then print the summary: the terminal may be gone."""
+        from zopo_fast.cli.terminal.look import terminal_look
+        from zopo_fast.cli.terminal.summary import summary
+        from zopo_fast.report.output import write_output
+        from zopo_fast.runs.folder import REPORT
 
-def _report(
-    result: Result, folder: RunFolder | None, settings: dict[str, Any], prices: Prices | None
-) -> None:
-    from zopo_fast.cli.terminal.look import terminal_look
-    from zopo_fast.cli.terminal.summary import summary
-    from zopo_fast.report.output import write_output
-
-    try:  # write the results first: the terminal may be gone
-        if folder is not None:
-            folder.finish(result, settings)
-    finally:
-        click.echo(summary(result, prices=prices, **terminal_look()._asdict()))
-    if folder is None:
-        return
-    for note in write_output(result, folder.path):
-        click.echo(f"Left out: {printable(note)}", err=True)
-    show_folder(folder.path)
+        try:
+            if folder is not None:
+                folder.finish(result, self._settings())
+        finally:
+            click.echo(summary(result, prices=self.config.prices, **terminal_look()._asdict()))
+        if folder is None:
+            return
+        left_out = write_output(result, folder.path, None if self.store is None else self.store.path)
+        for note in left_out:
+            click.echo(f"Left out: {printable(note)}", err=True)
+        show_folder(folder.path, has_report=not any(note.startswith(REPORT) for note in left_out))
 
 
-def show_folder(path: Path) -> None:
-    """Print the folder of a run and, where it holds one, the page to open."""
+def show_folder(path: Path, has_report: bool = True) -> None:
+    """Print the folder of a run and, where it holds one, the page to open.
+
+    Args:
+        path: Folder of the run.
+        has_report: False if the page could not be written: one in the folder is out of date.
+    """
     from zopo_fast.runs.folder import REPORT
 
     click.echo(f"\nWritten to {printable(str(path))}")
-    if exists(path / REPORT):
+    if has_report and exists(path / REPORT):
         click.echo(f"Report: {printable(str(path / REPORT))}")
