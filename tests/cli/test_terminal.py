@@ -68,12 +68,14 @@ def test_the_summary_fits_the_terminal_and_has_the_words_of_a_pipe(
     assert max(map(width, piped.out.splitlines())) <= 80
 
 
-def test_the_winner_comes_first_and_the_folder_last(bench: tuple[Bench, Any]) -> None:
+def test_the_winner_comes_first_and_the_report_last(bench: tuple[Bench, Any]) -> None:
     lines = summary_of(shown(bench, 80, "order").text)
     starts = ("Best prompt:", "Train score:", "Held-out score:", "Against the seed prompt:", "Cost:",
-              "On 7 held-out", "Stopped:", "Calls:", "Time:", "Written to order")  # fmt: skip
+              "On 7 held-out", "Stopped:", "Calls:", "Time:", "Written to order",
+              "Report: order/report.html")  # fmt: skip
     places = [next(i for i, line in enumerate(lines) if line.startswith(start)) for start in starts]
     assert places == sorted(places)
+    assert places[-1] == len(lines) - 1
     assert lines[1] == "  Do it in way number 11. Read the question twice before you answer it, then say"
     assert lines[2].startswith("    yes or no")
 
@@ -87,7 +89,7 @@ def test_the_stored_summary_has_the_same_words(bench: tuple[Bench, Any]) -> None
     assert "\x1b" not in again.out
     stored = first.text[first.text.index("Best prompt:") : first.text.index("Written to")]
     assert "".join(again.out.split()).startswith("".join(stored.split()))
-    assert "Written to stored" in again.out
+    assert again.out.endswith("\nWritten to stored\nReport: stored/report.html\n")
 
 
 @pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
