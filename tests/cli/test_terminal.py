@@ -13,7 +13,9 @@ import pytest
 from cli_tools import PROMPTS, Bench, answer, serving
 from pty_tools import Shown, in_terminal, program
 
+import zopo_fast as zf
 from zopo_fast._utils.columns import width
+from zopo_fast.cli.optimize_runner import SUMMARY
 
 LONG = " Read the question twice before you answer it, then say yes or no and nothing else: 日本語も読む。"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -59,8 +61,9 @@ def test_the_summary_fits_the_terminal_and_has_the_words_of_a_pipe(
     assert seen.lines[-len(lines) :] == [line.rstrip() for line in lines]  # no line is broken by the terminal
     work, server = bench
     piped = work.run(*work.optimize(server, budget=12), *SETTINGS,
-                     "--out", f"pipe{columns}")  # fmt: skip
+                     "--out", f"pipe{columns}", env={"COLUMNS": "50"})  # fmt: skip
     assert "\x1b" not in piped.text
+    assert f"  {PROMPTS[11]} Read the question twice before you answer it, then say\n" in piped.out
     words, plain = " ".join(lines).split(), piped.out.split()
     assert [w for w in words if not re.search(r"\d", w) and "wide" not in w] == [
         w for w in plain if not re.search(r"\d", w) and "pipe" not in w
@@ -86,7 +89,8 @@ def test_the_stored_summary_has_the_same_words(bench: tuple[Bench, Any]) -> None
     args = [*work.optimize(server, budget=12), *SETTINGS]
     again = work.run(*args, "--out", "stored", "--resume-or-start")
     assert again.code == 0, again
-    assert "\x1b" not in again.out
+    with zf.Store.open(work.folder / "stored" / "study.sqlite3") as store:
+        assert again.out.startswith(store.get(SUMMARY))  # a pipe strips escape codes; the study has none
     stored = first.text[first.text.index("Best prompt:") : first.text.index("Written to")]
     assert "".join(again.out.split()).startswith("".join(stored.split()))
     assert again.out.endswith("\nWritten to stored\nReport: stored/report.html\n")
