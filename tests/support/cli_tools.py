@@ -21,7 +21,7 @@ COMMAND = str(Path(sys.executable).parent / "zopo-fast")
 KEY = "sk-secret-0123456789abcdef"
 QUERY_KEY = "sk-query-0123456789abcdef"
 HEADER_KEY = "sk-header-0123456789abcdef"
-FILES = ("best_prompt.txt", "curve.png", "result.json", "study.sqlite3", "trials.jsonl")
+FILES = ("best_prompt.txt", "curve.png", "report.html", "result.json", "study.sqlite3", "trials.jsonl")
 PROMPTS = [f"Do it in way number {i}." for i in range(12)]
 EXAMPLES, HELDOUT = 5, 7
 
