@@ -380,20 +380,21 @@ class OptimizeRunner:
         return {"task": self.task.name, "metric": self.task.metric, **shown}
 
     def _report(self, result: Result, folder: RunFolder | None) -> None:
-        """Write the results, then print the summary: the terminal may be gone."""
+        """Write all files, then print the summary: the terminal may be gone."""
         from zopo_fast.cli.terminal.look import terminal_look
         from zopo_fast.cli.terminal.summary import summary
         from zopo_fast.report.output import write_output
         from zopo_fast.runs.folder import REPORT
 
+        left_out: list[str] = []
         try:
             if folder is not None:
                 folder.finish(result, self._settings())
+                left_out = write_output(result, folder.path, None if self.store is None else self.store.path)
         finally:
             click.echo(summary(result, prices=self.config.prices, **terminal_look()._asdict()))
         if folder is None:
             return
-        left_out = write_output(result, folder.path, None if self.store is None else self.store.path)
         for note in left_out:
             click.echo(f"Left out: {printable(note)}", err=True)
         show_folder(folder.path, has_report=not any(note.startswith(REPORT) for note in left_out))
