@@ -197,5 +197,5 @@ class Process:
 
 
 def table() -> tuple[Route, ...]:
-    """Return the routes of a server without starting it."""
-    return Server(ServeConfig(data=Path("unused"))).table.routes
+    """Return the routes of a server's API without starting it."""
+    return Server(ServeConfig(data=Path("unused"))).table.documented
