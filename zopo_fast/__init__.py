@@ -76,6 +76,8 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.types import Usage as Usage
     from zopo_fast.prompts.pool import Pool as Pool
     from zopo_fast.prompts.words import word_features as word_features
+    from zopo_fast.report import plot as plot
+    from zopo_fast.report.study import Study as Study
     from zopo_fast.runs.config import RunConfig as RunConfig
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
     from zopo_fast.runs.result import Result as Result, Trial as Trial
@@ -118,22 +120,26 @@ _LAZY = {
     "Account": "llm.budget",
     "AnswerCache": "llm.answer_cache",
     "Store": "storage.store",
+    "Study": "report.study",
     "Result": "runs.result",
     "Trial": "runs.result",
 }
+
+_LAZY_MODULES = {"plot": "report.plot"}
 
 moved.install()
 
 if not TYPE_CHECKING:  # a checker reports an unknown name
 
     def __getattr__(name: str) -> object:
-        home = _LAZY.get(name)
+        home = _LAZY.get(name) or _LAZY_MODULES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{home}"), name)
+        module = import_module(f"{__name__}.{home}")
+        value = module if name in _LAZY_MODULES else getattr(module, name)
         globals()[name] = value
         return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, *_LAZY_MODULES})

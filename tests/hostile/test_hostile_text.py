@@ -120,7 +120,7 @@ def test_extreme_scores_leave_a_curve_or_a_note(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     result = result_of("x", (1e308, -1e308, 5e-324, 0.0))
     folder.finish(result, {})
-    for note in write_output(result.trials, folder.path):
+    for note in write_output(result, folder.path):
         assert note.startswith("curve.png: ")
     assert (tmp_path / "run" / "result.json").exists()
 

@@ -29,9 +29,9 @@ uv() { "$folder/bin/python" -m uv pip "$@" --python "$folder/bin/python" --quiet
 # Tests and build use current versions; the direct dependencies of the core, their lowest.
 uv install "pytest>=8.0" "pytest-timeout>=2.3" "hypothesis>=6.100" "scikit-build-core>=0.10" "pybind11>=2.13" ninja "cmake>=3.25.2"
 uv install --reinstall --resolution lowest-direct -r "$folder/core.txt"
-# curve.png is tested too, with the newest matplotlib that works with these versions.
+# curve.png is tested too, with the newest Altair that works with these versions.
 "$folder/bin/python" -m uv pip freeze --python "$folder/bin/python" --quiet > "$folder/frozen.txt"
-uv install --constraint "$folder/frozen.txt" "matplotlib>=3.7"
+uv install --constraint "$folder/frozen.txt" "altair>=5.5" "vl-convert-python>=1.7"
 # The build folder lies in the same place, so that a second run compiles only changed files.
 nice "$folder/bin/python" -m uv pip install --python "$folder/bin/python" --quiet --no-deps --no-build-isolation \
   --reinstall-package zopo-fast -C cmake.define.ZOPO_CUDA=OFF -C build-dir="$folder/build" .

@@ -13,7 +13,7 @@ SOURCES = {".py", ".pyi", ".sh", ".hpp", ".cpp", ".h", ".inl", ".cu", ".cuh"}
 
 
 def entries(folder: Path) -> list[Path]:
-    """List a folder without the products of builds and of Python, and without the marker and the stub of typing."""
+    """List a folder without products of builds and of Python, and without marker and stub of typing."""
     made = {"__pycache__", "build", ".hypothesis", "py.typed", "_core.pyi"}
     found = [path for path in folder.iterdir() if path.name not in made and not path.is_symlink()]
     return [path for path in found if path.suffix not in {".so", ".pyd"}]

@@ -368,7 +368,7 @@ def test_settings_reach_the_race() -> None:
 
 def test_curve_of_a_race(tmp_path: Any) -> None:
     pytest.importorskip("altair")
-    write_curve(run().trials, tmp_path / "curve.png")
+    write_curve(run(), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 1000
 
 

@@ -388,6 +388,6 @@ def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) 
         click.echo(summary(result))
     if folder is None:
         return
-    for note in write_output(result.trials, folder.path):
+    for note in write_output(result, folder.path):
         click.echo(f"Left out: {printable(note)}", err=True)
     click.echo(f"\nWritten to {printable(str(folder.path))}")

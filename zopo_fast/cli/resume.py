@@ -16,7 +16,7 @@ from zopo_fast.cli.params import Option
 from zopo_fast.errors import ConfigError, StoreError
 from zopo_fast.llm.bodies import merged_body
 from zopo_fast.storage.store import Store
-from zopo_fast.tasks.task import Example, Task
+from zopo_fast.tasks.task import Task
 
 # Options that may hold a secret: stored without it, so they may be needed again.
 SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "embedding_base_url")
@@ -98,7 +98,7 @@ def stored_task(store: Store) -> Task:
     config = store.config
     try:
         dict(config["options"]), list(config["again"])
-        return _task(config["task"])
+        return Task.from_dict(config["task"])
     except (LookupError, TypeError, ValueError) as error:
         raise StoreError(f"{store.path}: not created by `zopo-fast optimize` ({error!r})") from error
 
@@ -159,20 +159,6 @@ def _without_secrets(name: str, value: Any) -> Any:
             ClientConfig("m", body=body)
         return veiled(value)
     return show_url(parse_base_url(name, value))
-
-
-def _task(values: Mapping[str, Any]) -> Task:
-    def examples(name: str) -> tuple[Example, ...]:
-        return tuple(Example.from_dict(row) for row in values[name])
-
-    return Task(
-        values["name"],
-        examples("train"),
-        examples("heldout"),
-        values["metric"],
-        values["template"],
-        examples("demonstrations"),
-    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,19 +1,34 @@
-"""Charts of a run, as Vega-Lite specifications made by Altair."""
+"""Charts of a run, as Vega-Lite specifications made by Altair.
+
+Colours: viridis for scores, and the palette of Okabe & Ito (2008) for categories. Readers with any common
+kind of colour blindness can tell them apart; categories also differ in shape.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
+from zopo_fast.llm.types import Usage
+from zopo_fast.report.projection import project
+from zopo_fast.runs.result import Result
 
 if TYPE_CHECKING:
-    from zopo_fast.runs.result import Trial
+    from zopo_fast.report.study import Posterior, Study
+    from zopo_fast.runs.result import HeldOut
 
 WIDTH, HEIGHT = 640, 320
-SCORED, PARTIAL, BEST = "score of the prompt", "stopped early: score so far", "best so far"
+SCORED, PARTIAL, BEST = "score on all examples", "stopped early: score so far", "best so far"
+WINNER, INCUMBENT, ASKED, WAITING = "winner", "incumbent", "scored", "not scored"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8a8a8a"
+MAX_TEXT = 160  # characters of a prompt in a tooltip
+MAX_WAITING = 1500  # prompts without a score that the map draws
+MAX_BELIEVED = 400  # prompts of the chart of beliefs
+NORMAL_95 = 1.96  # standard deviations of a 95 % interval
 
 
 def altair() -> Any:
@@ -30,29 +45,257 @@ def altair() -> Any:
     return altair
 
 
-def curve(trials: Sequence[Trial]) -> Any:
-    """Return the chart of the score of each trial and the best full score so far.
+class Scored(NamedTuple):
+    """Score of a prompt, and what the run had spent by then."""
+
+    prompt: str
+    score: float
+    is_full: bool
+    total: Usage
+
+
+def scored_prompts(run: Study | Result) -> list[Scored]:
+    """Return the prompts of a run in the order in which their last scores arrived."""
+    if isinstance(run, Result):
+        return [Scored(t.prompt, t.score, not t.partial, t.total) for t in run.trials if t.score is not None]
+    rows = sorted(run.ranked, key=lambda row: (row.ended, row.total.calls + row.total.cached))
+    return [Scored(row.prompt, row.score, row.is_full, row.total) for row in rows if row.score is not None]
+
+
+def curve(scored: Sequence[Scored], cost: Callable[[Usage], float | None] | None = None) -> Any:
+    """Return the chart of the score of each prompt and the best full score so far.
+
+    Args:
+        scored: in order of the arrival of the scores.
+        cost: returns the cost of a Usage; the x axis can then show money.
+
+    Returns:
+        The chart. Its parameter `spent` selects the x axis: "prompts", "calls", "tokens" or "money".
 
     Raises:
         MissingDependencyError: Altair is not installed.
     """
     alt = altair()
-    scored = [trial for trial in trials if trial.score is not None]
-    means = np.array([trial.score for trial in scored], dtype=np.float64)
-    partial = np.array([trial.partial for trial in scored], dtype=bool)
-    best = np.maximum.accumulate(np.where(partial, -np.inf, means))
-    points = [
-        {"trial": i, "score": float(mean), "kind": PARTIAL if cut else SCORED}
-        for i, (mean, cut) in enumerate(zip(means, partial, strict=True), start=1)
-    ]
-    steps = [
-        {"trial": i, "score": float(top), "kind": BEST}
-        for i, top in enumerate(best, start=1)
-        if np.isfinite(top)
-    ]
-    x = alt.X("trial:Q", title="prompts scored")
+    points: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    best = -np.inf
+    for number, each in enumerate(scored, start=1):
+        x = _spent(number, each.total, cost)
+        text = _cut(each.prompt)
+        points.append({**x, "score": each.score, "kind": SCORED if each.is_full else PARTIAL, "prompt": text})
+        if each.is_full:
+            best = max(best, each.score)
+        if np.isfinite(best):
+            steps.append({**x, "score": best, "kind": BEST, "prompt": text})
+    kinds = alt.Scale(domain=[SCORED, PARTIAL, BEST], range=[BLUE, GREY, ORANGE])
+    color = alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom"))
+    shapes = alt.Scale(domain=[SCORED, PARTIAL], range=["circle", "cross"])
+    shape = alt.Shape("kind:N", title=None, scale=shapes, legend=None)
+    x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False))
     y = alt.Y("score:Q", title="train score", scale=alt.Scale(zero=False))
-    color = alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom"))
-    dots = alt.Chart(alt.Data(values=points)).mark_point(filled=True).encode(x=x, y=y, color=color)
-    line = alt.Chart(alt.Data(values=steps)).mark_line(interpolate="step-after").encode(x=x, y=y, color=color)
-    return (dots + line).properties(width=WIDTH, height=HEIGHT)
+    spent = alt.param(name="spent", value="prompts")
+    dots = _chart(alt, points).mark_point(filled=True, size=50)
+    tooltip = ["prompt:N", "score:Q", "prompts:Q", "calls:Q", "tokens:Q"]
+    dots = dots.encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)
+    line = _chart(alt, steps).mark_line(interpolate="step-after", strokeWidth=2).encode(x=x, y=y, color=color)
+    # Lines below dots, so that a tooltip finds its dot.
+    line, dots = (each.transform_calculate(x="datum[spent]") for each in (line, dots))
+    return (line + dots).add_params(spent).properties(width=WIDTH, height=HEIGHT)
+
+
+def pool_map(study: Study, posterior: Posterior | None = None) -> Any:
+    """Return the map of the pool: the first two principal components of the embeddings.
+
+    Scored prompts have the colour of their score and are joined in the order of asking. Prompts outside the
+    region that the search considers are faint.
+
+    Args:
+        study: with embeddings.
+        posterior: belief whose indices are the region; None: the whole pool.
+
+    Raises:
+        MissingDependencyError: Altair is not installed.
+    """
+    alt = altair()
+    rows = _places(study, posterior)
+    axis = alt.Axis(labels=False, ticks=False, grid=False)
+    title = "first principal component of the embeddings"
+    x = alt.X("x:Q", title=title, axis=axis, scale=alt.Scale(zero=False))
+    y = alt.Y("y:Q", title="second", axis=axis, scale=alt.Scale(zero=False))
+    kinds = [WINNER, INCUMBENT, ASKED, WAITING]
+    shapes = alt.Scale(domain=kinds, range=["diamond", "square", "circle", "cross"])
+    sizes = alt.Scale(domain=kinds, range=[320, 220, 70, 24])
+    base = (
+        _chart(alt, rows)
+        .mark_point(filled=True, color=GREY)
+        .encode(
+            x=x,
+            y=y,
+            shape=alt.Shape("kind:N", title=None, scale=shapes, legend=alt.Legend(orient="bottom")),
+            size=alt.Size("kind:N", scale=sizes, legend=None),
+            opacity=alt.condition("datum.region", alt.value(0.9), alt.value(0.2)),
+            tooltip=["prompt:N", "number:Q", "score:Q", "asked:Q"],
+        )
+    )
+    waiting = base.transform_filter("!isValid(datum.score)")
+    color = alt.Color("score:Q", title="score", scale=alt.Scale(scheme="viridis"))
+    scored = base.transform_filter("isValid(datum.score)").encode(color=color)
+    path = sorted((row for row in rows if row["asked"] is not None), key=lambda row: row["asked"])
+    line = _chart(alt, path).mark_line(strokeWidth=1, opacity=0.35, color=GREY)
+    line = line.encode(x=x, y=y, order="asked:Q")
+    return (line + waiting + scored.interactive()).properties(width=WIDTH, height=HEIGHT + 80)
+
+
+def belief(study: Study, posterior: Posterior) -> Any:
+    """Return the chart of the posterior mean and its 95 % interval, best prompts first.
+
+    Raises:
+        MissingDependencyError: Altair is not installed.
+    """
+    alt = altair()
+    scores = {row.index: row for row in study.ranked}
+    order = np.argsort(-posterior.mean, kind="stable")[:MAX_BELIEVED]
+    known = [row.score for row in study.ranked if row.score is not None]
+    is_share = bool(known) and 0 <= min(known) <= max(known) <= 1  # the normal interval may leave the range
+    least, most = (0.0, 1.0) if is_share else (-np.inf, np.inf)
+    rows: list[dict[str, Any]] = []
+    for rank, k in enumerate(order.tolist(), start=1):
+        index, mean = int(posterior.indices[k]), float(posterior.mean[k])
+        half = NORMAL_95 * float(posterior.std[k])
+        scored = scores.get(index)
+        rows.append(
+            {
+                "rank": rank, "believed": mean, "number": index,
+                "low": max(least, mean - half), "high": min(most, mean + half),
+                "score": None if scored is None else scored.score,
+                "kind": "belief" if scored is None else SCORED if scored.is_full else PARTIAL,
+                "prompt": _cut(study.prompts[index]),
+            }
+        )  # fmt: skip
+    x = alt.X("rank:Q", title="prompts, by believed score", axis=alt.Axis(grid=False))
+    y = alt.Y("low:Q", title="score")
+    base = _chart(alt, rows)
+    band = base.mark_rule(color=BLUE, opacity=0.35).encode(x=x, y=y, y2="high:Q")
+    means = base.mark_point(filled=True, size=14, color=BLUE).encode(
+        x=x, y="believed:Q", tooltip=["prompt:N", "number:Q", "believed:Q", "low:Q", "high:Q", "score:Q"]
+    )
+    seen = base.transform_filter("isValid(datum.score)").mark_point(size=40).encode(
+        x=x, y="score:Q",
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=alt.Scale(
+            domain=[SCORED, PARTIAL], range=[ORANGE, GREY])),
+        shape=alt.Shape("kind:N", title=None, legend=None, scale=alt.Scale(
+            domain=[SCORED, PARTIAL], range=["circle", "cross"])),
+        tooltip=["prompt:N", "number:Q", "score:Q"],
+    )  # fmt: skip
+    return (band + means + seen).properties(width=WIDTH, height=HEIGHT)
+
+
+def heldout(rows: Sequence[HeldOut]) -> Any:
+    """Return the chart of the held-out scores, and of how far the winner is ahead with its 95 % interval.
+
+    Raises:
+        MissingDependencyError: Altair is not installed.
+    """
+    alt = altair()
+    values = [
+        {
+            "role": row.role, "score": row.score, "prompt": _cut(row.prompt),
+            "ahead": None if row.winner_ahead is None else row.winner_ahead.mean,
+            "low": None if row.winner_ahead is None else row.winner_ahead.low,
+            "high": None if row.winner_ahead is None else row.winner_ahead.high,
+        }
+        for row in rows
+    ]  # fmt: skip
+    roles = alt.Y("role:N", title=None, sort=[row.role for row in rows])
+    base = _chart(alt, values)
+    bars = base.mark_bar(color=BLUE, height=14).encode(
+        x=alt.X("score:Q", title="held-out score"), y=roles, tooltip=["role:N", "score:Q", "prompt:N"]
+    )
+    compared = base.transform_filter("isValid(datum.ahead)")
+    rule = compared.mark_rule(color=ORANGE, strokeWidth=3).encode(
+        x=alt.X("low:Q", title="winner ahead by (95 % interval)"), x2="high:Q", y=roles
+    )
+    dot = compared.mark_point(filled=True, size=90, color=ORANGE).encode(
+        x="ahead:Q", y=roles, tooltip=["role:N", "ahead:Q", "low:Q", "high:Q"]
+    )
+    zero = (
+        alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], color=GREY).encode(x="zero:Q")
+    )
+    half = {"width": WIDTH // 2 - 60, "height": max(60, 34 * len(rows))}
+    return alt.hconcat(bars.properties(**half), (zero + rule + dot).properties(**half))
+
+
+def best_so_far(studies: Sequence[Study]) -> Any:
+    """Return the chart of the best full score of several runs by the number of calls.
+
+    Raises:
+        MissingDependencyError: Altair is not installed.
+    """
+    alt = altair()
+    rows = []
+    for number, study in enumerate(studies, start=1):
+        best = -np.inf
+        for each in scored_prompts(study):
+            best = max(best, each.score if each.is_full else -np.inf)
+            if np.isfinite(best):
+                calls = each.total.calls + each.total.cached
+                rows.append({"run": f"{number}. {printable(study.name)}", "calls": calls, "best": best})
+    return (
+        _chart(alt, rows).mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(
+            x=alt.X("calls:Q", title="calls, answers from a cache included", axis=alt.Axis(grid=False)),
+            y=alt.Y("best:Q", title="best train score", scale=alt.Scale(zero=False)),
+            color=alt.Color("run:N", title=None, legend=alt.Legend(orient="bottom", columns=2)),
+            strokeDash=alt.StrokeDash("run:N", legend=None),
+            tooltip=["run:N", "calls:Q", "best:Q"],
+        )
+        .properties(width=WIDTH, height=HEIGHT)
+    )  # fmt: skip
+
+
+# ---- internals --------------------------------------------------------------------------------------
+
+
+def _chart(alt: Any, rows: Iterable[Mapping[str, Any]]) -> Any:
+    return alt.Chart(alt.Data(values=list(rows)))
+
+
+def _spent(number: int, total: Usage, cost: Callable[[Usage], float | None] | None) -> dict[str, Any]:
+    # An answer of the cache costs nothing, and is an answer for the search like any other.
+    money = None if cost is None else cost(total)
+    return {
+        "prompts": number, "calls": total.calls + total.cached, "tokens": total.total_tokens, "money": money
+    }  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+
+
+def _places(study: Study, posterior: Posterior | None) -> list[dict[str, Any]]:
+    """Return a row for each prompt that the map draws; of many without a score, some at equal distances."""
+    if study.embeddings is None:
+        return []
+    scored = {row.index: row for row in study.ranked}
+    waiting = [i for i in range(len(study.prompts)) if i not in scored]
+    waiting = waiting[:: max(1, -(-len(waiting) // MAX_WAITING))]
+    region = None if posterior is None else set(posterior.indices.tolist())
+    winner = None if study.winner is None else study.winner.index
+    places = project(study.embeddings)
+    rows = []
+    for index in (*waiting, *scored):  # scored ones last: they are drawn above the others
+        row = scored.get(index)
+        kind = WAITING if row is None else ASKED
+        if index == study.incumbent:
+            kind = INCUMBENT
+        if index == winner:
+            kind = WINNER
+        rows.append(
+            {
+                "x": float(places[index, 0]), "y": float(places[index, 1]), "kind": kind, "number": index,
+                "score": None if row is None else row.score, "asked": None if row is None else row.order,
+                "region": region is None or index in region, "prompt": _cut(study.prompts[index]),
+            }
+        )  # fmt: skip
+    return rows

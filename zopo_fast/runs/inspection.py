@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.llm.answer_text import without_reasoning
 from zopo_fast.llm.middleware import recorded_key
@@ -34,6 +36,10 @@ class PromptScore:
         usage: of all its calls.
         error: why the prompt failed; None if it did not.
         rank: from 1; None for a prompt that failed or has no score.
+        order: place in the order of the first asks, from 1; None for a prompt that was not asked.
+        total: usage of the run until the last score of this prompt.
+        began: seconds into the run of the first ask.
+        ended: seconds into the run of the last score.
     """
 
     index: int
@@ -44,6 +50,10 @@ class PromptScore:
     usage: Usage = field(default_factory=Usage)
     error: str | None = None
     rank: int | None = None
+    order: int | None = None
+    total: Usage = field(default_factory=Usage)
+    began: float = 0.0
+    ended: float = 0.0
 
     @property
     def score(self) -> float | None:
@@ -149,10 +159,13 @@ class Inspection:
     def _read_log(self) -> dict[int, PromptScore]:
         rows: dict[int, PromptScore] = {}
         asked: dict[int, set[int]] = {}
+        began: dict[int, float] = {}
+        total = Usage()
         for event in self._store.events():
             entry = event.data
             if event.kind == ASK:
                 asked.setdefault(entry["prompt"], set()).update(entry["examples"])
+                began.setdefault(entry["prompt"], entry["at"])
             if event.kind not in (SCORE, FAILED):
                 continue
             index = entry["prompt"]
@@ -162,14 +175,19 @@ class Inspection:
             if event.kind == FAILED:
                 row.error = entry["error"]
                 continue
-            row.usage += Usage(**entry["usage"])
+            usage = Usage(**entry["usage"])
+            total += usage
+            row.usage += usage
+            row.total, row.ended = total, entry["at"]
             if entry["score"] is not None:
                 row.scores[entry["example"]] = entry["score"]
             if (why := entry.get("unanswered")) is not None:
                 row.unanswered[entry["example"]] = f"{why['code']}: {why['message']}"
         parts = self._parts(asked)
+        order = {index: place for place, index in enumerate(asked, start=1)}
         for row in rows.values():
-            row.examples = parts
+            row.examples, row.order = parts, order.get(row.index)
+            row.began = began.get(row.index, 0.0)
         return rows
 
     def _parts(self, asked: Mapping[int, set[int]]) -> int:
@@ -222,3 +240,20 @@ class Inspection:
             self._keys = self._store.answers()
         numbers = self._keys.get(recorded_key("model", CallKey(part, prompt, index), messages))
         return self._store.answer(numbers[0]) if numbers else None
+
+
+def mean_variances(rows: Sequence[PromptScore]) -> list[float]:
+    """Return the variance of each mean score as an estimate of the full one; 0 for a full score.
+
+    Of N examples, n were scored: the variance of the mean is that of an example times (1/n - 1/N) (Cochran
+    1977, eq. 2.8). One example of the spread of all scores is added, so that few equal scores are not exact.
+    """
+    everything = np.array([score for row in rows for score in row.scores.values()])
+    spread = float(everything.var()) if len(everything) else 0.0
+    variances = []
+    for row in rows:
+        scores = np.array(list(row.scores.values()))
+        n = len(scores)
+        one = (float(np.square(scores - scores.mean()).sum()) + spread) / n
+        variances.append(one * max(0.0, 1.0 / n - 1.0 / max(row.examples, n)))
+    return [variance if math.isfinite(variance) else 0.0 for variance in variances]

@@ -153,6 +153,7 @@ async def optimize(
         earlier = prior_of_run(study, prior, pool)
         if study is not None:
             resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
+            resume.describe(study, scored, config)
             slots = resume.pin(study, "slots", slots)
         Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
         words = _words(pool, config, study)
@@ -171,9 +172,12 @@ async def optimize(
             account=account,
         )
         try:
-            return await driver.run(incumbent or 0)
+            result = await driver.run(incumbent or 0)
         finally:
             await models.written()
+        if study is not None:
+            study.put(resume.RESULT, result.to_dict())
+        return result
 
 
 def _takes_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from zopo_fast.errors import ConfigError, InputError, StoreError, StudyMismatchError
 from zopo_fast.prompts.pool import Pool, normalise
-from zopo_fast.runs.inspection import Inspection, PromptScore
+from zopo_fast.runs.inspection import Inspection, mean_variances
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.sources import checked_source, winners
 from zopo_fast.storage.snapshot import snapshot
@@ -84,7 +81,7 @@ def _source(study: str | Path | Store, number: int, pool: Pool) -> dict[str, Any
     with _opened(study) as store:
         rows = Inspection(store, None).ranked()
         path = store.path
-    noises = _noises(rows)
+    noises = mean_variances(rows)
     known = [
         (index[text], row.score, noise)
         for row, noise in zip(rows, noises, strict=True)
@@ -102,23 +99,6 @@ def _source(study: str | Path | Store, number: int, pool: Pool) -> dict[str, Any
         "noise": list(variances),
         "source": f"study {number}",  # not the path: a name must not depend on the machine
     }
-
-
-def _noises(rows: Sequence[PromptScore]) -> list[float]:
-    """Return the variance of each mean score as an estimate of the full one; 0 for a full score.
-
-    Of N examples, n were scored: the variance of the mean is that of an example times (1/n - 1/N) (Cochran
-    1977, eq. 2.8). One example of the spread of all scores is added, so that few equal scores are not exact.
-    """
-    everything = np.array([score for row in rows for score in row.scores.values()])
-    spread = float(everything.var()) if len(everything) else 0.0
-    variances = []
-    for row in rows:
-        scores = np.array(list(row.scores.values()))
-        n = len(scores)
-        one = (float(np.square(scores - scores.mean()).sum()) + spread) / n
-        variances.append(one * max(0.0, 1.0 / n - 1.0 / max(row.examples, n)))
-    return [variance if math.isfinite(variance) else 0.0 for variance in variances]
 
 
 @contextmanager

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+TASK, PRICES, RESULT = "task", "prices", "result"
+"""Names of values that readers of a study need, and its runs do not."""
+
 # Settings that older versions did not store, with the value that their logs replay under.
 _ABSENT = {"unanswered": "zero"}
 
@@ -128,6 +131,16 @@ def check_identity(store: Store, now: Mapping[str, Any]) -> None:
             f"{store.path} was started with other settings: {what}. Use the same settings again, or another "
             "file"
         )
+
+
+def describe(store: Store, task: Task | FunctionTask | Callable[[str], Any], config: RunConfig) -> None:
+    """Store the task and the prices of a run for readers of the study."""
+    if isinstance(task, Task) and "task" not in store.config:  # the command line stores it at creation
+        pin(store, TASK, task.to_dict())
+    if config.prices is not None:
+        store.put(PRICES, asdict(config.prices))
+    if store.get(RESULT) is not None:
+        store.put(RESULT, None)  # of an earlier run; this one replaces it at its end
 
 
 def task_as_begun(store: Store, task: T) -> T:

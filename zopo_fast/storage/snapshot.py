@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError
-from zopo_fast.storage.store import Store
+from zopo_fast.storage.store import Store, open_here
 
 _ATTEMPTS = 10
 _WAL_HEADER = 32  # bytes; they change when the log begins anew after a checkpoint
@@ -19,7 +19,8 @@ _WAL_HEADER = 32  # bytes; they change when the log begins anew after a checkpoi
 def snapshot(path: Path) -> Iterator[Store]:
     """Open a copy of a study for a block; the study itself stays unchanged and unlocked.
 
-    Call it in another process than that of the run: closing a file releases the locks of its process.
+    A study that this process has open is copied by its Store: closing another handle of the file would
+    release the locks of the Store.
 
     Raises:
         StoreError: the study is missing or cannot be read; the classes are those of `Store.open`.
@@ -28,7 +29,11 @@ def snapshot(path: Path) -> Iterator[Store]:
     with tempfile.TemporaryDirectory(prefix="zopo-show-") as folder:
         copy = Path(folder) / path.name
         try:
-            _copy(path, copy)
+            store = open_here(path)
+            if store is None:
+                _copy(path, copy)
+            else:
+                store.copy(copy)
         except StoreError:
             raise
         except OSError as error:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 STUDY = "study.sqlite3"
 """Name of the study file in the folder of a run."""
+# Open studies of this process by device and inode: reading such a file by another handle would, when that is
+# closed, release SQLite's locks.
+_opened: weakref.WeakValueDictionary[tuple[int, int], Store] = weakref.WeakValueDictionary()
 _MAX_PART_BYTES = 2**26  # of an array in one row; SQLite limits rows to 10^9 bytes
 _REPLACE = "INSERT OR REPLACE"
 
@@ -65,6 +68,8 @@ class Store:
         self._is_in_use = False
         self._seq = self._highest("seq", "events")
         self._answers = self._highest("id", "answers")
+        if (key := _file_key(path)) is not None:
+            _opened[key] = self
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], pool: Pool | None = None) -> Store:
@@ -317,6 +322,19 @@ class Store:
         finally:
             self._is_in_use = False
 
+    @property
+    def is_open(self) -> bool:
+        """True until `close`; False in a forked process."""
+        return self._writer.is_open
+
+    def copy(self, path: Path) -> None:
+        """Copy the study to a new file, with all that was appended before; writing continues meanwhile.
+
+        Raises:
+            StoreError: the copy cannot be written.
+        """
+        self._writer.copy(path).result()
+
     # ---- internals ------------------------------------------------------------------------------------
 
     def _all(self, sql: str, *values: object) -> list[Any]:
@@ -338,6 +356,21 @@ class Store:
             return json.loads(text)
         except ValueError as error:
             raise StoreDamagedError(f"{self.path}: a row is damaged: {error}") from error
+
+
+def open_here(path: Path) -> Store | None:
+    """Return the Store of this process that has a study file open; None if there is none."""
+    key = _file_key(path)
+    store = None if key is None else _opened.get(key)
+    return store if store is not None and store.is_open else None
+
+
+def _file_key(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:  # deleted meanwhile
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _close(writer: Writer) -> None:

@@ -12,8 +12,9 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
 
@@ -26,6 +27,7 @@ class _Entry:
     statements: tuple[Statement, ...]
     is_durable: bool
     committed: Future[None] | None  # None: no caller waits
+    copy: Path | None = None  # file to copy the database to after the commit
 
 
 class Writer:
@@ -52,6 +54,11 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="zopo-fast-store", daemon=True)
         self._thread.start()
 
+    @property
+    def is_open(self) -> bool:
+        """True until `close`; False in a forked process."""
+        return not self._is_closed and self._process == os.getpid()
+
     def submit(self, *statements: Statement) -> None:
         """Queue statements without waiting.
 
@@ -74,6 +81,18 @@ class Writer:
         committed: Future[None] = Future()
         self._put(_Entry(statements, durable, committed))
         return committed
+
+    def copy(self, path: Path) -> Future[None]:
+        """Queue a copy of the database to a new file, with all that was queued before it.
+
+        The copy is made in the writer's thread, between two transactions.
+
+        Raises:
+            StoreError: an earlier commit failed, or the writer is closed.
+        """
+        copied: Future[None] = Future()
+        self._put(_Entry((), False, copied, path))
+        return copied
 
     def close(self) -> None:
         """Commit what is queued, close the connection and end the thread.
@@ -120,12 +139,24 @@ class Writer:
             for entry in entries:
                 if entry.committed is None or not entry.committed.set_running_or_notify_cancel():
                     continue
-                if self._error is None:
+                failed = self._error or self._copied(entry.copy)
+                if failed is None:
                     entry.committed.set_result(None)
                 else:
-                    entry.committed.set_exception(self._error)
+                    entry.committed.set_exception(failed)
         with suppress(sqlite3.Error):  # callers have the error of the failed commit already
             self._connection.close()
+
+    def _copied(self, path: Path | None) -> StoreError | None:
+        """Copy the database; return the error of a failed copy, which concerns its reader alone."""
+        if path is None:
+            return None
+        try:
+            with closing(sqlite3.connect(path)) as target:
+                self._connection.backup(target)
+        except sqlite3.Error as error:
+            return as_store_error(error, path)
+        return None
 
     def _next_group(self) -> tuple[list[_Entry], bool]:
         """Wait for an entry; return all that are queued, and whether the thread ends after them."""

@@ -26,7 +26,7 @@ from zopo_fast.tasks import splits, template as templates
 from zopo_fast.tasks.example import Example as Example  # noqa: PLC0414 - imported from here elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from zopo_fast.tasks.records import Record
     from zopo_fast.tasks.rows import Source, Wanted
@@ -79,6 +79,28 @@ class Task:
         sides = ("train", "heldout", "demonstrations")
         values: dict[str, Any] = {side: [each.to_dict() for each in getattr(self, side)] for side in sides}
         return {"name": self.name, **values, "metric": self.metric_name, "template": self.template}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Return the task of `to_dict`, with the name of its metric.
+
+        Raises:
+            LookupError: a field is missing.
+            TypeError: a field has another type.
+            ValueError: a field has another form.
+        """
+
+        def examples(name: str) -> tuple[Example, ...]:
+            return tuple(Example.from_dict(row) for row in values[name])
+
+        return cls(
+            values["name"],
+            examples("train"),
+            examples("heldout"),
+            values["metric"],
+            values["template"],
+            examples("demonstrations"),
+        )
 
     @classmethod
     def load(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +15,8 @@ from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.errors import StoreError
 
 if TYPE_CHECKING:
-    from zopo_fast.runs.inspection import Inspection, PromptScore, ScoredAnswer
-    from zopo_fast.storage.store import Store
-    from zopo_fast.tasks.task import Task
+    from zopo_fast.report.study import Study
+    from zopo_fast.runs.inspection import PromptScore, ScoredAnswer
 
 BEST = 10  # prompts in the table
 _HEAD = "rank  prompt   score  examples  calls   tokens     cost  text"
@@ -42,15 +39,10 @@ def show(folder: Path, prompt: int | None, full: bool, as_json: bool) -> int:
 
     DIR is the folder of --out, or a study file. A run in progress can be shown too: the study is copied.
     """
-    from zopo_fast.runs.inspection import Inspection
-    from zopo_fast.storage.snapshot import snapshot
-    from zopo_fast.storage.store import STUDY
+    from zopo_fast.report.study import Study
 
-    path = _study_in(folder, STUDY) if folder.is_dir() else folder
-    with snapshot(path) as store:
-        result = _result_of(path)
-        found = Inspection(store, _task_of(store), _heldout_of(result))
-        shown = _Show(store, found, result, full)
+    with Study.open(study_file(folder)) as study:
+        shown = _Show(study, full)
         if as_json:
             click.echo(json_line(shown.document(prompt)), nl=False)
         else:
@@ -59,15 +51,18 @@ def show(folder: Path, prompt: int | None, full: bool, as_json: bool) -> int:
     return 0
 
 
-def _study_in(folder: Path, name: str) -> Path:
-    """Return the path of the study in a folder.
+def study_file(folder: Path) -> Path:
+    """Return the path of the study in the folder of a run; a file is returned as given.
 
     Raises:
         StoreError: The folder holds landscapes and no run.
     """
     from zopo_fast.runs.landscape import LandscapeFiles
+    from zopo_fast.storage.store import STUDY
 
-    path = folder / name
+    path = folder / STUDY
+    if not folder.is_dir():
+        return folder
     if path.exists():
         return path
     unfinished = sorted(folder.glob(f"*{LandscapeFiles.of(folder, '').study.name}"))
@@ -85,75 +80,38 @@ def _study_in(folder: Path, name: str) -> Path:
     return path
 
 
-def _task_of(store: Store) -> Task | None:
-    from zopo_fast.cli.resume import stored_task
-
-    with suppress(StoreError):  # a study of a Python program or of `landscape`
-        return stored_task(store)
-    return None
-
-
-def _result_of(path: Path) -> dict[str, Any]:
-    """Return result.json beside a study; empty during the run."""
-    from zopo_fast.runs.folder import RESULT
-
-    with suppress(OSError, ValueError):
-        document = json.loads((path.parent / RESULT).read_text(encoding="utf-8"))
-        if isinstance(document, dict):
-            return document
-    return {}
-
-
-def _heldout_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the comparison that have scores; a file edited by hand may hold anything."""
-    rows = result.get("heldout")
-    return [
-        row
-        for row in (rows if isinstance(rows, list) else ())
-        if isinstance(row, dict)
-        and isinstance(row.get("prompt"), str)
-        and isinstance(row.get("scores"), list)
-        and all(isinstance(score, (int, float)) for score in row["scores"])
-        and isinstance(row.get("unanswered") or {}, dict)
-    ]
-
-
 class _Show:
     """Lines and JSON values of a run.
 
     Args:
-        store: Study of the run.
-        found: Its scores and answers.
-        result: Its result.json; empty without one.
+        study: The study of the run.
         full: Show whole texts.
     """
 
-    def __init__(self, store: Store, found: Inspection, result: Mapping[str, Any], full: bool) -> None:
-        self._found, self._result, self._full = found, result, full
-        options = store.config.get("options", {})
-        self._prices = options.get("price_in"), options.get("price_out")
+    def __init__(self, study: Study, full: bool) -> None:
+        self._study, self._full = study, full
 
     def document(self, prompt: int | None) -> dict[str, Any]:
         """Return the values of `--json`."""
         if prompt is not None:
-            answers = [asdict(answer) for answer in self._found.answers(prompt)]
-            return {**self._row_values(self._found.prompt(prompt)), "answers": answers}
-        ranked, failed = self._found.ranked(), self._found.failed()
-        winner = self._winner()
+            answers = [asdict(answer) for answer in self._study.answers(prompt)]
+            return {**self._row_values(self._study.prompt(prompt)), "answers": answers}
+        ranked, failed = self._study.ranked, self._study.failed
+        winner = self._study.winner
         return {
-            "stopped_by": self._result.get("stopped_by"),
+            "stopped_by": self._study.result.get("stopped_by"),
             "winner": None if winner is None else winner.index,
             "prompts": [self._row_values(row) for row in [*ranked, *failed]],
         }
 
     def best(self) -> Iterator[str]:
         """Yield the lines about the winner and the best prompts."""
-        ranked, failed = self._found.ranked(), self._found.failed()
-        winner = self._winner()
+        ranked, failed = self._study.ranked, self._study.failed
+        winner = self._study.winner
         if winner is None or winner.score is None:
-            yield f"No prompt of {len(self._found.prompts)} has a score yet."
+            yield f"No prompt of {len(self._study.prompts)} has a score yet."
         else:
-            ended = self._result.get("stopped_by")
+            ended = self._study.result.get("stopped_by")
             yield f"Winner{'' if ended else ' so far'}: prompt {winner.index}, {_score_text(winner)}"
             yield from ("  " + line for line in self._cut(winner.prompt).split("\n"))
             yield ""
@@ -169,26 +127,19 @@ class _Show:
 
     def answers(self, prompt: int) -> Iterator[str]:
         """Yield the lines about the answers of a prompt."""
-        row = self._found.prompt(prompt)
+        row = self._study.prompt(prompt)
         yield f"Prompt {row.index}: {_score_text(row)}" + (f", rank {row.rank}" if row.rank else "")
         yield from ("  " + line for line in self._cut(row.prompt).split("\n"))
         if row.error is not None:
             yield f"Failed: {self._one_line(row.error)}"
-        for answer in self._found.answers(prompt):
+        for answer in self._study.answers(prompt):
             yield ""
             yield from self._answer(answer)
 
     # ---- internals ---------------------------------------------------------------------------------
 
-    def _winner(self) -> PromptScore | None:
-        index = self._result.get("best_index")
-        if isinstance(index, int) and 0 <= index < len(self._found.prompts):
-            return self._found.prompt(index)
-        ranked = self._found.ranked()
-        return ranked[0] if ranked else None
-
     def _row(self, row: PromptScore) -> str:
-        cost = self._cost(row)
+        cost = self._study.cost(row.usage)
         money = "-" if cost is None else f"{cost:.4f}"
         text = self._cut(row.prompt.replace("\n", " "), 60)
         return (
@@ -200,16 +151,8 @@ class _Show:
         values = asdict(row)
         return {
             "rank": values.pop("rank"), "index": values.pop("index"), "score": row.score,
-            "is_full": row.is_full, **values, "cost": self._cost(row),
+            "is_full": row.is_full, **values, "cost": self._study.cost(row.usage),
         }  # fmt: skip
-
-    def _cost(self, row: PromptScore) -> float | None:
-        """Return the cost in money; None without prices."""
-        price_in, price_out = self._prices
-        if price_in is None or price_out is None:
-            return None
-        usage = row.usage
-        return float(usage.prompt_tokens * price_in + usage.completion_tokens * price_out) / 1e6
 
     def _answer(self, answer: ScoredAnswer) -> Iterator[str]:
         score = "left out" if answer.score is None else f"score {answer.score:.3g}"
