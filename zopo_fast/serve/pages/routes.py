@@ -185,7 +185,7 @@ class PageRoutes:
         response.set_cookie(
             sessions.cookie,
             sessions.issue(),
-            path=None,  # type: ignore[arg-type]
+            path="",
             httponly=True,
             samesite="Strict",
             secure=is_encrypted(request.http),
@@ -196,7 +196,7 @@ class PageRoutes:
         response = _redirect(f"{_root(request)}sign-in")
         sessions = self._authenticator.sessions
         if sessions is not None:
-            response.set_cookie(sessions.cookie, "", path=None, max_age=0)  # type: ignore[arg-type]
+            response.set_cookie(sessions.cookie, "", path="", max_age=0)
         return response
 
     # ---- list --------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class PageRoutes:
     async def _follow(
         self, request: ParsedRequest, run: str, pause: Callable[[], float]
     ) -> AsyncIterator[bytes]:
-        given = request.http.headers.get("Last-Event-ID") or request.http.rel_url.query.get("after", "")
+        given = request.http.headers.get("Last-Event-ID", request.http.rel_url.query.get("after", ""))
         after = int(given) if given.isdecimal() and len(given) < 20 else 0
         async for revision in self._changes.follow(run, after, pause, KEEP_ALIVE_SECONDS):
             yield (

@@ -135,12 +135,15 @@ class Runs:
         path = job.folder / STUDY
         if not job.saved.trials or not path.exists():
             return None
+        title = job.saved.name or job.saved.id
 
         def render() -> str:
             from zopo_fast.report.page import report_body
             from zopo_fast.report.study import Study
 
-            return report_body([Study.open(path)])
+            with Study.open(path) as study:
+                study.name = title
+                return report_body([study])
 
         return await asyncio.to_thread(render)
 
