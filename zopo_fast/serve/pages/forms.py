@@ -70,21 +70,21 @@ async def read_form(request: web.BaseRequest, limits: ServerLimits) -> Form:
     except (ValueError, LookupError, ConnectionError, web.RequestPayloadError) as error:
         raise Problem(400, "BadForm", "form: malformed; send it from the page") from error
     form = Form()
+    uploads: list[tuple[str, str, bytes]] = []
     for name, value in given.items():
-        if not isinstance(value, web.FileField):
+        if isinstance(value, web.FileField):
+            with value.file as file:
+                uploads.append((name.removesuffix("_file"), value.filename, file.read()))
+        else:
             form.fields.setdefault(name, str(value))
+    for name, filename, data in uploads:
+        if not filename or not data:
             continue
-        data = value.file.read()
-        if not value.filename or not data:
-            continue
-        target = name.removesuffix("_file")
         try:
-            form.fields[target] = data.decode("utf-8-sig")
+            form.fields[name] = data.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise Problem(
-                422, "ValidationError", f"{target}: {value.filename} is not text in UTF-8"
-            ) from None
-        form.files[target] = Path(value.filename).suffix.lower()
+            raise Problem(422, "ValidationError", f"{name}: {filename} is not text in UTF-8") from None
+        form.files[name] = Path(filename).suffix.lower()
     return form
 
 
