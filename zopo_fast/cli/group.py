@@ -40,7 +40,15 @@ _LATER = (
     UnreachableError, RequestTimeoutError, ServerError, RateLimitError, StoreBusyError
 )  # fmt: skip
 
-COMMANDS = ("optimize", "show", "generate", "landscape", "bench", "serve")  # each in a module of its name
+COMMANDS = (
+    "optimize",
+    "show",
+    "report",
+    "generate",
+    "landscape",
+    "bench",
+    "serve",
+)  # each in a module of its name
 
 
 class LazyGroup(click.Group):

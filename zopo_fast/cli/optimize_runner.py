@@ -48,6 +48,8 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.runs.progress import ChunkedEmbedder, CountedModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zopo_fast.llm.budget import Account
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
@@ -198,7 +200,7 @@ class OptimizeRunner:
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.pool_usage)
             progress.close()
-            _report(result, folder, self._settings())
+            _report(result, folder, self._settings(), None if self.store is None else self.store.path)
             if self.store is not None and result.stopped_by in _COMPLETE and result.error is None:
                 self.store.put(SUMMARY, summary(result))
             return self._exit_code(result)
@@ -377,7 +379,7 @@ class OptimizeRunner:
         return {"task": self.task.name, "metric": self.task.metric, **shown}
 
 
-def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) -> None:
+def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any], study: Path | None) -> None:
     from zopo_fast.cli.terminal.summary import summary
     from zopo_fast.report.output import write_output
 
@@ -388,6 +390,6 @@ def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any]) 
         click.echo(summary(result))
     if folder is None:
         return
-    for note in write_output(result, folder.path):
+    for note in write_output(result, folder.path, study):
         click.echo(f"Left out: {printable(note)}", err=True)
     click.echo(f"\nWritten to {printable(str(folder.path))}")

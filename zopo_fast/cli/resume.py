@@ -43,7 +43,34 @@ def stored_options(options: Mapping[str, Any], task: Task, given: Collection[str
         if stored[name] != value:
             again.append(name)
             stored[name] = None
-    return {"options": stored, "again": again, "task": task.to_dict(), "given": sorted(given)}
+    return {
+        "options": stored, "again": again, "task": task.to_dict(), "given": sorted(given),
+        "command": _command_line(options, given),
+    }  # fmt: skip
+
+
+def _command_line(options: Mapping[str, Any], given: Collection[str]) -> str:
+    """Return the command that repeats a run, without secrets and without folders of this machine."""
+    words = ["zopo-fast", "optimize"]
+    for each in click.get_current_context().command.params:
+        value = options.get(each.name or "")
+        if isinstance(each, click.Argument):
+            words += [] if value is None else [_shown(value)]
+        elif each.name in SECRET and value:
+            words += [each.opts[0], "..."]
+        elif each.name not in given or each.name in (*SECRET, *_NOT_STORED):
+            continue
+        elif isinstance(value, bool):
+            words.append((each.opts if value else each.secondary_opts or each.opts)[0])
+        else:
+            for one in value if isinstance(value, tuple) and getattr(each, "multiple", False) else (value,):
+                words += [each.opts[0], *map(_shown, one if isinstance(one, tuple) else (one,))]
+    return " ".join(word if word == "..." else shlex.quote(word) for word in words)
+
+
+def _shown(value: Any) -> str:
+    path = Path(str(value))
+    return path.name if path.is_absolute() else str(value)
 
 
 def resume_options(

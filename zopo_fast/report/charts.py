@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 640, 320
 SCORED, PARTIAL, BEST = "score on all examples", "stopped early: score so far", "best so far"
 WINNER, INCUMBENT, ASKED, WAITING = "winner", "incumbent", "scored", "not scored"
+_SIZES = {WINNER: 320, INCUMBENT: 220, ASKED: 70, WAITING: 30}  # square pixels
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8a8a8a"
 MAX_TEXT = 160  # characters of a prompt in a tooltip
 MAX_WAITING = 1500  # prompts without a score that the map draws
@@ -124,15 +125,14 @@ def pool_map(study: Study, posterior: Posterior | None = None) -> Any:
     y = alt.Y("y:Q", title="second", axis=axis, scale=alt.Scale(zero=False))
     kinds = [WINNER, INCUMBENT, ASKED, WAITING]
     shapes = alt.Scale(domain=kinds, range=["diamond", "square", "circle", "cross"])
-    sizes = alt.Scale(domain=kinds, range=[320, 220, 70, 24])
     base = (
         _chart(alt, rows)
         .mark_point(filled=True, color=GREY)
         .encode(
             x=x,
             y=y,
-            shape=alt.Shape("kind:N", title=None, scale=shapes, legend=alt.Legend(orient="bottom")),
-            size=alt.Size("kind:N", scale=sizes, legend=None),
+            shape=alt.Shape("kind:N", scale=shapes, legend=None),
+            size=alt.Size("size:Q", scale=None),
             opacity=alt.condition("datum.region", alt.value(0.9), alt.value(0.2)),
             tooltip=["prompt:N", "number:Q", "score:Q", "asked:Q"],
         )
@@ -183,7 +183,7 @@ def belief(study: Study, posterior: Posterior) -> Any:
         x=x, y="score:Q",
         color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=alt.Scale(
             domain=[SCORED, PARTIAL], range=[ORANGE, GREY])),
-        shape=alt.Shape("kind:N", title=None, legend=None, scale=alt.Scale(
+        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=alt.Scale(
             domain=[SCORED, PARTIAL], range=["circle", "cross"])),
         tooltip=["prompt:N", "number:Q", "score:Q"],
     )  # fmt: skip
@@ -246,7 +246,7 @@ def best_so_far(studies: Sequence[Study]) -> Any:
             x=alt.X("calls:Q", title="calls, answers from a cache included", axis=alt.Axis(grid=False)),
             y=alt.Y("best:Q", title="best train score", scale=alt.Scale(zero=False)),
             color=alt.Color("run:N", title=None, legend=alt.Legend(orient="bottom", columns=2)),
-            strokeDash=alt.StrokeDash("run:N", legend=None),
+            strokeDash=alt.StrokeDash("run:N", title=None, legend=alt.Legend(orient="bottom", columns=2)),
             tooltip=["run:N", "calls:Q", "best:Q"],
         )
         .properties(width=WIDTH, height=HEIGHT)
@@ -293,7 +293,8 @@ def _places(study: Study, posterior: Posterior | None) -> list[dict[str, Any]]:
             kind = WINNER
         rows.append(
             {
-                "x": float(places[index, 0]), "y": float(places[index, 1]), "kind": kind, "number": index,
+                "x": float(places[index, 0]), "y": float(places[index, 1]), "number": index,
+                "kind": kind, "size": _SIZES[kind],
                 "score": None if row is None else row.score, "asked": None if row is None else row.order,
                 "region": region is None or index in region, "prompt": _cut(study.prompts[index]),
             }

@@ -86,6 +86,7 @@ class Study:
         self.run: dict[str, Any] = {}
         self.options: dict[str, Any] = {}
         self.command: str | None = None
+        self.version: str | None = None
         self.usages: dict[str, Usage] = {}
         self.sources: list[dict[str, Any]] = []
         self.config = ZopoConfig()
@@ -129,7 +130,7 @@ class Study:
         study.embeddings = store.array("embeddings")
         config = store.config
         study.options = dict(config.get("options") or {})
-        study.command = config.get("command")
+        study.command, study.version = config.get("command"), store.get(resume.VERSION)
         study.run = store.get("run") or {}
         study.prices = _prices(store.get(resume.PRICES), study.options)
         study.initial = tuple(store.get("initial") or ())
@@ -217,6 +218,11 @@ class Study:
     def is_finished(self) -> bool:
         """True once the study holds a result."""
         return bool(self.result)
+
+    @property
+    def search_seconds(self) -> float:
+        """Seconds into the run of the last score."""
+        return max((row.ended for row in self.ranked), default=0.0)
 
     @property
     def examples(self) -> int:

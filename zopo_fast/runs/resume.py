@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from zopo_fast import __version__
 from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.runs.state import AGAIN, FAILED, SCORE
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TASK, PRICES, RESULT = "task", "prices", "result"
+TASK, PRICES, RESULT, VERSION = "task", "prices", "result", "version"
 """Names of values that readers of a study need, and its runs do not."""
 
 # Settings that older versions did not store, with the value that their logs replay under.
@@ -134,9 +135,10 @@ def check_identity(store: Store, now: Mapping[str, Any]) -> None:
 
 
 def describe(store: Store, task: Task | FunctionTask | Callable[[str], Any], config: RunConfig) -> None:
-    """Store the task and the prices of a run for readers of the study."""
+    """Store the task, the prices and the version of a run for readers of the study."""
     if isinstance(task, Task) and "task" not in store.config:  # the command line stores it at creation
         pin(store, TASK, task.to_dict())
+    store.put(VERSION, __version__)
     if config.prices is not None:
         store.put(PRICES, asdict(config.prices))
     if store.get(RESULT) is not None:

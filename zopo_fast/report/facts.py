@@ -1,0 +1,253 @@
+"""Facts of a study as the page shows them: plain values, with every text made harmless."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath, PureWindowsPath
+from typing import Any, NamedTuple
+
+from zopo_fast._utils.text import printable
+from zopo_fast.llm.types import Usage
+from zopo_fast.report.charts import NORMAL_95
+from zopo_fast.report.study import Study
+from zopo_fast.runs.inspection import PromptScore, ScoredAnswer
+from zopo_fast.runs.result import HeldOut
+
+MAX_TOKENS = 1500  # of a text in a comparison of two; the time grows with the square
+MIN_RATIO = 0.5  # share of common words from which on two texts are compared word by word
+MAX_ANSWERS = 400  # examples of the comparison of answers
+_TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
+_HIDDEN = {"out", "headers", "quiet", "dry_run", "resume_or_start", "incumbent"}
+
+
+class Change(NamedTuple):
+    """Part of a comparison of two texts; `kind` is "same", "added" or "removed"."""
+
+    kind: str
+    text: str
+
+
+class Interval(NamedTuple):
+    """Confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part of the run took; `cost` is None without prices."""
+
+    name: str
+    usage: Usage
+    cost: float | None
+
+
+def cut(text: str, length: int) -> str:
+    """Return a text made harmless for a page, cut to a number of characters."""
+    if len(text) <= length:
+        return printable(text)
+    return f"{printable(text[:length])} … ({len(text):,} characters)"
+
+
+def changes(old: str, new: str) -> list[Change]:
+    """Compare two texts word by word; none for texts that are too long to compare."""
+    before, after = _TOKEN.findall(old), _TOKEN.findall(new)
+    if max(len(before), len(after)) > MAX_TOKENS:
+        return []
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    if matcher.ratio() < MIN_RATIO:  # single common words would scatter the texts
+        return [Change("removed", printable(old)), Change("same", "\n"), Change("added", printable(new))]
+    found: list[Change] = []
+    for kind, i, j, k, end in matcher.get_opcodes():
+        if kind == "equal":
+            found.append(Change("same", printable("".join(after[k:end]))))
+            continue
+        if j > i:
+            found.append(Change("removed", printable("".join(before[i:j]))))
+        if end > k:
+            found.append(Change("added", printable("".join(after[k:end]))))
+    return found
+
+
+def score_interval(scores: Sequence[float]) -> Interval | None:
+    """Return the 95 % interval of the mean score on examples like these.
+
+    For scores of 0 and 1 the Wilson score interval (Wilson 1927), else the normal approximation.
+
+    Args:
+        scores: n scores.
+
+    Returns:
+        The interval; None for fewer than two scores.
+    """
+    n, z = len(scores), NORMAL_95
+    if n < 2:
+        return None
+    mean = math.fsum(scores) / n
+    if set(scores) <= {0, 1}:
+        center = (mean + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+        return Interval(max(0.0, center - half), min(1.0, center + half))
+    half = z * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1) / n)
+    return Interval(mean - half, mean + half)
+
+
+def origin(study: Study, row: PromptScore) -> str:
+    """Return how the search came to ask a prompt."""
+    if row.index == study.incumbent:
+        return "incumbent"
+    if row.index in study.initial:
+        return "start"
+    if row.order is None:
+        return "known before"
+    return {"improvement": "expected improvement", "thompson": "Thompson sample"}.get(
+        study.config.search, study.config.search
+    )
+
+
+def prompt_rows(study: Study, length: int) -> list[list[Any]]:
+    """Return the rows of the table of prompts: scored ones by rank, failed ones, then the others.
+
+    Args:
+        study: the study.
+        length: characters of a text.
+
+    Returns:
+        Rows of rank, number, text, score, interval, examples, calls, tokens, cost, origin and order.
+    """
+    rows = [_prompt_row(study, row, length) for row in (*study.ranked, *study.failed)]
+    known = {row[1] for row in rows}
+    empty = [None, None, None, "0", 0, 0, None, "not asked", None]
+    rest = [
+        [None, index, cut(text, length), *empty[1:]]
+        for index, text in enumerate(study.prompts)
+        if index not in known
+    ]
+    return rows + rest
+
+
+def _prompt_row(study: Study, row: PromptScore, length: int) -> list[Any]:
+    interval = score_interval(list(row.scores.values()))
+    usage = row.usage
+    how = origin(study, row) if row.error is None else f"failed: {cut(row.error, 200)}"
+    return [
+        row.rank,
+        row.index,
+        cut(row.prompt, length),
+        row.score,
+        None if interval is None else [interval.low, interval.high],
+        f"{row.tried} of {row.examples}" if row.tried < row.examples else str(row.tried),
+        usage.calls + usage.cached,
+        usage.total_tokens,
+        study.cost(usage),
+        how,
+        row.order,
+    ]
+
+
+def rival(study: Study) -> tuple[str, int] | None:
+    """Return name and index of the prompt that the winner is compared with; None if there is none.
+
+    The prompt is the incumbent, else the first prompt of the comparison, else the first one of the start.
+    """
+    winner = study.winner
+    if winner is None:
+        return None
+    if study.incumbent is not None and study.incumbent != winner.index:
+        return "incumbent", study.incumbent
+    if study.incumbent is None:
+        for row in study.heldout:
+            if row.role != "winner" and row.prompt in study.prompts:
+                index = study.prompts.index(row.prompt)
+                if index != winner.index:
+                    return row.role, index
+    return None
+
+
+def answer_rows(study: Study, length: int) -> list[dict[str, Any]]:
+    """Return the answers of the winner and its rival example by example, the winner's worst first.
+
+    Args:
+        study: the study.
+        length: characters of a text.
+    """
+    winner, other = study.winner, rival(study)
+    if winner is None:
+        return []
+    theirs = {} if other is None else {(a.part, a.index): a for a in study.answers(other[1])}
+    rows = sorted(
+        study.answers(winner.index), key=lambda a: (math.inf if a.score is None else a.score, a.part, a.index)
+    )
+    return [
+        {
+            "part": answer.part, "index": answer.index, "input": cut(answer.input, length),
+            "expected": cut(" | ".join(answer.expected), length),
+            "answers": [_said(answer, length), _said(theirs.get((answer.part, answer.index)), length)],
+        }
+        for answer in rows[:MAX_ANSWERS]
+    ]  # fmt: skip
+
+
+def _said(answer: ScoredAnswer | None, length: int) -> dict[str, Any] | None:
+    if answer is None:
+        return None
+    text = answer.answer
+    if answer.unanswered is not None:
+        text = f"(unanswered: {answer.unanswered})"
+    return {"score": answer.score, "text": None if text is None else cut(text, length)}
+
+
+def spending(study: Study) -> list[Part]:
+    """Return what the parts of the run took."""
+    usages = study.usages
+    full = sum((row.usage for row in study.ranked if row.is_full), Usage())
+    partial = sum((row.usage for row in study.ranked if not row.is_full), Usage())
+    failed = sum((row.usage for row in study.failed), Usage())
+    parts = [
+        ("writing the pool", usages.get("writing", Usage())),
+        ("embedding the pool", usages.get("embedding", Usage())),
+        ("search: prompts scored on all examples", full),
+        ("search: prompts stopped early", partial),
+        ("search: prompts that failed", failed),
+        ("judges, comparison on held-out examples", usages.get("comparison", Usage())),
+    ]
+    return [Part(name, usage, study.cost(usage)) for name, usage in parts if usage.calls or usage.cached]
+
+
+def settings(study: Study) -> dict[str, str]:
+    """Return the settings of the run, without keys, headers and paths of the machine."""
+    values: Mapping[str, Any] = study.options or {
+        name: value for name, value in study.run.items() if name not in ("task", "pool", "search")
+    }
+    shown = {}
+    for name, value in sorted(values.items()):
+        if name in _HIDDEN or value is None or value is False or value in ([], {}, ()):
+            continue
+        shown[name] = cut(_without_folders(value), 300)
+    return shown
+
+
+def _without_folders(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_without_folders(each) for each in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} = {_without_folders(each)}" for name, each in value.items())
+    text = str(value)
+    for kind in (PurePath, PureWindowsPath):
+        if kind(text).is_absolute():
+            return kind(text).name
+    return text
+
+
+def ahead(study: Study) -> HeldOut | None:
+    """Return the row of the comparison with the rival of the winner; None without one."""
+    other = rival(study)
+    rows = [row for row in study.heldout if row.winner_ahead is not None]
+    if other is not None:
+        rows = [row for row in rows if row.prompt == study.prompts[other[1]]] or rows
+    return rows[0] if rows else None
