@@ -73,7 +73,7 @@ def test_a_job_is_started_followed_stopped_and_resumed(page_server: InThread, mo
         assert scored(page, "#summary") == 0
         model.steps.release(9)
         wait_scored(page, "#summary", 1)
-        page.get_by_role("heading", name="Report of Say yes").wait_for()
+        page.locator("#report [data-ready]").wait_for()
         first = scored(page, "#summary")
         model.steps.release(12)
         wait_scored(page, "#summary", first + 2)

@@ -366,7 +366,8 @@ class JobService:
         saved = job.saved
         saved.usage = usage_response(trial.total)
         saved.trials = trial.number
-        if trial.score is not None and not trial.partial and trial.score == trial.best_score:
+        is_best = not trial.partial and trial.score == trial.best_score
+        if trial.score is not None and is_best and trial.score != saved.best_score:  # of equal ones the first
             saved.best_index, saved.best_score, saved.best_prompt = trial.index, trial.score, trial.prompt
         response = trial_response(trial)
         job.trials.append(response)

@@ -67,7 +67,7 @@ async def read_form(request: web.BaseRequest, limits: ServerLimits) -> Form:
             "--max-body",
             {"Connection": "close"},
         ) from None
-    except (ValueError, LookupError, ConnectionError, web.RequestPayloadError) as error:
+    except Exception as error:  # aiohttp has no common error for a malformed form
         raise Problem(400, "BadForm", "form: malformed; send it from the page") from error
     form = Form()
     uploads: list[tuple[str, str, bytes]] = []
