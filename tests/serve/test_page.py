@@ -6,21 +6,17 @@ import asyncio
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from page_tools import Visit, Visitor
-from serve_tools import SECONDS, TOKEN, Client, InThread, served, table
+from serve_tools import SECONDS, TOKEN, Client, InThread, mounted, served, table
 
-from zopo_fast.serve.config import ServeConfig
 from zopo_fast.serve.http import session
 from zopo_fast.serve.pages import assets
-from zopo_fast.serve.server import create_app
 
 PARTS = ("/summary", "/report", "/delete", "")
 
@@ -275,31 +271,14 @@ def test_a_problem_is_a_page_too(visitor: Visitor) -> None:
 
 
 def test_the_page_works_below_a_prefix(tmp_path: Path) -> None:
-    found: list[str] = []
-    ready, stop = threading.Event(), threading.Event()
-
-    async def work() -> None:
-        outer = web.Application()
-        outer.add_subapp("/a/optimiser/", create_app(ServeConfig(data=tmp_path / "data", token=TOKEN)))
-        runner = web.AppRunner(outer)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        found.append(f"http://127.0.0.1:{runner.addresses[0][1]}/a/optimiser")
-        ready.set()
-        await asyncio.to_thread(stop.wait, SECONDS)
-        await runner.cleanup()
-
-    thread = threading.Thread(target=lambda: asyncio.run(work()))
-    thread.start()
-    try:
-        assert ready.wait(SECONDS)
-        visitor = Visitor(found[0])
+    with mounted(tmp_path / "data", "/a/optimiser", token=TOKEN) as url:
+        visitor = Visitor(url)
         begin = visitor.get("/ui/new")
         assert visitor.target("/ui/new", begin.headers["Location"]) == "/sign-in?next=ui/new"
         assert visitor.target("/sign-in", visitor.sign_in(TOKEN).headers["Location"]) == "/"
         large = visitor.post("/ui/new", {"pool": "x" * 2**21})  # above the limit of aiohttp's own server
         assert "task: missing" in large.words()
-        with Client(found[0], TOKEN) as call:
+        with Client(url, TOKEN) as call:
             body = {"embeddings": [[0.0, 1.0], [1.0, 0.0]]}
             study = call.ok("POST", "/a/optimiser/v1/studies", body)["id"]
         seen, queue = set(), ["/"]
@@ -313,16 +292,9 @@ def test_the_page_works_below_a_prefix(tmp_path: Path) -> None:
                 streams = {one for one in targets if "/changes" in one}
                 queue += sorted(targets - streams - seen - set(queue) - {"/sign-out"})
         assert {
-            "/",
-            "/ui/new",
-            "/ui/runs",
-            f"/ui/studies/{study}/report",
-            f"/ui/studies/{study}/delete",
+            "/", "/ui/new", "/ui/runs", f"/ui/studies/{study}/report", f"/ui/studies/{study}/delete",
             "/static/page.css",
-        } <= {one.partition("?")[0] for one in seen}
-    finally:
-        stop.set()
-        thread.join(SECONDS)
+        } <= {one.partition("?")[0] for one in seen}  # fmt: skip
 
 
 def test_without_the_extra_the_page_names_it_and_the_api_works(
