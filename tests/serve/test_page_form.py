@@ -118,7 +118,7 @@ def test_an_error_is_told_in_the_words_of_the_api_and_nothing_is_lost(
     fields = {
         **FIELDS,
         "name": 'A "name"',
-        "incumbent": "Old",
+        "incumbent": "Old prompt",
         "limit_tokens": "77",
         "nonce": "abc",
         **changes,
@@ -128,7 +128,8 @@ def test_an_error_is_told_in_the_words_of_the_api_and_nothing_is_lost(
     assert problem in visit.words()
     assert "/tmp" not in visit.words()
     assert value_of(visit, "name") == 'A "name"'
-    assert (value_of(visit, "incumbent"), value_of(visit, "nonce")) == ("Old", "abc")
+    assert value_of(visit, "nonce") == "abc"
+    assert "Old prompt" in visit.words()
     assert value_of(visit, "limit_tokens") == "77"
     assert value_of(visit, "budget") == fields["budget"]
     assert PROMPTS[3] in visit.words() or "pool" in changes
