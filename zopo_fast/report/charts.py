@@ -26,9 +26,9 @@ SCORED, PARTIAL, BEST = "score on all examples", "stopped early: score so far", 
 WINNER, INCUMBENT, ASKED, WAITING = "winner", "incumbent", "scored", "not scored"
 _SIZES = {WINNER: 320, INCUMBENT: 220, ASKED: 70, WAITING: 30}  # square pixels
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8a8a8a"
-MAX_TEXT = 160  # characters of a prompt in a tooltip
-MAX_WAITING = 1500  # prompts without a score that the map draws
-MAX_BELIEVED = 400  # prompts of the chart of beliefs
+MAX_TEXT = 100  # characters of a prompt in a tooltip
+MAX_WAITING = 1000  # prompts without a score that the map draws
+MAX_BELIEVED = 300  # prompts of the chart of beliefs
 NORMAL_95 = 1.96  # standard deviations of a 95 % interval
 
 
@@ -165,8 +165,8 @@ def belief(study: Study, posterior: Posterior) -> Any:
         scored = scores.get(index)
         rows.append(
             {
-                "rank": rank, "believed": mean, "number": index,
-                "low": max(least, mean - half), "high": min(most, mean + half),
+                "rank": rank, "believed": round(mean, 4), "number": index,
+                "low": round(max(least, mean - half), 4), "high": round(min(most, mean + half), 4),
                 "score": None if scored is None else scored.score,
                 "kind": "belief" if scored is None else SCORED if scored.is_full else PARTIAL,
                 "prompt": _cut(study.prompts[index]),
@@ -293,8 +293,8 @@ def _places(study: Study, posterior: Posterior | None) -> list[dict[str, Any]]:
             kind = WINNER
         rows.append(
             {
-                "x": float(places[index, 0]), "y": float(places[index, 1]), "number": index,
-                "kind": kind, "size": _SIZES[kind],
+                "x": round(float(places[index, 0]), 4), "y": round(float(places[index, 1]), 4),
+                "number": index, "kind": kind, "size": _SIZES[kind],
                 "score": None if row is None else row.score, "asked": None if row is None else row.order,
                 "region": region is None or index in region, "prompt": _cut(study.prompts[index]),
             }

@@ -19,6 +19,7 @@ from zopo_fast.runs.result import HeldOut
 
 MAX_TOKENS = 1500  # of a text in a comparison of two; the time grows with the square
 MIN_RATIO = 0.5  # share of common words from which on two texts are compared word by word
+MAX_ROWS = 20_000  # prompts of the table
 MAX_ANSWERS = 400  # examples of the comparison of answers
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 _HIDDEN = {"out", "headers", "quiet", "dry_run", "resume_or_start", "incumbent"}
@@ -125,10 +126,10 @@ def prompt_rows(study: Study, length: int) -> list[list[Any]]:
     empty = [None, None, None, "0", 0, 0, None, "not asked", None]
     rest = [
         [None, index, cut(text, length), *empty[1:]]
-        for index, text in enumerate(study.prompts)
+        for index, text in enumerate(study.prompts[: MAX_ROWS + len(known)])
         if index not in known
     ]
-    return rows + rest
+    return (rows + rest)[:MAX_ROWS]
 
 
 def _prompt_row(study: Study, row: PromptScore, length: int) -> list[Any]:

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from zopo_fast.report.study import Study
 
 MAX_BYTES = 3_000_000  # of a page
-LENGTHS = (4000, 1500, 600, 250, 100)  # characters of a text: the first that fits into a page is taken
+LENGTHS = (
+    4000,
+    1500,
+    600,
+    250,
+    100,
+    40,
+    15,
+)  # characters of a text: the first that fits into a page is taken
 MIN_COMPRESSED = 100_000  # bytes of data from which on compression is worth its time in the browser
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _ASSETS = "zopo_fast.report.assets"
@@ -67,9 +75,10 @@ def report_body(studies: Sequence[Study], max_bytes: int = MAX_BYTES) -> str:
     Raises:
         MissingDependencyError: Jinja2 or Altair is not installed.
     """
+    make = _study_body(studies[0]) if len(studies) == 1 else _comparison_body(studies)
     body = ""
     for length in LENGTHS:
-        body = _study_body(studies[0], length) if len(studies) == 1 else _comparison_body(studies, length)
+        body = make(length)
         if len(body.encode(errors="replace")) <= max_bytes:
             break
     return body
@@ -89,7 +98,8 @@ def static_files() -> dict[str, bytes]:
 # ---- bodies -----------------------------------------------------------------------------------------
 
 
-def _study_body(study: Study, length: int) -> str:
+def _study_body(study: Study) -> Callable[[int], str]:
+    """Return a function that makes the body of a study with texts of at most a number of characters."""
     posterior = study.posterior()
     drawn: dict[str, Any] = {}
     scored = charts.scored_prompts(study)
@@ -101,51 +111,48 @@ def _study_body(study: Study, length: int) -> str:
         drawn["belief"] = charts.belief(study, posterior)
     if study.heldout:
         drawn["heldout"] = charts.heldout(study.heldout)
+    specifications = {name: _specification(chart) for name, chart in drawn.items()}
     winner, rival = study.winner, facts.rival(study)
-    data = {
-        "charts": {name: _specification(chart) for name, chart in drawn.items()},
-        "prompts": facts.prompt_rows(study, length),
-        "answers": facts.answer_rows(study, length),
-        "hasCost": study.prices is not None,
-        "rival": None if rival is None else rival[0],
-    }
     other = None if rival is None else study.prompts[rival[1]]
-    return (
-        _environment()
-        .get_template("study.html")
-        .render(
+    changes = [] if winner is None or other is None else facts.changes(other, winner.prompt)
+    template = _environment().get_template("study.html")
+
+    def body(length: int) -> str:
+        rows, answers = facts.prompt_rows(study, length), facts.answer_rows(study, length)
+        data = {
+            "charts": specifications,
+            "prompts": rows,
+            "omitted": len(study.prompts) - len(rows),
+            "answers": answers,
+            "hasCost": study.prices is not None,
+            "rival": None if rival is None else rival[0],
+        }
+        return template.render(
             study=study,
             winner=winner,
             interval=None if winner is None else facts.score_interval(list(winner.scores.values())),
             rival=rival,
             rival_text=other,
-            changes=[] if winner is None or other is None else facts.changes(other, winner.prompt),
+            changes=changes,
             ahead=facts.ahead(study),
             parts=facts.spending(study),
             settings=facts.settings(study),
             versions=_versions(study),
             charts=drawn,
             data=_block(data),
-            has_answers=bool(data["answers"]),
+            has_answers=bool(answers),
         )
-    )
+
+    return body
 
 
-def _comparison_body(studies: Sequence[Study], length: int) -> str:
+def _comparison_body(studies: Sequence[Study]) -> Callable[[int], str]:
     drawn = {"best": charts.best_so_far(studies)}
-    data = {"charts": {name: _specification(chart) for name, chart in drawn.items()}}
+    data = _block({"charts": {name: _specification(chart) for name, chart in drawn.items()}})
     first = next((study.winner.prompt for study in studies if study.winner is not None), "")
-    return (
-        _environment()
-        .get_template("comparison.html")
-        .render(
-            studies=studies,
-            facts=facts,
-            first=first,
-            length=length,
-            charts=drawn,
-            data=_block(data),
-        )
+    template = _environment().get_template("comparison.html")
+    return lambda length: template.render(
+        studies=studies, facts=facts, first=first, length=length, charts=drawn, data=data
     )
 
 
@@ -161,7 +168,7 @@ def _specification(chart: Any) -> dict[str, Any]:
 
 def _block(data: Any) -> dict[str, str]:
     """Return data as the text of an element that no parser of HTML takes for markup, and its encoding."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=float)
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=float)
     if len(text) >= MIN_COMPRESSED:
         return {"encoding": "gzip", "text": base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()}
     return {"encoding": "json", "text": text.replace("<", "\\u003c").replace(">", "\\u003e")}

@@ -32,7 +32,7 @@
   }
 
   /* A table with pages. `rows` returns what the search and the filter leave, in order. */
-  function paged(root, name, state, rows, draw) {
+  function paged(root, name, state, rows, draw, omitted = 0) {
     const table = root.querySelector(`[data-table="${name}"]`);
     const status = root.querySelector(`[data-status="${name}"]`);
     const pager = root.querySelector(`[data-pager="${name}"]`);
@@ -44,7 +44,7 @@
       const some = found.slice(first, first + PAGE);
       table.tBodies[0].replaceChildren(...some.map(draw));
       const last = first + some.length;
-      status.textContent = found.length ? `${first + 1} to ${last} of ${found.length.toLocaleString("en")}` : "nothing found";
+      status.textContent = found.length ? `${first + 1} to ${last} of ${found.length.toLocaleString("en")}${omitted ? `; ${omitted.toLocaleString("en")} more that were not asked are left out` : ""}` : "nothing found";
       pager.hidden = pages === 1;
       const [previous, next] = pager.querySelectorAll("button");
       previous.disabled = state.page === 0;
@@ -116,7 +116,7 @@
           return element("td", { className: NUMERIC.has(column) ? "number" : "how" }, value === null ? "–" : String(value));
         }),
       );
-    const show = paged(root, "prompts", state, rows, draw);
+    const show = paged(root, "prompts", state, rows, draw, data.omitted);
     const mark = () => {
       heads.forEach((head, column) => {
         if (column !== PROMPTS.interval) head.setAttribute("aria-sort", column === state.column ? (state.down ? "descending" : "ascending") : "none");
