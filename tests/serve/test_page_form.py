@@ -143,11 +143,15 @@ def test_an_error_is_told_in_the_words_of_the_api_and_nothing_is_lost(
 
 
 def test_a_file_becomes_the_text_of_its_field_when_the_form_comes_back(visitor: Visitor) -> None:
-    files = {"task_file": ("t.csv", CSV.encode()), "pool_file": ("p.txt", b"One </textarea>.\nTwo.")}
+    files = {
+        "task_file": ("t.csv", CSV.encode()),
+        "pool_file": ("p.txt", b"\xef\xbb\xbfOne </textarea>.\nTwo."),
+    }
     visit = visitor.post("/ui/new", {"budget": "0", "model": "small"}, files)
     assert visit.status == 422
     assert "input,output q0,yes" in visit.words()
     assert "One </textarea>. Two." in visit.words()
+    assert "\ufeff" not in visit.text
 
 
 @pytest.mark.parametrize(
