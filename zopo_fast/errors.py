@@ -1,41 +1,41 @@
 """Exception tree of the package; every class is also the matching standard exception.
 
-ZopoError
-├── InputError (ValueError)           an invalid argument
-│   ├── ArrayError                    wrong shape, dtype or memory order, NaN or infinity
-│   ├── ConfigError                   a setting out of range, or two settings that contradict each other
-│   ├── ConflictingScoreError         two different scores for one prompt
-│   ├── EmbeddingMismatchError        a saved state of other embeddings
-│   ├── StudyMismatchError            a study file with other settings
-│   ├── TaskError                     an invalid task file; carries path and line
-│   └── PoolError                     an invalid pool file; carries path and line
-├── NothingToAsk (RuntimeError)       the search is done, or every remaining prompt is pending
-├── UnknownIndexError (IndexError)    a pool index that is out of range or not pending
-├── NotPositiveDefiniteError (ArithmeticError)   a kernel matrix without a Cholesky factor
-├── DeviceError (RuntimeError)        a missing or unusable device
-│   ├── DeviceMemoryError (MemoryError)          out of device memory; the object is unchanged
-│   └── DeviceLostError                          the CUDA context is lost, with every object in it
-├── MissingDependencyError (ImportError)         an optional package is not installed
-├── OutputError (OSError)             an output path that is not writable or already occupied
-├── StoreError (OSError)              an unusable study file
-│   ├── StoreBusyError (BlockingIOError)         the study is open in another process or object
-│   ├── StoreVersionError                        the study was written by a newer version of the package
-│   ├── StoreDamagedError                        the study file is damaged; tells what was recovered
-│   └── StoreFullError                           the disk is full; acknowledged data is intact
-├── ConcurrentUseError (RuntimeError) two threads use an object at the same time
-├── EventLoopError (RuntimeError)     a call that the running event loop does not allow
-├── LimitReachedError (RuntimeError)  a hard limit of the run; carries which one
-├── MetricError (RuntimeError)        a failure in the user's metric or score function
-└── LLMError (RuntimeError)           a model call that failed after all retries
-    ├── UnreachableError (ConnectionError)       the endpoint cannot be reached
-    │   └── EndpointDownError                    the endpoint stayed down for the time of the call
-    ├── RequestTimeoutError (TimeoutError)       the request timed out on every attempt
-    ├── AuthenticationError (PermissionError)    401, 403, or an error about the key
-    ├── ModelNotFoundError (LookupError)         404, or an error about the model
-    ├── RequestRejectedError (ValueError)        any other 4xx
-    ├── RateLimitError                           429 on every attempt, or no quota
-    ├── ServerError                              5xx on every attempt
-    └── MalformedAnswerError (ValueError)        HTML, invalid JSON, no choices, or no text
+    ZopoError
+    ├── InputError (ValueError)           an invalid argument
+    │   ├── ArrayError                    wrong shape, dtype or memory order, NaN or infinity
+    │   ├── ConfigError                   a setting out of range, or two settings that contradict each other
+    │   ├── ConflictingScoreError         two different scores for one prompt
+    │   ├── EmbeddingMismatchError        a saved state of other embeddings
+    │   ├── StudyMismatchError            a study file with other settings
+    │   ├── TaskError                     an invalid task file; carries path and line
+    │   └── PoolError                     an invalid pool file; carries path and line
+    ├── NothingToAsk (RuntimeError)       the search is done, or every remaining prompt is pending
+    ├── UnknownIndexError (IndexError)    a pool index that is out of range or not pending
+    ├── NotPositiveDefiniteError (ArithmeticError)   a kernel matrix without a Cholesky factor
+    ├── DeviceError (RuntimeError)        a missing or unusable device
+    │   ├── DeviceMemoryError (MemoryError)          out of device memory; the object is unchanged
+    │   └── DeviceLostError                          the CUDA context is lost, with every object in it
+    ├── MissingDependencyError (ImportError)         an optional package is not installed
+    ├── OutputError (OSError)             an output path that is not writable or already occupied
+    ├── StoreError (OSError)              an unusable study file
+    │   ├── StoreBusyError (BlockingIOError)         the study is open in another process or object
+    │   ├── StoreVersionError                        the study was written by a newer version of the package
+    │   ├── StoreDamagedError                        the study file is damaged; tells what was recovered
+    │   └── StoreFullError                           the disk is full; acknowledged data is intact
+    ├── ConcurrentUseError (RuntimeError) two threads use an object at the same time
+    ├── EventLoopError (RuntimeError)     a call that the running event loop does not allow
+    ├── LimitReachedError (RuntimeError)  a hard limit of the run; carries which one
+    ├── MetricError (RuntimeError)        a failure in the user's metric or score function
+    └── LLMError (RuntimeError)           a model call that failed after all retries
+        ├── UnreachableError (ConnectionError)       the endpoint cannot be reached
+        │   └── EndpointDownError                    the endpoint stayed down for the time of the call
+        ├── RequestTimeoutError (TimeoutError)       the request timed out on every attempt
+        ├── AuthenticationError (PermissionError)    401, 403, or an error about the key
+        ├── ModelNotFoundError (LookupError)         404, or an error about the model
+        ├── RequestRejectedError (ValueError)        any other 4xx
+        ├── RateLimitError                           429 on every attempt, or no quota
+        ├── ServerError                              5xx on every attempt
+        └── MalformedAnswerError (ValueError)        HTML, invalid JSON, no choices, or no text
 
 An `LLMError` states in `concerns` what fails, and in `code` the reason:
 

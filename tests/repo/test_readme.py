@@ -1,10 +1,9 @@
-"""Documents against the package: code blocks run, and options, targets, files and names exist."""
+"""Documents against the package: options, targets, files and names exist; figures are the measured ones."""
 
 from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -12,22 +11,19 @@ from pathlib import Path
 
 import pytest
 import tree
-from cli_tools import Bench
+from doc_tools import PAGES as ALL, ROOT, blocks_of
 
 import zopo_fast as zf
 from zopo_fast.cli.group import COMMANDS, load_command
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bench" / "README.md")
-}
+README = ALL["README.md"]
+PAGES = {page: text for page, text in ALL.items() if page.startswith(("README", "docs/", "bench/README"))}
 TEXT = "\n".join(text for page, text in PAGES.items() if not page.startswith("bench/"))
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    pages = [page for page in PAGES if not page.startswith("bench/")]
+    found = [block.code for page in pages for block in blocks_of(page) if block.language == language]
     assert found, f"no block of {language} in the documents"
     return found
 
@@ -115,20 +111,6 @@ def test_options_are_found_in_a_command() -> None:
     assert "--bogus" not in options_of("optimize")
 
 
-def test_shown_commands_run(tmp_path: Path) -> None:
-    """Every command runs with --dry-run, on a composed pool instead of a generated one."""
-    bench = Bench(tmp_path)
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    for words in commands("generate"):
-        done = bench.run(*words, "--how", "compose")
-        assert done.code == 0, done
-    whole = [words for words in commands("optimize") if "--resume" not in words]  # covered by test_cli_resume
-    for words in [*whole, *commands("landscape")]:
-        done = bench.run(*words, *([] if "--dry-run" in words else ["--dry-run"]))
-        assert done.code == 0, done
-        assert "No call was made." in done.out
-
-
 def test_make_targets_exist() -> None:
     targets = {words[1] for words in shell_lines() if words[0] == "make"}
     targets |= set(re.findall(r"`make ([\w-]+)`", TEXT))
@@ -141,9 +123,6 @@ def test_make_targets_exist() -> None:
 def test_named_files_exist() -> None:
     named = set(re.findall(r"\b(?:bench|csrc|docs|examples|tests|zopo_fast)/[\w./-]*\w", README))
     assert "examples/sentiment.jsonl" in named
-    for page, text in PAGES.items():  # links are relative to their page
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
     for name in named:
         assert (ROOT / name).exists(), name
     for name in ("best_prompt.txt", "result.json", "trials.jsonl", "curve.png"):
@@ -172,6 +151,15 @@ def test_speed_figures_come_from_the_result_files() -> None:
         assert filled(PAGES[page]) == PAGES[page], page
         with pytest.raises(LookupError, match="searches, table, limits"):
             filled(re.sub("bench: [a-z]+", "bench: lost", PAGES[page]))
+
+
+def test_errors_of_the_known_providers_are_recognised() -> None:
+    """Errors of each were recorded, and tests/llm reads all of them."""
+    table = PAGES["docs/providers.md"].partition("## Known providers")[2].partition("## The embedded")[0]
+    names = re.findall(r"^\| ([\w. ]+) \| `http", table, re.MULTILINE)
+    recorded = (ROOT / "tests" / "golden" / "provider_errors.jsonl").read_text(encoding="utf-8")
+    assert len(names) > 15
+    assert [name for name in names if f'"name": "{name.lower()} ' not in recorded] == []
 
 
 def test_readme_is_short() -> None:

@@ -51,14 +51,15 @@ def stored_options(options: Mapping[str, Any], task: Task, given: Collection[str
 
 def _command_line(options: Mapping[str, Any], given: Collection[str]) -> str:
     """Return the command that repeats a run, without secrets and without folders of this machine."""
+    context = click.get_current_context()
     words = ["zopo-fast", "optimize"]
-    for each in click.get_current_context().command.params:
+    for each in context.command.params:
         value = options.get(each.name or "")
         if isinstance(each, click.Argument):
-            words += [] if value is None else [_shown(value)]
+            words.append(_shown(context.params[each.name or ""]))
         elif each.name in SECRET and value:
             words += [each.opts[0], "..."]
-        elif each.name not in given or each.name in (*SECRET, *_NOT_STORED):
+        elif each.name not in given or each.name in (*SECRET, *_NOT_STORED, "quiet"):
             continue
         elif isinstance(value, bool):
             words.append((each.opts if value else each.secondary_opts or each.opts)[0])

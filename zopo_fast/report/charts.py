@@ -89,10 +89,10 @@ def curve(scored: Sequence[Scored], cost: Callable[[Usage], float | None] | None
         if np.isfinite(best):
             steps.append({**x, "score": best, "kind": BEST, "prompt": text})
     kinds = alt.Scale(domain=[SCORED, PARTIAL, BEST], range=[BLUE, GREY, ORANGE])
-    color = alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom"))
+    color = alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom", columns=2))
     shapes = alt.Scale(domain=[SCORED, PARTIAL], range=["circle", "cross"])
     shape = alt.Shape("kind:N", title=None, scale=shapes, legend=None)
-    x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False))
+    x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False, tickMinStep=1))
     y = alt.Y("score:Q", title="train score", scale=alt.Scale(zero=False))
     spent = alt.param(name="spent", value="prompts")
     dots = _chart(alt, points).mark_point(filled=True, size=50)
@@ -181,17 +181,21 @@ def belief(study: Study, posterior: Posterior) -> Any:
     )
     seen = base.transform_filter("isValid(datum.score)").mark_point(size=40).encode(
         x=x, y="score:Q",
-        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=alt.Scale(
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom", columns=2), scale=alt.Scale(
             domain=[SCORED, PARTIAL], range=[ORANGE, GREY])),
-        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=alt.Scale(
+        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom", columns=2), scale=alt.Scale(
             domain=[SCORED, PARTIAL], range=["circle", "cross"])),
         tooltip=["prompt:N", "number:Q", "score:Q"],
     )  # fmt: skip
     return (band + means + seen).properties(width=WIDTH, height=HEIGHT)
 
 
-def heldout(rows: Sequence[HeldOut]) -> Any:
+def heldout(rows: Sequence[HeldOut], names: Sequence[str]) -> Any:
     """Return the chart of the held-out scores, and of how far the winner is ahead with its 95 % interval.
+
+    Args:
+        rows: of the comparison.
+        names: one a row.
 
     Raises:
         MissingDependencyError: Altair is not installed.
@@ -199,14 +203,14 @@ def heldout(rows: Sequence[HeldOut]) -> Any:
     alt = altair()
     values = [
         {
-            "role": row.role, "score": row.score, "prompt": _cut(row.prompt),
+            "role": name, "score": row.score, "prompt": _cut(row.prompt),
             "ahead": None if row.winner_ahead is None else row.winner_ahead.mean,
             "low": None if row.winner_ahead is None else row.winner_ahead.low,
             "high": None if row.winner_ahead is None else row.winner_ahead.high,
         }
-        for row in rows
+        for name, row in zip(names, rows, strict=True)
     ]  # fmt: skip
-    roles = alt.Y("role:N", title=None, sort=[row.role for row in rows])
+    roles = alt.Y("role:N", title=None, sort=list(names))
     base = _chart(alt, values)
     bars = base.mark_bar(color=BLUE, height=14).encode(
         x=alt.X("score:Q", title="held-out score"), y=roles, tooltip=["role:N", "score:Q", "prompt:N"]
@@ -221,8 +225,8 @@ def heldout(rows: Sequence[HeldOut]) -> Any:
     zero = (
         alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], color=GREY).encode(x="zero:Q")
     )
-    half = {"width": WIDTH // 2 - 60, "height": max(60, 34 * len(rows))}
-    return alt.hconcat(bars.properties(**half), (zero + rule + dot).properties(**half))
+    size = {"width": WIDTH // 2, "height": 28 * len(rows)}
+    return alt.vconcat(bars.properties(**size), (zero + rule + dot).properties(**size))
 
 
 def best_so_far(studies: Sequence[Study]) -> Any:

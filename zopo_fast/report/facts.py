@@ -166,7 +166,7 @@ def rival(study: Study) -> tuple[str, int] | None:
             if row.role != "winner" and row.prompt in study.prompts:
                 index = study.prompts.index(row.prompt)
                 if index != winner.index:
-                    return row.role, index
+                    return study.role(row), index
     return None
 
 

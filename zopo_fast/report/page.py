@@ -110,7 +110,7 @@ def _study_body(study: Study) -> Callable[[int], str]:
     if posterior is not None:
         drawn["belief"] = charts.belief(study, posterior)
     if study.heldout:
-        drawn["heldout"] = charts.heldout(study.heldout)
+        drawn["heldout"] = charts.heldout(study.heldout, [study.role(row) for row in study.heldout])
     specifications = {name: _specification(chart) for name, chart in drawn.items()}
     winner, rival = study.winner, facts.rival(study)
     other = None if rival is None else study.prompts[rival[1]]
@@ -161,7 +161,7 @@ def _specification(chart: Any) -> dict[str, Any]:
     specification: dict[str, Any] = chart.to_dict(validate=False)
     fonts = {"labelFontSize": 12, "titleFontSize": 12}
     specification["config"] = {"axis": {**fonts, "titleFontWeight": "normal"}, "legend": fonts}
-    if "hconcat" not in specification:
+    if "vconcat" not in specification:
         specification |= {"width": "container", "autosize": {"type": "fit", "contains": "padding"}}
     return specification
 
@@ -201,7 +201,7 @@ def _figure(value: float | None, digits: int = 3) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.3f}"
+    return f"{value:+.3f}".replace("-", "\u2212")
 
 
 def _count(value: int) -> str:

@@ -82,7 +82,7 @@ def heldout(run: Study | Result) -> Any:
         run: a study, or the result of a run.
 
     Returns:
-        An altair.HConcatChart.
+        An altair.VConcatChart.
 
     Raises:
         InputError: the run has no held-out comparison.
@@ -90,4 +90,5 @@ def heldout(run: Study | Result) -> Any:
     """
     if not run.heldout:
         raise InputError("heldout: the run has no held-out comparison")
-    return charts.heldout(run.heldout)
+    roles = [row.role if isinstance(run, Result) else run.role(row) for row in run.heldout]
+    return charts.heldout(run.heldout, roles)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from zopo_fast._utils.public import public
+from zopo_fast._utils.text import printable
 from zopo_fast.errors import StoreError
 from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
@@ -284,6 +285,11 @@ class Study:
                 mean[k] += share * (scores[index] - mean[k])
                 variance[k] *= 1.0 - share
         return Posterior(prediction.indices, mean, np.sqrt(np.maximum(variance, 0.0)))
+
+    def role(self, row: HeldOut) -> str:
+        """Return the role of a prompt in the comparison: the first prompt of a pool may be the incumbent."""
+        is_incumbent = self.incumbent is not None and row.prompt == self.prompts[self.incumbent]
+        return "incumbent" if is_incumbent and row.role != "winner" else printable(row.role)
 
     def cost(self, usage: Usage) -> float | None:
         """Return the cost of a usage in the unit of the prices; None without prices."""

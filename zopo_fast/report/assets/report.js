@@ -195,6 +195,8 @@
       const name = box.dataset.chart;
       if (!(name in data.charts)) continue;
       const { view } = await window.vegaEmbed(box, data.charts[name], options);
+      // The box is an image with a label; the marks inside have none of their own.
+      box.querySelector("svg")?.setAttribute("aria-hidden", "true");
       const choices = root.querySelector(`[data-axis="${name}"]`);
       if (!choices) continue;
       const state = remember(`axis ${name}`, { value: "prompts" });
