@@ -33,6 +33,7 @@ OPTIONS = {
     "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
     "judge-key-env judge-max-tokens judge-body rubric "
     "unanswered max-failed price-in price-out dry-run out name quiet help",
+    "report": "out help",
     "show": "prompt full json help",
     "bench": "quick seconds seed out list help",
     "serve": "data host port token-file embedder embedding-base-url embedding-key-env embedding-batch "

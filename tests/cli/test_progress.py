@@ -13,7 +13,7 @@ from resume_tools import EMBEDDINGS, PROMPTS as MANY, TASK, answer, asked_for
 import zopo_fast as zf
 from zopo_fast.cli.terminal.progress import Progress
 from zopo_fast.llm.adapter import as_chat_model
-from zopo_fast.runs.progress import ChunkedEmbedder, CountedModel
+from zopo_fast.runs.progress import PHASES, ChunkedEmbedder, CountedModel
 
 
 class Clock:
@@ -145,17 +145,17 @@ def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_bar_for_each_phase_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(quiet=False, is_terminal=True)
-    for name in Progress.PHASES:
+    for name in PHASES:
         progress.phase(name)
         for done in range(5):
             progress.update(name, done, 4)
-        assert (progress._bar.n, progress._bar.total) == (4, 4)
+        assert (progress._bar.tqdm.n, progress._bar.tqdm.total) == (4, 4)
         progress.update(name, 2, 4)  # a failed prompt takes its examples back
-        assert progress._bar.n == 2
+        assert progress._bar.tqdm.n == 2
     progress.close()
     shown = capsys.readouterr().err
-    assert shown.count("| 2/4 [") >= len(Progress.PHASES)
-    assert all(phase.message in shown for phase in Progress.PHASES.values())
+    assert shown.count("| 2/4 [") >= len(PHASES)
+    assert all(phase.message in shown for phase in PHASES.values())
 
 
 def test_a_resumed_run_begins_with_what_was_spent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,12 +164,19 @@ def test_a_resumed_run_begins_with_what_was_spent(capsys: pytest.CaptureFixture[
     progress = Progress(quiet=False, is_terminal=False, clock=Clock())
     progress.usage = lambda: zf.Usage(10, 10, 2)
     total = zf.Usage(100, 100, 20)
-    progress.resume([Trial(1, 0, "p", 0.5, (0.5,), zf.Usage(), 0.0, 0.5, total)], total)
+    earlier = [("p\n" + "q" * 99, 0.5), ("a worse one", 0.25)]
+    progress.resume(
+        [Trial(1, 0, p, score, (score,), zf.Usage(), 0.0, 0.5, total) for p, score in earlier], total
+    )
     progress.phase("search")
     progress.update("search", 5, 50)
     progress.tick()
     progress.close()
-    assert "search: 5/50 examples, best 0.500, 22 calls, 220 tokens, 0 s" in capsys.readouterr().err
+    prompt = "p " + "q" * 55 + "..."
+    assert (
+        f'search: 5/50 examples, best 0.500 ("{prompt}"), 22 calls, 220 tokens, 0 s'
+        in capsys.readouterr().err
+    )
 
 
 def test_the_command_without_a_terminal(tmp_path: Path) -> None:
@@ -200,3 +207,44 @@ def test_generate_reports_its_answers(tmp_path: Path) -> None:
     assert done.code == 0, done
     assert "Generating prompts ..." in done.err
     assert any(line.startswith("generating: ") and line.endswith("done") for line in done.err.splitlines())
+
+
+# ---- bars of optimize(progress=True) -----------------------------------------------------------------
+
+
+def test_a_script_gets_bars_and_its_own_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: dict[str, list[Any]] = {"trial": [], "phase": [], "progress": []}
+
+    async def on_trial(trial: zf.Trial) -> None:
+        heard["trial"].append(trial)
+
+    how: dict[str, Any] = {
+        "on_trial": on_trial,
+        "on_phase": heard["phase"].append,
+        "on_progress": lambda *report: heard["progress"].append(report),
+    }
+    config = zf.RunConfig(budget=8, initial=4, stop_at_perfect=False, racing=False)
+    result = zf.optimize_sync(TASK, MANY, answer, config, embeddings=EMBEDDINGS, progress=True, **how)
+    shown = capsys.readouterr().err
+    total = 8 * len(TASK.train)
+    assert f"Scoring prompts: 100%|██████████| {total}/{total} " in shown
+    assert f"Best so far {result.best_score:.3f}: " in shown
+    assert "Scoring the held-out examples: 100%" in shown
+    assert len(heard["trial"]) == 8
+    assert heard["phase"] == ["search", "comparison"]
+    assert len(heard["progress"]) > total
+    quiet = zf.optimize_sync(TASK, MANY, answer, config, embeddings=EMBEDDINGS)
+    assert capsys.readouterr().err == ""
+    assert quiet.best_prompt == result.best_prompt
+
+
+def test_the_bars_are_no_part_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = zf.RunConfig(budget=8, initial=4, stop_at_perfect=False, racing=False)
+    found = [
+        zf.optimize_sync(
+            TASK, MANY, answer, config, embeddings=EMBEDDINGS, store=tmp_path / "s", progress=shown
+        )
+        for shown in (False, True)
+    ]
+    assert found[0].usage == found[1].usage
+    assert f"Best so far {found[0].best_score:.3f}: " in capsys.readouterr().err  # from the resumed trials

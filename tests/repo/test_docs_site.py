@@ -98,6 +98,9 @@ def public_names() -> set[str]:
             body = ast.parse(path.read_text(encoding="utf-8")).body
             defined = [each.name for each in body if isinstance(each, ast.FunctionDef | ast.ClassDef)]
             names |= {f"zopo_fast.{path.stem}.{name}" for name in defined if not name.startswith("_")}
+    for home in zf._LAZY_MODULES.values():
+        module = importlib.import_module(f"zopo_fast.{home}")
+        names |= {f"zopo_fast.{home}.{name}" for name in module.__all__}
     return names
 
 

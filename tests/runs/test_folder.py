@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import zopo_fast as zf
+from zopo_fast._utils.columns import width
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.terminal.summary import STOPPED, summary, usage_line
 from zopo_fast.errors import OutputError
@@ -103,17 +105,51 @@ def test_a_new_folder_without_a_trial_is_removed(tmp_path: Path) -> None:
 
 
 def test_summary() -> None:
-    lines = summary(make_result()).splitlines()
-    assert lines[0] == "Stopped: the budget is spent."
-    assert lines[1] == "Prompts scored: 2, failed: 1"
-    assert lines[2] == "Calls: 7, tokens: 1234 in, 56 out"
-    assert lines[3] == "Time: 12.3 s"
-    assert lines[lines.index("Best prompt:") + 1 :][:2] == ["  best\\x1b[31m", "  of two lines"]
-    assert "Train score: 0.750" in lines
-    assert "On 2 held-out examples:" in lines
-    winner, seed = lines[-2:]
-    assert winner.split() == ["winner", "0.750", "0.500"]
-    assert seed.split() == ["seed", "prompt", "-", "0.250", "+0.250", "[-0.125,", "+0.500]"]
+    assert summary(make_result(), prices=zf.Prices(1_000.0, 10_000.0)).splitlines() == [
+        "Best prompt:",
+        "  best\\x1b[31m",
+        "  of two lines",
+        "",
+        "Train score: 0.750",
+        "Held-out score: 0.500",
+        "Against the seed prompt: +0.250 [-0.125, +0.500], not clearly better",
+        "Cost: 1.7940",
+        "",
+        "On 2 held-out examples:",
+        "                  train  held-out   winner ahead by (95 % CI)",
+        "  winner          0.750     0.500",
+        "  seed prompt         -     0.250   +0.250 [-0.125, +0.500]",
+        "",
+        "Stopped: the budget is spent.",
+        "Prompts scored: 2, failed: 1",
+        "Calls: 7, tokens: 1234 in, 56 out",
+        "Time: 12.3 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [((0.2, 0.1, 0.3), "better"), ((-0.2, -0.3, -0.1), "worse"), ((0.1, 0.0, 0.2), "not clearly better")],
+)
+def test_the_interval_decides_who_is_better(interval: tuple[float, float, float], word: str) -> None:
+    winner, seed = make_result().heldout
+    text = summary(make_result(heldout=[winner, replace(seed, winner_ahead=Interval(*interval))]))
+    assert re.search(rf"^Against the seed prompt: .*\], {word}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("columns", [80, 50, 40])
+@pytest.mark.parametrize("has_color", [True, False])
+def test_a_summary_fits_its_columns_and_loses_no_word(columns: int, has_color: bool) -> None:
+    prompt = "word 日本語🙂 " * 40 + "\n" + " " * 99 + "indented\n" + "語" * 200
+    winner, seed = make_result().heldout
+    rows = [winner, replace(seed, unanswered={1: "content_filter"}, error="refused " * 30)]
+    result = make_result(best_prompt=prompt, heldout=rows, comparison_notes=["a note " * 40])
+    text = summary(result, columns=columns, has_color=has_color)
+    assert ("\x1b" in text) is has_color
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert max(map(width, plain.splitlines())) <= columns
+    for part in (prompt, "refused " * 30, "a note " * 40, "1 unanswered (content_filter)"):
+        assert "".join(part.split()) in "".join(plain.split())
 
 
 def test_summary_without_a_comparison_and_with_estimates() -> None:
@@ -128,7 +164,7 @@ def test_summary_without_a_comparison_and_with_estimates() -> None:
     "reason", ["budget", "pool", "perfect", "target", "interrupted", "failures", "error"]
 )
 def test_every_reason_to_stop_has_a_text(reason: str) -> None:
-    assert summary(make_result(stopped_by=reason)).startswith(f"Stopped: {STOPPED[reason]}.\n")
+    assert f"\nStopped: {STOPPED[reason]}.\n" in summary(make_result(stopped_by=reason))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zopo_fast._utils.files import exists
 from zopo_fast._utils.signals import stopped_by_signals
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED, exit_code
@@ -200,9 +201,9 @@ class OptimizeRunner:
             result = await self._result(folder, progress, stop)
             result = replace(result, usage=result.usage + self.pool_usage)
             progress.close()
-            _report(result, folder, self._settings(), None if self.store is None else self.store.path)
+            self._report(result, folder)
             if self.store is not None and result.stopped_by in _COMPLETE and result.error is None:
-                self.store.put(SUMMARY, summary(result))
+                self.store.put(SUMMARY, summary(result, prices=self.config.prices))
             return self._exit_code(result)
         except ZopoError as error:
             if not stop.is_set():
@@ -289,7 +290,7 @@ class OptimizeRunner:
 
             def on_phase(name: str) -> None:
                 if name == "search":  # earlier there are no results to keep, and Ctrl-C ends the command
-                    stack.enter_context(stopped_by_signals(lambda number: self._stop(stop, number)))
+                    stack.enter_context(stopped_by_signals(lambda number: self._stop(stop, progress, number)))
                 progress.phase(name)
 
             def on_resume(trials: list[Any]) -> None:
@@ -331,11 +332,11 @@ class OptimizeRunner:
             return Usage()
         return self.store.usage() + Usage(**(self.store.get("embedding") or {}))
 
-    def _stop(self, stop: asyncio.Event, number: signal.Signals) -> None:
+    def _stop(self, stop: asyncio.Event, progress: Progress, number: signal.Signals) -> None:
         stop.set()
         if number == signal.SIGTERM:
             self._exit_of_signal = EXIT_TERMINATED
-        click.echo("\nStopping; press Ctrl-C again to force it.", err=True)
+        progress.say("\nStopping; press Ctrl-C again to force it.")
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
         """Let the model write the pool, and store it before a later step can fail."""
@@ -378,18 +379,35 @@ class OptimizeRunner:
                 shown[name] = show_url(parse_base_url(name, shown[name]))
         return {"task": self.task.name, "metric": self.task.metric, **shown}
 
+    def _report(self, result: Result, folder: RunFolder | None) -> None:
+        """Write the results, then print the summary: the terminal may be gone."""
+        from zopo_fast.cli.terminal.look import terminal_look
+        from zopo_fast.cli.terminal.summary import summary
+        from zopo_fast.report.output import write_output
+        from zopo_fast.runs.folder import REPORT
 
-def _report(result: Result, folder: RunFolder | None, settings: dict[str, Any], study: Path | None) -> None:
-    from zopo_fast.cli.terminal.summary import summary
-    from zopo_fast.report.output import write_output
+        try:
+            if folder is not None:
+                folder.finish(result, self._settings())
+        finally:
+            click.echo(summary(result, prices=self.config.prices, **terminal_look()._asdict()))
+        if folder is None:
+            return
+        left_out = write_output(result, folder.path, None if self.store is None else self.store.path)
+        for note in left_out:
+            click.echo(f"Left out: {printable(note)}", err=True)
+        show_folder(folder.path, has_report=not any(note.startswith(REPORT) for note in left_out))
 
-    try:  # write the results first: the terminal may be gone
-        if folder is not None:
-            folder.finish(result, settings)
-    finally:
-        click.echo(summary(result))
-    if folder is None:
-        return
-    for note in write_output(result, folder.path, study):
-        click.echo(f"Left out: {printable(note)}", err=True)
-    click.echo(f"\nWritten to {printable(str(folder.path))}")
+
+def show_folder(path: Path, has_report: bool = True) -> None:
+    """Print the folder of a run and, where it holds one, the page to open.
+
+    Args:
+        path: Folder of the run.
+        has_report: False if the page could not be written: one in the folder is out of date.
+    """
+    from zopo_fast.runs.folder import REPORT
+
+    click.echo(f"\nWritten to {printable(str(path))}")
+    if has_report and exists(path / REPORT):
+        click.echo(f"Report: {printable(str(path / REPORT))}")

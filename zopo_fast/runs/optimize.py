@@ -25,7 +25,7 @@ from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
 from zopo_fast.runs.prior import earlier_winners, prior_of_run, require_usable
-from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress
+from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress, RunBars
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
@@ -72,6 +72,7 @@ async def optimize(
     cache: AnswerCache | None = None,
     account: Account | None = None,
     prior: Sequence[str | Path | Store] = (),
+    progress: bool = False,
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
 
@@ -100,6 +101,7 @@ async def optimize(
         account: budget shared with other work; None: one with `config.limits`.
         prior: earlier studies of the same or an overlapping pool, such as those of other models: folders of
             runs, study files or Stores. The search learns from their scores and starts with their winners.
+        progress: show a bar for each phase with the best prompt so far: a widget in a notebook, else text.
 
     Returns:
         The result. If the model fails for good during the run, the result so far with `stopped_by="error"`.
@@ -131,9 +133,11 @@ async def optimize(
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
     pool, incumbent = _with_incumbent(pool, config.incumbent)
-    phase = on_phase or (lambda _: None)
-    progress = on_progress or (lambda *_: None)
-    with resume.open_store(store) as study:
+    bars = RunBars(progress)
+    on_trial, on_resume, on_phase, on_progress = bars.callbacks(on_trial, on_resume, on_phase, on_progress)
+    on_phase = on_phase or (lambda _: None)
+    on_progress = on_progress or (lambda *_: None)
+    with bars, resume.open_store(store) as study:
         config = config if study is None else resume.config_as_begun(study, config)
         account = account or account_of(config, study)
         if account is not None and not isinstance(scored, Task) and account.limits.has_spending_limit:
@@ -155,7 +159,7 @@ async def optimize(
             resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             resume.describe(study, scored, config)
             slots = resume.pin(study, "slots", slots)
-        Z = await _embeddings(pool, embeddings, embedder, phase, progress, study)
+        Z = await _embeddings(pool, embeddings, embedder, on_phase, on_progress, study)
         words = _words(pool, config, study)
         initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier)))
         state = _state(scored, pool, Z, words, config, initial, scorer, slots, study, earlier)
@@ -165,8 +169,8 @@ async def optimize(
             config,
             on_trial=on_trial,
             on_resume=on_resume,
-            on_phase=phase,
-            on_progress=progress,
+            on_phase=on_phase,
+            on_progress=on_progress,
             stop=stop or asyncio.Event(),
             store=study,
             account=account,

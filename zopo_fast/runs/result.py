@@ -1,4 +1,4 @@
-"""Result of a run: trials, winner, and held-out scores with their confidence intervals."""
+"""Result of a run: trials, winner, held-out scores with confidence intervals, and its view in a notebook."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from zopo_fast._utils.markup import escaped, table
 from zopo_fast._utils.public import public
+from zopo_fast._utils.text import short_repr
+from zopo_fast.errors import MissingDependencyError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.unanswered import UnansweredExample
+
+_MAX_BEST, _MAX_PROMPT, _TOP = 2_000, 200, 10  # characters of the winner and of others, prompts in the HTML
 
 
 @public
@@ -54,6 +59,10 @@ class Trial:
     def partial(self) -> bool:
         """True when `score` is a mean over some of the examples only."""
         return bool(self.examples)
+
+    def __repr__(self) -> str:
+        partial = " (over some examples only)" * self.partial
+        return f"<Trial {self.number}: score {_score(self.score)}{partial}, {short_repr(self.prompt)}>"
 
 
 class Interval(NamedTuple):
@@ -112,6 +121,9 @@ class HeldOut:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"error": None, "unanswered": {}, **state})
+
+    def __repr__(self) -> str:
+        return f"<HeldOut {self.role}: score {_score(self.score)}, {short_repr(self.prompt)}>"
 
 
 @public
@@ -184,3 +196,84 @@ class Result:
             ],
             "comparison_notes": self.comparison_notes,
         }
+
+    def to_frame(self) -> Any:
+        """Return the trials as a pandas DataFrame, one row a trial.
+
+        Columns are fields of `Trial`; `examples` is the number of scored examples, `calls`, `prompt_tokens`
+        and `completion_tokens` are its usage. A score that does not exist is NaN.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingDependencyError('needs pandas: pip install "zopo-fast[notebook]"') from None
+        rows = [
+            (
+                t.number, t.index, t.prompt, t.score, t.partial, len(t.scores), t.seconds,
+                t.usage.calls, t.usage.prompt_tokens, t.usage.completion_tokens, t.best_score, t.error,
+            )
+            for t in self.trials
+        ]  # fmt: skip
+        return pandas.DataFrame(rows, columns=list(_FRAME)).astype(_FRAME)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Result {short_repr(self.best_prompt)}: score {_score(self.best_score)}, "
+            f"stopped by {self.stopped_by}; {len(self.prompts_scored())} prompts scored, "
+            f"{self.usage.calls} calls, {self.seconds:.1f} s>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the winner, the held-out scores, the best prompts and the usage for a notebook."""
+        usage = self.usage
+        partial = " over some examples only" * self.in_part
+        parts = [
+            f"<p><b>Best prompt</b>, train score {_score(self.best_score)}{partial}:</p>",
+            f'<pre style="white-space: pre-wrap">{escaped(_cut(self.best_prompt, _MAX_BEST))}</pre>',
+        ]
+        if self.heldout:
+            header = ("Held-out examples", "train", "held-out", "winner ahead by (95 % CI)", "")
+            parts.append(table(header, [_heldout_cells(row) for row in self.heldout], numbers=3))
+        parts += [f"<p>Note: {escaped(_cut(note, _MAX_PROMPT))}</p>" for note in self.comparison_notes]
+        rows = [
+            (_cut(t.prompt, _MAX_PROMPT), _score(t.score), str(len(t.scores))) for t in self._ranked()[:_TOP]
+        ]
+        best = table(("Prompt", "score", "examples"), rows, numbers=2)
+        parts += [
+            f"<details><summary>Best {len(rows)} of {len(self.prompts_scored())} prompts scored</summary>"
+            f"{best}</details>",
+            f"<p>Stopped by {escaped(self.stopped_by)} after {usage.calls} calls, "
+            f"{usage.prompt_tokens} tokens in, {usage.completion_tokens} out, {self.seconds:.1f} s.</p>",
+        ]
+        return f'<div style="max-width: 60em">{"".join(parts)}</div>'
+
+    def _ranked(self) -> list[Trial]:
+        """Return the trials with a score: those over all examples first, best first."""
+        scored = [(t.partial, -t.score, t.number, t) for t in self.trials if t.score is not None]
+        return [t for *_, t in sorted(scored, key=lambda row: row[:3])]
+
+
+_FRAME = {
+    "number": "int64", "index": "int64", "prompt": "string", "score": "float64", "partial": "bool",
+    "examples": "int64", "seconds": "float64", "calls": "int64", "prompt_tokens": "int64",
+    "completion_tokens": "int64", "best_score": "float64", "error": "string",
+}  # fmt: skip
+"""Columns of the data frame and their types, which are the same without a trial."""
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
+
+
+def _cut(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[:characters]}... ({len(text)} characters)"
+
+
+def _heldout_cells(row: HeldOut) -> tuple[str, ...]:
+    ahead = "" if row.winner_ahead is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*row.winner_ahead)
+    notes = [f"{len(row.unanswered)} unanswered"] if row.unanswered else []
+    notes += [f"not scored: {_cut(row.error, _MAX_PROMPT)}"] if row.error is not None else []
+    return row.role, _score(row.train_score), _score(row.score), ahead, "; ".join(notes)

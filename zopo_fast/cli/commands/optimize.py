@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.signals import run_until_terminated
-from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner
+from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner, show_folder
 from zopo_fast.cli.options import (
     answer_options,
     comparison_options,
@@ -71,7 +71,7 @@ MOST_USED = (
     "--out",
     group="Output",
     type=FILE,
-    help="Folder for best_prompt.txt, result.json, trials.jsonl, curve.png and study.sqlite3.",
+    help="Folder for report.html, best_prompt.txt, result.json, trials.jsonl, curve.png and study.sqlite3.",
 )
 @quiet_option
 def optimize(task: Path | None, **options: Any) -> int:
@@ -144,6 +144,7 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
         if options["resume_or_start"] and (summary := store.get(SUMMARY)) is not None:
             if has_results(folder):
                 click.echo(summary)
+                show_folder(folder)
                 return 0
             click.echo(
                 f"{printable(str(folder))}: results are missing; written again from the study", err=True

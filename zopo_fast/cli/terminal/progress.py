@@ -1,4 +1,4 @@
-"""Progress of a command: a bar for each phase on a terminal, else a line at intervals."""
+"""Progress of a command: a bar above the best prompt so far on a terminal, else a line at intervals."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from zopo_fast._utils.columns import shorten
+from zopo_fast.cli.terminal.look import COLUMNS
 from zopo_fast.llm.types import Usage
+from zopo_fast.runs.progress import PHASES, BestSoFar, PhaseBar
 
 if TYPE_CHECKING:
     from zopo_fast.runs.result import Trial
 
 SECONDS = 10.0
 """Seconds between two lines where stderr is no terminal."""
+_PROMPT_COLUMNS = 60  # of the best prompt in such a line
 
 
 def used(*models: Any) -> Usage:
     """Return the usage of models so far; of None, and of a model without usage, none."""
     return sum((getattr(model, "usage", Usage()) for model in models), Usage())
-
-
-class _Phase(NamedTuple):
-    message: str
-    unit: str
 
 
 class Progress:
@@ -42,14 +41,6 @@ class Progress:
         usage: Returns calls and tokens so far.
     """
 
-    PHASES: ClassVar = {
-        "generating": _Phase("Generating prompts", "answer"),
-        "embedding": _Phase("Embedding the pool", "prompt"),
-        "search": _Phase("Scoring prompts", "example"),
-        "random sample": _Phase("Scoring a random sample for comparison", "example"),
-        "comparison": _Phase("Scoring the held-out examples", "example"),
-    }
-
     def __init__(
         self,
         quiet: bool,
@@ -63,9 +54,10 @@ class Progress:
         self._has_bar = sys.stderr.isatty() if is_terminal is None else is_terminal
         self._name = ""
         self._done, self._total = 0, 0
-        self._best: float | None = None
+        self._best = BestSoFar()
         self._began = clock()
-        self._bar: Any = None
+        self._bar: PhaseBar | None = None
+        self._best_line: Any = None
         self._ending = threading.Event()
         self._lines: threading.Thread | None = None
 
@@ -77,7 +69,7 @@ class Progress:
         self._name, self._done, self._total, self._began = name, 0, 0, self._clock()
         if self._quiet:
             return
-        click.echo(f"{self.PHASES[name].message} ...", err=True)
+        click.echo(f"{PHASES[name].message} ...", err=True)
         if not self._has_bar and self._lines is None:
             self._lines = threading.Thread(target=self._tick_until_end, name="progress", daemon=True)
             self._lines.start()
@@ -90,17 +82,15 @@ class Progress:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=done, unit=self._unit_of(name), dynamic_ncols=True)
-        self._bar.total = total
-        self._bar.set_postfix(self._facts(), refresh=False)
-        if done < self._bar.n:
-            self._bar.n = done
-            self._bar.refresh()
-        self._bar.update(done - self._bar.n)
+            self._bar = PhaseBar(tqdm, done, total, unit=self._unit_of(name))
+        usage = self.usage()
+        self._bar.update(done, total, f"{usage.calls} calls, {usage.total_tokens} tokens")
+        self._show_best()
 
     def show(self, trial: Trial) -> None:
-        """Take the best score so far from a trial."""
-        self._best = trial.best_score
+        """Take the best score so far, and its prompt, from a trial."""
+        self._best.take(trial)
+        self._show_best()
 
     def resume(self, trials: Sequence[Trial], earlier: Usage | None = None) -> None:
         """Continue from earlier runs.
@@ -112,18 +102,17 @@ class Progress:
         before = earlier or (trials[-1].total if trials else Usage())
         now = self.usage
         self.usage = lambda: before + now()
-        if trials:
-            self._best = trials[-1].best_score
+        for trial in trials:
+            self._best.take(trial)
 
     # ---- output ------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        if self._bar is not None:
-            self._bar.clear()
-        click.echo(text, err=True)
-        if self._bar is not None:
-            self._bar.refresh()
+        if self._bar is None:
+            click.echo(text, err=True)
+        else:
+            self._bar.tqdm.write(text, file=sys.stderr)
 
     def tick(self) -> None:
         """Print the state of the phase as one line."""
@@ -141,22 +130,35 @@ class Progress:
     # ---- internals ---------------------------------------------------------------------------------
 
     def _unit_of(self, name: str) -> str:
-        return self._unit if name == "search" else self.PHASES[name].unit
+        return self._unit if name == "search" else PHASES[name].unit
 
-    def _facts(self) -> dict[str, str]:
-        usage = self.usage()
-        best = "-" if self._best is None else f"{self._best:.3f}"
-        return {"best": best, "calls": str(usage.calls), "tokens": str(usage.total_tokens)}
+    def _show_best(self) -> None:
+        """Show the best prompt so far in the line below the bar, cut to the width of the terminal."""
+        if self._bar is None or self._best.score is None:
+            return
+        columns = self._bar.tqdm.format_dict["ncols"] or COLUMNS
+        text = self._best.line(columns)
+        if self._best_line is None:
+            self._best_line = type(self._bar.tqdm)(
+                total=0, desc=text, bar_format="{desc}", position=1, leave=False, dynamic_ncols=True
+            )
+        elif text != self._best_line.desc:
+            self._best_line.set_description_str(text)
 
     def _line(self) -> str:
-        facts, unit = self._facts(), self._unit_of(self._name)
-        seconds = self._clock() - self._began
+        usage, unit = self.usage(), self._unit_of(self._name)
+        best = "-"
+        if self._best.score is not None:
+            best = f'{self._best.score:.3f} ("{shorten(self._best.prompt, _PROMPT_COLUMNS)}")'
         return (
-            f"{self._name}: {self._done}/{self._total or '?'} {unit}s, best {facts['best']}, "
-            f"{facts['calls']} calls, {facts['tokens']} tokens, {seconds:.0f} s"
+            f"{self._name}: {self._done}/{self._total or '?'} {unit}s, best {best}, "
+            f"{usage.calls} calls, {usage.total_tokens} tokens, {self._clock() - self._began:.0f} s"
         )
 
     def _end_phase(self) -> None:
+        if self._best_line is not None:
+            self._best_line.close()  # first: the bar above moves the cursor below itself
+            self._best_line = None
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+import click
+
+from zopo_fast._utils.columns import width, wrap
 from zopo_fast._utils.text import printable
+from zopo_fast.cli.terminal.look import COLUMNS
+from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.result import HeldOut, Result
+from zopo_fast.runs.result import HeldOut, Interval, Result
 from zopo_fast.runs.unanswered import unanswered_lines
 
 STOPPED = {
@@ -23,12 +30,68 @@ STOPPED = {
     "error": "the model is unavailable; these are the results so far",
 }
 
+_heading = partial(click.style, bold=True)
+_winner = partial(click.style, fg="green", bold=True)
+_warning = partial(click.style, fg="yellow")
 
-def summary(result: Result) -> str:
-    """Return the summary of a run for a terminal."""
+
+def summary(
+    result: Result, *, prices: Prices | None = None, columns: int = COLUMNS, has_color: bool = False
+) -> str:
+    """Return the summary of a run for a terminal: the winner and its scores, then how the run went.
+
+    Args:
+        result: Result of the run.
+        prices: Prices of its tokens; None: unknown.
+        columns: Width of the lines.
+        has_color: Style the lines; the words are the same.
+    """
+    lines: list[str] = []
+
+    def add(text: str, style: Any = None) -> None:
+        indent = " " * min(len(text) - len(text.lstrip(" ")), columns // 2)
+        wrapped = wrap(text.lstrip(" "), columns, indent, indent + "  ")
+        lines.extend(style(line) if style and has_color and line else line for line in wrapped)
+
+    add("Best prompt:", _heading)
+    for line in printable(result.best_prompt).split("\n"):
+        add("  " + line, _winner)
+    add("")
+    add(f"Train score: {result.best_score:.3f}" + " (over some examples only)" * result.in_part, _heading)
+    for line in _verdict(result.heldout):
+        add(line, _heading)
+    if prices is not None:
+        usage = result.usage
+        add(f"Cost: {prices.of(usage.prompt_tokens, usage.completion_tokens):.4f}")
+    if result.heldout:
+        lines += ["", *_table(result.heldout, columns)]
+    add("")
+    for line in _course(result):
+        add(line)
+    for note in result.comparison_notes:
+        add(_one_line(f"Note: {note}"), _warning)
+    return "\n".join(lines)
+
+
+def _verdict(rows: Sequence[HeldOut]) -> list[str]:
+    """Return the winner's score on the held-out examples, and its lead over the seed prompt."""
+    by_role = {row.role: row for row in rows}
+    winner, seed = by_role.get("winner"), by_role.get("seed prompt")
+    if winner is None or winner.score is None:
+        return []
+    lines = [f"Held-out score: {winner.score:.3f}"]
+    if seed is None or seed.winner_ahead is None:
+        return lines
+    ahead = seed.winner_ahead
+    word = "better" if ahead.low > 0 else "worse" if ahead.high < 0 else "not clearly better"
+    return [*lines, f"Against the seed prompt: {_interval(ahead)}, {word}"]
+
+
+def _course(result: Result) -> list[str]:
+    """Return why the run stopped, and what it took."""
     scored, full = len(result.prompts_scored()), len(result.prompts_scored(in_full=True))
     failed = sum(t.score is None for t in result.trials)
-    lines = [
+    return [
         f"Stopped: {STOPPED[result.stopped_by]}.",
         f"Prompts scored: {scored}"
         + (f", {full} of them on all examples" if full < scored else "")
@@ -36,19 +99,11 @@ def summary(result: Result) -> str:
         usage_line(result.usage),
         *map(_one_line, unanswered_lines(result.unanswered)),
         f"Time: {result.seconds:.1f} s",
-        "",
-        "Best prompt:",
-        *("  " + line for line in printable(result.best_prompt).split("\n")),
-        f"Train score: {result.best_score:.3f}" + " (over some examples only)" * result.in_part,
     ]
-    if result.heldout:
-        lines += ["", *_table(result.heldout)]
-    lines += [_one_line(f"Note: {note}") for note in result.comparison_notes]
-    return "\n".join(lines)
 
 
 def _one_line(text: str) -> str:
-    return " ".join(printable(text).split("\n"))
+    return printable(text).replace("\n", " ")
 
 
 def usage_line(usage: Usage) -> str:
@@ -79,23 +134,35 @@ def age_words(seconds: float) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def _table(rows: Sequence[HeldOut]) -> list[str]:
+def _table(rows: Sequence[HeldOut], columns: int) -> list[str]:
     examples = max(len(row.scores) for row in rows)
-    lines = [
-        f"On {examples} held-out examples:" if examples else "On the held-out examples:",
-        f"  {'':16}{'train':>7}{'held-out':>10}   winner ahead by (95 % CI)",
-    ]
+    lines = [f"On {examples} held-out examples:" if examples else "On the held-out examples:"]
+    lines += _row("", "train", "held-out", ["winner ahead by (95 % CI)"], columns)
     for row in rows:
-        after = ""
-        if row.winner_ahead is not None:
-            after = "   {:+.3f} [{:+.3f}, {:+.3f}]".format(*row.winner_ahead)
+        more = [] if row.winner_ahead is None else [_interval(row.winner_ahead)]
         if row.unanswered:
-            after += (
-                f"   {len(row.unanswered)} unanswered ({', '.join(sorted(set(row.unanswered.values())))})"
-            )
+            reasons = ", ".join(sorted(set(row.unanswered.values())))
+            more.append(_one_line(f"{len(row.unanswered)} unanswered ({reasons})"))
         if row.error is not None:
-            after += f"   not scored: {row.error}"
-        train = "-" if row.train_score is None else f"{row.train_score:.3f}"
-        score = "-" if row.score is None else f"{row.score:.3f}"
-        lines.append(_one_line(f"  {row.role:16}{train:>7}{score:>10}{after}"))
+            more.append(_one_line(f"not scored: {row.error}"))
+        lines += _row(row.role, _score(row.train_score), _score(row.score), more, columns)
     return lines
+
+
+def _row(role: str, train: str, heldout: str, more: Sequence[str], columns: int) -> list[str]:
+    """Return a row of the table; what does not fit into the line follows below it."""
+    lines = [f"  {role:13}{train:>8}{heldout:>10}"]
+    for text in more:
+        if len(lines) == 1 and width(lines[0]) + 3 + width(text) <= columns:
+            lines[0] += "   " + text
+        else:
+            lines += wrap(text, columns, " " * 6)
+    return lines
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"
+
+
+def _interval(interval: Interval) -> str:
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval)
