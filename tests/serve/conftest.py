@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from model_stub import KEY, Model, models_file, running_model
 from serve_tools import Client, InThread, served
 
 
@@ -19,3 +20,15 @@ def server(tmp_path: Path) -> Iterator[InThread]:
 def call(server: InThread) -> Iterator[Client]:
     with Client(server.url) as client:
         yield client
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    with running_model() as running:
+        yield running
+
+
+@pytest.fixture
+def models(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("A_KEY", KEY)
+    return models_file(tmp_path, model)

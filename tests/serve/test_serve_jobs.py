@@ -5,16 +5,15 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from model_stub import KEY, PROMPTS, Model
 from serve_tools import SECONDS, Client, Process, packed, pool, served
 
 from zopo_fast.errors import ConfigError
@@ -23,74 +22,6 @@ from zopo_fast.serve.jobs.events import JobEvents
 from zopo_fast.serve.jobs.runner import task_of
 from zopo_fast.serve.jobs.schemas import JobTask
 from zopo_fast.serve.models import load_models
-
-KEY = "sk-a-key-that-must-not-show-anywhere"
-PROMPTS = [f"Say it in way {i}." for i in range(20)]
-
-
-class Model(ThreadingHTTPServer):
-    """OpenAI-compatible endpoint that answers "yes" to prompts with an odd number, while `go` is set."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.calls, self.status, self.answers = 0, 200, 10**6
-        self.keys: set[str | None] = set()
-        self.go, self.over = threading.Event(), threading.Event()
-        self.go.set()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Model
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.calls += 1
-        self.server.keys.add(self.headers.get("Authorization"))
-        if self.server.calls > self.server.answers:
-            self.server.over.wait(SECONDS)
-            self.close_connection = True
-            return
-        self.server.go.wait(SECONDS)
-        text = body["messages"][-1]["content"]
-        odd = any(f"way {i}." in text for i in range(1, 20, 2))
-        answer = {
-            "choices": [{"message": {"content": "yes" if odd else "no"}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 1},
-        }
-        data = json.dumps(answer).encode()
-        try:
-            self.send_response(self.server.status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-        except OSError:  # the caller was killed
-            self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def model() -> Iterator[Model]:
-    with Model() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        yield running
-        running.go.set()
-        running.over.set()
-        running.shutdown()
-        thread.join(SECONDS)
-
-
-@pytest.fixture
-def models(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("A_KEY", KEY)
-    path = tmp_path / "models.toml"
-    path.write_text(f'[small]\nmodel = "m"\nbase_url = "{model.url}"\nkey_env = "A_KEY"\nconcurrency = 2\n')
-    return path
 
 
 def job(**changes: Any) -> dict[str, Any]:

@@ -152,7 +152,8 @@ def chromium() -> Iterator[Chromium]:
             yield watched
         finally:
             watched._browser.close()
-    assert watched.unexpected() == []
+    problems = watched.unexpected()
+    assert problems == [], "\n".join(problems)
 
 
 def _launch(chromium: Any) -> Any:

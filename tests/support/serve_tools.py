@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
+from aiohttp import web
 from time_tools import HANG
 
 from zopo_fast.serve.config import ServeConfig, ServerLimits
 from zopo_fast.serve.http.routing import Route
-from zopo_fast.serve.server import Server
+from zopo_fast.serve.server import Server, create_app
 
 TOKEN = "a-token-for-the-tests-0123456789"
 SECONDS = HANG
@@ -106,7 +107,8 @@ def served(
     folder: Path, limits: ServerLimits | None = None, middlewares: Iterable[Any] = (), **settings: Any
 ) -> Iterator[InThread]:
     """Run a server on a free port while the context is open; shut it down gracefully."""
-    config = ServeConfig(data=folder, port=0, limits=limits or ServerLimits(stop_timeout=5), **settings)
+    given = {"port": 0, "limits": limits or ServerLimits(stop_timeout=5), **settings}
+    config = ServeConfig(data=folder, **given)
     found: list[Any] = []
     ready = threading.Event()
 
@@ -147,6 +149,33 @@ def served(
     assert not thread.is_alive()
     if problems:
         raise problems[0]
+
+
+@contextmanager
+def mounted(folder: Path, prefix: str, **settings: Any) -> Iterator[str]:
+    """Run the server as a part of another application below a prefix; the value is its URL."""
+    found: list[str] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        outer = web.Application()
+        outer.add_subapp(f"{prefix}/", create_app(ServeConfig(data=folder, **settings)))
+        runner = web.AppRunner(outer)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        found.append(f"http://127.0.0.1:{runner.addresses[0][1]}{prefix}")
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+        await runner.cleanup()
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()), daemon=True)
+    thread.start()
+    assert ready.wait(SECONDS)
+    try:
+        yield found[0]
+    finally:
+        stop.set()
+        thread.join(SECONDS)
 
 
 class Process:
@@ -197,5 +226,5 @@ class Process:
 
 
 def table() -> tuple[Route, ...]:
-    """Return the routes of a server without starting it."""
-    return Server(ServeConfig(data=Path("unused"))).table.routes
+    """Return the routes of a server's API without starting it."""
+    return Server(ServeConfig(data=Path("unused"))).table.documented

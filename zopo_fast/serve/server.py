@@ -14,6 +14,7 @@ from aiohttp import web
 from zopo_fast import __version__
 from zopo_fast.errors import ConfigError, ZopoError
 from zopo_fast.llm.types import EmbeddingModel
+from zopo_fast.serve.changes import Changes
 from zopo_fast.serve.config import ServeConfig
 from zopo_fast.serve.http.auth import Authenticator
 from zopo_fast.serve.http.problems import Problem, problem_from
@@ -28,10 +29,12 @@ from zopo_fast.serve.http.request import (
 from zopo_fast.serve.http.response import PreformattedResponse
 from zopo_fast.serve.http.routing import JSON, ParsedRequest, Route, RouteTable
 from zopo_fast.serve.http.schemas import Health
+from zopo_fast.serve.http.streams import EVENT_STREAM, EventStreams
 from zopo_fast.serve.jobs.routes import JobRoutes
 from zopo_fast.serve.jobs.service import JobService
 from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
 from zopo_fast.serve.models import load_models
+from zopo_fast.serve.pages.routes import PageRoutes
 from zopo_fast.serve.studies.routes import StudyRoutes
 from zopo_fast.serve.studies.service import StudyService
 
@@ -61,17 +64,21 @@ class Server:
         self.url = ""
         self.is_stopping = False
         self._embedder = _resolve_embedder(config)
-        self.studies = StudyService(config.data, config.limits, self.metrics)
+        limits, self._changes = config.limits, Changes()
+        self.studies = StudyService(config.data, limits, self.metrics, self._changes)
         models = load_models(config.models)
-        self.jobs = JobService(config.data, config.limits, models, self._embedder, self.metrics)
+        self.jobs = JobService(config.data, limits, models, self._embedder, self.metrics, self._changes)
+        self._authenticator, streams = Authenticator(config), EventStreams(limits.max_streams)
+        jobs = JobRoutes(self.jobs, streams)
+        page = PageRoutes(self.studies, self.jobs, jobs, self._changes, self._authenticator, streams, limits)
         self.table = RouteTable(
             [
                 *StudyRoutes(self.studies, self._embedder).routes(),
-                *JobRoutes(self.jobs, config.limits).routes(),
+                *jobs.routes(),
                 *self._routes(),
+                *page.routes(),
             ]
         )
-        self._authenticator = Authenticator(config)
         self._in_flight = 0
         self.app = self._create_app(middlewares)
         self._runner = web.AppRunner(
@@ -148,6 +155,7 @@ class Server:
     async def _begin_shutdown(self, app: web.Application) -> None:
         self.is_stopping = True
         self.jobs.end_streams()
+        self._changes.close()
 
     # ---- requests ----------------------------------------------------------------------------------
 
@@ -185,8 +193,13 @@ class Server:
         except Problem:
             self._authenticator.check(request)  # do not reveal to strangers which paths exist
             raise
+        if route.is_page:
+            page = await route.handler(ParsedRequest(request, resource_id, None, None, None))
+            assert isinstance(page, web.StreamResponse)
+            return page
         if not route.is_public:
-            self._authenticator.check(request)
+            takes_session = route.method == "GET" and route.media_type == EVENT_STREAM
+            self._authenticator.check(request, takes_session=takes_session)
         body = await read_body(request, self.config.limits)
         parsed = ParsedRequest(
             request,
@@ -237,7 +250,7 @@ class Server:
     async def _document(self, request: ParsedRequest) -> bytes:
         from zopo_fast.serve.http.openapi import build_document
 
-        document = build_document(self.table.routes, has_token=self.config.token is not None)
+        document = build_document(self.table.documented, has_token=self.config.token is not None)
         return msgspec.json.encode(document)
 
 

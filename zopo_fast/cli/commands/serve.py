@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from zopo_fast.cli.params import FILE, Command, default_help, json_object, option, setting_option
-from zopo_fast.errors import ConfigError
+from zopo_fast.errors import ConfigError, MissingDependencyError
 from zopo_fast.serve.config import TOKEN_VARIABLE, ServeConfig, ServerLimits
 
 # Longest time that one thread keeps the interpreter. The thread of the journal does little between two waits
@@ -78,11 +78,22 @@ def serve(**options: Any) -> int:
     async def work() -> None:
         stop = asyncio.Event()
         with _stopped_by_signals(stop):
-            await run(config, stop, ready=lambda url: click.echo(f"Listening on {url}"))
+            await run(config, stop, ready=_announce)
 
     with json_logging(sys.stderr, log_messages=config.log_prompts, log_access=config.access_log):
         _run(work())
     return 0
+
+
+def _announce(url: str) -> None:
+    from zopo_fast.serve.pages import assets
+
+    click.echo(f"Listening on {url}")
+    try:
+        assets.require()
+    except MissingDependencyError:
+        return
+    click.echo(f"Page: {url}/")
 
 
 def _tune() -> None:

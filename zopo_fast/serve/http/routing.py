@@ -27,7 +27,7 @@ class ParsedRequest:
         key: idempotency key, or None.
     """
 
-    http: web.BaseRequest
+    http: web.Request
     resource_id: str
     body: Any
     query: Any
@@ -57,6 +57,7 @@ class Route:
         is_public: needs no authentication.
         is_body_optional: a missing body means the defaults of its type.
         is_preformatted: send a successful response with the preformatted head.
+        is_page: part of the server's page, not of the API; the handler checks the sender and reads the body.
     """
 
     method: str
@@ -74,6 +75,7 @@ class Route:
     is_public: bool = False
     is_body_optional: bool = False
     is_preformatted: bool = False
+    is_page: bool = False
     decode: Callable[[bytes], Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +92,11 @@ class RouteTable:
         self._methods: dict[str, list[str]] = {}
         for method, pattern in self._by_pattern:
             self._methods.setdefault(pattern, []).append(method)
+
+    @property
+    def documented(self) -> tuple[Route, ...]:
+        """Routes of the API, without those of the server's page."""
+        return tuple(route for route in self.routes if not route.is_page)
 
     def find(self, method: str, path: str) -> tuple[Route, str]:
         """Find the route of a request.

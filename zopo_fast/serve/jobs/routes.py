@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import msgspec
 from aiohttp import web
 
-from zopo_fast.serve.config import ServerLimits
-from zopo_fast.serve.http.idempotency import Deduplicator
+from zopo_fast.serve.http.idempotency import Deduplicator, IdempotencyKey
 from zopo_fast.serve.http.problems import Problem
 from zopo_fast.serve.http.request import PageQuery
 from zopo_fast.serve.http.routing import ParsedRequest, Route
+from zopo_fast.serve.http.streams import EVENT_STREAM, KEEP_ALIVE_SECONDS, EventStreams
 from zopo_fast.serve.jobs.job import JobRecord
 from zopo_fast.serve.jobs.schemas import CreateJob, Job, JobList, JobResult
 from zopo_fast.serve.jobs.service import JobService
 
-EVENT_STREAM = "text/event-stream"
-KEEP_ALIVE_SECONDS = 15.0  # a comment keeps a silent event stream open
 _encode = msgspec.json.Encoder().encode
 
 
@@ -26,13 +22,12 @@ class JobRoutes:
 
     Args:
         jobs: the jobs of the server.
-        limits: limits of the server.
+        streams: event streams of the server.
     """
 
-    def __init__(self, jobs: JobService, limits: ServerLimits) -> None:
-        self._jobs, self._limits = jobs, limits
+    def __init__(self, jobs: JobService, streams: EventStreams) -> None:
+        self._jobs, self._streams = jobs, streams
         self._creations: Deduplicator[JobRecord] = Deduplicator()
-        self._streams = 0
 
     def routes(self) -> list[Route]:
         """List the routes, for the route table."""
@@ -76,10 +71,14 @@ class JobRoutes:
         ]  # fmt: skip
 
     async def create(self, request: ParsedRequest) -> bytes:
-        job = None if request.key is None else self._jobs.find_created(request.key)
+        return _encode((await self.create_once(request.body, request.key)).to_response())
+
+    async def create_once(self, wanted: CreateJob, key: IdempotencyKey | None) -> JobRecord:
+        """Create a job, or return the one that an earlier request with the same key created."""
+        job = None if key is None else self._jobs.find_created(key)
         if job is None:
-            job = await self._creations.run(request.key, lambda: self._jobs.create(request.body, request.key))
-        return _encode(job.to_response())
+            job = await self._creations.run(key, lambda: self._jobs.create(wanted, key))
+        return job
 
     async def list(self, request: ParsedRequest) -> bytes:
         page, after = self._jobs.list_page(request.query.after, request.query.limit)
@@ -108,26 +107,7 @@ class JobRoutes:
     async def events(self, request: ParsedRequest) -> web.StreamResponse:
         job = self._jobs.get(request.resource_id)
         after = _parse_event_id(request.http.headers.get("Last-Event-ID"))
-        if self._streams >= self._limits.max_streams:
-            raise Problem(
-                429,
-                "TooManyStreams",
-                f"the server has reached its limit of {self._limits.max_streams} event streams; close some",
-            )
-        self._streams += 1
-        try:
-            return await self._stream(request.http, job, after)
-        finally:
-            self._streams -= 1
-
-    async def _stream(self, request: web.BaseRequest, job: JobRecord, after: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store"})
-        await response.prepare(request)
-        with contextlib.suppress(ConnectionError):  # the client disconnected: not a failure of the server
-            async for event in job.events.follow(after, KEEP_ALIVE_SECONDS):
-                await response.write(event)  # waits for a slow client
-            await response.write_eof()
-        return response
+        return await self._streams.send(request.http, job.events.follow(after, KEEP_ALIVE_SECONDS))
 
 
 def _parse_event_id(given: str | None) -> int:

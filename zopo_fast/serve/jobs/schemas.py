@@ -162,4 +162,5 @@ class SavedJob(msgspec.Struct):
     trials: int = 0
     best_index: int | None = None
     best_score: float | None = None
+    best_prompt: str | None = None
     usage: JobUsage = msgspec.field(default_factory=JobUsage)

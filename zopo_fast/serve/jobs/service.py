@@ -21,6 +21,7 @@ from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import EmbeddingModel, Usage
 from zopo_fast.runs.result import Result, Trial
+from zopo_fast.serve.changes import Changes
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
@@ -54,6 +55,7 @@ class JobService:
         models: models that jobs may name.
         embedder: embeds pools of texts; None: requests bring embeddings.
         metrics: metrics of the server.
+        changes: revisions of the jobs.
     """
 
     def __init__(
@@ -63,9 +65,12 @@ class JobService:
         models: dict[str, NamedModel],
         embedder: EmbeddingModel | None,
         metrics: Metrics,
+        changes: Changes,
     ) -> None:
         self._folder = folder / "jobs"
-        self._limits, self._models, self._embedder, self._metrics = limits, models, embedder, metrics
+        self._changes = changes
+        self._limits, self._embedder, self._metrics = limits, embedder, metrics
+        self.models = models
         self._jobs: dict[str, JobRecord] = {}
         self._keys: dict[str, tuple[str, str]] = {}  # keys of creations: digest, job
         self._slots = asyncio.Semaphore(limits.max_jobs)
@@ -116,6 +121,15 @@ class JobService:
             job.events.close()
 
     # ---- lookup, creation, deletion ----------------------------------------------------------------
+
+    @property
+    def has_embedder(self) -> bool:
+        """Jobs may leave the embeddings of their pool out."""
+        return self._embedder is not None
+
+    def list_all(self) -> list[JobRecord]:
+        """List the jobs in no particular order."""
+        return list(self._jobs.values())
 
     def get(self, name: str) -> JobRecord:
         """Look up a job.
@@ -169,8 +183,8 @@ class JobService:
             )
         self._check_not_stopping()
         for model in (request.model, request.judge):
-            if model is not None and model not in self._models:
-                names = ", ".join(sorted(self._models))
+            if model is not None and model not in self.models:
+                names = ", ".join(sorted(self.models))
                 raise ConfigError(
                     f"model {model!r} is not in the server's models file; choose one of: {names}"
                 )
@@ -179,7 +193,7 @@ class JobService:
                 "embeddings are missing and this server has no embedder; send embeddings, or start it with "
                 "--embedder"
             )
-        await asyncio.to_thread(check, request, self._limits, self._models[request.model].prices)
+        await asyncio.to_thread(check, request, self._limits, self.models[request.model].prices)
         name = secrets.token_hex(8)
         folder = self._folder / name
         created = round(time.time(), 3)
@@ -245,6 +259,7 @@ class JobService:
         if job.saved.key is not None:
             self._keys.pop(job.saved.key[0], None)
         await asyncio.to_thread(shutil.rmtree, job.folder, True)
+        self._changes.forget(job.saved.id)
         self._update_gauge()
 
     async def read_result(self, job: JobRecord) -> bytes:
@@ -312,18 +327,19 @@ class JobService:
         def on_phase(name: str) -> None:
             job.phase = name
             job.events.add("phase", {"phase": name})
+            self._changes.touch(job.saved.id)
 
         def on_resume(trials: list[Trial]) -> None:
             # Counted in the metrics, and sent as events, before the interruption.
             job.trials = [trial_response(trial) for trial in trials]
             job.used = trials[-1].total if trials else Usage()
 
-        model = self._models[request.model]
+        model = self.models[request.model]
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(model.open())
             judge = None
             if request.judge is not None:
-                judge = await stack.enter_async_context(self._models[request.judge].open())
+                judge = await stack.enter_async_context(self.models[request.judge].open())
             result = await run(
                 request,
                 job.folder,
@@ -341,6 +357,7 @@ class JobService:
         self._metrics.count_usage(request.model, job.used, result.usage)
         job.saved.usage = usage_response(result.usage)
         job.saved.best_index, job.saved.best_score = result.best_index, result.best_score
+        job.saved.best_prompt = result.best_prompt
         return result
 
     def _record_trial(self, job: JobRecord, trial: Trial) -> None:
@@ -349,16 +366,19 @@ class JobService:
         saved = job.saved
         saved.usage = usage_response(trial.total)
         saved.trials = trial.number
-        if trial.score is not None and not trial.partial and trial.score == trial.best_score:
-            saved.best_index, saved.best_score = trial.index, trial.score
+        is_best = not trial.partial and trial.score == trial.best_score
+        if trial.score is not None and is_best and trial.score != saved.best_score:  # of equal ones the first
+            saved.best_index, saved.best_score, saved.best_prompt = trial.index, trial.score, trial.prompt
         response = trial_response(trial)
         job.trials.append(response)
         job.events.add("trial", response)
+        self._changes.touch(saved.id)
 
     def _set_state(self, job: JobRecord, state: Any) -> None:
         job.saved.state = state
         job.events.add("state", {"state": state, "error": job.saved.error})
         job.saved.event = job.events.last
+        self._changes.touch(job.saved.id)
         self._update_gauge()
 
     def _update_gauge(self) -> None:

@@ -78,6 +78,12 @@ class StudyFile:
             prompts = None if pool is None else list(pool.prompts)
             return StudyContents(store.config, prompts, embeddings, list(store.events()))
 
+    def read_log(self) -> tuple[list[str] | None, list[Event]]:
+        """Read the texts and the log only; the embeddings are by far the largest part."""
+        with Store.open(self.path) as store:
+            pool = store.pool()
+            return None if pool is None else list(pool.prompts), list(store.events())
+
     def delete(self) -> None:
         """Remove the file durably."""
         try:

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zopo_fast.errors import StoreError
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.serve.studies.file import StudyFile
+from zopo_fast.serve.studies.file import StudyContents, StudyFile
 from zopo_fast.serve.studies.journal import JournalEntry, JournalEvent
 from zopo_fast.serve.studies.study import LoadedStudy
+from zopo_fast.storage.store import Event
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +86,30 @@ class StudyRecord:
                 self.study.different,
             )
         return self.study
+
+    async def read(self) -> StudyContents:
+        """Read the study from its file and its events in the journal, without loading it.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        async with self.file_lock:
+            contents = await asyncio.to_thread(self.file.read)
+            return replace(contents, events=[*contents.events, *self._tail_after(contents.events)])
+
+    async def read_log(self) -> tuple[list[str] | None, list[Event]]:
+        """Read the texts, and the log with its events in the journal.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        async with self.file_lock:
+            prompts, events = await asyncio.to_thread(self.file.read_log)
+            return prompts, [*events, *self._tail_after(events)]
+
+    def _tail_after(self, events: Sequence[Event]) -> list[Event]:
+        last = events[-1].seq if events else 0
+        return [Event(e.seq, e.kind, json.loads(bytes(e.data))) for e in self.tail if e.seq > last]
 
     def unload(self) -> None:
         """Discard the loaded study; the next request loads what is on disk."""

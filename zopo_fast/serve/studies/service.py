@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from zopo_fast.errors import InputError, NothingToAsk, StoreError, UnknownIndexError
 from zopo_fast.search.config import ZopoConfig
+from zopo_fast.serve.changes import Changes
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
@@ -41,10 +42,11 @@ class StudyService:
         folder: data folder of the server.
         limits: limits of the server.
         metrics: metrics of the server.
+        changes: revisions of the studies.
     """
 
-    def __init__(self, folder: Path, limits: ServerLimits, metrics: Metrics) -> None:
-        self.limits, self.metrics = limits, metrics
+    def __init__(self, folder: Path, limits: ServerLimits, metrics: Metrics, changes: Changes) -> None:
+        self.limits, self.metrics, self._changes = limits, metrics, changes
         self._folder = folder / "studies"
         self._journal_path = folder / "journal.sqlite3"
         self._records: dict[str, StudyRecord] = {}
@@ -130,6 +132,10 @@ class StudyService:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def list_all(self) -> list[StudyRecord]:
+        """List the studies in no particular order."""
+        return [record for record in self._records.values() if not record.is_deleted]
 
     def get(self, study: str) -> StudyRecord:
         """Look up a study.
@@ -219,6 +225,7 @@ class StudyService:
             self._creating -= 1
         record = StudyRecord(study, meta, file, loaded)
         self._add(record)
+        self._changes.touch(study)
         self._update_gauge()
         _log.info("study created", extra={"study": study, "prompts": len(embeddings)})
         return record
@@ -245,6 +252,7 @@ class StudyService:
             record.tail.clear()
             del self._records[record.id]
             self._keys.pop(record.meta.get("key", ""), None)
+        self._changes.forget(record.id)
         self._update_gauge()
         _log.info("study deleted", extra={"study": record.id})
 
@@ -335,6 +343,7 @@ class StudyService:
             if not record.is_deleted:
                 record.tail.extend(entry.events)
                 self._journal_events += len(entry.events)
+                self._changes.touch(record.id)
         self.metrics.observe_commit(seconds, len(entries))
 
     def _on_failure(self, entries: list[JournalEntry], error: StoreError) -> None:
