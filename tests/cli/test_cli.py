@@ -292,7 +292,7 @@ def test_answers_of_an_earlier_run_are_counted_and_another_model_is_asked(bench:
         out, again, more = run(1)
         assert (again["cached"], again["reused"], more) == (calls, calls, 0)
         assert 0 < again["reused_age"] < 3600
-        assert f"from the cache: {calls}, of earlier runs, the oldest " in out
+        assert f"from the cache: {calls}, of earlier runs, the oldest " in " ".join(out.split())
         server.models = {"data": [{"id": "m", "root": "another/model"}]}
         _, other, more = run(2)
         assert (other["cached"], more) == (0, calls)
