@@ -43,8 +43,8 @@ lint: $(VENV)/installed
 # Lint, types and all tests.
 test: lint check
 
-# Tests run two at a time. Screenshots of the browser tests are kept in build/screenshots. Those that measure time or run a model follow one by one: load would distort the
-# times, and the model uses every core.
+# Tests run two at a time. Those that measure time or run a model follow one by one: load would distort the
+# times, and the model uses every core. Screenshots of the browser tests are kept in build/screenshots.
 check: $(VENV)/installed
 	tests/support/install_chromium.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not model"

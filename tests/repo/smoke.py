@@ -19,7 +19,10 @@ import numpy as np
 import zopo_fast as zf
 
 PACKAGE = Path(zf.__file__).parent
-NEEDED = ("py.typed", "_core.pyi", "prompts/compose.toml", "bench/__init__.py")
+NEEDED = (
+    "py.typed", "_core.pyi", "prompts/compose.toml", "bench/__init__.py", "report/assets/report.js",
+    "report/assets/study.html", "serve/pages/templates/index.html", "serve/pages/static/page.css",
+)  # fmt: skip
 UNWANTED = ("tests", "csrc", "results", "landscapes", "golden")
 
 
