@@ -191,7 +191,7 @@ def test_an_error_stands_beside_the_form_and_nothing_is_lost(page_server: InThre
         page.get_by_label("Model", exact=True).select_option("small")
         page.get_by_label("Examples to score on").fill("2")
         page.get_by_role("button", name="Start the job").click()
-        page.get_by_text("pool: Expected `array` of length >= 2").wait_for()
+        page.get_by_text("pool: only one prompt; a search needs at least two").wait_for()
         browser.audit(page)
         browser.shot(page, "page-form-error")
         assert page.get_by_label("Pool").input_value() == "Only one prompt."

@@ -101,7 +101,7 @@ def test_all_fields_reach_the_request(embedding: InThread, visitor: Visitor) -> 
         ({"task": "a,b\n1,2\n"}, "task.csv"),
         ({"task": JSONL, "examples": "x"}, "examples: not a number"),
         ({"pool": ""}, "pool: missing"),
-        ({"pool": "only one"}, "pool: Expected `array` of length >= 2"),
+        ({"pool": "only one"}, "pool: only one prompt; a search needs at least two"),
         ({"budget": "many"}, "config.budget: Expected `int`"),
         ({"budget": "0"}, "config.budget: Expected `int` >= 1"),
         ({"limit_calls": "-1"}, "config.limits.calls: Expected `int` >= 1"),

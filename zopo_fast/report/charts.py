@@ -89,7 +89,7 @@ def curve(scored: Sequence[Scored], cost: Callable[[Usage], float | None] | None
         if np.isfinite(best):
             steps.append({**x, "score": best, "kind": BEST, "prompt": text})
     kinds = alt.Scale(domain=[SCORED, PARTIAL, BEST], range=[BLUE, GREY, ORANGE])
-    color = alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom", columns=2))
+    color = alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom", columns=1))
     shapes = alt.Scale(domain=[SCORED, PARTIAL], range=["circle", "cross"])
     shape = alt.Shape("kind:N", title=None, scale=shapes, legend=None)
     x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False, tickMinStep=1))
@@ -181,9 +181,9 @@ def belief(study: Study, posterior: Posterior) -> Any:
     )
     seen = base.transform_filter("isValid(datum.score)").mark_point(size=40).encode(
         x=x, y="score:Q",
-        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom", columns=2), scale=alt.Scale(
+        color=alt.Color("kind:N", title=None, legend=alt.Legend(orient="bottom", columns=1), scale=alt.Scale(
             domain=[SCORED, PARTIAL], range=[ORANGE, GREY])),
-        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom", columns=2), scale=alt.Scale(
+        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom", columns=1), scale=alt.Scale(
             domain=[SCORED, PARTIAL], range=["circle", "cross"])),
         tooltip=["prompt:N", "number:Q", "score:Q"],
     )  # fmt: skip
@@ -249,8 +249,8 @@ def best_so_far(studies: Sequence[Study]) -> Any:
         .encode(
             x=alt.X("calls:Q", title="calls, answers from a cache included", axis=alt.Axis(grid=False)),
             y=alt.Y("best:Q", title="best train score", scale=alt.Scale(zero=False)),
-            color=alt.Color("run:N", title=None, legend=alt.Legend(orient="bottom", columns=2)),
-            strokeDash=alt.StrokeDash("run:N", title=None, legend=alt.Legend(orient="bottom", columns=2)),
+            color=alt.Color("run:N", title=None, legend=alt.Legend(orient="bottom", columns=1)),
+            strokeDash=alt.StrokeDash("run:N", title=None, legend=alt.Legend(orient="bottom", columns=1)),
             tooltip=["run:N", "calls:Q", "best:Q"],
         )
         .properties(width=WIDTH, height=HEIGHT)

@@ -178,9 +178,13 @@ def _pool(form: Form) -> list[Any]:
     if suffix not in POOL_SUFFIXES:
         raise Problem(422, "ValidationError", f"pool: a file {suffix} is not supported; send text or JSONL")
     if suffix == ".txt":
-        return [line for line in text.splitlines() if line.strip()]
-    with _file("pool", text, suffix, PoolError) as path:
-        return list(Pool.load(path).prompts)
+        prompts = [line for line in text.splitlines() if line.strip()]
+    else:
+        with _file("pool", text, suffix, PoolError) as path:
+            prompts = list(Pool.load(path).prompts)
+    if len(prompts) < 2:
+        raise Problem(422, "ValidationError", "pool: only one prompt; a search needs at least two")
+    return prompts
 
 
 @contextlib.contextmanager
