@@ -138,3 +138,14 @@ def test_a_resumed_run_is_unfinished_until_it_ends(tmp_path: Path) -> None:
 def test_a_missing_study_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(zf.StoreError, match="no study file there"):
         zf.Study.open(tmp_path)
+
+
+def test_a_run_that_continues_has_no_result_meanwhile(tmp_path: Path) -> None:
+    first = make_run(tmp_path, limits=zf.Limits(calls=40))
+    assert first.stopped_by == "calls"
+    with zf.Study.open(tmp_path) as study:
+        assert study.result["stopped_by"] == "calls"
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path, limits=zf.Limits(calls=1000), stop_after=1)
+    with zf.Study.open(tmp_path) as study:
+        assert not study.is_finished
