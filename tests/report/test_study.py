@@ -29,6 +29,17 @@ def test_a_finished_study_has_the_trials_and_scores_of_its_result(tmp_path: Path
         assert f"{len(study.ranked)} of 24 prompts scored, finished" in repr(study)
 
 
+def test_a_finished_study_has_the_prompts_that_a_race_left_unfinished(tmp_path: Path) -> None:
+    prompts = [f"Say yes{' please' * (i % 3)} ({i})." for i in range(40)]
+    result = make_run(tmp_path, prompts, budget=4, prompts_in_flight=1)
+    with snapshot(tmp_path / "study.sqlite3") as store:
+        assert len(store.trials()) < len(result.trials)
+    with zf.Study.open(tmp_path) as study:
+        assert sorted((t.index, t.score, t.examples) for t in study.trials) == sorted(
+            (t.index, t.score, t.examples) for t in result.trials
+        )
+
+
 def test_answers_are_those_of_the_model_worst_first(tmp_path: Path) -> None:
     result = make_run(tmp_path)
     with zf.Study.open(tmp_path / "study.sqlite3") as study:
