@@ -25,7 +25,7 @@ _MAX_SHOWN = 2**53  # bounds of every JSON number say nothing
 
 def document() -> dict[str, Any]:
     """Build the OpenAPI document of a server with a token; nothing is opened."""
-    routes = Server(ServeConfig(data=Path("studies"))).table.routes
+    routes = Server(ServeConfig(data=Path("studies"))).table.documented
     return build_document(routes, has_token=True)
 
 

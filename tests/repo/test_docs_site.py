@@ -91,7 +91,7 @@ def is_elsewhere(address: str) -> bool:
 
 def public_names() -> set[str]:
     """Return the public names of the package and of the modules that users import by their own names."""
-    errors = {name for name, value in vars(zf).items() if isinstance(value, type)}
+    errors = {name for name, value in vars(zf.errors).items() if isinstance(value, type) and name[0] != "_"}
     names = {f"zopo_fast.{name}" for name in zf._LAZY} | {f"zopo_fast.errors.{name}" for name in errors}
     for path in (ROOT / "zopo_fast").glob("[a-z]*.py"):
         if path.stem != "errors":

@@ -146,6 +146,7 @@ def test_the_winner_is_compared_with_the_incumbent(tmp_path: Path) -> None:
     result = make_run(tmp_path)
     page = page_of(tmp_path)
     assert "Changes to the incumbent" in page
+    assert "seed prompt" not in page.partition("<script")[0]
     assert "<ins>" in page
     assert f"{result.heldout[0].score:.3f}" in page
     row = next(row for row in data_of(page)["prompts"] if row[1] == result.best_index)
