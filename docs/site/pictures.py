@@ -13,6 +13,7 @@ import altair as alt
 import numpy as np
 
 import zopo_fast as zf
+from zopo_fast.report.projection import project
 
 FOLDER = Path(__file__).parents[2] / "bench" / "landscapes"
 BUDGET, ORDERS = 40, 200
@@ -58,8 +59,7 @@ def search(name: str) -> tuple[zf.Zopo, list[int]]:
 def pool_map() -> str:
     """Draw the pool in the plane of its two main directions, and the order of asking."""
     pool = landscape("demo")
-    centered = pool.embeddings - pool.embeddings.mean(axis=0)
-    plane = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
+    plane = project(pool.embeddings)
     order = {index: number for number, index in enumerate(search("demo")[1], 1)}
     means = pool.scores.mean(axis=1)
     rows = [
