@@ -17,7 +17,10 @@ from report_tools import HOSTILE, make_run
 
 import zopo_fast as zf
 from zopo_fast.report import facts
+from zopo_fast.report.intervals import score_interval
 from zopo_fast.report.page import MAX_BYTES, report_body, report_html, static_files
+from zopo_fast.runs.inspection import ScoredAnswer
+from zopo_fast.runs.result import HeldOut, Interval
 
 ROOT = Path(__file__).parents[2]
 
@@ -190,11 +193,57 @@ def test_the_scripts_of_vega_are_made_once(tmp_path: Path, monkeypatch: pytest.M
 
 def test_an_interval_of_shares_is_wilsons() -> None:
     # Newcombe (1998), table I: 81 of 263 has the score interval 0.2553 to 0.3662.
-    low, high = facts.score_interval([1.0] * 81 + [0.0] * 182) or (0, 0)
+    low, high = score_interval([1.0] * 81 + [0.0] * 182) or (0, 0)
     assert (low, high) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
-    assert facts.score_interval([1.0]) is None
-    low, high = facts.score_interval([0.2, 0.4, 0.6]) or (0, 0)
+    assert score_interval([1.0]) is None
+    low, high = score_interval([0.2, 0.4, 0.6]) or (0, 0)
     assert (low + high) / 2 == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "says"),
+    [
+        ((0.2, 0.1, 0.3), "The gain is significant: use the winner."),
+        ((-0.2, -0.3, -0.1), "The loss is significant: keep the prompt in use."),
+        ((0.1, -0.1, 0.3), "keep the prompt in use for now. About 40 held-out examples would show"),
+        ((0.1, 0.0, 0.2), "Too close to call with 10 examples: keep the prompt in use for now."),
+        ((0.0, -0.1, 0.1), "Too close to call with 10 examples: keep the prompt in use for now."),
+    ],
+)
+def test_the_comparison_ends_in_advice(ahead: tuple[float, float, float], says: str) -> None:
+    row = HeldOut("seed prompt", "p", None, 0.5, (0.5,) * 10, Interval(*ahead))
+    assert facts.advice(row).endswith(says) or says in facts.advice(row)
+    assert ("About" in facts.advice(row)) == ("About" in says)
+
+
+def test_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = zf.Study.of_search("s", ["a", "b"], None, {0: 1.0, 1: 0.5})
+    study.incumbent = 1
+
+    def answers(index: int) -> list[ScoredAnswer]:
+        scores = ([1.0, 1.0, 0.0, None], [0.0, 1.0, 1.0, 1.0])[index]
+        return [
+            ScoredAnswer("train", i, "in", ("out",), "text", "text", score, None, is_cut=i < 2)
+            for i, score in enumerate(scores)
+        ]
+
+    monkeypatch.setattr(study, "answers", answers)
+    assert facts.count_answers(facts.answer_rows(study, 100)) == (1, 1, 2, 4)
+    page = report_html([study])
+    assert "2 of its 4 answers end at the length limit" in page
+    assert "higher than the incumbent on 1 examples, and lower on 1" in page
+
+
+def test_the_head_names_model_metric_and_date(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    with zf.Study.open(tmp_path) as study:
+        study.run["model"] = {"model": "Small.gguf:98362432:8597a9397a0b:last"}
+        study.began = 1_796_000_000.0
+        assert facts.subtitle(study) == [
+            "30 Nov 2026", "model Small.gguf", "metric exact_match", "24 train and 12 held-out examples"
+        ]  # fmt: skip
+        study.run["model"] = {"model": "llama3:8b"}
+        assert "model llama3:8b" in facts.subtitle(study)
 
 
 def test_texts_are_compared_word_by_word() -> None:

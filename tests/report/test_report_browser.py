@@ -79,9 +79,9 @@ def test_the_report_is_readable(
 def test_the_prompts_can_be_sorted_and_searched(folder: Path, browser: Chromium) -> None:
     page = opened(browser, folder / "report.html")
     winner = page.locator("#winner .note").text_content()
-    assert f"Prompt {numbers(page)[0]} of the pool" in winner
+    assert f"Prompt number {numbers(page)[0]} of the pool" in winner
     assert "1 to 15 of 41" in page.locator('[data-status="prompts"]').text_content()
-    page.get_by_role("button", name="Next").first.click()
+    page.locator('[data-pager="prompts"]').get_by_text("Next").click()
     assert "16 to 30 of 41" in page.locator('[data-status="prompts"]').text_content()
     sort = page.get_by_role("button", name="number", exact=True)
     sort.focus()
@@ -93,9 +93,9 @@ def test_the_prompts_can_be_sorted_and_searched(folder: Path, browser: Chromium)
     more = page.get_by_role("button", name="more of prompt 40")
     more.click()
     assert LONG in page.locator('[data-table="prompts"]').text_content()
-    page.get_by_role("searchbox").first.fill("(17)")
+    page.locator('[data-search="prompts"]').fill("(17)")
     assert numbers(page) == ["17"]
-    page.get_by_role("searchbox").first.fill("nowhere")
+    page.locator('[data-search="prompts"]').fill("nowhere")
     assert page.locator('[data-status="prompts"]').text_content() == "nothing found"
 
 
@@ -149,7 +149,7 @@ def test_ten_thousand_prompts_stay_usable(tmp_path: Path, browser: Chromium) -> 
     write_page([study], tmp_path / "report.html")
     page = opened(browser, tmp_path / "report.html")
     assert "1 to 15 of 10,000" in page.locator('[data-status="prompts"]').text_content()
-    page.get_by_role("searchbox").first.fill("Prompt 9999:")
+    page.locator('[data-search="prompts"]').fill("Prompt 9999:")
     assert numbers(page) == ["9999"]
     assert page.locator("*").count() < 20_000  # elements: what makes a page slow
 
@@ -157,7 +157,7 @@ def test_ten_thousand_prompts_stay_usable(tmp_path: Path, browser: Chromium) -> 
 def test_a_report_prints(folder: Path, browser: Chromium) -> None:
     page = opened(browser, folder / "report.html", scheme="dark")
     page.emulate_media(media="print")
-    assert not page.get_by_role("searchbox").first.is_visible()
+    assert not page.locator('[data-search="prompts"]').is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("getComputedStyle(document.querySelector('.chart svg text')).fill") == "rgb(0, 0, 0)"
     assert page.pdf().startswith(b"%PDF")

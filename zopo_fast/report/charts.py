@@ -14,6 +14,7 @@ import numpy as np
 from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.llm.types import Usage
+from zopo_fast.report.intervals import NORMAL_95, score_interval
 from zopo_fast.report.projection import project
 from zopo_fast.runs.result import Result
 
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
     from zopo_fast.runs.result import HeldOut
 
 WIDTH, HEIGHT = 640, 320
-SCORED, PARTIAL, BEST = "score on all examples", "stopped early: score so far", "best so far"
-WINNER, INCUMBENT, ASKED, WAITING = "winner", "incumbent", "scored", "not scored"
-_SIZES = {WINNER: 320, INCUMBENT: 220, ASKED: 70, WAITING: 30}  # square pixels
+SCORED, PARTIAL, BEST = "scored on all examples", "on some examples only", "best so far"
+WINNER, INCUMBENT, ASKED, STARTED, WAITING = "winner", "incumbent", "scored", "scored in part", "not scored"
+_SIZES = {WINNER: 320, INCUMBENT: 220, ASKED: 70, STARTED: 50, WAITING: 25}  # square pixels
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8a8a8a"
 MAX_TEXT = 100  # characters of a prompt in a tooltip
 MAX_WAITING = 1000  # prompts without a score that the map draws
 MAX_BELIEVED = 300  # prompts of the chart of beliefs
-NORMAL_95 = 1.96  # standard deviations of a 95 % interval
 
 
 def altair() -> Any:
@@ -90,8 +90,8 @@ def curve(scored: Sequence[Scored], cost: Callable[[Usage], float | None] | None
             steps.append({**x, "score": best, "kind": BEST, "prompt": text})
     kinds = alt.Scale(domain=[SCORED, PARTIAL, BEST], range=[BLUE, GREY, ORANGE])
     color = alt.Color("kind:N", title=None, scale=kinds, legend=alt.Legend(orient="bottom", columns=1))
-    shapes = alt.Scale(domain=[SCORED, PARTIAL], range=["circle", "cross"])
-    shape = alt.Shape("kind:N", title=None, scale=shapes, legend=None)
+    shapes = alt.Scale(domain=[SCORED, PARTIAL, BEST], range=["circle", "cross", "stroke"])
+    shape = alt.Shape("kind:N", title=None, scale=shapes, legend=alt.Legend(orient="bottom", columns=1))
     x = alt.X("x:Q", title=None, axis=alt.Axis(grid=False, tickMinStep=1))
     y = alt.Y("score:Q", title="train score", scale=alt.Scale(zero=False))
     spent = alt.param(name="spent", value="prompts")
@@ -123,8 +123,8 @@ def pool_map(study: Study, posterior: Posterior | None = None) -> Any:
     title = "first principal component of the embeddings"
     x = alt.X("x:Q", title=title, axis=axis, scale=alt.Scale(zero=False))
     y = alt.Y("y:Q", title="second", axis=axis, scale=alt.Scale(zero=False))
-    kinds = [WINNER, INCUMBENT, ASKED, WAITING]
-    shapes = alt.Scale(domain=kinds, range=["diamond", "square", "circle", "cross"])
+    kinds = [WINNER, INCUMBENT, ASKED, STARTED, WAITING]
+    shapes = alt.Scale(domain=kinds, range=["diamond", "square", "circle", "cross", "triangle-up"])
     base = (
         _chart(alt, rows)
         .mark_point(filled=True, color=GREY)
@@ -165,19 +165,19 @@ def belief(study: Study, posterior: Posterior) -> Any:
         scored = scores.get(index)
         rows.append(
             {
-                "rank": rank, "believed": round(mean, 4), "number": index,
+                "rank": rank, "expected": round(mean, 4), "number": index,
                 "low": round(max(least, mean - half), 4), "high": round(min(most, mean + half), 4),
                 "score": None if scored is None else scored.score,
                 "kind": "belief" if scored is None else SCORED if scored.is_full else PARTIAL,
                 "prompt": _cut(study.prompts[index]),
             }
         )  # fmt: skip
-    x = alt.X("rank:Q", title="prompts, by believed score", axis=alt.Axis(grid=False))
+    x = alt.X("rank:Q", title="prompts, by expected score", axis=alt.Axis(grid=False))
     y = alt.Y("low:Q", title="score")
     base = _chart(alt, rows)
     band = base.mark_rule(color=BLUE, opacity=0.35).encode(x=x, y=y, y2="high:Q")
     means = base.mark_point(filled=True, size=14, color=BLUE).encode(
-        x=x, y="believed:Q", tooltip=["prompt:N", "number:Q", "believed:Q", "low:Q", "high:Q", "score:Q"]
+        x=x, y="expected:Q", tooltip=["prompt:N", "number:Q", "expected:Q", "low:Q", "high:Q", "score:Q"]
     )
     seen = base.transform_filter("isValid(datum.score)").mark_point(size=40).encode(
         x=x, y="score:Q",
@@ -204,6 +204,7 @@ def heldout(rows: Sequence[HeldOut], names: Sequence[str]) -> Any:
     values = [
         {
             "role": name, "score": row.score, "prompt": _cut(row.prompt),
+            "from": _bound(row, 0), "to": _bound(row, 1),
             "ahead": None if row.winner_ahead is None else row.winner_ahead.mean,
             "low": None if row.winner_ahead is None else row.winner_ahead.low,
             "high": None if row.winner_ahead is None else row.winner_ahead.high,
@@ -212,12 +213,22 @@ def heldout(rows: Sequence[HeldOut], names: Sequence[str]) -> Any:
     ]  # fmt: skip
     roles = alt.Y("role:N", title=None, sort=list(names))
     base = _chart(alt, values)
+    is_share = all(0 <= score <= 1 for row in rows for score in row.scores)
+    scale = alt.Scale(domain=[0, 1]) if is_share else alt.Scale(zero=True)
     bars = base.mark_bar(color=BLUE, height=14).encode(
-        x=alt.X("score:Q", title="held-out score"), y=roles, tooltip=["role:N", "score:Q", "prompt:N"]
+        x=alt.X("score:Q", title="held-out score (95 % interval)", scale=scale),
+        y=roles,
+        tooltip=["role:N", "score:Q", "prompt:N"],
     )
+    whiskers = base.transform_filter("isValid(datum.from)").mark_rule(strokeWidth=3, color=ORANGE)
+    whiskers = whiskers.encode(x=alt.X("from:Q", title="", scale=scale), x2="to:Q", y=roles)
     compared = base.transform_filter("isValid(datum.ahead)")
     rule = compared.mark_rule(color=ORANGE, strokeWidth=3).encode(
-        x=alt.X("low:Q", title="winner ahead by (95 % interval)"), x2="high:Q", y=roles
+        x=alt.X(
+            "low:Q", title="winner ahead by (95 % interval; 0: no difference)", scale=alt.Scale(padding=12)
+        ),
+        x2="high:Q",
+        y=roles,
     )
     dot = compared.mark_point(filled=True, size=90, color=ORANGE).encode(
         x="ahead:Q", y=roles, tooltip=["role:N", "ahead:Q", "low:Q", "high:Q"]
@@ -226,7 +237,7 @@ def heldout(rows: Sequence[HeldOut], names: Sequence[str]) -> Any:
         alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], color=GREY).encode(x="zero:Q")
     )
     size = {"width": WIDTH // 2, "height": 28 * len(rows)}
-    return alt.vconcat(bars.properties(**size), (zero + rule + dot).properties(**size))
+    return alt.vconcat((bars + whiskers).properties(**size), (zero + rule + dot).properties(**size))
 
 
 def best_so_far(studies: Sequence[Study]) -> Any:
@@ -272,6 +283,11 @@ def _spent(number: int, total: Usage, cost: Callable[[Usage], float | None] | No
     }  # fmt: skip
 
 
+def _bound(row: HeldOut, end: int) -> float | None:
+    interval = score_interval(row.scores)
+    return None if interval is None else interval[end]
+
+
 def _cut(text: str) -> str:
     text = printable(text)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
@@ -290,7 +306,7 @@ def _places(study: Study, posterior: Posterior | None) -> list[dict[str, Any]]:
     rows = []
     for index in (*waiting, *scored):  # scored ones last: they are drawn above the others
         row = scored.get(index)
-        kind = WAITING if row is None else ASKED
+        kind = WAITING if row is None else ASKED if row.is_full else STARTED
         if index == study.incumbent:
             kind = INCUMBENT
         if index == winner:

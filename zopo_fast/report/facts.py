@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath, PureWindowsPath
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zopo_fast._utils.text import printable
 from zopo_fast.llm.types import Usage
-from zopo_fast.report.charts import NORMAL_95
+from zopo_fast.report.intervals import score_interval
 from zopo_fast.report.study import Study
 from zopo_fast.runs.inspection import PromptScore, ScoredAnswer
 from zopo_fast.runs.result import HeldOut
@@ -20,7 +21,9 @@ from zopo_fast.runs.result import HeldOut
 MAX_TOKENS = 1500  # of a text in a comparison of two; the time grows with the square
 MIN_RATIO = 0.5  # share of common words from which on two texts are compared word by word
 MAX_ROWS = 20_000  # prompts of the table
+MAX_NEEDED = 100_000  # held-out examples that advice may name
 MAX_ANSWERS = 400  # examples of the comparison of answers
+_DIGEST = re.compile(r":\d+:[0-9a-f]{8,}(:\w+)?$")  # of the file of an embedded model
 _TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 _HIDDEN = {"out", "headers", "quiet", "dry_run", "resume_or_start", "incumbent"}
 
@@ -30,13 +33,6 @@ class Change(NamedTuple):
 
     kind: str
     text: str
-
-
-class Interval(NamedTuple):
-    """Confidence interval."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -73,29 +69,6 @@ def changes(old: str, new: str) -> list[Change]:
         if end > k:
             found.append(Change("added", printable("".join(after[k:end]))))
     return found
-
-
-def score_interval(scores: Sequence[float]) -> Interval | None:
-    """Return the 95 % interval of the mean score on examples like these.
-
-    For scores of 0 and 1 the Wilson score interval (Wilson 1927), else the normal approximation.
-
-    Args:
-        scores: n scores.
-
-    Returns:
-        The interval; None for fewer than two scores.
-    """
-    n, z = len(scores), NORMAL_95
-    if n < 2:
-        return None
-    mean = math.fsum(scores) / n
-    if set(scores) <= {0, 1}:
-        center = (mean + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-        return Interval(max(0.0, center - half), min(1.0, center + half))
-    half = z * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1) / n)
-    return Interval(mean - half, mean + half)
 
 
 def origin(study: Study, row: PromptScore) -> str:
@@ -200,7 +173,74 @@ def _said(answer: ScoredAnswer | None, length: int) -> dict[str, Any] | None:
     text = answer.answer
     if answer.unanswered is not None:
         text = f"(unanswered: {answer.unanswered})"
-    return {"score": answer.score, "text": None if text is None else cut(text, length)}
+    said = {"score": answer.score, "text": None if text is None else cut(text, length)}
+    return {**said, "cut": True} if answer.is_cut else said
+
+
+class AnswerCounts(NamedTuple):
+    """Counts over the examples that winner and rival both answered, and of answers cut at the length limit.
+
+    Attributes:
+        gained: examples on which the winner scores higher.
+        lost: examples on which the winner scores lower.
+        cut: answers of the winner that end at the length limit.
+        answers: answers of the winner.
+    """
+
+    gained: int
+    lost: int
+    cut: int
+    answers: int
+
+
+def count_answers(rows: Sequence[Mapping[str, Any]]) -> AnswerCounts:
+    """Count what the rows of `answer_rows` say."""
+    pairs = [
+        (ours["score"], theirs["score"])
+        for ours, theirs in (row["answers"] for row in rows)
+        if theirs is not None and None not in (ours["score"], theirs["score"])
+    ]
+    return AnswerCounts(
+        sum(ours > theirs for ours, theirs in pairs),
+        sum(ours < theirs for ours, theirs in pairs),
+        sum(bool(row["answers"][0].get("cut")) for row in rows),
+        len(rows),
+    )
+
+
+def advice(row: HeldOut) -> str:
+    """Return what the comparison of the winner with a rival suggests."""
+    ahead = row.winner_ahead
+    assert ahead is not None
+    if ahead.low > 0:
+        return "The gain is significant: use the winner."
+    if ahead.high < 0:
+        return "The loss is significant: keep the prompt in use."
+    enough = ""
+    if ahead.mean > 0:  # the width of an interval falls with the root of the number of examples
+        needed = _rounded(len(row.scores) * ((ahead.mean - ahead.low) / ahead.mean) ** 2)
+        if len(row.scores) < needed < MAX_NEEDED:
+            enough = f" About {needed:,} held-out examples would show a gain of this size."
+    return f"Too close to call with {len(row.scores)} examples: keep the prompt in use for now.{enough}"
+
+
+def _rounded(number: float) -> int:
+    """Round up to two digits."""
+    step = int(10 ** max(0, int(math.log10(max(number, 1))) - 1))
+    return math.ceil(number / step) * step
+
+
+def subtitle(study: Study) -> list[str]:
+    """Return date, model, metric and sizes of a run, as far as they are known."""
+    parts = [] if study.began is None else [time.strftime("%d %b %Y", time.gmtime(study.began))]
+    model = (study.run.get("model") or {}).get("model")
+    if model:
+        parts.append(f"model {cut(_DIGEST.sub('', str(model)), 80)}")
+    if study.task is not None:
+        task = study.task
+        parts.append(f"metric {printable(task.metric_name)}")
+        parts.append(f"{len(task.train)} train and {len(task.heldout)} held-out examples")
+    return parts
 
 
 def spending(study: Study) -> list[Part]:

@@ -20,6 +20,7 @@ from zopo_fast._utils.files import default_cache_dir, write_atomic
 from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.report import charts, facts
+from zopo_fast.report.intervals import score_interval
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -109,8 +110,11 @@ def _study_body(study: Study) -> Callable[[int], str]:
         drawn["map"] = charts.pool_map(study, posterior)
     if posterior is not None:
         drawn["belief"] = charts.belief(study, posterior)
-    if study.heldout:
-        drawn["heldout"] = charts.heldout(study.heldout, [study.role(row) for row in study.heldout])
+    ahead = facts.ahead(study)
+    # A row of the winner itself under another role says nothing.
+    compared = [row for row in study.heldout if row.role == "winner" or row.prompt != study.heldout[0].prompt]
+    if compared:
+        drawn["heldout"] = charts.heldout(compared, [study.role(row) for row in compared])
     specifications = {name: _specification(chart) for name, chart in drawn.items()}
     winner, rival = study.winner, facts.rival(study)
     other = None if rival is None else study.prompts[rival[1]]
@@ -130,11 +134,15 @@ def _study_body(study: Study) -> Callable[[int], str]:
         return template.render(
             study=study,
             winner=winner,
-            interval=None if winner is None else facts.score_interval(list(winner.scores.values())),
+            interval=score_interval(study.heldout[0].scores) if study.heldout else None,
+            subtitle=facts.subtitle(study),
+            advice=None if ahead is None else facts.advice(ahead),
+            counts=facts.count_answers(answers),
+            compared=compared,
             rival=rival,
             rival_text=other,
             changes=changes,
-            ahead=facts.ahead(study),
+            ahead=ahead,
             parts=facts.spending(study),
             settings=facts.settings(study),
             versions=_versions(study),
@@ -152,7 +160,13 @@ def _comparison_body(studies: Sequence[Study]) -> Callable[[int], str]:
     first = next((study.winner.prompt for study in studies if study.winner is not None), "")
     template = _environment().get_template("comparison.html")
     return lambda length: template.render(
-        studies=studies, facts=facts, first=first, length=length, charts=drawn, data=data
+        studies=studies,
+        facts=facts,
+        score_interval=score_interval,
+        first=first,
+        length=length,
+        charts=drawn,
+        data=data,
     )
 
 

@@ -88,6 +88,7 @@ class Study:
         self.options: dict[str, Any] = {}
         self.command: str | None = None
         self.version: str | None = None
+        self.began: float | None = None
         self.usages: dict[str, Usage] = {}
         self.sources: list[dict[str, Any]] = []
         self.config = ZopoConfig()
@@ -132,6 +133,7 @@ class Study:
         config = store.config
         study.options = dict(config.get("options") or {})
         study.command, study.version = config.get("command"), store.get(resume.VERSION)
+        study.began = store.get(resume.BEGAN)
         study.run = store.get("run") or {}
         study.prices = _prices(store.get(resume.PRICES), study.options)
         study.initial = tuple(store.get("initial") or ())

@@ -11,6 +11,7 @@ import numpy as np
 
 from zopo_fast.errors import ConfigError, InputError
 from zopo_fast.llm.answer_text import without_reasoning
+from zopo_fast.llm.finish_reasons import is_cut
 from zopo_fast.llm.middleware import recorded_key
 from zopo_fast.llm.types import CallKey, Usage
 from zopo_fast.runs.state import ASK, FAILED, SCORE
@@ -83,6 +84,7 @@ class ScoredAnswer:
         reduced: the answer without its reasoning, as the metric got it; None if it is cut inside.
         score: None if unknown or left out.
         unanswered: reason why there is no answer; None if there is one.
+        is_cut: the answer ends at the length limit.
     """
 
     part: str
@@ -93,6 +95,7 @@ class ScoredAnswer:
     reduced: str | None
     score: float | None
     unanswered: str | None
+    is_cut: bool = False
 
 
 class Inspection:
@@ -220,6 +223,7 @@ class Inspection:
             None if text is None else without_reasoning(text),
             score,
             unanswered,
+            answer is not None and is_cut(answer.finish_reason),
         )
 
     def _example(self, part: str, index: int) -> Example | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TASK, PRICES, RESULT, VERSION = "task", "prices", "result", "version"
+TASK, PRICES, RESULT, VERSION, BEGAN = "task", "prices", "result", "version", "began"
 """Names of values that readers of a study need, and its runs do not."""
 
 # Settings that older versions did not store, with the value that their logs replay under.
@@ -139,6 +140,7 @@ def describe(store: Store, task: Task | FunctionTask | Callable[[str], Any], con
     if isinstance(task, Task) and "task" not in store.config:  # the command line stores it at creation
         pin(store, TASK, task.to_dict())
     store.put(VERSION, __version__)
+    pin(store, BEGAN, time.time())
     if config.prices is not None:
         store.put(PRICES, asdict(config.prices))
     if store.get(RESULT) is not None:

@@ -160,7 +160,8 @@
       const isRight = given.score !== null && given.score >= 1;
       const label = given.score === null ? "no score" : isRight ? "✓ right" : given.score <= 0 ? "✗ wrong" : figure(given.score, 2);
       const mark = element("span", { className: `mark ${isRight ? "right" : "wrong"}` }, label);
-      return element("td", { className: "answer" }, mark, given.text ?? "(not in the study)");
+      const end = given.cut ? element("span", { className: "mark wrong", title: "ends at the length limit" }, "cut") : null;
+      return element("td", { className: "answer" }, mark, end, given.text ?? "(not in the study)");
     };
     const draw = (row) =>
       element(
