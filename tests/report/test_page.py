@@ -237,6 +237,8 @@ def test_answers_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_head_names_model_metric_and_date(tmp_path: Path) -> None:
     make_run(tmp_path)
     with zf.Study.open(tmp_path) as study:
+        assert study.began is not None
+        assert study.version == zf.__version__
         study.run["model"] = {"model": "Small.gguf:98362432:8597a9397a0b:last"}
         study.began = 1_796_000_000.0
         assert facts.subtitle(study) == [
