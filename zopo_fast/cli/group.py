@@ -40,15 +40,8 @@ _LATER = (
     UnreachableError, RequestTimeoutError, ServerError, RateLimitError, StoreBusyError
 )  # fmt: skip
 
-COMMANDS = (
-    "optimize",
-    "show",
-    "report",
-    "generate",
-    "landscape",
-    "bench",
-    "serve",
-)  # each in a module of its name
+# Each in a module of its name.
+COMMANDS = ("optimize", "show", "report", "generate", "landscape", "bench", "serve")
 
 
 class LazyGroup(click.Group):

@@ -6,6 +6,7 @@ kind of colour blindness can tell them apart; categories also differ in shape.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,13 +80,10 @@ def curve(scored: Sequence[Scored], cost: Callable[[Usage], float | None] | None
     alt = altair()
     points: list[dict[str, Any]] = []
     steps: list[dict[str, Any]] = []
-    best = -np.inf
-    for number, each in enumerate(scored, start=1):
+    for number, (each, best) in enumerate(zip(scored, _best_so_far(scored), strict=True), start=1):
         x = _spent(number, each.total, cost)
         text = _cut(each.prompt)
         points.append({**x, "score": each.score, "kind": SCORED if each.is_full else PARTIAL, "prompt": text})
-        if each.is_full:
-            best = max(best, each.score)
         if np.isfinite(best):
             steps.append({**x, "score": best, "kind": BEST, "prompt": text})
     kinds = alt.Scale(domain=[SCORED, PARTIAL, BEST], range=[BLUE, GREY, ORANGE])
@@ -249,9 +247,8 @@ def best_so_far(studies: Sequence[Study]) -> Any:
     alt = altair()
     rows = []
     for number, study in enumerate(studies, start=1):
-        best = -np.inf
-        for each in scored_prompts(study):
-            best = max(best, each.score if each.is_full else -np.inf)
+        scored = scored_prompts(study)
+        for each, best in zip(scored, _best_so_far(scored), strict=True):
             if np.isfinite(best):
                 calls = each.total.calls + each.total.cached
                 rows.append({"run": f"{number}. {printable(study.name)}", "calls": calls, "best": best})
@@ -273,6 +270,12 @@ def best_so_far(studies: Sequence[Study]) -> Any:
 
 def _chart(alt: Any, rows: Iterable[Mapping[str, Any]]) -> Any:
     return alt.Chart(alt.Data(values=list(rows)))
+
+
+def _best_so_far(scored: Sequence[Scored]) -> list[float]:
+    """Return the best full score up to each prompt; minus infinity before there is one."""
+    full = (each.score if each.is_full else -np.inf for each in scored)
+    return list(itertools.accumulate(full, max))
 
 
 def _spent(number: int, total: Usage, cost: Callable[[Usage], float | None] | None) -> dict[str, Any]:

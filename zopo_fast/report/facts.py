@@ -37,7 +37,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of the run took; `cost` is None without prices."""
+    """Usage of one part of the run, and its cost; None without prices."""
 
     name: str
     usage: Usage
@@ -244,7 +244,7 @@ def subtitle(study: Study) -> list[str]:
 
 
 def spending(study: Study) -> list[Part]:
-    """Return what the parts of the run took."""
+    """Return the usage and cost of each part of the run."""
     usages = study.usages
     full = sum((row.usage for row in study.ranked if row.is_full), Usage())
     partial = sum((row.usage for row in study.ranked if not row.is_full), Usage())

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.report import charts, facts
 from zopo_fast.report.intervals import score_interval
+from zopo_fast.report.templates import template_environment
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,18 +28,11 @@ if TYPE_CHECKING:
     from zopo_fast.report.study import Study
 
 MAX_BYTES = 3_000_000  # of a page
-LENGTHS = (
-    4000,
-    1500,
-    600,
-    250,
-    100,
-    40,
-    15,
-)  # characters of a text: the first that fits into a page is taken
+# Characters of a text: the first that fits into a page is taken.
+LENGTHS = (4000, 1500, 600, 250, 100, 40, 15)
 MIN_COMPRESSED = 100_000  # bytes of data from which on compression is worth its time in the browser
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
-_ASSETS = "zopo_fast.report.assets"
+_ASSETS = Path(__file__).parent / "assets"
 
 
 def report_html(studies: Sequence[Study]) -> str:
@@ -92,7 +85,7 @@ def static_files() -> dict[str, bytes]:
     Raises:
         MissingDependencyError: vl-convert is not installed.
     """
-    own = {name: (files(_ASSETS) / name).read_bytes() for name in ("report.css", "report.js")}
+    own = {name: (_ASSETS / name).read_bytes() for name in ("report.css", "report.js")}
     return {**own, "vega.js": _vega()}
 
 
@@ -193,21 +186,15 @@ def _block(data: Any) -> dict[str, str]:
 
 @cache
 def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, FunctionLoader, StrictUndefined
-    except ImportError:
-        raise MissingDependencyError('needs Jinja2: pip install "zopo-fast[report]"') from None
-
-    def load(name: str) -> str:
-        return (files(_ASSETS) / name).read_text(encoding="utf-8")
-
-    environment = Environment(
-        loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"plain": printable, "figure": _figure, "count": _count, "signed": _signed,
-                            "cut": facts.cut, "seconds": _seconds}  # fmt: skip
-    return environment
+    filters: dict[str, Callable[..., Any]] = {
+        "plain": printable,
+        "figure": _figure,
+        "count": _count,
+        "signed": _signed,
+        "cut": facts.cut,
+        "seconds": _seconds,
+    }
+    return template_environment(_ASSETS, filters)
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

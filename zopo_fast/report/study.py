@@ -227,11 +227,6 @@ class Study:
         """Seconds into the run of the last score."""
         return max((row.ended for row in self.ranked), default=0.0)
 
-    @property
-    def examples(self) -> int:
-        """Number of examples of a full score."""
-        return max((row.examples for row in self.ranked), default=0)
-
     def prompt(self, index: int) -> PromptScore:
         """Return the scores of a prompt.
 

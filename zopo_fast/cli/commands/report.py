@@ -30,9 +30,10 @@ def report(folders: tuple[Path, ...], out: Path | None) -> int:
     """
     from zopo_fast.report.output import write_page
     from zopo_fast.report.study import Study
+    from zopo_fast.runs.folder import REPORT
 
     files = [study_file(folder) for folder in folders]
-    target = out or (files[0].parent / "report.html" if len(files) == 1 else Path("comparison.html"))
+    target = out or (files[0].parent / REPORT if len(files) == 1 else Path("comparison.html"))
     if target.is_dir():
         raise InputError(f"--out {target}: is a folder; give the name of a file in it")
     with ExitStack() as opened:

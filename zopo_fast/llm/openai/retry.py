@@ -69,7 +69,7 @@ class Failure:
     max_attempts: int | None = None
     """Attempts of a call at most where one fails like this; None: as in `Bounds`."""
     concerns: Concern | None = None
-    """Whom the failure concerns; None: as for its class."""
+    """Part that the failure concerns; None: as for its class."""
     code: str | None = None
     """Short reason, such as "content_filter"."""
     is_outage: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from zopo_fast import __version__
+from zopo_fast.report.templates import template_environment
 from zopo_fast.serve.pages import assets
 
 if TYPE_CHECKING:
@@ -33,16 +34,7 @@ _STATE_NAMES = {"new": "not started", "open": "in progress"}
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "number": lambda value: f"{value:,}",
         "score": lambda value: f"{value:.4g}",
         "money": lambda value: f"{value:,.2f}" if value >= 1 else f"{value:.3g}",
@@ -51,6 +43,7 @@ def _environment() -> Environment:
         "excerpt": _excerpt,
         "state": lambda value: _STATE_NAMES.get(value, value),
     }
+    environment = template_environment(Path(__file__).parent / "templates", filters)
     environment.globals |= {"version": __version__, "asset": assets.url}
     return environment
 
