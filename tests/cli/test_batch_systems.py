@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cli_tools import EXAMPLES, Bench, chats, ended, read_lines, serving, write_lines
 from fake_server import ok, slow, status
+from resume_tools import recorded
 from server_behaviours import only_first
 from time_tools import until
 
@@ -40,6 +41,7 @@ def test_resume_or_start_does_what_is_needed(bench: Bench) -> None:
         process = bench.start(*repeated(bench, server, "--concurrency", "1"))
         try:
             until(lambda: len(chats(server)) == 2 * EXAMPLES + 3)
+            until(lambda: recorded(bench.folder / "out" / "study.sqlite3", "score") == 2 * EXAMPLES + 2)
         finally:
             process.kill()
             ended(process)

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from cli_tools import EXAMPLES, KEY, PROMPTS, Bench, answer, chats, ended, serving, write_lines
 from fake_server import FakeServer, Request, ok, slow, status
-from resume_tools import copy, events
+from resume_tools import events, recorded
 from server_behaviours import only_first
 from time_tools import until
-
-from zopo_fast.storage.store import Event
 
 M = len(PROMPTS)
 STUDY, SCORES, ROWS = "land/mine.study.sqlite3", "land/mine.json", "land/mine.npy"
@@ -124,7 +122,7 @@ def test_kill_and_resume_repeat_no_scored_call(bench: Bench) -> None:
         process = bench.start(*arguments(server, "--concurrency", "1", "--no-cache"))
         try:
             until(lambda: len(chats(server)) == calls + 1)
-            until(lambda: len(scored_in_copy(bench)) == calls)
+            until(lambda: recorded(bench.folder / STUDY, "score") == calls)
         finally:
             process.kill()
             assert ended(process).code == -signal.SIGKILL
@@ -133,13 +131,6 @@ def test_kill_and_resume_repeat_no_scored_call(bench: Bench) -> None:
     assert done.code == 0, done
     assert set(server.answered.values()) == {1}
     assert_landscape(bench)
-
-
-def scored_in_copy(bench: Bench) -> list[Event]:
-    """Return the scores in a copy of the study, whose own file is locked."""
-    path = bench.folder / STUDY
-    log = events(copy(path, bench.folder / "copy.sqlite3")) if path.exists() else []
-    return [event for event in log if event.kind == "score"]
 
 
 def test_an_unreachable_endpoint_keeps_the_answers(bench: Bench) -> None:

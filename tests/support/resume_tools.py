@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
+from zopo_fast.storage.snapshot import snapshot
 from zopo_fast.storage.store import Event, Store
 
 PROMPTS = [f"Do it in way number {i}." for i in range(60)]
@@ -53,6 +54,14 @@ def events(path: Path) -> list[Event]:
     """Return the log of a study that is not open, or of a copy of one whose process was killed."""
     with Store.open(path) as store:
         return list(store.events())
+
+
+def recorded(path: Path, kind: str) -> int:
+    """Return the number of entries of a kind in the log of a study, which another process may have open."""
+    if not path.exists():
+        return 0
+    with snapshot(path) as store:
+        return sum(event.kind == kind for event in store.events())
 
 
 def copy(path: Path, target: Path) -> Path:
