@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc tests/native -name "*.[chi][pun]*" -o -name "*.h")
 SOURCES := $(NATIVE) CMakeLists.txt csrc/cuda/compiler.cmake pyproject.toml
 
 .PHONY: demo test lint docs bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
-  lower-bounds serve-long bench-quick peers fresh-install interpreters
+  lower-bounds serve-long bench-quick peers bridges fresh-install interpreters
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,13 @@ $(VENV)/peers: $(VENV)/installed
 
 # Install the packages that the benchmarks compare with.
 peers: $(VENV)/peers
+
+# Install the packages that zopo-fast has bridges to; their tests are skipped without.
+$(VENV)/bridges: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "zopo-fast[bridges]"
+	touch $@
+
+bridges: $(VENV)/bridges
 
 # zopo-fast itself is installed already, so pip adds what its extra needs.
 $(VENV)/docs: $(VENV)/installed

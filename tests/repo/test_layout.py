@@ -13,8 +13,11 @@ SOURCES = {".py", ".pyi", ".sh", ".hpp", ".cpp", ".h", ".inl", ".cu", ".cuh"}
 
 
 def entries(folder: Path) -> list[Path]:
-    """List a folder without products of builds and of Python, and without marker and stub of typing."""
-    made = {"__pycache__", "build", ".hypothesis", "py.typed", "_core.pyi"}
+    """List a folder without products of builds and of Python, and without marker and stub of typing.
+
+    Public modules named after the package that they serve do not count: their names are fixed.
+    """
+    made = {"__pycache__", "build", ".hypothesis", "py.typed", "_core.pyi", "torch.py", "optuna.py"}
     found = [path for path in folder.iterdir() if path.name not in made and not path.is_symlink()]
     return [path for path in found if path.suffix not in {".so", ".pyd"}]
 

@@ -1,0 +1,1 @@
+"""Bridges to other packages of the field, one module each, named after the package it serves."""

@@ -1,0 +1,1 @@
+"""Optuna sampler that chooses prompts: placeholder of the layer."""
