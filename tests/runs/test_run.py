@@ -285,6 +285,13 @@ def test_prior_scores_are_data_and_not_scored_again() -> None:
     )
 
 
+def test_a_winner_is_not_compared_with_itself_as_the_median() -> None:
+    result = run(config=zf.RunConfig(budget=1, initial=1, stop_at_perfect=False))
+    assert [row.role for row in result.heldout] == ["winner", "seed prompt"]
+    sampled = run(config=zf.RunConfig(budget=1, initial=1, stop_at_perfect=False, compare_random=True))
+    assert "pool median" not in {row.role for row in sampled.heldout if row.prompt == sampled.best_prompt}
+
+
 def test_random_sample_is_as_large_and_nothing_is_scored_twice() -> None:
     asked: Counter[str] = Counter()
 
@@ -370,7 +377,7 @@ def test_a_prompt_refused_on_held_out_examples_loses_its_score_only() -> None:
             raise zf.RequestRejectedError("content filter")
         return answer(messages)
 
-    config = zf.RunConfig(budget=12, initial=4, incumbent=PROMPTS[9], stop_at_perfect=False)
+    config = zf.RunConfig(budget=12, initial=6, incumbent=PROMPTS[9], stop_at_perfect=False)
     result = run(llm=picky, config=config)
     assert result.error is None
     rows = {h.role: h for h in result.heldout}

@@ -60,6 +60,8 @@ class Comparison:
     async def make(self, seed_prompt: int) -> None:
         """Add the rows of winner, seed prompt, pool median and, if configured, the best random prompt.
 
+        The median is that of the start, or of the random sample.
+
         Raises:
             ZopoError: a failure of the account or the endpoint, or a limit; the rows so far are kept.
         """
@@ -82,7 +84,9 @@ class Comparison:
             roles["random sample"] = max(sample, key=lambda i: state.scores[i].mean)
             self._on_phase("comparison")
         ranked = sorted(sample, key=lambda i: state.scores[i].mean)
-        roles["pool median"] = ranked[(len(ranked) - 1) // 2]
+        median = ranked[(len(ranked) - 1) // 2]
+        if median != winner:  # of a start of few prompts the winner may be the median: that compares nothing
+            roles["pool median"] = median
 
         self._prompts = len({winner, *roles.values()})
         self._report()
