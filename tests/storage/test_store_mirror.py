@@ -1,8 +1,7 @@
-"""Mirror of a study's log: rebuilt files, refused writers, failed writes, and a run that moves to another file."""
+"""Mirror of a study's log: rebuilt files, refused writers, failed writes, and a run that moves."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path

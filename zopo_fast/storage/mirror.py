@@ -118,7 +118,9 @@ def decode(row: bytes) -> list[Statement]:
     """
     try:
         version, statements = json.loads(zlib.decompress(row))
-        found: list[Statement] = [(sql, [_from_json_value(value) for value in values]) for sql, *values in statements]
+        found: list[Statement] = [
+            (sql, [_from_json_value(value) for value in values]) for sql, *values in statements
+        ]
     except (zlib.error, ValueError, TypeError, LookupError) as error:
         raise StoreDamagedError(f"mirror: a row is damaged: {error!r}") from error
     if version != len(MIGRATIONS):

@@ -59,9 +59,7 @@ class Store:
     its error, such as StoreFullError; what was flushed before is intact.
     """
 
-    def __init__(
-        self, path: Path, connection: sqlite3.Connection, log: TransactionLog | None = None
-    ) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, log: TransactionLog | None = None) -> None:
         self.path = path
         self._connection = connection
         touch = insert("study", "flushed", "1", verb=_REPLACE)
