@@ -30,6 +30,7 @@ from zopo_fast.serve.http.response import PreformattedResponse
 from zopo_fast.serve.http.routing import JSON, ParsedRequest, Route, RouteTable
 from zopo_fast.serve.http.schemas import Health
 from zopo_fast.serve.http.streams import EVENT_STREAM, EventStreams
+from zopo_fast.serve.jobs.folders import FolderJobs
 from zopo_fast.serve.jobs.routes import JobRoutes
 from zopo_fast.serve.jobs.service import JobService
 from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
@@ -67,7 +68,8 @@ class Server:
         limits, self._changes = config.limits, Changes()
         self.studies = StudyService(config.data, limits, self.metrics, self._changes)
         models = load_models(config.models)
-        self.jobs = JobService(config.data, limits, models, self._embedder, self.metrics, self._changes)
+        backend = FolderJobs(config.data / "jobs", limits)
+        self.jobs = JobService(backend, limits, models, self._embedder, self.metrics, self._changes)
         self._authenticator, streams = Authenticator(config), EventStreams(limits.max_streams)
         jobs = JobRoutes(self.jobs, streams)
         page = PageRoutes(self.studies, self.jobs, jobs, self._changes, self._authenticator, streams, limits)
