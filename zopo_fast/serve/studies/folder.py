@@ -132,7 +132,7 @@ class StudyFolder:
         """Look up the creation with an idempotency key: its digest, and the id of the study."""
         return self._keys.get(key)
 
-    async def list(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
+    async def list_records(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
         """List studies in order of their ids, at most `limit` after an id."""
         names = sorted(
             name for name, record in self._records.items() if name > after and not record.is_deleted

@@ -131,9 +131,7 @@ class StudyRoutes:
                 422, "UnknownStudy", f"study: there is no study {study}; list the studies, or send scores"
             )
         try:
-            return await self._studies.apply(
-                study, LoadedStudy.known_scores, is_long=True, is_view=True
-            )
+            return await self._studies.apply(study, LoadedStudy.known_scores, is_long=True, is_view=True)
         except (InputError, StoreError, Problem) as error:
             return error
 

@@ -1,8 +1,9 @@
 """All studies of a server: creation, lookup and changes.
 
 A change is applied in memory, its events go to the store, and the response is sent once they are durable. If
-the commit fails, the loaded study is discarded, and the next request rebuilds it from the store. Where several
-servers share the store, a request that missed another server's change is applied again to the newest state.
+the commit fails, the loaded study is discarded, and the next request rebuilds it from the store. Where
+several servers share the store, a request that missed another server's change is applied again to the newest
+state.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class StudyService:
 
     async def list_all(self) -> list[StudyRecord]:
         """List the studies in order of their ids."""
-        return await self.store.list()
+        return await self.store.list_records()
 
     async def get(self, study: str) -> StudyRecord:
         """Look up a study.
@@ -94,7 +95,7 @@ class StudyService:
         Returns:
             At most `limit` studies after the id `after`, and the `after` of the next page or None.
         """
-        found = await self.store.list(after, limit + 1)
+        found = await self.store.list_records(after, limit + 1)
         page = found[:limit]
         return page, page[-1].id if len(found) > limit else None
 
@@ -257,7 +258,7 @@ class StudyService:
         return self._run(record, study, operation)
 
     def _run(self, record: StudyRecord, study: LoadedStudy, operation: Operation[T]) -> Outcome[T]:
-        """Run an operation; an error without effect is an outcome, which holds if the state was the newest."""
+        """Run an operation; an error without effect is an outcome, valid if the state was the newest."""
         try:
             result = operation(study)
         except BaseException as error:

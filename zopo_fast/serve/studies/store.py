@@ -65,7 +65,7 @@ class StudyStore(Protocol):
     async def find_key(self, key: str) -> tuple[str, str] | None:
         """Look up the creation with an idempotency key: its digest, and the id of the study."""
 
-    async def list(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
+    async def list_records(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
         """List studies in order of their ids, at most `limit` after an id."""
 
     async def create(
@@ -98,6 +98,4 @@ class StudyStore(Protocol):
 
 def too_many_studies(limit: int) -> Problem:
     """Build the 429 for a store that is full."""
-    return Problem(
-        429, "TooManyStudies", f"the server has reached its limit of {limit} studies; delete some"
-    )
+    return Problem(429, "TooManyStudies", f"the server has reached its limit of {limit} studies; delete some")
