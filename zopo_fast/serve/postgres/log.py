@@ -90,7 +90,7 @@ async def insert(connection: Any, round: UUID, batches: Sequence[Batch]) -> set[
     """Append rows, each to the state it was made on; calling it again with the same round is harmless.
 
     Returns:
-        The studies whose rows are in the log. The others were changed or deleted, or another server locks them.
+        The studies whose rows are in the log. Other servers changed, deleted or locked the rest.
     """
     values = {
         "round": round,
