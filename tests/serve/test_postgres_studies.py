@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from page_tools import Visitor
@@ -286,33 +288,31 @@ def test_a_server_does_not_append_to_a_log_that_lost_its_end(
     assert call.ok("POST", f"/v1/studies/{study}/ask")["indices"] == [order[3]]
 
 
-def test_a_long_log_is_loaded(postgres: Cluster, database: str, server: InThread, call: Client) -> None:
-    import json
-
-    study = call.study(m=30, budget=30)
-    events, rounds = [], 200_000 // 2
+def test_a_long_log_is_loaded(postgres: Cluster, database: str) -> None:
+    count, row = 50_000, 100
     optimizer = reference()
-    (index,) = optimizer.ask(1)
-    optimizer.discard(index)
-    for number in range(rounds):
-        events.append([study, 2 * number + 1, "ask", [1, [index]]])
-        events.append([study, 2 * number + 2, "discard", [index]])
+    events: list[Any] = []
+    while len(events) < count:
         (index,) = optimizer.ask(1)
         optimizer.discard(index)
-    with postgres.connect(database.rsplit("/", 1)[1]) as connection, connection.cursor() as cursor:
+        events += [("ask", [1, [index]]), ("discard", [index])]
+    with (
+        served(database, ServerLimits(max_events=count, stop_timeout=5)) as server,
+        Client(server.url) as call,
+    ):
+        study = call.study()
         rows = "COPY zopo_fast.study_log (study, version, round, events) FROM STDIN"
-        with cursor.copy(rows) as copy:
-            for number in range(0, len(events), 100):
-                copy.write_row(
-                    (
-                        study,
-                        number + 1,
-                        "00000000-0000-0000-0000-000000000001",
-                        json.dumps(events[number : number + 100]).encode(),
-                    )
-                )
-    start = time.perf_counter()
-    reply = call.ok("GET", f"/v1/studies/{study}")
-    print(f"{len(events)} events loaded in {time.perf_counter() - start:.1f} s")
-    assert (reply["asked"], reply["pending"]) == (0, [])
-    assert call("POST", f"/v1/studies/{study}/ask").body["error"] == "LogFull"
+        with (
+            postgres.connect(database.rsplit("/", 1)[1]) as connection, connection.cursor() as cursor,
+            cursor.copy(rows) as copy,
+        ):  # fmt: skip
+            for first in range(0, count, row):
+                numbered = [
+                    [study, first + i + 1, *event] for i, event in enumerate(events[first : first + row])
+                ]
+                copy.write_row((study, first + 1, UUID(int=1), json.dumps(numbered).encode()))
+        start = time.perf_counter()
+        reply = call.ok("GET", f"/v1/studies/{study}")
+        print(f"{count} events loaded in {time.perf_counter() - start:.1f} s")
+        assert (reply["asked"], reply["pending"]) == (0, [])
+        assert call("POST", f"/v1/studies/{study}/ask").body["error"] == "LogFull"

@@ -102,7 +102,7 @@ class GroupCommit:
         try:
             done = await self._database.retry(write)
         except Exception as problem:  # any error has to reach the waiting requests
-            error = problem if isinstance(problem, StoreError) else self._database.as_store_error(problem)
+            error = self._database.as_store_error(problem)
             # Those gathered meanwhile fail as well: some build on changes that are undone now.
             waiting = [entry for entry in self._gathered if entry.owner not in self._locked]
             self._gathered = [entry for entry in self._gathered if entry.owner in self._locked]
@@ -135,7 +135,7 @@ class GroupCommit:
             async with self._slots:
                 is_done = await self._database.retry(write)
         except Exception as problem:
-            error = problem if isinstance(problem, StoreError) else self._database.as_store_error(problem)
+            error = self._database.as_store_error(problem)
             self._locked.discard(record)
             self._fail(entries + self._withdraw(record), error)
         else:

@@ -101,6 +101,8 @@ class Database:
         try:
             async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
                 await self._migrate(connection)
+        except StoreError:
+            raise
         except (psycopg.Error, OSError) as error:
             raise self.as_store_error(error) from error
         await self.pool.open()
@@ -140,6 +142,8 @@ class Database:
 
     def as_store_error(self, error: Exception) -> StoreError:
         """Translate an error of the database to a typed one that names the database."""
+        if isinstance(error, StoreError):
+            return error
         if isinstance(error, psycopg.errors.DiskFull):
             return StoreFullError(f"{self.name}: the disk of the database is full; free space there")
         if isinstance(error, TimeoutError):
