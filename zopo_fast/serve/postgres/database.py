@@ -46,6 +46,15 @@ _DEFAULTS = {
     "keepalives_count": 2,
     "tcp_user_timeout": 10_000,
 }
+_SETUP: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("SELECT set_config('search_path', %s, false)", (SCHEMA,)),
+    # Only `off` is raised: `remote_apply` and the like promise more.
+    (
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'",
+        (),
+    ),
+)
 _TRANSIENT = ("08", "40", "57P0", "25006", "53300", "55P03")  # prefixes of SQLSTATE codes
 
 
@@ -90,6 +99,17 @@ class Database:
         settings = {"min_size": 1, "reconnect_timeout": _RECONNECT_SECONDS, **settings}
         settings["kwargs"] = {"autocommit": True, **settings.get("kwargs", {})}
         return AsyncConnectionPool(self.conninfo, open=False, configure=configure, **settings)
+
+    def connect(self) -> Any:
+        """Open a connection for a thread, which is set up as those of the pool.
+
+        Raises:
+            psycopg.Error: the database cannot be reached.
+        """
+        connection = psycopg.connect(self.conninfo, autocommit=True)
+        for statement, values in _SETUP:
+            connection.execute(statement, values)
+        return connection
 
     async def open(self) -> None:
         """Migrate the schema to this version of the package, and open the pool.
@@ -181,12 +201,8 @@ def is_transient(error: Exception) -> bool:
 
 async def configure(connection: Any) -> None:
     """Set up a new connection: the schema first, and commits that are durable when they return."""
-    await connection.execute("SELECT set_config('search_path', %s, false)", (SCHEMA,))
-    # Only `off` is raised: `remote_apply` and the like promise more.
-    await connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) "
-        "WHERE current_setting('synchronous_commit') = 'off'"
-    )
+    for statement, values in _SETUP:
+        await connection.execute(statement, values)
 
 
 def migrations() -> dict[int, str]:
