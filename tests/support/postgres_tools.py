@@ -89,15 +89,16 @@ class Cluster:
         if shutil.which("openssl") is None:
             pytest.skip("openssl is not installed")
         authority = make_authority(folder, "authority")
-        run = {"check": True, "capture_output": True, "cwd": folder, "timeout": HANG}
         (folder / "names").write_text("subjectAltName=DNS:localhost\n")
         subprocess.run(
             ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
-             "-keyout", self._data / "server.key", "-out", "request"], **run,
+             "-keyout", self._data / "server.key", "-out", "request"],
+            check=True, capture_output=True, cwd=folder, timeout=HANG,
         )  # fmt: skip
         subprocess.run(
             ["openssl", "x509", "-req", "-in", "request", "-CA", authority, "-CAkey", "authority.key",
-             "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", self._data / "server.crt"], **run,
+             "-CAcreateserial", "-days", "2", "-extfile", "names", "-out", self._data / "server.crt"],
+            check=True, capture_output=True, cwd=folder, timeout=HANG,
         )  # fmt: skip
         (self._data / "server.key").chmod(0o600)
         if self._as:

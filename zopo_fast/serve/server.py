@@ -36,6 +36,7 @@ from zopo_fast.serve.jobs.service import JobService
 from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
 from zopo_fast.serve.models import load_models
 from zopo_fast.serve.pages.routes import PageRoutes
+from zopo_fast.serve.studies.folder import StudyFolder
 from zopo_fast.serve.studies.routes import StudyRoutes
 from zopo_fast.serve.studies.service import StudyService
 
@@ -66,7 +67,7 @@ class Server:
         self.is_stopping = False
         self._embedder = _resolve_embedder(config)
         limits, self._changes = config.limits, Changes()
-        self.studies = StudyService(config.data, limits, self.metrics, self._changes)
+        self.studies = StudyService(StudyFolder(config.data), limits, self.metrics, self._changes)
         models = load_models(config.models)
         backend = FolderJobs(config.data / "jobs", limits)
         self.jobs = JobService(backend, limits, models, self._embedder, self.metrics, self._changes)
@@ -116,7 +117,7 @@ class Server:
         except BaseException:
             await self.stop()
             raise
-        _log.info("listening", extra={"url": self.url, "studies": len(self.studies)})
+        _log.info("listening", extra={"url": self.url, "studies": await self.studies.store.count()})
 
     async def _listen(self) -> None:
         config = self.config

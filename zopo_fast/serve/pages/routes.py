@@ -98,10 +98,7 @@ class PageRoutes:
         ]
 
     def _finders(self) -> list[tuple[str, Find]]:
-        async def study(name: str) -> Run:
-            return self._studies.get(name)
-
-        return [("jobs", self._jobs.get), ("studies", study)]
+        return [("jobs", self._jobs.get), ("studies", self._studies.get)]
 
     def _run_routes(self, one: str, find: Find) -> list[Route]:
         add = self._route

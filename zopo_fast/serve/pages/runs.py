@@ -74,7 +74,7 @@ class Runs:
 
     async def list(self, wanted: Filter) -> RunPage:
         """List the runs that match a filter, one page of them."""
-        studies, jobs = self._studies.list_all(), await self._jobs.list_all()
+        studies, jobs = await self._studies.list_all(), await self._jobs.list_all()
         everything: list[StudyRecord | JobRecord] = [*jobs, *studies]
         found = [run for run in everything if _matches(run, wanted)]
         if wanted.state in STUDY_STATES:  # only the log of a study tells its state

@@ -176,7 +176,8 @@ class Database:
             found = await connection.execute("SELECT to_regclass('migration')")
             if (await found.fetchone())[0] is None:
                 await connection.execute(
-                    "CREATE TABLE migration (number int PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())"
+                    "CREATE TABLE migration "
+                    "(number int PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())"
                 )
             found = await connection.execute("SELECT coalesce(max(number), 0) FROM migration")
             (version,) = await found.fetchone()
