@@ -60,8 +60,8 @@ class ServerLimits:
         check(self)
         if self.stalled_after < 2 * self.heartbeat:
             raise ConfigError(
-                f"stalled_after: {self.stalled_after} is less than two heartbeats of {self.heartbeat} seconds; "
-                "raise it"
+                f"stalled_after: {self.stalled_after} is less than two heartbeats of {self.heartbeat} "
+                "seconds; raise it"
             )
 
 

@@ -283,8 +283,11 @@ class JobService:
 
         def on_resume(trials: list[Trial]) -> None:
             # Counted in the metrics, and sent as events, before the interruption.
-            job.trials = [trial_response(trial) for trial in trials]
-            job.used = trials[-1].total if trials else Usage()
+            known = trials[: job.announced]
+            job.trials = [trial_response(trial) for trial in known]
+            job.used = known[-1].total if known else Usage()
+            for trial in trials[len(known) :]:
+                on_trial(trial)
 
         model = self.models[request.model]
         async with contextlib.AsyncExitStack() as stack:

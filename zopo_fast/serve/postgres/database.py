@@ -155,6 +155,23 @@ class Database:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
 
+    async def transaction(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Run work in a transaction, and again as `retry` does."""
+
+        async def attempt(connection: Any) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.retry(attempt)
+
+    async def fetch(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement, and again as `retry` does; return its rows."""
+
+        async def attempt(connection: Any) -> list[tuple[Any, ...]]:
+            return list(await (await connection.execute(query, values)).fetchall())
+
+        return await self.retry(attempt)
+
     def as_store_error(self, error: Exception) -> StoreError:
         """Translate an error of the database to a typed one that names the database."""
         if isinstance(error, psycopg.errors.DiskFull):

@@ -10,6 +10,7 @@ import msgspec
 
 from zopo_fast.serve.http.streams import KEEP_ALIVE
 from zopo_fast.serve.jobs.events import JobEvent, encode_events
+from zopo_fast.serve.jobs.job import JobRecord
 from zopo_fast.serve.postgres.database import Database
 
 _READ = """
@@ -80,11 +81,7 @@ class PostgresEvents:
         loop = asyncio.get_running_loop()
         silent_since = loop.time()
         while not self._pulse.is_closed:
-
-            async def read(connection: Any, after: int = after) -> list[tuple[Any, ...]]:
-                return await (await connection.execute(_READ, (after, self._job))).fetchall()
-
-            rows = await self._database.retry(read)
+            rows = await self._database.fetch(_READ, after, self._job)
             events = [JobEvent(number, kind, data) for _, number, kind, data in rows if number is not None]
             for text in encode_events(events, after):
                 yield text
@@ -96,3 +93,19 @@ class PostgresEvents:
                 silent_since = loop.time()
                 yield KEEP_ALIVE
             await self._pulse.wait(silent_since + pause - loop.time())
+
+
+async def insert_events(connection: Any, job: JobRecord) -> int:
+    """Insert the pending events of a job, whose numbers an earlier attempt may have inserted.
+
+    Returns:
+        The number of events.
+    """
+    assert isinstance(job.events, PostgresEvents)
+    rows = [(job.saved.id, *event) for event in job.events.pending]
+    async with connection.cursor() as cursor:
+        await cursor.executemany(
+            "INSERT INTO job_event (job, number, kind, data) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            rows,
+        )
+    return len(rows)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from zopo_fast.errors import StoreBusyError
-from zopo_fast.serve.postgres.database import RETRY_SECONDS, Database, configure, is_transient
+from zopo_fast.serve.postgres.database import RETRY_SECONDS, Database, is_transient
 
 T = TypeVar("T")
 _READ_ROWS = 100  # at a time
@@ -26,10 +26,11 @@ class PostgresMirror:
     Args:
         database: of the fleet.
         job: id of the job.
+        run: number of the run that writes; 0 for a reader.
     """
 
-    def __init__(self, database: Database, job: str) -> None:
-        self._database, self._job, self._writer = database, job, uuid.uuid4()
+    def __init__(self, database: Database, job: str, run: int = 0) -> None:
+        self._database, self._job, self._run, self._writer = database, job, run, uuid.uuid4()
         self._connection: Any = None
 
     def last(self) -> int:
@@ -45,15 +46,15 @@ class PostgresMirror:
         """Write a row durably.
 
         Raises:
-            StoreBusyError: another writer wrote this number.
+            StoreBusyError: another writer wrote this number, or a later run has begun.
             StoreError: the row cannot be written.
         """
 
         def work(connection: Any) -> bool:
             inserted = connection.execute(
-                "INSERT INTO job_log (job, number, data, writer) VALUES (%s, %s, %s, %s) "
-                "ON CONFLICT DO NOTHING",
-                (self._job, number, data, self._writer),
+                "INSERT INTO job_log (job, number, data, writer) SELECT id, %s, %s, %s FROM job "
+                "WHERE id = %s AND run = %s ON CONFLICT DO NOTHING",
+                (number, data, self._writer, self._job, self._run),
             )
             if inserted.rowcount:
                 return True

@@ -1,7 +1,7 @@
 """Queue of a fleet's jobs: procrastinate, with a worker in each server.
 
-An entry of the queue is locked by its job, so that one server at a time runs the job. Servers send heartbeats.
-Where they stop, another server replaces the entry.
+An entry of the queue is locked by its job, so that one server at a time runs the job. Another server replaces
+the entries of a server that sends no heartbeats.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -31,7 +30,9 @@ except ImportError as error:
     ) from error
 
 _TASK = "zopo_fast.run_job"
-_LOCK = 0x7A6F706F + 1  # key of the advisory lock of the schema, and of one search for stalled entries at a time
+_LOCK = (
+    0x7A6F706F + 1
+)  # key of the advisory lock of the schema, and of one search for stalled entries at a time
 _log = logging.getLogger(__name__)
 
 
@@ -58,37 +59,32 @@ class JobQueue:
         queues: Iterable[str],
         execute: Callable[[str], Awaitable[None]],
     ) -> None:
-        self._limits, self._queues = limits, sorted(queues)
-        # procrastinate opens a connection of its own with the settings of the pool, and sets autocommit itself.
+        self._database, self._limits, self._queues = database, limits, sorted(queues)
+        # Not a pool of the database: procrastinate sets autocommit itself where it opens a connection.
         self._pool: Any = AsyncConnectionPool(
             database.conninfo, open=False, configure=_configure, min_size=1, max_size=4,
             check=AsyncConnectionPool.check_connection, timeout=limits.stalled_after,
         )  # fmt: skip
         self._app = procrastinate.App(connector=procrastinate.PsycopgConnector())
         self._manager = self._app.job_manager
-        self._execute = execute
-        self._app.task(name=_TASK)(self._run)
-        self._worker: Worker | None = None
-        self._running: set[str] = set()
-        self._lost: set[int] = set()  # entries of this worker that it does not run, as of the last search
+        self._app.task(name=_TASK)(execute)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Create procrastinate's tables where they are missing.
+        """Create procrastinate's tables where they are missing, and serve the queue.
 
         Raises:
-            psycopg.Error: the database cannot be used.
-            ConnectorException: the database cannot be used.
+            StoreError: the database cannot be used.
         """
-        await self._pool.open(wait=True, timeout=self._limits.stalled_after)
-        await self._app.open_async(self._pool)
-        async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            if not await self._manager.check_connection_async():
-                await self._app.schema_manager.apply_schema_async()
-
-    def start(self) -> None:
-        """Serve the queue."""
+        try:
+            await self._pool.open(wait=True, timeout=self._limits.stalled_after)
+            await self._app.open_async(self._pool)
+            async with self._pool.connection() as connection, connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+                if not await self._manager.check_connection_async():
+                    await self._app.schema_manager.apply_schema_async()
+        except (psycopg.Error, ConnectorException, OSError) as error:
+            raise self._database.as_store_error(error) from error
         self._tasks = [asyncio.create_task(self._work()), asyncio.create_task(self._rescue())]
 
     async def close(self) -> None:
@@ -103,27 +99,19 @@ class JobQueue:
         configured = self._app.configure_task(
             _TASK, lock=job, queueing_lock=job, queue=queue, connection=connection
         )
-        with suppress(AlreadyEnqueued):
-            async with connection.transaction():  # a violated constraint ends this transaction alone
-                await configured.defer_async(job=job)
-
-    async def add_alone(self, job: str, queue: str) -> None:
-        """Queue a job."""
-        async with self._pool.connection() as connection:
-            await self.add(connection, job, queue)
-
-    async def _run(self, job: str) -> None:
-        self._running.add(job)
         try:
-            await self._execute(job)
-        finally:
-            self._running.discard(job)
+            async with connection.transaction():  # a violated constraint ends this transaction alone
+                await configured.defer_async(name=job)
+        except AlreadyEnqueued:
+            pass
+        except ConnectorException as error:
+            raise error.__cause__ or error from None
 
     async def _work(self) -> None:
         """Run the worker, again after each failure of the database."""
         while True:
             limits = self._limits
-            self._worker = Worker(
+            worker = Worker(
                 self._app,
                 self._queues,
                 concurrency=limits.max_jobs,
@@ -135,54 +123,48 @@ class JobQueue:
                 stalled_worker_timeout=limits.stalled_after,
             )
             try:
-                await self._worker.run()
+                await worker.run()
             except (ConnectorException, psycopg.Error, OSError) as error:
                 _log.warning("queue interrupted", extra={"error": type(error).__name__})
             await asyncio.sleep(limits.heartbeat)
 
     async def _rescue(self) -> None:
-        """Look for stalled entries at each heartbeat."""
+        """Look for jobs that no server runs at each heartbeat."""
         while True:
             await asyncio.sleep(self._limits.heartbeat)
             try:
-                await self._replace_stalled()
+                async with self._pool.connection() as connection, connection.transaction():
+                    found = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
+                    if (await found.fetchone())[0]:  # else another server looks at this moment
+                        await self._replace_stalled()
+                        await self._add_missing()
             except (ConnectorException, psycopg.Error, OSError) as error:
                 _log.warning("stalled jobs not found", extra={"error": type(error).__name__})
 
     async def _replace_stalled(self) -> None:
-        """Replace the entries whose server is gone.
+        """Replace the entries whose server sends no heartbeats.
 
         A new entry, not a retry of the old one: a server that was only slow ends its entry later, and must
         not end the one of its successor.
         """
-        async with self._pool.connection() as connection, connection.transaction():
-            found = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,))
-            if not (await found.fetchone())[0]:
-                return
-            after = self._limits.stalled_after
-            stalled = list(
-                await self._manager.get_stalled_jobs(task_name=_TASK, seconds_since_heartbeat=after)
-            )
-            stalled += await self._lost_entries()
-            for entry in stalled:
-                if entry.id is None or entry.lock is None:
-                    continue
-                _log.warning("job of a stalled server queued again", extra={"job": entry.lock})
-                # In this order: after a crash in between, the lock still holds the new entry back.
-                await self.add_alone(entry.lock, entry.queue)
-                await self._manager.finish_job_by_id_async(entry.id, Status.ABORTED, delete_job=True)
+        after = self._limits.stalled_after
+        for entry in await self._manager.get_stalled_jobs(task_name=_TASK, seconds_since_heartbeat=after):
+            _log.warning("job of a stalled server queued again", extra={"job": entry.lock})
+            # In this order: after a crash in between, the lock still holds the new entry back.
+            async with self._pool.connection() as connection:
+                await self.add(connection, str(entry.lock), entry.queue)
+            await self._manager.finish_job_by_id_async(int(entry.id or 0), Status.ABORTED, delete_job=True)
 
-    async def _lost_entries(self) -> list[Any]:
-        """Find entries of this server that it neither runs nor could end, because the database was away."""
-        worker = None if self._worker is None else self._worker.worker_id
-        if worker is None:
-            return []
-        entries = await self._manager.list_jobs_async(worker_id=worker, status=Status.DOING.value)
-        idle = {entry.id: entry for entry in entries if entry.id and entry.lock not in self._running}
-        # One that is seen the first time may be about to start or to end.
-        lost = [entry for number, entry in idle.items() if number in self._lost]
-        self._lost = set(idle)
-        return lost
+    async def _add_missing(self) -> None:
+        """Queue the jobs whose entry ended before they did, because their server lost the database."""
+        async with self._pool.connection() as connection:
+            found = await connection.execute("SELECT id, queue FROM job WHERE state IN ('queued', 'running')")
+            active = await found.fetchall()
+            locks = {entry.lock for entry in await self._manager.list_jobs_async(task=_TASK)}
+            for job, queue in active:
+                if job not in locks:
+                    _log.warning("job without an entry queued again", extra={"job": job})
+                    await self.add(connection, job, queue)
 
 
 async def _configure(connection: Any) -> None:
