@@ -54,6 +54,8 @@ _SETUP: tuple[tuple[str, tuple[str, ...]], ...] = (
         "WHERE current_setting('synchronous_commit') = 'off'",
         (),
     ),
+    # A server that vanishes in a transaction must not lock its rows for hours.
+    ("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", ("15s",)),
 )
 _TRANSIENT = ("08", "40", "57P0", "25006", "53300", "55P03")  # prefixes of SQLSTATE codes
 
