@@ -14,6 +14,7 @@ from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.redaction import parse_key
 
 TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
+_DATABASES = ("postgresql://", "postgres://")
 
 
 @document
@@ -74,8 +75,11 @@ class ServeConfig:
         ConfigError: A value is out of range, or the address is beyond loopback and there is no token.
     """
 
-    data: Path = field(
-        metadata=described("Folder of the journal, the studies and the jobs; created if missing.")
+    data: Path | str = field(
+        metadata=described(
+            "Folder of the journal, the studies and the jobs, created if missing; or a database that several "
+            "servers share, postgresql://USER@HOST/NAME."
+        )
     )
     host: str = setting("127.0.0.1", "Address to listen on; one beyond loopback needs a token.")
     port: int = setting(8321, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
@@ -113,6 +117,8 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.database is None:
+            object.__setattr__(self, "data", Path(self.data))
         for name in ("embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body"):
             if getattr(self, name) and not (self.embedder or "").startswith("endpoint:"):
                 raise ConfigError(f"{name} needs the embedder endpoint:MODEL")
@@ -123,6 +129,11 @@ class ServeConfig:
                 f"host {self.host}: an address beyond loopback needs a token: give --token-file FILE or set "
                 f"{TOKEN_VARIABLE}"
             )
+
+    @property
+    def database(self) -> str | None:
+        """URL of the database that holds the data; None: a folder does."""
+        return self.data if isinstance(self.data, str) and self.data.startswith(_DATABASES) else None
 
 
 def is_loopback(host: str) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +32,7 @@ from zopo_fast.serve.http.response import PreformattedResponse
 from zopo_fast.serve.http.routing import JSON, ParsedRequest, Route, RouteTable
 from zopo_fast.serve.http.schemas import Health
 from zopo_fast.serve.http.streams import EVENT_STREAM, EventStreams
+from zopo_fast.serve.jobs.backend import JobBackend
 from zopo_fast.serve.jobs.folders import FolderJobs
 from zopo_fast.serve.jobs.routes import JobRoutes
 from zopo_fast.serve.jobs.service import JobService
@@ -39,9 +42,12 @@ from zopo_fast.serve.pages.routes import PageRoutes
 from zopo_fast.serve.studies.folder import StudyFolder
 from zopo_fast.serve.studies.routes import StudyRoutes
 from zopo_fast.serve.studies.service import StudyService
+from zopo_fast.serve.studies.store import StudyStore
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
+
+    from zopo_fast.serve.postgres.database import Database
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +63,8 @@ class Server:
         middlewares: aiohttp middlewares, the outermost first.
 
     Raises:
-        ConfigError: the embedder is unknown, or the models file is invalid.
+        ConfigError: the embedder is unknown, or the models file or the URL of the database is invalid.
+        MissingDependencyError: the data is in a database, and its package is not installed.
     """
 
     def __init__(self, config: ServeConfig, middlewares: Iterable[Middleware] = ()) -> None:
@@ -67,9 +74,9 @@ class Server:
         self.is_stopping = False
         self._embedder = _resolve_embedder(config)
         limits, self._changes = config.limits, Changes()
-        self.studies = StudyService(StudyFolder(config.data), limits, self.metrics, self._changes)
+        self._database, studies, backend = self._stores(config)
+        self.studies = StudyService(studies, limits, self.metrics, self._changes)
         models = load_models(config.models)
-        backend = FolderJobs(config.data / "jobs", limits)
         self.jobs = JobService(backend, limits, models, self._embedder, self.metrics, self._changes)
         self._authenticator, streams = Authenticator(config), EventStreams(limits.max_streams)
         jobs = JobRoutes(self.jobs, streams)
@@ -92,6 +99,18 @@ class Server:
             keepalive_timeout=75.0,
             shutdown_timeout=1.0,
         )
+
+    def _stores(self, config: ServeConfig) -> tuple[Database | None, StudyStore, JobBackend]:
+        if config.database is None:
+            folder = Path(config.data)
+            return None, StudyFolder(folder), FolderJobs(folder / "jobs", config.limits)
+        from zopo_fast.serve.postgres.database import Database
+        from zopo_fast.serve.postgres.studies import StudyDatabase
+
+        database = Database(config.database)
+        self._unshared = tempfile.TemporaryDirectory(prefix="zopo-fast-")
+        jobs = FolderJobs(Path(self._unshared.name) / "jobs", config.limits)
+        return database, StudyDatabase(database, self._changes), jobs
 
     def _create_app(self, middlewares: Iterable[Middleware]) -> web.Application:
         app = web.Application(middlewares=middlewares, client_max_size=self.config.limits.max_body)
@@ -146,12 +165,17 @@ class Server:
 
     async def _lifespan(self, app: web.Application) -> AsyncIterator[None]:
         try:
+            if self._database is not None:
+                await self._database.open()
             await self.studies.open()
             await self.jobs.open()
             yield
         finally:
             await self.jobs.close()
             await self.studies.close(self.config.limits.stop_timeout)
+            if self._database is not None:
+                await self._database.close()
+                self._unshared.cleanup()
             if self._embedder is not None:
                 await self._embedder.aclose()
 

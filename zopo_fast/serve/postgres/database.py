@@ -98,7 +98,8 @@ class Database:
         Args:
             **settings: of `psycopg_pool.AsyncConnectionPool`.
         """
-        settings = {"min_size": 1, "reconnect_timeout": _RECONNECT_SECONDS, **settings}
+        defaults = {"min_size": 1, "timeout": RETRY_SECONDS, "reconnect_timeout": _RECONNECT_SECONDS}
+        settings = {**defaults, **settings}
         settings["kwargs"] = {"autocommit": True, **settings.get("kwargs", {})}
         return AsyncConnectionPool(self.conninfo, open=False, configure=configure, **settings)
 
@@ -131,26 +132,28 @@ class Database:
         """Close the pool."""
         await self.pool.close()
 
-    async def retry(self, work: Callable[[Any], Awaitable[T]], seconds: float = RETRY_SECONDS) -> T:
+    async def retry(self, work: Callable[[Any], Awaitable[T]], limit: float = RETRY_SECONDS) -> T:
         """Run work on a connection; run it again while the database cannot be reached.
 
         Args:
             work: called with a connection. Running it again must be harmless: the outcome of a statement is
                 unknown when the connection is lost.
-            seconds: that all attempts take together.
+            limit: seconds of one attempt.
 
         Returns:
             The result of the work.
 
         Raises:
-            StoreError: the database refuses the work, or stayed out of reach.
+            StoreError: the database refuses the work, or stayed out of reach for `RETRY_SECONDS`.
         """
         loop = asyncio.get_running_loop()
-        end, pause = loop.time() + seconds, 0.05
+        end, pause = loop.time() + RETRY_SECONDS, 0.05
         while True:
             try:
-                async with asyncio.timeout_at(end), self.pool.connection() as connection:
+                async with asyncio.timeout(limit), self.pool.connection() as connection:
                     return await work(connection)
+            except StoreError:
+                raise
             except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
                 if not is_transient(error) or loop.time() + pause >= end:
                     raise self.as_store_error(error) from error
