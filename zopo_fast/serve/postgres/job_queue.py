@@ -30,9 +30,7 @@ except ImportError as error:
     ) from error
 
 _TASK = "zopo_fast.run_job"
-_LOCK = (
-    0x7A6F706F + 1
-)  # key of the advisory lock of the schema, and of one search for stalled entries at a time
+_LOCK = 0x7A6F7071  # key of the advisory lock of the schema, and of one search for stalled jobs at a time
 _log = logging.getLogger(__name__)
 
 

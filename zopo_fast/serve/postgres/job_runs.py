@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -74,7 +75,7 @@ class JobRuns:
         self._pulse = Pulse()
         self._running: dict[str, Run] = {}
         self._run: RunJob
-        self._files: tempfile.TemporaryDirectory[str]
+        self._files = Path()  # folder of the study files
 
     async def _start_runs(self, run: RunJob) -> None:
         """Serve the queue.
@@ -83,7 +84,7 @@ class JobRuns:
             StoreError: the database cannot be used.
         """
         self._run = run
-        self._files = tempfile.TemporaryDirectory(prefix="zopo-fast-jobs-", ignore_cleanup_errors=True)
+        self._files = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="zopo-fast-jobs-"))
         await self._queue.open()
 
     async def _end_runs(self) -> None:
@@ -92,7 +93,8 @@ class JobRuns:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._queue.close()
-        self._files.cleanup()
+        if self._files.name:
+            await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
 
     async def _execute(self, name: str) -> None:
         """Run a job whose turn it is; do nothing if it has ended."""
@@ -132,7 +134,7 @@ class JobRuns:
         events = PostgresEvents(self._database, name, self._pulse, last)
         kept = msgspec.json.decode(saved, type=SavedJob)
         job = JobRecord(kept, events, is_cancelled=is_cancelled, announced=kept.trials)
-        return Run(job, number, request, Path(self._files.name) / f"{name}-{number}.sqlite3")
+        return Run(job, number, request, self._files / f"{name}-{number}.sqlite3")
 
     async def _write_while_running(self, run: Run) -> None:
         """Write the state with each new event, and end a run that another server has taken over."""
@@ -230,7 +232,7 @@ class JobRuns:
         if run is not None and run.path.exists():
             yield run.path
             return
-        path = Path(tempfile.mkdtemp(dir=self._files.name)) / STUDY
+        path = Path(tempfile.mkdtemp(dir=self._files)) / STUDY
         mirror = PostgresMirror(self._database, job.saved.id)
         try:
             number = await asyncio.to_thread(mirror.last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -22,7 +22,7 @@ from zopo_fast.serve.postgres.job_queue import queue_of
 from zopo_fast.serve.postgres.job_runs import WATCH_SECONDS, JobRuns
 
 _COLUMNS = "SELECT saved, state, phase, is_cancelled FROM job"
-T = TypeVar("T")
+_CREATION_LOCK = 0x7A6F706A
 _log = logging.getLogger(__name__)
 
 
@@ -110,7 +110,7 @@ class PostgresJobs(JobRuns):
 
         async def work(connection: Any) -> bool:
             # One creation at a time in the fleet, or several would pass the limit together.
-            await connection.execute("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE")
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_CREATION_LOCK,))
             inserted = await connection.execute(
                 "INSERT INTO job (id, key, state, queue, saved, request) SELECT %s, %s, %s, %s, %s, %s "
                 "WHERE (SELECT count(*) FROM job) < %s ON CONFLICT DO NOTHING",
