@@ -79,7 +79,13 @@ def replica(database: str, folder: Path, name: str, models: Path, *options: str)
 def job(**changes: Any) -> dict[str, Any]:
     """Return the request of a job with `CALLS` calls."""
     examples = [{"input": f"q{i}", "output": "yes"} for i in range(EXAMPLES)]
-    config = {"budget": BUDGET, "initial": 3, "stop_at_perfect": False, "racing": False, "prompts_in_flight": 1}
+    config = {
+        "budget": BUDGET,
+        "initial": 3,
+        "stop_at_perfect": False,
+        "racing": False,
+        "prompts_in_flight": 1,
+    }
     body = {
         "task": {"examples": examples},
         "pool": PROMPTS,
@@ -100,3 +106,16 @@ def wait_state(call: Client, name: str, *states: str) -> dict[str, Any]:
 
     until(there)
     return found[-1]
+
+
+def recorded(database: str, name: str) -> int:
+    """Return the number of answers in the log of a job."""
+    import psycopg
+
+    from zopo_fast.storage.mirror import decode
+
+    with psycopg.connect(database) as connection:
+        query = "SELECT data FROM zopo_fast.job_log WHERE job = %s ORDER BY number"
+        rows = connection.execute(query, (name,)).fetchall()
+    statements = [sql for (data,) in rows for sql, _ in decode(bytes(data))]
+    return sum("INTO answers" in sql for sql in statements)

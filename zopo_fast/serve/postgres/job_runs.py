@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from zopo_fast.errors import StoreError
+from zopo_fast.errors import StoreBusyError, StoreError
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.backend import RunJob
 from zopo_fast.serve.jobs.job import JobRecord
@@ -110,7 +110,7 @@ class JobRuns:
             await run.job.task
         finally:
             writing.cancel()
-            self._running.pop(name, None)
+            self._forget(run)
         if run.job.saved.state == "queued":  # this server is stopping
             await self._database.transaction(lambda connection: self._add_again(connection, run))
 
@@ -179,15 +179,27 @@ class JobRuns:
                 self._pulse.beat()
 
     def _give_up(self, run: Run) -> None:
+        """End a run that another server has taken over; from now on its row counts."""
         _log.warning("job taken over by another server", extra={"job": run.job.saved.id})
+        self._forget(run)
         if run.job.task is not None:
             run.job.task.cancel()
 
+    def _forget(self, run: Run) -> None:
+        if self._running.get(run.job.saved.id) is run:
+            del self._running[run.job.saved.id]
+
+    def _run_of(self, job: JobRecord) -> Run:
+        run = self._running.get(job.saved.id)
+        if run is None or run.job is not job:
+            raise StoreBusyError(f"job {job.saved.id}: another server has taken the job over")
+        return run
+
     async def read_request(self, job: JobRecord) -> CreateJob:
-        return msgspec.json.decode(self._running[job.saved.id].request, type=CreateJob)
+        return msgspec.json.decode(self._run_of(job).request, type=CreateJob)
 
     async def save_result(self, job: JobRecord, document: bytes) -> None:
-        run = self._running[job.saved.id]
+        run = self._run_of(job)
         rows = await self._database.fetch(
             "UPDATE job SET result = %s WHERE id = %s AND run = %s RETURNING id",
             document,
@@ -195,7 +207,7 @@ class JobRuns:
             run.number,
         )
         if not rows:
-            raise StoreError(f"job {job.saved.id}: another server has taken the job over")
+            self._give_up(run)
 
     async def read_result(self, job: JobRecord) -> bytes | None:
         rows = await self._database.fetch("SELECT result FROM job WHERE id = %s", job.saved.id)
@@ -205,7 +217,7 @@ class JobRuns:
 
     @asynccontextmanager
     async def open_study(self, job: JobRecord) -> AsyncIterator[Store]:
-        run = self._running[job.saved.id]
+        run = self._run_of(job)
         path, mirror = run.path, PostgresMirror(self._database, job.saved.id, run.number)
         try:
             opening = asyncio.ensure_future(asyncio.to_thread(open_mirrored, path, mirror))
