@@ -63,10 +63,10 @@ def reply(messages: Any) -> str:
 
 
 @contextmanager
-def fleet_model(folder: Path) -> Iterator[FleetModel]:
+def fleet_model(folder: Path, latency: float = 0.0) -> Iterator[FleetModel]:
     """Run the model while the context is open."""
     model = FleetModel(folder)
-    with serving(reply, plan=model.plan) as model.server:
+    with serving(reply, plan=model.plan, latency=latency) as model.server:
         model.path = model.file()
         yield model
 

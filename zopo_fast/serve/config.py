@@ -61,7 +61,7 @@ class ServerLimits:
         check(self)
         if self.stalled_after < 2 * self.heartbeat:
             raise ConfigError(
-                f"stalled_after: {self.stalled_after} is less than two heartbeats of {self.heartbeat} "
+                f"stalled_after: {self.stalled_after:g} is less than two heartbeats of {self.heartbeat:g} "
                 "seconds; raise it"
             )
 

@@ -272,6 +272,7 @@ class Server:
         return msgspec.json.encode(Health("stopping" if self.is_stopping else "ok", __version__))
 
     async def _metrics(self, request: ParsedRequest) -> bytes:
+        await self.jobs.count()
         return self.metrics.exposition()
 
     async def _document(self, request: ParsedRequest) -> bytes:

@@ -180,6 +180,8 @@ class JobRuns:
 
     def _give_up(self, run: Run) -> None:
         """End a run that another server has taken over; from now on its row counts."""
+        if self._running.get(run.job.saved.id) is not run:
+            return
         _log.warning("job taken over by another server", extra={"job": run.job.saved.id})
         self._forget(run)
         if run.job.task is not None:

@@ -92,11 +92,9 @@ class PostgresJobs(JobRuns):
         return job.saved.key[1], job
 
     def _record(self, row: tuple[Any, ...]) -> JobRecord:
+        # Not the record of a run in this process, which is ahead of what other servers see.
         saved, state, phase, is_cancelled = row
         job = msgspec.json.decode(saved, type=SavedJob)
-        run = self._running.get(job.id)
-        if run is not None:  # newer than its row
-            return run.job
         job.state = state
         events = PostgresEvents(self._database, job.id, self._pulse, job.event)
         return JobRecord(job, events, phase, is_cancelled=is_cancelled)
