@@ -129,7 +129,7 @@ class GroupCommit:
         async def write(connection: Any) -> bool:
             async with connection.transaction():
                 await log.lock(connection, batch.study, exclusive=False)
-                return bool(await log.insert(connection, round, [batch]))
+                return bool(await log.insert(connection, round, [batch], is_locked=True))
 
         try:
             async with self._slots:

@@ -98,8 +98,7 @@ class Database:
         Args:
             **settings: of `psycopg_pool.AsyncConnectionPool`.
         """
-        defaults = {"min_size": 1, "timeout": RETRY_SECONDS, "reconnect_timeout": _RECONNECT_SECONDS}
-        settings = {**defaults, **settings}
+        settings = {"min_size": 1, "reconnect_timeout": _RECONNECT_SECONDS, **settings}
         settings["kwargs"] = {"autocommit": True, **settings.get("kwargs", {})}
         return AsyncConnectionPool(self.conninfo, open=False, configure=configure, **settings)
 
@@ -149,8 +148,9 @@ class Database:
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + RETRY_SECONDS, 0.05
         while True:
+            left = max(0.0, end - loop.time())
             try:
-                async with asyncio.timeout(limit), self.pool.connection() as connection:
+                async with asyncio.timeout(limit), self.pool.connection(timeout=left) as connection:
                     return await work(connection)
             except StoreError:
                 raise

@@ -22,21 +22,24 @@ _HEAD_IS_THERE = """
     SELECT FROM study_log h WHERE h.study = n.study AND h.version = n.head AND h.round = n.head_round
 ))
 """
-# Sorted, so that two servers never wait for each other's rows in a circle. The lock is tried only: one study
-# that another server works on must not delay the rest.
-_INSERT = f"""
+# Sorted, so that two servers never wait for each other's rows in a circle.
+_INSERT_LOCKED = f"""
 INSERT INTO study_log (study, version, round, events)
 SELECT n.study, n.version, %(round)s, n.events
 FROM unnest(
     %(studies)s::text[], %(heads)s::int[], %(head_rounds)s::uuid[], %(versions)s::int[], %(events)s::bytea[]
 ) AS n (study, head, head_round, version, events)
 JOIN study s ON s.id = n.study
-WHERE {_HEAD_IS_THERE} AND pg_try_advisory_xact_lock_shared(hashtextextended(n.study, 0))
+WHERE {_HEAD_IS_THERE}
 ORDER BY n.study
 FOR KEY SHARE OF s
 ON CONFLICT DO NOTHING
 RETURNING study
 """
+# The lock is tried only: one study that another server works on must not delay the rest.
+_INSERT = _INSERT_LOCKED.replace(
+    "ORDER BY", "AND pg_try_advisory_xact_lock_shared(hashtextextended(n.study, 0)) ORDER BY"
+)
 _WRITTEN = "SELECT study FROM study_log WHERE study = ANY(%s) AND version = ANY(%s) AND round = %s"
 _CURRENT = f"""
 SELECT n.study
@@ -86,11 +89,19 @@ class Row(NamedTuple):
     events: bytes
 
 
-async def insert(connection: Any, round: UUID, batches: Sequence[Batch]) -> set[str]:
+async def insert(
+    connection: Any, round: UUID, batches: Sequence[Batch], *, is_locked: bool = False
+) -> set[str]:
     """Append rows, each to the state it was made on; calling it again with the same round is harmless.
 
+    Args:
+        connection: of the database.
+        round: new number of the commit.
+        batches: rows, at most one of each study.
+        is_locked: the transaction holds the locks of the studies.
+
     Returns:
-        The studies whose rows are in the log. The others were changed or deleted, or another server locks them.
+        The studies whose rows are in the log. Other servers changed, deleted or locked the rest.
     """
     values = {
         "round": round,
@@ -100,7 +111,7 @@ async def insert(connection: Any, round: UUID, batches: Sequence[Batch]) -> set[
         "versions": [batch.version for batch in batches],
         "events": [batch.events for batch in batches],
     }
-    found = await (await connection.execute(_INSERT, values)).fetchall()
+    found = await (await connection.execute(_INSERT_LOCKED if is_locked else _INSERT, values)).fetchall()
     written = {study for (study,) in found}
     if len(written) < len(batches):  # an earlier attempt may have written a row before its connection broke
         lost = [batch for batch in batches if batch.study not in written]

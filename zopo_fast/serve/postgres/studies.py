@@ -304,7 +304,7 @@ class _Newest(Generic[T]):
         async with connection.transaction():
             await log.lock(connection, record.id, exclusive=True)
             if self.has_begun:
-                if self.batch is not None and await log.insert(connection, self.round, [self.batch]):
+                if self.batch is not None and await self._insert(connection):
                     return
                 record.unload()
                 self.batch = None
@@ -313,5 +313,9 @@ class _Newest(Generic[T]):
             self.results.append(await self._work(study))
             if events := study.take_events():
                 self.batch = Batch(record.id, record.head, events[0].seq, msgspec.json.encode(events))
-                if not await log.insert(connection, self.round, [self.batch]):
+                if not await self._insert(connection):
                     raise StoreError(f"study {record.id}: changed while it was locked; report this as a bug")
+
+    async def _insert(self, connection: Any) -> bool:
+        assert self.batch is not None
+        return bool(await log.insert(connection, self.round, [self.batch], is_locked=True))

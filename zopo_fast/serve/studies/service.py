@@ -285,9 +285,12 @@ class StudyService:
     def _on_commit(self, entries: list[JournalEntry], seconds: float) -> None:
         for entry in entries:
             self._finish(entry)
-            if entry.events and not entry.owner.is_deleted:
-                self._changes.touch(entry.owner.id)
-        self.metrics.observe_commit(seconds, len(entries))
+        changes = [entry.owner for entry in entries if entry.events]
+        for record in changes:
+            if not record.is_deleted:
+                self._changes.touch(record.id)
+        if changes:
+            self.metrics.observe_commit(seconds, len(changes))
 
     def _on_failure(self, entries: list[JournalEntry], error: StoreError) -> None:
         for entry in entries:
