@@ -43,6 +43,12 @@ class ServerLimits:
     max_job_events: int = setting(
         1_000, "Progress events of a job kept for clients that connect later.", minimum=1
     )
+    heartbeat: float = setting(
+        5.0, "Seconds between two heartbeats of a server whose jobs are in PostgreSQL.", above=0
+    )
+    stalled_after: float = setting(
+        20.0, "Seconds without a heartbeat after which another server resumes a server's jobs.", above=0
+    )
     body_timeout: float = setting(60.0, "Seconds for the body of a request to arrive.", above=0)
     stop_timeout: float = setting(
         10.0,
@@ -53,6 +59,11 @@ class ServerLimits:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.stalled_after < 2 * self.heartbeat:
+            raise ConfigError(
+                f"stalled_after: {self.stalled_after:g} is less than two heartbeats of {self.heartbeat:g} "
+                "seconds; raise it"
+            )
 
 
 @document

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
@@ -74,9 +73,9 @@ class Server:
         self.is_stopping = False
         self._embedder = _resolve_embedder(config)
         limits, self._changes = config.limits, Changes()
-        self._database, studies, backend = self._stores(config)
-        self.studies = StudyService(studies, limits, self.metrics, self._changes)
         models = load_models(config.models)
+        self._database, studies, backend = self._stores(config, list(models))
+        self.studies = StudyService(studies, limits, self.metrics, self._changes)
         self.jobs = JobService(backend, limits, models, self._embedder, self.metrics, self._changes)
         self._authenticator, streams = Authenticator(config), EventStreams(limits.max_streams)
         jobs = JobRoutes(self.jobs, streams)
@@ -100,16 +99,18 @@ class Server:
             shutdown_timeout=1.0,
         )
 
-    def _stores(self, config: ServeConfig) -> tuple[Database | None, StudyStore, JobBackend]:
+    def _stores(
+        self, config: ServeConfig, models: list[str]
+    ) -> tuple[Database | None, StudyStore, JobBackend]:
         if config.database is None:
             folder = Path(config.data)
             return None, StudyFolder(folder), FolderJobs(folder / "jobs", config.limits)
         from zopo_fast.serve.postgres.database import Database
+        from zopo_fast.serve.postgres.jobs import PostgresJobs
         from zopo_fast.serve.postgres.studies import StudyDatabase
 
-        database = Database(config.database)
-        self._unshared = tempfile.TemporaryDirectory(prefix="zopo-fast-")
-        jobs = FolderJobs(Path(self._unshared.name) / "jobs", config.limits)
+        database, has_embedder = Database(config.database), self._embedder is not None
+        jobs = PostgresJobs(database, config.limits, models, has_embedder, self._changes)
         return database, StudyDatabase(database, self._changes), jobs
 
     def _create_app(self, middlewares: Iterable[Middleware]) -> web.Application:
@@ -175,7 +176,6 @@ class Server:
             await self.studies.close(self.config.limits.stop_timeout)
             if self._database is not None:
                 await self._database.close()
-                self._unshared.cleanup()
             if self._embedder is not None:
                 await self._embedder.aclose()
 
@@ -272,6 +272,7 @@ class Server:
         return msgspec.json.encode(Health("stopping" if self.is_stopping else "ok", __version__))
 
     async def _metrics(self, request: ParsedRequest) -> bytes:
+        await self.jobs.count()
         return self.metrics.exposition()
 
     async def _document(self, request: ParsedRequest) -> bytes:

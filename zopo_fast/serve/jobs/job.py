@@ -27,6 +27,7 @@ class JobRecord:
         task: task of the run in this process; None: the job does not run here.
         trials: trials of the run so far.
         used: usage of the run so far.
+        announced: trials whose events are kept, of a resumed run; None: all of them.
     """
 
     saved: SavedJob
@@ -37,6 +38,7 @@ class JobRecord:
     task: asyncio.Task[None] | None = None
     trials: list[JobTrial] = field(default_factory=list)
     used: Usage = field(default_factory=Usage)
+    announced: int | None = None
 
     def to_response(self) -> Job:
         """Build the response body that describes the job."""

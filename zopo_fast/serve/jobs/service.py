@@ -75,7 +75,7 @@ class JobService:
             StoreError: the database cannot be used.
         """
         await self._backend.open(self._run)
-        await self._update_gauge()
+        await self.count()
 
     async def close(self) -> None:
         """Interrupt the running jobs."""
@@ -206,7 +206,7 @@ class JobService:
         if not await self._backend.delete(job):
             raise not_found("the job")
         self._changes.forget(job.saved.id)
-        await self._update_gauge()
+        await self.count()
 
     async def read_result(self, job: JobRecord) -> bytes:
         """Read the result of a job, as JSON.
@@ -283,8 +283,11 @@ class JobService:
 
         def on_resume(trials: list[Trial]) -> None:
             # Counted in the metrics, and sent as events, before the interruption.
-            job.trials = [trial_response(trial) for trial in trials]
-            job.used = trials[-1].total if trials else Usage()
+            known = trials[: job.announced]
+            job.trials = [trial_response(trial) for trial in known]
+            job.used = known[-1].total if known else Usage()
+            for trial in trials[len(known) :]:
+                on_trial(trial)
 
         model = self.models[request.model]
         async with contextlib.AsyncExitStack() as stack:
@@ -330,10 +333,13 @@ class JobService:
     async def _announce(self, job: JobRecord) -> None:
         """Tell the page and the metrics of a changed state."""
         self._changes.touch(job.saved.id)
-        with contextlib.suppress(StoreError):  # the job does not depend on its count
-            await self._update_gauge()
+        await self.count()
 
-    async def _update_gauge(self) -> None:
-        counts = await self._backend.count()
+    async def count(self) -> None:
+        """Count the jobs by state for the metrics, if the database can be reached."""
+        try:
+            counts = await self._backend.count()
+        except StoreError:
+            return
         for state in get_args(State):
             self._metrics.jobs.labels(state).set(counts.get(state, 0))

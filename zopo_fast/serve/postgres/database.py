@@ -46,6 +46,17 @@ _DEFAULTS = {
     "keepalives_count": 2,
     "tcp_user_timeout": 10_000,
 }
+_SETUP: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("SELECT set_config('search_path', %s, false)", (SCHEMA,)),
+    # Only `off` is raised: `remote_apply` and the like promise more.
+    (
+        "SELECT set_config('synchronous_commit', 'on', false) "
+        "WHERE current_setting('synchronous_commit') = 'off'",
+        (),
+    ),
+    # A server that vanishes in a transaction must not lock its rows for hours.
+    ("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", ("15s",)),
+)
 _TRANSIENT = ("08", "40", "57P0", "25006", "53300", "55P03")  # prefixes of SQLSTATE codes
 
 
@@ -90,6 +101,17 @@ class Database:
         settings = {"min_size": 1, "reconnect_timeout": _RECONNECT_SECONDS, **settings}
         settings["kwargs"] = {"autocommit": True, **settings.get("kwargs", {})}
         return AsyncConnectionPool(self.conninfo, open=False, configure=configure, **settings)
+
+    def connect(self) -> Any:
+        """Open a connection for a thread, which is set up as those of the pool.
+
+        Raises:
+            psycopg.Error: the database cannot be reached.
+        """
+        connection = psycopg.connect(self.conninfo, autocommit=True)
+        for statement, values in _SETUP:
+            connection.execute(statement, values)
+        return connection
 
     async def open(self) -> None:
         """Migrate the schema to this version of the package, and open the pool.
@@ -140,6 +162,23 @@ class Database:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
 
+    async def transaction(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Run work in a transaction, and again as `retry` does."""
+
+        async def attempt(connection: Any) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.retry(attempt)
+
+    async def fetch(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run a statement, and again as `retry` does; return its rows."""
+
+        async def attempt(connection: Any) -> list[tuple[Any, ...]]:
+            return list(await (await connection.execute(query, values)).fetchall())
+
+        return await self.retry(attempt)
+
     def as_store_error(self, error: Exception) -> StoreError:
         """Translate an error of the database to a typed one that names the database."""
         if isinstance(error, StoreError):
@@ -189,12 +228,8 @@ def is_transient(error: Exception) -> bool:
 
 async def configure(connection: Any) -> None:
     """Set up a new connection: the schema first, and commits that are durable when they return."""
-    await connection.execute("SELECT set_config('search_path', %s, false)", (SCHEMA,))
-    # Only `off` is raised: `remote_apply` and the like promise more.
-    await connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) "
-        "WHERE current_setting('synchronous_commit') = 'off'"
-    )
+    for statement, values in _SETUP:
+        await connection.execute(statement, values)
 
 
 def migrations() -> dict[int, str]:
