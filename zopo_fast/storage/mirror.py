@@ -14,13 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreVersionError
+from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreVersionError
 from zopo_fast.storage.file import create_file
 from zopo_fast.storage.schema import MIGRATIONS, insert, to_json
 from zopo_fast.storage.store import Store
 from zopo_fast.storage.writer import Statement
 
 _LEVEL = 1  # of zlib: statements repeat, and the writer's thread waits
+
+
+class MirrorAwayError(StoreError):
+    """The mirror cannot be reached; the study can be resumed once it can."""
 
 
 class Mirror(Protocol):
@@ -34,6 +38,7 @@ class Mirror(Protocol):
 
         Raises:
             StoreBusyError: another writer wrote this number.
+            MirrorAwayError: the mirror cannot be reached.
             StoreError: the row cannot be written.
         """
 

@@ -34,6 +34,7 @@ from zopo_fast.serve.jobs.runner import check, run
 from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, SavedJob, State
 from zopo_fast.serve.metrics import Metrics
 from zopo_fast.serve.models import NamedModel
+from zopo_fast.storage.mirror import MirrorAwayError
 
 _log = logging.getLogger(__name__)
 
@@ -245,6 +246,8 @@ class JobService:
             error = None if result.error is None else str(result.error)
         except asyncio.CancelledError:
             state = "cancelled" if job.is_cancelled else self._backend.state_interrupted
+        except MirrorAwayError as problem:
+            _log.warning("job interrupted", extra={"job": job.saved.id, "error": str(problem)})
         except ZopoError as problem:
             state, error = ("cancelled", None) if job.is_cancelled else ("failed", str(problem))
             _log.warning("job failed", extra={"job": job.saved.id, "error": type(problem).__name__})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
+from zopo_fast.errors import StoreError
 from zopo_fast.serve.http.streams import KEEP_ALIVE
 from zopo_fast.serve.jobs.events import JobEvent, encode_events
 from zopo_fast.serve.jobs.job import JobRecord
@@ -43,7 +45,8 @@ class Pulse:
 
     async def wait(self, seconds: float) -> None:
         """Wait until the next beat, for a number of seconds at most."""
-        await asyncio.wait([asyncio.ensure_future(self._beat.wait())], timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._beat.wait(), seconds)
 
 
 class PostgresEvents:
@@ -81,7 +84,11 @@ class PostgresEvents:
         loop = asyncio.get_running_loop()
         silent_since = loop.time()
         while not self._pulse.is_closed:
-            rows = await self._database.fetch(_READ, after, self._job)
+            try:
+                rows = await self._database.fetch(_READ, after, self._job)
+            except StoreError:  # the stream continues once the database is back
+                await self._pulse.wait(pause)
+                continue
             events = [JobEvent(number, kind, data) for _, number, kind, data in rows if number is not None]
             for text in encode_events(events, after):
                 yield text

@@ -11,6 +11,7 @@ import psycopg
 
 from zopo_fast.errors import StoreBusyError
 from zopo_fast.serve.postgres.database import RETRY_SECONDS, Database, is_transient
+from zopo_fast.storage.mirror import MirrorAwayError
 
 T = TypeVar("T")
 _READ_ROWS = 100  # at a time
@@ -47,6 +48,7 @@ class PostgresMirror:
 
         Raises:
             StoreBusyError: another writer wrote this number, or a later run has begun.
+            MirrorAwayError: the database cannot be reached.
             StoreError: the row cannot be written.
         """
 
@@ -101,8 +103,11 @@ class PostgresMirror:
                     self._connection = self._database.connect()
                 return work(self._connection)
             except (psycopg.Error, OSError) as error:
-                if not is_transient(error) or time.monotonic() + pause >= end:
-                    raise self._database.as_store_error(error) from error
+                problem = self._database.as_store_error(error)
+                if not is_transient(error):
+                    raise problem from error
+                if time.monotonic() + pause >= end:
+                    raise MirrorAwayError(str(problem)) from error
             self.close()
             time.sleep(pause)
             pause = min(2 * pause, 0.5)

@@ -122,7 +122,7 @@ class JobQueue:
             )
             try:
                 await worker.run()
-            except (ConnectorException, psycopg.Error, OSError) as error:
+            except Exception as error:  # of any kind: without a worker, this server would run no job
                 _log.warning("queue interrupted", extra={"error": type(error).__name__})
             await asyncio.sleep(limits.heartbeat)
 
@@ -136,7 +136,7 @@ class JobQueue:
                     if (await found.fetchone())[0]:  # else another server looks at this moment
                         await self._replace_stalled()
                         await self._add_missing()
-            except (ConnectorException, psycopg.Error, OSError) as error:
+            except Exception as error:
                 _log.warning("stalled jobs not found", extra={"error": type(error).__name__})
 
     async def _replace_stalled(self) -> None:

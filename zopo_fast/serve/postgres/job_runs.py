@@ -11,8 +11,8 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from zopo_fast.serve.postgres.database import Database
 from zopo_fast.serve.postgres.job_events import PostgresEvents, Pulse, insert_events
 from zopo_fast.serve.postgres.job_log import PostgresMirror
 from zopo_fast.serve.postgres.job_queue import JobQueue
-from zopo_fast.storage.mirror import open_mirrored, rebuild
+from zopo_fast.storage.mirror import MirrorAwayError, open_mirrored, rebuild
 from zopo_fast.storage.store import STUDY, Store
 
 WATCH_SECONDS = 0.5  # between two looks at the jobs of all servers, and before a failed write is tried again
@@ -88,11 +88,12 @@ class JobRuns:
         await self._queue.open()
 
     async def _end_runs(self) -> None:
-        tasks = [run.job.task for run in self._running.values() if run.job.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._queue.close()
+        """Stop serving the queue; the runs end, and wait in the queue for another server."""
+        try:
+            async with asyncio.timeout(self._limits.stop_timeout):
+                await self._queue.close()
+        except TimeoutError:  # without the database; another server finds the jobs stalled
+            _log.warning("jobs not put back into the queue")
         if self._files.name:
             await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
 
@@ -150,7 +151,8 @@ class JobRuns:
         run = self._running.get(job.saved.id)
         if run is not None and run.job is job:
             # In a task of its own: a job that is cancelled while it ends still writes its state.
-            await asyncio.shield(asyncio.ensure_future(self._write(run)))
+            with _as_interruption():
+                await asyncio.shield(asyncio.ensure_future(self._write(run)))
 
     async def _write(self, run: Run) -> None:
         async with run.writing:
@@ -202,12 +204,9 @@ class JobRuns:
 
     async def save_result(self, job: JobRecord, document: bytes) -> None:
         run = self._run_of(job)
-        rows = await self._database.fetch(
-            "UPDATE job SET result = %s WHERE id = %s AND run = %s RETURNING id",
-            document,
-            job.saved.id,
-            run.number,
-        )
+        query = "UPDATE job SET result = %s WHERE id = %s AND run = %s RETURNING id"
+        with _as_interruption():
+            rows = await self._database.fetch(query, document, job.saved.id, run.number)
         if not rows:
             self._give_up(run)
 
@@ -257,6 +256,15 @@ class JobRuns:
             mirror.close()
             _remove(path)
             path.parent.rmdir()
+
+
+@contextmanager
+def _as_interruption() -> Iterator[None]:
+    """Turn a failed write into an interruption of the run, which is resumed once the database is back."""
+    try:
+        yield
+    except StoreError as error:
+        raise MirrorAwayError(str(error)) from error
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from zopo_fast.errors import StoreError
 from zopo_fast.serve.changes import Changes
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
@@ -204,8 +203,8 @@ class PostgresJobs(JobRuns):
         while True:
             try:
                 await self._look()
-            except StoreError as error:
-                _log.warning("jobs not found", extra={"error": str(error)})
+            except Exception as error:  # of any kind: requests to cancel depend on this task
+                _log.warning("jobs not found", extra={"error": type(error).__name__})
             self._pulse.beat()
             await asyncio.sleep(WATCH_SECONDS)
 
