@@ -54,8 +54,10 @@ def one_round(url: str, plan: Plan, servers: int, combined: bool, seed: int) -> 
             settings["connections"] = plan.connections // servers
             command = [sys.executable, "-m", f"{__package__}.serve_load", json.dumps(settings)]
             loads.append(command)
+        before = sum(serve.cpu_of(process.pid) for process, _ in running)
         clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in loads]
         reports = [json.loads(client.communicate()[0]) for client in clients]
+        cpu = sum(serve.cpu_of(process.pid) for process, _ in running) - before
     pairs, errors = sum(each["pairs"] for each in reports), sum(each["errors"] for each in reports)
     if errors or pairs != plan.studies * plan.budget:
         raise RuntimeError(f"expected {plan.studies * plan.budget} pairs, got {pairs} and {errors} errors")
@@ -65,6 +67,7 @@ def one_round(url: str, plan: Plan, servers: int, combined: bool, seed: int) -> 
         "pairs_per_second": round(1 / each),
         "request_p50_ms": round(1e3 * float(np.percentile(latency, 50)), 2),
         "request_p99_ms": round(1e3 * float(np.percentile(latency, 99)), 2),
+        "server_cpu_us_a_pair": round(1e6 * cpu / pairs),
     }
     what = f"ask + tell, {plan.studies} studies, n to {plan.budget}, {plan.connections} connections"
     how = "tell with ask, one request" if combined else "ask and tell, two requests"
