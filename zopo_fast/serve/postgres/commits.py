@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from zopo_fast.errors import StoreError
 from zopo_fast.serve.postgres import log
@@ -116,15 +116,17 @@ class GroupCommit:
                 finished += entries
             elif record in rows:
                 self._locked.add(record)
-                self._spawn(self._commit_locked(record, entries, rows[record]))
+                # The same round: an attempt of this one may still reach the database.
+                self._spawn(self._commit_locked(record, entries, rows[record], round))
             else:
                 self._fail_changed(record, entries)
         self._succeed(finished, time.perf_counter() - start)
 
-    async def _commit_locked(self, record: FleetRecord, entries: list[JournalEntry], batch: Batch) -> None:
+    async def _commit_locked(
+        self, record: FleetRecord, entries: list[JournalEntry], batch: Batch, round: UUID
+    ) -> None:
         """Append a row after waiting for the server that works on the study."""
         start = time.perf_counter()
-        round = uuid4()
 
         async def write(connection: Any) -> bool:
             async with connection.transaction():

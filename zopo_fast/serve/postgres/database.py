@@ -153,7 +153,11 @@ class Database:
             left = max(0.0, end - loop.time())
             try:
                 async with asyncio.timeout(limit), self.pool.connection(timeout=left) as connection:
-                    return await work(connection)
+                    try:
+                        return await work(connection)
+                    except psycopg.errors.ReadOnlySqlTransaction:
+                        await connection.close()  # a former primary: the next connection finds the new one
+                        raise
             except StoreError:
                 raise
             except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError

@@ -82,33 +82,27 @@ class StudyDatabase:
 
     async def count(self) -> int:
         """Count the studies."""
-        row = await self._fetch_one("SELECT count(*) FROM study")
-        assert row is not None
-        return int(row[0])
+        ((count,),) = await self._database.fetch("SELECT count(*) FROM study")
+        return int(count)
 
     async def find(self, study: str) -> StudyRecord | None:
         """Look up a study by its id."""
         record = self._records.get(study)
         if record is not None:  # a later statement notices if another server deleted it
             return record
-        row = await self._fetch_one("SELECT meta FROM study WHERE id = %s", study)
-        return None if row is None else self._record(study, row[0])
+        rows = await self._database.fetch("SELECT meta FROM study WHERE id = %s", study)
+        return self._record(study, rows[0][0]) if rows else None
 
     async def find_key(self, key: str) -> tuple[str, str] | None:
         """Look up the creation with an idempotency key: its digest, and the id of the study."""
-        row = await self._fetch_one("SELECT id, meta FROM study WHERE key = %s", key)
-        return None if row is None else (json.loads(row[1])["digest"], row[0])
+        rows = await self._database.fetch("SELECT id, meta FROM study WHERE key = %s", key)
+        return (json.loads(rows[0][1])["digest"], rows[0][0]) if rows else None
 
     async def list_records(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
         """List studies in order of their ids, at most `limit` after an id."""
 
-        async def work(connection: Any) -> list[tuple[str, str, int]]:
-            rows: list[tuple[str, str, int]]
-            rows = await (await connection.execute(_LIST, (after, limit))).fetchall()
-            return rows
-
         known = list(self._records)  # a study that is created meanwhile may miss in the answer
-        rows = await self._database.retry(work)
+        rows = await self._database.fetch(_LIST, after, limit)
         found: list[StudyRecord] = []
         for study, meta, newest in rows:
             record = self._record(study, meta)
@@ -185,12 +179,6 @@ class StudyDatabase:
             record.is_deleted = True
             record.unload()
             self._changes.forget(study)
-
-    async def _fetch_one(self, statement: str, *values: Any) -> Any:
-        async def work(connection: Any) -> Any:
-            return await (await connection.execute(statement, values)).fetchone()
-
-        return await self._database.retry(work)
 
     # ---- changes -----------------------------------------------------------------------------------
 
