@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from model_stub import KEY, Model, models_file, running_model
+from postgres_tools import Cluster, cluster
 from serve_tools import Client, InThread, served
 
 
@@ -32,3 +33,17 @@ def model() -> Iterator[Model]:
 def models(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("A_KEY", KEY)
     return models_file(tmp_path, model)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def database(postgres: Cluster) -> Iterator[str]:
+    """Create an empty database; the value is its address."""
+    url = postgres.database()
+    yield url
+    postgres.drop(url)

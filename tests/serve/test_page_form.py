@@ -38,7 +38,7 @@ def request_of(embedding: InThread, visit: Visit) -> Any:
     """Return the stored request of the job that a form started."""
     assert visit.status == 303, visit.words()
     name = visit.headers["Location"].rsplit("/", 1)[1]
-    return json.loads((embedding.server.jobs.get(name).folder / "request.json").read_text())
+    return json.loads((embedding.server.config.data / "jobs" / name / "request.json").read_text())
 
 
 def value_of(visit: Visit, name: str) -> str:

@@ -116,7 +116,7 @@ def test_a_study_has_the_same_summary_after_a_restart_without_being_loaded(
         before = Visitor(server.url).get("/ui/runs").words()
     with served(tmp_path / "data") as server:
         assert Visitor(server.url).get("/ui/runs").words() == before
-        assert server.server.studies.get(study).study is None
+        assert server.do(server.server.studies.get(study)).study is None
 
 
 def test_scores_of_a_log_follow_the_rules_of_the_search() -> None:

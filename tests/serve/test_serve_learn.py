@@ -116,7 +116,7 @@ def test_what_a_study_learnt_is_in_its_file_after_a_checkpoint(tmp_path: Path) -
     with served(tmp_path / "data") as server, Client(server.url) as call:
         study = call.study(budget=12)
         call.ok("POST", f"/v1/studies/{study}/learn", EARLIER)
-        server.do(server.server.studies.checkpoint())
+        server.do(server.server.studies.store.checkpoint())
     with served(tmp_path / "data") as server, Client(server.url) as call:
         assert run_to_the_end(call, study) == rest_of(taught(EARLIER, budget=12))
 
@@ -170,7 +170,7 @@ def test_learning_does_not_delay_other_studies(
     server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, other = call.study(budget=12), call.study()
-    loaded = server.server.studies.get(slow).study
+    loaded = server.do(server.server.studies.get(slow)).study
     assert loaded is not None
     entered, go, learn = threading.Event(), threading.Event(), loaded.optimizer.learn_from
 

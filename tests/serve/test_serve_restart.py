@@ -18,7 +18,7 @@ def test_a_restarted_study_asks_the_same_bit_for_bit(tmp_path: Path, search: str
         with served(tmp_path / "data") as server, Client(server.url) as call:
             study = study or call.study(budget=24, search=search)
             if part == 2:  # part of the log in the study file, the rest in the journal
-                server.do(server.server.studies.checkpoint())
+                server.do(server.server.studies.store.checkpoint())
             pending = call.ok("GET", f"/v1/studies/{study}")["pending"]
             for index in pending:
                 call.ok("POST", f"/v1/studies/{study}/tell", {"index": index, "score": score(index)})
@@ -35,9 +35,9 @@ def test_repeating_a_checkpoint_changes_nothing(tmp_path: Path) -> None:
         studies = server.server.studies
         study = call.study(budget=20)
         order = run_to_the_end(call, study, steps=5)
-        record = studies.get(study)
+        record = server.do(studies.get(study))
         events = list(record.tail)
-        server.do(studies.checkpoint())
+        server.do(studies.store.checkpoint())
         assert record.tail == []
         record.file.append(events)  # as after a crash before the journal is truncated
         server.loop.call_soon_threadsafe(record.unload)
@@ -51,7 +51,7 @@ def test_repeating_a_checkpoint_changes_nothing(tmp_path: Path) -> None:
 
 def _limit(server: InThread, pages: int | None) -> None:
     """Limit the pages of the journal file; None: to its current size."""
-    connection = server.server.studies._journal._connection
+    connection = server.server.studies.store._journal._connection
     if pages is None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -92,7 +92,7 @@ def test_a_full_disk_loses_no_acknowledged_change_and_the_server_recovers(
 def test_an_internal_error_in_a_step_is_undone(server: InThread, call: Client) -> None:
     study = call.study()
     (index,) = call.ok("POST", f"/v1/studies/{study}/ask")["indices"]
-    optimizer = server.server.studies.get(study).study.optimizer  # type: ignore[union-attr]
+    optimizer = server.do(server.server.studies.get(study)).study.optimizer
     optimizer.ask = lambda n: 1 / 0  # type: ignore[method-assign,assignment]
     reply = call("POST", f"/v1/studies/{study}/tell", {"index": index, "score": 1, "ask": 1})
     assert (reply.status, reply.body["error"]) == (500, "InternalError")
@@ -130,7 +130,7 @@ def test_a_server_starts_without_loading_its_studies(tmp_path: Path) -> None:
     for number in range(199):
         (folder / f"{number:016x}.sqlite3").write_bytes(whole)
     with served(tmp_path / "data") as server, Client(server.url) as call:
-        records = server.server.studies._records.values()
+        records = server.do(server.server.studies.list_all())
         assert [record.study for record in records] == [None] * 200
         assert call.ok("GET", f"/v1/studies/{first}")["scored"] == 3
         assert call("POST", f"/v1/studies/{first}/ask").status == 200

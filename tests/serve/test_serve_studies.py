@@ -270,7 +270,7 @@ def test_a_large_pool_does_not_delay_other_studies(
 ) -> None:
     monkeypatch.setattr(study_module, "MIN_LARGE_POOL", 50)
     large, small = call.study(m=100, budget=50), call.study()
-    record = server.server.studies.get(large)
+    record = server.do(server.server.studies.get(large))
     entered, go = threading.Event(), threading.Event()
     assert record.study is not None
     ask = record.study.optimizer.ask

@@ -104,7 +104,7 @@ class InThread(NamedTuple):
 
 @contextmanager
 def served(
-    folder: Path, limits: ServerLimits | None = None, middlewares: Iterable[Any] = (), **settings: Any
+    folder: Path | str, limits: ServerLimits | None = None, middlewares: Iterable[Any] = (), **settings: Any
 ) -> Iterator[InThread]:
     """Run a server on a free port while the context is open; shut it down gracefully."""
     given = {"port": 0, "limits": limits or ServerLimits(stop_timeout=5), **settings}
@@ -114,8 +114,8 @@ def served(
 
     async def work() -> None:
         stop = asyncio.Event()
-        server = Server(config, middlewares)
         try:
+            server = Server(config, middlewares)
             await server.start()
             found.append((server, asyncio.get_running_loop(), stop))
         except BaseException as error:
@@ -182,11 +182,16 @@ class Process:
     """`zopo-fast serve` in a process of its own."""
 
     def __init__(
-        self, folder: Path, *options: str, wrapped: tuple[str, ...] = (), **environment: str
+        self,
+        folder: Path | str,
+        *options: str,
+        wrapped: tuple[str, ...] = (),
+        log: Path | None = None,
+        **environment: str,
     ) -> None:
         command = [sys.executable, "-c", "from zopo_fast.cli.group import main; main()", "serve"]
         command = [*wrapped, *command, "--data", str(folder), "--port", "0", *options]
-        self._log = folder.with_name(folder.name + ".log").open("ab")
+        self._log = (log or Path(f"{folder}.log")).open("ab")
         self.log = Path(self._log.name)
         self.process = subprocess.Popen(
             command,

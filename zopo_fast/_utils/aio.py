@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -83,6 +83,19 @@ async def cancel_and_wait(futures: Sequence[asyncio.Future[Any]]) -> None:
     for future in futures:
         future.cancel()
     await asyncio.gather(*futures, return_exceptions=True)
+
+
+async def shielded(work: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> T:
+    """Run a coroutine to its end even if the caller is cancelled.
+
+    Args:
+        work: The coroutine.
+        tasks: Holds the task of the coroutine until its end.
+    """
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return await asyncio.shield(task)
 
 
 async def call_in_thread(function: Callable[[Any], T], argument: Any) -> T:

@@ -37,6 +37,11 @@ class Changes:
         """Return the revision of a run, or of the whole list."""
         return self._of.get(run, self._first) if run else self._newest
 
+    @property
+    def is_followed(self) -> bool:
+        """A follower waits for the next change."""
+        return self._waiting is not None
+
     def close(self) -> None:
         """End all followers."""
         self._closed.set()

@@ -14,6 +14,7 @@ from zopo_fast.llm.openai.config import KEY_ENV
 from zopo_fast.llm.openai.redaction import parse_key
 
 TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
+_DATABASES = ("postgresql://", "postgres://")
 
 
 @document
@@ -42,6 +43,12 @@ class ServerLimits:
     max_job_events: int = setting(
         1_000, "Progress events of a job kept for clients that connect later.", minimum=1
     )
+    heartbeat: float = setting(
+        5.0, "Seconds between two heartbeats of a server whose jobs are in PostgreSQL.", above=0
+    )
+    stalled_after: float = setting(
+        20.0, "Seconds without a heartbeat after which another server resumes a server's jobs.", above=0
+    )
     body_timeout: float = setting(60.0, "Seconds for the body of a request to arrive.", above=0)
     stop_timeout: float = setting(
         10.0,
@@ -52,6 +59,11 @@ class ServerLimits:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.stalled_after < 2 * self.heartbeat:
+            raise ConfigError(
+                f"stalled_after: {self.stalled_after:g} is less than two heartbeats of {self.heartbeat:g} "
+                "seconds; raise it"
+            )
 
 
 @document
@@ -63,8 +75,11 @@ class ServeConfig:
         ConfigError: A value is out of range, or the address is beyond loopback and there is no token.
     """
 
-    data: Path = field(
-        metadata=described("Folder of the journal, the studies and the jobs; created if missing.")
+    data: Path | str = field(
+        metadata=described(
+            "Folder of the journal, the studies and the jobs, created if missing; or a database that several "
+            "servers share, postgresql://USER@HOST/NAME."
+        )
     )
     host: str = setting("127.0.0.1", "Address to listen on; one beyond loopback needs a token.")
     port: int = setting(8321, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
@@ -102,6 +117,8 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.database is None:
+            object.__setattr__(self, "data", Path(self.data))
         for name in ("embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body"):
             if getattr(self, name) and not (self.embedder or "").startswith("endpoint:"):
                 raise ConfigError(f"{name} needs the embedder endpoint:MODEL")
@@ -112,6 +129,11 @@ class ServeConfig:
                 f"host {self.host}: an address beyond loopback needs a token: give --token-file FILE or set "
                 f"{TOKEN_VARIABLE}"
             )
+
+    @property
+    def database(self) -> str | None:
+        """URL of the database that holds the data; None: a folder does."""
+        return self.data if isinstance(self.data, str) and self.data.startswith(_DATABASES) else None
 
 
 def is_loopback(host: str) -> bool:

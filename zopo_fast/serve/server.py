@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,16 +31,22 @@ from zopo_fast.serve.http.response import PreformattedResponse
 from zopo_fast.serve.http.routing import JSON, ParsedRequest, Route, RouteTable
 from zopo_fast.serve.http.schemas import Health
 from zopo_fast.serve.http.streams import EVENT_STREAM, EventStreams
+from zopo_fast.serve.jobs.backend import JobBackend
+from zopo_fast.serve.jobs.folders import FolderJobs
 from zopo_fast.serve.jobs.routes import JobRoutes
 from zopo_fast.serve.jobs.service import JobService
 from zopo_fast.serve.metrics import CONTENT_TYPE, Metrics
 from zopo_fast.serve.models import load_models
 from zopo_fast.serve.pages.routes import PageRoutes
+from zopo_fast.serve.studies.folder import StudyFolder
 from zopo_fast.serve.studies.routes import StudyRoutes
 from zopo_fast.serve.studies.service import StudyService
+from zopo_fast.serve.studies.store import StudyStore
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
+
+    from zopo_fast.serve.postgres.database import Database
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +62,8 @@ class Server:
         middlewares: aiohttp middlewares, the outermost first.
 
     Raises:
-        ConfigError: the embedder is unknown, or the models file is invalid.
+        ConfigError: the embedder is unknown, or the models file or the URL of the database is invalid.
+        MissingDependencyError: the data is in a database, and its package is not installed.
     """
 
     def __init__(self, config: ServeConfig, middlewares: Iterable[Middleware] = ()) -> None:
@@ -65,9 +73,10 @@ class Server:
         self.is_stopping = False
         self._embedder = _resolve_embedder(config)
         limits, self._changes = config.limits, Changes()
-        self.studies = StudyService(config.data, limits, self.metrics, self._changes)
         models = load_models(config.models)
-        self.jobs = JobService(config.data, limits, models, self._embedder, self.metrics, self._changes)
+        self._database, studies, backend = self._stores(config, list(models))
+        self.studies = StudyService(studies, limits, self.metrics, self._changes)
+        self.jobs = JobService(backend, limits, models, self._embedder, self.metrics, self._changes)
         self._authenticator, streams = Authenticator(config), EventStreams(limits.max_streams)
         jobs = JobRoutes(self.jobs, streams)
         page = PageRoutes(self.studies, self.jobs, jobs, self._changes, self._authenticator, streams, limits)
@@ -89,6 +98,20 @@ class Server:
             keepalive_timeout=75.0,
             shutdown_timeout=1.0,
         )
+
+    def _stores(
+        self, config: ServeConfig, models: list[str]
+    ) -> tuple[Database | None, StudyStore, JobBackend]:
+        if config.database is None:
+            folder = Path(config.data)
+            return None, StudyFolder(folder), FolderJobs(folder / "jobs", config.limits)
+        from zopo_fast.serve.postgres.database import Database
+        from zopo_fast.serve.postgres.jobs import PostgresJobs
+        from zopo_fast.serve.postgres.studies import StudyDatabase
+
+        database, has_embedder = Database(config.database), self._embedder is not None
+        jobs = PostgresJobs(database, config.limits, models, has_embedder, self._changes)
+        return database, StudyDatabase(database, self._changes), jobs
 
     def _create_app(self, middlewares: Iterable[Middleware]) -> web.Application:
         app = web.Application(middlewares=middlewares, client_max_size=self.config.limits.max_body)
@@ -114,7 +137,7 @@ class Server:
         except BaseException:
             await self.stop()
             raise
-        _log.info("listening", extra={"url": self.url, "studies": len(self.studies)})
+        _log.info("listening", extra={"url": self.url, "studies": await self.studies.store.count()})
 
     async def _listen(self) -> None:
         config = self.config
@@ -143,12 +166,16 @@ class Server:
 
     async def _lifespan(self, app: web.Application) -> AsyncIterator[None]:
         try:
+            if self._database is not None:
+                await self._database.open()
             await self.studies.open()
             await self.jobs.open()
             yield
         finally:
             await self.jobs.close()
             await self.studies.close(self.config.limits.stop_timeout)
+            if self._database is not None:
+                await self._database.close()
             if self._embedder is not None:
                 await self._embedder.aclose()
 
@@ -245,6 +272,7 @@ class Server:
         return msgspec.json.encode(Health("stopping" if self.is_stopping else "ok", __version__))
 
     async def _metrics(self, request: ParsedRequest) -> bytes:
+        await self.jobs.count()
         return self.metrics.exposition()
 
     async def _document(self, request: ParsedRequest) -> bytes:

@@ -28,7 +28,7 @@ from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.storage.file import create_file, open_exclusive
 from zopo_fast.storage.schema import insert, to_json
-from zopo_fast.storage.writer import Statement, Writer, as_store_error
+from zopo_fast.storage.writer import Statement, TransactionLog, Writer, as_store_error
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,10 +59,11 @@ class Store:
     its error, such as StoreFullError; what was flushed before is intact.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, log: TransactionLog | None = None) -> None:
         self.path = path
         self._connection = connection
-        self._writer = Writer(connection, str(path), insert("study", "flushed", "1", verb=_REPLACE))
+        touch = insert("study", "flushed", "1", verb=_REPLACE)
+        self._writer = Writer(connection, str(path), touch, log)
         # Close when this object is collected, at the latest at the end of the interpreter.
         self._finalizer = weakref.finalize(self, _close, self._writer)
         self._is_in_use = False
@@ -106,8 +107,12 @@ class Store:
         create_file(Path(path), rows)
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
+    def open(cls, path: str | Path, log: TransactionLog | None = None) -> Store:
         """Open a study file.
+
+        Args:
+            path: of the file.
+            log: takes each transaction before the file does; None: none.
 
         Raises:
             StoreBusyError: the file is open elsewhere.
@@ -115,7 +120,7 @@ class Store:
             StoreDamagedError: the file is damaged; says what was saved from it.
             StoreError: the file is missing, or is not a study.
         """
-        return cls(Path(path), open_exclusive(Path(path)))
+        return cls(Path(path), open_exclusive(Path(path)), log)
 
     # ---- settings, pool, arrays --------------------------------------------------------------------
 

@@ -15,11 +15,19 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
 
 Statement = tuple[str, Sequence[object]]
 MAX_GROUP = 4096  # entries of one transaction
+
+
+class TransactionLog(Protocol):
+    """Log outside the database, with one entry a transaction."""
+
+    def write(self, statements: Sequence[Statement]) -> None:
+        """Write one transaction durably; a StoreError ends the writer."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +49,13 @@ class Writer:
             through it.
         path: of the file, for messages.
         touch: statement to commit when there is none, so that earlier commits reach the disk.
+        log: written before each commit; None: none.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str, touch: Statement) -> None:
-        self._connection, self._path, self._touch = connection, path, touch
+    def __init__(
+        self, connection: sqlite3.Connection, path: str, touch: Statement, log: TransactionLog | None = None
+    ) -> None:
+        self._connection, self._path, self._touch, self._log = connection, path, touch, log
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # no entry may follow the end marker into the queue
         self._error: StoreError | None = None
@@ -134,6 +145,8 @@ class Writer:
                     self._commit(entries)
                 except sqlite3.Error as error:
                     self._error = as_store_error(error, self._path)
+                except StoreError as error:  # of the log
+                    self._error = error
                 except Exception as error:  # such as an integer beyond 64 bits: waiting callers need an error
                     self._error = StoreError(f"{self._path}: could not be written: {error!r}")
             for entry in entries:
@@ -175,7 +188,8 @@ class Writer:
     def _commit(self, entries: Iterable[_Entry]) -> None:
         statements = [statement for entry in entries for statement in entry.statements]
         is_durable = any(entry.is_durable for entry in entries)
-        if not statements:
+        is_touch = not statements
+        if is_touch:
             if not is_durable or not self._is_unsynced:
                 return
             statements = [self._touch]
@@ -186,6 +200,10 @@ class Writer:
         try:
             for sql, values in statements:
                 execute(sql, values)
+            # Log between statements and commit: no entry holds a statement that failed, and the file holds
+            # no transaction that the log lacks.
+            if self._log is not None and not is_touch:
+                self._log.write(statements)
             execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):  # the first error is the cause

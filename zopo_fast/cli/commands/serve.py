@@ -24,7 +24,7 @@ from zopo_fast.serve.config import TOKEN_VARIABLE, ServeConfig, ServerLimits
 # for the disk, and every request waits for that thread.
 SWITCH_SECONDS = 0.0005
 
-_LIMITS = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
+_LIMITS = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs", "heartbeat", "stalled_after")
 
 
 @click.command(cls=Command)
@@ -53,6 +53,8 @@ _LIMITS = ("max_body", "max_pool", "max_studies", "max_pending", "max_jobs")
 @setting_option(ServerLimits, "max_studies", group="Limits")
 @setting_option(ServerLimits, "max_pending", group="Limits")
 @setting_option(ServerLimits, "max_jobs", group="Limits")
+@setting_option(ServerLimits, "heartbeat", group="Limits")
+@setting_option(ServerLimits, "stalled_after", group="Limits")
 @setting_option(ServeConfig, "log_prompts", group="Output")
 @setting_option(ServeConfig, "access_log", group="Output")
 def serve(**options: Any) -> int:

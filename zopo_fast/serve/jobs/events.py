@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -21,6 +21,43 @@ class JobEvent(NamedTuple):
     def encode(self) -> bytes:
         """Format the event as a server-sent event."""
         return b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.kind.encode(), self.data)
+
+
+class Events(Protocol):
+    """Progress events of a job.
+
+    Attributes:
+        last: number of the newest event known here.
+    """
+
+    last: int
+
+    def add(self, kind: str, data: Any) -> None:
+        """Add an event and wake the followers."""
+
+    def close(self) -> None:
+        """End the followers after the newest event."""
+
+    def reopen(self) -> None:
+        """Expect more events."""
+
+    def follow(self, after: int, pause: float) -> AsyncIterator[bytes]:
+        """Iterate over the events as server-sent events, until no more can come.
+
+        If some of the events asked for are no longer kept, an event "gap" with their number comes first.
+
+        Args:
+            after: number of the last event to leave out.
+            pause: seconds without an event after which a comment keeps the connection alive.
+        """
+
+
+def encode_events(events: Sequence[JobEvent], after: int) -> Iterator[bytes]:
+    """Format events with numbers above `after`, and the gap before them if there is one."""
+    if events and events[0].number > after + 1:
+        yield b'event: gap\ndata: {"missing":%d}\n\n' % (events[0].number - after - 1)
+    for event in events:
+        yield event.encode()
 
 
 class JobEvents:
@@ -104,23 +141,14 @@ class JobEvents:
         changed.set()
 
     async def follow(self, after: int, pause: float) -> AsyncIterator[bytes]:
-        """Iterate over the events as server-sent events, until the events are closed.
-
-        If some of the events asked for are no longer kept, an event "gap" with their number comes first.
-
-        Args:
-            after: number of the last event to leave out.
-            pause: seconds without an event after which a comment keeps the connection alive.
-        """
+        """Iterate over the events as server-sent events, until the events are closed; see `Events`."""
         while True:
             changed = self._changed
             is_closed = self.is_closed
             events = [event for event in self._load() if event.number > after]
-            if events and events[0].number > after + 1:
-                yield b'event: gap\ndata: {"missing":%d}\n\n' % (events[0].number - after - 1)
-            for event in events:
-                after = event.number
-                yield event.encode()
+            for text in encode_events(events, after):
+                yield text
+            after = events[-1].number if events else after
             if is_closed:
                 return
             if not events:

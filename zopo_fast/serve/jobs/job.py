@@ -1,22 +1,17 @@
-"""Record of one job: its state in memory and on disk, and its representation in responses."""
+"""Record of one job: its state, and its representation in responses."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import msgspec
-
-from zopo_fast._utils.files import fsync_directory, write_atomic
-from zopo_fast.errors import OutputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
-from zopo_fast.serve.jobs.events import JobEvents
-from zopo_fast.serve.jobs.schemas import CreateJob, Job, JobTrial, JobUsage, SavedJob
+from zopo_fast.serve.http.problems import Problem
+from zopo_fast.serve.jobs.events import Events
+from zopo_fast.serve.jobs.schemas import Job, JobTrial, JobUsage, SavedJob, State
 
-REQUEST_FILE, STATE_FILE, RESULT_FILE, EVENTS_FILE = "request.json", "job.json", "result.json", "events.jsonl"
+STOP_SECONDS = 5.0  # time for a cancelled run to end with the results so far, before its task is cancelled
 
 
 @dataclass(eq=False)
@@ -24,26 +19,26 @@ class JobRecord:
     """One job of a server, running or not.
 
     Attributes:
-        saved: the part that is written to disk.
-        folder: folder of the job.
+        saved: the part that is kept.
         events: progress events.
         phase: phase of the run, or None.
         stop: set to end the run with the results so far.
         is_cancelled: a client cancelled the job.
-        task: task of the run; None: the job is not running.
+        task: task of the run in this process; None: the job does not run here.
         trials: trials of the run so far.
         used: usage of the run so far.
+        announced: trials whose events are kept, of a resumed run; None: all of them.
     """
 
     saved: SavedJob
-    folder: Path
-    events: JobEvents
+    events: Events
     phase: str | None = None
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     is_cancelled: bool = False
     task: asyncio.Task[None] | None = None
     trials: list[JobTrial] = field(default_factory=list)
     used: Usage = field(default_factory=Usage)
+    announced: int | None = None
 
     def to_response(self) -> Job:
         """Build the response body that describes the job."""
@@ -64,32 +59,46 @@ class JobRecord:
             error=saved.error,
         )
 
-    def save(self) -> None:
-        """Write the state to disk atomically.
+    def set_state(self, state: State) -> None:
+        """Change the state and add its event."""
+        self.saved.state = state
+        self.events.add("state", {"state": state, "error": self.saved.error})
+        self.saved.event = self.events.last
 
-        Raises:
-            OutputError: the file cannot be written.
-        """
-        write_atomic(self.folder / STATE_FILE, msgspec.json.encode(self.saved))
+    def cancel(self) -> None:
+        """End the run in this process, with its results so far if it ends soon."""
+        self.is_cancelled = True
+        self.stop.set()
+        # A run that has not started has no results to wait for.
+        grace = 0.0 if self.phase in (None, "embedding") else STOP_SECONDS
+        if self.task is not None:
+            asyncio.get_running_loop().call_later(grace, self.task.cancel)
 
 
-def create_folder(folder: Path, request: CreateJob, saved: SavedJob) -> None:
-    """Create the folder of a job durably.
+def not_running(job: JobRecord) -> Problem:
+    """Build the 409 for the cancellation of a job that has ended."""
+    return Problem(409, "NotRunning", f"the job is {job.saved.state}; only a running job can be cancelled")
 
-    The state file comes last: a folder without one is not a job.
 
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir()
-        write_atomic(folder / REQUEST_FILE, msgspec.json.encode(request))
-        write_atomic(folder / STATE_FILE, msgspec.json.encode(saved))
-        fsync_directory(folder)
-        fsync_directory(folder.parent)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from error
+def not_resumable(job: JobRecord) -> Problem:
+    """Build the 409 for the resumption of a job that is running or done."""
+    state = job.saved.state
+    return Problem(
+        409,
+        "NotResumable",
+        f"the job is {state}; only an interrupted, failed or cancelled job can be resumed",
+    )
+
+
+def still_running(job: JobRecord) -> Problem:
+    """Build the 409 for the deletion of a job that is running."""
+    return Problem(409, "StillRunning", f"the job is {job.saved.state}; cancel it first")
+
+
+def too_many(limit: int) -> Problem:
+    """Build the 429 for a job beyond the number of kept jobs."""
+    detail = f"the server has reached its limit of {limit} jobs; delete some"
+    return Problem(429, "TooManyJobs", detail)
 
 
 def trial_response(trial: Trial) -> JobTrial:

@@ -75,37 +75,37 @@ class JobRoutes:
 
     async def create_once(self, wanted: CreateJob, key: IdempotencyKey | None) -> JobRecord:
         """Create a job, or return the one that an earlier request with the same key created."""
-        job = None if key is None else self._jobs.find_created(key)
+        job = None if key is None else await self._jobs.find_created(key)
         if job is None:
             job = await self._creations.run(key, lambda: self._jobs.create(wanted, key))
         return job
 
     async def list(self, request: ParsedRequest) -> bytes:
-        page, after = self._jobs.list_page(request.query.after, request.query.limit)
+        page, after = await self._jobs.list_page(request.query.after, request.query.limit)
         return _encode(JobList([job.to_response() for job in page], after))
 
     async def show(self, request: ParsedRequest) -> bytes:
-        return _encode(self._jobs.get(request.resource_id).to_response())
+        return _encode((await self._jobs.get(request.resource_id)).to_response())
 
     async def delete(self, request: ParsedRequest) -> bytes:
-        await self._jobs.delete(self._jobs.get(request.resource_id))
+        await self._jobs.delete(await self._jobs.get(request.resource_id))
         return b""
 
     async def cancel(self, request: ParsedRequest) -> bytes:
-        job = self._jobs.get(request.resource_id)
-        self._jobs.cancel(job)
+        job = await self._jobs.get(request.resource_id)
+        await self._jobs.cancel(job)
         return _encode(job.to_response())
 
     async def resume(self, request: ParsedRequest) -> bytes:
-        job = self._jobs.get(request.resource_id)
-        self._jobs.resume(job)
+        job = await self._jobs.get(request.resource_id)
+        await self._jobs.resume(job)
         return _encode(job.to_response())
 
     async def result(self, request: ParsedRequest) -> bytes:
-        return await self._jobs.read_result(self._jobs.get(request.resource_id))
+        return await self._jobs.read_result(await self._jobs.get(request.resource_id))
 
     async def events(self, request: ParsedRequest) -> web.StreamResponse:
-        job = self._jobs.get(request.resource_id)
+        job = await self._jobs.get(request.resource_id)
         after = _parse_event_id(request.http.headers.get("Last-Event-ID"))
         return await self._streams.send(request.http, job.events.follow(after, KEEP_ALIVE_SECONDS))
 

@@ -19,7 +19,7 @@ from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.jobs.schemas import CreateJob, JobConfig, JobExample, JobTask
 from zopo_fast.serve.studies.payload import check_size, decode_embeddings
 from zopo_fast.serve.studies.routes import search_config
-from zopo_fast.storage.store import STUDY
+from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Example, Task
 
 
@@ -97,7 +97,7 @@ def config_of(given: JobConfig, prices: tuple[float, float] | None) -> RunConfig
 
 async def run(
     request: CreateJob,
-    folder: Path,
+    store: Path | Store,
     limits: ServerLimits,
     llm: Any,
     judge: Any,
@@ -108,7 +108,7 @@ async def run(
     on_resume: Callable[[list[Trial]], Any],
     stop: asyncio.Event,
 ) -> Result:
-    """Run the job, or resume it from the study file in its folder.
+    """Run the job, or resume it from its study.
 
     Raises:
         ConfigError: The pool has no embeddings and the server no embedder.
@@ -132,5 +132,5 @@ async def run(
         on_phase=on_phase,
         on_resume=on_resume,
         stop=stop,
-        store=folder / STUDY,
+        store=store,
     )

@@ -147,7 +147,7 @@ class JobResult(ResponseBody):
 
 
 class SavedJob(msgspec.Struct):
-    """State of a job as its folder stores it."""
+    """State of a job as it is kept."""
 
     id: str
     name: str | None
@@ -164,3 +164,8 @@ class SavedJob(msgspec.Struct):
     best_score: float | None = None
     best_prompt: str | None = None
     usage: JobUsage = msgspec.field(default_factory=JobUsage)
+
+    @property
+    def is_active(self) -> bool:
+        """The job is queued or running."""
+        return self.state in ("queued", "running")

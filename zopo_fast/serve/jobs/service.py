@@ -1,8 +1,4 @@
-"""All jobs of a server: creation, queue, cancellation and resumption.
-
-A job has a folder with its request, its state (job.json), the study file of its run, its events and its
-result. A job that is running when the server ends becomes "interrupted", and `resume` resumes its run.
-"""
+"""All jobs of a server: creation, queue, cancellation and resumption."""
 
 from __future__ import annotations
 
@@ -10,14 +6,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import shutil
 import time
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import msgspec
 
-from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import EmbeddingModel, Usage
 from zopo_fast.runs.result import Result, Trial
@@ -25,32 +20,30 @@ from zopo_fast.serve.changes import Changes
 from zopo_fast.serve.config import ServerLimits
 from zopo_fast.serve.http.idempotency import IdempotencyKey, key_reused
 from zopo_fast.serve.http.problems import Problem, not_found
-from zopo_fast.serve.jobs.events import JobEvents
+from zopo_fast.serve.jobs.backend import JobBackend
 from zopo_fast.serve.jobs.job import (
-    EVENTS_FILE,
-    REQUEST_FILE,
-    RESULT_FILE,
-    STATE_FILE,
     JobRecord,
-    create_folder,
+    not_resumable,
+    not_running,
+    still_running,
+    too_many,
     trial_response,
     usage_response,
 )
 from zopo_fast.serve.jobs.runner import check, run
-from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, SavedJob
+from zopo_fast.serve.jobs.schemas import CreateJob, JobResult, SavedJob, State
 from zopo_fast.serve.metrics import Metrics
 from zopo_fast.serve.models import NamedModel
+from zopo_fast.storage.mirror import MirrorAwayError
 
-ENDED_STATES = ("done", "failed", "cancelled", "interrupted")
-STOP_SECONDS = 5.0  # time for a cancelled run to end with the results so far, before its task is cancelled
 _log = logging.getLogger(__name__)
 
 
 class JobService:
-    """Jobs of a data folder. Call `open` and `close` in the same event loop.
+    """Jobs of a server. Call `open` and `close` in the same event loop.
 
     Args:
-        folder: data folder of the server.
+        backend: keeps the jobs and their queue.
         limits: limits of the server.
         models: models that jobs may name.
         embedder: embeds pools of texts; None: requests bring embeddings.
@@ -60,65 +53,40 @@ class JobService:
 
     def __init__(
         self,
-        folder: Path,
+        backend: JobBackend,
         limits: ServerLimits,
         models: dict[str, NamedModel],
         embedder: EmbeddingModel | None,
         metrics: Metrics,
         changes: Changes,
     ) -> None:
-        self._folder = folder / "jobs"
-        self._changes = changes
+        self._backend, self._changes = backend, changes
         self._limits, self._embedder, self._metrics = limits, embedder, metrics
         self.models = models
-        self._jobs: dict[str, JobRecord] = {}
-        self._keys: dict[str, tuple[str, str]] = {}  # keys of creations: digest, job
         self._slots = asyncio.Semaphore(limits.max_jobs)
         self._is_stopping = False
 
     # ---- open and close ----------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Find the jobs of the folder.
+        """Find the kept jobs, and run those that are queued.
 
         Raises:
             OutputError: the folder cannot be created.
+            StoreError: the database cannot be used.
         """
-        await asyncio.to_thread(self._open_folder)
-        self._update_gauge()
-
-    def _open_folder(self) -> None:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be created: {error.strerror or error}") from error
-        for path in sorted(self._folder.glob(f"*/{STATE_FILE}")):
-            try:
-                saved = msgspec.json.decode(path.read_bytes(), type=SavedJob)
-            except (OSError, msgspec.DecodeError) as error:
-                _log.error("job left out", extra={"job": path.parent.name, "error": type(error).__name__})
-                continue
-            if saved.state not in ENDED_STATES:  # the previous server crashed
-                saved.state = "interrupted"
-            events = JobEvents(path.parent / EVENTS_FILE, self._limits.max_job_events, saved.event)
-            events.close()
-            self._jobs[saved.id] = JobRecord(saved, path.parent, events)
-            if saved.key is not None:
-                self._keys[saved.key[0]] = saved.key[1], saved.id
+        await self._backend.open(self._run)
+        await self.count()
 
     async def close(self) -> None:
         """Interrupt the running jobs."""
         self._is_stopping = True
-        tasks = [job.task for job in self._jobs.values() if job.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._backend.close()
 
     def end_streams(self) -> None:
         """End all event streams, because the server is stopping."""
         self._is_stopping = True
-        for job in self._jobs.values():
-            job.events.close()
+        self._backend.end_streams()
 
     # ---- lookup, creation, deletion ----------------------------------------------------------------
 
@@ -127,43 +95,44 @@ class JobService:
         """Jobs may leave the embeddings of their pool out."""
         return self._embedder is not None
 
-    def list_all(self) -> list[JobRecord]:
+    async def list_all(self) -> list[JobRecord]:
         """List the jobs in no particular order."""
-        return list(self._jobs.values())
+        return await self._backend.list_all()
 
-    def get(self, name: str) -> JobRecord:
+    async def get(self, name: str) -> JobRecord:
         """Look up a job.
 
         Raises:
             Problem: 404, the job does not exist.
         """
-        job = self._jobs.get(name)
+        job = await self._backend.find(name)
         if job is None:
             raise not_found("the job")
         return job
 
-    def list_page(self, after: str, limit: int) -> tuple[list[JobRecord], str | None]:
+    async def list_page(self, after: str, limit: int) -> tuple[list[JobRecord], str | None]:
         """List jobs in order of their ids.
 
         Returns:
             At most `limit` jobs after the id `after`, and the `after` of the next page or None.
         """
-        names = sorted(name for name in self._jobs if name > after)
-        page = [self._jobs[name] for name in names[:limit]]
-        return page, page[-1].saved.id if len(names) > limit else None
+        jobs = [job for job in await self._backend.list_all() if job.saved.id > after]
+        page = sorted(jobs, key=lambda job: job.saved.id)[:limit]
+        return page, page[-1].saved.id if len(jobs) > limit else None
 
-    def find_created(self, key: IdempotencyKey) -> JobRecord | None:
+    async def find_created(self, key: IdempotencyKey) -> JobRecord | None:
         """Look up the job that an earlier request with this key created.
 
         Raises:
             Problem: 422, the key belongs to a different request.
         """
-        if key.value not in self._keys:
+        found = await self._backend.find_created(key.value)
+        if found is None:
             return None
-        digest, name = self._keys[key.value]
+        digest, job = found
         if digest != key.digest:
             raise key_reused()
-        return self.get(name)
+        return job
 
     async def create(self, request: CreateJob, key: IdempotencyKey | None) -> JobRecord:
         """Create a job durably and queue it.
@@ -172,15 +141,11 @@ class JobService:
             ConfigError: the request cannot run on this server.
             PoolError: the pool is invalid.
             OutputError: the folder of the job cannot be written.
-            StoreError: the server is stopping.
+            StoreError: the server is stopping, or the database cannot be used.
             Problem: a limit of the server is reached.
         """
-        if len(self._jobs) >= self._limits.max_kept_jobs:
-            raise Problem(
-                429,
-                "TooManyJobs",
-                f"the server has reached its limit of {self._limits.max_kept_jobs} jobs; delete some",
-            )
+        if sum((await self._backend.count()).values()) >= self._limits.max_kept_jobs:
+            raise too_many(self._limits.max_kept_jobs)
         self._check_not_stopping()
         for model in (request.model, request.judge):
             if model is not None and model not in self.models:
@@ -195,15 +160,10 @@ class JobService:
             )
         await asyncio.to_thread(check, request, self._limits, self.models[request.model].prices)
         name = secrets.token_hex(8)
-        folder = self._folder / name
         created = round(time.time(), 3)
         saved = SavedJob(name, request.name, request.model, request.config.budget, "queued", created, key)
-        job = JobRecord(saved, folder, JobEvents(folder / EVENTS_FILE, self._limits.max_job_events))
-        await asyncio.to_thread(create_folder, folder, request, saved)
-        self._jobs[name] = job
-        if key is not None:
-            self._keys[key.value] = key.digest, name
-        self._start(job)
+        job = await self._backend.create(request, saved, key)
+        await self._announce(job)
         _log.info("job created", extra={"job": name, "model": request.model})
         return job
 
@@ -211,7 +171,7 @@ class JobService:
         if self._is_stopping:
             raise StoreError("the server is stopping; retry once it is back")
 
-    def resume(self, job: JobRecord) -> None:
+    async def resume(self, job: JobRecord) -> None:
         """Queue a job that was interrupted, was cancelled or failed.
 
         Raises:
@@ -219,32 +179,22 @@ class JobService:
             Problem: 409, the job is in another state.
         """
         if job.saved.state not in ("interrupted", "failed", "cancelled"):
-            raise Problem(
-                409,
-                "NotResumable",
-                f"the job is {job.saved.state}; only an interrupted, failed or cancelled job can be resumed",
-            )
+            raise not_resumable(job)
         self._check_not_stopping()
         job.stop, job.is_cancelled, job.trials, job.used = asyncio.Event(), False, [], Usage()
         job.saved.error = job.saved.ended = None
-        job.events.reopen()
-        self._start(job)
+        await self._backend.requeue(job)
+        await self._announce(job)
 
-    def cancel(self, job: JobRecord) -> None:
+    async def cancel(self, job: JobRecord) -> None:
         """Stop a job and keep its results so far.
 
         Raises:
             Problem: 409, the job is not running.
         """
-        if job.task is None:
-            raise Problem(
-                409, "NotRunning", f"the job is {job.saved.state}; only a running job can be cancelled"
-            )
-        job.is_cancelled = True
-        job.stop.set()
-        # A run that has not started has no results to wait for.
-        grace = 0.0 if job.phase in (None, "embedding") else STOP_SECONDS
-        asyncio.get_running_loop().call_later(grace, job.task.cancel)
+        if not job.saved.is_active:
+            raise not_running(job)
+        await self._backend.cancel(job)
 
     async def delete(self, job: JobRecord) -> None:
         """Delete a job that is not running.
@@ -252,15 +202,12 @@ class JobService:
         Raises:
             Problem: 404, the job does not exist; 409, the job is running.
         """
-        if job.task is not None:
-            raise Problem(409, "StillRunning", f"the job is {job.saved.state}; cancel it first")
-        if self._jobs.pop(job.saved.id, None) is None:
+        if job.saved.is_active:
+            raise still_running(job)
+        if not await self._backend.delete(job):
             raise not_found("the job")
-        if job.saved.key is not None:
-            self._keys.pop(job.saved.key[0], None)
-        await asyncio.to_thread(shutil.rmtree, job.folder, True)
         self._changes.forget(job.saved.id)
-        self._update_gauge()
+        await self.count()
 
     async def read_result(self, job: JobRecord) -> bytes:
         """Read the result of a job, as JSON.
@@ -268,32 +215,39 @@ class JobService:
         Raises:
             Problem: 409, the job has no result.
         """
-        try:
-            return await asyncio.to_thread((job.folder / RESULT_FILE).read_bytes)
-        except OSError:
+        document = await self._backend.read_result(job)
+        if document is None:
             raise Problem(
                 409, "NoResult", f"the job is {job.saved.state} and has no result; wait until it is done"
-            ) from None
+            )
+        return document
+
+    def read_study(self, job: JobRecord) -> AbstractAsyncContextManager[Path | None]:
+        """Provide the study file of a job to readers; None before its run.
+
+        Raises:
+            StoreError: the study cannot be read.
+        """
+        return self._backend.read_study(job)
 
     # ---- running -----------------------------------------------------------------------------------
 
-    def _start(self, job: JobRecord) -> None:
-        self._set_state(job, "queued")
-        job.task = asyncio.create_task(self._run(job))
-
     async def _run(self, job: JobRecord) -> None:
-        state, error = "interrupted", None
+        state, error = self._backend.state_interrupted, None
         try:
             async with self._slots:
-                self._set_state(job, "running")
-                await asyncio.to_thread(job.save)
+                job.set_state("running")
+                await self._announce(job)
+                await self._backend.save(job)
                 result = await self._optimize(job)
             document = msgspec.json.encode(JobResult(result.to_dict(), job.trials))
-            await asyncio.to_thread(write_atomic, job.folder / RESULT_FILE, document)
+            await self._backend.save_result(job, document)
             state = "cancelled" if job.is_cancelled else "done" if result.error is None else "failed"
             error = None if result.error is None else str(result.error)
         except asyncio.CancelledError:
-            state = "cancelled" if job.is_cancelled else "interrupted"
+            state = "cancelled" if job.is_cancelled else self._backend.state_interrupted
+        except MirrorAwayError as problem:
+            _log.warning("job interrupted", extra={"job": job.saved.id, "error": str(problem)})
         except ZopoError as problem:
             state, error = ("cancelled", None) if job.is_cancelled else ("failed", str(problem))
             _log.warning("job failed", extra={"job": job.saved.id, "error": type(problem).__name__})
@@ -301,22 +255,23 @@ class JobService:
             state, error = "failed", "internal error; see the log of the server"
             _log.exception("job failed", extra={"job": job.saved.id})
         finally:
-            self._finish(job, state, error)
+            await self._finish(job, state, error)
 
-    def _finish(self, job: JobRecord, state: str, error: str | None) -> None:
+    async def _finish(self, job: JobRecord, state: State, error: str | None) -> None:
         job.task, job.phase, job.trials = None, None, []
-        job.saved.error, job.saved.ended = error, round(time.time(), 3)
+        job.saved.error, job.saved.ended = error, None if state == "queued" else round(time.time(), 3)
         with contextlib.suppress(KeyError):
             self._metrics.budget_left.remove(job.saved.id)
-        self._set_state(job, state)
+        job.set_state(state)
         job.events.close()
-        with contextlib.suppress(OutputError):  # the next start then finds the job interrupted
-            job.save()
+        # A state that cannot be written is found interrupted: by the next start, or another server.
+        with contextlib.suppress(OutputError, StoreError):
+            await self._backend.save(job)
+        await self._announce(job)
         _log.info("job ended", extra={"job": job.saved.id, "state": state})
 
     async def _optimize(self, job: JobRecord) -> Result:
-        read = (job.folder / REQUEST_FILE).read_bytes
-        request = msgspec.json.decode(await asyncio.to_thread(read), type=CreateJob)
+        request = await self._backend.read_request(job)
         budget_left = self._metrics.budget_left.labels(job.saved.id)
         budget_left.set(request.config.budget)
 
@@ -331,8 +286,11 @@ class JobService:
 
         def on_resume(trials: list[Trial]) -> None:
             # Counted in the metrics, and sent as events, before the interruption.
-            job.trials = [trial_response(trial) for trial in trials]
-            job.used = trials[-1].total if trials else Usage()
+            known = trials[: job.announced]
+            job.trials = [trial_response(trial) for trial in known]
+            job.used = known[-1].total if known else Usage()
+            for trial in trials[len(known) :]:
+                on_trial(trial)
 
         model = self.models[request.model]
         async with contextlib.AsyncExitStack() as stack:
@@ -340,9 +298,10 @@ class JobService:
             judge = None
             if request.judge is not None:
                 judge = await stack.enter_async_context(self.models[request.judge].open())
+            store = await stack.enter_async_context(self._backend.open_study(job))
             result = await run(
                 request,
-                job.folder,
+                store,
                 self._limits,
                 llm,
                 judge,
@@ -374,16 +333,16 @@ class JobService:
         job.events.add("trial", response)
         self._changes.touch(saved.id)
 
-    def _set_state(self, job: JobRecord, state: Any) -> None:
-        job.saved.state = state
-        job.events.add("state", {"state": state, "error": job.saved.error})
-        job.saved.event = job.events.last
+    async def _announce(self, job: JobRecord) -> None:
+        """Tell the page and the metrics of a changed state."""
         self._changes.touch(job.saved.id)
-        self._update_gauge()
+        await self.count()
 
-    def _update_gauge(self) -> None:
-        counts = dict.fromkeys(("queued", "running", *ENDED_STATES), 0)
-        for job in self._jobs.values():
-            counts[job.saved.state] += 1
-        for state, count in counts.items():
-            self._metrics.jobs.labels(state).set(count)
+    async def count(self) -> None:
+        """Count the jobs by state for the metrics, if the database can be reached."""
+        try:
+            counts = await self._backend.count()
+        except StoreError:
+            return
+        for state in get_args(State):
+            self._metrics.jobs.labels(state).set(counts.get(state, 0))

@@ -36,6 +36,7 @@ REPORT_SECONDS = 2.0
 _NEXT = re.compile(r"(ui/new|ui/(jobs|studies)/[0-9a-f]{16})?")  # pages that a sign-in returns to
 Handler = Callable[[ParsedRequest], Awaitable[web.StreamResponse]]
 Run = StudyRecord | JobRecord
+Find = Callable[[str], Awaitable[Run]]
 
 
 class PageRoutes:
@@ -78,9 +79,7 @@ class PageRoutes:
             return [self._route("GET", "/", partial(_missing, str(error)), is_public=True)]
         add = self._route
         runs = [
-            route
-            for kind, find in (("jobs", self._jobs.get), ("studies", self._studies.get))
-            for route in self._run_routes(f"/ui/{kind}/{{run}}", find)
+            route for kind, find in self._finders() for route in self._run_routes(f"/ui/{kind}/{{run}}", find)
         ]
         job = "/ui/jobs/{run}"
         return [
@@ -98,7 +97,10 @@ class PageRoutes:
             *(add("GET", f"/static/{name}", partial(_static, name), is_public=True) for name in assets.NAMES),
         ]
 
-    def _run_routes(self, one: str, find: Callable[[str], Run]) -> list[Route]:
+    def _finders(self) -> list[tuple[str, Find]]:
+        return [("jobs", self._jobs.get), ("studies", self._studies.get)]
+
+    def _run_routes(self, one: str, find: Find) -> list[Route]:
         add = self._route
         return [
             add("GET", one, partial(self.run, find)),
@@ -250,23 +252,23 @@ class PageRoutes:
         revision = self._changes.revision(name)
         return {"run": await self._runs.summary(run), "revision": revision, "problem": problem}
 
-    async def run(self, find: Callable[[str], Run], request: ParsedRequest) -> web.StreamResponse:
-        return self._render(request, "run", await self._run_values(find(request.resource_id)))
+    async def run(self, find: Find, request: ParsedRequest) -> web.StreamResponse:
+        return self._render(request, "run", await self._run_values(await find(request.resource_id)))
 
-    async def summary(self, find: Callable[[str], Run], request: ParsedRequest) -> web.StreamResponse:
-        values = await self._run_values(find(request.resource_id))
+    async def summary(self, find: Find, request: ParsedRequest) -> web.StreamResponse:
+        values = await self._run_values(await find(request.resource_id))
         seen = request.http.rel_url.query.get("state", "")
         values |= {"is_news": seen != values["run"].state, "root": "../../"}
         return self._render(request, "summary", values)
 
-    async def report(self, find: Callable[[str], Run], request: ParsedRequest) -> web.StreamResponse:
-        body = await self._runs.report(find(request.resource_id))
+    async def report(self, find: Find, request: ParsedRequest) -> web.StreamResponse:
+        body = await self._runs.report(await find(request.resource_id))
         part = "HX-Request" in request.http.headers
         values = {"body": body, "id": request.resource_id}
         return self._render(request, "report" if part else "report_page", values)
 
-    async def run_changes(self, find: Callable[[str], Run], request: ParsedRequest) -> web.StreamResponse:
-        find(request.resource_id)
+    async def run_changes(self, find: Find, request: ParsedRequest) -> web.StreamResponse:
+        await find(request.resource_id)
 
         def pause() -> float:
             # A report that takes long to render must not keep the server busy.
@@ -280,20 +282,22 @@ class PageRoutes:
     async def resume_job(self, request: ParsedRequest) -> web.StreamResponse:
         return await self._act(request, self._jobs.resume)
 
-    async def _act(self, request: ParsedRequest, action: Callable[[JobRecord], None]) -> web.StreamResponse:
-        job = self._jobs.get(request.resource_id)
+    async def _act(
+        self, request: ParsedRequest, action: Callable[[JobRecord], Awaitable[None]]
+    ) -> web.StreamResponse:
+        job = await self._jobs.get(request.resource_id)
         try:
-            action(job)
+            await action(job)
         except Problem as problem:
             values = await self._run_values(job, problem.detail)
             return self._render(request, "run", values, problem.status)
         return _redirect(f"../{request.resource_id}")
 
-    async def ask_delete(self, find: Callable[[str], Run], request: ParsedRequest) -> web.StreamResponse:
-        return self._render(request, "delete", await self._run_values(find(request.resource_id)))
+    async def ask_delete(self, find: Find, request: ParsedRequest) -> web.StreamResponse:
+        return self._render(request, "delete", await self._run_values(await find(request.resource_id)))
 
-    async def delete(self, find: Callable[[str], Run], request: ParsedRequest) -> web.StreamResponse:
-        run = find(request.resource_id)
+    async def delete(self, find: Find, request: ParsedRequest) -> web.StreamResponse:
+        run = await find(request.resource_id)
         try:
             if isinstance(run, JobRecord):
                 await self._jobs.delete(run)

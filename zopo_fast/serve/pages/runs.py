@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,6 @@ from zopo_fast.serve.jobs.service import JobService
 from zopo_fast.serve.pages.summaries import STUDY_STATES, Summary, job_summary, scores_of, study_summary
 from zopo_fast.serve.studies.record import StudyRecord
 from zopo_fast.serve.studies.service import StudyService
-from zopo_fast.storage.store import STUDY
 
 PAGE_ROWS = 25
 KEPT_REPORTS = 8  # of runs that several browsers look at
@@ -74,7 +74,7 @@ class Runs:
 
     async def list(self, wanted: Filter) -> RunPage:
         """List the runs that match a filter, one page of them."""
-        studies, jobs = self._studies.list_all(), self._jobs.list_all()
+        studies, jobs = await self._studies.list_all(), await self._jobs.list_all()
         everything: list[StudyRecord | JobRecord] = [*jobs, *studies]
         found = [run for run in everything if _matches(run, wanted)]
         if wanted.state in STUDY_STATES:  # only the log of a study tells its state
@@ -86,7 +86,7 @@ class Runs:
         page = min(max(1, wanted.page), pages)
         shown = found[(page - 1) * PAGE_ROWS : page * PAGE_ROWS]
         rows = [await self.summary(run) for run in shown]
-        active = sum(job.task is not None for job in jobs)
+        active = sum(job.saved.is_active for job in jobs)
         return RunPage(rows, len(found), len(everything), active, page, pages)
 
     async def summary(self, run: StudyRecord | JobRecord) -> Summary:
@@ -132,12 +132,11 @@ class Runs:
             return html
 
     async def _job_report(self, job: JobRecord) -> str | None:
-        path = job.folder / STUDY
-        if not job.saved.trials or not path.exists():
+        if not job.saved.trials:
             return None
         title = job.saved.name or job.saved.id
 
-        def render() -> str:
+        def render(path: Path) -> str:
             from zopo_fast.report.page import report_body
             from zopo_fast.report.study import Study
 
@@ -145,7 +144,8 @@ class Runs:
                 study.name = title
                 return report_body([study])
 
-        return await asyncio.to_thread(render)
+        async with self._jobs.read_study(job) as path:
+            return None if path is None else await asyncio.to_thread(render, path)
 
     async def _study_report(self, record: StudyRecord) -> str | None:
         contents = await record.read()
@@ -179,5 +179,5 @@ def _matches(run: StudyRecord | JobRecord, wanted: Filter) -> bool:
 
 def _order(run: StudyRecord | JobRecord) -> tuple[bool, float]:
     if isinstance(run, JobRecord):
-        return run.task is None, -run.saved.created
+        return not run.saved.is_active, -run.saved.created
     return True, -float(run.meta["created"])

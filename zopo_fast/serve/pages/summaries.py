@@ -159,7 +159,9 @@ async def study_summary(record: StudyRecord) -> Summary:
     meta = record.meta
     budget = min(int(meta["config"].get("budget", meta["prompts"])), int(meta["prompts"]))
     study = record.study
-    if study is not None and not record.lock.locked():  # else a thread may be using the search
+    if (
+        study is not None and record.is_current and not record.lock.locked()
+    ):  # else a thread may be using the search
         best, texts = study.best(), study.prompts
         index, score = (None, None) if best is None else (best.index, best.score)
         scored, has_begun, is_done = len(study.scored), study.has_begun, study.optimizer.done

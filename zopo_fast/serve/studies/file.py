@@ -6,6 +6,7 @@ files of the folder.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,13 +33,15 @@ class StudyContents:
         meta: name, settings and creation time.
         prompts: m texts; None: the pool has embeddings only.
         embeddings: (m, d).
-        events: the log up to the last checkpoint.
+        events: the log; of a file, up to the last checkpoint.
+        head: identifies the newest commit of a log that several servers append to.
     """
 
     meta: dict[str, Any]
     prompts: list[str] | None
     embeddings: np.ndarray[Any, Any]
     events: list[Event]
+    head: Any = None
 
 
 class StudyFile:
@@ -78,11 +81,19 @@ class StudyFile:
             prompts = None if pool is None else list(pool.prompts)
             return StudyContents(store.config, prompts, embeddings, list(store.events()))
 
-    def read_log(self) -> tuple[list[str] | None, list[Event]]:
+    async def load(self) -> StudyContents:
+        """Read everything, in a thread."""
+        return await asyncio.to_thread(self.read)
+
+    async def load_log(self) -> tuple[list[str] | None, list[Event]]:
         """Read the texts and the log only; the embeddings are by far the largest part."""
-        with Store.open(self.path) as store:
-            pool = store.pool()
-            return None if pool is None else list(pool.prompts), list(store.events())
+
+        def read() -> tuple[list[str] | None, list[Event]]:
+            with Store.open(self.path) as store:
+                pool = store.pool()
+                return None if pool is None else list(pool.prompts), list(store.events())
+
+        return await asyncio.to_thread(read)
 
     def delete(self) -> None:
         """Remove the file durably."""

@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class JournalEvent(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(list[JournalEvent]).decode
+decode_events = msgspec.json.Decoder(list[JournalEvent]).decode
 
 
 class JournalEntry:
@@ -79,6 +79,11 @@ class JournalEntry:
         _resolve(self.done, None if error is None else type(error)(str(error)))
         for future in self._waiters:
             _resolve(future, None)
+
+
+def encode_entries(entries: Iterable[JournalEntry]) -> bytes:
+    """Encode the events of entries, for `decode_events`."""
+    return b"[" + b",".join([entry.encoded for entry in entries if entry.encoded]) + b"]"
 
 
 class _ClearFailure:
@@ -132,7 +137,7 @@ class Journal:
         """
         for number, data in self._connection.execute("SELECT number, data FROM journal ORDER BY number"):
             try:
-                yield number, _decode(data)
+                yield number, decode_events(data)
             except msgspec.DecodeError as error:
                 raise StoreDamagedError(f"{self.path}: commit {number} cannot be read: {error}") from error
 
@@ -233,7 +238,7 @@ class Journal:
         start = time.perf_counter()
         is_first_failure = self._failure is None
         if self._failure is None:
-            data = b"[" + b",".join([entry.encoded for entry in entries]) + b"]"
+            data = encode_entries(entries)
             try:
                 self._reopen()
                 # REPLACE, because a failed commit can have reached the disk after all. A single statement

@@ -1,4 +1,4 @@
-"""Record of one study: its file, its events in the journal, and the loaded study if there is one."""
+"""Record of one study: where it is kept, its events in the journal, and the loaded study if there is one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from zopo_fast.errors import StoreError
 from zopo_fast.search.config import ZopoConfig
-from zopo_fast.serve.studies.file import StudyContents, StudyFile
+from zopo_fast.serve.studies.file import StudyContents
 from zopo_fast.serve.studies.journal import JournalEntry, JournalEvent
 from zopo_fast.serve.studies.study import LoadedStudy
 from zopo_fast.storage.store import Event
 
 _log = logging.getLogger(__name__)
+
+
+class StudySource(Protocol):
+    """Source of a study's contents. Every method raises a StoreError if they cannot be read."""
+
+    async def load(self) -> StudyContents:
+        """Read everything."""
+
+    async def load_log(self) -> tuple[list[str] | None, list[Event]]:
+        """Read the texts and the log only."""
 
 
 @dataclass(eq=False)
@@ -27,24 +37,24 @@ class StudyRecord:
     Attributes:
         id: 16 hexadecimal digits.
         meta: name, settings and creation time.
-        file: the study file.
+        file: the study file, or the study in a database.
         study: the loaded study, or None.
         tail: committed events that the study file does not hold yet.
-        pending_entries: number of journal entries that wait for their commit.
         last: newest journal entry.
         is_deleted: the study was deleted.
+        head: identifies the commit that the loaded study is at, in a log that several servers append to.
         lock: held while the study is loaded, or changed outside the event loop.
         file_lock: held while the file is used.
     """
 
     id: str
     meta: dict[str, Any]
-    file: StudyFile
+    file: StudySource
     study: LoadedStudy | None = None
     tail: list[JournalEvent] = field(default_factory=list)
-    pending_entries: int = 0
     last: JournalEntry | None = None
     is_deleted: bool = False
+    head: Any = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     file_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -57,6 +67,22 @@ class StudyRecord:
         if self.last is not None and not self.last.is_finished:
             await self.last.wait()
 
+    @property
+    def is_contended(self) -> bool:
+        """Another server changed the study lately."""
+        return False
+
+    @property
+    def is_current(self) -> bool:
+        """The loaded study has every change that is known."""
+        return self.study is not None
+
+    async def settle(self) -> None:
+        """Wait for the commits in flight; their failures are reported to the requests that made them."""
+        while self.last is not None and not self.last.is_finished:
+            with contextlib.suppress(StoreError):
+                await self.last.wait()
+
     async def load(self) -> LoadedStudy:
         """Build the study from its file and its events in the journal. The caller holds `lock`.
 
@@ -64,21 +90,27 @@ class StudyRecord:
             StoreError: the file cannot be read.
             StoreDamagedError: the log cannot be replayed.
         """
-        while self.last is not None and not self.last.is_finished:
-            with contextlib.suppress(StoreError):  # reported to the request that made the change
-                await self.last.wait()
+        await self.settle()
         tail = list(self.tail)
+        async with self.file_lock:
+            return await self.build(await self.file.load(), tail)
 
-        def build() -> LoadedStudy:
-            contents = self.file.read()
+    async def build(self, contents: StudyContents, tail: Sequence[JournalEvent] = ()) -> LoadedStudy:
+        """Build the study from its contents and later events, in a thread.
+
+        Raises:
+            StoreDamagedError: the log cannot be replayed.
+        """
+
+        def replay() -> LoadedStudy:
             config = ZopoConfig.from_dict(contents.meta["config"])
             study = LoadedStudy(self.id, config, contents.embeddings, contents.prompts)
             study.replay(contents.events)
             study.replay((e.seq, e.kind, json.loads(bytes(e.data))) for e in tail if e.seq > study.seq)
             return study
 
-        async with self.file_lock:
-            self.study = await asyncio.to_thread(build)
+        self.study = await asyncio.to_thread(replay)
+        self.head = contents.head
         if self.study.different:
             _log.warning(
                 "study %s: this version would have asked for %d other prompts; its scores are kept",
@@ -94,7 +126,7 @@ class StudyRecord:
             StoreError: the file cannot be read.
         """
         async with self.file_lock:
-            contents = await asyncio.to_thread(self.file.read)
+            contents = await self.file.load()
             return replace(contents, events=[*contents.events, *self._tail_after(contents.events)])
 
     async def read_log(self) -> tuple[list[str] | None, list[Event]]:
@@ -104,7 +136,7 @@ class StudyRecord:
             StoreError: the file cannot be read.
         """
         async with self.file_lock:
-            prompts, events = await asyncio.to_thread(self.file.read_log)
+            prompts, events = await self.file.load_log()
             return prompts, [*events, *self._tail_after(events)]
 
     def _tail_after(self, events: Sequence[Event]) -> list[Event]:
@@ -116,20 +148,3 @@ class StudyRecord:
         if self.study is not None:
             self.study.is_stale = True
             self.study = None
-
-    async def checkpoint(self) -> int:
-        """Append the events in the journal to the study file.
-
-        Returns:
-            The number of events appended.
-
-        Raises:
-            StoreError: the file cannot be written.
-        """
-        async with self.file_lock:
-            events = list(self.tail)
-            if self.is_deleted or not events:
-                return 0
-            await asyncio.to_thread(self.file.append, events)
-            del self.tail[: len(events)]
-            return len(events)

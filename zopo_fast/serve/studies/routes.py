@@ -125,13 +125,13 @@ class StudyRoutes:
     async def _known_scores(self, study: str) -> KnownScores | Exception:
         """Return the scores of another study, or the error of the request that names it."""
         try:
-            self._studies.get(study)
+            await self._studies.get(study)
         except Problem:
             return Problem(
                 422, "UnknownStudy", f"study: there is no study {study}; list the studies, or send scores"
             )
         try:
-            return await self._studies.apply(study, LoadedStudy.known_scores, is_long=True)
+            return await self._studies.apply(study, LoadedStudy.known_scores, is_long=True, is_view=True)
         except (InputError, StoreError, Problem) as error:
             return error
 
@@ -192,9 +192,9 @@ class StudyRoutes:
 
     async def create(self, request: ParsedRequest) -> bytes:
         start = time.perf_counter()
-        record = None if request.key is None else self._studies.find_created(request.key)
+        record = None if request.key is None else await self._studies.find_created(request.key)
         if record is None:
-            self._studies.check_capacity()
+            await self._studies.check_capacity()
             record = await self._creations.run(request.key, lambda: self._create(request.body, request.key))
         body = await self._summary(record)
         self._metrics.create.observe(time.perf_counter() - start)
@@ -222,7 +222,7 @@ class StudyRoutes:
             return await self._studies.create(config, array, prompts, wanted.name, key)
 
     async def list(self, request: ParsedRequest) -> bytes:
-        page, after = self._studies.list_page(request.query.after, request.query.limit)
+        page, after = await self._studies.list_page(request.query.after, request.query.limit)
         entries = [
             schemas.StudyEntry(
                 r.id, r.meta["name"], r.meta["created"], r.meta["prompts"], r.meta["dimension"]
@@ -232,17 +232,19 @@ class StudyRoutes:
         return _encode(schemas.StudyList(entries, after))
 
     async def show(self, request: ParsedRequest) -> bytes:
-        return await self._summary(self._studies.get(request.resource_id))
+        return await self._summary(await self._studies.get(request.resource_id))
 
     async def _summary(self, record: StudyRecord) -> bytes:
-        return await self._studies.apply(record.id, lambda study: _encode(_summary(record, study)))
+        return await self._studies.apply(
+            record.id, lambda study: _encode(_summary(record, study)), is_view=True
+        )
 
     async def state(self, request: ParsedRequest) -> bytes:
         def view(study: LoadedStudy) -> bytes:
             texts = None if study.prompts is None else list(study.prompts)
             return _encode(schemas.StudyState(study.optimizer.state_dict(), texts))
 
-        return await self._studies.apply(request.resource_id, view)
+        return await self._studies.apply(request.resource_id, view, is_view=True)
 
     async def best(self, request: ParsedRequest) -> bytes:
         def view(study: LoadedStudy) -> bytes:
@@ -251,10 +253,10 @@ class StudyRoutes:
                 raise NothingToAsk("the study has no best prompt yet; tell a score first")
             return _encode(best)
 
-        return await self._studies.apply(request.resource_id, view)
+        return await self._studies.apply(request.resource_id, view, is_view=True)
 
     async def delete(self, request: ParsedRequest) -> bytes:
-        await self._studies.delete(self._studies.get(request.resource_id))
+        await self._studies.delete(await self._studies.get(request.resource_id))
         return b""
 
 
