@@ -42,10 +42,7 @@ class RayTasks:
                 f"--ray {address}: no cluster there ({reason}); start one by `ray start --head`, or name "
                 "the address that it prints"
             ) from error
-        # A process for each task: a run leaves the working folder and its modules behind.
-        self._execute = ray.remote(
-            num_cpus=1, max_retries=retries, max_calls=1, scheduling_strategy="SPREAD"
-        )(execute)
+        self._execute = ray.remote(num_cpus=1, max_retries=retries, scheduling_strategy="SPREAD")(execute)
         self._tasks: dict[Any, Work] = {}
 
     def slots(self) -> int:
