@@ -95,8 +95,20 @@ class SweepBench(Bench):
         return [int(number) for number in re.findall(r"^--- .*, process (\d+)$", text, re.MULTILINE)]
 
     def kill(self, task: int) -> None:
-        """Kill the process of a run whose call is held."""
+        """Kill the process of a run whose call is held, once all answers are on disk."""
+        self.settle(task)
         os.kill(self.processes(task)[-1], signal.SIGKILL)
+
+    def settle(self, task: int) -> None:
+        """Wait until the study of a run whose call is held has all answers."""
+        study = self.folder / "sweep" / "runs" / f"t{task}" / "study.sqlite3"
+
+        def scores() -> int:
+            log = study.with_name("study.sqlite3-wal")
+            data = study.read_bytes() + (log.read_bytes() if log.exists() else b"")
+            return len(set(re.findall(rb'score{"prompt": [^}]*', data)))
+
+        until(lambda: scores() >= HELD_AT)
 
 
 def chat_counts(server: FakeServer) -> Counter[str]:

@@ -75,10 +75,10 @@ class Schedule:
         """
         waiting = deque(name for name, row in self.rows.items() if not row.is_complete)
         is_shared = True
-        while waiting and not self._is_late():
+        while waiting:
             before = self._complete()
             self._round(waiting, is_shared)
-            if not is_shared:
+            if not is_shared or self._is_late():
                 return
             is_shared = self._complete() > before
             waiting = deque(name for name, row in self.rows.items() if row.is_limited)
