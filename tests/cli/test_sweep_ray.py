@@ -1,8 +1,7 @@
-"""`zopo-fast sweep --ray` on a cluster of two nodes: workers are killed and a node is removed in mid-sweep."""
+"""`zopo-fast sweep --ray` on a cluster of two nodes: a worker is killed and a node removed in mid-sweep."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from time_tools import until
 
 pytest.importorskip("ray", reason="needs the extra ray: make bridges")
 
-TASKS = 5
+TASKS = 4
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +73,7 @@ def test_every_run_ends_though_workers_die_and_a_node_is_removed(bench: SweepBen
 def test_an_address_without_a_cluster(bench: SweepBench) -> None:
     with serving() as server:
         name = bench.write(server, name="nowhere.toml")
-        done = bench.run(
-            "sweep", name, "--ray", "127.0.0.1:1", env={"RAY_gcs_rpc_server_reconnect_timeout_s": "1"}
-        )
+        done = bench.run("sweep", name, "--ray", "127.0.0.1:1")
     assert done.code == 2, done
     assert "--ray 127.0.0.1:1: no cluster there" in done.err
     assert "ray start --head" in done.err
-    assert os.path.exists(bench.folder)

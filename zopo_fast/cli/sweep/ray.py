@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from typing import Any
 
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_LATER
 from zopo_fast.cli.sweep.worker import Outcome, Work, execute
 from zopo_fast.errors import ConfigError, MissingDependencyError
+
+_CONNECT_SECONDS = 10.0
 
 
 class RayTasks:
@@ -31,13 +34,14 @@ class RayTasks:
             raise MissingDependencyError('--ray needs Ray: pip install "zopo-fast[ray]"') from error
         self._ray, self._processes = ray, processes
         try:
+            _require_listener(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"--ray {address}: no cluster there ({reason}); start one by `ray start --head`, or name "
                 "the address that it prints"
@@ -80,3 +84,15 @@ class RayTasks:
     def close(self) -> None:
         """Disconnect; Ray kills the tasks that are left."""
         self._ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Check that something listens at HOST:PORT: Ray itself would end the process.
+
+    Raises:
+        OSError: Nothing does.
+        ValueError: The port is no number.
+    """
+    host, separator, port = address.rpartition(":")
+    if separator and "//" not in address:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
