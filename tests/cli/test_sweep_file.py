@@ -27,13 +27,13 @@ WRONG = {
     "no tasks": ("seeds = [0]\n", "no tasks; give tasks ="),
     "an unknown key": (TASKS + "budgett = 5\n", "unknown key 'budgett'"),
     "a typo": (TASKS + "limit-call = 5\n", "did you mean limit-calls"),
-    "a value": (TASKS + "limit-calls = 0\n", "limit-calls = 0: 0 is not in the range x>=1"),
+    "a value": (TASKS + "limit-calls = 0\n", "limit-calls = '0': 0 is not in the range x>=1"),
     "a table": (TASKS + "[model]\nx = 1\n", "unknown table [model]; did you mean [models]?"),
     "an option": (
         TASKS + "[options]\nbudgett = 5\n",
         "[options]: unknown key 'budgett'; did you mean budget?",
     ),
-    "a value in a table": (TASKS + "[models.m]\nbudget = 0\n", "[models.m]: budget = 0: 0 is not in"),
+    "a value in a table": (TASKS + "[models.m]\nbudget = 0\n", "[models.m]: budget = '0': 0 is not in"),
     "a limit of a run": (
         TASKS + "[options]\nlimit-calls = 5\n",
         "[options]: limit-calls: limits hold over the whole sweep; give it at the top",
@@ -49,7 +49,7 @@ WRONG = {
     "a task without a file": ("[tasks.x]\nbudget = 3\n", 'tasks.x: give task = "FILE"'),
     "a name": (TASKS + '[models."a/b"]\n', "the name 'a/b' names a folder"),
     "no TOML": ("tasks = [\n", "sweep.toml"),
-    "a run that cannot work": (TASKS, "run a: TASK"),
+    "a run that cannot work": (TASKS, "run a: a.jsonl: no such file"),
 }
 
 
@@ -166,6 +166,20 @@ def test_the_spending_of_a_deleted_folder_still_counts(tmp_path: Path) -> None:
     assert ledger.grant("a", 1, "id") == Amounts(calls=6)
     ledger.settle("a", Amounts(6, 0, 0.0))
     assert ledger.left() == Amounts(calls=0)
+    ledger.close()
+
+
+def test_a_run_whose_study_cannot_be_read_keeps_its_share(tmp_path: Path) -> None:
+    """A process of a node that is cut off may still spend the share."""
+    ledger = Ledger(tmp_path, Limits(calls=10))
+    ledger.grant("a", 2, "id")
+    study(tmp_path, "a", Amounts(3, 0, 0.0))
+    ledger.settle("a", None)
+    with Store.open(tmp_path / "runs" / "a" / STUDY), pytest.raises(StoreBusyError):
+        ledger.grant("a", 1, "id")
+    assert ledger.left() == Amounts(calls=5)
+    assert ledger.grant("a", 1, "id") == Amounts(calls=10)
+    assert ledger.spent("a") == Amounts(3, 0, 0.0)
     ledger.close()
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_tools import ended, serving
-from sweep_tools import Gate, SweepBench, assert_is_complete, assert_nothing_is_paid_twice, is_alive
+from sweep_tools import (
+    Gate,
+    SweepBench,
+    assert_is_complete,
+    assert_nothing_is_paid_twice,
+    chat_counts,
+    is_alive,
+)
 from time_tools import until
 
 pytest.importorskip("ray", reason="needs the extra ray: make bridges")
 
-TASKS = 4
+TASKS = 3
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +85,32 @@ def test_an_address_without_a_cluster(bench: SweepBench) -> None:
     assert done.code == 2, done
     assert "--ray 127.0.0.1:1: no cluster there" in done.err
     assert "ray start --head" in done.err
+
+
+def test_ctrl_c_ends_the_tasks_in_order(bench: SweepBench, cluster: Any) -> None:
+    gate = Gate(closed=range(TASKS))
+    with serving(plan=gate) as server:
+        name = bench.write(server, name="stopped.toml")
+        process = bench.start("sweep", name, "--ray", cluster.address)
+        gate.wait(0)
+        process.send_signal(signal.SIGINT)
+        done = ended(process)
+    assert done.code == 130, done
+    assert bench.rows("stopped")[0]["stopped_by"] == "interrupted"
+    assert (bench.folder / "stopped" / "runs" / "t0" / "result.json").exists()  # what there was is kept
+
+
+def test_the_killed_command_resumes(bench: SweepBench, cluster: Any) -> None:
+    gate = Gate(closed=[1])
+    with serving(plan=gate) as server:
+        name = bench.write(server, "limit-calls = 500", name="killed.toml")
+        process = bench.start("sweep", name, "--ray", cluster.address)
+        gate.wait(1)
+        process.kill()
+        ended(process)
+        gate.closed.clear()
+        done = bench.run("sweep", name, "--ray", cluster.address)
+        assert done.code == 0, done
+        repeated = sum(count - 1 for count in chat_counts(server).values())
+        assert repeated <= 1, "more than the call in flight at the kill"
+    assert {row["stopped_by"] for row in bench.rows("killed")} == {"budget"}

@@ -121,7 +121,13 @@ class Ledger:
 
         Returns:
             The limits of the run in total, what it has spent included; None where nothing is left.
+
+        Raises:
+            StoreError: The run has a share that another process may spend: its study cannot be read.
         """
+        if name in self._rows and self._rows[name]["share"] is not None:
+            with Store.open(self._folder(name) / STUDY) as study:
+                self.settle(name, Amounts(*study.charged()))
         if self._is_removed(name):
             self._forget(name)
         spent, left = self.spent(name), self.left()

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from zopo_fast.cli.group import exit_code
 from zopo_fast.cli.sweep.config import Run
 from zopo_fast.cli.sweep.ledger import Ledger
 from zopo_fast.cli.sweep.rows import Row, row_of
 from zopo_fast.cli.sweep.worker import Outcome, Work
+from zopo_fast.errors import StoreError
 
 _POLL = 0.5  # seconds between two looks at the clock
 
@@ -98,7 +100,11 @@ class Schedule:
 
     def _start(self, name: str, among: int) -> None:
         run = self._runs[name]
-        allowance = self._ledger.grant(name, among, run.identity)
+        try:
+            allowance = self._ledger.grant(name, among, run.identity)
+        except StoreError as error:
+            self.rows[name] = row_of(run, self.folder(name), Outcome(exit_code(error), str(error)))
+            return
         if allowance is None:
             left = self._ledger.left()
             kind = next(kind for kind in ("calls", "tokens", "cost") if getattr(left, kind) == 0)
