@@ -57,7 +57,8 @@ class SweepBench(Bench):
         (folder / "pool.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
         (folder / "cache").mkdir()
         (folder / "without").mkdir()
-        (folder / "without" / "altair.py").write_text("raise ImportError('left out for speed')\n")
+        for package in ("altair", "vl_convert"):
+            (folder / "without" / f"{package}.py").write_text("raise ImportError('left out for speed')\n")
         self.tasks = tasks
 
     def env(self, **more: str) -> dict[str, str]:
