@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,12 @@ from sweep_tools import (
     is_alive,
 )
 from time_tools import until
+
+from zopo_fast.cli.group import load_command
+from zopo_fast.cli.params import read_toml
+from zopo_fast.cli.sweep.config import SweepFile
+from zopo_fast.cli.sweep.rows import row_of
+from zopo_fast.cli.sweep.worker import Amounts, Work, execute
 
 
 @pytest.fixture
@@ -150,16 +157,30 @@ def test_an_unspent_share_returns_to_the_others(bench: SweepBench) -> None:
     assert ends == {"t0": "perfect", "t1": "budget", "t2": "budget"}
 
 
-def test_a_limit_of_seconds_ends_all_runs(bench: SweepBench) -> None:
-    gate = Gate(closed=[0, 1])
-    with serving(plan=gate) as server:
-        name = bench.write(server, "limit-seconds = 2", "processes = 2")
-        done = bench.run("sweep", name)
-        requests = len(server.requests)
-        again = bench.run("sweep", name)
-        assert len(server.requests) == requests
-    assert (done.code, again.code) == (0, 0), done
+def test_a_limit_of_seconds_that_is_over_starts_nothing(bench: SweepBench) -> None:
+    with serving() as server:
+        done = bench.run("sweep", bench.write(server, "limit-seconds = 0.001"))
+        assert (done.code, server.requests) == (0, []), done
     assert {row["stopped_by"] for row in bench.rows()} == {"time"}
+
+
+def test_a_run_ends_at_the_deadline_of_the_sweep(bench: SweepBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bench.folder)
+    for name, value in bench.env().items():
+        monkeypatch.setenv(name, value)
+    gate, seconds = Gate(closed=[0]), 1.0
+    with serving(plan=gate) as server:
+        path = Path(bench.write(server))
+        run = SweepFile.of(path, read_toml(path)).runs(load_command("optimize"))[0]
+        while not gate.held[0]:  # the deadline of a busy machine may pass before the first call
+            work = Work(
+                "t0", run.task, run.options, bench.folder / f"out{seconds}", bench.folder / "log",
+                bench.folder, Amounts(), time.time() + seconds,
+            )  # fmt: skip
+            outcome = execute(work)
+            seconds *= 4
+    assert (outcome.code, outcome.error) == (0, None)
+    assert row_of(run, work.folder, outcome).stopped_by == "time"
 
 
 @three_tasks
