@@ -39,6 +39,7 @@ OPTIONS = {
     "serve": "data host port token-file embedder embedding-base-url embedding-key-env embedding-batch "
     "embedding-body models max-body max-pool max-studies max-pending "
     "max-jobs log-prompts access-log help",
+    "sweep": "processes ray retries limit-calls limit-tokens limit-cost limit-seconds dry-run out quiet help",
 }
 MOST_USED = [
     "pool",

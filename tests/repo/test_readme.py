@@ -90,11 +90,13 @@ def test_options_exist(subcommand: str) -> None:
 
 def test_options_in_the_text_exist() -> None:
     known = frozenset().union(
-        *map(options_of, ("optimize", "show", "generate", "landscape", "serve", "bench"))
+        *map(options_of, ("optimize", "show", "generate", "landscape", "serve", "bench", "sweep"))
     )
-    # Options of pip and python are not ours.
+    # Options of pip, python and vllm are not ours.
     codes = [code.split() for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)]
-    quoted = [word for words in codes if not {"pip", "python"} & set(words) for word in options_in(words)]
+    quoted = [
+        word for words in codes if not {"pip", "python", "vllm"} & set(words) for word in options_in(words)
+    ]
     assert {"--config", "--resume"} <= set(quoted)
     assert set(quoted) <= known
 

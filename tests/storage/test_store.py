@@ -80,6 +80,16 @@ def test_round_trip(path: Path) -> None:
         assert not store.is_empty
 
 
+def test_a_study_with_a_charged_call_is_not_empty(path: Path) -> None:
+    """Removing the study would free budget that is spent."""
+    with Store.create(path, {}) as store:
+        assert store.is_empty
+        store.settled("free", 0, 0, 0.0)
+        assert store.is_empty
+        store.settled("lost", 1, 20, 0.0)
+        assert not store.is_empty
+
+
 def test_large_arrays_are_stored_in_parts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zopo_fast.storage.store._MAX_PART_BYTES", 100)
     array = np.random.default_rng(0).normal(size=(7, 9))

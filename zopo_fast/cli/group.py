@@ -41,7 +41,7 @@ _LATER = (
 )  # fmt: skip
 
 # Each in a module of its name.
-COMMANDS = ("optimize", "show", "report", "generate", "landscape", "bench", "serve")
+COMMANDS = ("optimize", "show", "report", "generate", "landscape", "bench", "serve", "sweep")
 
 
 class LazyGroup(click.Group):

@@ -62,7 +62,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "summary"
 """Name under which a study keeps the summary of its complete run."""
-_COMPLETE = ("budget", "pool", "perfect", "target")  # ends of a run that leave nothing to resume
+COMPLETE = ("budget", "pool", "perfect", "target")
+"""Ends of a run that leave nothing to resume."""
 _NAMES_ONLY = ("headers", *BODIES)  # values that may be secrets: result.json holds their names alone
 
 
@@ -142,7 +143,7 @@ class OptimizeRunner:
         self.config = fit_budget(self.config, size, self.given)
         self.options |= {"budget": self.config.budget, "initial": self.config.initial}
 
-    def _estimate(self) -> Estimate:
+    def estimate(self) -> Estimate:
         """Return bounds on the calls, tokens and cost of the run."""
         from zopo_fast.llm.tokens import completion_bound
         from zopo_fast.runs.estimate import EMBED_BATCH, estimate
@@ -169,13 +170,13 @@ class OptimizeRunner:
         click.echo(
             f"{self.config.budget} prompts on {len(task.train)} examples, {len(task.heldout)} held out."
         )
-        click.echo(f"This would take {self._estimate()}. No call was made.")
+        click.echo(f"This would take {self.estimate()}. No call was made.")
 
     def _announce(self) -> None:
         """Print what the run will do, before its first call."""
         if not self.options["quiet"]:
             prompts = None if self.pool is None else len(self.pool)
-            text = plan_text(self.config, self.task, prompts, self._estimate(), model_text(self.model))
+            text = plan_text(self.config, self.task, prompts, self.estimate(), model_text(self.model))
             announce(text + ", earlier runs included" * self.is_resumed, quiet=False)
 
     async def run(self) -> int:
@@ -202,7 +203,7 @@ class OptimizeRunner:
             result = replace(result, usage=result.usage + self.pool_usage)
             progress.close()
             self._report(result, folder)
-            if self.store is not None and result.stopped_by in _COMPLETE and result.error is None:
+            if self.store is not None and result.stopped_by in COMPLETE and result.error is None:
                 self.store.put(SUMMARY, summary(result, prices=self.config.prices))
             return self._exit_code(result)
         except ZopoError as error:
@@ -239,7 +240,7 @@ class OptimizeRunner:
 
     def _exit_code(self, result: Result) -> int:
         """Print the error of the run and the command that resumes it; return the exit code."""
-        if result.stopped_by not in _COMPLETE or result.error is not None:
+        if result.stopped_by not in COMPLETE or result.error is not None:
             self._show_resume_command()
         if result.error is not None:
             click.echo(f"Error: {printable(str(result.error))}", err=True)

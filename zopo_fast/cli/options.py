@@ -347,7 +347,7 @@ writer_options = options(
 _LIMITS_MAY_CHANGE = declared(RunConfig)["limits"].may_change
 _PRICES_MAY_CHANGE = declared(RunConfig)["prices"].may_change
 
-limit_options = options(
+amount_options = options(
     setting_option(Limits, "calls", "--limit-calls", group="Limits", may_change=_LIMITS_MAY_CHANGE),
     setting_option(Limits, "tokens", "--limit-tokens", group="Limits", may_change=_LIMITS_MAY_CHANGE),
     setting_option(
@@ -359,6 +359,10 @@ limit_options = options(
         note="Needs --price auto, or --price-in and --price-out.",
     ),
     setting_option(Limits, "seconds", "--limit-seconds", group="Limits", may_change=_LIMITS_MAY_CHANGE),
+)
+
+limit_options = options(
+    amount_options,
     option(
         "--cache/--no-cache",
         group="Limits",

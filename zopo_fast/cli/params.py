@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -169,8 +169,22 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
     Raises:
         ConfigError: The file cannot be read, has an unknown key, or a value of another type.
     """
-    if path is None:
-        return
+    if path is not None:
+        given = defaults_of(context, read_toml(path), str(path))
+        context.default_map = {**(context.default_map or {}), **given}
+
+
+def defaults_of(context: click.Context, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the defaults of a command that a table of a TOML file gives, by name of the parameter.
+
+    Args:
+        context: Context of the command.
+        table: Values by the names of the options.
+        where: File, and table in it, for messages.
+
+    Raises:
+        ConfigError: The table has an unknown key, or a value of another type.
+    """
     # The parameters behind "--pool" and "--from" have names of their own: keys are what is typed.
     known = {
         name.removeprefix("--"): option
@@ -179,17 +193,17 @@ def from_toml(context: click.Context, _: click.Parameter, path: Path | None) -> 
         for name in option.opts
         if name.startswith("--")
     }
-    defaults = {}
-    for key, value in _read_toml(path).items():
+    defaults: dict[str, Any] = {}
+    for key, value in table.items():
         option = known.get(key.replace("_", "-"))
         if option is None:
-            raise ConfigError(f"{path}: {_unknown(context, key, value, known)}")
-        where = f"{path}: {key}"
+            raise ConfigError(f"{where}: {_unknown(context, key, value, known)}")
+        name, place = str(option.name), f"{where}: {key}"
         values = value if option.multiple and isinstance(value, list) else [value]
-        typed = [_as_typed(option, each, where) for each in values]
-        defaults[option.name] = typed if option.multiple else typed[0]
-        _check_value(context, option, defaults[option.name], where)
-    context.default_map = {**(context.default_map or {}), **defaults}
+        typed = [_as_typed(option, each, place) for each in values]
+        defaults[name] = typed if option.multiple else typed[0]
+        _check_value(context, option, defaults[name], place)
+    return defaults
 
 
 def _unknown(context: click.Context, key: str, value: Any, known: Collection[str]) -> str:
@@ -219,7 +233,12 @@ def _check_value(context: click.Context, option: click.Option, value: Any, where
         raise ConfigError(f"{where} = {short_repr(value, 60)}: {error.message}") from error
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the document of a TOML file.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not TOML.
+    """
     try:
         text = read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig")
         # As text files are read: TOML itself refuses a lone carriage return.

@@ -272,9 +272,10 @@ class Store:
 
     @property
     def is_empty(self) -> bool:
-        """True when the study holds neither an answer nor a score of an answer."""
+        """True when the study holds neither an answer nor a score of an answer nor a call that is charged."""
         scored = "SELECT count(*) FROM events WHERE kind = 'score' AND data NOT LIKE '%\"unanswered\"%'"
-        return not self._one(f"SELECT (SELECT count(*) FROM answers) + ({scored})")[0]
+        charged = "SELECT count(*) FROM charges WHERE calls > 0"
+        return not self._one(f"SELECT (SELECT count(*) FROM answers) + ({scored}) + ({charged})")[0]
 
     # ---- durability --------------------------------------------------------------------------------
 

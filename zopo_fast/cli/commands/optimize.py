@@ -80,8 +80,7 @@ def optimize(task: Path | None, **options: Any) -> int:
     TASK is a JSONL, JSON, CSV, TSV or Parquet file, or a folder of a Hugging Face data set, with an input and
     an output for each example; docs/task_files.md shows each form.
     """
-    for name in ("incumbent", "rubric"):  # the text and not its file: a resumed study may lack the file
-        options[name] = text_or_file(options[name], f"--{name}")
+    _read_texts(options)
     if options["resume"] is not None:
         if options["resume_or_start"]:
             raise click.UsageError("--resume and --resume-or-start contradict each other; give one")
@@ -98,14 +97,34 @@ def optimize(task: Path | None, **options: Any) -> int:
             return _resume(options, options["out"], loaded)
     if loaded is None:
         raise click.MissingParameter(param_hint="TASK", param_type="argument")
-    runner = OptimizeRunner(options, loaded, given=frozenset(given_options()))
-    runner.check()
+    runner = _runner(loaded, options)
     if options["dry_run"]:
         runner.dry_run()
         return 0
     if options["resume_or_start"]:
         set_aside(options["out"])
     return run_until_terminated(runner.run())
+
+
+def planned(task: Path, options: dict[str, Any]) -> OptimizeRunner:
+    """Return a new run that was checked and has made no call; needs the context of the command.
+
+    Raises:
+        ZopoError: The run cannot work.
+    """
+    _read_texts(options)
+    return _runner(fit_heldout(load_task(task, options), given_options()), options)
+
+
+def _runner(task: Task, options: dict[str, Any]) -> OptimizeRunner:
+    runner = OptimizeRunner(options, task, given=frozenset(given_options()))
+    runner.check()
+    return runner
+
+
+def _read_texts(options: dict[str, Any]) -> None:
+    for name in ("incumbent", "rubric"):  # the text and not its file: a resumed study may lack the file
+        options[name] = text_or_file(options[name], f"--{name}")
 
 
 def _require_pool(path: Path, store: Store) -> None:
