@@ -66,6 +66,7 @@ class Store:
         # Close when this object is collected, at the latest at the end of the interpreter.
         self._finalizer = weakref.finalize(self, _close, self._writer)
         self._is_in_use = False
+        self._pool: Pool | None = None  # the pool in the file, where this object has written it
         self._seq = self._highest("seq", "events")
         self._answers = self._highest("id", "answers")
         if (key := _file_key(path)) is not None:
@@ -84,7 +85,9 @@ class Store:
             StoreError: the file exists already, or cannot be created.
         """
         cls.create_closed(path, config, pool)
-        return cls.open(path)
+        store = cls.open(path)
+        store._pool = pool
+        return store
 
     @classmethod
     def create_closed(
@@ -138,6 +141,9 @@ class Store:
 
     def put_pool(self, pool: Pool) -> None:
         """Store the prompts with their counts and prior scores."""
+        if pool == self._pool:  # millions of rows take seconds
+            return
+        self._pool = pool
         self._writer.submit(("DELETE FROM pool", ()), *_pool_rows(pool))
 
     def pool(self) -> Pool | None:
