@@ -78,8 +78,8 @@ def _mapped(path: Path) -> NDArray[Any]:
         )
     if Z.ndim != 2 or Z.size == 0:
         raise ArrayError(
-            f"{path}: expected a non-empty array of shape (prompts, dimension), got {Z.shape}; save one row a "
-            "prompt"
+            f"{path}: expected a non-empty array of shape (prompts, dimension), got {Z.shape}; save one row "
+            "a prompt"
         )
     return Z
 
@@ -87,8 +87,8 @@ def _mapped(path: Path) -> NDArray[Any]:
 def _require_rows(path: Path, rows: int, pool: Pool) -> None:
     if rows != len(pool):
         raise ArrayError(
-            f"{path}: {rows} rows for {len(pool)} distinct prompts: give one row a prompt in the order of the "
-            "pool (duplicates are merged, and an incumbent that is not in the pool comes last), or a Parquet "
+            f"{path}: {rows} rows for {len(pool)} distinct prompts: give one row a prompt in the order of "
+            "the pool (duplicates are merged, and an incumbent that is not in the pool comes last), or a Parquet "
             f"file with a column {PROMPT!r}, whose rows are matched by their text"
         )
 
@@ -97,8 +97,8 @@ def _require_finite(path: Path, rows: NDArray[Any], first: int) -> None:
     if not np.isfinite(rows).all():
         row = first + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise ArrayError(
-            f"{path}: NaN or infinity in row {row}, counted from 0; embed that prompt again, or remove it from "
-            "pool and file"
+            f"{path}: NaN or infinity in row {row}, counted from 0; embed that prompt again, or remove it "
+            "from pool and file"
         )
 
 
@@ -110,7 +110,7 @@ def _from_parquet(path: Path, pool: Pool) -> NDArray[Any]:
         if not has_prompts:
             _require_rows(path, file.metadata.num_rows, pool)
         places = {text: index for index, text in enumerate(pool.prompts)} if has_prompts else None
-        Z = np.empty((len(pool), 0), dtype)
+        Z: NDArray[Any] = np.empty((len(pool), 0), dtype)
         is_filled = np.zeros(len(pool), dtype=bool)
         first = 0
         for batch in batches(file, [EMBEDDING, PROMPT] if has_prompts else [EMBEDDING]):
@@ -172,7 +172,7 @@ def _vectors(path: Path, column: Any, first: int, dimension: int) -> NDArray[Any
 def _matched(
     texts: list[object], places: Mapping[str, int], is_filled: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pool indices that the rows of a batch fill, and the rows; the first row of a prompt counts."""
+    """Return the pool indices that rows of a batch fill, and these rows; the first row of a prompt counts."""
     found = [places.get(normalise(text), -1) if isinstance(text, str) else -1 for text in texts]
     index = np.array(found, dtype=np.int64)
     rows = np.flatnonzero((index >= 0) & ~is_filled[index])

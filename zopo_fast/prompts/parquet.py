@@ -88,7 +88,7 @@ def require_columns(path: Path, file: Any, *wanted: str) -> list[str]:
 
 
 def batches(file: Any, columns: list[str]) -> Iterator[Any]:
-    """Yield the rows of some columns in order, a few thousand at a time, from one row group after the other."""
+    """Yield the rows of some columns in order, one row group after the other, a few thousand at a time."""
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
         batch.validate(full=True)  # offsets of a damaged file may point anywhere
         yield batch

@@ -137,9 +137,12 @@ class Pool:
             raise PoolError("a pool is a .txt (one prompt a line), .jsonl or .parquet file", path=path)
         builder = _PoolBuilder()
         is_table = suffix == ".parquet"
-        for number, entry in prompt_rows(path) if is_table else _lines(path, suffix):
+        entries: Iterator[tuple[int, Any]] = prompt_rows(path) if is_table else _lines(path)
+        for number, entry in entries:
             try:
-                builder.add(*(_record(entry) if suffix == ".jsonl" else entry))
+                builder.add(
+                    *(_record(entry) if suffix == ".jsonl" else entry if is_table else (entry, None, 1))
+                )
             except _MalformedEntry as problem:
                 where = f"row {number}, counted from 0: " if is_table else ""
                 raise PoolError(where + str(problem), path=path, line=None if is_table else number) from None
@@ -271,11 +274,11 @@ def _read(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _lines(path: Path, suffix: str) -> Iterator[tuple[int, Any]]:
-    """Yield the lines that hold a prompt with their numbers, of a .txt file as text, score and count."""
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines that are not blank."""
     for number, line in enumerate(_read(path).split("\n"), start=1):
         if line.strip():
-            yield number, line if suffix == ".jsonl" else (line, None, 1)
+            yield number, line
 
 
 def _record(line: str) -> tuple[object, object, object]:
