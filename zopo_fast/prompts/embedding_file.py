@@ -2,7 +2,8 @@
 
 - `.npy`: (m, d) of float16, float32 or float64, one row a prompt, in the order of the pool.
 - `.parquet`: a column `embedding` of lists of one length. With a column `prompt` beside it, rows are matched
-  to the pool by the text, and rows of other texts are ignored; without one, they are in the order of the pool.
+  to the pool by the text, and rows of other texts are ignored. Without one, they are in the order of the
+  pool.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def _require_rows(path: Path, rows: int, pool: Pool) -> None:
     if rows != len(pool):
         raise ArrayError(
             f"{path}: {rows} rows for {len(pool)} distinct prompts: give one row a prompt in the order of "
-            "the pool (duplicates are merged, and an incumbent that is not in the pool comes last), or a Parquet "
-            f"file with a column {PROMPT!r}, whose rows are matched by their text"
+            "the pool (duplicates are merged, and an incumbent that is not in the pool comes last), or a "
+            f"Parquet file with a column {PROMPT!r}, whose rows are matched by their text"
         )
 
 
