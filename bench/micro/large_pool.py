@@ -1,9 +1,9 @@
 """Search of a pool of millions, whose embeddings are mapped from a file and not copied.
 
 A fresh process maps the file and searches, so that its memory is that of the search. `own_gb` is the largest
-memory of its own after a step (RssAnon of Linux). `peak_gb` (VmHWM) counts the resident pages of the file too,
-which the system takes back where they are needed. The file is read once before the clock starts, as by the
-check of a run. `budget` prompts are asked and told in turn, on a landscape of many local optima.
+memory of its own after a step (RssAnon of Linux). `peak_gb` (VmHWM) counts the resident pages of the file
+too, which the system takes back where they are needed. The file is read once before the clock starts, as by
+the check of a run. `budget` prompts are asked and told in turn, on a landscape of many local optima.
 """
 
 from __future__ import annotations

@@ -177,14 +177,12 @@ class Pool:
             raise PoolError(f"the pool has {len(self)} distinct prompts, at least {least} are needed")
         return self
 
-    def _rows(self) -> list[dict[str, str | int | float]]:
-        rows: list[dict[str, str | int | float]] = []
+    def _rows(self) -> Iterator[dict[str, str | int | float]]:
         for index, (prompt, count) in enumerate(zip(self.prompts, self.counts, strict=True)):
             row: dict[str, str | int | float] = {"prompt": prompt, "count": count}
             if index in self.scores:
                 row["score"] = self.scores[index]
-            rows.append(row)
-        return rows
+            yield row
 
 
 class _MalformedEntry(Exception):  # noqa: N818 - becomes a PoolError once path and line are known
