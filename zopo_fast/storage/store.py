@@ -17,6 +17,7 @@ import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,10 +103,11 @@ class Store:
         Raises:
             StoreError: the file exists already, or cannot be created.
         """
-        rows = [insert("study", "config", to_json(dict(config)))]
-        rows += [] if pool is None else _pool_rows(pool)
-        for name, array in (arrays or {}).items():
-            rows += _array_rows(name, array)
+        rows = chain(
+            [insert("study", "config", to_json(dict(config)))],
+            () if pool is None else _pool_rows(pool),
+            *(_array_rows(name, array) for name, array in (arrays or {}).items()),
+        )
         create_file(Path(path), rows)
 
     @classmethod
@@ -144,7 +146,7 @@ class Store:
         if pool == self._pool:  # millions of rows take seconds
             return
         self._pool = pool
-        self._writer.submit(("DELETE FROM pool", ()), *_pool_rows(pool))
+        self._writer.submit_lazily(chain([("DELETE FROM pool", ())], _pool_rows(pool)))
 
     def pool(self) -> Pool | None:
         """Return the stored prompts; None if absent."""
@@ -393,10 +395,7 @@ def _array_rows(name: str, array: NDArray[Any]) -> list[Statement]:
     ]
 
 
-def _pool_rows(pool: Pool) -> list[Statement]:
-    return [
-        insert(
-            "pool", i, to_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
-        )
-        for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True))
-    ]
+def _pool_rows(pool: Pool) -> Iterator[Statement]:
+    for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True)):
+        score = None if i not in pool.scores else float(pool.scores[i])
+        yield insert("pool", i, to_json(prompt), int(count), score)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from zopo_fast.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError
@@ -24,7 +25,7 @@ MAX_GROUP = 4096  # entries of one transaction
 
 @dataclass(frozen=True)
 class _Entry:
-    statements: tuple[Statement, ...]
+    statements: Iterable[Statement]
     is_durable: bool
     committed: Future[None] | None  # None: no caller waits
     copy: Path | None = None  # file to copy the database to after the commit
@@ -61,6 +62,14 @@ class Writer:
 
     def submit(self, *statements: Statement) -> None:
         """Queue statements without waiting.
+
+        Raises:
+            StoreError: an earlier commit failed, or the writer is closed.
+        """
+        self._put(_Entry(statements, False, None))
+
+    def submit_lazily(self, statements: Iterable[Statement]) -> None:
+        """Queue statements that are made as they are executed, in one transaction: millions need no list.
 
         Raises:
             StoreError: an earlier commit failed, or the writer is closed.
@@ -172,13 +181,13 @@ class Writer:
                 return entries, False
         return entries, True
 
-    def _commit(self, entries: Iterable[_Entry]) -> None:
-        statements = [statement for entry in entries for statement in entry.statements]
+    def _commit(self, entries: Sequence[_Entry]) -> None:
+        statements = chain.from_iterable(entry.statements for entry in entries)
         is_durable = any(entry.is_durable for entry in entries)
-        if not statements:
+        if not any(entry.statements for entry in entries):
             if not is_durable or not self._is_unsynced:
                 return
-            statements = [self._touch]
+            statements = chain([self._touch])
         execute = self._connection.execute
         # FULL ends the commit with an fdatasync of the log, which makes all earlier commits durable too.
         execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
