@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import PROMPTS, Bench, chats, read_lines, serving
+from cli_tools import KEY, PROMPTS, Bench, chats, read_lines, serving
+from click.testing import CliRunner
 from fake_server import FakeServer
 
+from zopo_fast.cli.group import cli
 from zopo_fast.runs import resume
 from zopo_fast.storage.store import Store
 
@@ -110,13 +112,18 @@ def test_unusable_embeddings_are_reported_before_a_call(bench: Bench) -> None:
             assert done.code == code, done
 
 
-def test_landscape_exports_the_given_embeddings(bench: Bench) -> None:
+@pytest.mark.parametrize("copied", [2**28, 0])
+def test_landscape_exports_the_given_embeddings(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, copied: int
+) -> None:
+    monkeypatch.setattr(resume, "MAX_COPIED", copied)
+    monkeypatch.chdir(bench.folder)
     arguments = [
         "landscape", "task.jsonl", "--pool", "pool.txt", "--examples", "3", "--heldout", "0", "--model", "m",
-        "--out", "made", "--embeddings", "z.npy", "--quiet",
+        "--out", "made", "--embeddings", "z.npy", "--quiet", "--no-cache",
     ]  # fmt: skip
     with serving() as server:
-        done = bench.run(*arguments, "--base-url", server.url)
-        assert done.code == 0, done
+        done = CliRunner().invoke(cli, [*arguments, "--base-url", server.url], env={"OPENAI_API_KEY": KEY})
+        assert done.exit_code == 0, done.output
         assert len(chats(server)) == len(server.requests) == 36
     assert np.array_equal(np.load(bench.folder / "made" / "task.npy"), Z)

@@ -161,13 +161,17 @@ def test_a_pool_with_counts_and_scores(tmp_path: Path) -> None:
         ({"text": ["a"]}, "'prompt', the file has text; rename"),
         ({"prompt": ["a", None]}, "row 1, counted from 0: a prompt must be a string"),
         ({"prompt": ["a", " "]}, "row 1, counted from 0: the prompt is empty"),
+        ({"prompt": ["a", "b", ""]}, "row 2, counted from 0: the prompt is empty"),
         ({"prompt": ["a"], "score": ["x"]}, "row 0, counted from 0: score must be a finite number"),
         ({"prompt": ["a"], "count": [0]}, "row 0, counted from 0: count must be"),
         ({"prompt": pa.array([], pa.string())}, "holds no prompts"),
         ({"prompt": ["a", "a"], "score": [0.0, 1.0]}, "two scores"),
     ],
 )
-def test_an_unusable_pool_is_named_with_its_row(tmp_path: Path, columns: Any, words: str) -> None:
+def test_an_unusable_pool_is_named_with_its_row(
+    tmp_path: Path, columns: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_BATCH_ROWS", 1)  # rows count from the start of the file
     path = tmp_path / "pool.parquet"
     pq.write_table(pa.table(columns), path)
     with pytest.raises(ValueError, match=words) as caught:
