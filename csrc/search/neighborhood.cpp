@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/parallel.hpp"
 #include "base/random.hpp"
 #include "simd/simd.hpp"
 
@@ -31,20 +32,26 @@ void Neighborhood::project(const double* x, double* out) const {
 }
 
 void Neighborhood::extend(std::size_t m, const Rows& rows) {
-  const std::size_t d = sum_.size();
-  Doubles X(kBlock * d), point(kDim);
-  for (std::size_t begin = size(); begin < m; begin += kBlock) {
-    const std::size_t n = std::min(kBlock, m - begin);
-    rows(begin, n, X.data());
-    projected_.resize((begin + n) * kDim);
-    for (std::size_t i = 0; i < n; ++i) {
-      std::uint16_t* to = &projected_[(begin + i) * kDim];
-      project(&X[i * d], point.data());
-      simd().narrow_f16(point.data(), kDim, to);
-      simd().widen_f16(to, kDim, point.data());  // the norm of the rounded numbers
-      norm_.push_back(static_cast<float>(simd().dot(point.data(), point.data(), kDim)));
+  const std::size_t d = sum_.size(), first = size();
+  // One allocation: growing by parts would hold two copies of a large pool's projections for a while.
+  projected_.resize(m * kDim);
+  norm_.resize(m);
+  const std::size_t blocks = (m - first + kBlock - 1) / kBlock;
+  const double work = static_cast<double>(m - first) * static_cast<double>(d);
+  parallel_ranges(blocks, work, [&](std::size_t from, std::size_t to) {
+    Doubles X(kBlock * d), point(kDim);
+    for (std::size_t b = from; b < to; ++b) {
+      const std::size_t begin = first + b * kBlock, n = std::min(kBlock, m - begin);
+      rows(begin, n, X.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        std::uint16_t* to_row = &projected_[(begin + i) * kDim];
+        project(&X[i * d], point.data());
+        simd().narrow_f16(point.data(), kDim, to_row);
+        simd().widen_f16(to_row, kDim, point.data());  // the norm of the rounded numbers
+        norm_[begin + i] = static_cast<float>(simd().dot(point.data(), point.data(), kDim));
+      }
     }
-  }
+  });
 }
 
 void Neighborhood::nearest(const double* x, std::size_t k, const Ledger& ledger,

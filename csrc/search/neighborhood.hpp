@@ -19,7 +19,7 @@ namespace zopo {
 
 class Neighborhood {
  public:
-  // Writes the coordinates of candidates [begin, begin + n), (n, d).
+  // Writes the coordinates of candidates [begin, begin + n), (n, d); called by several threads at once.
   using Rows = std::function<void(std::size_t begin, std::size_t n, double* out)>;
 
   explicit Neighborhood(std::size_t d);

@@ -6,6 +6,10 @@ import copy
 import json
 import math
 import pickle
+import random
+import re
+import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -29,6 +33,20 @@ from zopo_fast.prompts.pool import Pool, normalise
 def test_normalise(text: str, expected: str) -> None:
     assert normalise(text) == expected
     assert normalise(expected) == expected
+
+
+def test_texts_that_are_normal_already_take_the_short_way_and_others_do_not() -> None:
+    """Every kind of white space and some letters, against the definition of the normal form."""
+    spaces = [chr(code) for code in range(sys.maxunicode + 1) if chr(code).isspace()]
+    rng = random.Random(0)
+    for _ in range(3000):
+        letters = rng.choices(["a", "b", "\u00e9", "e\u0301", " ", *spaces], k=rng.randint(0, 7))
+        text = "".join(letters)
+        lines = re.sub("\r\n?|[\x0b\x0c\x85\u2028\u2029]", "\n", unicodedata.normalize("NFC", text)).split(
+            "\n"
+        )
+        single = [re.sub(r"(?<=\S)[^\S\n]+(?=\S)", " ", line.rstrip()) for line in lines]
+        assert normalise(text) == "\n".join(single).strip(), repr(text)
 
 
 def test_txt_is_merged_in_order_with_counts(tmp_path: Path) -> None:

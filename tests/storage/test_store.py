@@ -101,6 +101,24 @@ def test_large_arrays_are_stored_in_parts(path: Path, monkeypatch: pytest.Monkey
         assert np.array_equal(again, array)
 
 
+def test_a_pool_is_written_once_and_another_one_replaces_it(path: Path) -> None:
+    other = Pool.from_texts(["first", "another"])
+    with Store.create(path, {}, POOL) as store:
+        statements: list[str] = []
+        store.sync()
+        store._connection.set_trace_callback(statements.append)
+        store.put_pool(Pool(POOL.prompts, POOL.counts, POOL.scores))
+        store.sync()
+        assert not any("pool" in statement for statement in statements)
+        for pool in (other, POOL, other):
+            store.put_pool(pool)
+            assert store.pool() == pool
+    with Store.open(path) as store:
+        assert store.pool() == other
+        store.put_pool(POOL)
+        assert store.pool() == POOL
+
+
 def test_merging_skips_existing_entries(path: Path) -> None:
     events = [Event(i + 1, "tell", entry(i)) for i in range(5)]
     with Store.create(path, {}) as store:

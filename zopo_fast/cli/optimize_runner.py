@@ -26,6 +26,7 @@ from zopo_fast.cli.models import (
 from zopo_fast.cli.plan import (
     announce,
     chunk_size,
+    embeddings_file,
     fit_budget,
     merged,
     model_text,
@@ -95,6 +96,7 @@ class OptimizeRunner:
     limits: LimitSettings = field(init=False)
     account: Account | None = None  # pays for all calls, those that write and embed the pool included
     config: RunConfig = field(init=False)
+    embeddings: Any = field(init=False)  # their file, or the array once it is read; None: an embedder's
     pool_usage: Usage = field(default_factory=Usage)  # of writing and embedding the pool
     is_resumed: bool = field(init=False)
     has_shown_command: bool = field(init=False, default=False)  # that resumes the run
@@ -114,6 +116,7 @@ class OptimizeRunner:
             limits=self.limits.limits(),
             prices=self.limits.prices(prices_of(self.options)),
         )
+        self.embeddings = embeddings_file(self.options)
         if self.pool is None:
             self.pool = pool_without_calls(self.options, self.task, self.model.is_local, self.pool_settings)
 
@@ -135,6 +138,13 @@ class OptimizeRunner:
             from zopo_fast.runs.prior import require_usable
 
             require_usable(self.config.search, self.options["prior"])
+        if self.embeddings is not None:
+            from zopo_fast.prompts.embedding_file import read_embeddings
+            from zopo_fast.runs.optimize import with_incumbent
+
+            assert self.pool is not None  # embeddings_file refuses a pool that is generated
+            pool, _ = with_incumbent(self.pool, self.config.incumbent)
+            self.embeddings = read_embeddings(self.embeddings, pool)
         self._fit_budget()
 
     def _fit_budget(self) -> None:
@@ -277,10 +287,14 @@ class OptimizeRunner:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
-            embedder = self.embedding.open(self.embedder, self.model, self.account)
+            embedder = None
+            if self.embeddings is None:
+                opened = self.embedding.open(self.embedder, self.model, self.account)
+                stack.push_async_callback(opened.aclose)
+                size = chunk_size(self.embedder, self.model, self.embedding)
+                embedder = ChunkedEmbedder(opened, size, progress.update)
             # A judge without a model of its own shares the client of the model.
             own_judge = judge if self.judge.judge_model else None
-            stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
             pool = self.pool
@@ -304,13 +318,13 @@ class OptimizeRunner:
                     folder.add(trial)
                 progress.show(trial)
 
-            size = chunk_size(self.embedder, self.model, self.embedding)
             result = await run(
                 self.task,
                 pool,
                 llm,
                 self.config,
-                embedder=ChunkedEmbedder(embedder, size, progress.update),
+                embeddings=self.embeddings,
+                embedder=embedder,
                 judge=judge,
                 on_trial=on_trial,
                 on_resume=on_resume,
@@ -324,7 +338,7 @@ class OptimizeRunner:
             )
             # A resumed run reuses the embeddings: their usage is that of the run that made them.
             stored = None if self.store is None else self.store.get("embedding")
-            self.pool_usage += Usage(**stored) if stored else embedder.usage
+            self.pool_usage += Usage(**stored) if stored else used(embedder)
             return result
 
     def _earlier_usage(self) -> Usage:

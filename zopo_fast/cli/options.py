@@ -170,7 +170,13 @@ def task_argument(*, required: bool) -> Decorator:
 task_options = task_argument(required=True)
 
 pool_options = options(
-    option("--pool", "pool_file", group="Pool", type=FILE, help="Candidate prompts, .txt or .jsonl."),
+    option(
+        "--pool",
+        "pool_file",
+        group="Pool",
+        type=FILE,
+        help="Candidate prompts, .txt, .jsonl or .parquet.",
+    ),
     option(
         "--generate",
         group="Pool",
@@ -204,6 +210,14 @@ generate_options = options(
 )
 
 embedder_options = options(
+    option(
+        "--embeddings",
+        group="Pool",
+        may_change=True,
+        type=FILE,
+        help="Embeddings of the pool instead of an embedder: .npy with a row a prompt, or .parquet with "
+        "columns embedding and prompt." + default_help("those in a Parquet file of --pool, if any"),
+    ),
     option(
         "--embedder",
         group="Pool",

@@ -11,6 +11,8 @@ import click
 from zopo_fast.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zopo_fast.cli.models import EmbeddingSettings, ModelSettings
     from zopo_fast.cli.settings import PoolSettings
     from zopo_fast.prompts.pool import Pool
@@ -80,6 +82,30 @@ def pool_without_calls(
     if settings.method(local) != "compose":
         return None
     return merged(given, settings.compose(options["generate"], task, options["seed"]))
+
+
+def embeddings_file(options: dict[str, Any]) -> Path | None:
+    """Return the file with the embeddings of the pool; None where an embedder makes them.
+
+    Raises:
+        ConfigError: --embeddings contradicts another option.
+        PoolError: The pool is a Parquet file that cannot be read.
+    """
+    from zopo_fast.prompts.parquet import has_embeddings
+
+    given: Path | None = options["embeddings"]
+    pool, generated = options["pool_file"], options.get("generate")
+    if given is None:
+        is_in_pool = pool is not None and generated is None and options["embedder"] is None
+        return pool if is_in_pool and has_embeddings(pool) else None
+    if options["embedder"] is not None:
+        raise ConfigError("--embeddings and --embedder contradict each other; give one")
+    if generated is not None:
+        raise ConfigError(
+            "--embeddings has no rows for the prompts of --generate: write them with `zopo-fast generate` "
+            "first, and embed that pool"
+        )
+    return given
 
 
 def merged(given: Pool | None, more: Pool) -> Pool:

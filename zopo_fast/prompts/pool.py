@@ -3,8 +3,9 @@
 - `.txt`: one prompt a line; blank lines are ignored.
 - `.jsonl`: a JSON string a line, or an object `{"prompt": ..., "score": ..., "count": ...}`; score and count
   are optional, other fields are ignored.
+- `.parquet`: columns `prompt` and, where there are any, `score` and `count`; other columns are not read.
 
-Files are limited to 1 GiB.
+Text files, and the texts of a Parquet file, are limited to 1 GiB.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zopo_fast._utils.checks import real
 from zopo_fast._utils.files import MAX_DATA_BYTES, UnreadableFileError, read_bytes, write_atomic
 from zopo_fast._utils.public import public
 from zopo_fast._utils.text import json_line, nfc, parse_json, short_repr
 from zopo_fast.errors import ConflictingScoreError, PoolError
+from zopo_fast.prompts.parquet import prompt_rows
 
 _NEWLINE = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _MAX_COUNT = 2**53  # the largest integer that every reader of JSON keeps
@@ -34,7 +37,10 @@ def normalise(text: str) -> str:
     single blanks within a line. Newlines and the indentation of later lines are kept, since a prompt may hold
     examples laid out in lines. Case is significant.
     """
-    lines = _NEWLINE.sub("\n", nfc(text)).split("\n")
+    text = nfc(text)
+    if " ".join(text.split()) == text:  # most prompts; the expressions below take seconds for a million
+        return text
+    lines = _NEWLINE.sub("\n", text).split("\n")
     return "\n".join(_BLANKS.sub(" ", line.rstrip()) for line in lines).strip()
 
 
@@ -82,6 +88,16 @@ class Pool:
         return len(self.prompts)
 
     @classmethod
+    def _of_checked(
+        cls, prompts: tuple[str, ...], counts: tuple[int, ...], scores: Mapping[int, float]
+    ) -> Pool:
+        """Return a pool of parts that are checked already: a second check of a million takes seconds."""
+        pool = cls.__new__(cls)
+        for name, value in {"prompts": prompts, "counts": counts, "scores": scores}.items():
+            object.__setattr__(pool, name, value)
+        return pool
+
+    @classmethod
     def from_texts(
         cls, texts: Sequence[str], scores: Sequence[float | None] | Mapping[int, float] | None = None
     ) -> Pool:
@@ -108,24 +124,28 @@ class Pool:
 
     @classmethod
     def load(cls, path: str | Path) -> Pool:
-        """Read a `.txt` or `.jsonl` file and merge duplicates.
+        """Read a `.txt`, `.jsonl` or `.parquet` file and merge duplicates.
 
         Raises:
-            PoolError: the file is missing, empty, not UTF-8 or malformed; names path and line.
+            PoolError: the file is missing, empty, not UTF-8 or malformed; names path and line or row.
             ConflictingScoreError: duplicates of one prompt have different scores.
+            MissingDependencyError: pyarrow is not installed, and the file is a Parquet file.
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        if suffix not in {".txt", ".jsonl"}:
-            raise PoolError("a pool is a .txt (one prompt a line) or a .jsonl file", path=path)
+        if suffix not in {".txt", ".jsonl", ".parquet"}:
+            raise PoolError("a pool is a .txt (one prompt a line), .jsonl or .parquet file", path=path)
         builder = _PoolBuilder()
-        for number, line in enumerate(_read(path).split("\n"), start=1):
-            if not line.strip():
-                continue
+        is_table = suffix == ".parquet"
+        entries: Iterator[tuple[int, Any]] = prompt_rows(path) if is_table else _lines(path)
+        for number, entry in entries:
             try:
-                builder.add(*(_record(line) if suffix == ".jsonl" else (line, None, 1)))
+                builder.add(
+                    *(_record(entry) if suffix == ".jsonl" else entry if is_table else (entry, None, 1))
+                )
             except _MalformedEntry as problem:
-                raise PoolError(str(problem), path=path, line=number) from None
+                where = f"row {number}, counted from 0: " if is_table else ""
+                raise PoolError(where + str(problem), path=path, line=None if is_table else number) from None
             except ConflictingScoreError as error:
                 raise ConflictingScoreError(f"{path}:{number}: {error}") from None
         if not builder.prompts:
@@ -157,14 +177,12 @@ class Pool:
             raise PoolError(f"the pool has {len(self)} distinct prompts, at least {least} are needed")
         return self
 
-    def _rows(self) -> list[dict[str, str | int | float]]:
-        rows: list[dict[str, str | int | float]] = []
+    def _rows(self) -> Iterator[dict[str, str | int | float]]:
         for index, (prompt, count) in enumerate(zip(self.prompts, self.counts, strict=True)):
             row: dict[str, str | int | float] = {"prompt": prompt, "count": count}
             if index in self.scores:
                 row["score"] = self.scores[index]
-            rows.append(row)
-        return rows
+            yield row
 
 
 class _MalformedEntry(Exception):  # noqa: N818 - becomes a PoolError once path and line are known
@@ -194,7 +212,7 @@ class _PoolBuilder:
             )
 
     def pool(self) -> Pool:
-        return Pool(tuple(self.prompts), tuple(self._counts), self._scores)
+        return Pool._of_checked(tuple(self.prompts), tuple(self._counts), self._scores)
 
 
 def _finite(score: object) -> float:
@@ -218,7 +236,8 @@ def _text(text: object) -> str:
     if not isinstance(text, str):
         raise _MalformedEntry(f"a prompt must be a string, not {type(text).__name__}")
     try:
-        text.encode()
+        if not text.isascii():
+            text.encode()
     except UnicodeEncodeError:
         raise _MalformedEntry("the prompt holds a lone surrogate") from None
     prompt = normalise(text)
@@ -251,6 +270,13 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise PoolError("not UTF-8", path=path, line=data[: error.start].count(b"\n") + 1) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines that are not blank."""
+    for number, line in enumerate(_read(path).split("\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _record(line: str) -> tuple[object, object, object]:

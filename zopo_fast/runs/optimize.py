@@ -6,11 +6,13 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from zopo_fast._utils.aio import require_no_loop, require_own_event
+from zopo_fast._utils.files import is_file
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.adapter import Embeds, ModelLike, as_chat_model, as_embedding_model
@@ -18,6 +20,7 @@ from zopo_fast.llm.budget import Account
 from zopo_fast.llm.cached_model import CachedModel
 from zopo_fast.llm.middleware import MeteredModel, ProbedModel, RecordedModel, ReplayedAnswers
 from zopo_fast.llm.types import Usage
+from zopo_fast.prompts.embedding_file import read_embeddings
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.prompts.vectors import warn_if_blind
 from zopo_fast.prompts.words import word_features
@@ -36,8 +39,6 @@ from zopo_fast.search.sources import beside_winners
 from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from zopo_fast.llm.answer_cache import AnswerCache
@@ -85,7 +86,9 @@ async def optimize(
             `chat(messages)`, or a function `messages -> text`, sync or async.
         config: settings. A ZopoConfig sets budget, initial points, seed and search of a run without racing.
         examples: of a function `prompt, example -> score`; of any type.
-        embeddings: (m, d), one row a prompt of the pool; None: `embedder` makes them.
+        embeddings: (m, d), one row a prompt of the pool, or a .npy or Parquet file of them; None: `embedder`
+            makes them. A memory-mapped array is not copied. A study refers to more than 256 MiB of them by a
+            fingerprint, and is resumed with the same embeddings.
         embedder: embedding model; None: the embedded model with a cache on disk.
         judge: model of the metric "judge"; None: `llm`.
         on_trial: called with each Trial as it ends, sync or async. An exception of it ends the run.
@@ -132,7 +135,7 @@ async def optimize(
     model = as_chat_model(llm, config.concurrency) if isinstance(scored, Task) else None
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
-    pool, incumbent = _with_incumbent(pool, config.incumbent)
+    pool, incumbent = with_incumbent(pool, config.incumbent)
     bars = RunBars(progress)
     on_trial, on_resume, on_phase, on_progress = bars.callbacks(on_trial, on_resume, on_phase, on_progress)
     on_phase = on_phase or (lambda _: None)
@@ -247,6 +250,12 @@ async def _embeddings(
     study: Store | None,
 ) -> Any:
     """Return the embeddings: given, held by the study, or made by the embedder and stored in the study."""
+    source = None if given is None else str(getattr(given, "filename", None) or "")  # of a memory map
+    if isinstance(given, str | Path):
+        source = str(given)
+        # A study that holds the embeddings is resumed without their file.
+        is_kept = study is not None and not is_file(given) and study.array("embeddings") is not None
+        given = None if is_kept else read_embeddings(given, pool)
     stored = None if study is None else resume.stored_embeddings(study, given)
     if stored is not None:
         return stored
@@ -265,7 +274,7 @@ async def _embeddings(
     warn_if_blind(Z, getattr(embedder, "name", None))
     if study is not None:
         study.put_pool(pool)
-        study.put_array("embeddings", Z)
+        resume.keep_embeddings(study, Z, source)
         study.put("embedding", None if usage is None else asdict(usage))
         await study.flush(durable=True)
     return Z
@@ -339,16 +348,15 @@ def _run_config(config: RunConfig | ZopoConfig | None) -> RunConfig:
     return config or RunConfig()
 
 
-def _with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None]:
+def with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None]:
     """Return the pool with the incumbent, and the incumbent's index."""
     if incumbent is None:
         return pool, None
     text = normalise(incumbent)
     if text in pool.prompts:
         return pool, pool.prompts.index(text)
-    return Pool((*pool.prompts, text), (*pool.counts, 1), pool.scores), len(
-        pool
-    )  # last, so that the indices stay
+    # Last, so that the indices stay.
+    return Pool((*pool.prompts, text), (*pool.counts, 1), pool.scores), len(pool)
 
 
 def _initial(

@@ -19,6 +19,8 @@ from zopo_fast.errors import InputError, StoreError, StudyMismatchError
 from zopo_fast.runs.state import AGAIN, FAILED, SCORE
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.scorer import FunctionTask
+from zopo_fast.search.problem import as_embeddings
+from zopo_fast.search.state import pool_fingerprint
 from zopo_fast.storage.file import is_absent
 from zopo_fast.storage.store import Event, Store
 from zopo_fast.tasks import template
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from zopo_fast.runs.config import RunConfig
 
 T = TypeVar("T")
+
+MAX_COPIED = 2**28
+"""Bytes of given embeddings that a study copies; it refers to larger ones by a fingerprint."""
+EMBEDDINGS = "embeddings"
+"""Name of the fingerprint among the values of a study."""
 
 TASK, PRICES, RESULT, VERSION, BEGAN = "task", "prices", "result", "version", "began"
 """Names of values that readers of a study need, and its runs do not."""
@@ -199,19 +206,51 @@ def pin(store: Store | None, name: str, value: T) -> T:
 
 
 def stored_embeddings(store: Store, given: Any) -> NDArray[Any] | None:
-    """Return the embeddings of the study, (m, d); None before they are stored.
+    """Return the embeddings of the study, (m, d); None before the study knows any.
 
     Args:
         store: the study.
-        given: embeddings that must equal the stored ones; None: no embeddings are given.
+        given: embeddings that must equal those of the study; None: no embeddings are given.
 
     Raises:
-        StudyMismatchError: the study was started with other embeddings.
+        StudyMismatchError: the study was started with other embeddings, or does not hold its embeddings and
+            none are given.
     """
     stored = store.array("embeddings")
     if stored is not None and given is not None and not np.array_equal(stored, np.asarray(given)):
         raise StudyMismatchError(f"{store.path} was started with other embeddings")
-    return stored
+    then = store.get(EMBEDDINGS)
+    if stored is not None or then is None:
+        return stored
+    m, d = then["shape"]
+    what = f"{m} x {d} embeddings of {then['dtype']}{then['source'] and ' from ' + then['source']}"
+    if given is None:
+        raise StudyMismatchError(
+            f"{store.path} refers to {what} and does not hold them: give the same again, by --embeddings "
+            "FILE or embeddings=..."
+        )
+    Z = as_embeddings(given)
+    if any(then[name] != value for name, value in pool_fingerprint(Z).items()):
+        raise StudyMismatchError(
+            f"{store.path} was started with {what}; the given ones, {len(Z)} x {Z.shape[1]} of {Z.dtype}, "
+            "are others: give the same again, or use another study"
+        )
+    return Z
+
+
+def keep_embeddings(store: Store, Z: NDArray[Any], source: str | None) -> None:
+    """Store the embeddings of a new study; of large given ones only their fingerprint.
+
+    Args:
+        store: the study.
+        Z: (m, d) embeddings.
+        source: file of given embeddings, "" where it is unknown; None: an embedder made them, perhaps for
+            money, so the study holds them whatever their size.
+    """
+    if source is None or Z.nbytes <= MAX_COPIED:
+        store.put_array("embeddings", Z)
+    else:
+        store.put(EMBEDDINGS, {**pool_fingerprint(Z), "source": source})
 
 
 def spent(store: Store) -> dict[str, float]:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from zopo_fast.storage.writer import Statement, as_store_error
 PARTIAL_SUFFIX = ".tmp"  # of a file that is still being created
 
 
-def create_file(path: Path, statements: Sequence[Statement]) -> None:
+def create_file(path: Path, statements: Iterable[Statement]) -> None:
     """Create a study file with the rows that these statements insert, atomically.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def to_json(value: Any) -> str:
 
 
 def migrate(
-    connection: sqlite3.Connection, path: Path, more: Sequence[Statement] = (), upto: int | None = None
+    connection: sqlite3.Connection, path: Path, more: Iterable[Statement] = (), upto: int | None = None
 ) -> None:
     """Bring the schema to the present version and insert rows, in one transaction.
 

@@ -17,6 +17,7 @@ import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,6 +68,7 @@ class Store:
         # Close when this object is collected, at the latest at the end of the interpreter.
         self._finalizer = weakref.finalize(self, _close, self._writer)
         self._is_in_use = False
+        self._pool: Pool | None = None  # the pool in the file, where this object has written it
         self._seq = self._highest("seq", "events")
         self._answers = self._highest("id", "answers")
         if (key := _file_key(path)) is not None:
@@ -85,7 +87,9 @@ class Store:
             StoreError: the file exists already, or cannot be created.
         """
         cls.create_closed(path, config, pool)
-        return cls.open(path)
+        store = cls.open(path)
+        store._pool = pool
+        return store
 
     @classmethod
     def create_closed(
@@ -100,10 +104,11 @@ class Store:
         Raises:
             StoreError: the file exists already, or cannot be created.
         """
-        rows = [insert("study", "config", to_json(dict(config)))]
-        rows += [] if pool is None else _pool_rows(pool)
-        for name, array in (arrays or {}).items():
-            rows += _array_rows(name, array)
+        rows = chain(
+            [insert("study", "config", to_json(dict(config)))],
+            () if pool is None else _pool_rows(pool),
+            *(_array_rows(name, array) for name, array in (arrays or {}).items()),
+        )
         create_file(Path(path), rows)
 
     @classmethod
@@ -143,7 +148,10 @@ class Store:
 
     def put_pool(self, pool: Pool) -> None:
         """Store the prompts with their counts and prior scores."""
-        self._writer.submit(("DELETE FROM pool", ()), *_pool_rows(pool))
+        if pool == self._pool:  # millions of rows take seconds
+            return
+        self._pool = pool
+        self._writer.submit_lazily(chain([("DELETE FROM pool", ())], _pool_rows(pool)))
 
     def pool(self) -> Pool | None:
         """Return the stored prompts; None if absent."""
@@ -393,10 +401,7 @@ def _array_rows(name: str, array: NDArray[Any]) -> list[Statement]:
     ]
 
 
-def _pool_rows(pool: Pool) -> list[Statement]:
-    return [
-        insert(
-            "pool", i, to_json(prompt), int(count), None if i not in pool.scores else float(pool.scores[i])
-        )
-        for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True))
-    ]
+def _pool_rows(pool: Pool) -> Iterator[Statement]:
+    for i, (prompt, count) in enumerate(zip(pool.prompts, pool.counts, strict=True)):
+        score = None if i not in pool.scores else float(pool.scores[i])
+        yield insert("pool", i, to_json(prompt), int(count), score)

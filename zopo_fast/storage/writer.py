@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class TransactionLog(Protocol):
 
 @dataclass(frozen=True)
 class _Entry:
-    statements: tuple[Statement, ...]
+    statements: Iterable[Statement]
     is_durable: bool
     committed: Future[None] | None  # None: no caller waits
     copy: Path | None = None  # file to copy the database to after the commit
@@ -72,6 +73,14 @@ class Writer:
 
     def submit(self, *statements: Statement) -> None:
         """Queue statements without waiting.
+
+        Raises:
+            StoreError: an earlier commit failed, or the writer is closed.
+        """
+        self._put(_Entry(statements, False, None))
+
+    def submit_lazily(self, statements: Iterable[Statement]) -> None:
+        """Queue statements that are made as they are executed, in one transaction: millions need no list.
 
         Raises:
             StoreError: an earlier commit failed, or the writer is closed.
@@ -185,14 +194,17 @@ class Writer:
                 return entries, False
         return entries, True
 
-    def _commit(self, entries: Iterable[_Entry]) -> None:
-        statements = [statement for entry in entries for statement in entry.statements]
+    def _commit(self, entries: Sequence[_Entry]) -> None:
         is_durable = any(entry.is_durable for entry in entries)
-        is_touch = not statements
+        is_touch = not any(entry.statements for entry in entries)
+        if is_touch and not (is_durable and self._is_unsynced):
+            return
+        statements: Iterable[Statement] = chain.from_iterable(entry.statements for entry in entries)
+        logged: list[Statement] = []
         if is_touch:
-            if not is_durable or not self._is_unsynced:
-                return
             statements = [self._touch]
+        elif self._log is not None:
+            statements = logged = list(statements)
         execute = self._connection.execute
         # FULL ends the commit with an fdatasync of the log, which makes all earlier commits durable too.
         execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
@@ -202,8 +214,8 @@ class Writer:
                 execute(sql, values)
             # Log between statements and commit: no entry holds a statement that failed, and the file holds
             # no transaction that the log lacks.
-            if self._log is not None and not is_touch:
-                self._log.write(statements)
+            if self._log is not None and logged:
+                self._log.write(logged)
             execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):  # the first error is the cause

@@ -30,7 +30,7 @@ from zopo_fast.cli.options import (
     task_options,
 )
 from zopo_fast.cli.params import FILE, Command, FiniteRange, default_help, option, setting_option
-from zopo_fast.cli.plan import announce, chunk_size, model_text
+from zopo_fast.cli.plan import announce, chunk_size, embeddings_file, model_text
 from zopo_fast.cli.settings import LimitSettings, check_names, load_task, prices_of, text_or_file, with_prices
 from zopo_fast.cli.terminal.progress import Progress, used
 from zopo_fast.errors import (
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     group="Pool",
     type=FILE,
     required=True,
-    help="Prompts to score, .txt or .jsonl; scores in the file are ignored.",
+    help="Prompts to score, .txt, .jsonl or .parquet; scores in the file are ignored.",
 )
 @embedder_options
 @model_options
@@ -116,6 +116,7 @@ class LandscapeRunner:
     """One `landscape` command: checks its options, then scores and exports the pool."""
 
     def __init__(self, options: dict[str, Any], task: Task) -> None:
+        from zopo_fast.prompts.embedding_file import read_embeddings
         from zopo_fast.prompts.pool import Pool
         from zopo_fast.runs.landscape import LandscapeFiles
 
@@ -131,6 +132,9 @@ class LandscapeRunner:
         pool: Pool = Pool.load(options["pool_file"]).require(2)
         # A landscape needs a score for every example; a pool file holds means, possibly of another task.
         self.pool = Pool(pool.prompts, pool.counts)
+        self.embeddings: Any = None  # None: made by the embedder
+        if (file := embeddings_file(options)) is not None:
+            self.embedder, self.embeddings = "file", read_embeddings(file, self.pool)
         self.config = self._run_config()
         check_names(task)
         name = options["name"] or task.name
@@ -255,7 +259,7 @@ class LandscapeRunner:
             progress.close()
         self._require_complete(result)
         failed = failures(store)
-        embeddings = store.array("embeddings")
+        embeddings = store.array("embeddings") if self.embeddings is None else self.embeddings
         assert embeddings is not None
         means = export(self.files, self.task, model, self.pool.prompts, result.trials, embeddings, failed)
         self._report(store, result, means, len(failed))
@@ -272,18 +276,22 @@ class LandscapeRunner:
 
         async with AsyncExitStack() as stack:
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, store))
-            embedder = self.embedding.open(self.embedder, self.model, account)
+            embedder = None
+            if self.embeddings is None:
+                opened = self.embedding.open(self.embedder, self.model, account)
+                stack.push_async_callback(opened.aclose)
+                size = chunk_size(self.embedder, self.model, self.embedding)
+                embedder = ChunkedEmbedder(opened, size, progress.update)
             progress.usage = lambda: used(llm, embedder, judge if self.judge.judge_model else None)
-            stack.push_async_callback(embedder.aclose)
             if (cache := self.limits.open_cache()) is not None:
                 stack.callback(cache.close)
-            size = chunk_size(self.embedder, self.model, self.embedding)
             return await optimize(
                 self.task,
                 self.pool,
                 llm,
                 self.config,
-                embedder=ChunkedEmbedder(embedder, size, progress.update),
+                embeddings=self.embeddings,
+                embedder=embedder,
                 judge=judge,
                 on_trial=on_trial,
                 on_resume=progress.resume,
