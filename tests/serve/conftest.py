@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from model_stub import KEY, Model, models_file, running_model
+from postgres_tools import Cluster, cluster
 from serve_tools import Client, InThread, served
 
 
@@ -32,3 +33,15 @@ def model() -> Iterator[Model]:
 def models(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("A_KEY", KEY)
     return models_file(tmp_path, model)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def database(postgres: Cluster) -> str:
+    """Return the address of a new, empty database."""
+    return postgres.database()
