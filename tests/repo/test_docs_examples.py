@@ -27,6 +27,7 @@ from zopo_fast.prompts.embedders import resolve
 RUN = {"python", "sh", "bash"}
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SERVER_PAGE = "docs/server.md"  # its shell blocks are one session with a server
+NEEDED = {"docs/integrations/optuna.md": "optuna"}  # the package without which a page cannot run
 OPENAI = "https://api.openai.com/v1"
 PROMPTS = [f"Write answer number {i}." for i in range(60)]
 
@@ -104,6 +105,8 @@ def names(page: str) -> dict[str, Any]:
         given |= {"scores": np.arange(4.0)}
         for name in "abc":
             given |= {f"indices_{name}": [0, 3, 5], f"scores_{name}": [0.1, 0.4, 0.2]}
+    if page == "docs/integrations/optuna.md":
+        given |= {"prompts": PROMPTS, "score": len}
     if page == "docs/production.md":
         given |= {"task": zf.Task.load("task.jsonl", examples=8), "pool": zf.Pool.load("pool.jsonl")}
     return given
@@ -127,6 +130,8 @@ def execute(code: str, given: dict[str, Any]) -> None:
 def test_python_blocks_of_a_page_run_in_order(
     page: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if page in NEEDED:
+        pytest.importorskip(NEEDED[page])
     served: list[str] = []
     monkeypatch.setattr("aiohttp.web.run_app", lambda app, **_: served.append(type(app).__name__))
     monkeypatch.setattr(embedders, "resolve", lambda _: resolve("endpoint:e"))
