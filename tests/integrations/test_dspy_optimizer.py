@@ -125,6 +125,15 @@ def test_the_predictors_of_a_program_are_searched_one_after_the_other() -> None:
     assert [len(result.trials) for result in compiled.detailed_results.values()] == [4, 4]  # shared evenly
 
 
+def test_the_present_instruction_is_scored_first_and_stays_where_none_beats_it() -> None:
+    program = dspy.Predict("question -> answer", "Do it in way number 12.")
+    with dspy.context(lm=lm_of(Engine())):
+        compiled = optimizer(candidates=WAYS[:9], config=zf.RunConfig(budget=2)).compile(
+            program, trainset=TRAINSET
+        )
+    assert compiled.signature.instructions == WAYS[-1]
+
+
 def test_the_validation_set_decides_where_there_is_one() -> None:
     valset = [dspy.Example(question="question 3", answer="no").with_inputs("question")] * 12
     with dspy.context(lm=lm_of(Engine())):
@@ -169,8 +178,9 @@ def test_exceptions_of_the_program_score_0() -> None:
                 raise RuntimeError("no answer")
             return self.answer(question=question)
 
+    config = zf.RunConfig(budget=13, concurrency=1)  # one call at a time: no two failures in a row
     with dspy.context(lm=lm_of(Engine())):
-        compiled = optimizer(config=zf.RunConfig(budget=13)).compile(Fragile(), trainset=TRAINSET)
+        compiled = optimizer(config=config, max_errors=1).compile(Fragile(), trainset=TRAINSET)
     scores = {trial.prompt: trial.score for trial in compiled.detailed_results["answer"].trials}
     assert scores[WAYS[-1]] == pytest.approx(21 / 24)
     assert compiled.answer.signature.instructions == WAYS[-2]
@@ -229,7 +239,8 @@ def test_a_dspy_lm_at_an_endpoint_answers_the_examples() -> None:
         with dspy.context(lm=lm):
             compiled = optimizer().compile(dspy.Predict("question -> answer"), trainset=TRAINSET)
         assert compiled.signature.instructions == WAYS[-1]
-        assert server.answered_total == sum(len(t.scores) for t in compiled.detailed_results["self"].trials)
+        scored = sum(len(trial.scores) for trial in compiled.detailed_results["self"].trials)
+        assert 24 <= scored <= server.answered_total  # a prompt that is given up may have calls in flight
 
 
 # ---- refusals --------------------------------------------------------------------------------------------

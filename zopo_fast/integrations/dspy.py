@@ -10,18 +10,16 @@ compiled.save("program.json")
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from zopo_fast._utils.aio import call_in_thread
+from zopo_fast._utils.aio import call_in_thread, run_to_end
 from zopo_fast._utils.text import printable, short_repr
 from zopo_fast.errors import ConfigError, MetricError, MissingDependencyError, ZopoError
 from zopo_fast.llm.adapter import as_chat_model
@@ -116,7 +114,7 @@ class ZOPO(Teleprompter):
         if not len(trainset):
             raise ConfigError("trainset: expected at least one example")
         given = self._given(names)
-        return _run(self._compile(student, names, given, trainset, valset or trainset))
+        return run_to_end(self._compile(student, names, given, trainset, valset or trainset))
 
     def _given(self, names: list[str]) -> Mapping[str, Sequence[str]] | None:
         """Return the candidates of the caller by the names of predictors."""
@@ -287,13 +285,3 @@ def _text(example: Any, fields: list[str]) -> str:
     if len(fields) == 1:
         return str(example[fields[0]])
     return "\n".join(f"{field}: {example[field]}" for field in fields)
-
-
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end; where an event loop runs, as in a notebook, in a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(contextvars.copy_context().run, asyncio.run, work).result()
