@@ -26,6 +26,13 @@ TRAINSET = [dspy.Example(question=f"question {i}", answer="yes").with_inputs("qu
 CONFIG = zf.RunConfig(score_range=(0.0, 1.0), budget=13)
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep DSPy from asking another host for prices of models, and from writing into the home folder."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+    dspy.configure_cache(enable_disk_cache=False)
+
+
 class Engine:
     """Engine that writes instructions, and answers the better the higher the number in an instruction."""
 
@@ -157,7 +164,6 @@ def test_the_prompt_model_writes_the_candidates_from_examples_and_the_present_in
 
 
 def test_equal_requests_of_the_prompt_model_pass_the_cache() -> None:
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=True)
     engine = Engine()
     with dspy.context(lm=dspy.LM("fake/cached", engine=engine)):
         for _ in range(2):  # the second time from the cache
@@ -238,6 +244,7 @@ def test_a_dspy_lm_at_an_endpoint_answers_the_examples() -> None:
         lm = dspy.LM("openai/m", api_base=server.url, api_key="key", cache=False)
         with dspy.context(lm=lm):
             compiled = optimizer().compile(dspy.Predict("question -> answer"), trainset=TRAINSET)
+        lm.close()
         assert compiled.signature.instructions == WAYS[-1]
         scored = sum(len(trial.scores) for trial in compiled.detailed_results["self"].trials)
         assert 24 <= scored <= server.answered_total  # a prompt that is given up may have calls in flight
