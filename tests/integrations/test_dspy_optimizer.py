@@ -113,6 +113,7 @@ def test_the_best_instruction_is_set_in_a_copy_of_the_program() -> None:
     assert program.signature.instructions == before
     result = compiled.detailed_results["self"]
     assert result.best_score == 1.0
+    assert result.stopped_by == "target"
     assert before in {trial.prompt for trial in result.trials}
     assert len(engine.requests) < 13 * 24  # the candidates have raced
 
@@ -133,7 +134,7 @@ def test_the_predictors_of_a_program_are_searched_one_after_the_other() -> None:
 
 
 def test_the_present_instruction_is_scored_first_and_stays_where_none_beats_it() -> None:
-    program = dspy.Predict("question -> answer", "Do it in way number 12.")
+    program = dspy.Predict(dspy.Signature("question -> answer", WAYS[-1]))
     with dspy.context(lm=lm_of(Engine())):
         compiled = optimizer(candidates=WAYS[:9], config=zf.RunConfig(budget=2)).compile(
             program, trainset=TRAINSET

@@ -46,7 +46,8 @@ class ZOPO(Teleprompter):
 
     The predictors are searched one after the other, in the order of `named_predictors()`. Each is scored in
     the whole program, with the instructions found so far in the predictors before it. The present instruction
-    is scored first, and stays where no candidate beats it. An exception of the program or metric scores 0.
+    is scored first, and stays where no candidate beats it. A full score at the upper end of `score_range`
+    ends the search. An exception of the program or metric scores 0.
 
     The compiled program has the attribute `detailed_results`: the Result of each predictor by its name.
 
@@ -167,7 +168,10 @@ class ZOPO(Teleprompter):
         config = self.config
         budget = min(max(2, config.budget // predictors), len(pool))
         calls = None if config.calls is None else max(1, config.calls // predictors)
-        return replace(config, budget=budget, calls=calls, incumbent=present)
+        target = config.target
+        if target is None and config.stop_at_perfect and config.score_range:
+            target = config.score_range[1]
+        return replace(config, budget=budget, calls=calls, incumbent=present, target=target)
 
     async def _written(self, predictor: Any, trainset: Sequence[Any]) -> list[str]:
         """Return candidates of the prompt model: half of them from examples, where these have the fields."""
