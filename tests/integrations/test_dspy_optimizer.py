@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_tools import serving
+from time_tools import HANG
 
 import zopo_fast as zf
 
@@ -227,6 +229,32 @@ def test_a_compiled_program_is_saved_and_loaded(tmp_path: Path) -> None:
     whole = dspy.load(str(tmp_path / "whole"), allow_pickle=True)
     assert whole.signature.instructions == WAYS[-1]
     assert whole.detailed_results["self"].best_score == 1.0
+
+
+def test_no_call_runs_after_compile() -> None:
+    """The present instruction ends the run, while calls of the prompt after it are held."""
+    running: set[str] = set()
+    release, held = threading.Event(), itertools.count()
+
+    def metric(example: Any, prediction: Any) -> float:
+        if prediction.answer == "no":
+            running.add(example.question)
+            if next(held) == 0:
+                timer.start()
+            assert release.wait(HANG)
+            running.discard(example.question)
+        return float(prediction.answer == "yes")
+
+    timer = threading.Timer(0.5, release.set)
+    config = zf.RunConfig(budget=13, score_range=(0.0, 1.0), racing=False, prompts_in_flight=2, concurrency=4)
+    program = dspy.Predict(dspy.Signature("question -> answer", WAYS[-1]))
+    with dspy.context(lm=lm_of(Engine())):
+        compiled = optimizer(metric=metric, config=config, candidates=["Say no.", "Say it."]).compile(
+            program, trainset=TRAINSET
+        )
+    assert running == set()
+    assert compiled.detailed_results["self"].stopped_by == "target"
+    timer.join()
 
 
 def test_compile_works_where_an_event_loop_runs() -> None:

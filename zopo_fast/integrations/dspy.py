@@ -10,11 +10,11 @@ compiled.save("program.json")
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import itertools
 import logging
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -143,15 +143,19 @@ class ZOPO(Teleprompter):
             present = _predictors(program)[name].signature.instructions
             candidates = given[name] if given else await self._written(_predictors(program)[name], trainset)
             pool = Pool.from_texts([present, *candidates])
-            result = results[name] = await optimize(
-                _Scores(program, name, self.metric, self._max_errors, self.config.score_range),
-                pool,
-                None,
-                self._shared(len(searched), pool, present),
-                examples=scored,
-                embedder=_as_embedder(self.embedder),
-                progress=self.progress,
-            )
+            scores = _Scores(program, name, self.metric, self._max_errors, self.config.score_range)
+            try:
+                result = results[name] = await optimize(
+                    scores.score,
+                    pool,
+                    None,
+                    self._shared(len(searched), pool, present),
+                    examples=scored,
+                    embedder=_as_embedder(self.embedder),
+                    progress=self.progress,
+                )
+            finally:
+                await scores.settled()
             program = _with_instruction(program, name, result.best_prompt)
             if result.stopped_by == "error":
                 _log.warning("%s: the run ended early: %s", name, printable(str(result.error)))
@@ -209,7 +213,7 @@ class _Writer:
 
 
 class _Scores:
-    """Function `instruction, example -> score` of one predictor in a program."""
+    """Scores of one predictor's instructions in a program."""
 
     def __init__(
         self,
@@ -219,30 +223,39 @@ class _Scores:
         max_errors: int,
         score_range: tuple[float, float] | None,
     ) -> None:
-        self.__name__ = getattr(metric, "__name__", type(metric).__name__)
         self._metric, self._max_errors, self._errors = metric, max_errors, 0
         self._failure = min(0.0, *score_range) if score_range else 0.0
-        self._lock = threading.Lock()
         # Threads of the run have no context of their own, and dspy.context() lives there.
         self._context = contextvars.copy_context()
         self._program = functools.cache(lambda instruction: _with_instruction(program, name, instruction))
+        self._calls: set[asyncio.Future[float]] = set()
 
-    def __call__(self, instruction: str, example: Any) -> float:
+    async def score(self, instruction: str, example: Any) -> float:
+        """Score an instruction on an example; an exception scores 0.
+
+        Raises:
+            MetricError: More than `max_errors` calls in a row failed.
+        """
+        call = functools.partial(self._called, instruction, example)
+        future = asyncio.ensure_future(call_in_thread(self._context.copy().run, call))
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
         try:
-            score = self._context.copy().run(self._called, instruction, example)
+            score: float = await asyncio.shield(future)
         except ZopoError:
             raise
         except Exception as error:
-            with self._lock:
-                self._errors += 1
-                errors = self._errors
-            if errors > self._max_errors:
-                raise MetricError(f"{errors} calls in a row failed, the last with {error!r}") from error
+            self._errors += 1
+            if self._errors > self._max_errors:
+                raise MetricError(f"{self._errors} calls in a row failed, the last with {error!r}") from error
             _log.warning("an example scores %s: %s", self._failure, short_repr(error, 200))
             return self._failure
-        with self._lock:
-            self._errors = 0
+        self._errors = 0
         return score
+
+    async def settled(self) -> None:
+        """Wait for the calls of prompts that were given up, whose threads cannot be cancelled."""
+        await asyncio.gather(*self._calls, return_exceptions=True)
 
     def _called(self, instruction: str, example: Any) -> float:
         prediction = self._program(instruction)(**example.inputs())
