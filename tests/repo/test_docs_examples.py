@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import inspect
 import os
 import re
@@ -27,6 +28,8 @@ from zopo_fast.prompts.embedders import resolve
 RUN = {"python", "sh", "bash"}
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SERVER_PAGE = "docs/server.md"  # its shell blocks are one session with a server
+NEEDED = {f"docs/integrations/{name}.md": name for name in ("dspy", "gepa", "optuna")}
+"""Package without which a page cannot run."""
 OPENAI = "https://api.openai.com/v1"
 PROMPTS = [f"Write answer number {i}." for i in range(60)]
 
@@ -48,6 +51,8 @@ def answer(messages: Any) -> str:
     if "instruction" in text.lower():
         answer.number += 1  # type: ignore[attr-defined]
         return f"Say in style number {answer.number} which of the two it is."  # type: ignore[attr-defined]
+    if "[[ ## answer ## ]]" in text:  # of DSPy
+        return "[[ ## answer ## ]]\npositive"
     return "positive" if "style" in text else "no"
 
 
@@ -70,6 +75,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: FakeServer
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("ZOPO_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy asks no other host for prices
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 
@@ -104,6 +110,12 @@ def names(page: str) -> dict[str, Any]:
         given |= {"scores": np.arange(4.0)}
         for name in "abc":
             given |= {f"indices_{name}": [0, 3, 5], f"scores_{name}": [0.1, 0.4, 0.2]}
+    if page == "docs/integrations/optuna.md":
+        given |= {"prompts": PROMPTS, "score": len}
+    if page == "docs/integrations/dspy.md":
+        given |= {"reviews": [(f"Review {i}.", "positive" if i % 2 else "negative") for i in range(12)]}
+    if page == "docs/integrations/gepa.md":
+        given |= {"prompts": PROMPTS, "embed": lambda texts: rng.normal(size=(len(texts), 8))}
     if page == "docs/production.md":
         given |= {"task": zf.Task.load("task.jsonl", examples=8), "pool": zf.Pool.load("pool.jsonl")}
     return given
@@ -127,6 +139,13 @@ def execute(code: str, given: dict[str, Any]) -> None:
 def test_python_blocks_of_a_page_run_in_order(
     page: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if page in NEEDED:
+        package = pytest.importorskip(NEEDED[page])
+        if NEEDED[page] == "dspy":
+            package.configure_cache(enable_disk_cache=False)
+            # With OPENAI_BASE_URL, DSPy would use LiteLLM, which takes 20 s to import and closes no socket.
+            settings = {"engine": "lm15", "api_base": os.environ["OPENAI_BASE_URL"], "api_key": KEY}
+            monkeypatch.setattr(package, "LM", functools.partial(package.LM, **settings))
     served: list[str] = []
     monkeypatch.setattr("aiohttp.web.run_app", lambda app, **_: served.append(type(app).__name__))
     monkeypatch.setattr(embedders, "resolve", lambda _: resolve("endpoint:e"))
@@ -136,6 +155,9 @@ def test_python_blocks_of_a_page_run_in_order(
         block: Block = param.values[0]
         if block.page == page:
             execute(block.code, given)
+    if "dspy" in given:
+        given["dspy"].settings.lm.close()
+        given["dspy"].configure(lm=None)
     assert served == (["Application"] if page == SERVER_PAGE else [])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import signal
@@ -43,42 +42,6 @@ def test_the_optuna_example_compares_the_same_searches() -> None:
     assert rows["Optuna, ZopoSampler"] == rows["zopo_fast"]  # the same search asks the same prompts
     for scores in rows.values():
         assert scores == sorted(scores)
-
-
-def test_the_sampler_minimises_in_a_resumed_study_with_failed_trials() -> None:
-    optuna = pytest.importorskip("optuna")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = _sampler()
-    Z = np.random.default_rng(0).normal(size=(30, 4))
-    study = optuna.create_study(direction="minimize", sampler=sampler(Z))
-    failed: list[int] = []
-    numbers = itertools.count()  # list.append and len are two steps, and there are three threads
-
-    def objective(trial: Any) -> float:
-        index = trial.suggest_categorical("prompt", list(range(30)))
-        trial.suggest_float("temperature", 0.0, 1.0)
-        if next(numbers) < 2:
-            failed.append(index)
-            raise RuntimeError("no answer")
-        return float(Z[index, 0])
-
-    study.optimize(objective, n_trials=12, n_jobs=3, catch=RuntimeError)
-    study.sampler = sampler(Z)  # like a process that resumes the study
-    study.optimize(objective, n_trials=8)
-    indices = [trial.params["prompt"] for trial in study.trials if trial.value is not None]
-    assert len(indices) == len(set(indices)) == 18
-    assert study.best_value == min(Z[indices, 0])
-
-
-def _sampler() -> Any:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("optuna_ask_tell", EXAMPLES / "optuna_ask_tell.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda Z: module.ZopoSampler(Z, module.zf.ZopoConfig(budget=30, initial=5))
 
 
 # ---- the service -----------------------------------------------------------------------------------------

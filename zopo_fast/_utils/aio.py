@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -44,6 +46,16 @@ def require_no_loop(what: str, instead: str) -> None:
     except RuntimeError:
         return
     raise EventLoopError(f"{what}: an event loop is running in this thread; {instead}")
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in an event loop of its own; where one runs, as in a notebook, in another thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, asyncio.run, work).result()
 
 
 def require_own_event(event: asyncio.Event, name: str) -> None:
