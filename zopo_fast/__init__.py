@@ -77,6 +77,12 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.prompts.pool import Pool as Pool
     from zopo_fast.prompts.words import word_features as word_features
     from zopo_fast.report import plot as plot
+    from zopo_fast.report.check import (
+        Check as Check,
+        CheckedAnswer as CheckedAnswer,
+        check as check,
+        check_sync as check_sync,
+    )
     from zopo_fast.report.study import Study as Study
     from zopo_fast.runs.config import RunConfig as RunConfig
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
@@ -121,6 +127,10 @@ _LAZY = {
     "AnswerCache": "llm.answer_cache",
     "Store": "storage.store",
     "Study": "report.study",
+    "Check": "report.check",
+    "CheckedAnswer": "report.check",
+    "check": "report.check",
+    "check_sync": "report.check",
     "Result": "runs.result",
     "Trial": "runs.result",
 }

@@ -90,7 +90,7 @@ def test_options_exist(subcommand: str) -> None:
 
 def test_options_in_the_text_exist() -> None:
     known = frozenset().union(
-        *map(options_of, ("optimize", "show", "generate", "landscape", "serve", "bench"))
+        *map(options_of, ("optimize", "show", "check", "generate", "landscape", "serve", "bench"))
     )
     # Options of pip and python are not ours.
     codes = [code.split() for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)]
