@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.answer_cache import AnswerCache as AnswerCache
     from zopo_fast.llm.budget import Account as Account
     from zopo_fast.llm.limits import Limits as Limits, Prices as Prices
+    from zopo_fast.llm.litellm import LiteLLMModel as LiteLLMModel
     from zopo_fast.llm.local import LocalModel as LocalModel
     from zopo_fast.llm.openai.client import OpenAIClient as OpenAIClient
     from zopo_fast.llm.openai.config import ClientConfig as ClientConfig
@@ -118,6 +119,7 @@ _LAZY = {
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",
     "LocalModel": "llm.local",
+    "LiteLLMModel": "llm.litellm",
     "optimize": "runs.optimize",
     "optimize_sync": "runs.optimize",
     "RunConfig": "runs.config",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zopo_fast.cli.models import LITELLM
 from zopo_fast.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ def model_text(model: ModelSettings) -> str:
 
     if model.is_local:
         return f"the embedded model{'' if model.model is None else ' ' + model.model}"
+    if model.model is not None and model.model.startswith(LITELLM):
+        return f"model {model.model.removeprefix(LITELLM)} by LiteLLM"
     from_environment = os.environ.get("OPENAI_BASE_URL", "").strip()
     source = "OPENAI_BASE_URL" if model.base_url is None else "base_url"
     url = parse_base_url(source, model.base_url or from_environment or OPENAI_URL)

@@ -11,6 +11,7 @@ import click
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
 from zopo_fast._utils.text import printable, short_repr
+from zopo_fast.cli.models import LITELLM
 from zopo_fast.errors import ConfigError, InputError, PoolError
 
 if TYPE_CHECKING:
@@ -150,9 +151,14 @@ def with_prices(options: dict[str, Any], is_resumed: bool = False) -> dict[str, 
     from zopo_fast.llm.price_list import listed_prices
 
     url = options["base_url"] or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    found = [listed_prices(options["model"], url)]
+    asked = [(options["model"], url)]
     if options["judge_model"] is not None:
-        found.append(listed_prices(options["judge_model"], options["judge_base_url"] or url))
+        asked.append((options["judge_model"], options["judge_base_url"] or url))
+    # The name of a model of LiteLLM begins with its provider.
+    found = [
+        listed_prices(model.removeprefix(LITELLM), None if model.startswith(LITELLM) else where)
+        for model, where in asked
+    ]
     price_in = max(each.prices.prompt for each in found)
     price_out = max(each.prices.completion for each in found)
     entries = " and ".join(dict.fromkeys(each.entry for each in found))
