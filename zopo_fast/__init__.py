@@ -70,6 +70,7 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.answer_cache import AnswerCache as AnswerCache
     from zopo_fast.llm.budget import Account as Account
     from zopo_fast.llm.limits import Limits as Limits, Prices as Prices
+    from zopo_fast.llm.litellm import LiteLLMModel as LiteLLMModel
     from zopo_fast.llm.local import LocalModel as LocalModel
     from zopo_fast.llm.openai.client import OpenAIClient as OpenAIClient
     from zopo_fast.llm.openai.config import ClientConfig as ClientConfig
@@ -77,6 +78,12 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.prompts.pool import Pool as Pool
     from zopo_fast.prompts.words import word_features as word_features
     from zopo_fast.report import plot as plot
+    from zopo_fast.report.check import (
+        Check as Check,
+        CheckedAnswer as CheckedAnswer,
+        check as check,
+        check_sync as check_sync,
+    )
     from zopo_fast.report.study import Study as Study
     from zopo_fast.runs.config import RunConfig as RunConfig
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
@@ -112,6 +119,7 @@ _LAZY = {
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",
     "LocalModel": "llm.local",
+    "LiteLLMModel": "llm.litellm",
     "optimize": "runs.optimize",
     "optimize_sync": "runs.optimize",
     "RunConfig": "runs.config",
@@ -121,6 +129,10 @@ _LAZY = {
     "AnswerCache": "llm.answer_cache",
     "Store": "storage.store",
     "Study": "report.study",
+    "Check": "report.check",
+    "CheckedAnswer": "report.check",
+    "check": "report.check",
+    "check_sync": "report.check",
     "Result": "runs.result",
     "Trial": "runs.result",
 }

@@ -33,6 +33,11 @@ OPTIONS = {
     "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
     "judge-key-env judge-max-tokens judge-body rubric "
     "unanswered max-failed price-in price-out dry-run out name quiet help",
+    "check": "config examples heldout demonstrations metric template input-field output-field seed "
+    "prompt at-least all unanswered local model base-url concurrency temperature max-tokens timeout max-wait "
+    "requests-per-minute tokens-per-minute body headers judge-model judge-base-url "
+    "judge-key-env judge-max-tokens judge-body rubric limit-calls limit-tokens limit-cost limit-seconds "
+    "cache no-cache cache-size price price-in price-out dry-run json quiet help",
     "report": "out help",
     "show": "prompt full json help",
     "bench": "quick seconds seed out list help",

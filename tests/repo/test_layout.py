@@ -17,7 +17,8 @@ def entries(folder: Path) -> list[Path]:
 
     Public modules named after the package that they serve do not count: their names are fixed.
     """
-    made = {"__pycache__", "build", ".hypothesis", "py.typed", "_core.pyi", "torch.py", "optuna.py"}
+    named = {"torch.py", "optuna.py", "litellm.py"}
+    made = {"__pycache__", "build", ".hypothesis", "py.typed", "_core.pyi", *named}
     found = [path for path in folder.iterdir() if path.name not in made and not path.is_symlink()]
     return [path for path in found if path.suffix not in {".so", ".pyd"}]
 

@@ -90,7 +90,10 @@ def test_options_exist(subcommand: str) -> None:
 
 def test_options_in_the_text_exist() -> None:
     known = frozenset().union(
-        *map(options_of, ("optimize", "show", "generate", "landscape", "serve", "bench", "sweep"))
+        *map(
+            options_of,
+            ("optimize", "show", "check", "generate", "landscape", "serve", "bench", "sweep"),
+        )
     )
     # Options of pip, python and vllm are not ours.
     codes = [code.split() for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", TEXT)]

@@ -3,6 +3,7 @@
 Exit codes, which scripts of batch systems rely on:
 
     0    done
+    1    `check`: the score is below the threshold
     2    invalid input, or a run that cannot work: wrong key, unknown model, every prompt failed
     75   try again later (EX_TEMPFAIL): endpoint down, rate limit or quota of the provider, study in use
     130  interrupted by Ctrl-C
@@ -31,17 +32,17 @@ from zopo_fast.errors import (
     ZopoError,
 )
 
-EXIT_INPUT, EXIT_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 75, 130, 143
+EXIT_BELOW, EXIT_INPUT, EXIT_LATER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 75, 130, 143
 EPILOG = (
-    "Exit codes: 0 done, 2 invalid input, 75 try again later (endpoint down, limit of the provider), "
-    "130 interrupted, 143 terminated. Shell completion: see docs/command_line.md."
+    "Exit codes: 0 done, 1 check below its threshold, 2 invalid input, 75 try again later (endpoint down, "
+    "limit of the provider), 130 interrupted, 143 terminated. Shell completion: see docs/command_line.md."
 )
 _LATER = (
     UnreachableError, RequestTimeoutError, ServerError, RateLimitError, StoreBusyError
 )  # fmt: skip
 
 # Each in a module of its name.
-COMMANDS = ("optimize", "show", "report", "generate", "landscape", "bench", "serve", "sweep")
+COMMANDS = ("optimize", "show", "report", "check", "generate", "landscape", "sweep", "bench", "serve")
 
 
 class LazyGroup(click.Group):

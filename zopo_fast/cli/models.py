@@ -12,11 +12,15 @@ from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY, ChatBody,
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
+    from zopo_fast.llm.openai.client import OpenAIClient
     from zopo_fast.llm.openai.config import ClientConfig
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
 
 S = TypeVar("S")
+
+LITELLM = "litellm:"
+"""Start of the name of a model that LiteLLM serves."""
 
 # Options whose value is a JSON object that may hold a secret.
 BODIES = ("body", "judge_body", "generate_body", "embedding_body")
@@ -50,6 +54,17 @@ def _chat_body(
         defaults = {**{n: v for n, v in defaults.items() if n not in _LIMITS}, name: max_tokens}
         common = {name: value for name, value in common.items() if name not in _LIMITS}
     return ChatBody(defaults, {**common, **(own or {})})
+
+
+def client_of(config: ClientConfig) -> OpenAIClient:
+    """Return the client of an endpoint, or LiteLLM's where the name of the model begins with "litellm:"."""
+    if config.model.startswith(LITELLM):
+        from zopo_fast.llm.litellm import LiteLLMModel
+
+        return LiteLLMModel(replace(config, model=config.model.removeprefix(LITELLM)))
+    from zopo_fast.llm.openai.client import OpenAIClient
+
+    return OpenAIClient(config)
 
 
 @dataclass(frozen=True)
@@ -122,12 +137,10 @@ class ModelSettings:
             async with LocalModel(self.model, slots=self.concurrency or 1, body=full) as local:
                 yield local
             return
-        from zopo_fast.llm.openai.client import OpenAIClient
-
         config = self.client_config()
         if body is not None:
             config = replace(config, body=body.given, default_body=body.defaults)
-        async with OpenAIClient(config) as client:
+        async with client_of(config) as client:
             yield client
 
 
@@ -213,9 +226,9 @@ class JudgeSettings:
             else:
                 yield answering.with_body(body.given, body.defaults)
             return
-        from zopo_fast.llm.openai.client import OpenAIClient
-
-        same = self.judge_base_url in (None, model.base_url)
+        by_litellm = self.judge_model.startswith(LITELLM)
+        is_same_client = by_litellm == (model.model or "").startswith(LITELLM)
+        same = is_same_client and self.judge_base_url in (None, model.base_url)
         body = self.body(model)
         config = replace(
             model.client_config(),
@@ -227,7 +240,7 @@ class JudgeSettings:
         )
         if self.judge_key_env is not None:
             config = replace(config, key_env=self.judge_key_env)
-        async with OpenAIClient(config) as client:
+        async with client_of(config) as client:
             yield client
 
 

@@ -40,6 +40,7 @@ from zopo_fast.cli.settings import (
     PoolSettings,
     check_generated,
     check_names,
+    load_pool,
     prices_of,
     with_prices,
 )
@@ -355,10 +356,8 @@ class OptimizeRunner:
 
     async def _write_pool(self, folder: RunFolder | None, progress: Progress) -> Pool:
         """Let the model write the pool, and store it before a later step can fail."""
-        from zopo_fast.prompts.pool import Pool
-
         progress.phase("generating")
-        given = None if self.options["pool_file"] is None else Pool.load(self.options["pool_file"])
+        given = None if self.options["pool_file"] is None else load_pool(self.options["pool_file"])
         async with self.model.opened(self.writer.body(self.model)) as model:
             writer = model if self.account is None else MeteredModel(model, self.account)
             writer = CountedModel(writer, "generating", self.options["generate"], progress.update)
@@ -408,11 +407,24 @@ class OptimizeRunner:
                 left_out = write_output(result, folder.path, None if self.store is None else self.store.path)
         finally:
             click.echo(summary(result, prices=self.config.prices, **terminal_look()._asdict()))
+        self._write_back(result)
         if folder is None:
             return
         for note in left_out:
             click.echo(f"Left out: {printable(note)}", err=True)
         show_folder(folder.path, has_report=not any(note.startswith(REPORT) for note in left_out))
+
+    def _write_back(self, result: Result) -> None:
+        """Write the winner of a complete run into the configuration of --write-back."""
+        path = self.options.get("write_back")
+        if path is None or result.stopped_by not in _COMPLETE:
+            return
+        from zopo_fast.integrations import promptfoo
+
+        prompt = promptfoo.load(path).written(result.best_prompt)
+        done = promptfoo.write_back(path, prompt)
+        state = "is the first prompt of" if done else "is listed already in"
+        click.echo(f"The winner {state} {printable(str(path))}")
 
 
 def show_folder(path: Path, has_report: bool = True) -> None:

@@ -304,7 +304,10 @@ model_options = options(
         help="Embedded model; the default without --model and --base-url.",
     ),
     option(
-        "--model", group="Model", help="Name of the model at the endpoint; with --local, path of a GGUF file."
+        "--model",
+        group="Model",
+        help="Name of the model at the endpoint, or litellm:NAME for a provider that LiteLLM knows; with "
+        "--local, path of a GGUF file.",
     ),
     setting_option(
         ClientConfig,

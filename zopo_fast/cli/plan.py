@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zopo_fast.cli.models import LITELLM
+from zopo_fast.cli.settings import load_pool
 from zopo_fast.errors import ConfigError, PoolError
 
 if TYPE_CHECKING:
@@ -72,11 +74,9 @@ def pool_without_calls(
         ConfigError: No option names a source of prompts.
         PoolError: A pool file cannot be used.
     """
-    from zopo_fast.prompts.pool import Pool
-
     if options["pool_file"] is None and options["generate"] is None:
         raise ConfigError("no prompts: give --pool FILE or --generate N")
-    given = None if options["pool_file"] is None else Pool.load(options["pool_file"])
+    given = None if options["pool_file"] is None else load_pool(options["pool_file"])
     if options["generate"] is None:
         return given
     if settings.method(local) != "compose":
@@ -121,11 +121,9 @@ def prompts_to_score(options: dict[str, Any], pool: Pool | None, incumbent: str 
     Raises:
         PoolError: A pool cannot be used.
     """
-    from zopo_fast.prompts.pool import Pool
-
     if pool is None:
         files = [options[name] for name in ("pool_file", "source") if options[name] is not None]
-        size = sum((len(Pool.load(file)) for file in files), options["generate"])
+        size = sum((len(load_pool(file)) for file in files), options["generate"])
     else:
         size = len(pool.require(2)) - len(pool.scores)
     return int(size) + (incumbent is not None and (pool is None or incumbent not in pool.prompts))
@@ -207,6 +205,8 @@ def model_text(model: ModelSettings) -> str:
 
     if model.is_local:
         return f"the embedded model{'' if model.model is None else ' ' + model.model}"
+    if model.model is not None and model.model.startswith(LITELLM):
+        return f"model {model.model.removeprefix(LITELLM)} by LiteLLM"
     from_environment = os.environ.get("OPENAI_BASE_URL", "").strip()
     source = "OPENAI_BASE_URL" if model.base_url is None else "base_url"
     url = parse_base_url(source, model.base_url or from_environment or OPENAI_URL)

@@ -108,7 +108,7 @@ def resume_options(
         raise ConfigError(f"{_flags(missing)}: not stored, because of possible secrets; give the same again")
     resumed = {name: stored.get(name, value) for name, value in options.items()}
     resumed |= {name: options[name] for name in given - {"task"}}
-    for name in ("pool_file", "embeddings", "lists", "source"):
+    for name in ("pool_file", "embeddings", "lists", "source", "write_back"):
         resumed[name] = None if resumed[name] is None else Path(resumed[name])
     if resumed["score_range"] is not None:
         resumed["score_range"] = tuple(resumed["score_range"])

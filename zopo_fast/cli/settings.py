@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
 from zopo_fast._utils.text import printable, short_repr
+from zopo_fast.cli.models import LITELLM
 from zopo_fast.errors import ConfigError, InputError, PoolError
 
 if TYPE_CHECKING:
@@ -85,18 +86,53 @@ def check_generated(pool: Pool, found: Generated | None = None) -> None:
 
 
 def load_task(path: Path, options: dict[str, Any]) -> Task:
-    """Load the task; the number of examples, unless given, suits the size of the task."""
+    """Load the task; the number of examples, unless given, suits the size of the task.
+
+    A YAML file is a configuration of promptfoo, which also sets the options that its tests need.
+    """
     from zopo_fast.tasks.task import Task
 
-    names = (
-        "heldout", "demonstrations", "seed", "input_field", "output_field", "metric", "template", "encoding"
-    )  # fmt: skip
+    names = ["heldout", "demonstrations", "seed"]
+    if is_promptfoo(path):
+        from zopo_fast.integrations import promptfoo
+
+        found = promptfoo.load(path)
+        if "score_range" in options and found.task.metric != "judge":
+            options["score_range"] = options["score_range"] or (0.0, 1.0)
+        if "rubric" in options:
+            options["rubric"] = options["rubric"] or found.rubric
+
+        def load(**given: Any) -> Task:
+            changes = {name: options[name] for name in ("metric", "template") if options[name]}
+            return replace(promptfoo.load(path, **given).task, **changes)
+    else:
+        names += ["input_field", "output_field", "metric", "template", "encoding"]
+
+        def load(**given: Any) -> Task:
+            return Task.load(path, **given)
+
     given = {name: options[name] for name in names}
     examples = options["examples"]
     if examples is None:
-        whole = Task.load(path, **{**given, "examples": None, "heldout": None})
+        whole = load(**{**given, "examples": None, "heldout": None})
         examples = _fitting_examples(len(whole.train), len(whole.heldout), given["heldout"])
-    return Task.load(path, examples=examples, **given)
+    return load(examples=examples, **given)
+
+
+def is_promptfoo(path: Path | None) -> bool:
+    """Return whether a file is a configuration of promptfoo, by its suffix."""
+    return path is not None and path.suffix.lower() in (".yaml", ".yml")
+
+
+def load_pool(path: Path) -> Pool:
+    """Load a pool file, or the prompts of a configuration of promptfoo."""
+    from zopo_fast.prompts.pool import Pool
+
+    if not is_promptfoo(path):
+        return Pool.load(path)
+    from zopo_fast.integrations import promptfoo
+
+    return promptfoo.load(path).pool
 
 
 def _fitting_examples(size: int, held_out: int, wanted: int | None) -> int:
@@ -150,9 +186,14 @@ def with_prices(options: dict[str, Any], is_resumed: bool = False) -> dict[str, 
     from zopo_fast.llm.price_list import listed_prices
 
     url = options["base_url"] or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    found = [listed_prices(options["model"], url)]
+    asked = [(options["model"], url)]
     if options["judge_model"] is not None:
-        found.append(listed_prices(options["judge_model"], options["judge_base_url"] or url))
+        asked.append((options["judge_model"], options["judge_base_url"] or url))
+    # The name of a model of LiteLLM begins with its provider.
+    found = [
+        listed_prices(model.removeprefix(LITELLM), None if model.startswith(LITELLM) else where)
+        for model, where in asked
+    ]
     price_in = max(each.prices.prompt for each in found)
     price_out = max(each.prices.completion for each in found)
     entries = " and ".join(dict.fromkeys(each.entry for each in found))

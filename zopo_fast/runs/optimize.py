@@ -147,7 +147,7 @@ async def optimize(
             raise ConfigError(
                 "limits: only seconds can be limited with a task function, whose calls are unknown"
             )
-        models = _Models(study, cache, account)
+        models = RunModels(study, cache, account)
         scorer, slots = scorer_for(
             scored if study is None else resume.task_as_begun(study, scored),
             None if model is None else models.wrap(model, "model"),
@@ -217,7 +217,7 @@ def account_of(config: RunConfig, store: Store | None) -> Account | None:
     return account
 
 
-class _Models:
+class RunModels:
     """Wraps the models of a run: answers come from the study, else the cache, else the model."""
 
     def __init__(self, store: Store | None, cache: AnswerCache | None, account: Account | None) -> None:
@@ -227,6 +227,7 @@ class _Models:
         self._cached: list[CachedModel] = []
 
     def wrap(self, model: ChatModel, role: str) -> ChatModel:
+        """Return the model of a role, "model" or "judge", at the expense of the account."""
         if self._account is not None:
             model = MeteredModel(model, self._account)
         model = ProbedModel(model)

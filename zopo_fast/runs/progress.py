@@ -39,6 +39,7 @@ PHASES = {
     "search": Phase("Scoring prompts", "example"),
     "random sample": Phase("Scoring a random sample for comparison", "example"),
     "comparison": Phase("Scoring the held-out examples", "example"),
+    "check": Phase("Checking the prompt", "example"),
 }
 
 

@@ -179,6 +179,57 @@ def _holds(content: str, placeholders: Sequence[str]) -> bool:
     return any(placeholder in content for placeholder in placeholders)
 
 
+VARIABLE = re.compile(r"\{\{-?\s*([A-Za-z_][\w.-]*?)\s*-?\}\}")
+VARIABLES = "variables"
+"""Name of the template whose prompts are whole templates themselves."""
+
+
+def variables_of(prompt: str) -> tuple[str, ...]:
+    """Return the names of the `{{ variables }}` of a prompt, in order."""
+    return tuple(dict.fromkeys(match[1] for match in VARIABLE.finditer(prompt)))
+
+
+def with_variables(prompt: str, names: Iterable[str]) -> str:
+    """Return the prompt; one without any variable of `names` gets them all at its end."""
+    names = tuple(names)
+    if not names or set(variables_of(prompt)) & set(names):
+        return prompt
+    return "\n\n".join([prompt, *(f"{{{{{name}}}}}" for name in names)])
+
+
+class VariableTemplate(Template):
+    """Template of prompts that are whole templates: their `{{ variables }}` are columns of the example.
+
+    A prompt that is a JSON list of messages is rendered as these messages, any other as one user message. A
+    variable that the example lacks stays empty. A prompt without any variable gets all columns at its end.
+    """
+
+    def render(
+        self,
+        prompt: str,
+        input: str,
+        demonstrations: Sequence[Example] = (),
+        columns: Iterable[tuple[str, str]] = (),
+    ) -> list[dict[str, str]]:
+        """Return the messages of a call; demonstrations are left out."""
+        values = dict(columns)
+        text = with_variables(prompt, values)
+        return [
+            {"role": role, "content": VARIABLE.sub(lambda match: values.get(match[1], ""), content)}
+            for role, content in _messages_of(text)
+        ]
+
+
+def _messages_of(text: str) -> list[tuple[str, str]]:
+    """Return role and content of the messages of a prompt."""
+    if text.startswith("["):
+        try:
+            return [(str(each["role"]), str(each["content"])) for each in parse_json(text)]
+        except (ValueError, TypeError, KeyError):
+            pass  # a text that begins with a bracket
+    return [("user", text)]
+
+
 # "instruction" is the evaluation template of the published experiments; chat models often get the others.
 TEMPLATES: Mapping[str, Template] = {
     template.name: template
@@ -210,6 +261,8 @@ def resolve(name: str | Template) -> Template:
     """
     if isinstance(name, Template):
         return name
+    if name == VARIABLES:
+        return VariableTemplate(VARIABLES, (("user", "{prompt} {input}"),))
     if name in TEMPLATES:
         return TEMPLATES[name]
     if _holds(name, PROMPT):

@@ -27,7 +27,7 @@ from zopo_fast.cli.options import (
 from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.cli.plan import fit_heldout
 from zopo_fast.cli.resume import FITTED, given_options, resume_options, stored_task
-from zopo_fast.cli.settings import load_task, text_or_file
+from zopo_fast.cli.settings import is_promptfoo, load_pool, load_task, text_or_file
 from zopo_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,12 +73,20 @@ MOST_USED = (
     type=FILE,
     help="Folder for report.html, best_prompt.txt, result.json, trials.jsonl, curve.png and study.sqlite3.",
 )
+@option(
+    "--write-back",
+    group="Output",
+    may_change=True,
+    type=FILE,
+    help="Configuration of promptfoo, such as TASK, to whose prompts the winner is added as the first.",
+)
 @quiet_option
 def optimize(task: Path | None, **options: Any) -> int:
     """Find the best prompt for TASK.
 
     TASK is a JSONL, JSON, CSV, TSV or Parquet file, or a folder of a Hugging Face data set, with an input and
-    an output for each example; docs/task_files.md shows each form.
+    an output for each example; docs/task_files.md shows each form. A YAML file is a configuration of
+    promptfoo, whose prompts are the pool without --pool and --generate.
     """
     _read_texts(options)
     if options["resume"] is not None:
@@ -89,6 +97,8 @@ def optimize(task: Path | None, **options: Any) -> int:
     from zopo_fast.storage.file import is_absent
     from zopo_fast.storage.store import STUDY
 
+    if is_promptfoo(task) and options["pool_file"] is None and options["generate"] is None:
+        options["pool_file"] = task
     loaded = None if task is None else fit_heldout(load_task(task, options), given_options())
     if options["resume_or_start"]:
         if options["out"] is None:
@@ -133,9 +143,7 @@ def _require_pool(path: Path, store: Store) -> None:
     Raises:
         ConfigError: The file has other prompts or scores.
     """
-    from zopo_fast.prompts.pool import Pool
-
-    if Pool.load(path) != store.pool():
+    if load_pool(path) != store.pool():
         raise ConfigError(
             f"--pool {path} is not the pool of {store.path}: give the same one, or another --out"
         )

@@ -23,7 +23,7 @@ import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -86,6 +86,8 @@ class OpenAIClient(AsyncCloseable):
         AuthenticationError: OpenAI's own endpoint without a key.
     """
 
+    _endpoint_type: type[Endpoint] = Endpoint
+
     def __init__(
         self,
         config: ClientConfig | str,
@@ -96,7 +98,7 @@ class OpenAIClient(AsyncCloseable):
         rng: random.Random | None = None,
     ) -> None:
         self.config = ClientConfig(config) if isinstance(config, str) else config
-        self._endpoint = Endpoint(self.config)
+        self._endpoint = self._endpoint_type(self.config)
         self._session = session
         self._clock = clock
         self._rng = rng or random.Random()
@@ -127,9 +129,7 @@ class OpenAIClient(AsyncCloseable):
         )  # closing them here would close the file descriptors of the parent's event loop
         self._homes = {}
 
-    def with_body(
-        self, body: Mapping[str, Any], default_body: Mapping[str, Any] | None = None
-    ) -> OpenAIClient:
+    def with_body(self, body: Mapping[str, Any], default_body: Mapping[str, Any] | None = None) -> Self:
         """Return a client of the same endpoint with another body of its chat calls.
 
         Both clients share connections, slots, rate limits and circuit breaker; each has its own `usage`.
@@ -141,7 +141,7 @@ class OpenAIClient(AsyncCloseable):
         """
         other = copy.copy(self)
         other.config = replace(self.config, body=body, default_body=default_body or {})
-        other._endpoint = Endpoint(other.config)
+        other._endpoint = self._endpoint_type(other.config)
         other._exchange = Exchange(other._endpoint, other.config, self._exchange.facts)
         other._usage = Usage()
         register_for_fork(other)
@@ -343,6 +343,9 @@ class OpenAIClient(AsyncCloseable):
     def _where(self, path: str) -> str:
         return self._endpoint.redact(f"POST {show_url(self._endpoint.url(path))}")
 
+    def _new_transport(self) -> Transport:
+        return Transport(self._endpoint, self._session, self.config.max_response_bytes)
+
     def _home(self) -> tuple[Transport, Admission]:
         """Return transport and admission queue of the running event loop."""
         loop = asyncio.get_running_loop()
@@ -354,7 +357,7 @@ class OpenAIClient(AsyncCloseable):
             # Closed event loops have closed their sessions themselves.
             for closed in [known for known in self._homes if known.is_closed()]:
                 del self._homes[closed]  # in place: clients made by `with_body` share it
-            transport = Transport(self._endpoint, self._session, self.config.max_response_bytes)
+            transport = self._new_transport()
             where = self._where("").rstrip("/")
             admission = Admission(
                 self.config.concurrency, self._rate_limiter, self._breaker, self._time, where, self._warnings

@@ -73,15 +73,7 @@ class Transport:
     def _failure(self, error: Exception, where: str, timeout: float) -> Failure:
         """Return the failure of a request without a complete response."""
         if isinstance(error, TimeoutError):
-            problem = f"no complete response within {timeout:.3g} s; raise timeout if the model is that slow"
-            return Failure(
-                RequestTimeoutError,
-                f"{where}: {problem}",
-                lost=True,
-                max_attempts=MAX_TIMEOUTS,
-                code="timeout",
-                is_outage=True,
-            )
+            return timed_out(where, timeout)
         if isinstance(error, (aiohttp.ClientSSLError, aiohttp.InvalidURL)):
             problem = "no secure connection; check base_url and the server's certificate"
             message = f"{where}: {problem}: {self._quoted(error)}"
@@ -121,6 +113,19 @@ class Transport:
 
     def _where(self, path: str) -> str:
         return self._endpoint.redact(f"POST {show_url(self._endpoint.url(path))}")
+
+
+def timed_out(where: str, timeout: float) -> Failure:
+    """Return the failure of an attempt without a complete response in time."""
+    problem = f"no complete response within {timeout:.3g} s; raise timeout if the model is that slow"
+    return Failure(
+        RequestTimeoutError,
+        f"{where}: {problem}",
+        lost=True,
+        max_attempts=MAX_TIMEOUTS,
+        code="timeout",
+        is_outage=True,
+    )
 
 
 async def _open_session(proxies: bool) -> AsyncGenerator[aiohttp.ClientSession, None]:
