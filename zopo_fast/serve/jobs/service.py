@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from zopo_fast._utils import tracing
 from zopo_fast._utils.files import write_atomic
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import EmbeddingModel, Usage
@@ -287,7 +288,8 @@ class JobService:
             async with self._slots:
                 self._set_state(job, "running")
                 await asyncio.to_thread(job.save)
-                result = await self._optimize(job)
+                with tracing.detached_span("zopo_fast.job", {"zopo_fast.job": job.saved.id}):
+                    result = await self._optimize(job)
             document = msgspec.json.encode(JobResult(result.to_dict(), job.trials))
             await asyncio.to_thread(write_atomic, job.folder / RESULT_FILE, document)
             state = "cancelled" if job.is_cancelled else "done" if result.error is None else "failed"
