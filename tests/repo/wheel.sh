@@ -42,7 +42,7 @@ export CCACHE_BASEDIR=$folder/sources
 }
 
 # The repaired wheel has a manylinux tag, or there is none for the libraries that it needs.
-"$folder/tools/bin/auditwheel" repair --wheel-dir "$out" "$folder/built"/*.whl > "$folder/log" 2>&1 || {
+PATH="$folder/tools/bin:$PATH" auditwheel repair --wheel-dir "$out" "$folder/built"/*.whl > "$folder/log" 2>&1 || {
   cat "$folder/log" >&2
   exit 1
 }
