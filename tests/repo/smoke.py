@@ -63,7 +63,9 @@ def check_files() -> None:
     for top, prefix in (("zopo_fast", "zopo_fast"), ("bench", "zopo_fast/bench")):
         for path in (SOURCES / top).rglob("*"):
             name = path.relative_to(SOURCES / top).as_posix()
-            is_source = path.is_file() and path.suffix not in {".so", ".pyc"} and not name.startswith("bench/")
+            is_source = (
+                path.is_file() and path.suffix not in {".so", ".pyc"} and not name.startswith("bench/")
+            )
             if is_source and not set(Path(name).parts) & set(UNWANTED):
                 assert f"{prefix}/{name}" in installed, name
                 assert (PACKAGE.parent / prefix / name).is_file(), name
