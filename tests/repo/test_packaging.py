@@ -16,13 +16,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from doc_tools import ROOT
+from doc_tools import PAGES, ROOT, blocks_of
 from serve_tools import TOKEN, Client
 from time_tools import HANG
+
+from zopo_fast.serve.config import ServerLimits
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DOCKER = ROOT / "packaging" / "docker"
 PORT = "8321"
+
+
+def test_the_table_of_extras_has_every_extra_for_users() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| .+ \| ([\d.]+) \|$", PAGES["docs/integrations/index.md"], re.MULTILINE
+    )
+    names = [name for name, _ in rows]
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    of_developers, of_others = {"bench", "bench-jax", "docs", "test"}, {"plot", "bridges"}
+    assert sorted(names) == sorted(extras - of_developers - of_others)
+    assert all(f"`{name}`" in PAGES["docs/integrations/index.md"] for name in of_others)
 
 
 # ---- conda ---------------------------------------------------------------------------------------------
@@ -112,6 +125,32 @@ def test_the_image_runs_as_an_unprivileged_user_and_gets_its_signals() -> None:
     assert entry[entry.index("--data") + 1] == stage["VOLUME"] == stage["WORKDIR"]
     assert stage["STOPSIGNAL"] == "SIGTERM"
     assert f":{PORT}/healthz" in stage["HEALTHCHECK"]
+
+
+def test_the_documents_start_the_image_as_it_is() -> None:
+    yaml = pytest.importorskip("yaml")
+    compose, deployment = (
+        yaml.safe_load(block.code) for block in blocks_of("docs/docker.md") if block.language == "text"
+    )
+    stage = last_stage()
+    user, group = map(int, stage["USER"].split(":"))
+    service = compose["services"]["zopo-fast"]
+    assert service["read_only"] is True
+    assert service["volumes"][0].split(":")[1] == stage["VOLUME"]
+    assert service["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert {f"/run/secrets/{name}" for name in compose["secrets"]} <= set(service["command"])
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    security = pod["securityContext"]
+    assert (security["runAsUser"], security["runAsGroup"], security["fsGroup"]) == (user, group, group)
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert [port["containerPort"] for port in container["ports"]] == [int(PORT)]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [stage["VOLUME"], "/tmp"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in stage["HEALTHCHECK"]
+    needed = 2 * ServerLimits().stop_timeout
+    assert pod["terminationGracePeriodSeconds"] > needed
+    assert int(service["stop_grace_period"].removesuffix("s")) > needed
 
 
 def health_command(port: int) -> list[str]:
