@@ -126,7 +126,7 @@ def context() -> Any:
 def detached_span(name: str, attributes: Attributes) -> AbstractContextManager[Span]:
     """Return a context manager that records the first span of a new trace, with a link to the current span.
 
-    For work that outlives the request that it was started by.
+    For work that outlives the request that started it.
     """
     api = _api()
     if api is None:
