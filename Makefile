@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc tests/native -name "*.[chi][pun]*" -o -name "*.h")
 SOURCES := $(NATIVE) CMakeLists.txt csrc/cuda/compiler.cmake pyproject.toml
 
 .PHONY: demo test lint docs bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
-  lower-bounds serve-long bench-quick peers bridges fresh-install interpreters
+  lower-bounds serve-long bench-quick peers bridges fresh-install wheel interpreters
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -129,7 +129,11 @@ lower-bounds:
 fresh-install:
 	PYTHON=$(PYTHON) tests/repo/fresh_install.sh $(ARGS)
 
-# The same without nvcc, under every other supported Python found here.
+# Build the wheel of this platform with the settings of cibuildwheel, check it and use it.
+wheel:
+	PYTHON=$(PYTHON) tests/repo/wheel.sh $(ARGS)
+
+# Install without nvcc under every other supported Python found here.
 interpreters:
 	PYTHON=$(PYTHON) tests/repo/interpreters.sh
 

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 from emulation_tools import EMULATED
+from tracing_tools import spans  # noqa: F401 (a fixture)
 
 from zopo_fast import _core
 

@@ -19,11 +19,8 @@ import numpy as np
 import zopo_fast as zf
 
 PACKAGE = Path(zf.__file__).parent
-NEEDED = (
-    "py.typed", "_core.pyi", "prompts/compose.toml", "bench/__init__.py", "report/assets/report.js",
-    "report/assets/study.html", "serve/pages/templates/index.html", "serve/pages/static/page.css",
-)  # fmt: skip
-UNWANTED = ("tests", "csrc", "results", "landscapes", "golden")
+SOURCES = Path(__file__).parents[2]
+UNWANTED = ("tests", "csrc", "results", "landscapes", "golden", "packaging", "gpu.sh")
 
 
 def check_search() -> None:
@@ -61,13 +58,20 @@ def check_command() -> None:
 
 
 def check_files() -> None:
-    """Check which files the distribution has installed."""
-    names = [str(path) for path in files("zopo-fast") or ()]
-    assert names
-    for name in NEEDED:
-        assert (PACKAGE / name).is_file(), name
-        assert f"zopo_fast/{name}" in names, name
-    for name in names:
+    """Check that the distribution has installed every file of the package and of bench, and no other."""
+    installed = {path.as_posix() for path in files("zopo-fast") or () if path.suffix != ".pyc"}
+    for top, prefix in (("zopo_fast", "zopo_fast"), ("bench", "zopo_fast/bench")):
+        for path in (SOURCES / top).rglob("*"):
+            name = path.relative_to(SOURCES / top).as_posix()
+            is_source = (
+                path.is_file() and path.suffix not in {".so", ".pyc"} and not name.startswith("bench/")
+            )
+            if is_source and not set(Path(name).parts) & set(UNWANTED):
+                assert f"{prefix}/{name}" in installed, name
+                assert (PACKAGE.parent / prefix / name).is_file(), name
+    for wanted in ("zopo_fast/py.typed", "zopo_fast/_core.pyi", "zopo_fast/serve/pages/static/page.css"):
+        assert wanted in installed, wanted
+    for name in installed:
         assert not set(Path(name).parts) & set(UNWANTED), name
 
 

@@ -13,7 +13,10 @@ from time_tools import HANG
 import zopo_fast as zf
 
 PACKAGE = Path(zf.__file__).parent
-HEAVY = {"torch", "aiohttp", "tiktoken", "tenacity", "click", "tqdm", "xllamacpp", "matplotlib", "asyncio"}
+HEAVY = {
+    "torch", "aiohttp", "tiktoken", "tenacity", "click", "tqdm", "xllamacpp", "matplotlib", "asyncio",
+    "opentelemetry",
+}  # fmt: skip
 ERRORS = [name for name, value in vars(zf).items() if isinstance(value, type)]
 PUBLIC = sorted({*zf._LAZY, *ERRORS})
 

@@ -115,10 +115,11 @@ async def call_in_thread(function: Callable[[Any], T], argument: Any) -> T:
 
     The event loop's executor is unsuitable: its few threads are shared, and it delays the exit of the
     process until the last call returns. Cancelling this coroutine leaves the thread running and drops its
-    result.
+    result. The thread has the context variables of the caller, as that of `asyncio.to_thread`.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[tuple[T | None, BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
 
     def settle(value: T | None, error: BaseException | None) -> None:
         if not done.done():
@@ -128,7 +129,7 @@ async def call_in_thread(function: Callable[[Any], T], argument: Any) -> T:
         value: T | None = None
         problem: BaseException | None = None
         try:
-            value = function(argument)
+            value = context.run(function, argument)
         except StopIteration as error:  # a future cannot carry a StopIteration
             problem = RuntimeError(f"the function raised StopIteration: {error}")
         except BaseException as error:

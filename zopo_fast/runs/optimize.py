@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from zopo_fast._utils import tracing
 from zopo_fast._utils.aio import require_no_loop, require_own_event
 from zopo_fast._utils.files import is_file
 from zopo_fast._utils.public import public
@@ -32,6 +33,7 @@ from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress, Ru
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
+from zopo_fast.scoring.traced import TracedScorer
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
 from zopo_fast.search.problem import MAX_WHOLE, SearchProblem, as_embeddings
@@ -140,7 +142,9 @@ async def optimize(
     on_trial, on_resume, on_phase, on_progress = bars.callbacks(on_trial, on_resume, on_phase, on_progress)
     on_phase = on_phase or (lambda _: None)
     on_progress = on_progress or (lambda *_: None)
-    with bars, resume.open_store(store) as study:
+    attributes = {"zopo_fast.prompts": len(pool), "zopo_fast.budget": config.budget}
+    with bars, resume.open_store(store) as study, tracing.span("zopo_fast.optimize", attributes) as span:
+        span.set({"zopo_fast.study": None if study is None else str(study.path)})
         config = config if study is None else resume.config_as_begun(study, config)
         account = account or account_of(config, study)
         if account is not None and not isinstance(scored, Task) and account.limits.has_spending_limit:
@@ -166,6 +170,8 @@ async def optimize(
         words = _words(pool, config, study)
         initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier)))
         state = _state(scored, pool, Z, words, config, initial, scorer, slots, study, earlier)
+        if tracing.is_on():
+            scorer = TracedScorer(scorer, pool.prompts, _score_name(scored))
         driver = Driver(
             state,
             scorer,
@@ -184,7 +190,30 @@ async def optimize(
             await models.written()
         if study is not None:
             study.put(resume.RESULT, result.to_dict())
+        _describe(span, _score_name(scored), result)
         return result
+
+
+def _score_name(task: Task | FunctionTask | Callable[[str], Any]) -> str:
+    """Return the name of a task's metric, or of the function that scores."""
+    if isinstance(task, Task | FunctionTask):
+        return task.metric_name
+    return str(getattr(task, "__name__", type(task).__name__))
+
+
+def _describe(span: tracing.Span, score_name: str, result: Result) -> None:
+    """Record the result of a run in its span."""
+    span.score(score_name, result.best_score)
+    span.set(
+        {
+            "zopo_fast.best.index": result.best_index,
+            "zopo_fast.stopped_by": result.stopped_by,
+            "zopo_fast.calls": result.usage.calls,
+            "zopo_fast.cached": result.usage.cached,
+        }
+    )
+    if result.error is not None:
+        span.fail(type(result.error).__qualname__)
 
 
 def _takes_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from zopo_fast import __version__
+from zopo_fast._utils import tracing
 from zopo_fast.errors import ConfigError, ZopoError
 from zopo_fast.llm.types import EmbeddingModel
 from zopo_fast.serve.changes import Changes
@@ -189,16 +190,18 @@ class Server:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self._in_flight += 1
         try:
-            response = await self._respond_or_fail(request)
+            with tracing.request_span(request.method, request.path, request.scheme, request.headers) as span:
+                response = await self._respond_or_fail(request, span)
+                span.respond(response.status)
         finally:
             self._in_flight -= 1
         if self.is_stopping and not response.prepared:
             response.force_close()
         return response
 
-    async def _respond_or_fail(self, request: web.Request) -> web.StreamResponse:
+    async def _respond_or_fail(self, request: web.Request, span: tracing.Span) -> web.StreamResponse:
         try:
-            return await self._respond(request)
+            return await self._respond(request, span)
         except Problem as problem:
             return self._problem(problem)
         except ZopoError as error:
@@ -213,13 +216,14 @@ class Server:
         self.metrics.problems.labels(problem.status).inc()
         return problem.response()
 
-    async def _respond(self, request: web.Request) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, span: tracing.Span) -> web.StreamResponse:
         try:
             # Relative to the application, which can be a sub-application of another one.
             route, resource_id = self.table.find(request.method, "/" + request.match_info["path"])
         except Problem:
             self._authenticator.check(request)  # do not reveal to strangers which paths exist
             raise
+        span.match(route.method, route.path)
         if route.is_page:
             page = await route.handler(ParsedRequest(request, resource_id, None, None, None))
             assert isinstance(page, web.StreamResponse)

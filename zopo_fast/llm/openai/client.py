@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from zopo_fast._utils import tracing
 from zopo_fast._utils.aio import AsyncCloseable
 from zopo_fast._utils.fork import make_immortal, register_for_fork
 from zopo_fast._utils.public import public
@@ -216,7 +217,7 @@ class OpenAIClient(AsyncCloseable):
             bound=bound,
         )
         try:
-            completion = await self._run(call)
+            completion = await self._run(call, "chat", self.config.model)
         finally:
             self._usage += call.extra
         usage = await self._count(completion, messages)
@@ -294,7 +295,7 @@ class OpenAIClient(AsyncCloseable):
         return joined(parts)
 
     async def _embed_batch(self, texts: list[str], account: Payer | None) -> Vectors:
-        model = self.config.embedding_model
+        model = self.config.embedding_model or ""
         payload = {"model": model, "input": texts, **self.config.embedding_body}
         transport, admission = self._home()
         transport = BatchTransport(transport, self._endpoint, len(texts))
@@ -307,7 +308,7 @@ class OpenAIClient(AsyncCloseable):
             bound=Usage(texts_bound(texts), calls=1),
         )
         try:
-            embeddings = await self._run(call)
+            embeddings = await self._run(call, "embeddings", model)
         finally:
             self._usage += call.extra
         prompt = embeddings.prompt_tokens
@@ -318,8 +319,17 @@ class OpenAIClient(AsyncCloseable):
         self._usage += Usage(prompt, calls=1, estimated_calls=int(estimated))
         return embeddings.vectors
 
-    async def _run(self, call: Call[R]) -> R:
-        with self._health.call() as health:
+    async def _run(self, call: Call[R], operation: str, model: str) -> R:
+        attributes = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": "openai",  # the conventions' name of this interface, whoever serves it
+            "gen_ai.request.model": model,
+            **self._endpoint.server,
+        }
+        with (
+            self._health.call() as health,
+            tracing.span(f"{operation} {model}", attributes, kind="CLIENT") as span,
+        ):
 
             def retry_of(admit: Admit) -> Retry[R]:
                 return Retry(
@@ -333,7 +343,12 @@ class OpenAIClient(AsyncCloseable):
                     warnings=self._warnings,
                 )
 
-            return await call(health, retry_of)
+            try:
+                parsed = await call(health, retry_of)
+            finally:
+                span.set({"zopo_fast.retries": call.extra.retries or None})
+            span.describe(parsed)
+            return parsed
 
     def _expected(self, messages: Sequence[Message]) -> int:
         """Return the tokens a call may take, for the rate limiter until the response states them."""

@@ -73,6 +73,8 @@ class Endpoint:
         self.is_bare = url.path in {"", "/"}
         """The base URL has no path: the API may be at the root or below /v1."""
         self.is_loopback = url.host in LOOPBACK
+        self.server: Mapping[str, Any] = {"server.address": url.host, "server.port": url.port}
+        """Attributes of spans."""
         self._base = url.with_user(None)
         self._secrets = _spellings(secrets)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from zopo_fast._utils.tracing import Described
 from zopo_fast.llm.openai.admission import Admission, Admitted
 from zopo_fast.llm.openai.retry import Admit, Failure, Permit, Retry
 from zopo_fast.llm.types import Usage
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import Payer
 
 
-class Parsed(Protocol):
+class Parsed(Described, Protocol):
     """Parsed response with the token counts it states; None where it states no credible count."""
 
     @property

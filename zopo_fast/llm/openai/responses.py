@@ -62,6 +62,16 @@ class ChatCompletion:
     completion_tokens: int | None
     origin: str | None = None
 
+    @property
+    def span_attributes(self) -> dict[str, Any]:
+        """Attributes of the call's span."""
+        return {
+            "gen_ai.response.model": json.loads(self.origin)[0] if self.origin else None,
+            "gen_ai.response.finish_reasons": None if self.finish_reason is None else [self.finish_reason],
+            "gen_ai.usage.input_tokens": self.prompt_tokens,
+            "gen_ai.usage.output_tokens": self.completion_tokens,
+        }
+
 
 def read_response(
     response: Response, endpoint: Endpoint, sent: Mapping[str, Any] | None = None

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 
 import aiohttp
 
+from zopo_fast._utils import tracing
 from zopo_fast.errors import LLMError, MalformedAnswerError, RequestTimeoutError, UnreachableError
 from zopo_fast.llm.openai.endpoint import Endpoint
 from zopo_fast.llm.openai.redaction import show_url
@@ -43,15 +44,31 @@ class Transport:
 
     async def post(self, path: str, body: bytes, timeout: float) -> Response | Failure:
         """Return the complete response to `POST path` within `timeout` seconds, or the failure."""
-        session = await self._ready()
-        url, where = self._endpoint.url(path), self._where(path)
+        where = self._where(path)
+        attributes = {
+            "http.request.method": "POST",
+            "url.full": where.removeprefix("POST "),
+            **self._endpoint.server,
+        }
+        with tracing.span("POST", attributes, kind="CLIENT") as span:
+            outcome = await self._post(path, body, timeout, where)
+            if isinstance(outcome, Failure):
+                span.fail(outcome.error.__qualname__)
+            else:
+                span.set({"http.response.status_code": outcome.status})
+                if outcome.status >= 400:
+                    span.fail(str(outcome.status))
+            return outcome
+
+    async def _post(self, path: str, body: bytes, timeout: float, where: str) -> Response | Failure:
+        session, url = await self._ready(), self._endpoint.url(path)
         if session.closed:
             return Failure(LLMError, f"{where}: the session of the client is closed", final=True)
         try:
             async with session.post(
                 url,
                 data=body,
-                headers=self._endpoint.headers,
+                headers=tracing.with_context(self._endpoint.headers),
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,  # a redirect would send the Authorization header to another host
                 raise_for_status=False,

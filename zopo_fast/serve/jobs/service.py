@@ -13,6 +13,7 @@ from typing import get_args
 
 import msgspec
 
+from zopo_fast._utils import tracing
 from zopo_fast.errors import ConfigError, OutputError, StoreError, ZopoError
 from zopo_fast.llm.types import EmbeddingModel, Usage
 from zopo_fast.runs.result import Result, Trial
@@ -239,7 +240,8 @@ class JobService:
                 job.set_state("running")
                 await self._announce(job)
                 await self._backend.save(job)
-                result = await self._optimize(job)
+                with tracing.detached_span("zopo_fast.job", {"zopo_fast.job": job.saved.id}):
+                    result = await self._optimize(job)
             document = msgspec.json.encode(JobResult(result.to_dict(), job.trials))
             await self._backend.save_result(job, document)
             state = "cancelled" if job.is_cancelled else "done" if result.error is None else "failed"

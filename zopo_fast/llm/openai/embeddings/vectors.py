@@ -27,6 +27,14 @@ class Embeddings:
     prompt_tokens: int | None
     completion_tokens: int | None = 0
 
+    @property
+    def span_attributes(self) -> dict[str, Any]:
+        """Attributes of the call's span."""
+        return {
+            "gen_ai.usage.input_tokens": self.prompt_tokens,
+            "gen_ai.embeddings.dimension.count": self.vectors.shape[1],
+        }
+
 
 def read_embeddings(document: Document, count: int, dimensions: Any = None) -> Embeddings | Failure:
     """Return `count` vectors, or the failure of a response that does not hold them.
