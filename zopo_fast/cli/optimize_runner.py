@@ -417,7 +417,7 @@ class OptimizeRunner:
     def _write_back(self, result: Result) -> None:
         """Write the winner of a complete run into the configuration of --write-back."""
         path = self.options.get("write_back")
-        if path is None or result.stopped_by not in _COMPLETE:
+        if path is None or result.stopped_by not in COMPLETE:
             return
         from zopo_fast.integrations import promptfoo
 
