@@ -87,6 +87,7 @@ def test_a_landscape_is_complete_though_a_replica_is_killed(tmp_path: Path) -> N
             "m", "--base-url", url, "--embedder", "endpoint:e", "--concurrency", "64", "--no-cache",
             "--out", "out",
         )  # fmt: skip
+        stack.callback(landscape.kill)
         assert dying.stdout is not None
         assert dying.stdout.readline() == "held\n"
         dying.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
@@ -14,10 +15,11 @@ from click.testing import CliRunner
 from zopo_fast.cli.group import load_command
 from zopo_fast.cli.sweep.config import SweepFile
 from zopo_fast.cli.sweep.ledger import Ledger
+from zopo_fast.cli.sweep.ray import RayTasks
 from zopo_fast.cli.sweep.rows import Row, ordered, table
 from zopo_fast.cli.sweep.worker import NOTHING, Amounts
 from zopo_fast.cli.terminal.look import Look
-from zopo_fast.errors import ConfigError, StoreBusyError
+from zopo_fast.errors import ConfigError, MissingDependencyError, StoreBusyError
 from zopo_fast.llm.limits import Limits
 from zopo_fast.storage.store import STUDY, Store
 
@@ -98,6 +100,12 @@ def test_an_option_that_may_change_is_no_part_of_the_identity() -> None:
     )]  # fmt: skip
     assert of[0] == of[1]
     assert of[2] != of[3]
+
+
+def test_a_cluster_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r"zopo-fast\[ray\]"):
+        RayTasks("auto", None, 3)
 
 
 # ---- limits ------------------------------------------------------------------------------------------

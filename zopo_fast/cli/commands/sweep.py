@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zopo_fast._utils.files import exists
-from zopo_fast._utils.signals import TerminatedError
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_LATER, EXIT_TERMINATED, load_command
 from zopo_fast.cli.options import amount_options
@@ -88,8 +87,7 @@ def sweep(file: SweepFile, **options: Any) -> int:
     if not options["quiet"]:
         click.echo(f"Plan: {_plan(runs, bounds, limits)}.", err=True)
     out = (options["out"] or file.path.with_suffix("")).absolute()
-    with _terminated_in_order():
-        return _make(runs, out, limits, options)
+    return _make(runs, out, limits, options)
 
 
 def _check(file: SweepFile, runs: list[Run], options: dict[str, Any]) -> list[Estimate]:
@@ -149,12 +147,15 @@ def _make(runs: list[Run], out: Path, limits: Limits, options: dict[str, Any]) -
     with contextlib.closing(Ledger(out, limits)) as ledger:
         with contextlib.closing(_executor(options)) as executor:
             schedule = Schedule(runs, out, executor, ledger, show)
-            try:
-                schedule.run()
-            except KeyboardInterrupt as end:
-                code = EXIT_TERMINATED if isinstance(end, TerminatedError) else EXIT_INTERRUPTED
+
+            def stop(number: int) -> None:
+                nonlocal code
+                code = EXIT_TERMINATED if number == signal.SIGTERM else EXIT_INTERRUPTED
                 click.echo("Stopping; press Ctrl-C again to force it.", err=True)
                 schedule.stop()
+
+            with _signals(stop):
+                schedule.run()
         _report(list(schedule.rows.values()), out)
     if any(not row.is_complete for row in schedule.rows.values()):
         click.echo("The same command resumes the sweep without repeating a call.", err=True)
@@ -206,14 +207,22 @@ def _exit_code(rows: list[Row]) -> int:
 
 
 @contextlib.contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """Raise TerminatedError at SIGTERM in a block."""
+def _signals(on_signal: Callable[[int], None]) -> Iterator[None]:
+    """Call `on_signal` at the first SIGINT or SIGTERM in a block; the next one acts as before.
 
-    def terminate(*_: object) -> NoReturn:
-        raise TerminatedError
+    Raising at any point could lose a run that has just started or ended.
+    """
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def first(number: int, _: object) -> None:
+        restore()
+        on_signal(number)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        restore()

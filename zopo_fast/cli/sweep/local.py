@@ -58,7 +58,7 @@ class LocalProcesses:
     def wait(self, seconds: float) -> list[tuple[str, Outcome]]:
         """Return the runs that have ended, and restart those whose process has died."""
         if not self._children:
-            time.sleep(0 if self._is_stopping else min(seconds, 0.01))
+            time.sleep(min(seconds, 0.01))
             return []
         ended = []
         for ready in wait([child.receiver for child in self._children.values()], seconds):
@@ -83,6 +83,8 @@ class LocalProcesses:
 
     def stop(self) -> None:
         """Send SIGTERM, at which a run keeps what it has and ends."""
+        if self._is_stopping:  # a second signal would end a run at once
+            return
         self._is_stopping = True
         for child in self._children.values():
             child.process.terminate()

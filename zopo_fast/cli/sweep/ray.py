@@ -48,6 +48,7 @@ class RayTasks:
             ) from error
         self._execute = ray.remote(num_cpus=1, max_retries=retries, scheduling_strategy="SPREAD")(execute)
         self._tasks: dict[Any, Work] = {}
+        self._is_stopping = False
 
     def slots(self) -> int:
         """Return the number of runs at a time: nodes come and go."""
@@ -78,8 +79,9 @@ class RayTasks:
 
     def stop(self) -> None:
         """Cancel all tasks, at which a run keeps what it has and ends."""
-        for task in self._tasks:
+        for task in () if self._is_stopping else self._tasks:
             self._ray.cancel(task)
+        self._is_stopping = True
 
     def close(self) -> None:
         """Disconnect; Ray kills the tasks that are left."""

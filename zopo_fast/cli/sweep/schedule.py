@@ -62,6 +62,7 @@ class Schedule:
             ledger.require_same(run.name, run.identity)
         self.rows = {run.name: row_of(run, self.folder(run.name)) for run in runs}
         self._running: set[str] = set()
+        self._is_stopping = False
         left = ledger.seconds_left
         self._deadline = None if left is None else time.time() + left
 
@@ -80,7 +81,7 @@ class Schedule:
         while waiting:
             before = self._complete()
             self._round(waiting, is_shared)
-            if not is_shared or self._is_late():
+            if not is_shared or self._is_late() or self._is_stopping:
                 return
             is_shared = self._complete() > before
             waiting = deque(name for name, row in self.rows.items() if row.is_limited)
@@ -88,6 +89,9 @@ class Schedule:
     def _round(self, waiting: deque[str], is_shared: bool) -> None:
         """Start each waiting run once, and wait for all."""
         while waiting or self._running:
+            if self._is_stopping:
+                waiting.clear()
+                self._executor.stop()
             slots = self._executor.slots() if is_shared else 1
             while waiting and len(self._running) < slots and not self._is_late():
                 name = waiting.popleft()
@@ -126,10 +130,8 @@ class Schedule:
         self._ledger.tick()
 
     def stop(self) -> None:
-        """Ask the runs under way to end in order, and wait for them."""
-        self._executor.stop()
-        while self._running:
-            self._collect()
+        """Let `run` ask the runs under way to end in order, and return then; for signal handlers."""
+        self._is_stopping = True
 
     def _is_late(self) -> bool:
         return self._ledger.seconds_left == 0
