@@ -216,7 +216,7 @@ def test_the_installed_command_lists_questions_and_refuses_unknown_ones(tmp_path
     wrong = bench.run("bench", "nonsense")
     assert wrong.code == 2
     assert "no benchmark is named 'nonsense'; there are" in wrong.err
-    assert "import_time, pool" in wrong.err
+    assert "import_time, large_pool, pool" in wrong.err
     blocked = bench.run("bench", "pool", "--quick", "--out", "task.jsonl/out")
     assert blocked.code == 2
     assert "results cannot be written there" in blocked.err
