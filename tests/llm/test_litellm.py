@@ -29,6 +29,7 @@ from fake_server import (
 from time_tools import HANG
 
 import zopo_fast as zf
+from zopo_fast.cli.models import JudgeSettings, ModelSettings
 from zopo_fast.llm.litellm import load_litellm
 
 if importlib.util.find_spec("litellm") is None:  # an import here would download its list of prices
@@ -112,10 +113,21 @@ def test_an_attempt_that_may_be_billed_counts_once(failure: Behaviour) -> None:
 
 
 def test_a_refused_attempt_is_free_and_the_stated_wait_is_kept() -> None:
-    answer, server, account, _ = ask([status(429, retry_after=0.4)])
-    assert answer.text == "cold"
-    assert (len(server.requests), account.spent.calls) == (2, 1)
-    assert account.spent.seconds >= 0.4
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def work() -> None:
+        async with FakeServer(lambda _: "cold", plan=[status(429, retry_after=7)]) as server:
+            account = zf.Account(zf.Limits(calls=100))
+            async with zf.LiteLLMModel(settings(server.url), sleep=sleep) as model:
+                answer = await model.chat(HELLO, account=account)
+            assert answer.text == "cold"
+            assert (len(server.requests), account.spent.calls) == (2, 1)
+
+    run(work())
+    assert sum(slept) == pytest.approx(7, abs=0.1)
 
 
 def test_limits_are_never_exceeded_under_faults() -> None:
@@ -333,6 +345,25 @@ def test_the_command_line_names_the_model_and_resumes(tmp_path: Path) -> None:
         assert resumed.code == 0, resumed
         keys = [json.dumps(request.body, sort_keys=True) for request in chats(server)]
         assert len(keys) == len(set(keys)) > 19
+
+
+def test_a_judge_by_litellm_does_not_get_the_headers_of_the_endpoint() -> None:
+    model = ModelSettings(
+        local=False, model="m", base_url="http://127.0.0.1:1/v1", concurrency=3, temperature=None,
+        max_tokens=None, timeout=None, max_wait=None, requests_per_minute=None, tokens_per_minute=None,
+        body={}, headers={"X-Key": KEY},
+    )  # fmt: skip
+    judge = JudgeSettings("litellm:openai/j", None, None, {}, None)
+    task = zf.Task("t", (zf.Example("a", ("b",)),), metric="judge")
+
+    async def work() -> Any:
+        async with judge.opened(model, None, task, None) as opened:
+            return opened
+
+    opened = run(work())
+    assert isinstance(opened, zf.LiteLLMModel)
+    assert (opened.config.model, opened.config.base_url, opened.config.headers) == ("openai/j", None, {})
+    assert opened.slots == 3
 
 
 def test_the_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
