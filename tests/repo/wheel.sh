@@ -49,7 +49,7 @@ PATH="$folder/tools/bin:$PATH" auditwheel repair --wheel-dir "$out" "$folder/bui
 "$folder/tools/bin/twine" check --strict "$out"/*
 wheel=$(ls "$out"/*-manylinux_*.whl)
 
-# --no-index would need wheels of the dependencies; --only-binary makes sure that nothing else is compiled.
+# --only-binary: a dependency that has no wheel would be compiled, and hide that from the user of this one.
 "${PYTHON:-python3}" -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "$wheel"
 cd "$folder" # not the sources' folder: Python would import them
