@@ -139,12 +139,13 @@ def test_one_key_and_one_limit_hold_for_creations_at_the_same_time(database: str
 
 
 def test_a_study_deleted_at_one_server_is_gone_at_the_other(both: list[Client]) -> None:
-    studies = [both[0].study(), both[0].study()]
-    for study in studies:
+    used, changed, unused = (both[0].study() for _ in range(3))
+    for study in (used, changed):
         both[1].ok("POST", f"/v1/studies/{study}/ask")
-    for study, (method, path, body) in zip(studies, [("POST", "/ask", {}), ("GET", "", None)], strict=True):
+    both[1].ok("GET", f"/v1/studies/{unused}")
+    for study, method, path in ((used, "GET", ""), (changed, "POST", "/ask"), (unused, "GET", "/state")):
         assert both[0]("DELETE", f"/v1/studies/{study}").status == 204
-        assert both[1](method, f"/v1/studies/{study}{path}", body).status == 404
+        assert both[1](method, f"/v1/studies/{study}{path}").status == 404
         assert both[1]("DELETE", f"/v1/studies/{study}").status == 404
     assert both[1].ok("GET", "/v1/studies")["studies"] == []
 
