@@ -153,7 +153,7 @@ def one_round(plan: Plan, variant: Variant, seed: int) -> Round:
 
 
 @contextlib.contextmanager
-def server(data: Path, delay: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def server(data: Path | str, delay: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run `zopo-fast serve` in a process of its own; yields the process and its port."""
     command = [
         sys.executable,

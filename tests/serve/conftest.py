@@ -42,6 +42,8 @@ def postgres() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def database(postgres: Cluster) -> str:
-    """Return the address of a new, empty database."""
-    return postgres.database()
+def database(postgres: Cluster) -> Iterator[str]:
+    """Create an empty database; the value is its address."""
+    url = postgres.database()
+    yield url
+    postgres.drop(url)

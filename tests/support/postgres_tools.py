@@ -126,6 +126,11 @@ class Cluster:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        """Drop a database that `database` created, with the sessions in it."""
+        with self.connect() as connection:
+            connection.execute(f"DROP DATABASE {url.rsplit('/', 1)[1]} WITH (FORCE)")
+
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
         options = [f"--{name}={value}" for name, value in self._options.items()]
@@ -179,4 +184,4 @@ def cluster(**settings: Any) -> Iterator[Cluster]:
         try:
             yield running
         finally:
-            running.stop(immediately=True)
+            running.stop()

@@ -114,8 +114,8 @@ def served(
 
     async def work() -> None:
         stop = asyncio.Event()
-        server = Server(config, middlewares)
         try:
+            server = Server(config, middlewares)
             await server.start()
             found.append((server, asyncio.get_running_loop(), stop))
         except BaseException as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from zopo_fast.errors import StoreError
 from zopo_fast.serve.postgres import log
@@ -102,7 +102,7 @@ class GroupCommit:
         try:
             done = await self._database.retry(write)
         except Exception as problem:  # any error has to reach the waiting requests
-            error = problem if isinstance(problem, StoreError) else self._database.as_store_error(problem)
+            error = self._database.as_store_error(problem)
             # Those gathered meanwhile fail as well: some build on changes that are undone now.
             waiting = [entry for entry in self._gathered if entry.owner not in self._locked]
             self._gathered = [entry for entry in self._gathered if entry.owner in self._locked]
@@ -116,15 +116,17 @@ class GroupCommit:
                 finished += entries
             elif record in rows:
                 self._locked.add(record)
-                self._spawn(self._commit_locked(record, entries, rows[record]))
+                # The same round: an attempt of this one may still reach the database.
+                self._spawn(self._commit_locked(record, entries, rows[record], round))
             else:
                 self._fail_changed(record, entries)
         self._succeed(finished, time.perf_counter() - start)
 
-    async def _commit_locked(self, record: FleetRecord, entries: list[JournalEntry], batch: Batch) -> None:
+    async def _commit_locked(
+        self, record: FleetRecord, entries: list[JournalEntry], batch: Batch, round: UUID
+    ) -> None:
         """Append a row after waiting for the server that works on the study."""
         start = time.perf_counter()
-        round = uuid4()
 
         async def write(connection: Any) -> bool:
             async with connection.transaction():
@@ -135,7 +137,7 @@ class GroupCommit:
             async with self._slots:
                 is_done = await self._database.retry(write)
         except Exception as problem:
-            error = problem if isinstance(problem, StoreError) else self._database.as_store_error(problem)
+            error = self._database.as_store_error(problem)
             self._locked.discard(record)
             self._fail(entries + self._withdraw(record), error)
         else:

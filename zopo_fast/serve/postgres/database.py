@@ -123,6 +123,8 @@ class Database:
         try:
             async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
                 await self._migrate(connection)
+        except StoreError:
+            raise
         except (psycopg.Error, OSError) as error:
             raise self.as_store_error(error) from error
         await self.pool.open()
@@ -151,7 +153,11 @@ class Database:
             left = max(0.0, end - loop.time())
             try:
                 async with asyncio.timeout(limit), self.pool.connection(timeout=left) as connection:
-                    return await work(connection)
+                    try:
+                        return await work(connection)
+                    except psycopg.errors.ReadOnlySqlTransaction:
+                        await connection.close()  # a former primary: the next connection finds the new one
+                        raise
             except StoreError:
                 raise
             except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
@@ -179,6 +185,8 @@ class Database:
 
     def as_store_error(self, error: Exception) -> StoreError:
         """Translate an error of the database to a typed one that names the database."""
+        if isinstance(error, StoreError):
+            return error
         if isinstance(error, psycopg.errors.DiskFull):
             return StoreFullError(f"{self.name}: the disk of the database is full; free space there")
         if isinstance(error, TimeoutError):

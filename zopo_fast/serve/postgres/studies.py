@@ -26,9 +26,9 @@ from zopo_fast.serve.studies.store import OnCommit, OnFailure, too_many_studies
 from zopo_fast.serve.studies.study import LoadedStudy
 
 T = TypeVar("T")
-POLL_SECONDS = 1.0  # between two looks for the changes of other servers, while a page waits for them
-IDLE_POLLS = 30  # looks that are left out while none waits
-_FREE_CONNECTIONS = 3  # never wait for a lock: rounds of commits, lookups
+POLL_SECONDS = 1.0  # between two queries for the changes of other servers, while a page waits for them
+IDLE_POLLS = 30  # queries left out while no page waits
+_FREE_CONNECTIONS = 3  # kept for commits and lookups, which wait for no lock
 _CREATION_LOCK = 0x7A6F7063
 _LIST = """
 SELECT s.id, s.meta, coalesce((SELECT max(l.version) FROM study_log l WHERE l.study = s.id), 0)
@@ -55,7 +55,6 @@ class StudyDatabase:
 
     async def open(self, on_commit: OnCommit, on_failure: OnFailure) -> None:
         """Start to commit, and to look for the changes of other servers."""
-        self._on_commit = on_commit
         self._commits = GroupCommit(self._database, self._slots, on_commit, on_failure)
         self._poller = asyncio.create_task(self._poll())
 
@@ -82,33 +81,26 @@ class StudyDatabase:
 
     async def count(self) -> int:
         """Count the studies."""
-        row = await self._fetch_one("SELECT count(*) FROM study")
-        assert row is not None
-        return int(row[0])
+        ((count,),) = await self._database.fetch("SELECT count(*) FROM study")
+        return int(count)
 
     async def find(self, study: str) -> StudyRecord | None:
         """Look up a study by its id."""
         record = self._records.get(study)
         if record is not None:  # a later statement notices if another server deleted it
             return record
-        row = await self._fetch_one("SELECT meta FROM study WHERE id = %s", study)
-        return None if row is None else self._record(study, row[0])
+        rows = await self._database.fetch("SELECT meta FROM study WHERE id = %s", study)
+        return self._record(study, rows[0][0]) if rows else None
 
     async def find_key(self, key: str) -> tuple[str, str] | None:
         """Look up the creation with an idempotency key: its digest, and the id of the study."""
-        row = await self._fetch_one("SELECT id, meta FROM study WHERE key = %s", key)
-        return None if row is None else (json.loads(row[1])["digest"], row[0])
+        rows = await self._database.fetch("SELECT id, meta FROM study WHERE key = %s", key)
+        return (json.loads(rows[0][1])["digest"], rows[0][0]) if rows else None
 
     async def list_records(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
         """List studies in order of their ids, at most `limit` after an id."""
-
-        async def work(connection: Any) -> list[tuple[str, str, int]]:
-            rows: list[tuple[str, str, int]]
-            rows = await (await connection.execute(_LIST, (after, limit))).fetchall()
-            return rows
-
-        known = list(self._records)  # a study that is created meanwhile may miss in the answer
-        rows = await self._database.retry(work)
+        known = list(self._records)  # the answer can lack a study that is created meanwhile
+        rows = await self._database.fetch(_LIST, after, limit)
         found: list[StudyRecord] = []
         for study, meta, newest in rows:
             record = self._record(study, meta)
@@ -186,12 +178,6 @@ class StudyDatabase:
             record.unload()
             self._changes.forget(study)
 
-    async def _fetch_one(self, statement: str, *values: Any) -> Any:
-        async def work(connection: Any) -> Any:
-            return await (await connection.execute(statement, values)).fetchone()
-
-        return await self._database.retry(work)
-
     # ---- changes -----------------------------------------------------------------------------------
 
     def append(self, record: StudyRecord, events: list[JournalEvent]) -> JournalEntry | None:
@@ -249,7 +235,7 @@ class StudyDatabase:
             self._forget(record.id)
             raise
         study = await record.build(contents)
-        record.advance(contents.head)
+        record.newest = contents.head.version  # less than before where the log was replaced
         return study
 
     async def _replay(self, record: FleetRecord, rows: list[log.Row]) -> LoadedStudy:
