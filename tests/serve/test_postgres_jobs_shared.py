@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_tools import CALLS, FleetModel, fleet_model, job, wait_state
+from fleet_tools import CALLS, FleetModel, fleet_model, job, recorded, rows, wait_state
 from postgres_tools import Cluster
 from serve_tools import Client, served
 from test_serve_jobs import events, followed
@@ -49,7 +49,9 @@ def test_one_idempotency_key_makes_one_job_in_the_fleet(database: str, model: Fl
         assert here.ok("POST", "/v1/jobs", job(), Idempotency_Key="k")["id"] != name
 
 
-def test_the_limit_of_kept_jobs_holds_for_the_fleet(database: str, model: FleetModel) -> None:
+def test_the_limit_of_kept_jobs_holds_for_the_fleet(
+    database: str, model: FleetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model.answer_only(0)
     with (
         server(database, model.path, max_kept_jobs=2) as a,
@@ -61,10 +63,19 @@ def test_the_limit_of_kept_jobs_holds_for_the_fleet(database: str, model: FleetM
         for call in (here, there):
             reply = call("POST", "/v1/jobs", job())
             assert (reply.status, reply.body["error"]) == (429, "TooManyJobs")
+
+        async def count() -> dict[str, int]:
+            return {}
+
+        # As if both servers had counted before either created its job.
+        monkeypatch.setattr(b.server.jobs._backend, "count", count)
+        assert there("POST", "/v1/jobs", job()).status == 429
+        until(lambda: model.held() == 2)
         for name in names:
-            here("POST", f"/v1/jobs/{name}/cancel")
-            model.server.release.set()
-            wait_state(there, name, "cancelled", "failed")
+            assert here("POST", f"/v1/jobs/{name}/cancel").status == 202
+        model.release()
+        for name in names:
+            wait_state(there, name, "cancelled")
         assert there("DELETE", f"/v1/jobs/{names[0]}").status == 204
         assert here("POST", "/v1/jobs", job()).status == 201
 
@@ -123,7 +134,7 @@ def test_a_job_without_an_entry_of_the_queue_gets_one(database: str, model: Flee
         model.answer_only(10**6)
         for name in (first, second):
             there("POST", f"/v1/jobs/{name}/cancel")
-        model.server.release.set()
+        model.release()
         wait_state(here, third, "done")  # the other server looks for such jobs
 
 
@@ -157,6 +168,26 @@ def test_only_the_newest_run_writes_to_the_log(database: str, model: FleetModel)
     assert len(list(reader.read(number))) == number
     for mirror in (*mirrors, again):
         mirror.close()
+
+
+def test_a_run_that_lost_its_job_leaves_the_row_alone(
+    database: str, model: FleetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    monkeypatch.setattr("zopo_fast.serve.postgres.jobs.WATCH_SECONDS", 1000)  # only writes find out
+    model.answer_only(6)
+    with server(database, model.path, heartbeat=100, stalled_after=200) as a, Client(a.url) as call:
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        until(lambda: model.held() == 1)
+        until(lambda: recorded(database, name) == 6)
+        with psycopg.connect(database, options="-c search_path=zopo_fast") as connection:
+            connection.execute("UPDATE job SET run = run + 1")
+        before = rows(database, name)
+        model.answer_only(10**6)
+        model.release()
+        until(lambda: not a.server.jobs._backend._running)  # type: ignore[attr-defined]
+        assert rows(database, name) == before
 
 
 def test_a_server_without_its_database_is_refused(postgres: Cluster) -> None:

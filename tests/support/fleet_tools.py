@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ class FleetModel:
         self._left = 10**6
         self._lock = threading.Lock()
         self._folder = folder
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.server: FakeServer
         self.path: Path
 
@@ -41,7 +43,13 @@ class FleetModel:
         with self._lock:
             self._left = number
 
+    def release(self) -> None:
+        """Answer the calls that are held."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self.server.release.set)
+
     def plan(self, request: Request) -> Behaviour:
+        self._loop = asyncio.get_running_loop()
         with self._lock:
             self._left -= 1
             return ok() if self._left >= 0 else slow()
@@ -119,3 +127,18 @@ def recorded(database: str, name: str) -> int:
         rows = connection.execute(query, (name,)).fetchall()
     statements = [sql for (data,) in rows for sql, _ in decode(bytes(data))]
     return sum("INTO answers" in sql for sql in statements)
+
+
+def rows(database: str, name: str) -> list[Any]:
+    """Return all that the database holds of a job."""
+    import psycopg
+
+    with psycopg.connect(database, options="-c search_path=zopo_fast") as connection:
+        return [
+            connection.execute(query, (name,)).fetchall()
+            for query in (
+                "SELECT run, state, saved, result FROM job WHERE id = %s",
+                "SELECT * FROM job_event WHERE job = %s ORDER BY number",
+                "SELECT * FROM job_log WHERE job = %s ORDER BY number",
+            )
+        ]

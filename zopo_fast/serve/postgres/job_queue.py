@@ -154,7 +154,7 @@ class JobQueue:
             await self._manager.finish_job_by_id_async(int(entry.id or 0), Status.ABORTED, delete_job=True)
 
     async def _add_missing(self) -> None:
-        """Queue the jobs whose entry ended before they did, because their server lost the database."""
+        """Queue the jobs whose entry ended before they did: their server stopped, or lost the database."""
         async with self._pool.connection() as connection:
             found = await connection.execute("SELECT id, queue FROM job WHERE state IN ('queued', 'running')")
             active = await found.fetchall()

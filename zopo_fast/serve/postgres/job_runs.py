@@ -112,15 +112,6 @@ class JobRuns:
         finally:
             writing.cancel()
             self._forget(run)
-        if run.job.saved.state == "queued":  # this server is stopping
-            await self._database.transaction(lambda connection: self._add_again(connection, run))
-
-    async def _add_again(self, connection: Any, run: Run) -> None:
-        name = run.job.saved.id
-        query = "SELECT queue FROM job WHERE id = %s AND run = %s AND state = 'queued'"
-        row = await (await connection.execute(query, (name, run.number))).fetchone()
-        if row is not None:
-            await self._queue.add(connection, name, row[0])
 
     async def _begin(self, name: str) -> Run | None:
         rows = await self._database.fetch(
