@@ -139,12 +139,13 @@ def test_one_key_and_one_limit_hold_for_creations_at_the_same_time(database: str
 
 
 def test_a_study_deleted_at_one_server_is_gone_at_the_other(both: list[Client]) -> None:
-    studies = [both[0].study(), both[0].study()]
-    for study in studies:
+    used, changed, unused = (both[0].study() for _ in range(3))
+    for study in (used, changed):
         both[1].ok("POST", f"/v1/studies/{study}/ask")
-    for study, (method, path, body) in zip(studies, [("POST", "/ask", {}), ("GET", "", None)], strict=True):
+    both[1].ok("GET", f"/v1/studies/{unused}")
+    for study, method, path in ((used, "GET", ""), (changed, "POST", "/ask"), (unused, "GET", "/state")):
         assert both[0]("DELETE", f"/v1/studies/{study}").status == 204
-        assert both[1](method, f"/v1/studies/{study}{path}", body).status == 404
+        assert both[1](method, f"/v1/studies/{study}{path}").status == 404
         assert both[1]("DELETE", f"/v1/studies/{study}").status == 404
     assert both[1].ok("GET", "/v1/studies")["studies"] == []
 
@@ -195,8 +196,9 @@ def test_a_busy_server_does_not_starve_the_other(server: InThread, both: list[Cl
 
 
 def test_requests_wait_for_a_database_that_restarts(
-    postgres: Cluster, server: InThread, call: Client
+    postgres: Cluster, server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zopo_fast.serve.postgres.database.RETRY_SECONDS", HANG)
     study = call.study(budget=20)
     order = run_to_the_end(call, study, steps=4)
     (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
@@ -216,12 +218,12 @@ def test_requests_wait_for_a_database_that_restarts(
 def test_a_database_out_of_reach_is_a_problem_until_it_is_back(
     postgres: Cluster, server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zopo_fast.serve.postgres.database.RETRY_SECONDS", 0.3)
     study = call.study(budget=20)
     order = run_to_the_end(call, study, steps=4)
     (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
     tell = {"index": index, "score": score(index), "ask": 1}
     postgres.stop()
+    monkeypatch.setattr("zopo_fast.serve.postgres.database.RETRY_SECONDS", 0.3)
     try:
         for method, path, body in (
             ("POST", f"/v1/studies/{study}/tell", tell),
@@ -236,6 +238,7 @@ def test_a_database_out_of_reach_is_a_problem_until_it_is_back(
         assert call.ok("GET", "/healthz")["status"] == "ok"
     finally:
         postgres.start()
+        monkeypatch.undo()
     until(lambda: call("GET", f"/v1/studies/{study}").status == 200)
     assert call.ok("GET", f"/v1/studies/{study}")["pending"] == [index]
     answer = call.ok("POST", f"/v1/studies/{study}/tell", tell)

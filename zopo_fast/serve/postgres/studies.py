@@ -26,9 +26,9 @@ from zopo_fast.serve.studies.store import OnCommit, OnFailure, too_many_studies
 from zopo_fast.serve.studies.study import LoadedStudy
 
 T = TypeVar("T")
-POLL_SECONDS = 1.0  # between two looks for the changes of other servers, while a page waits for them
-IDLE_POLLS = 30  # looks that are left out while none waits
-_FREE_CONNECTIONS = 3  # never wait for a lock: rounds of commits, lookups
+POLL_SECONDS = 1.0  # between two queries for the changes of other servers, while a page waits for them
+IDLE_POLLS = 30  # queries left out while no page waits
+_FREE_CONNECTIONS = 3  # kept for commits and lookups, which wait for no lock
 _CREATION_LOCK = 0x7A6F7063
 _LIST = """
 SELECT s.id, s.meta, coalesce((SELECT max(l.version) FROM study_log l WHERE l.study = s.id), 0)
@@ -55,7 +55,6 @@ class StudyDatabase:
 
     async def open(self, on_commit: OnCommit, on_failure: OnFailure) -> None:
         """Start to commit, and to look for the changes of other servers."""
-        self._on_commit = on_commit
         self._commits = GroupCommit(self._database, self._slots, on_commit, on_failure)
         self._poller = asyncio.create_task(self._poll())
 
@@ -100,8 +99,7 @@ class StudyDatabase:
 
     async def list_records(self, after: str = "", limit: int | None = None) -> list[StudyRecord]:
         """List studies in order of their ids, at most `limit` after an id."""
-
-        known = list(self._records)  # a study that is created meanwhile may miss in the answer
+        known = list(self._records)  # the answer can lack a study that is created meanwhile
         rows = await self._database.fetch(_LIST, after, limit)
         found: list[StudyRecord] = []
         for study, meta, newest in rows:
@@ -237,7 +235,7 @@ class StudyDatabase:
             self._forget(record.id)
             raise
         study = await record.build(contents)
-        record.advance(contents.head)
+        record.newest = contents.head.version  # less than before where the log was replaced
         return study
 
     async def _replay(self, record: FleetRecord, rows: list[log.Row]) -> LoadedStudy:
