@@ -285,13 +285,6 @@ def test_prior_scores_are_data_and_not_scored_again() -> None:
     )
 
 
-def test_a_winner_is_not_compared_with_itself_as_the_median() -> None:
-    result = run(config=zf.RunConfig(budget=1, initial=1, stop_at_perfect=False))
-    assert [row.role for row in result.heldout] == ["winner", "seed prompt"]
-    sampled = run(config=zf.RunConfig(budget=1, initial=1, stop_at_perfect=False, compare_random=True))
-    assert "pool median" not in {row.role for row in sampled.heldout if row.prompt == sampled.best_prompt}
-
-
 def test_random_sample_is_as_large_and_nothing_is_scored_twice() -> None:
     asked: Counter[str] = Counter()
 

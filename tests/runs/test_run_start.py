@@ -57,6 +57,14 @@ def test_a_stated_number_is_random_and_so_is_the_start_of_the_official_preset() 
     assert first(10, search=zf.ZopoConfig.official(), seed=2) == drawn[:10]
 
 
+def test_a_winner_is_not_compared_with_itself_as_the_median() -> None:
+    made = tuple(zf.Example(f"question {i}", ("yes",)) for i in range(8))
+    task = zf.Task("toy", made[:4], made[4:])
+    config = zf.RunConfig(budget=1, prompts_in_flight=1, stop_at_perfect=False)
+    result = zf.optimize_sync(task, PROMPTS, lambda _: "yes", config, embeddings=EMBEDDINGS)
+    assert [row.role for row in result.heldout] == ["winner", "seed prompt"]
+
+
 async def _interrupted(path: Path, config: zf.RunConfig, calls: int) -> list[str]:
     """Run until `calls` prompts were scored, and return these."""
     asked: list[str] = []
