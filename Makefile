@@ -47,7 +47,7 @@ test: lint check
 # times, and the model uses every core. Screenshots of the browser tests are kept in build/screenshots.
 check: $(VENV)/installed
 	tests/support/install_chromium.sh
-	tests/support/install_postgres.sh
+	tests/support/install_servers.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone and not model"
 	$(BIN)/python -m pytest -m "alone or model"
 
