@@ -196,8 +196,9 @@ def test_a_busy_server_does_not_starve_the_other(server: InThread, both: list[Cl
 
 
 def test_requests_wait_for_a_database_that_restarts(
-    postgres: Cluster, server: InThread, call: Client
+    postgres: Cluster, server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zopo_fast.serve.postgres.database.RETRY_SECONDS", HANG)
     study = call.study(budget=20)
     order = run_to_the_end(call, study, steps=4)
     (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
@@ -217,12 +218,12 @@ def test_requests_wait_for_a_database_that_restarts(
 def test_a_database_out_of_reach_is_a_problem_until_it_is_back(
     postgres: Cluster, server: InThread, call: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zopo_fast.serve.postgres.database.RETRY_SECONDS", 0.3)
     study = call.study(budget=20)
     order = run_to_the_end(call, study, steps=4)
     (index,) = call.ok("GET", f"/v1/studies/{study}")["pending"]
     tell = {"index": index, "score": score(index), "ask": 1}
     postgres.stop()
+    monkeypatch.setattr("zopo_fast.serve.postgres.database.RETRY_SECONDS", 0.3)
     try:
         for method, path, body in (
             ("POST", f"/v1/studies/{study}/tell", tell),
@@ -237,6 +238,7 @@ def test_a_database_out_of_reach_is_a_problem_until_it_is_back(
         assert call.ok("GET", "/healthz")["status"] == "ok"
     finally:
         postgres.start()
+        monkeypatch.undo()
     until(lambda: call("GET", f"/v1/studies/{study}").status == 200)
     assert call.ok("GET", f"/v1/studies/{study}")["pending"] == [index]
     answer = call.ok("POST", f"/v1/studies/{study}/tell", tell)

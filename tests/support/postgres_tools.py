@@ -134,9 +134,11 @@ class Cluster:
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
         options = [f"--{name}={value}" for name, value in self._options.items()]
+        # Ends with the tests, also when they are killed; the calling thread must live as long as the cluster.
+        guard = [] if shutil.which("setpriv") is None else ["setpriv", "--pdeathsig", "QUIT"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, "-p", str(self.port), *options],
+                [*guard, self._binaries / "postgres", "-D", self._data, "-p", str(self.port), *options],
                 stdout=log, stderr=log, cwd=self._data.parent, start_new_session=True, **self._as,
             )  # fmt: skip
         until(self._is_ready)
