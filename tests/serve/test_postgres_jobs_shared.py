@@ -73,8 +73,7 @@ def test_the_limit_of_kept_jobs_holds_for_the_fleet(
         until(lambda: model.held() == 2)
         for name in names:
             assert here("POST", f"/v1/jobs/{name}/cancel").status == 202
-        model.release()
-        for name in names:
+        for name in names:  # without the held calls, after a pause for them
             wait_state(there, name, "cancelled")
         assert there("DELETE", f"/v1/jobs/{names[0]}").status == 204
         assert here("POST", "/v1/jobs", job()).status == 201
@@ -114,6 +113,28 @@ def test_a_database_that_restarts_neither_ends_a_job_nor_repeats_a_call(
         assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_a_job_is_resumed_after_a_database_that_was_away_too_long(
+    postgres: Cluster,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("zopo_fast.serve.postgres.job_log.RETRY_SECONDS", 0.1)
+    with (
+        fleet_model(tmp_path, latency=0.03) as model,
+        server(database, model.path) as running,
+        Client(running.url) as call,
+    ):
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        until(lambda: model.server.answered_total > 9)
+        postgres.stop(immediately=True)
+        until(lambda: "job interrupted" in caplog.messages)
+        postgres.start()
+        assert wait_state(call, name, "done", "failed")["error"] is None
+        assert len(model.server.answered) == CALLS
+
+
 def test_a_job_without_an_entry_of_the_queue_gets_one(database: str, model: FleetModel) -> None:
     import psycopg
 
@@ -133,8 +154,7 @@ def test_a_job_without_an_entry_of_the_queue_gets_one(database: str, model: Flee
             assert connection.execute(delete, (third,)).rowcount == 1
         model.answer_only(10**6)
         for name in (first, second):
-            there("POST", f"/v1/jobs/{name}/cancel")
-        model.release()
+            assert there("POST", f"/v1/jobs/{name}/cancel").status == 202
         wait_state(here, third, "done")  # the other server looks for such jobs
 
 

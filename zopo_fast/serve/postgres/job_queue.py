@@ -30,6 +30,7 @@ except ImportError as error:
     ) from error
 
 _TASK = "zopo_fast.run_job"
+_FETCH_SECONDS = 1.0  # between two looks for a job; a notification comes earlier, if it comes
 _LOCK = 0x7A6F7071  # key of the advisory lock of the schema, and of one search for stalled jobs at a time
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class JobQueue:
                 self._app,
                 self._queues,
                 concurrency=limits.max_jobs,
-                fetch_job_polling_interval=limits.heartbeat,
+                fetch_job_polling_interval=min(limits.heartbeat, _FETCH_SECONDS),
                 shutdown_graceful_timeout=0.0,
                 delete_jobs="always",
                 install_signal_handlers=False,
