@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 import zopo_fast as zf
-from zopo_fast.bench.common.harness import Result, Row, Settings, Timing, uncollected
+
+from ..common.harness import Result, Row, Settings, Timing, uncollected
 
 QUESTION = (
     "What do the start of a search, its asks and its tells cost on a pool of millions, in time and memory?"

@@ -270,7 +270,7 @@ CHANGEABLE = {
     "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute", "tokens_per_minute",
     "cache", "cache_size", "base_url", "judge_base_url", "headers", "body", "judge_body", "generate_body",
     "judge_key_env", "embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body",
-    "max_wait", "write_back",
+    "max_wait", "write_back", "embeddings",
 }  # fmt: skip
 
 
