@@ -109,8 +109,12 @@ class Database:
             psycopg.Error: the database cannot be reached.
         """
         connection = psycopg.connect(self.conninfo, autocommit=True)
-        for statement, values in _SETUP:
-            connection.execute(statement, values)
+        try:
+            for statement, values in _SETUP:
+                connection.execute(statement, values)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     async def open(self) -> None:
