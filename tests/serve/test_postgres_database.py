@@ -26,7 +26,7 @@ from zopo_fast.serve.postgres.database import Database
 
 
 def opened(url: str, query: str = "SELECT 1", at_once: int = 1) -> list[Any]:
-    """Open a database so many times at once; return the first row of a query from each."""
+    """Open a database several times at once; return the first row of a query from each."""
 
     async def one() -> Any:
         database = Database(url)
