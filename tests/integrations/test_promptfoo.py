@@ -300,6 +300,19 @@ def test_the_command_optimizes_writes_back_and_checks(tmp_path: Path) -> None:
     assert (checked.code, failed.code) == (0, 1), (checked, failed)
 
 
+def test_a_file_that_cannot_take_the_winner_is_refused_before_any_call(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    path = write(tmp_path)
+    (tmp_path / "other.yaml").write_text(configuration(case({"type": "is-json"}), prompts="one {{q}}"))
+    with serving(capitals) as server:
+        given = ["--model", "m", "--base-url", server.url, "--no-cache", "--embedder", "endpoint:e"]
+        for name, says in (("other.yaml", "'prompts' is no list"), ("missing.yaml", "cannot be read")):
+            done = bench.run("optimize", path.name, *given, "--examples", "1", "--write-back", name)
+            assert done.code == 2, done
+            assert says in done.err
+        assert server.requests == []
+
+
 def test_the_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of("docs/integrations/promptfoo.md")
     path = write(tmp_path)

@@ -347,10 +347,8 @@ def write_back(path: str | Path, prompt: str) -> bool:
         OutputError: `prompts:` is no list in the file, or the file cannot be written; the file is unchanged.
     """
     path = Path(path)
-    before = _yaml(path)
-    listed = before.get("prompts") if isinstance(before, dict) else None
-    if not isinstance(listed, list) or not listed:
-        raise OutputError(f"{path}: 'prompts' is no list to insert the winner into; write it as a list")
+    before = require_writable(path)
+    listed = before["prompts"]
     if prompt in listed:
         return False
     data = read_bytes(path, MAX_SETTINGS_BYTES)
@@ -370,6 +368,20 @@ def write_back(path: str | Path, prompt: str) -> bool:
         )
     write_atomic(path, text.encode())
     return True
+
+
+def require_writable(path: Path) -> dict[str, Any]:
+    """Return the values of a configuration that `write_back` can insert a prompt into.
+
+    Raises:
+        TaskError: the file is missing or malformed.
+        OutputError: `prompts:` is no list in the file.
+    """
+    document = _yaml(path)
+    listed = document.get("prompts") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise OutputError(f"{path}: 'prompts' is no list to insert the winner into; write it as a list")
+    return dict(document)
 
 
 def _loaded(text: str) -> Any:
