@@ -226,6 +226,24 @@ def test_a_server_that_takes_over_its_own_job_ends_the_earlier_run(database: str
         assert set(model.server.answered.values()) == {1}
 
 
+def test_a_deletion_whose_answer_was_lost_is_acknowledged(
+    database: str, model: FleetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(database, model.path) as a, Client(a.url) as call:
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        wait_state(call, name, "done")
+        shared: Any = a.server.jobs._backend._database  # type: ignore[attr-defined]
+        retry = shared.retry
+
+        async def twice(work: Any, *limit: float) -> Any:
+            await retry(work, *limit)
+            return await retry(work, *limit)
+
+        monkeypatch.setattr(shared, "retry", twice)
+        assert call("DELETE", f"/v1/jobs/{name}").status == 204
+        assert call("DELETE", f"/v1/jobs/{name}").status == 404
+
+
 def test_progress_whose_write_failed_is_written_again(
     database: str, model: FleetModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

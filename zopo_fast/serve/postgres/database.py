@@ -187,6 +187,22 @@ class Database:
 
         return await self.retry(attempt)
 
+    async def delete(self, statement: str, value: object, limit: float = RETRY_SECONDS) -> bool:
+        """Run a DELETE, and again as `retry` does.
+
+        Returns:
+            False if there was no row to delete. True after a lost answer: that attempt may have deleted it.
+        """
+        attempts = 0
+
+        async def attempt(connection: Any) -> bool:
+            nonlocal attempts
+            attempts += 1
+            done = await connection.execute(statement, (value,))
+            return bool(done.rowcount or attempts > 1)
+
+        return await self.retry(attempt, limit)
+
     def as_store_error(self, error: Exception) -> StoreError:
         """Translate an error of the database to a typed one that names the database."""
         if isinstance(error, StoreError):
