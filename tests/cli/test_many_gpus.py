@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from cli_tools import Bench, answer, ended, write_lines
 from doc_tools import ROOT, blocks_of
+from port_tools import free_port
 from time_tools import until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -34,13 +35,6 @@ def replica(held_at: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
             yield process, int(process.stdout.readline())
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:

@@ -134,7 +134,7 @@ def test_limits_hold_over_kills(bench: SweepBench) -> None:
         ended(process)
         gate.closed.clear()
         assert bench.run("sweep", name).code == 0
-        # A call that a kill cut off before it was sent counts too: it may have been.
+        # A call that a kill interrupted counts too, even if it was not sent.
         assert limit - 6 <= len(server.requests) <= limit
         assert_nothing_is_paid_twice(server)
 

@@ -178,7 +178,7 @@ def test_the_spending_of_a_deleted_folder_still_counts(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_study_cannot_be_read_keeps_its_share(tmp_path: Path) -> None:
-    """A process of a node that is cut off may still spend the share."""
+    """A process of a disconnected node may still spend the share."""
     ledger = Ledger(tmp_path, Limits(calls=10))
     ledger.grant("a", 2, "id")
     study(tmp_path, "a", Amounts(3, 0, 0.0))

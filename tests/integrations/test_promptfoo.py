@@ -184,6 +184,11 @@ def test_the_score_is_the_weighted_share_or_that_of_the_threshold() -> None:
         (configuration(case({"type": "is-json"}), prompts=["file://p.py"]), "only .txt"),
         (configuration(case({"type": "is-json"}), prompts=["file://none.txt"]), "cannot be read"),
         (configuration(case({"type": "is-json"}), scenarios=[{}]), "'scenarios'"),
+        (configuration({"vars": "x", "assert": []}), "test 1: 'vars': expected a mapping"),
+        (configuration(case({"type": "is-json"}, options=["transform"])), "'options': expected a mapping"),
+        (configuration(case({"type": "is-json"}, threshold="high")), "test 1: could not convert"),
+        (configuration(case({"type": "is-json"}, threshold=[1])), "test 1: float()"),
+        (configuration(case(), defaultTest={"assert": {"type": "is-json"}}), "'assert': expected a list"),
         ("prompts: [", "is no YAML"),
         ("- a", "a mapping"),
     ],
@@ -192,6 +197,18 @@ def test_what_is_not_supported_is_named(tmp_path: Path, config: str, says: str) 
     with pytest.raises(zf.TaskError, match=r"promptfooconfig|none") as error:
         promptfoo.load(write(tmp_path, config))
     assert says in str(error.value)
+
+
+def test_malformed_tests_in_files_are_named(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, configuration(tests=["file://a.jsonl", "file://b.csv"]),
+        a__jsonl='["text"]\n', b__csv="q,__expected,__threshold\nx,y,high\n",
+    )  # fmt: skip
+    with pytest.raises(zf.TaskError, match="test 1: expected a mapping"):
+        promptfoo.load(path)
+    path.write_text(configuration(tests="file://b.csv"))
+    with pytest.raises(zf.TaskError, match="test 1: could not convert"):
+        promptfoo.load(path)
 
 
 def test_a_cell_with_an_unknown_type_is_not_taken_for_a_text() -> None:
@@ -281,6 +298,19 @@ def test_the_command_optimizes_writes_back_and_checks(tmp_path: Path) -> None:
     assert yaml.safe_load(path.read_text())["prompts"] == [pool[0], *yaml.safe_load(CONFIG)["prompts"]]
     assert "# the prompt in use" in path.read_text()
     assert (checked.code, failed.code) == (0, 1), (checked, failed)
+
+
+def test_a_file_that_cannot_take_the_winner_is_refused_before_any_call(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    path = write(tmp_path)
+    (tmp_path / "other.yaml").write_text(configuration(case({"type": "is-json"}), prompts="one {{q}}"))
+    with serving(capitals) as server:
+        given = ["--model", "m", "--base-url", server.url, "--no-cache", "--embedder", "endpoint:e"]
+        for name, says in (("other.yaml", "'prompts' is no list"), ("missing.yaml", "cannot be read")):
+            done = bench.run("optimize", path.name, *given, "--examples", "1", "--write-back", name)
+            assert done.code == 2, done
+            assert says in done.err
+        assert server.requests == []
 
 
 def test_the_lines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

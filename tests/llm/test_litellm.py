@@ -92,6 +92,17 @@ def test_an_answer_has_the_tokens_that_the_provider_states() -> None:
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
+def test_a_call_has_a_span_of_its_provider(request: pytest.FixtureRequest) -> None:
+    pytest.importorskip("opentelemetry.sdk")
+    spans = request.getfixturevalue("spans")
+    answer, server, *_ = ask(None)
+    span = spans.one("chat openai/m")
+    assert span.attributes["gen_ai.provider.name"] == "openai"
+    assert span.attributes["server.port"] == int(server.url.rsplit(":", 1)[1].split("/")[0])
+    assert span.attributes["gen_ai.usage.output_tokens"] == answer.usage.completion_tokens
+    assert KEY not in str([each.to_json() for each in spans.all()])
+
+
 def test_unstated_tokens_are_estimated() -> None:
     answer, *_ = ask(no_usage())
     assert answer.usage.estimated_calls == 1

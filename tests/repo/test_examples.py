@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from cli_tools import serving
 from fake_server import slow
+from port_tools import free_port
 from server_behaviours import only_first
 from time_tools import HANG, until
 
@@ -72,9 +72,7 @@ class Service:
 @contextmanager
 def service(folder: Path, *arguments: str, **environment: str) -> Iterator[Service]:
     """Run the example, end it by SIGTERM, and check that it reports nothing left open."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [*PYTHON, str(EXAMPLES / "aiohttp_service.py"), "pool.jsonl", "pool.npy", "--port", str(port)]
     with subprocess.Popen(
         [*command, *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

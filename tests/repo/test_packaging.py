@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from doc_tools import PAGES, ROOT, blocks_of
+from port_tools import free_port
 from serve_tools import TOKEN, Client
 from time_tools import HANG
 
@@ -222,12 +222,6 @@ def contained(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 is_container_like = pytest.mark.skipif(

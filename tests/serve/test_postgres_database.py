@@ -26,7 +26,7 @@ from zopo_fast.serve.postgres.database import Database
 
 
 def opened(url: str, query: str = "SELECT 1", at_once: int = 1) -> list[Any]:
-    """Open a database so many times at once; return the first row of a query from each."""
+    """Open a database several times at once; return the first row of a query from each."""
 
     async def one() -> Any:
         database = Database(url)
@@ -154,6 +154,15 @@ def test_a_database_that_cannot_be_opened_is_a_typed_error_without_its_password(
     texts = [str(raised.value), repr(raised.value), repr(raised.value.__cause__), caplog.text]
     for secret in (PASSWORD, QUOTED, "a-wrong-password"):
         assert all(secret not in text for text in texts)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "Postgresql", "mysql"])
+def test_another_url_is_refused_and_no_folder_shows_its_password(scheme: str) -> None:
+    url = f"{scheme}://tester:{QUOTED}@localhost/x"
+    for data in (url, Path(url)):
+        with pytest.raises(ConfigError, match=re.escape(f"a URL with '{scheme}' is not supported")) as raised:
+            ServeConfig(data=data)
+        assert QUOTED not in str(raised.value)
 
 
 def test_the_command_names_the_database_and_not_its_password(postgres: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,60 @@ def test_a_run_that_lost_its_job_leaves_the_row_alone(
         model.release()
         until(lambda: not a.server.jobs._backend._running)  # type: ignore[attr-defined]
         assert rows(database, name) == before
+
+
+def test_a_server_that_takes_over_its_own_job_ends_the_earlier_run(database: str, model: FleetModel) -> None:
+    model.answer_only(6)
+    with server(database, model.path, heartbeat=100, stalled_after=200) as a, Client(a.url) as call:
+        backend: Any = a.server.jobs._backend
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        until(lambda: model.held() == 1)
+        until(lambda: recorded(database, name) == 6)
+        earlier = backend._running[name].job.task
+        asyncio.run_coroutine_threadsafe(backend._execute(name), a.loop)
+        until(earlier.done)  # its call is still held
+        model.answer_only(10**6)
+        wait_state(call, name, "done")
+        assert set(model.server.answered.values()) == {1}
+
+
+def test_a_deletion_whose_answer_was_lost_is_acknowledged(
+    database: str, model: FleetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server(database, model.path) as a, Client(a.url) as call:
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        wait_state(call, name, "done")
+        shared: Any = a.server.jobs._backend._database  # type: ignore[attr-defined]
+        retry = shared.retry
+
+        async def twice(work: Any, *limit: float) -> Any:
+            await retry(work, *limit)
+            return await retry(work, *limit)
+
+        monkeypatch.setattr(shared, "retry", twice)
+        assert call("DELETE", f"/v1/jobs/{name}").status == 204
+        assert call("DELETE", f"/v1/jobs/{name}").status == 404
+
+
+def test_progress_whose_write_failed_is_written_again(
+    database: str, model: FleetModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.answer_only(12)
+    with server(database, model.path) as a, Client(a.url) as call:
+        backend: Any = a.server.jobs._backend
+        write, failures = backend._database.transaction, []
+
+        async def transaction(work: Any) -> Any:
+            is_last = any(run.job.saved.trials == 3 for run in backend._running.values())
+            if is_last and not failures:
+                failures.append(StoreError("away"))
+                raise failures[0]
+            return await write(work)
+
+        monkeypatch.setattr(backend._database, "transaction", transaction)
+        name = call.ok("POST", "/v1/jobs", job())["id"]
+        until(lambda: call.ok("GET", f"/v1/jobs/{name}")["trials"] == 3)  # no further event follows
+        assert failures
 
 
 def test_a_server_without_its_database_is_refused(postgres: Cluster) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from doc_tools import PAGES, blocks_of
+from port_tools import free_port
 from serve_study_tools import in_process, score
 from serve_tools import SECONDS, Client, InThread, served
 from time_tools import until
@@ -24,9 +25,7 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def proxy(folder: Path, urls: list[str]) -> Iterator[str]:
     """Run nginx with the configuration of the documents, without TLS; the value is its URL."""
     (block,) = [b for b in blocks_of("docs/integrations/postgresql.md") if "upstream zopo" in b.code]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = re.sub(r" *ssl_\w+ .*\n", "", block.code).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
     code = code.replace("error timeout;", "error timeout non_idempotent;")  # the test sends keys
     for number, url in enumerate(urls):

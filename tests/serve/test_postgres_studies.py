@@ -16,6 +16,7 @@ from serve_study_tools import in_process, reference, run_to_the_end, score
 from serve_tools import SECONDS, Client, InThread, packed, pool, served
 from time_tools import HANG, until
 
+from zopo_fast.errors import StoreError
 from zopo_fast.serve.config import ServerLimits
 
 psycopg = pytest.importorskip("psycopg")
@@ -59,6 +60,21 @@ def test_servers_that_take_turns_ask_as_one_search_in_process(both: list[Client]
     assert {call("POST", f"/v1/studies/{study}/ask").body["error"] for call in both} == {"NothingToAsk"}
     states = [call.ok("GET", f"/v1/studies/{study}/state") for call in both]
     assert states[0] == states[1]
+
+
+def test_the_number_of_studies_in_the_metrics_is_that_of_the_database(
+    server: InThread, both: list[Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = both[0].study()
+    assert "zopo_studies 1.0" in both[1].ok("GET", "/metrics").decode()
+
+    async def count() -> int:
+        raise StoreError("away")
+
+    monkeypatch.setattr(server.server.studies.store, "count", count)
+    assert both[0]("DELETE", f"/v1/studies/{study}").status == 204  # the study is deleted: no error
+    assert "zopo_studies 1.0" in both[0].ok("GET", "/metrics").decode()
+    assert "zopo_studies 0.0" in both[1].ok("GET", "/metrics").decode()
 
 
 def test_an_error_counts_on_the_newest_state_only(both: list[Client]) -> None:

@@ -133,6 +133,13 @@ def test_of_two_that_take_over_at_once_the_last_one_writes(
             opened[0].close()
 
 
+def test_a_run_that_a_later_one_has_replaced_cannot_take_over(tmp_path: Path, rows: Rows) -> None:
+    rows.error = StoreBusyError("a later run has begun")  # whatever the number
+    with pytest.raises(StoreBusyError, match="a later run"):
+        open_mirrored(tmp_path / "a", rows)
+    assert not (tmp_path / "a").exists()
+
+
 def test_nothing_is_acknowledged_before_the_mirror_has_it(tmp_path: Path, rows: Rows) -> None:
     with open_mirrored(tmp_path / "a", rows) as store:
         rows.gate.clear()

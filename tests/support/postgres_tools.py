@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from port_tools import free_port
 from time_tools import HANG, until
 
 USER, PASSWORD = "tester", "a secret/with:signs@"
@@ -72,9 +72,7 @@ class Cluster:
             "ssl": "on" if tls else "off",
         }
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self.start()
 
     def _call(self, program: str, *arguments: str) -> None:

@@ -139,6 +139,11 @@ class OptimizeRunner:
             from zopo_fast.runs.prior import require_usable
 
             require_usable(self.config.search, self.options["prior"])
+        if self.options.get("write_back") is not None:
+            from zopo_fast.integrations import promptfoo
+
+            promptfoo.load(self.options["write_back"])
+            promptfoo.require_writable(self.options["write_back"])
         if self.embeddings is not None:
             from zopo_fast.prompts.embedding_file import read_embeddings
             from zopo_fast.runs.optimize import with_incumbent

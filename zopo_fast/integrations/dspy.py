@@ -101,8 +101,8 @@ class ZOPO(Teleprompter):
             valset: Examples whose scores decide.
 
         Raises:
-            ConfigError: The program has no predictor, there are no examples, a name of `candidates` is not
-                that of a predictor, or there is no LM that writes candidates.
+            ConfigError: The program has no predictor, there are no examples or no LM that writes candidates,
+                or `candidates` names an unknown predictor.
             MetricError: The first prompt failed: exceptions in a row exceeded `max_errors`.
             LLMError: Every call of the prompt model failed.
             PoolError: A predictor has no candidate beside its present instruction.

@@ -8,22 +8,20 @@ run_id = log_result(zf.optimize_sync(task, pool, llm), prompt_name="classifier")
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zopo_fast._utils.aio import run_to_end
 from zopo_fast.errors import ConfigError, InputError, MetricError, MissingDependencyError
 from zopo_fast.llm.adapter import Embeds
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.report.output import write_output
 from zopo_fast.runs.config import RunConfig
-from zopo_fast.runs.optimize import optimize_sync
+from zopo_fast.runs.optimize import optimize
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.tasks.template import variables_of, with_variables
 
@@ -139,8 +137,8 @@ class ZopoPromptOptimizer(BasePromptOptimizer):
             if run is not None and trial.score is not None:
                 mlflow.log_metric(f"{name}.score", trial.score, step=trial.number, run_id=run.info.run_id)
 
-        return _in_loop_of_its_own(
-            lambda: optimize_sync(
+        return run_to_end(
+            optimize(
                 lambda prompt: evaluation({**best, name: prompt})[0],
                 candidates,
                 config=config,
@@ -186,16 +184,6 @@ def _mean(values: Sequence[float]) -> float:
 
 def _pool(given: Pool | Sequence[str]) -> Pool:
     return given if isinstance(given, Pool) else Pool.from_texts(list(given))
-
-
-def _in_loop_of_its_own(work: Callable[[], Result]) -> Result:
-    """Run work that starts an event loop; in a thread where a loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return work()
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(contextvars.copy_context().run, work).result()
 
 
 def log_result(

@@ -205,7 +205,22 @@ class _Reader:
                 cases.append(each)
             else:
                 raise self._fail(f"'tests': expected a list of tests or a file, got {short_repr(each)}")
-        return [self._test(case, default, number) for number, case in enumerate(cases, start=1)]
+        return [
+            self._test(self._mapping(case, f"test {number}"), default, number)
+            for number, case in enumerate(cases, start=1)
+        ]
+
+    def _mapping(self, value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self._fail(f"{where}: expected a mapping, got {short_repr(value)}")
+        return value
+
+    def _merged(self, name: str, parts: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+        """Return the mapping under a name, of the default test first."""
+        merged: dict[str, Any] = {}
+        for part in parts:
+            merged |= self._mapping(part.get(name) or {}, f"{where}: {name!r}")
+        return merged
 
     def _cases_of(self, path: Path) -> list[dict[str, Any]]:
         kind = path.suffix.lower()
@@ -227,7 +242,7 @@ class _Reader:
         case: dict[str, Any] = {"vars": {name: text for name, text in row.items() if name not in own}}
         case["assert"] = [cell_assertion(text) for text in expected]
         if own.get("__threshold"):
-            case["threshold"] = float(own["__threshold"])
+            case["threshold"] = own["__threshold"]
         return case
 
     def _test(
@@ -235,17 +250,21 @@ class _Reader:
     ) -> tuple[dict[str, str], list[Assertion], float | None]:
         where = f"test {number}"
         for name in _CHANGES:
-            if name in {**(default.get("options") or {}), **(case.get("options") or {})}:
+            if name in self._merged("options", (default, case), where):
                 raise self._fail(f"{where}: the option {name!r} is not supported")
         variables = {}
-        for name, value in {**(default.get("vars") or {}), **(case.get("vars") or {})}.items():
+        for name, value in self._merged("vars", (default, case), where).items():
             if isinstance(value, (list, dict)):
                 raise self._fail(
                     f"{where}: the variable {name!r} has several values; write one test for each"
                 )
             text = _shown(value)
             variables[str(name)] = _text(self._files(text)[0]).strip() if text.startswith("file://") else text
-        stated = [*(default.get("assert") or []), *(case.get("assert") or [])]
+        stated: list[Any] = []
+        for given in (default.get("assert") or [], case.get("assert") or []):
+            if not isinstance(given, list):
+                raise self._fail(f"{where}: 'assert': expected a list, got {short_repr(given)}")
+            stated += given
         if not stated:
             raise self._fail(f"{where}: no assertion, so nothing to score; add one under 'assert'")
         threshold = case.get("threshold", default.get("threshold"))
@@ -255,7 +274,7 @@ class _Reader:
                 read_assertions(stated, variables),
                 None if threshold is None else float(threshold),
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: of a threshold
             raise self._fail(f"{where}: {error}") from None
 
 
@@ -328,10 +347,8 @@ def write_back(path: str | Path, prompt: str) -> bool:
         OutputError: `prompts:` is no list in the file, or the file cannot be written; the file is unchanged.
     """
     path = Path(path)
-    before = _yaml(path)
-    listed = before.get("prompts") if isinstance(before, dict) else None
-    if not isinstance(listed, list) or not listed:
-        raise OutputError(f"{path}: 'prompts' is no list to insert the winner into; write it as a list")
+    before = require_writable(path)
+    listed = before["prompts"]
     if prompt in listed:
         return False
     data = read_bytes(path, MAX_SETTINGS_BYTES)
@@ -351,6 +368,20 @@ def write_back(path: str | Path, prompt: str) -> bool:
         )
     write_atomic(path, text.encode())
     return True
+
+
+def require_writable(path: Path) -> dict[str, Any]:
+    """Return the values of a configuration that `write_back` can insert a prompt into.
+
+    Raises:
+        TaskError: the file is missing or malformed.
+        OutputError: `prompts:` is no list in the file.
+    """
+    document = _yaml(path)
+    listed = document.get("prompts") if isinstance(document, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise OutputError(f"{path}: 'prompts' is no list to insert the winner into; write it as a list")
+    return dict(document)
 
 
 def _loaded(text: str) -> Any:

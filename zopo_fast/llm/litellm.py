@@ -96,6 +96,9 @@ class LiteLLMEndpoint(Endpoint):
         self.headers = dict(config.headers)
         self.key_name = "the key of the provider, which LiteLLM reads from its environment variable"
         self.is_bare, self.is_loopback = False, False
+        self.server = {"gen_ai.provider.name": provider.partition("/")[0]} if provider else {}
+        if self.api_base is not None:
+            self.server |= {"server.address": self.api_base.host, "server.port": self.api_base.port}
         secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
         secrets = {value for value in secrets if len(value) >= _MIN_SECRET}
         if self.api_base is not None:
@@ -162,8 +165,7 @@ class LiteLLMTransport(Transport):
     def _failed(self, error: Exception, payload: Mapping[str, Any], timeout: float) -> Response | Failure:
         """Return the failure of an attempt.
 
-        Only a refusal (4xx) is certainly not billed. LiteLLM also reports an answer that it cannot parse, or
-        that was cut off, as an error of the server, so every other failure counts as lost.
+        XX
         """
         where, kind = self._where(""), type(error).__name__
         causes = {type(each).__name__ for each in _causes(error)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from zopo_fast.llm.openai.redaction import parse_key
 
 TOKEN_VARIABLE = "ZOPO_FAST_TOKEN"
 _DATABASES = ("postgresql://", "postgres://")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 @document
@@ -118,6 +120,11 @@ class ServeConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.database is None:
+            if (url := _URL.match(str(self.data))) is not None:  # as a folder, it would show its password
+                raise ConfigError(
+                    f"data: a URL with {url[1]!r} is not supported; give a folder, or "
+                    "postgresql://USER@HOST/NAME"
+                )
             object.__setattr__(self, "data", Path(self.data))
         for name in ("embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body"):
             if getattr(self, name) and not (self.embedder or "").startswith("endpoint:"):

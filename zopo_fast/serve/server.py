@@ -276,7 +276,7 @@ class Server:
         return msgspec.json.encode(Health("stopping" if self.is_stopping else "ok", __version__))
 
     async def _metrics(self, request: ParsedRequest) -> bytes:
-        await self.jobs.count()
+        await asyncio.gather(self.studies.count(), self.jobs.count())  # other servers change them too
         return self.metrics.exposition()
 
     async def _document(self, request: ParsedRequest) -> bytes:

@@ -2,7 +2,7 @@
 
 Each transaction of the file is first written to the mirror, as one numbered row. A row is written once: of
 two writers that write the same number, one is refused. A machine that takes a study over writes an empty row
-first, so the earlier writer, should it be alive still, is refused from then on.
+first, so that an earlier writer which is still alive is refused from then on.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def open_mirrored(path: Path, mirror: Mirror) -> Store:
         mirror: of the study.
 
     Raises:
+        StoreBusyError: a later run has begun.
         StoreDamagedError: a row cannot be decoded.
         StoreVersionError: another version of this package wrote a row.
         StoreError: the file exists already or cannot be created, or the mirror cannot be used.
@@ -103,8 +104,10 @@ def _claim(mirror: Mirror) -> int:
         number = mirror.last() + 1
         try:
             mirror.write(number, encode([]))
-        except StoreBusyError:  # the earlier writer is alive still, or another machine claims too
-            continue
+        except StoreBusyError:
+            if mirror.last() < number:  # not the number is taken, but a later run has begun
+                raise
+            continue  # the earlier writer is alive still, or another machine claims too
         return number
 
 

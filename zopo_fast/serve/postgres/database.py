@@ -109,8 +109,12 @@ class Database:
             psycopg.Error: the database cannot be reached.
         """
         connection = psycopg.connect(self.conninfo, autocommit=True)
-        for statement, values in _SETUP:
-            connection.execute(statement, values)
+        try:
+            for statement, values in _SETUP:
+                connection.execute(statement, values)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     async def open(self) -> None:
@@ -182,6 +186,22 @@ class Database:
             return list(await (await connection.execute(query, values)).fetchall())
 
         return await self.retry(attempt)
+
+    async def delete(self, statement: str, value: object, limit: float = RETRY_SECONDS) -> bool:
+        """Run a DELETE, and again as `retry` does.
+
+        Returns:
+            False if there was no row to delete. True after a lost answer: that attempt may have deleted it.
+        """
+        attempts = 0
+
+        async def attempt(connection: Any) -> bool:
+            nonlocal attempts
+            attempts += 1
+            done = await connection.execute(statement, (value,))
+            return bool(done.rowcount or attempts > 1)
+
+        return await self.retry(attempt, limit)
 
     def as_store_error(self, error: Exception) -> StoreError:
         """Translate an error of the database to a typed one that names the database."""

@@ -20,9 +20,8 @@ _READ_ROWS = 100  # at a time
 class PostgresMirror:
     """Rows of one job; see `zopo_fast.storage.mirror.Mirror`.
 
-    Methods block, and are called from one thread at a time: the writer of the study file has a thread of its
-    own, which must not depend on the event loop, because reads of the study block the loop until it has
-    written.
+    Methods block, and are called from one thread at a time. The writer of the study file has a thread of its
+    own, which must not depend on the event loop: reads of the study block the loop until it has written.
 
     Args:
         database: of the fleet.

@@ -102,6 +102,8 @@ class JobRuns:
         run = await self._begin(name)
         if run is None:
             return
+        if (earlier := self._running.get(name)) is not None:  # this server was slow, and took its job over
+            self._give_up(earlier)
         self._running[name] = run
         writing = asyncio.create_task(self._write_while_running(run))
         try:
@@ -134,8 +136,9 @@ class JobRuns:
             await run.events.added.wait()
             try:
                 await self._write(run)
-            except StoreError as error:  # the run goes on; the next event brings these along
+            except StoreError as error:  # the run continues
                 _log.warning("progress not written", extra={"job": run.job.saved.id, "error": str(error)})
+                run.events.added.set()  # the pending events are written by the next attempt
                 await asyncio.sleep(WATCH_SECONDS)
 
     async def save(self, job: JobRecord) -> None:

@@ -186,12 +186,12 @@ class PostgresJobs(JobRuns):
 
     async def delete(self, job: JobRecord) -> bool:
         name = job.saved.id
-        deleted = await self._database.fetch(
-            "DELETE FROM job WHERE id = %s AND state NOT IN ('queued', 'running') RETURNING id", name
+        is_done = await self._database.delete(
+            "DELETE FROM job WHERE id = %s AND state NOT IN ('queued', 'running')", name
         )
-        if not deleted and (found := await self.find(name)) is not None:
+        if (found := await self.find(name)) is not None:
             raise still_running(found)
-        return bool(deleted)
+        return is_done
 
     async def _current(self, job: JobRecord) -> JobRecord:
         return await self.find(job.saved.id) or job

@@ -152,15 +152,7 @@ class StudyDatabase:
 
     async def delete(self, record: StudyRecord) -> bool:
         """Delete a study durably; return False if it was deleted before."""
-        attempts = 0
-
-        async def work(connection: Any) -> bool:
-            nonlocal attempts
-            attempts += 1
-            done = await connection.execute("DELETE FROM study WHERE id = %s", (record.id,))
-            return bool(done.rowcount or attempts > 1)  # an earlier attempt may have deleted the study
-
-        is_done = await self._database.retry(work, limit=READ_SECONDS)
+        is_done = await self._database.delete("DELETE FROM study WHERE id = %s", record.id, READ_SECONDS)
         self._forget(record.id)
         return is_done
 

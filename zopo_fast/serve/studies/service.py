@@ -9,6 +9,7 @@ state.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -60,7 +61,7 @@ class StudyService:
         """
         await self.store.open(self._on_commit, self._on_failure)
         self._is_open = True
-        await self._update_gauge()
+        await self.count()
 
     async def close(self, seconds: float) -> None:
         """Write everything to the store.
@@ -154,7 +155,7 @@ class StudyService:
         if key is not None and record.meta["digest"] != key.digest:
             raise key_reused()
         self._changes.touch(record.id)
-        await self._update_gauge()
+        await self.count()
         _log.info("study created", extra={"study": record.id, "prompts": len(embeddings)})
         return record
 
@@ -173,7 +174,7 @@ class StudyService:
                 raise not_found("the study")
             record.unload()
         self._changes.forget(record.id)
-        await self._update_gauge()
+        await self.count()
         _log.info("study deleted", extra={"study": record.id})
 
     # ---- changes and views -------------------------------------------------------------------------
@@ -312,5 +313,7 @@ class StudyService:
         if not self._pending[record]:
             del self._pending[record]
 
-    async def _update_gauge(self) -> None:
-        self.metrics.studies.set(await self.store.count())
+    async def count(self) -> None:
+        """Count the studies for the metrics, if the store can be reached."""
+        with contextlib.suppress(StoreError):
+            self.metrics.studies.set(await self.store.count())
