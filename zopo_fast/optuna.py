@@ -12,6 +12,7 @@ The sampler keeps nothing that the study does not hold, so that any number of wo
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ except ImportError as error:
         "zopo_fast.optuna needs optuna 4 or later: pip install 'zopo-fast[optuna]'"
     ) from error
 
+_log = logging.getLogger(__name__)
 MAX_ROUNDS = 20  # reservations of one ask before a collision with another worker is accepted
 FIXED_PARAMS = "fixed_params"  # where Optuna stores the parameters of an enqueued trial
 
@@ -95,6 +97,7 @@ class ZopoSampler(BaseSampler):
         self._others = other_sampler or RandomSampler()
         self._search = self._new_search()
         self._done: list[Call] | None = []  # calls of the search; None: unknown after an error
+        self._has_warned = False
         self._lock = threading.Lock()  # study.optimize(n_jobs=...) samples in several threads
 
     def _new_search(self) -> Zopo:
@@ -133,7 +136,13 @@ class ZopoSampler(BaseSampler):
     def after_trial(
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        """Pass the end of the trial to the other sampler."""
+        """Pass the end of the trial to the other sampler; note once that the parameter was not asked for."""
+        if state == TrialState.COMPLETE and self._name not in trial.params and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "trial %d has no parameter %r, which this sampler chooses, but %s; pass its name as name=",
+                trial.number, self._name, ", ".join(sorted(trial.params)) or "none",
+            )  # fmt: skip
         self._others.after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,14 @@ from sweep_tools import (
     assert_nothing_is_paid_twice,
     is_alive,
 )
-from time_tools import until
+from time_tools import HANG, until
 
 from zopo_fast.cli.group import load_command
 from zopo_fast.cli.params import read_toml
 from zopo_fast.cli.sweep.config import SweepFile
+from zopo_fast.cli.sweep.local import LocalProcesses
 from zopo_fast.cli.sweep.rows import row_of
-from zopo_fast.cli.sweep.worker import Amounts, Work, execute
+from zopo_fast.cli.sweep.worker import Amounts, Outcome, Work, execute
 
 
 @pytest.fixture
@@ -107,6 +109,15 @@ def test_an_interrupt_stops_all_and_keeps_everything(bench: SweepBench, number: 
             gate.closed.clear()
             assert_is_complete(bench, bench.run("sweep", name))
             assert_nothing_is_paid_twice(server)
+
+
+def test_a_process_stopped_before_it_handles_signals_is_interrupted(tmp_path: Path) -> None:
+    work = Work("a", "t.jsonl", {}, tmp_path / "a", tmp_path / "a.log", tmp_path, Amounts())
+    with closing(LocalProcesses(1, retries=3)) as processes:
+        processes.start(work)
+        processes.stop()  # a process begins with seconds of imports
+        (ended,) = processes.wait(HANG)
+    assert ended == ("a", Outcome(130, spent=Amounts(0, 0, 0.0)))
 
 
 def test_limits_hold_over_the_sweep_and_can_be_raised(bench: SweepBench) -> None:

@@ -257,6 +257,27 @@ def test_no_call_runs_after_compile() -> None:
     timer.join()
 
 
+def test_the_first_call_is_alone() -> None:
+    """DSPy loads its client in the first call, and a second thread would find it half loaded."""
+    running, most = 0, list[int]()
+    lock = threading.Lock()
+
+    def metric(example: Any, prediction: Any) -> float:
+        nonlocal running
+        with lock:
+            running += 1
+            most.append(running)
+        if len(most) == 1:
+            threading.Event().wait(0.2)  # the others have time to begin
+        with lock:
+            running -= 1
+        return 0.0
+
+    with dspy.context(lm=lm_of(Engine())):
+        optimizer(metric=metric).compile(dspy.Predict("question -> answer"), trainset=TRAINSET)
+    assert most[:2] == [1, 1]
+
+
 def test_compile_works_where_an_event_loop_runs() -> None:
     async def notebook() -> Any:
         with dspy.context(lm=lm_of(Engine())):

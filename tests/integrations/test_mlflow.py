@@ -189,6 +189,8 @@ def test_a_result_is_logged_as_a_run_with_artefacts_and_a_version(store: Any, tm
 
 def test_the_lines_of_the_page_run(store: Any) -> None:
     code = next(b.code for b in blocks_of("docs/integrations/mlflow.md") if b.language == "python")
+    assert code.count("ZopoPromptOptimizer(pool)") == 1
+    code = code.replace("ZopoPromptOptimizer(pool)", "ZopoPromptOptimizer(pool, embedder=embedder)")
     given: dict[str, Any] = {"embedder": Embedder()}
     exec(compile(code, "<page>", "exec"), given)
     assert given["result"].final_eval_score == 1.0

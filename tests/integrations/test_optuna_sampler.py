@@ -245,6 +245,14 @@ def test_other_parameters_come_from_the_other_sampler() -> None:
 # ---- refusals --------------------------------------------------------------------------------------------
 
 
+def test_a_name_that_no_trial_suggests_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of(sampler=ZopoSampler(EMBEDDINGS, name="promt"))
+    study.optimize(lambda trial: SCORES[suggest(trial)], n_trials=3)
+    assert [r.getMessage() for r in caplog.records if r.name == "zopo_fast.optuna"] == [
+        "trial 0 has no parameter 'promt', which this sampler chooses, but prompt; pass its name as name="
+    ]
+
+
 def test_several_objectives_are_refused() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=ZopoSampler(EMBEDDINGS))
     with pytest.raises(zf.errors.InputError, match="2 objectives"):

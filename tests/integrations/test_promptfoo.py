@@ -199,6 +199,14 @@ def test_what_is_not_supported_is_named(tmp_path: Path, config: str, says: str) 
     assert says in str(error.value)
 
 
+def test_a_variable_that_no_test_has_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, configuration(tests=[{"vars": {"txt": "hi"}, "assert": []}]))
+    with pytest.raises(
+        zf.TaskError, match=r"prompt 1 has \{\{\w+\}\}, and no test has .* the tests have txt"
+    ):
+        promptfoo.load(path)
+
+
 def test_malformed_tests_in_files_are_named(tmp_path: Path) -> None:
     path = write(
         tmp_path, configuration(tests=["file://a.jsonl", "file://b.csv"]),

@@ -86,6 +86,13 @@ def test_a_threshold_that_is_no_number_is_refused(at_least: Any) -> None:
         zf.check_sync(task(), "Answer.", right_below(1), at_least=at_least)
 
 
+def test_a_threshold_in_percent_is_refused_where_scores_end_at_1() -> None:
+    with pytest.raises(zf.ConfigError, match=r"from 0 to 1; for 80 % write 0\.8"):
+        zf.check_sync(task(), "Answer.", right_below(8), at_least=80)
+    own = task(metric=lambda answer, outputs: 90.0)
+    assert zf.check_sync(own, "Answer.", right_below(8), at_least=80).passed
+
+
 def test_arguments_that_cannot_work_are_refused() -> None:
     with pytest.raises(zf.ConfigError, match="part"):
         zf.check_sync(task(), "Answer.", right_below(1), part="train")  # type: ignore[arg-type]

@@ -130,8 +130,10 @@ def test_a_job_is_resumed_after_a_database_that_was_away_too_long(
         name = call.ok("POST", "/v1/jobs", job())["id"]
         until(lambda: model.server.answered_total > 9)
         postgres.stop(immediately=True)
-        until(lambda: "job interrupted" in caplog.messages)
-        postgres.start()
+        try:
+            until(lambda: "job interrupted" in caplog.messages)
+        finally:
+            postgres.start()
         assert wait_state(call, name, "done", "failed")["error"] is None
         assert len(model.server.answered) == CALLS
 

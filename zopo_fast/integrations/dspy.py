@@ -121,7 +121,9 @@ class ZOPO(Teleprompter):
         """Return the candidates of the caller by the names of predictors."""
         if self.candidates is None or isinstance(self.candidates, Mapping):
             if unknown := set(self.candidates or ()) - set(names):
-                raise ConfigError(f"candidates: {sorted(unknown)} are not among the predictors {names}")
+                raise ConfigError(
+                    f"candidates: {sorted(unknown)} are not among the predictors {names}; use their names"
+                )
             return self.candidates
         if len(names) > 1:
             raise ConfigError(
@@ -229,6 +231,7 @@ class _Scores:
         self._context = contextvars.copy_context()
         self._program = functools.cache(lambda instruction: _with_instruction(program, name, instruction))
         self._calls: set[asyncio.Future[float]] = set()
+        self._first: asyncio.Future[float] | None = None
 
     async def score(self, instruction: str, example: Any) -> float:
         """Score an instruction on an example; an exception scores 0.
@@ -237,7 +240,11 @@ class _Scores:
             MetricError: More than `max_errors` calls in a row failed.
         """
         call = functools.partial(self._called, instruction, example)
+        if self._first is not None:
+            # DSPy loads its client in the first call; a second thread would find it half loaded.
+            await asyncio.wait([self._first])
         future = asyncio.ensure_future(call_in_thread(self._context.copy().run, call))
+        self._first = self._first or future
         self._calls.add(future)
         future.add_done_callback(self._calls.discard)
         try:

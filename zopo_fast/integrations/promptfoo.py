@@ -8,7 +8,7 @@ write_back("promptfooconfig.yaml", found.written(result.best_prompt))
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from zopo_fast.runs.config import RunConfig
 from zopo_fast.tasks import splits
 from zopo_fast.tasks.example import Example
 from zopo_fast.tasks.task import Task
-from zopo_fast.tasks.template import VARIABLES, with_variables
+from zopo_fast.tasks.template import VARIABLES, variables_of, with_variables
 
 METRIC = f"{score.__module__}:{score.__name__}"
 RUBRIC = """\
@@ -102,15 +102,15 @@ def load(
             "'llm-rubric' beside other assertions is not supported: use it alone in every test, or nowhere",
             path=path,
         )
+    prompts = reader.prompts(document.get("prompts"))
+    reader.require_known_variables(prompts, {name for variables, *_ in tests for name in variables})
     found = [(_example(*test, is_judged=any(judged)), "") for test in tests]
     division = splits.divide(
         found, path, examples=examples, heldout=heldout, demonstrations=demonstrations, seed=seed
     )
     metric = "judge" if any(judged) else METRIC
     task = Task(path.stem, division[0], division[1], metric, VARIABLES, division[2])
-    return Promptfoo(
-        task, Pool.from_texts(reader.prompts(document.get("prompts"))), RUBRIC if any(judged) else None
-    )
+    return Promptfoo(task, Pool.from_texts(prompts), RUBRIC if any(judged) else None)
 
 
 def _example(
@@ -131,6 +131,16 @@ class _Reader:
 
     def _fail(self, problem: str) -> TaskError:
         return TaskError(problem, path=self._path)
+
+    def require_known_variables(self, prompts: Sequence[str], known: Collection[str]) -> None:
+        """Check that each variable of a prompt is in a test: elsewhere it would be empty in every call."""
+        for number, prompt in enumerate(prompts, start=1):
+            for name in variables_of(prompt):
+                if name not in known:
+                    raise self._fail(
+                        f"prompt {number} has {{{{{name}}}}}, and no test has this variable; the tests have "
+                        f"{', '.join(sorted(known)) or 'none'}"
+                    )
 
     def _json(self, text: str, path: Path) -> Any:
         try:

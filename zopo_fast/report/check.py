@@ -167,6 +167,11 @@ async def check(
     """
     config = config or RunConfig()
     threshold = _threshold(at_least)
+    is_own = not isinstance(task.metric, str) or ":" in task.metric  # whose range is unknown
+    if threshold > 1 and not is_own:
+        raise ConfigError(
+            f"at_least={at_least:g}: the metric {task.metric} scores from 0 to 1; for 80 % write 0.8"
+        )
     examples = examples_of(task, part)
     text = Pool.from_texts([prompt]).prompts[0]
     model = as_chat_model(llm, config.concurrency)

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import NamedTuple
 
-from zopo_fast.cli.group import EXIT_LATER
+from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_LATER
 from zopo_fast.cli.sweep.worker import Outcome, Work, execute, spent_in
 
 _GRACE = 10.0  # seconds that a process has to end in order once the sweep is gone
@@ -76,10 +76,13 @@ class LocalProcesses:
             ended.append((name, outcome or self._died(child)))
         return ended
 
-    @staticmethod
-    def _died(child: _Child) -> Outcome:
-        error = f"the process died {child.attempts} times, last with exit code {child.process.exitcode}"
-        return Outcome(EXIT_LATER, error, spent=spent_in(child.work.folder))
+    def _died(self, child: _Child) -> Outcome:
+        spent = spent_in(child.work.folder)
+        if self._is_stopping:  # asked to end before it could handle a signal
+            return Outcome(EXIT_INTERRUPTED, spent=spent)
+        times = "once" if child.attempts == 1 else f"{child.attempts} times"
+        error = f"the process died {times}, last with exit code {child.process.exitcode}"
+        return Outcome(EXIT_LATER, error, spent=spent)
 
     def stop(self) -> None:
         """Send SIGTERM, at which a run keeps what it has and ends."""
