@@ -1,7 +1,7 @@
 """PostgreSQL database of a fleet: connections, the package's own schema and its migrations.
 
-TLS, timeouts and several hosts are settings of the URL, which libpq reads. Messages name the address only, so
-that they hold neither user nor password.
+TLS, timeouts and several hosts are settings of the URL, which libpq reads. Messages name the address, and
+perhaps the user, as libpq states it, but never the password.
 """
 
 from __future__ import annotations
