@@ -69,6 +69,11 @@ def test_invalid_embeddings_are_refused(config: Any, bad: Any) -> None:
         zf.Zopo(bad, config(budget=1, initial=1))
 
 
+def test_the_name_of_a_file_is_taken_for_what_it_is(config: Any) -> None:
+    with pytest.raises(zf.ArrayError, match=r"a file is read by np\.load"):
+        zf.Zopo("vectors.npy", config(budget=1, initial=1))
+
+
 def test_a_kernel_of_another_dimension_is_refused(config: Any) -> None:
     with pytest.raises(zf.ArrayError, match="kernel"):
         zf.Zopo(pool(), config(budget=10, initial=5), kernel=zf.NTK.random(7))

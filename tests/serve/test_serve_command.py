@@ -77,7 +77,8 @@ def test_the_command_reports_invalid_options(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "token").write_text(" \n")
     assert "holds no token" in refused("--token-file", str(tmp_path / "token"))
     assert "unknown embedder" in refused("--embedder", "nonsense", "--port", "0")
-    assert "models" in refused("--models", str(tmp_path / "models.toml"), "--port", "0")
+    missing = refused("--models", str(tmp_path / "models.toml"), "--port", "0")
+    assert "models.toml: cannot be read: No such file or directory; name a TOML file" in missing
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "cannot listen" in refused("--port", str(taken.getsockname()[1]))
 

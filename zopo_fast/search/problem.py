@@ -364,7 +364,8 @@ def as_embeddings(embeddings: Any, name: str = "embeddings") -> NDArray[Any]:
     if Z.dtype.kind in "iub":
         Z = Z.astype(np.float64)
     if Z.dtype.kind != "f" or Z.dtype.itemsize not in (2, 4, 8):
-        raise ArrayError(f"{name}: expected float16, float32 or float64, got {Z.dtype}")
+        hint = "; a file is read by np.load" if Z.dtype.kind == "U" else ""
+        raise ArrayError(f"{name}: expected float16, float32 or float64, got {Z.dtype}{hint}")
     if Z.ndim != 2 or Z.size == 0:
         raise ArrayError(f"{name}: expected a non-empty (m, d) array, got shape {Z.shape}")
     return np.ascontiguousarray(Z, dtype=Z.dtype.newbyteorder("="))

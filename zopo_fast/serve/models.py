@@ -115,7 +115,12 @@ def load_models(path: Path | None) -> dict[str, NamedModel]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"--models {path}: cannot be read: {error.strerror or error}; name a TOML file with a table for "
+            "each model"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
