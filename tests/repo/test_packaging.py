@@ -166,6 +166,7 @@ def image_root(folder: Path) -> str:
     """
     root = folder / "root"
     own = {Path(sys.prefix), Path(sys.base_prefix), ROOT, *(Path(path) for path in sys.path if path)}
+    own.discard(Path("/tmp"))  # holds a checkout there; as a whole it would hide the writable one
     lines = ["set -eu", "mount --make-rprivate /", f"mount -t tmpfs none {root}"]
     for top in sorted(Path("/").iterdir()):
         inside = root / top.name
