@@ -19,7 +19,7 @@ from sweep_tools import (
 )
 from time_tools import until
 
-pytest.importorskip("ray", reason="needs the extra ray: make bridges")
+pytest.importorskip("ray.cluster_utils", reason="needs the extra ray: make bridges")
 
 TASKS = 3
 
