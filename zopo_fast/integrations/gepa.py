@@ -2,12 +2,12 @@
 
 import gepa
 import zopo_fast as zf
-from zopo_fast.integrations.gepa import TaskAdapter, pool_of
+from zopo_fast.integrations.gepa import TaskAdapter, add_candidates
 
 adapter = TaskAdapter(task, llm, account=zf.Account(zf.Limits(calls=500)))
 result = gepa.optimize({"instruction": "Answer."}, list(task.train), adapter=adapter,
                        reflection_lm=adapter.language_model(writer), **adapter.stopping)
-best = zf.optimize_sync(task, pool_of(result), llm)
+prompts = add_candidates(search, prompts, result, embed)
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ write_back("promptfooconfig.yaml", found.written(result.best_prompt))
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -305,9 +307,6 @@ def _split(text: str) -> list[str]:
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    import csv
-    import io
-
     return [
         {name: value or "" for name, value in row.items() if name}
         for row in csv.DictReader(io.StringIO(text))

@@ -28,7 +28,7 @@ from zopo_fast.errors import ConfigError, MalformedAnswerError, MissingDependenc
 from zopo_fast.llm.openai.client import OpenAIClient
 from zopo_fast.llm.openai.config import KEY_ENV, ClientConfig
 from zopo_fast.llm.openai.endpoint import Endpoint
-from zopo_fast.llm.openai.redaction import _spellings, _veiled, _with_parts, parse_base_url, show_url
+from zopo_fast.llm.openai.redaction import parse_base_url, show_url, spellings, veil, with_parts
 from zopo_fast.llm.openai.responses import MAX_MALFORMED_ATTEMPTS, Response, read_response
 from zopo_fast.llm.openai.retry import Failure
 from zopo_fast.llm.openai.transport import Transport, timed_out
@@ -104,10 +104,10 @@ class LiteLLMEndpoint(Endpoint):
         if self.api_base is not None:
             secrets |= {self.api_base.password or "", *self.api_base.query.values()}
         for value in (self.api_key or "", *config.headers.values()):
-            secrets.update(_with_parts(value))
+            secrets.update(with_parts(value))
         for body in (config.body, config.default_body):
-            _veiled(body, secrets)
-        self._secrets = _spellings(secrets)
+            veil(body, secrets)
+        self._secrets = spellings(secrets)
 
     def url(self, path: str) -> URL:
         """Return the route, whatever the path: LiteLLM chooses it."""

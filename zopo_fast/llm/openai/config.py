@@ -16,10 +16,10 @@ from zopo_fast.errors import ConfigError
 from zopo_fast.llm.bodies import merged_body
 from zopo_fast.llm.openai.redaction import (
     MASK,
-    _veiled,
     parse_base_url,
     parse_key,
     show_url,
+    veil,
 )
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class ClientConfig:
         shown["api_key"] = None if self.api_key is None else MASK
         shown["headers"] = dict.fromkeys(self.headers, MASK)
         for name in _BODIES:
-            shown[name] = _veiled(shown[name], set())
+            shown[name] = veil(shown[name], set())
         if self.base_url is not None:
             shown["base_url"] = show_url(parse_base_url("base_url", self.base_url))
         return shown
@@ -211,7 +211,7 @@ def _body(name: str, body: object, reserved: set[str]) -> dict[str, Any]:
             as_count(f"{name}: {limit!r}", given[limit], 1)
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(body), allow_nan=False))
-        _veiled(copy, set())  # refuse a body nested too deeply here, not where it is shown
+        veil(copy, set())  # refuse a body nested too deeply here, not where it is shown
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{name} cannot be sent as JSON: {error}") from None
     return copy

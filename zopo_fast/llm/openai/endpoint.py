@@ -18,14 +18,14 @@ from zopo_fast.llm.openai.redaction import (
     LOOPBACK,
     MASK,
     _one_line,
-    _spellings,
-    _veiled,
-    _with_parts,
     parse_base_url,
     parse_key,
     show_url,
+    spellings,
+    veil,
     veiled,
     visible_query,
+    with_parts,
 )
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -63,9 +63,9 @@ class Endpoint:
             )
         for name, value in headers.items():
             if _SENSITIVE.search(name):
-                secrets.update(_with_parts(value))
+                secrets.update(with_parts(value))
         for body in (config.body, config.default_body, config.embedding_body):
-            _veiled(body, secrets)
+            veil(body, secrets)
         secrets.add(key.strip())
         self.headers: Mapping[str, str] = headers
         self.key_name = variable or "key_env"
@@ -76,7 +76,7 @@ class Endpoint:
         self.server: Mapping[str, Any] = {"server.address": url.host, "server.port": url.port}
         """Attributes of spans."""
         self._base = url.with_user(None)
-        self._secrets = _spellings(secrets)
+        self._secrets = spellings(secrets)
 
     def __repr__(self) -> str:
         return f"Endpoint({show_url(self._base)!r})"

@@ -72,7 +72,7 @@ def parse_key(source: str, value: str) -> str:
     return key
 
 
-def _spellings(secrets: set[str]) -> tuple[str, ...]:
+def spellings(secrets: set[str]) -> tuple[str, ...]:
     """Return the spellings of all secrets: plain, in a URL, in JSON, on one line; longest first."""
     found: set[str] = set()
     for secret in secrets:
@@ -89,17 +89,17 @@ def _one_line(text: str) -> str:
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
-def _with_parts(value: str) -> list[str]:
+def with_parts(value: str) -> list[str]:
     """Return a secret and its longer words: a quotation may omit the scheme of `Bearer ...`."""
     return [value, *(part for part in value.split() if len(part) >= 8)]
 
 
 def veiled(value: Any) -> Any:
     """Return a copy of a JSON value with its secrets masked."""
-    return _veiled(value, set())
+    return veil(value, set())
 
 
-def _veiled(value: Any, secrets: set[str], name: str = "", *, hidden: bool = False) -> Any:
+def veil(value: Any, secrets: set[str], name: str = "", *, hidden: bool = False) -> Any:
     """Return a copy of a JSON value whose parts below sensitive names are masked.
 
     Args:
@@ -113,14 +113,14 @@ def _veiled(value: Any, secrets: set[str], name: str = "", *, hidden: bool = Fal
         for below, part in value.items():
             field_to_come = name in _SCHEMAS and isinstance(part, dict)
             sensitive = not field_to_come and _SENSITIVE.search(below) is not None
-            veiled[below] = _veiled(part, secrets, below, hidden=hidden or sensitive)
+            veiled[below] = veil(part, secrets, below, hidden=hidden or sensitive)
         return veiled
     if isinstance(value, list):
-        return [_veiled(part, secrets, name, hidden=hidden) for part in value]
+        return [veil(part, secrets, name, hidden=hidden) for part in value]
     if not hidden or value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        secrets.update(_with_parts(value))
+        secrets.update(with_parts(value))
     elif _COUNTED.search(name):
         return value
     else:

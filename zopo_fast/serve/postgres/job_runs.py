@@ -248,8 +248,7 @@ class JobRuns:
             yield path if number else None
         finally:
             mirror.close()
-            _remove(path)
-            path.parent.rmdir()
+            shutil.rmtree(path.parent, ignore_errors=True)  # where cancelled, a thread may still write in it
 
 
 @contextmanager

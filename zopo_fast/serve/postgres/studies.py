@@ -181,17 +181,7 @@ class StudyDatabase:
     async def apply_newest(
         self, record: StudyRecord, work: Callable[[LoadedStudy], Awaitable[T]], *, is_view: bool
     ) -> T:
-        """Apply work to the newest state of a study and commit its events, before other servers change it.
-
-        Args:
-            record: the study; the caller holds its lock.
-            work: changes the loaded study. A lost connection can undo it; it then runs again.
-            is_view: the work changes nothing, so that other servers need not wait.
-
-        Raises:
-            StoreError: the database cannot be reached.
-            Problem: 404, the study does not exist.
-        """
+        """Apply work to the newest state of a study; see `ApplyNewest`."""
         assert isinstance(record, FleetRecord)
         newest = _Newest(self, record, work, is_view)
         try:
