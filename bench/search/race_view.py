@@ -16,7 +16,7 @@ import zopo_fast as zf
 from zopo_fast.runs import optimize
 from zopo_fast.runs.result import Trial
 from zopo_fast.runs.state import RunState
-from zopo_fast.runs.work import Work
+from zopo_fast.runs.log.work import Work
 from zopo_fast.scoring.two_way import MIN_VARIANCE, TwoWayModel
 
 from .replay import Problem

@@ -32,14 +32,14 @@ from zopo_fast.runs.comparison import Comparison
 from zopo_fast.runs.progress import OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.resume import forget_refusals
-from zopo_fast.runs.state import AGAIN, ASK, FAILED, LATE, SCORE
+from zopo_fast.runs.log.entries import AGAIN, ASK, FAILED, LATE, SCORE, replay
 from zopo_fast.scoring.unanswered import Unanswered, concerns_call
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.state import RunState
-    from zopo_fast.runs.work import Work
+    from zopo_fast.runs.log.work import Work
     from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.storage.store import Store
 
@@ -170,7 +170,7 @@ class Driver:
         for event in self._store.events():
             is_resumed = True
             try:
-                self._state.replay(event.kind, event.data)
+                replay(self._state, event.kind, event.data)
                 self._earlier_seconds = max(self._earlier_seconds, float(event.data["at"]))
             except (InputError, LookupError, TypeError, ValueError) as error:
                 raise StudyMismatchError(

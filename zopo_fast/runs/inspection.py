@@ -14,7 +14,7 @@ from zopo_fast.llm.answer_text import without_reasoning
 from zopo_fast.llm.finish_reasons import is_cut
 from zopo_fast.llm.middleware import recorded_key
 from zopo_fast.llm.types import CallKey, Usage
-from zopo_fast.runs.state import ASK, FAILED, SCORE
+from zopo_fast.runs.log.entries import ASK, FAILED, SCORE
 from zopo_fast.tasks import template
 
 if TYPE_CHECKING:

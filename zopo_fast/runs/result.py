@@ -13,7 +13,7 @@ from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.unanswered import UnansweredExample
+from zopo_fast.runs.log.unanswered import UnansweredExample
 
 _MAX_BEST, _MAX_PROMPT, _TOP = 2_000, 200, 10  # characters of the winner and of others, prompts in the HTML
 

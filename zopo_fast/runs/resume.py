@@ -16,7 +16,7 @@ import numpy as np
 from zopo_fast import __version__
 from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
-from zopo_fast.runs.state import AGAIN, FAILED, SCORE
+from zopo_fast.runs.log.entries import AGAIN, FAILED, SCORE
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.scorer import FunctionTask
 from zopo_fast.search.problem import as_embeddings

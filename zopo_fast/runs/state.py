@@ -17,8 +17,8 @@ import numpy as np
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import Trial
-from zopo_fast.runs.unanswered import AskedExamples
-from zopo_fast.runs.work import Work
+from zopo_fast.runs.log.unanswered import AskedExamples
+from zopo_fast.runs.log.work import Work
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.scorer import Score
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from zopo_fast.runs.config import RunConfig
     from zopo_fast.search.optimizer import Zopo
 
-ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
-"""Kinds of log entries."""
 LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
 
 
@@ -205,43 +203,6 @@ class RunState:
     def record_late(self, usage: Usage) -> None:
         """Count the usage of an answer that arrived after the end of the search."""
         self.spent += usage
-
-    def replay(self, kind: str, entry: Mapping[str, Any]) -> None:
-        """Apply an entry of the log.
-
-        Args:
-            kind: of the entry, such as ASK.
-            entry: its fields.
-
-        Raises:
-            InputError: the entry does not follow from those before it, or is damaged.
-        """
-        try:
-            if kind == AGAIN:
-                self.reset_failures()
-            elif kind == LATE:
-                self.record_late(Usage(**entry["usage"]))
-            elif self.reason is not None:
-                raise InputError(f"{kind!r} after the end of the search ({self.reason})")
-            elif kind == ASK:
-                work = self.ask(entry["at"], entry["prompt"], entry["examples"])
-                asked = (entry["prompt"], tuple(entry["examples"]))
-                if work is None or (work.index, work.examples) != asked:
-                    now = "nothing" if work is None else (work.index, work.examples)
-                    raise InputError(f"asked for {asked} then and for {now} now")
-            elif kind == SCORE:
-                usage = Usage(**entry["usage"])
-                why = entry.get("unanswered")
-                unanswered = None if why is None else Unanswered(str(why["code"]), str(why["message"]))
-                self.record_score(
-                    entry["prompt"], entry["example"], entry["score"], usage, entry["at"], unanswered
-                )
-            elif kind == FAILED:
-                self.record_failure(entry["prompt"], entry["error"], entry["at"])
-            else:
-                raise InputError(f"unknown entry {kind!r}")
-        except (LookupError, TypeError) as error:
-            raise InputError(f"damaged entry {kind!r} ({error!r})") from error
 
     # ---- results -----------------------------------------------------------------------------------
 

@@ -347,7 +347,7 @@ class LandscapeRunner:
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
         from zopo_fast.cli.terminal.summary import usage_line
         from zopo_fast.llm.types import Usage
-        from zopo_fast.runs.unanswered import unanswered_lines
+        from zopo_fast.runs.log.unanswered import unanswered_lines
 
         if failed:
             click.echo(

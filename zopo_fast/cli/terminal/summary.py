@@ -14,7 +14,7 @@ from zopo_fast.cli.terminal.look import COLUMNS
 from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.result import HeldOut, Interval, Result
-from zopo_fast.runs.unanswered import unanswered_lines
+from zopo_fast.runs.log.unanswered import unanswered_lines
 
 STOPPED = {
     "budget": "the budget is spent",
