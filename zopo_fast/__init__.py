@@ -77,6 +77,16 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.types import Usage as Usage
     from zopo_fast.prompts.pool import Pool as Pool
     from zopo_fast.prompts.words import word_features as word_features
+    from zopo_fast.prompts.writing.guards import Guard as Guard, near_duplicates as near_duplicates
+    from zopo_fast.prompts.writing.part_editor import PartEditor as PartEditor
+    from zopo_fast.prompts.writing.types import (
+        Draft as Draft,
+        Failure as Failure,
+        Parent as Parent,
+        Writer as Writer,
+        WriteRequest as WriteRequest,
+        Written as Written,
+    )
     from zopo_fast.report import plot as plot
     from zopo_fast.report.check import (
         Check as Check,
@@ -115,6 +125,15 @@ _LAZY = {
     "Example": "tasks.example",
     "Pool": "prompts.pool",
     "word_features": "prompts.words",
+    "PartEditor": "prompts.writing.part_editor",
+    "Guard": "prompts.writing.guards",
+    "near_duplicates": "prompts.writing.guards",
+    "Draft": "prompts.writing.types",
+    "Failure": "prompts.writing.types",
+    "Parent": "prompts.writing.types",
+    "Writer": "prompts.writing.types",
+    "WriteRequest": "prompts.writing.types",
+    "Written": "prompts.writing.types",
     "OpenAIClient": "llm.openai.client",
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",
