@@ -51,6 +51,7 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         heldout=not options["no_comparison"],
         compare_random=options["compare_random"],
         racing=options["racing"],
+        grow=options["grow"],
         calls=options["calls"],
         race_error=options["race_error"],
         race_first=options["race_first"],
@@ -60,6 +61,20 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         rubric=options["rubric"],
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
+
+
+def part_editors(options: dict[str, Any], pool: Pool, grow: bool | None) -> list[Any]:
+    """Return the editor of the parts in --lists, where the pool is composed of them; [] for none.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    if options["lists"] is None or grow is False:
+        return []
+    from zopo_fast.prompts.writing.part_editor import PartEditor
+
+    editor = PartEditor.for_pool(pool.prompts, options["lists"], options["kind"])
+    return [] if editor is None else [editor]
 
 
 # ---- pool --------------------------------------------------------------------------------------------

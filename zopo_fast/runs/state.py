@@ -16,9 +16,10 @@ import numpy as np
 
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.result import Trial
+from zopo_fast.runs.log.partial import best_partial
 from zopo_fast.runs.log.unanswered import AskedExamples
 from zopo_fast.runs.log.work import Work
+from zopo_fast.runs.result import Trial
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.scorer import Score
@@ -27,6 +28,8 @@ from zopo_fast.scoring.unanswered import Unanswered, failure_text
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.growth.describe import Description
+    from zopo_fast.runs.growth.state import GrowthState
     from zopo_fast.search.optimizer import Zopo
 
 LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
@@ -47,6 +50,8 @@ class RunState:
         race: schedules looks; None: every prompt is scored on all examples at once.
         calls_in_flight: number of calls of running looks from which a race starts no further look; None: no
             such number.
+        growth: rounds of writing; None: the pool does not grow.
+        description: describes the prompts that enter a growing pool.
 
     Attributes:
         running: prompts in flight, by pool index.
@@ -57,6 +62,8 @@ class RunState:
         asked: outcome of each example by prompt.
         last_unanswered: reason of the newest unanswered example; None before there is one.
         full: prompts scored in this study on all examples, unanswered ones included.
+        parts: number of examples of a full score.
+        fresh: (m,) array: prompts neither asked nor scored before.
         different: logged asks that this version would have made for another prompt.
         refusal: error of a score outside the bounds of a race, which ends the search as "failures".
     """
@@ -71,8 +78,11 @@ class RunState:
         perfect: float | None = None,
         race: racing.Race | None = None,
         calls_in_flight: int | None = None,
+        growth: GrowthState | None = None,
+        description: Description | None = None,
     ) -> None:
         self.optimizer, self.pool, self.race = optimizer, pool, race
+        self.growth, self._description = growth, description
         self.running: dict[int, Work] = {}
         self.trials: list[Trial] = []
         self.scores: dict[int, Score] = {}
@@ -84,11 +94,11 @@ class RunState:
         self.last_unanswered: Unanswered | None = None
         self.full: set[int] = set()
         self.different = 0
-        self._config, self._parts, self._perfect = config, parts, perfect
+        self._config, self.parts, self._perfect = config, parts, perfect
         self._calls_in_flight = calls_in_flight
         self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
-        self._is_fresh = np.ones(len(pool), dtype=bool)  # neither asked nor scored before
-        self._is_fresh[list(pool.scores)] = False
+        self.fresh = np.ones(len(pool), dtype=bool)
+        self.fresh[list(pool.scores)] = False
         self._consecutive_failures = 0.0
 
     # ---- entries -----------------------------------------------------------------------------------
@@ -162,7 +172,7 @@ class RunState:
         work.usage += usage
         self.asked.add(index, example, unanswered)
         self.last_unanswered = unanswered or self.last_unanswered
-        if work.waiting or self.asked.cannot_be_answered(index, self._parts):
+        if work.waiting or self.asked.cannot_be_answered(index, self.parts):
             return False
         del self.running[index]
         try:
@@ -204,6 +214,39 @@ class RunState:
         """Count the usage of an answer that arrived after the end of the search."""
         self.spent += usage
 
+    # ---- growth ------------------------------------------------------------------------------------
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Calls spent, those in flight and those of writers included, and those of the budget."""
+        if self.race is not None:
+            return self.race.spent, self.race.calls
+        written = 0 if self.growth is None else self.growth.spent
+        asked = (len(self.full) + len(self.running)) * self.parts
+        return asked + written, self._config.budget * self.parts
+
+    def standings(self) -> dict[int, float]:
+        """Return the estimated score of every prompt with a score in this study, by pool index."""
+        if self.race is not None:
+            return self.race.standings(self._predictions())
+        return {i: score.mean for i, score in self.scores.items() if i in self.full}
+
+    def grow(self, entry: Mapping[str, Any]) -> None:
+        """Add the prompts of a round to the pool, and count what it cost.
+
+        Raises:
+            InputError: the entry does not follow from those before it, or is damaged.
+        """
+        assert self.growth is not None
+        new = self.growth.end(entry, len(self.pool))
+        self.spent += Usage(**entry["usage"])
+        if self.race is not None:
+            self.race.charge(sum(entry["calls"].values()))
+        if new:
+            self.growth.add(new, entry["embeddings"], self.optimizer, self._description)
+            self.pool = self.pool.with_prompts([one.prompt for one in new])
+            self.fresh = np.append(self.fresh, np.ones(len(new), dtype=bool))
+
     # ---- results -----------------------------------------------------------------------------------
 
     @property
@@ -218,20 +261,8 @@ class RunState:
 
     @property
     def best_partial(self) -> tuple[int, float] | None:
-        """Index and mean so far of the most promising partially scored prompt; None if there is none.
-
-        Prompts are ranked by their mean, in a race by their estimated quality, shrunk towards 1/2.
-        """
-        scores: dict[int, tuple[float, ...]] = {i: score.scores for i, score in self.scores.items()}
-        scores |= {i: (*scores.get(i, ()), *work.scores.values()) for i, work in self.running.items()}
-        means = {i: math.fsum(each) / len(each) for i, each in scores.items() if each}
-        if not means:
-            return None
-        race = self.race
-        known = {i: race.quality(i)[0] for i in means if race.scores(i)} if race is not None else {}
-        n = {i: len(scores[i]) for i in means}
-        index = max(means, key=lambda i: (known.get(i, means[i]) * n[i] + 1.0) / (n[i] + 2.0))
-        return index, means[index]
+        """Index and mean so far of the most promising partially scored prompt; None if there is none."""
+        return best_partial(self.scores, self.running, self.race)
 
     @property
     def exhausted(self) -> str:
@@ -248,7 +279,7 @@ class RunState:
         if self.race is not None:
             return self.race.spent - waiting, self.race.calls
         asked = len(self.full) + len(self.running)
-        return asked * self._parts - waiting, max(asked, self.optimizer.config.budget) * self._parts
+        return asked * self.parts - waiting, max(asked, self.optimizer.config.budget) * self.parts
 
     def is_fully_scored(self, index: int) -> bool:
         """Return whether a prompt was scored in this study on all examples."""
@@ -274,8 +305,13 @@ class RunState:
     def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
-        if self.optimizer.done or not self._is_fresh.any():
+        if self.optimizer.done or not self.fresh.any():
             return None
+        # The calls of writers are paid from the budget of prompts, too.
+        if self.race is None and self.growth is not None and self.growth.spent:
+            spent, calls = self.calls
+            if spent + self.parts > calls:
+                return None
         try:
             if logged is None:
                 index = self.optimizer.ask()
@@ -284,8 +320,8 @@ class RunState:
                 index = logged
         except NothingToAsk:
             return None
-        self._is_fresh[index] = False
-        return index, tuple(range(self._parts))
+        self.fresh[index] = False
+        return index, tuple(range(self.parts))
 
     def _most_calls(self, race: racing.Race) -> float:
         # Looks that start together cannot learn from each other: the last calls go out in smaller numbers.
@@ -302,12 +338,12 @@ class RunState:
         return None if index is None else (index, race.start(index))
 
     def _choose(self, race: racing.Race) -> int | None:
-        return race.choose(self._predictions(), not self.optimizer.done and bool(self._is_fresh.any()))
+        return race.choose(self._predictions(), not self.optimizer.done and bool(self.fresh.any()))
 
     def _predictions(self) -> Predictions | None:
         """Return what the search predicts for each of its candidates from the scores of the others."""
         found = self.optimizer.predict()
-        return None if found is None else Predictions(*found, self._is_fresh[found.indices])
+        return None if found is None else Predictions(*found, self.fresh[found.indices])
 
     def _repeat_race(
         self, race: racing.Race, logged: int, examples: Sequence[int] | None

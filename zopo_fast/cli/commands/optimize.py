@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.signals import run_until_terminated
-from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner, show_folder
+from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner
 from zopo_fast.cli.options import (
     answer_options,
     comparison_options,
     dry_run_options,
     embedder_options,
     generate_options,
+    growth_options,
     judge_options,
     limit_options,
     model_options,
@@ -28,6 +29,7 @@ from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.cli.plan import fit_heldout
 from zopo_fast.cli.resume import FITTED, given_options, resume_options, stored_task
 from zopo_fast.cli.settings import is_promptfoo, load_pool, load_task, text_or_file
+from zopo_fast.cli.terminal.folder import show_folder
 from zopo_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ MOST_USED = (
 @model_options
 @answer_options
 @writer_options
+@growth_options
 @judge_options
 @limit_options
 @dry_run_options

@@ -13,8 +13,8 @@ from zopo_fast._utils.text import printable
 from zopo_fast.cli.terminal.look import COLUMNS
 from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.result import HeldOut, Interval, Result
 from zopo_fast.runs.log.unanswered import unanswered_lines
+from zopo_fast.runs.result import HeldOut, Interval, Result
 
 STOPPED = {
     "budget": "the budget is spent",

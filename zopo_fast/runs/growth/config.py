@@ -39,6 +39,4 @@ class Growth:
     def __post_init__(self) -> None:
         check(self, "growth.")
         if self.first > self.last:
-            raise ConfigError(
-                f"growth.first must be at most growth.last, {self.last:g}, got {self.first:g}"
-            )
+            raise ConfigError(f"growth.first must be at most growth.last, {self.last:g}, got {self.first:g}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from zopo_fast.errors import InputError
 
 if TYPE_CHECKING:
     from zopo_fast.runs.growth.config import Growth
+    from zopo_fast.runs.growth.describe import Description
     from zopo_fast.runs.state import RunState
+    from zopo_fast.search.optimizer import Zopo
 
 ENTERED, SCREENED = "entered", "screened out"
 """Fates of a draft; any other fate is the reason why it was rejected."""
@@ -26,6 +28,8 @@ PATIENCE = 24
 """Entrants of a writer in a row that may lose before it is no longer asked; a call counts as an entrant."""
 BARREN = 3
 """Rounds in a row without an entrant after which a writer is no longer asked."""
+MAX_ROUNDS = 50
+"""Rounds of a run; one begins also whenever the pool is exhausted."""
 MIN_SCORED = 4
 """Prompts with a score before the first round: fewer say little about what is best."""
 
@@ -147,9 +151,11 @@ class GrowthState:
     rounds: int = 0
     grown: list[Grown] = field(default_factory=list)
     earned: dict[str, Earned] = field(init=False)
+    embeddings: list[NDArray[Any]] = field(default_factory=list)
+    """(k, d) rows of the prompts that entered, round by round."""
     spent: int = 0
     """Calls of all writers."""
-    _judged: int = 0  # of `grown`, in order
+    _unjudged: list[Grown] = field(default_factory=list)  # entrants without a score so far
     _last: float = -math.inf  # share of the budget spent at the begin of the last round
 
     def __post_init__(self) -> None:
@@ -157,61 +163,66 @@ class GrowthState:
 
     # ---- rounds ------------------------------------------------------------------------------------
 
+    @property
+    def most(self) -> int:
+        """Most prompts that may enter."""
+        return MAX_ROUNDS * self.settings.entrants
+
     def due(self, state: RunState) -> Round | None:
         """Return the round that begins now; None if none does."""
-        if self.writing is not None or not self.earned:
+        if (
+            self.writing is not None
+            or self.rounds >= MAX_ROUNDS
+            or all(each.is_over for each in self.earned.values())
+        ):
             return None
-        settings, spent = self.settings, state.share_spent
-        if spent > settings.last or spent < settings.first or not state.has_started:
+        settings, (calls, budget) = self.settings, state.calls
+        spent = calls / budget
+        if not settings.first <= spent <= settings.last or spent == self._last:
             return None
-        if spent < self._last + settings.gap and state.has_fresh:
-            return None
-        if spent == self._last:  # the pool is exhausted and the last round had no entrant
+        if spent < self._last + settings.gap and state.fresh.any():
             return None
         standings = state.standings()
         if len(standings) < MIN_SCORED:
             return None
         ranked = sorted(standings, key=lambda i: (-standings[i], i))[: settings.parents]
-        self._judge(standings)
-        asked = self._asked(state.calls_left, state.calls_of_budget)
-        if not asked:
-            return None
+        earned = {name: replace(each) for name, each in self.earned.items()}
+        self._judge(earned, standings)
         return Round(
             self.rounds + 1,
             tuple(ranked),
             tuple(standings[i] for i in ranked),
-            asked,
+            self._asked(earned, budget - calls - state.parts, budget),
             standings[ranked[0]],
         )
 
-    def _judge(self, standings: Mapping[int, float]) -> None:
-        """Count the entrants that have a score now as won or lost, in the order of their entry."""
-        for one in self.grown[self._judged :]:
+    def _judge(self, earned: Mapping[str, Earned], standings: Mapping[int, float]) -> list[Grown]:
+        """Count the entrants that have a score now as won or lost; return the others.
+
+        An entrant without a score so far was less promising than others.
+        """
+        for one in self._unjudged:
             if one.index not in standings:
                 continue
-            earned = self.earned.get(one.writer)
-            if earned is None:
-                continue
-            earned.judged += 1
+            writer = earned[one.writer]
+            writer.judged += 1
+            writer.losses += 1
             if standings[one.index] > one.target:
-                earned.won += 1
-                earned.losses = 0
-            else:
-                earned.losses += 1
-        # An entrant without a score by now was less promising than others: it is neither won nor lost.
-        self._judged = len(self.grown)
+                writer.won += 1
+                writer.losses = 0
+        return [one for one in self._unjudged if one.index not in standings]
 
-    def _asked(self, calls_left: int, calls_of_budget: int) -> dict[str, int]:
+    def _asked(self, earned: Mapping[str, Earned], left: int, budget: int) -> dict[str, int]:
         """Return the number of drafts by writer: shares of a total, by what each has earned."""
         settings = self.settings
-        active = {name: each for name, each in self.earned.items() if not each.is_over}
+        active = {name: each for name, each in earned.items() if not each.is_over}
         free = {name: each.weight for name, each in active.items() if not each.calls}
         paid = {name: each.weight for name, each in active.items() if each.calls}
         asked = _shares(free, settings.written)
-        most = int(settings.share * calls_of_budget) - self.spent
+        most = int(settings.share * budget) - self.spent
         rounds = max(1.0, (settings.last - settings.first) / settings.gap)
-        of_round = math.ceil(settings.share * calls_of_budget / rounds)
-        calls = min(most, of_round, calls_left)
+        of_round = math.ceil(settings.share * budget / rounds)
+        calls = min(most, of_round, left)
         if paid and calls > 0:
             drafts = _shares(paid, calls)
             asked |= {n: k // active[n].calls for n, k in drafts.items() if k >= active[n].calls}
@@ -219,12 +230,12 @@ class GrowthState:
 
     # ---- entries -----------------------------------------------------------------------------------
 
-    def begin(self, entry: Mapping[str, Any], spent: float) -> Round:
-        """Begin the round of a log entry.
+    def begin(self, entry: Mapping[str, Any], state: RunState) -> Round:
+        """Begin the round of a log entry, and judge the entrants of earlier ones.
 
         Args:
             entry: its fields.
-            spent: share of the budget spent so far.
+            state: of the run.
 
         Raises:
             InputError: a round is being written.
@@ -232,8 +243,28 @@ class GrowthState:
         if self.writing is not None:
             raise InputError(f"round {self.writing.number} of writing has not ended")
         self.writing = Round.of_entry(entry)
-        self._last = spent
+        calls, budget = state.calls
+        self._last = calls / budget
+        self._unjudged = self._judge(self.earned, state.standings())
         return self.writing
+
+    def add(
+        self,
+        new: Sequence[Grown],
+        embeddings: Mapping[str, Any],
+        optimizer: Zopo,
+        description: Description | None,
+    ) -> None:
+        """Add prompts of a round, with the embeddings of the log entry, to a search.
+
+        Raises:
+            InputError: the embeddings are damaged, or not those of the prompts.
+        """
+        rows = decoded(embeddings)
+        if len(rows) != len(new) or description is None:
+            raise InputError(f"{len(rows)} embeddings for {len(new)} prompts")
+        optimizer.add(rows, description.features([one.prompt for one in new]))
+        self.embeddings.append(rows)
 
     def end(self, entry: Mapping[str, Any], size: int) -> list[Grown]:
         """End the round of a log entry; return the prompts that enter a pool of `size`.
@@ -268,6 +299,7 @@ class GrowthState:
             earned.entered += count
             earned.barren = 0 if count else earned.barren + 1
         self.grown += new
+        self._unjudged += new
         self.rounds = begun.number
         self.writing = None
         return new
@@ -310,8 +342,3 @@ def decoded(value: Mapping[str, Any]) -> NDArray[Any]:
         return rows.reshape([int(n) for n in value["shape"]]).astype(dtype.newbyteorder("="))
     except (ValueError, TypeError) as error:
         raise InputError(f"embeddings of a round are damaged ({error})") from error
-
-
-def rows_of(new: Sequence[Grown]) -> list[str]:
-    """Return the texts of prompts."""
-    return [one.prompt for one in new]

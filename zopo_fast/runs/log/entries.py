@@ -53,7 +53,7 @@ def replay(state: RunState, kind: str, entry: Mapping[str, Any]) -> None:
             state.record_failure(entry["prompt"], entry["error"], entry["at"])
         elif kind in (WRITE, GROW) and state.growth is not None:
             if kind == WRITE:
-                state.growth.begin(entry)
+                state.growth.begin(entry, state)
             else:
                 state.grow(entry)
         else:
