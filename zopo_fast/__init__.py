@@ -77,7 +77,17 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.types import Usage as Usage
     from zopo_fast.prompts.pool import Pool as Pool
     from zopo_fast.prompts.words import word_features as word_features
+    from zopo_fast.prompts.writing.function_writer import (
+        FunctionWriter as FunctionWriter,
+        as_writer as as_writer,
+    )
     from zopo_fast.prompts.writing.guards import Guard as Guard, near_duplicates as near_duplicates
+    from zopo_fast.prompts.writing.model_writers import (
+        Crossover as Crossover,
+        FailureRewriter as FailureRewriter,
+        Paraphraser as Paraphraser,
+        Shortener as Shortener,
+    )
     from zopo_fast.prompts.writing.part_editor import PartEditor as PartEditor
     from zopo_fast.prompts.writing.types import (
         Draft as Draft,
@@ -126,6 +136,12 @@ _LAZY = {
     "Pool": "prompts.pool",
     "word_features": "prompts.words",
     "PartEditor": "prompts.writing.part_editor",
+    "Paraphraser": "prompts.writing.model_writers",
+    "Crossover": "prompts.writing.model_writers",
+    "FailureRewriter": "prompts.writing.model_writers",
+    "Shortener": "prompts.writing.model_writers",
+    "FunctionWriter": "prompts.writing.function_writer",
+    "as_writer": "prompts.writing.function_writer",
     "Guard": "prompts.writing.guards",
     "near_duplicates": "prompts.writing.guards",
     "Draft": "prompts.writing.types",

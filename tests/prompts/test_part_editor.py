@@ -116,10 +116,10 @@ def test_after_the_edits_of_one_part_come_mixtures_then_edits_of_two() -> None:
         assert parts is not None
         by_part = ((1, 2, 0), (0, 2, 1), (1, 2, 0))  # of each part: its place in the three parents
         assert {of.index(place) for of, place in zip(by_part, parts, strict=True)} == {0, 1, 2}
-    assert {draft.note for draft in drafts[27:]} == {"role+instruction", "role+format", "instruction+format"}
-    assert len({draft.prompt for draft in drafts}) == len(drafts)
+    assert len({draft.prompt for draft in drafts}) == len(drafts) == 3 * 4 * 3 - 3  # all but the parents
     alone = write("Task: Write a rhyme. Be brief.")
-    assert len(alone) == 7 + 2 * 3 + 2 * 2 + 3 * 2
+    assert {draft.note for draft in alone[7:]} == {"role+instruction", "role+format", "instruction+format"}
+    assert len({draft.prompt for draft in alone}) == len(alone) == 7 + 2 * 3 + 2 * 2 + 3 * 2
 
 
 def test_a_huge_product_takes_no_time_or_memory() -> None:

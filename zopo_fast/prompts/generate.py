@@ -18,35 +18,24 @@ from typing import TYPE_CHECKING
 
 from zopo_fast._utils.aio import gather_or_cancel
 from zopo_fast._utils.text import printable, short_repr
-from zopo_fast.errors import ConfigError, LLMError, MalformedAnswerError, PoolError
-from zopo_fast.llm.answer_text import answer_text
-from zopo_fast.llm.finish_reasons import is_cut
+from zopo_fast.errors import ConfigError, LLMError, PoolError
 from zopo_fast.llm.types import Usage
-from zopo_fast.prompts.cleaning import clean, is_refused, reaches_end
 from zopo_fast.prompts.pool import Pool, normalise
+from zopo_fast.prompts.writing.asking import ask, instruction_in
+from zopo_fast.prompts.writing.messages import WAYS, paraphrase_message
 from zopo_fast.prompts.writing.parts import COMPOSE_FILE, parts_document, read_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zopo_fast.llm.types import Answer, ChatModel, Message
+    from zopo_fast.llm.types import Answer, ChatModel
     from zopo_fast.tasks.task import Example
 
-# Templates of the published experiments (after APE, arXiv 2211.01910).
+# Template of the published experiments (after APE, arXiv 2211.01910).
 INDUCE = (
     "I gave a friend an instruction. Based on the instruction they produced the following input-output pairs:"
     "\n\n{pairs}\n\nThe instruction was"
 )
-PARAPHRASE = "{way}\n\nInstruction: {prompt}\n\nWrite only the new instruction."
-WAYS = (
-    "Generate a variation of the following instruction while keeping its meaning.",
-    "Say the following instruction in other words.",
-    "Make the following instruction shorter and keep its meaning.",
-    "Make the following instruction more precise and keep its meaning.",
-    "Rewrite the following instruction so that a child understands it.",
-    "Rewrite the following instruction, and say clearly what the output should look like.",
-)
-
 MIN_FRUITLESS_CALLS = 8  # a round of this size without a new prompt is the last one
 MAX_PROMPTS = 10**6
 _MAX_SHUFFLED = 10**6  # combinations of parts that are shuffled as a whole
@@ -155,9 +144,7 @@ async def paraphrase(
 
     def request(number: int) -> str:
         turn, which = divmod(number, len(order))
-        # Insert the way first: the prompt itself may hold {way}.
-        text = PARAPHRASE.replace("{way}", ways[which][turn % len(WAYS)])
-        return text.replace("{prompt}", order[which])
+        return paraphrase_message(ways[which][turn % len(WAYS)], order[which])
 
     return await _collect(model, request, n, max_calls, exclude=frozenset(originals))
 
@@ -234,16 +221,10 @@ class _Counts:
 
     def prompt_of(self, answer: Answer) -> str:
         """Return the instruction in an answer; "" and a count if there is none."""
-        try:
-            text = answer_text(answer)
-        except MalformedAnswerError:  # cut inside its reasoning
+        prompt, problem, text = instruction_in(answer)
+        if problem == "cut":
             self.cut += 1
-            return ""
-        prompt = clean(text)
-        if prompt and is_cut(answer.finish_reason) and reaches_end(text):
-            self.cut += 1  # its end is missing
-            return ""
-        if not prompt and is_refused(text):
+        elif problem == "refused":
             self.refused += 1
             self.first_refusal = self.first_refusal or text
         return prompt
@@ -270,7 +251,7 @@ async def _collect(
         numbers = range(asked, min(limit, asked + n - len(distinct)))
         asked = numbers.stop
         before = len(distinct)
-        outcomes = await gather_or_cancel([_ask(model, request(number)) for number in numbers])
+        outcomes = await gather_or_cancel([ask(model, request(number)) for number in numbers])
         answers = [outcome for outcome in outcomes if not isinstance(outcome, LLMError)]
         errors += [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
         for answer in answers:
@@ -295,14 +276,6 @@ async def _collect(
     return Generated(
         Pool.from_texts(found), usage, len(errors), counts.refused, counts.cut, asked, counts.first_refusal
     )
-
-
-async def _ask(model: ChatModel, content: str) -> Answer | LLMError:
-    message: Message = {"role": "user", "content": content}
-    try:
-        return await model.chat([message])
-    except LLMError as error:
-        return error
 
 
 def _check_counts(**numbers: int) -> None:
