@@ -24,10 +24,10 @@ from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.prompts.writing.types import Writer
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
-from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.driver.driver import Driver
+from zopo_fast.runs.driver.embedding import RunEmbedder, embeddings_of
+from zopo_fast.runs.driver.setup import grower_of, growth_state, identity_of, writing_of_run
 from zopo_fast.runs.growth.describe import Description
-from zopo_fast.runs.growth.embedding import RunEmbedder, embeddings_of
-from zopo_fast.runs.growth.setup import grower_of, growth_state, identity_of, writing_of_run
 from zopo_fast.runs.prior import earlier_winners, prior_of_run, require_usable
 from zopo_fast.runs.progress import OnProgress, RunBars
 from zopo_fast.runs.result import Result, Trial

@@ -185,11 +185,8 @@ class RunState:
     @property
     def unanswerable(self) -> dict[int, str]:
         """Error of each running prompt whose examples are all unanswered, by pool index."""
-        return {
-            index: failure_text(list(self.asked.reasons(index).values()))
-            for index, work in self.running.items()
-            if not work.waiting
-        }
+        waited = [index for index, work in self.running.items() if not work.waiting]
+        return {index: failure_text(list(self.asked.reasons(index).values())) for index in waited}
 
     def record_failure(self, index: int, error: str, at: float) -> None:
         """Record that a prompt cannot be scored; too many such prompts in a row end the search."""
@@ -231,19 +228,22 @@ class RunState:
             return self.race.standings(self._predictions())
         return {i: score.mean for i, score in self.scores.items() if i in self.full}
 
+    def begin_round(self, entry: Mapping[str, Any]) -> None:
+        """Begin the round of writing of a log entry; errors as for `grow`."""
+        self._growth.begin(entry, self)
+
     def grow(self, entry: Mapping[str, Any]) -> None:
         """Add the prompts of a round to the pool, and count what it cost.
 
         Raises:
             InputError: the entry does not follow from those before it, or is damaged.
         """
-        assert self.growth is not None
-        new = self.growth.end(entry, len(self.pool))
+        new = self._growth.end(entry, len(self.pool))
         self.spent += Usage(**entry["usage"])
         if self.race is not None:
             self.race.charge(sum(entry["calls"].values()))
         if new:
-            self.growth.add(new, entry["embeddings"], self.optimizer, self._description)
+            self._growth.add(new, entry["embeddings"], self.optimizer, self._description)
             self.pool = self.pool.with_prompts([one.prompt for one in new])
             self.fresh = np.append(self.fresh, np.ones(len(new), dtype=bool))
 
@@ -299,19 +299,22 @@ class RunState:
     # ---- internals ---------------------------------------------------------------------------------
 
     @property
+    def _growth(self) -> GrowthState:
+        if self.growth is None:
+            raise InputError("the pool of this run does not grow")
+        return self.growth
+
+    @property
     def _waiting(self) -> int:
         return sum(work.waiting for work in self.running.values())
 
     def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
-        if self.optimizer.done or not self.fresh.any():
+        (spent, calls), grows = self.calls, self.growth is not None
+        is_spent = grows and self.race is None and spent + self.parts > calls  # by the writers, too
+        if is_spent or self.optimizer.done or not self.fresh.any():
             return None
-        # The calls of writers are paid from the budget of prompts, too.
-        if self.race is None and self.growth is not None and self.growth.spent:
-            spent, calls = self.calls
-            if spent + self.parts > calls:
-                return None
         try:
             if logged is None:
                 index = self.optimizer.ask()
@@ -429,18 +432,19 @@ class RunState:
         examples: tuple[int, ...] = (),
     ) -> None:
         best = self.best if self.scores or self.pool.scores else None
-        trial = Trial(
-            number=len(self.trials) + 1,
-            index=index,
-            prompt=self.pool.prompts[index],
-            score=None if score is None or error is not None else score.mean,
-            scores=() if score is None else score.scores,
-            usage=Usage() if score is None else score.usage,
-            seconds=seconds,
-            best_score=None if best is None else best[1],
-            total=self.spent,
-            error=error,
-            examples=examples,
-            unanswered={example: why.code for example, why in self.asked.reasons(index).items()},
+        self.trials.append(
+            Trial(
+                number=len(self.trials) + 1,
+                index=index,
+                prompt=self.pool.prompts[index],
+                score=None if score is None or error is not None else score.mean,
+                scores=() if score is None else score.scores,
+                usage=Usage() if score is None else score.usage,
+                seconds=seconds,
+                best_score=None if best is None else best[1],
+                total=self.spent,
+                error=error,
+                examples=examples,
+                unanswered={example: why.code for example, why in self.asked.reasons(index).items()},
+            )
         )
-        self.trials.append(trial)

@@ -9,7 +9,7 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from zopo_fast.errors import InputError
 if TYPE_CHECKING:
     from zopo_fast.runs.growth.config import Growth
     from zopo_fast.runs.growth.describe import Description
-    from zopo_fast.runs.state import RunState
     from zopo_fast.search.optimizer import Zopo
 
 ENTERED, SCREENED = "entered", "screened out"
@@ -32,6 +31,24 @@ MAX_ROUNDS = 50
 """Rounds of a run; one begins also whenever the pool is exhausted."""
 MIN_SCORED = 4
 """Prompts with a score before the first round: fewer say little about what is best."""
+
+
+class GrowingRun(Protocol):
+    """What a growing pool needs to know of its run."""
+
+    parts: int
+    """Number of examples of a full score."""
+    fresh: NDArray[np.bool_]
+    """(m,) array: prompts neither asked nor scored before."""
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Calls spent, and calls of the budget."""
+        ...
+
+    def standings(self) -> dict[int, float]:
+        """Return the estimated score of every prompt with a score in this study, by pool index."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -168,7 +185,7 @@ class GrowthState:
         """Most prompts that may enter."""
         return MAX_ROUNDS * self.settings.entrants
 
-    def due(self, state: RunState) -> Round | None:
+    def due(self, state: GrowingRun) -> Round | None:
         """Return the round that begins now; None if none does."""
         if (
             self.writing is not None
@@ -230,7 +247,7 @@ class GrowthState:
 
     # ---- entries -----------------------------------------------------------------------------------
 
-    def begin(self, entry: Mapping[str, Any], state: RunState) -> Round:
+    def begin(self, entry: Mapping[str, Any], state: GrowingRun) -> Round:
         """Begin the round of a log entry, and judge the entrants of earlier ones.
 
         Args:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zopo_fast.errors import InputError
 from zopo_fast.llm.types import Usage
 from zopo_fast.scoring.unanswered import Unanswered
 
 if TYPE_CHECKING:
-    from zopo_fast.runs.state import RunState
+    from zopo_fast.runs.log.work import Work
 
 ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
 """Kinds of entries of the search."""
@@ -18,7 +18,44 @@ WRITE, GROW = "write", "grow"
 """Kinds of entries of a growing pool: a round begins, and what it wrote."""
 
 
-def replay(state: RunState, kind: str, entry: Mapping[str, Any]) -> None:
+class Replayable(Protocol):
+    """State that the entries of a log change, one method an entry."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the search has ended; None while it runs."""
+
+    def ask(self, at: float, logged: int | None = None, examples: Sequence[int] | None = None) -> Work | None:
+        """Start the next prompt, or its next look."""
+
+    def record_score(
+        self,
+        index: int,
+        example: int,
+        score: float | None,
+        usage: Usage,
+        at: float,
+        unanswered: Unanswered | None = None,
+    ) -> bool:
+        """Record the score of one example."""
+
+    def record_failure(self, index: int, error: str, at: float) -> None:
+        """Record that a prompt cannot be scored."""
+
+    def reset_failures(self) -> None:
+        """Continue after too many failures in a row."""
+
+    def record_late(self, usage: Usage) -> None:
+        """Count the usage of an answer that arrived after the end of the search."""
+
+    def begin_round(self, entry: Mapping[str, Any]) -> None:
+        """Begin a round of writing."""
+
+    def grow(self, entry: Mapping[str, Any]) -> None:
+        """Add the prompts of a round to the pool."""
+
+
+def replay(state: Replayable, kind: str, entry: Mapping[str, Any]) -> None:
     """Apply an entry of the log to a state.
 
     Args:
@@ -51,11 +88,10 @@ def replay(state: RunState, kind: str, entry: Mapping[str, Any]) -> None:
             )
         elif kind == FAILED:
             state.record_failure(entry["prompt"], entry["error"], entry["at"])
-        elif kind in (WRITE, GROW) and state.growth is not None:
-            if kind == WRITE:
-                state.growth.begin(entry, state)
-            else:
-                state.grow(entry)
+        elif kind == WRITE:
+            state.begin_round(entry)
+        elif kind == GROW:
+            state.grow(entry)
         else:
             raise InputError(f"unknown entry {kind!r}")
     except (LookupError, TypeError) as error:

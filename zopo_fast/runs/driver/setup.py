@@ -14,7 +14,7 @@ from zopo_fast.prompts.writing.guards import Guard
 from zopo_fast.prompts.writing.part_editor import PartEditor
 from zopo_fast.prompts.writing.types import Writer
 from zopo_fast.runs import resume
-from zopo_fast.runs.growth.grower import Grower
+from zopo_fast.runs.driver.grower import Grower
 from zopo_fast.runs.growth.state import GrowthState
 from zopo_fast.tasks.task import Task
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.driver.embedding import RunEmbedder
     from zopo_fast.runs.growth.describe import Description
-    from zopo_fast.runs.growth.embedding import RunEmbedder
     from zopo_fast.runs.state import RunState
     from zopo_fast.storage.store import Store
 

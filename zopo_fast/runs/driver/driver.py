@@ -28,7 +28,7 @@ from zopo_fast.errors import (
     ZopoError,
 )
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.comparison import Comparison
+from zopo_fast.runs.driver.comparison import Comparison
 from zopo_fast.runs.log.entries import AGAIN, ASK, FAILED, GROW, LATE, SCORE, WRITE, replay
 from zopo_fast.runs.progress import OnProgress
 from zopo_fast.runs.result import Result, Trial
@@ -38,7 +38,7 @@ from zopo_fast.scoring.unanswered import Unanswered, concerns_call
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.growth.grower import Drafts, Grower
+    from zopo_fast.runs.driver.grower import Drafts, Grower
     from zopo_fast.runs.log.work import Work
     from zopo_fast.runs.state import RunState
     from zopo_fast.scoring.scorer import Scorer
@@ -359,7 +359,7 @@ class Driver:
             order = self._grower.with_failures(order, self._state, self._scorer)
         entry = order.to_entry() | {"at": self._now()}
         self._write(WRITE, entry)
-        growth.begin(entry, self._state)
+        self._state.begin_round(entry)
         self._write_round()
 
     def _write_round(self) -> None:
