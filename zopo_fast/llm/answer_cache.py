@@ -27,7 +27,8 @@ from zopo_fast.llm.types import MAX_CREDIBLE_TOKENS, Answer, Usage
 
 FILE = "answers-2.sqlite3"
 MAX_BYTES = 256 * 2**20
-_ROW_BYTES = 280  # overhead of an entry, with its places in the indices
+_ROW_BYTES = 200  # overhead of an entry, with its places in the indices
+_COUNT_BYTES = 80  # overhead of its token counts
 _KEPT_SHARE = 0.9  # of max_bytes, after an eviction
 
 _SCHEMA = (
@@ -135,7 +136,8 @@ class AnswerCache:
             origin: what the response says of the model; answers of several origins share a key.
         """
         data = json.dumps([answer.text, answer.finish_reason]).encode()
-        size = len(data) + len(origin) + _ROW_BYTES
+        counts = answer.usage.answer_tokens
+        size = len(data) + len(origin) + _ROW_BYTES + (0 if counts is None else _COUNT_BYTES)
         if size > self.max_bytes:
             return
 
@@ -143,7 +145,7 @@ class AnswerCache:
             connection.execute("DELETE FROM answers WHERE key = ? AND origin = ?", (key, origin))
             row = (key, origin, data, hashlib.sha256(data).digest(), size, self.clock())
             connection.execute(f"INSERT INTO answers VALUES (?, ?, ?, ?, ?, {_NEXT}, ?)", row)
-            if (counts := answer.usage.answer_tokens) is not None:
+            if counts is not None:
                 connection.execute(
                     "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", (key, origin, *counts)
                 )
