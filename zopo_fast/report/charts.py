@@ -267,7 +267,10 @@ def front(study: Study) -> Any:
     shapes = alt.Scale(domain=kinds, range=["diamond", "circle", "cross"])
     shape = alt.Shape("kind:N", title=None, legend=legend, scale=shapes)
     tooltip = ["prompt:N", "number:Q", "score:Q", "tokens:Q"]
-    dots = base.mark_point(filled=True, size=70).encode(x=x, y=y, color=color, shape=shape, tooltip=tooltip)
+    size = alt.condition(f"datum.kind === '{WINNER}'", alt.value(180), alt.value(70))
+    dots = base.mark_point(filled=True, opacity=1).encode(
+        x=x, y=y, color=color, shape=shape, size=size, tooltip=tooltip
+    )
     whiskers = base.transform_filter("datum.front").mark_rule(opacity=0.4, color=BLUE)
     heights = whiskers.transform_filter("isValid(datum.low)").encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
     widths = whiskers.transform_filter("isValid(datum.least)").encode(x=alt.X("least:Q"), x2="most:Q", y=y)
