@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,21 +62,16 @@ def tokens_per_call(counts: Counts) -> dict[int, CallTokens]:
     ]
     table = np.array(cells, dtype=np.float64)
     rows, columns = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64)
-    fits = [_fitted(rows, columns, table[:, k], len(prompts), len(examples)) for k in (2, 3)]
-    found = {}
-    for row, prompt in enumerate(prompts):
-        known = counts[prompt]
-        # (n, 2): counts where they are known, else fitted values
-        calls = [
-            known.get(example, tuple(float(a[row] + b[place[example]]) for a, b in fits))
-            for example in examples
-        ]
-        found[prompt] = CallTokens(
-            math.fsum(call[0] for call in calls) / len(calls),
-            math.fsum(call[1] for call in calls) / len(calls),
-            tuple(float(call[0] + call[1]) for call in calls),
-        )
-    return found
+    calls = np.empty((2, len(prompts), len(examples)))  # counts where they are known, else fitted values
+    for kind, counted in enumerate((table[:, 2], table[:, 3])):
+        of_prompt, of_example = _fitted(rows, columns, counted, len(prompts), len(examples))
+        calls[kind] = of_prompt[:, None] + of_example
+        calls[kind, rows, columns] = counted
+    means, totals = calls.sum(axis=2) / len(examples), calls.sum(axis=0)
+    return {
+        prompt: CallTokens(float(means[0, row]), float(means[1, row]), tuple(totals[row].tolist()))
+        for row, prompt in enumerate(prompts)
+    }
 
 
 def _fitted(
@@ -103,6 +97,6 @@ def _fitted(
     return of_prompt, of_example
 
 
-def tokens_of_texts(prompts: Mapping[int, str] | Iterable[tuple[int, str]]) -> dict[int, CallTokens]:
+def tokens_of_texts(prompts: Mapping[int, str]) -> dict[int, CallTokens]:
     """Return the estimated tokens of texts alone, for prompts whose calls have no counts."""
-    return {index: CallTokens(float(estimate(text)), 0.0) for index, text in dict(prompts).items()}
+    return {index: CallTokens(float(estimate(text)), 0.0) for index, text in prompts.items()}
