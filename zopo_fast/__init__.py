@@ -106,6 +106,7 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     )
     from zopo_fast.report.study import Study as Study
     from zopo_fast.runs.config import RunConfig as RunConfig
+    from zopo_fast.runs.cost.front import FrontPoint as FrontPoint
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
     from zopo_fast.runs.result import Result as Result, Trial as Trial
     from zopo_fast.search.batch import ZopoBatch as ZopoBatch
@@ -168,6 +169,7 @@ _LAZY = {
     "CheckedAnswer": "report.check",
     "check": "report.check",
     "check_sync": "report.check",
+    "FrontPoint": "runs.cost.front",
     "Result": "runs.result",
     "Trial": "runs.result",
 }

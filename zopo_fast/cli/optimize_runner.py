@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.estimate import Estimate
+    from zopo_fast.runs.cost.estimate import Estimate
     from zopo_fast.runs.folder import RunFolder
     from zopo_fast.runs.result import Result
     from zopo_fast.storage.store import Store
@@ -164,7 +164,7 @@ class OptimizeRunner:
     def estimate(self) -> Estimate:
         """Return bounds on the calls, tokens and cost of the run."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
+        from zopo_fast.runs.cost.estimate import EMBED_BATCH, estimate
 
         pool, size = self.pool, prompts_to_score(self.options, self.pool, self.config.incumbent)
         return estimate(

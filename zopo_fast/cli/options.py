@@ -237,6 +237,7 @@ search_options = options(
     setting_option(RunConfig, "race_batch", group="Search"),
     setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
     setting_option(RunConfig, "target", group="Search"),
+    setting_option(RunConfig, "prefer_short", group="Search", metavar="EPS"),
     unanswered_option,
     setting_option(
         RunConfig,

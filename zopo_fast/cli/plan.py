@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zopo_fast.cli.settings import PoolSettings
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.estimate import Estimate
+    from zopo_fast.runs.cost.estimate import Estimate
     from zopo_fast.tasks.task import Task
 
 MAX_HELDOUT = 300  # held-out examples where --heldout is not given; an interval gains little from more
@@ -48,6 +48,7 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         incumbent=incumbent,
         stop_at_perfect=not options["past_perfect"],
         target=options["target"],
+        prefer_short=options["prefer_short"],
         heldout=not options["no_comparison"],
         compare_random=options["compare_random"],
         racing=options["racing"],
@@ -150,7 +151,7 @@ def chunk_size(embedder: str, model: ModelSettings, embedding: EmbeddingSettings
     At an endpoint a chunk fills all concurrent batches, so that chunks cost no time.
     """
     from zopo_fast.llm.openai.config import ClientConfig
-    from zopo_fast.runs.estimate import EMBED_BATCH
+    from zopo_fast.runs.cost.estimate import EMBED_BATCH
     from zopo_fast.runs.progress import LOCAL_CHUNK
 
     if not embedder.startswith("endpoint:"):

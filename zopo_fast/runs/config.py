@@ -59,6 +59,14 @@ class RunConfig:
         True, "End of the run at a prompt that scores 1.0 on every example of a Task."
     )
     target: float | None = setting(None, "Score that ends the run.")
+    prefer_short: float | None = setting(
+        None,
+        "Score given up for a shorter prompt: the best prompt is the one with the fewest tokens per call "
+        "among those scored in full that are at most this far below the best score.",
+        minimum=0,
+        may_change=True,
+        default_text="the best score decides",
+    )
     heldout: bool = setting(
         True, "Comparison of winner, incumbent and pool median on the held-out examples.", may_change=True
     )

@@ -170,7 +170,7 @@ class RunState:
         else:
             work.left_out.add(example)
         work.usage += usage
-        self.asked.add(index, example, unanswered)
+        self.asked.add(index, example, unanswered, usage)
         self.last_unanswered = unanswered or self.last_unanswered
         if work.waiting or self.asked.cannot_be_answered(index, self.parts):
             return False

@@ -162,6 +162,7 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
     """
     from zopo_fast._utils.text import printable
     from zopo_fast.runs.folder import has_results
+    from zopo_fast.runs.resume import RESULT
     from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:
@@ -171,7 +172,9 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
         resumed, task = resume_options(store, options, task)
         if options["resume_or_start"] and options["generate"] is None and options["pool_file"] is not None:
             _require_pool(options["pool_file"], store)
-        if options["resume_or_start"] and (summary := store.get(SUMMARY)) is not None:
+        # Another --prefer-short may choose another winner; the answers of the search are in the study.
+        is_same = (store.get(RESULT) or {}).get("prefer_short") == resumed["prefer_short"]
+        if options["resume_or_start"] and is_same and (summary := store.get(SUMMARY)) is not None:
             if has_results(folder):
                 click.echo(summary)
                 show_folder(folder)

@@ -28,6 +28,7 @@ from zopo_fast.errors import (
     ZopoError,
 )
 from zopo_fast.llm.types import Usage
+from zopo_fast.runs.cost.front import points, standing
 from zopo_fast.runs.driver.comparison import Comparison
 from zopo_fast.runs.log.entries import AGAIN, ASK, FAILED, GROW, LATE, SCORE, WRITE, replay
 from zopo_fast.runs.progress import OnProgress
@@ -120,10 +121,13 @@ class Driver:
             forget_refusals(self._store)
         if not state.scores and self._error is not None:
             raise self._error
-        comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress)
-        if state.best and self._config.heldout and self._scorer.heldout_parts:
+        scores = {i: (state.scores[i].mean, state.scores[i].scores) for i in state.full if i in state.scores}
+        measured = points(state.pool.prompts, scores, state.asked.tokens, self._config.prices)
+        best, front = standing(measured, state.best, self._config.prefer_short)
+        winner = None if best is None else best[0]
+        comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress, winner)
+        if best and self._config.heldout and self._scorer.heldout_parts:
             await self._compare(comparison, seed_prompt)
-        best = state.best
         in_part = best is None and self._limit is not None
         if in_part:  # a run that reaches a limit returns a partial score where there is no full one
             best = state.best_partial
@@ -152,6 +156,8 @@ class Driver:
             in_part=in_part,
             unanswered=state.asked.summary(self._scorer.input),
             comparison_notes=comparison.notes,
+            front=front,
+            prefer_short=self._config.prefer_short,
         )
 
     # ---- log -----------------------------------------------------------------------------------

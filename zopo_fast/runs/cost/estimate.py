@@ -86,7 +86,7 @@ def estimate(
     scored = config.budget * len(task.train)
     if config.races(task):
         scored = config.calls_of_race(task)
-    compared = (4 if config.compare_random else 3) if config.heldout else 0
+    compared = (3 + config.compare_random + (config.prefer_short is not None)) * config.heldout
     calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
     shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
     written = int(config.growth.share * scored) if writes else 0
