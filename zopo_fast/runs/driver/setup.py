@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.middleware import SpentModel
+from zopo_fast.prompts.writing.function_writer import as_writer
 from zopo_fast.prompts.writing.guards import Guard
+from zopo_fast.prompts.writing.model_writers import Crossover, FailureRewriter, Paraphraser, Shortener
 from zopo_fast.prompts.writing.part_editor import PartEditor
 from zopo_fast.prompts.writing.types import Writer
 from zopo_fast.runs import resume
@@ -98,10 +100,12 @@ def writing_of_run(
 def _writers(
     pool: Pool, given: Sequence[Writer | Callable[..., Any]], model: SpentModel | None
 ) -> list[Writer]:
-    writers = [cast(Writer, each) for each in given]
+    writers = [as_writer(each) for each in given]
     if not any(isinstance(writer, PartEditor) for writer in writers):
         editor = PartEditor.for_pool(pool.prompts)
         writers += [] if editor is None else [editor]
+    if model is not None:
+        writers += [kind(model) for kind in (FailureRewriter, Paraphraser, Crossover, Shortener)]
     return writers
 
 
