@@ -194,8 +194,9 @@ class Zopo:
             ArrayError: As for `add`; features or a linear part without embeddings.
         """
         with self._access.read_only:
-            search = self._problem, self._native, self._number
-            return predicted(*search, embeddings, features, linear, bool(latent))
+            return predicted(
+                self._problem, self._native, self._number, (embeddings, features, linear), latent
+            )
 
     @overload
     def ask(self, n: None = None) -> int: ...
@@ -431,8 +432,7 @@ class Zopo:
             saved = SavedSearch(embeddings, state, features, linear)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
-                first = saved.first_features, saved.first_linear
-                optimizer = cls(saved.first_rows, saved.config, saved.kernels, *first)
+                optimizer = cls(saved.first_rows, saved.config, saved.kernels, *saved.first_described)
             saved.repeat(optimizer)
         except InputError:
             raise
