@@ -30,7 +30,7 @@ struct PoolInputs {
   Precision precision;
   std::size_t m, d;
   Doubles mean, inverse_scale;
-  Doubles trend = {};  // (m, trends) of a pool that grows, where the search has learnt trends
+  Doubles trend = {};  // (m, trends): the linear part of the prior, and what the search has learnt
 };
 
 struct SearchInputs {

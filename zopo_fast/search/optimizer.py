@@ -61,15 +61,17 @@ class Zopo:
             InfiniteNTK of depth 2; for a gradient search, a random NTK drawn with the seed of the config.
         features: (m, q) array of a second description of the prompts, such as `word_features(texts)`, for the
             default search. The model finds out from the scores how far each description applies.
+        linear: (m, r) array of at most 64 columns whose effects on the score add up, such as which
+            demonstrations a prompt contains, for the default search. The model finds out their size likewise.
 
     Attributes:
         config: The settings.
 
     Raises:
-        ArrayError: The embeddings or features are empty, not two-dimensional, not real, or hold NaN or
-            infinity, the kernel has another dimension, or the features are not of as many prompts.
+        ArrayError: An array is empty, not two-dimensional, not real, not of as many prompts, or holds NaN or
+            infinity, or the kernel has another dimension.
         ConfigError: Initial indices are outside the pool or exceed the budget, or the search cannot use the
-            kernel or features.
+            kernel, features or linear part.
         ConcurrentUseError: In any method, another thread is using the optimizer.
     """
 
@@ -79,8 +81,9 @@ class Zopo:
         config: ZopoConfig | None = None,
         kernel: Kernel | Sequence[Kernel] | None = None,
         features: Any | None = None,
+        linear: Any | None = None,
     ) -> None:
-        problem = SearchProblem(embeddings, config or ZopoConfig(), kernel, features)
+        problem = SearchProblem(embeddings, config or ZopoConfig(), kernel, features, linear)
         self._bind(problem, _core.Search([problem.native_inputs()]), 0, ExclusiveAccess("Zopo"))
 
     def _bind(
@@ -158,14 +161,14 @@ class Zopo:
 
     @overload
     def predict(
-        self, embeddings: None = None, features: None = None, *, latent: bool = False
+        self, embeddings: None = None, features: None = None, linear: None = None, *, latent: bool = False
     ) -> Prediction | None: ...
     @overload
     def predict(
-        self, embeddings: Any, features: Any | None = None, *, latent: bool = False
+        self, embeddings: Any, features: Any = None, linear: Any = None, *, latent: bool = False
     ) -> PointPrediction | None: ...
     def predict(
-        self, embeddings: Any | None = None, features: Any | None = None, *, latent: bool = False
+        self, embeddings: Any = None, features: Any = None, linear: Any = None, *, latent: bool = False
     ) -> Prediction | PointPrediction | None:
         """Predict the scores of candidates of the pool, or of others.
 
@@ -178,20 +181,22 @@ class Zopo:
         Args:
             embeddings: (k, d) array of candidates outside the pool, converted to the precision of the pool.
             features: (k, q) array, where the pool has features.
+            linear: (k, r) array, where the pool has a linear part.
             latent: False for the variance of a score without noise. True for that of the smooth part of the
                 score alone, without the misfit of the model, from which the search takes its expected
                 improvement.
 
         Returns:
             The prediction; None for a gradient search and the official preset, before there is a score, and
-            between an `add` that rebuilds the model and the next `ask` or `tell`. An `add` rebuilds the model
-            where the pool outgrows a region, and after `learn_from`.
+            from an `add` after `learn_from`, or beyond a region, to the next `ask` or `tell`.
 
         Raises:
-            ArrayError: As for `add`; features without embeddings.
+            ArrayError: As for `add`; features or a linear part without embeddings.
         """
         with self._access.read_only:
-            return predicted(self._problem, self._native, self._number, embeddings, features, bool(latent))
+            return predicted(
+                self._problem, self._native, self._number, (embeddings, features, linear), latent
+            )
 
     @overload
     def ask(self, n: None = None) -> int: ...
@@ -304,7 +309,7 @@ class Zopo:
             if self._official:
                 self._official.on_discard(index)
 
-    def add(self, embeddings: Any, features: Any | None = None) -> list[int]:
+    def add(self, embeddings: Any, features: Any | None = None, linear: Any | None = None) -> list[int]:
         """Add candidates to the pool during the search.
 
         New candidates are standardized by the statistics of the first pool, so that the model stays valid. A
@@ -314,6 +319,7 @@ class Zopo:
         Args:
             embeddings: (k, d) array, converted to the precision of the pool.
             features: (k, q) array, where the first pool has features.
+            linear: (k, r) array, where the first pool has a linear part.
 
         Returns:
             Indices of the new candidates, following the last index of the pool.
@@ -326,12 +332,10 @@ class Zopo:
         with self._access:
             problem = self._problem
             m = len(problem.embeddings)
-            problem.grow(more, features)
-            known = {}
+            problem.grow(more, features, linear)
             if problem.sources:
                 problem.trends = Trends(problem, problem.sources.values())
-                known["trend"] = problem.trends.over_pool
-            self._native.add(self._number, problem.native_pool() | known)
+            self._native.add(self._number, problem.native_pool())
             if self._official:
                 self._official.on_add(problem.pool(), problem.budget)
             return list(range(m, len(problem.embeddings)))
@@ -374,7 +378,7 @@ class Zopo:
                 )
             sources = {**problem.sources, name: given}
             trends = Trends(problem, sources.values())
-            self._native.learn(self._number, trends.over_pool, opening(problem, sources.values()))
+            self._native.learn(self._number, problem.native_trend(trends), opening(problem, sources.values()))
             problem.sources, problem.trends = sources, trends
 
     def _checked(self, index: int) -> int:
@@ -394,6 +398,7 @@ class Zopo:
         """
         with self._access.read_only:
             self._access.require_consistent()
+            linear = self._problem.linear
             sources = [source.to_dict() for source in self._problem.sources.values()]
             return {
                 "version": STATE_VERSION,
@@ -403,27 +408,31 @@ class Zopo:
                 "log": self._native.log(self._number),
                 "pending": self.pending,
                 **({"features": self._problem.features} if self._problem.features else {}),
+                **({"linear": pool_fingerprint(linear.given)} if linear else {}),
                 **({"sources": sources} if sources else {}),
             }
 
     @classmethod
-    def from_state(cls, embeddings: Any, state: dict[str, Any], features: Any | None = None) -> Zopo:
+    def from_state(
+        cls, embeddings: Any, state: dict[str, Any], features: Any | None = None, linear: Any | None = None
+    ) -> Zopo:
         """Rebuild an optimizer from `state_dict()`.
 
         Args:
             embeddings: The same embeddings, with added rows below the first ones.
             state: The state.
             features: The same features, if any, likewise.
+            linear: The same linear part, if any, likewise.
 
         Raises:
-            EmbeddingMismatchError: The embeddings are not those of the state.
+            EmbeddingMismatchError: The embeddings, features or linear part are not those of the state.
             InputError: The state is damaged or of another version.
         """
         try:
-            saved = SavedSearch(embeddings, state, features)
+            saved = SavedSearch(embeddings, state, features, linear)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
-                optimizer = cls(saved.first_rows, saved.config, saved.kernels, saved.first_features)
+                optimizer = cls(saved.first_rows, saved.config, saved.kernels, *saved.first_described)
             saved.repeat(optimizer)
         except InputError:
             raise
@@ -435,9 +444,9 @@ class Zopo:
 
     def __getstate__(self) -> dict[str, Any]:
         embeddings, features = self._problem.described()
-        return {"embeddings": embeddings, "features": features, "state": self.state_dict()}
+        linear = self._problem.linear and self._problem.linear.given
+        return {"embeddings": embeddings, "features": features, "linear": linear, "state": self.state_dict()}
 
     def __setstate__(self, pickled: dict[str, Any]) -> None:
-        self.__dict__ = Zopo.from_state(
-            pickled["embeddings"], pickled["state"], pickled.get("features")
-        ).__dict__
+        described = pickled.get("features"), pickled.get("linear")
+        self.__dict__ = Zopo.from_state(pickled["embeddings"], pickled["state"], *described).__dict__

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from zopo_fast import _core
 from zopo_fast.errors import ArrayError
 from zopo_fast.gp.arrays import Array
+from zopo_fast.search.linear import beside
 from zopo_fast.search.problem import SearchProblem, as_embeddings
 
 
@@ -43,19 +44,27 @@ def predicted(
     problem: SearchProblem,
     native: _core.Search | _core.CudaSearch,
     number: int,
-    embeddings: Any | None,
-    features: Any | None,
+    points: tuple[Any, Any, Any],
     latent: bool,
 ) -> Prediction | PointPrediction | None:
-    """Return what a native search predicts; arguments, result and errors as for `Zopo.predict`."""
-    if embeddings is None and features is not None:
-        raise ArrayError("features: given without embeddings; pass both, or neither")
-    rows = None if embeddings is None else problem.rows_of(as_embeddings(embeddings), features)
+    """Return what a native search predicts at points: embeddings, features and linear part, or None each.
+
+    Result and errors are those of `Zopo.predict`.
+    """
+    embeddings, features, linear = points
+    rows = columns = None
+    if embeddings is not None:
+        rows = problem.rows_of(as_embeddings(embeddings), features)
+        columns = problem.linear_of(linear, len(rows))
+    elif features is not None or linear is not None:
+        name = "linear" if features is None else "features"
+        raise ArrayError(f"{name}: given without embeddings; pass both, or neither")
     if native.best(number)[0] < 0:
         return None
     if rows is None:
-        found = native.predict(number, latent)
+        found = native.predict(number, bool(latent))
         return None if found is None else Prediction(*found)
-    trend = np.empty(0) if problem.trends is None else problem.trends.at(rows)
-    at = native.predict_at(number, rows, trend, latent)
+    trend = None if problem.trends is None else problem.trends.at(rows)
+    scaled = None if problem.linear is None else problem.linear.scaled(columns)
+    at = native.predict_at(number, rows, beside(trend, scaled, len(rows)), bool(latent))
     return None if at is None else PointPrediction(*at)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -18,16 +19,17 @@ inline double stated(const py::object& noise) {
   return noise.is_none() ? kNotStated : noise.cast<double>();
 }
 
-// The kernels of the model; "mixture" lists the scale of each and its weights of the coordinates, or
-// None.
+// The kernels of the model; "mixture" lists the scale of each, its weights of the coordinates, or
+// None, and its factor of the linear part.
 inline WeightedKernels kernels_of(const py::dict& d, std::size_t dim) {
   WeightedKernels kernels;
   for (const auto& item : d["mixture"].cast<py::list>()) {
-    const auto [scale, weights] = item.cast<std::pair<double, py::object>>();
+    const auto [scale, weights, linear] = item.cast<std::tuple<double, py::object, double>>();
     kernels.push_back({prior_kernel(d["kernels"], scale),
                        weights.is_none()
                            ? Doubles()
-                           : doubles_of(weights, "weights", static_cast<py::ssize_t>(dim))});
+                           : doubles_of(weights, "weights", static_cast<py::ssize_t>(dim)),
+                       linear});
   }
   return kernels;
 }
@@ -93,6 +95,10 @@ inline SearchInputs inputs_of(const py::dict& d) {
   set.step = d["step"].cast<double>();
   set.nuggets = doubles_of(d["nuggets"], "nuggets");
   set.factor = doubles_of(d["factor"], "factor", static_cast<py::ssize_t>(in.pool.d));
+  set.linear = d["linear"].cast<std::size_t>();
+  if (in.pool.trend.size() != in.pool.m * set.linear)
+    throw ArrayError("trend: expected the linear part of all " + std::to_string(in.pool.m) +
+                     " candidates");
   return in;
 }
 

@@ -17,13 +17,15 @@ constexpr std::size_t kNoLimit = static_cast<std::size_t>(-1);
 
 }  // namespace
 
-ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, WeightedKernels kernels,
-                                     ImprovementSettings settings,
+ImprovementSearch::ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, Doubles trend,
+                                     WeightedKernels kernels, ImprovementSettings settings,
                                      std::vector<std::int64_t> initial, const Ledger& ledger)
     : pool_(std::move(pool)),
       kernels_(std::move(kernels)),
       settings_(std::move(settings)),
       ledger_(ledger),
+      trend_(std::move(trend)),
+      trends_(settings_.linear),
       transform_(settings_.emphasis),
       trust_(std::min(settings_.region, pool_->size()), settings_.patience),
       queue_(std::move(initial)),
@@ -143,14 +145,15 @@ void ImprovementSearch::on_add(std::unique_ptr<Pool<Cpu>> pool, Doubles trend) {
   column_of_.resize(m, -1);
   trust_.resize(std::min(settings_.region, m));
   refresh_at_ = 0;
-  if (is_whole_pool() && trends_ == 0) {
+  if (is_whole_pool() && trends_ == settings_.linear) {
     std::vector<std::int64_t> all(m);
     for (std::size_t i = 0; i < m; ++i) all[i] = column_of_[i] = static_cast<std::int32_t>(i);
     const Doubles X = points(all);
     model_->extend(X.data(), m);
     member_ = std::move(all);
     if (sampler_) sampler_->forget_prior();
-  } else if (was_whole_pool || trends_ > 0) {  // trends of the present candidates change too
+  } else if (was_whole_pool ||
+             trends_ > settings_.linear) {  // trends of the present candidates change
     std::fill(column_of_.begin(), column_of_.end(), -1);
     model_.reset();
   } else {
@@ -179,9 +182,16 @@ void ImprovementSearch::build() {
     member_[i] = column_of_[i] = static_cast<std::int32_t>(i);
   const Doubles X = points(member_);
   std::vector<KernelRows> rows;
-  for (const WeightedKernel& each : kernels_)
+  for (const WeightedKernel& each : kernels_) {
+    Doubles of_trends;
+    if (settings_.linear > 0) {
+      of_trends.assign(trends_, 1.0);
+      std::fill_n(of_trends.end() - static_cast<std::ptrdiff_t>(settings_.linear), settings_.linear,
+                  each.linear);
+    }
     rows.emplace_back(each.kernel, X.data(), columns, pool_->dim(), !is_whole_pool(), trends_,
-                      each.weights);
+                      each.weights, std::move(of_trends));
+  }
   model_ =
       std::make_unique<RegionPosterior>(std::move(rows), settings_.nuggets, settings_.capacity);
   for (std::size_t c = 0; c < columns; ++c)

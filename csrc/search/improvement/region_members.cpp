@@ -44,7 +44,7 @@ bool ImprovementSearch::direction(Doubles& out) const {
   const std::int64_t center = trust_.center();
   coordinates(&center, 1, x.data());
   out.assign(d, 0.0);
-  const auto& [kernel, weights] = kernels_.front();
+  const auto& [kernel, weights, linear] = kernels_.front();
   for (std::size_t j = 0; j < weights.size(); ++j) {
     x[j] *= weights[j];
     for (std::size_t i = 0; i < size_; ++i) X[i * d + j] *= weights[j];
