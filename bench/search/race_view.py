@@ -47,7 +47,7 @@ def start(problem: Problem, slots: int = 1, **settings: Any) -> RunState:
     scorer = cast(Any, SimpleNamespace(parts=problem.examples, perfect=1.0))
     Z = np.asarray(problem.Z)
     initial = optimize._initial(pool, Z, None, config)
-    words = zf.word_features(problem.texts) if problem.texts else None
+    words = {"features": zf.word_features(problem.texts)} if problem.texts else {}
     return optimize._state(task, pool, Z, words, config, initial, scorer, slots, None, ())
 
 

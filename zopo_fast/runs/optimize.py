@@ -24,10 +24,11 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.embedding_file import read_embeddings
 from zopo_fast.prompts.pool import Pool, normalise
 from zopo_fast.prompts.vectors import warn_if_blind
-from zopo_fast.prompts.words import word_features
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.growth.candidates import Candidates
+from zopo_fast.runs.growth.describe import Description, with_reserve
 from zopo_fast.runs.prior import earlier_winners, prior_of_run, require_usable
 from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress, RunBars
 from zopo_fast.runs.result import Result, Trial
@@ -125,7 +126,7 @@ async def optimize(
         InputError: a study of `prior` has no score of a prompt of the pool.
     """
     config = _run_config(config)
-    scored: Task | FunctionTask | Callable[[str], Any] = _with_examples(task, examples)
+    scored: Task | FunctionTask | Callable[[str], Any] = with_reserve(_with_examples(task, examples), config)
     if prior:
         require_usable(config.search)
     if stop is not None:
@@ -138,6 +139,8 @@ async def optimize(
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
     pool, incumbent = with_incumbent(pool, config.incumbent)
+    candidates = Candidates.of(pool, scored, config)
+    pool = candidates.pool
     bars = RunBars(progress)
     on_trial, on_resume, on_phase, on_progress = bars.callbacks(on_trial, on_resume, on_phase, on_progress)
     on_phase = on_phase or (lambda _: None)
@@ -166,10 +169,14 @@ async def optimize(
             resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
             resume.describe(study, scored, config)
             slots = resume.pin(study, "slots", slots)
-        Z = await _embeddings(pool, embeddings, embedder, on_phase, on_progress, study)
-        words = _words(pool, config, study)
-        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier)))
-        state = _state(scored, pool, Z, words, config, initial, scorer, slots, study, earlier)
+        Z = await _embeddings(candidates, embeddings, embedder, on_phase, on_progress, study)
+        about = _description(candidates, config, study)
+        initial = resume.pin(
+            study, "initial", _first(candidates, Z, incumbent, config, earlier_winners(earlier))
+        )
+        state = _state(
+            scored, pool, Z, about.arrays(pool.prompts), config, initial, scorer, slots, study, earlier
+        )
         if tracing.is_on():
             scorer = TracedScorer(scorer, pool.prompts, _score_name(scored))
         driver = Driver(
@@ -272,7 +279,7 @@ class RunModels:
 
 
 async def _embeddings(
-    pool: Pool,
+    candidates: Candidates,
     given: Any,
     embedder: Embeds | None,
     on_phase: Callable[[str], Any],
@@ -280,52 +287,54 @@ async def _embeddings(
     study: Store | None,
 ) -> Any:
     """Return the embeddings: given, held by the study, or made by the embedder and stored in the study."""
+    own = candidates.own
     source = None if given is None else str(getattr(given, "filename", None) or "")  # of a memory map
     if isinstance(given, str | Path):
         source = str(given)
         # A study that holds the embeddings is resumed without their file.
         is_kept = study is not None and not is_file(given) and study.array("embeddings") is not None
-        given = None if is_kept else read_embeddings(given, pool)
+        given = None if is_kept else read_embeddings(given, own)
+    given = None if given is None else candidates.rows(given)
     stored = None if study is None else resume.stored_embeddings(study, given)
     if stored is not None:
         return stored
     usage: Usage | None = None
     if given is None:
         on_phase("embedding")
-        on_progress("embedding", 0, len(pool))
-        given, usage = await _embed(pool, embedder, on_progress)
-        on_progress("embedding", len(pool), len(pool))
-    Z = as_embeddings(given)
-    if len(Z) != len(pool):
+        on_progress("embedding", 0, len(own))
+        given, usage = await _embed(candidates.texts, embedder, on_progress)
+        on_progress("embedding", len(own), len(own))
+    Z = as_embeddings(candidates.rows(given))
+    if len(Z) != len(candidates.pool):
         raise ConfigError(
-            f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not in the "
+            f"embeddings: {len(Z)} rows for {len(own)} distinct prompts (an incumbent that is not in the "
             "pool comes last)"
         )
     warn_if_blind(Z, getattr(embedder, "name", None))
     if study is not None:
-        study.put_pool(pool)
+        study.put_pool(candidates.pool)
         resume.keep_embeddings(study, Z, source)
         study.put("embedding", None if usage is None else asdict(usage))
         await study.flush(durable=True)
     return Z
 
 
-def _words(pool: Pool, config: RunConfig, study: Store | None) -> NDArray[np.float32] | None:
-    """Return features of the prompts' words; None for a search that cannot use them, or began without."""
+def _description(candidates: Candidates, config: RunConfig, study: Store | None) -> Description:
+    """Return what describes prompts; without words for a search that cannot use them, or began without."""
     search = config.search
     is_default = search.search == "improvement" and search.official_settings is None
     # A step on a pool that is searched in regions computes kernel rows, and would pay for the features.
-    uses_words = is_default and search.region is None and len(pool) <= MAX_WHOLE["improvement"]
+    uses_words = is_default and search.region is None and len(candidates.pool) <= MAX_WHOLE["improvement"]
     if study is not None:
         uses_words = resume.pin(study, "words", uses_words and resume.is_new(study))
-    return word_features(pool.prompts) if uses_words else None
+    return Description(candidates.pool.prompts, candidates.space, words=uses_words)
 
 
 def _state(
     task: Task | FunctionTask | Callable[[str], Any],
     pool: Pool,
     Z: Any,
-    words: NDArray[np.float32] | None,
+    arrays: Mapping[str, NDArray[np.float32]],
     config: RunConfig,
     initial: list[int],
     scorer: Scorer,
@@ -340,7 +349,7 @@ def _state(
     # A race bounds the calls, not the prompts.
     budget = config.budget if race is None else len(pool)
     settings = replace(config.search, budget=budget, initial=initial, seed=config.seed)
-    optimizer = Zopo(Z, settings, features=words)
+    optimizer = Zopo(Z, settings, None, **arrays)
     for source in prior:
         optimizer.learn_from(**source)
     for index, score in pool.scores.items():
@@ -389,6 +398,15 @@ def with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None]
     return Pool((*pool.prompts, text), (*pool.counts, 1), pool.scores), len(pool)
 
 
+def _first(
+    candidates: Candidates, Z: Any, incumbent: int | None, config: RunConfig, winners: Sequence[int]
+) -> list[int]:
+    """Return the initial prompts, with demonstrations too where the run searches over them."""
+    own = len(candidates.own)
+    initial = _initial(candidates.own, Z[:own], incumbent, config, [i for i in winners if i < own])
+    return candidates.first(initial, config.budget)
+
+
 def _initial(
     pool: Pool, Z: Any, incumbent: int | None, config: RunConfig, winners: Sequence[int] = ()
 ) -> list[int]:
@@ -418,14 +436,14 @@ def _initial(
     return initial or [0]  # where all prompts have scores; the search skips an initial prompt with a score
 
 
-async def _embed(pool: Pool, embedder: Embeds | None, on_progress: OnProgress) -> tuple[Any, Usage]:
+async def _embed(texts: list[str], embedder: Embeds | None, on_progress: OnProgress) -> tuple[Any, Usage]:
     if embedder is not None:
         model = as_embedding_model(embedder)
-        return np.asarray(await model.embed(list(pool.prompts))), model.usage
+        return np.asarray(await model.embed(texts)), model.usage
     from zopo_fast.prompts.embedders import resolve
 
     default = ChunkedEmbedder(resolve("local"), LOCAL_CHUNK, on_progress)
     try:
-        return await default.embed(list(pool.prompts)), default.usage
+        return await default.embed(texts), default.usage
     finally:
         await default.aclose()
