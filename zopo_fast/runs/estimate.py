@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from zopo_fast.llm import tokens
 from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 from zopo_fast.runs.config import RunConfig
+from zopo_fast.runs.growth.describe import space_of, with_reserve
 from zopo_fast.scoring.judge import DEFAULT_RUBRIC
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
@@ -70,11 +71,15 @@ def estimate(
         embed: prompts embedded by an endpoint, in calls of `embed_batch`.
         prices: of a million tokens in and out.
     """
+    task = with_reserve(task, config)
+    space = space_of(task)
+    # Of a search over demonstrations, every call may hold the longest.
+    shown = "" if space is None else space.longest
     layout = template.resolve(task.template)
     examples = [*task.train, *task.heldout]
     counted = [
         tokens.count_messages(
-            layout.render(prompt, example.input, task.demonstrations, example.columns), model
+            layout.render(prompt + shown, example.input, task.demonstrations, example.columns), model
         )
         for prompt in (list(prompts[:: max(1, len(prompts) // MAX_SAMPLE)]) or [""])
         for example in examples[:: max(1, len(examples) // 20)]
@@ -86,8 +91,8 @@ def estimate(
         scored = config.calls_of_race(task)
     compared = (4 if config.compare_random else 3) if config.heldout else 0
     calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
-    shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
-    tokens_in = round(calls * per_call) + generate * shown
+    induced = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
+    tokens_in = round(calls * per_call) + generate * induced
     answers = [(calls, max_tokens), (generate, writer_max_tokens)]
     if task.metric == "judge":  # its messages hold the rubric, the example and the answer
         rubric = tokens.count_tokens(config.rubric or DEFAULT_RUBRIC, model).tokens
