@@ -310,7 +310,7 @@ async def _embeddings(
             f"embeddings: {len(Z)} rows for {len(own)} distinct prompts (an incumbent that is not in the "
             "pool comes last)"
         )
-    warn_if_blind(Z, getattr(embedder, "name", None))
+    warn_if_blind(Z[: len(own)], getattr(embedder, "name", None))
     if study is not None:
         study.put_pool(candidates.pool)
         resume.keep_embeddings(study, Z, source)
