@@ -312,7 +312,7 @@ async def _embeddings(
         )
     warn_if_blind(Z[: len(own)], getattr(embedder, "name", None))
     if study is not None:
-        study.put_pool(candidates.pool)
+        candidates.keep(study)
         resume.keep_embeddings(study, Z, source)
         study.put("embedding", None if usage is None else asdict(usage))
         await study.flush(durable=True)

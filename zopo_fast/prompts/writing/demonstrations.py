@@ -210,6 +210,11 @@ class Pairs:
         return asked
 
 
+def most_pairs(prompts: int) -> int:
+    """Return the largest number of candidates with demonstrations beside a number of prompts."""
+    return min(max(MAX_CANDIDATES - prompts, MIN_PAIRS), SETS_PER_PROMPT * prompts)
+
+
 def initial_pairs(prompts: Sequence[str], space: DemonstrationSpace, *, seed: int = 0) -> Pairs:
     """Return a pool's prompts and some of them with sets of demonstrations, at most 1,024 in all.
 
@@ -221,7 +226,7 @@ def initial_pairs(prompts: Sequence[str], space: DemonstrationSpace, *, seed: in
         seed: Of the choice.
     """
     rng = random.Random(seed)
-    room = max(MAX_CANDIDATES - len(prompts), MIN_PAIRS)
+    room = most_pairs(len(prompts))
     texts, origins, known = list(prompts), list(range(len(prompts))), set(prompts)
     dealt: list[Chosen] = []
     # One set for each prompt before any gets a second one.

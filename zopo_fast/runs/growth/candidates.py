@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zopo_fast.runs.config import RunConfig
+    from zopo_fast.storage.store import Store
+
+OWN = "own"
+"""Name of the number of given prompts among the values of a study."""
 
 
 class Candidates:
@@ -74,3 +78,18 @@ class Candidates:
         if self._pairs is None or self.space is None:
             return list(initial)
         return self._pairs.first(initial, self.space)[:budget]
+
+    def keep(self, study: Store) -> None:
+        """Store the candidates in a new study."""
+        study.put_pool(self.pool)
+        if self.space is not None:
+            study.put(OWN, len(self.own))
+
+
+def given_pool(study: Store) -> Pool | None:
+    """Return the pool that a run was given, without the candidates made of it; None before there is one."""
+    pool = study.pool()
+    own = study.get(OWN)
+    if pool is None or not isinstance(own, int):
+        return pool
+    return Pool(pool.prompts[:own], pool.counts[:own], pool.scores)
