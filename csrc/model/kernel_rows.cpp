@@ -143,10 +143,14 @@ void ArcCosinePoints::block(const std::size_t* rows, std::size_t n, const float*
 }
 
 KernelRows::KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
-                       bool replaceable, std::size_t trends, Doubles weights)
+                       bool replaceable, std::size_t trends, Doubles weights, Doubles trend_weights)
     : dim_(d),
       trends_(trends),
       weights_(std::move(weights)),
+      trend_weights_(std::move(trend_weights)),
+      has_trends_(trends > 0 && (trend_weights_.empty() ||
+                                 std::any_of(trend_weights_.begin(), trend_weights_.end(),
+                                             [](double w) { return w != 0.0; }))),
       replaceable_(replaceable),
       kernel_(std::move(kernel)) {
   extend(X, columns);
@@ -218,7 +222,7 @@ const float* KernelRows::row(std::size_t column) {
       points_->block(&column, 1, points_->panel(p), row_.data() + p * kPanel, stride_);
   });
   std::fill(row_.begin() + static_cast<std::ptrdiff_t>(columns_), row_.end(), 0.0f);
-  for (std::size_t j = 0; trends_ > 0 && j < columns_; ++j) row_[j] += trend(column, j);
+  if (has_trends_) add_trends(trend_, stride_, column, trend_, stride_, 0, columns_, row_.data());
   row_[column] = diagonal_[column];  // exact, where the rounding of the angle would show
   return row_.data();
 }
@@ -242,44 +246,112 @@ void KernelRows::block(const std::size_t* rows, std::size_t n, const std::size_t
         std::copy_n(tile.data() + i * kPanel, width, out + i * ldo + j);
     }
   });
-  for (std::size_t i = 0; trends_ > 0 && i < n; ++i)
+  for (std::size_t i = 0; has_trends_ && i < n; ++i)
     for (std::size_t j = 0; j < m; ++j) out[i * ldo + j] += trend(rows[i], columns[j]);
 }
 
 // Return the part of k between two candidates that the trends add.
 float KernelRows::trend(std::size_t row, std::size_t column) const {
-  const float *a = trend_.data() + row * trends_, *b = trend_.data() + column * trends_;
   float sum = 0.0f;
-  for (std::size_t t = 0; t < trends_; ++t) sum += a[t] * b[t];
+  for (std::size_t t = 0; t < trends_; ++t)
+    sum += trend_[t * stride_ + row] * trend_[t * stride_ + column];
   return sum;
 }
 
-// Return the weighted coordinates (n, d) of points (n, d + trends), and their trends (n, trends).
+// Add this part between point i of `left` (trends, ldl) and points [begin, end) of `right` (trends, ldr)
+// to out[begin, end). Sums run over the trends in the order of `trend`.
+void KernelRows::add_trends(const Floats& left, std::size_t ldl, std::size_t i, const Floats& right,
+                            std::size_t ldr, std::size_t begin, std::size_t end, float* out) const {
+  for (; begin < end; begin += kPanel) {
+    const std::size_t width = std::min(kPanel, end - begin);
+    float sum[kPanel] = {};
+    for (std::size_t t = 0; t < trends_; ++t) {
+      const float a = left[t * ldl + i], *b = right.data() + t * ldr + begin;
+      for (std::size_t j = 0; j < width; ++j) sum[j] += a * b[j];
+    }
+    for (std::size_t j = 0; j < width; ++j) out[begin + j] += sum[j];
+  }
+}
+
+// Return the weighted coordinates (n, d) of points (n, d + trends), and their weighted trends in
+// `trend` (trends, n padded to a multiple of 64).
 Doubles KernelRows::split(const double* X, std::size_t n, Floats& trend) const {
   Doubles coordinates(n * dim_);
-  trend.resize(n * trends_);
+  trend.assign(trends_ * padded(n), 0.0f);
   for (std::size_t i = 0; i < n; ++i) {
     const double* x = X + i * (dim_ + trends_);
     for (std::size_t j = 0; j < dim_; ++j)
       coordinates[i * dim_ + j] = weights_.empty() ? x[j] : weights_[j] * x[j];
-    std::transform(x + dim_, x + dim_ + trends_, trend.data() + i * trends_,
-                   [](double t) { return static_cast<float>(t); });
+    for (std::size_t t = 0; t < trends_; ++t)
+      trend[t * padded(n) + i] = static_cast<float>(
+          trend_weights_.empty() ? x[dim_ + t] : trend_weights_[t] * x[dim_ + t]);
   }
   return coordinates;
 }
 
+void KernelRows::between(const double* X, std::size_t n, const double* Y, std::size_t m, float* out,
+                         std::size_t ldo, float* diagonal) const {
+  if (is_plain()) return between_coordinates(X, n, Y, m, out, ldo, diagonal);
+  Floats left, right;
+  const Doubles A = split(X, n, left), B = split(Y, m, right);
+  between_coordinates(A.data(), n, B.data(), m, out, ldo, diagonal);
+  if (!has_trends_) return;
+  for (std::size_t j = 0; j < m; ++j) {
+    float own = 0.0f;
+    for (std::size_t t = 0; t < trends_; ++t)
+      own += right[t * padded(m) + j] * right[t * padded(m) + j];
+    diagonal[j] += own;
+  }
+  for (std::size_t i = 0; i < n; ++i)
+    add_trends(left, padded(n), i, right, padded(m), 0, m, out + i * ldo);
+}
+
+void KernelRows::between_coordinates(const double* X, std::size_t n, const double* Y, std::size_t m,
+                                     float* out, std::size_t ldo, float* diagonal) const {
+  if (!kernel_) throw ArrayError("X: a model of a Gram matrix has no kernel to predict points by");
+  const ArcCosine* closed = kernel_->closed_form();
+  if (!closed) {
+    Doubles K(n * m);
+    kernel_->gram(X, n, Y, m, dim_, K.data());
+    for (std::size_t j = 0; j < m; ++j) {
+      double own;
+      kernel_->gram(Y + j * dim_, 1, Y + j * dim_, 1, dim_, &own);
+      diagonal[j] = static_cast<float>(own);
+      if (!std::isfinite(diagonal[j])) beyond_range("X", j);
+      for (std::size_t i = 0; i < n; ++i) out[i * ldo + j] = static_cast<float>(K[i * m + j]);
+    }
+    return;
+  }
+  ArcCosinePoints left(*closed, kernel_->scale(), dim_), right(left);
+  left.resize(n);
+  right.resize(m);
+  for (std::size_t i = 0; i < n; ++i) left.set(i, X + i * dim_);
+  for (std::size_t j = 0; j < m; ++j)
+    if (diagonal[j] = right.set(j, Y + j * dim_); !std::isfinite(diagonal[j])) beyond_range("X", j);
+  right.arrange(0, m);
+  std::vector<std::size_t> rows(n);
+  std::iota(rows.begin(), rows.end(), std::size_t{0});
+  const double work =
+      static_cast<double>(n) * static_cast<double>(m) * static_cast<double>(dim_) * kFloatWork;
+  parallel_ranges(padded(m) / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t p = begin; p < end; ++p)
+      left.block(rows.data(), n, right.panel(p), out + p * kPanel, ldo);
+  });
+}
+
 void KernelRows::replace(const std::size_t* columns, std::size_t n, const double* X) {
-  if (trends_ == 0 && weights_.empty()) return replace_coordinates(columns, n, X);
+  if (is_plain()) return replace_coordinates(columns, n, X);
   Floats entering;
   replace_coordinates(columns, n, split(X, n, entering).data());
-  if (trends_ == 0) return;
+  if (!has_trends_) return;
   for (std::size_t i = 0; i < n; ++i)
-    std::copy_n(&entering[i * trends_], trends_, &trend_[columns[i] * trends_]);
+    for (std::size_t t = 0; t < trends_; ++t)
+      trend_[t * stride_ + columns[i]] = entering[t * padded(n) + i];
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t c = columns[i];
     diagonal_[c] += trend(c, c);
-    for (std::size_t j = 0; !gram_.empty() && j < columns_; ++j)
-      gram_[c * stride_ + j] += trend(c, j);
+    if (!gram_.empty())
+      add_trends(trend_, stride_, c, trend_, stride_, 0, columns_, &gram_[c * stride_]);
   }
   for (std::size_t i = 0; !gram_.empty() && i < n; ++i)
     for (std::size_t j = 0; j < columns_; ++j)
@@ -287,16 +359,16 @@ void KernelRows::replace(const std::size_t* columns, std::size_t n, const double
 }
 
 void KernelRows::extend(const double* X, std::size_t columns) {
-  if (trends_ == 0 && weights_.empty()) return extend_coordinates(X, columns);
+  if (is_plain()) return extend_coordinates(X, columns);
   const std::size_t begin = columns_;
   Floats all;
   extend_coordinates(split(X, columns, all).data(), columns);
-  if (trends_ == 0) return;
+  if (!has_trends_) return;
   trend_ = std::move(all);
   for (std::size_t i = begin; i < columns; ++i) diagonal_[i] += trend(i, i);
   for (std::size_t i = 0; !gram_.empty() && i < columns; ++i)
-    for (std::size_t j = i < begin ? begin : 0; j < columns; ++j)
-      gram_[i * stride_ + j] += trend(i, j);
+    add_trends(trend_, stride_, i, trend_, stride_, i < begin ? begin : 0, columns,
+               &gram_[i * stride_]);
 }
 
 void KernelRows::replace_coordinates(const std::size_t* columns, std::size_t n, const double* X) {

@@ -6,7 +6,7 @@
 //
 // A point may have values of trends behind its coordinates: functions of unknown coefficient, ~ N(0, 1)
 // each, which the prior adds to the kernel's: k(x, y) + t(x)^T t(y) (Rasmussen & Williams 2006, eq.
-// 2.39). With `weights`, coordinates are multiplied by these first.
+// 2.39). With `weights`, coordinates are multiplied by these first, and trends by `trend_weights`.
 #pragma once
 
 #include <cstddef>
@@ -56,9 +56,10 @@ class KernelRows {
   static constexpr std::size_t kGramColumns = 2048;
 
   // Build from points X (columns, d + trends). With `replaceable`, candidates may be replaced.
-  // `weights` are (d,) factors of the coordinates, or none.
+  // `weights` are (d,) factors of the coordinates, or none, and `trend_weights` (trends,) likewise.
   KernelRows(PriorKernel kernel, const double* X, std::size_t columns, std::size_t d,
-             bool replaceable = false, std::size_t trends = 0, Doubles weights = {});
+             bool replaceable = false, std::size_t trends = 0, Doubles weights = {},
+             Doubles trend_weights = {});
   // Build from a Gram matrix K (columns, columns) of any kernel.
   KernelRows(const double* K, std::size_t columns);
 
@@ -81,6 +82,13 @@ class KernelRows {
   void block(const std::size_t* rows, std::size_t n, const std::size_t* columns, std::size_t m,
              float* out, std::size_t ldo) const;
 
+  // Compute k(X, Y) (n, m) of points X (n, d + trends) and Y (m, d + trends) that need not be candidates,
+  // and k(y, y) (m,), with the bits of `row` for distinct points of the closed form; `out` has leading
+  // dimension ldo, at least m padded to a multiple of 64. ArrayError where a point exceeds single
+  // precision, and for a Gram matrix.
+  void between(const double* X, std::size_t n, const double* Y, std::size_t m, float* out,
+               std::size_t ldo, float* diagonal) const;
+
   // Replace candidates by the points X (n, d + trends). ArrayError, with nothing changed, unless this was
   // built as replaceable, or where a point exceeds single precision.
   void replace(const std::size_t* columns, std::size_t n, const double* X);
@@ -91,18 +99,24 @@ class KernelRows {
  private:
   void grow_gram(std::size_t columns);
   void fill(const ArcCosinePoints& points, std::size_t begin);
+  void between_coordinates(const double* X, std::size_t n, const double* Y, std::size_t m,
+                           float* out, std::size_t ldo, float* diagonal) const;
   void replace_coordinates(const std::size_t* columns, std::size_t n, const double* X);
   void extend_coordinates(const double* X, std::size_t columns);
   Doubles split(const double* X, std::size_t n, Floats& trend) const;
+  void add_trends(const Floats& left, std::size_t ldl, std::size_t i, const Floats& right,
+                  std::size_t ldr, std::size_t begin, std::size_t end, float* out) const;
+  bool is_plain() const { return trends_ == 0 && weights_.empty(); }
   float trend(std::size_t row, std::size_t column) const;
 
   std::size_t columns_ = 0, stride_ = 0, dim_ = 0, trends_ = 0;
-  Doubles weights_;
+  Doubles weights_, trend_weights_;
+  bool has_trends_ = false;  // with a weight above 0
   bool replaceable_ = false;
   std::optional<PriorKernel> kernel_;
   std::optional<ArcCosinePoints> points_;  // of a closed form
   Doubles X_;                              // (columns, d), of any other replaceable kernel
-  Floats trend_;                           // (columns, trends)
+  Floats trend_;                           // (trends, stride)
   Floats gram_;                            // (columns, stride)
   Floats diagonal_;                        // (stride,)
   Floats row_;                             // scratch

@@ -60,8 +60,9 @@ Search<Device>::Search(std::vector<SearchInputs> inputs, int ordinal) {
                     for (std::size_t b = begin; b < end; ++b) {
                       SearchInputs& in = inputs[b];
                       if (in.kind != SearchInputs::Kind::Improvement) continue;
+                      Doubles trend = std::move(in.pool.trend);
                       studies_[b].improvement = std::make_unique<ImprovementSearch>(
-                          pool_of(std::move(in.pool)), std::move(in.kernels),
+                          pool_of(std::move(in.pool)), std::move(trend), std::move(in.kernels),
                           std::move(in.improvement), std::move(in.initial), *studies_[b].book);
                     }
                   });

@@ -1,13 +1,17 @@
-"""Result of `Zopo.predict`."""
+"""Results of `Zopo.predict`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zopo_fast import _core
+from zopo_fast.errors import ArrayError
 from zopo_fast.gp.arrays import Array
+from zopo_fast.search.linear import beside
+from zopo_fast.search.problem import SearchProblem, as_embeddings
 
 
 class Prediction(NamedTuple):
@@ -22,3 +26,43 @@ class Prediction(NamedTuple):
     indices: NDArray[np.int64]
     mean: Array
     variance: Array
+
+
+class PointPrediction(NamedTuple):
+    """Predicted scores of k candidates outside the pool.
+
+    Attributes:
+        mean: (k,) float64, in units of the score.
+        variance: (k,) float64, of a score without noise around the mean, in squared units of the score.
+    """
+
+    mean: Array
+    variance: Array
+
+
+def predicted(
+    problem: SearchProblem,
+    native: _core.Search | _core.CudaSearch,
+    number: int,
+    embeddings: Any | None,
+    features: Any | None,
+    linear: Any | None,
+    latent: bool,
+) -> Prediction | PointPrediction | None:
+    """Return what a native search predicts; arguments, result and errors as for `Zopo.predict`."""
+    rows = columns = None
+    if embeddings is not None:
+        rows = problem.rows_of(as_embeddings(embeddings), features)
+        columns = problem.linear_of(linear, len(rows))
+    elif features is not None or linear is not None:
+        name = "linear" if features is None else "features"
+        raise ArrayError(f"{name}: given without embeddings; pass both, or neither")
+    if native.best(number)[0] < 0:
+        return None
+    if rows is None:
+        found = native.predict(number, latent)
+        return None if found is None else Prediction(*found)
+    trend = None if problem.trends is None else problem.trends.at(rows)
+    scaled = None if problem.linear is None else problem.linear.scaled(columns)
+    at = native.predict_at(number, rows, beside(trend, scaled, len(rows)), latent)
+    return None if at is None else PointPrediction(*at)

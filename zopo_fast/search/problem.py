@@ -18,7 +18,8 @@ from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import DEFAULT_INITIAL, ZopoConfig
 from zopo_fast.search.design import sample_of, size_of_start, spread_start
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
-from zopo_fast.search.sources import Source
+from zopo_fast.search.linear import LEVELS, LinearPart, beside
+from zopo_fast.search.sources import FittedTrends, Source
 
 Kernel = NTK | InfiniteNTK
 
@@ -51,14 +52,17 @@ class SearchProblem:
         config: Settings.
         kernel: Kernel or kernels; None for the default of the search.
         features: (m, q) array of a second description of the candidates, or None.
+        linear: (m, r) array of columns whose effects add up, or None.
 
     Attributes:
         embeddings: (m, d + q), the features behind the embeddings, C-contiguous, in native byte order.
         features: Number q of features.
+        linear: Linear part of the prior, or None.
         config: The settings.
         budget: Budget, clipped to m.
         initial: Indices to ask first.
         sources: Scores of earlier searches, by name.
+        trends: Trends of the sources; None without sources.
         kernels: Kernels of the model; one NTK for a gradient search.
         mean: (d + q,) shift of the standardization; 0 for the official preset.
         deviation: (d + q,) scale of the standardization; 1 for the official preset and for constant columns.
@@ -77,6 +81,7 @@ class SearchProblem:
         config: ZopoConfig,
         kernel: Kernel | Sequence[Kernel] | None,
         features: Any | None = None,
+        linear: Any | None = None,
     ) -> None:
         Z = as_embeddings(embeddings)
         m, d = Z.shape
@@ -84,6 +89,7 @@ class SearchProblem:
         if features is not None:
             Z = with_features(Z, features)
             self.features = Z.shape[1] - d
+        self.linear = None if linear is None else LinearPart(linear, m)
         if config.budget > m:
             warnings.warn(
                 f"budget {config.budget} is larger than the pool of {m}; it is clipped to {m}", stacklevel=3
@@ -92,6 +98,7 @@ class SearchProblem:
         self.budget = min(config.budget, m)
         self.embeddings = Z
         self.sources: dict[str, Source] = {}
+        self.trends: FittedTrends | None = None
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(
@@ -122,6 +129,8 @@ class SearchProblem:
             )
         if self.features and (config.search != "improvement" or official):
             raise ConfigError('features: only search="improvement" uses them')
+        if self.linear and (config.search != "improvement" or official):
+            raise ConfigError('linear: only search="improvement" uses it')
         for each in kernels:
             if isinstance(each, InfiniteNTK) and not uses_gradient:
                 continue
@@ -163,9 +172,13 @@ class SearchProblem:
 
     def points(self, index: Any) -> Array:
         """Return coordinates of the kernel (n, d) by the embeddings alone, for the start and sources."""
+        return self.coordinates(self.embeddings[index])
+
+    def coordinates(self, rows: NDArray[Any]) -> Array:
+        """Return the same of rows (n, d + q), which may be outside the pool."""
         embeddings, both = self._blocks[0], self.embeddings.shape[1]
         scale = self.factor[embeddings] * math.sqrt((both - self.features) / both)
-        raw = self.embeddings[index, embeddings].astype(np.float64)
+        raw = rows[:, embeddings].astype(np.float64)
         points: Array = (raw - self.mean[embeddings]) / self.deviation[embeddings] * scale
         return points
 
@@ -197,7 +210,13 @@ class SearchProblem:
             "mean": self.mean,
             "deviation": self.deviation,
             "budget": self.budget,
+            "trend": self.native_trend(self.trends),
         }
+
+    def native_trend(self, trends: FittedTrends | None) -> Array:
+        """Return trends of the pool, and the linear part behind them, as a flat array."""
+        known = None if trends is None else trends.over_pool
+        return beside(known, None if self.linear is None else self.linear.scaled(), len(self.embeddings))
 
     def native_inputs(self) -> dict[str, Any]:
         """Return the inputs of the native search.
@@ -212,7 +231,8 @@ class SearchProblem:
         }
         if config.official_settings:
             return inputs
-        noise, nuggets = config.noise, FEATURE_NUGGETS if self.features else NUGGETS
+        noise = config.noise
+        nuggets = FEATURE_NUGGETS if self.features or self.linear else NUGGETS
         sample = self.embeddings[scale_sample(len(self.embeddings))].astype(np.float64)
         factor = self.factor
         X = (sample - self.mean) / self.deviation * factor
@@ -223,7 +243,8 @@ class SearchProblem:
             "expected": config.budget,
             "kernels": [_native_kernel(kernel) for kernel in self.kernels],
             "scale": scales[0],
-            "mixture": list(zip(scales, weights, strict=True)),
+            "mixture": self._mixture(scales, weights),
+            "linear": 0 if self.linear is None else self.linear.columns,
             "factor": factor,
             "nuggets": nuggets if noise is None else np.array([max(noise, MIN_NUGGET)]),
             "seed": (config.seed % 2**64, config.seed >> 64),
@@ -238,8 +259,46 @@ class SearchProblem:
             },
         }  # fmt: skip
 
-    def grow(self, more: NDArray[Any], features: Any | None = None) -> None:
+    def _mixture(
+        self, scales: Sequence[float], weights: Sequence[Array | None]
+    ) -> list[tuple[float, Array | None, float]]:
+        """Return scale, weights of the coordinates and factor of the linear part of each kernel."""
+        levels = LEVELS if self.linear else (0.0,)
+        return [
+            (scale, weight, math.sqrt(b))
+            for b in levels
+            for scale, weight in zip(scales, weights, strict=True)
+        ]
+
+    def grow(self, more: NDArray[Any], features: Any | None = None, linear: Any | None = None) -> None:
         """Append rows (k, d), converted to the precision of the pool; the budget may grow with the pool.
+
+        Args, Raises: as for `rows_of` and `linear_of`.
+        """
+        rows, columns = self.rows_of(more, features), self.linear_of(linear, len(more))
+        grown = np.concatenate([self.embeddings, rows])
+        self.embeddings, self.budget = grown, min(self.config.budget, len(grown))
+        if self.linear is not None and columns is not None:
+            self.linear.grow(columns)
+
+    def linear_of(self, linear: Any | None, k: int) -> Array | None:
+        """Return the linear part (k, r) of k other candidates, as given; None where the pool has none.
+
+        Raises:
+            ArrayError: It is missing or not expected, or cannot be used.
+        """
+        if self.linear is None:
+            if linear is not None:
+                raise ArrayError("linear: given, but the pool has none; leave it out")
+            return None
+        if linear is None:
+            raise ArrayError(
+                f"linear: expected {self.linear.columns} columns a candidate, as the pool has, got none"
+            )
+        return self.linear.rows(linear, k)
+
+    def rows_of(self, more: NDArray[Any], features: Any | None = None) -> NDArray[Any]:
+        """Return other candidates (k, d) as rows (k, d + q) of this pool, in its precision.
 
         Args:
             more: Embeddings.
@@ -259,15 +318,13 @@ class SearchProblem:
         if features is not None:
             more = with_features(more, features)
         self.require_near(more)
-        grown = np.concatenate([self.embeddings, more])
-        _core.Pool(more, self.mean, self.deviation)  # rejects NaN and infinity
-        self.embeddings, self.budget = grown, min(self.config.budget, len(grown))
+        return more
 
     def require_near(self, more: NDArray[Any]) -> None:
-        """Check that new rows (k, d) do not overflow in the units of this pool.
+        """Check that new rows (k, d) are finite and do not overflow in the units of this pool.
 
         Raises:
-            ArrayError: A row is too far from the pool.
+            ArrayError: A row is too far from the pool, or holds NaN or infinity.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.abs(more.astype(np.float64) - self.mean)
@@ -275,6 +332,8 @@ class SearchProblem:
             for block, spread in zip(self._blocks, self.spreads, strict=True):
                 if spread > 0.0 and not self.config.official_settings:
                     far = np.maximum(far, offset[:, block].max(axis=1) / spread)
+        if np.isnan(far).any():
+            raise ArrayError(f"embeddings: NaN or infinity in row {int(np.argmax(np.isnan(far)))}")
         limit = MAX_RAW_ENTRY if self.config.official_settings else MAX_DISTANCE
         if (far > limit).any():
             raise ArrayError(

@@ -19,6 +19,7 @@ from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.gp.ntk import MAX_PARAMETERS, NTK, parameter_count
 from zopo_fast.search.config import ZopoConfig
+from zopo_fast.search.linear import LinearPart
 from zopo_fast.search.problem import MAX_KERNELS, Kernel, as_embeddings, split, with_features
 
 STATE_VERSION = 2
@@ -34,7 +35,7 @@ class AskTell(Protocol):
     def repeat_ask(self, asked: Sequence[int], n: int | None = None) -> int: ...
     def tell(self, index: int, score: float, noise: float | None = None, final: bool = True) -> None: ...
     def discard(self, index: int) -> None: ...
-    def add(self, embeddings: Any, features: Any | None = None) -> list[int]: ...
+    def add(self, embeddings: Any, features: Any | None = None, linear: Any | None = None) -> list[int]: ...
     def learn_from(
         self, indices: Sequence[int], scores: Any, noise: Any | None = None, source: str | None = None
     ) -> None: ...
@@ -47,20 +48,24 @@ class SavedSearch:
         embeddings: The embeddings, with added rows below the first ones.
         state: Result of `Zopo.state_dict`.
         features: The features, likewise, or None.
+        linear: The linear part, likewise, or None.
 
     Attributes:
         first_rows: Embeddings that the search began with.
         first_features: Features that the search began with, or None.
+        first_linear: Linear part that the search began with, or None.
         config: The settings.
         kernels: The kernels of the model.
 
     Raises:
-        EmbeddingMismatchError: The embeddings are not those of the state.
+        EmbeddingMismatchError: The embeddings, features or linear part are not those of the state.
         InputError: The state is of another version, or inconsistent.
         Exception: A standard error, for a state that is not of this package.
     """
 
-    def __init__(self, embeddings: Any, state: dict[str, Any], features: Any | None = None) -> None:
+    def __init__(
+        self, embeddings: Any, state: dict[str, Any], features: Any | None = None, linear: Any | None = None
+    ) -> None:
         if state["version"] != STATE_VERSION:
             raise InputError(
                 f"state version {short_repr(state['version'])}: this package reads {STATE_VERSION}"
@@ -71,6 +76,7 @@ class SavedSearch:
             raise EmbeddingMismatchError(f"features: this state {has}")
         both = embeddings if features is None else with_features(as_embeddings(embeddings), features)
         self._rows, self._features = split(same_pool(both, state["embeddings"]), count)
+        self._linear = _same_linear(linear, state.get("linear"), len(self._rows))
         self._log, self._pending = state["log"], state["pending"]
         self._sources = state.get("sources", [])
         added = [as_integer("state: add", entry[1]) for entry in self._log if entry[0] == "add"]
@@ -79,6 +85,7 @@ class SavedSearch:
         first = slice(len(self._rows) - sum(added))
         self.first_rows = self._rows[first]
         self.first_features = None if self._features is None else self._features[first]
+        self.first_linear = None if self._linear is None else self._linear[first]
         self.config = ZopoConfig.from_dict(state["config"])
         self.kernels = kernels_from_state(state["kernel"], self._rows.shape[1])
 
@@ -100,7 +107,8 @@ class SavedSearch:
                 optimizer.discard(*arguments)
             elif kind == "add":
                 more = slice(m, m + arguments[0])
-                optimizer.add(self._rows[more], None if self._features is None else self._features[more])
+                described = (None if of is None else of[more] for of in (self._features, self._linear))
+                optimizer.add(self._rows[more], *described)
                 m += arguments[0]
             elif kind == "ask":
                 limit, asked = arguments
@@ -119,6 +127,18 @@ def pool_fingerprint(Z: NDArray[Any]) -> dict[str, Any]:
     """Return shape, dtype and hash of embeddings, which identify them in a saved state."""
     digest = hashlib.blake2b(Z.data, digest_size=16).hexdigest()
     return {"shape": list(Z.shape), "dtype": Z.dtype.name, "blake2b": digest}
+
+
+def _same_linear(linear: Any | None, fingerprint: dict[str, Any] | None, m: int) -> Array | None:
+    """Return the linear part of m candidates, which has a fingerprint; None where neither is there."""
+    if (linear is None) != (fingerprint is None):
+        raise EmbeddingMismatchError(f"linear: this state has {'a' if linear is None else 'no'} linear part")
+    if linear is None:
+        return None
+    given = LinearPart(linear, m).given
+    if pool_fingerprint(given) != fingerprint:
+        raise EmbeddingMismatchError("linear: not the linear part of this state")
+    return given
 
 
 def same_pool(embeddings: Any, fingerprint: dict[str, Any]) -> NDArray[Any]:

@@ -28,10 +28,12 @@
 
 namespace zopo {
 
-// A kernel of the model, on coordinates times `weights` (d,); none: on the coordinates.
+// A kernel of the model, on coordinates times `weights` (d,); none: on the coordinates. `linear` is the
+// factor of the last trends (ImprovementSettings::linear).
 struct WeightedKernel {
   PriorKernel kernel;
   Doubles weights;
+  double linear = 0.0;
 };
 using WeightedKernels = std::vector<WeightedKernel>;
 
@@ -43,13 +45,17 @@ struct ImprovementSettings {
   double emphasis = 0.0, step = 0.0;
   Doubles nuggets;  // variances of the model's misfit, as shares of the signal's
   Doubles factor;   // (d,) from the pool's standardised coordinates to those of the kernel
+  // The last trends, so many, describe a candidate, and stay when the pool grows: k(x, y) gets
+  // linear^2 t(x)^T t(y) of each kernel's own.
+  std::size_t linear = 0;
 };
 
 class ImprovementSearch {
  public:
   // `ledger` must outlive this object. `initial` are proposed first.
   // The model averages over several kernels by their evidence; a posterior sample takes one.
-  ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, WeightedKernels kernels,
+  // `trend` are the first trends (m, settings.linear).
+  ImprovementSearch(std::unique_ptr<Pool<Cpu>> pool, Doubles trend, WeightedKernels kernels,
                     ImprovementSettings settings, std::vector<std::int64_t> initial,
                     const Ledger& ledger);
 
@@ -72,14 +78,20 @@ class ImprovementSearch {
   const TrustRegion& trust() const { return trust_; }
   // Compute mean and variance of the scores of all members as the other scores predict them
   // (RegionPosterior::predict), (members,). Only with a model.
-  void predict(double* mean, double* variance) const;
+  void predict(double* mean, double* variance, bool latent) const;
+  // Compute the same of candidates outside the pool, (n,), from their embeddings Z (n, d), of the pool's
+  // precision, and their trends (n, trends).
+  void predict_at(const void* Z, std::size_t n, const Doubles& trend, double* mean,
+                  double* variance, bool latent) const;
+  const Pool<Cpu>& pool() const { return *pool_; }
+  // Return the score to improve on: the best exact score, or else the best score. Only with a score.
+  double incumbent_score() const;
 
   // Multiply-adds of a call, for the split over threads.
   double work() const;
 
  private:
   std::int64_t next();
-  double incumbent() const;
   std::int64_t sample();
   // ---- the model
   void sync();
