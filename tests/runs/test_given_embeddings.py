@@ -104,7 +104,7 @@ def test_a_map_is_not_copied(file: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             seen.append((embeddings, self._problem.embeddings))
 
     monkeypatch.setattr("zopo_fast.runs.optimize.Zopo", Watched)
-    monkeypatch.setattr("zopo_fast.runs.optimize.word_features", lambda texts: None)
+    monkeypatch.setattr("zopo_fast.runs.growth.describe.Description.features", lambda *_: None)
     mapped = np.load(file, mmap_mode="r")
     run(mapped)
     assert all(np.shares_memory(array, mapped) for array in seen[0])

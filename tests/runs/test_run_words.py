@@ -11,6 +11,8 @@ import pytest
 
 import zopo_fast as zf
 from zopo_fast.runs import optimize as runs
+from zopo_fast.runs.growth.candidates import Candidates
+from zopo_fast.runs.growth.describe import Description
 
 ENDINGS = ["\nA:", "", "?", " Answer:", "!"]
 PROMPTS = [f"{verb} the {noun}{end}" for end in ENDINGS for verb in ("Name", "Say") for noun in "abcdef"]
@@ -66,9 +68,10 @@ def test_a_pool_beyond_the_whole_model_does_without(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(runs.MAX_WHOLE, "improvement", len(PROMPTS) - 1)
     config = zf.RunConfig(budget=25, prompts_in_flight=1)
     pool = zf.Pool.from_texts(PROMPTS)
-    assert runs._words(pool, config, None) is None
+    candidates = Candidates(pool, None, 0)
+    assert runs._description(candidates, config, None).features(PROMPTS) is None
     monkeypatch.setitem(runs.MAX_WHOLE, "improvement", len(PROMPTS))
-    np.testing.assert_array_equal(runs._words(pool, config, None), WORDS)
+    np.testing.assert_array_equal(runs._description(candidates, config, None).features(PROMPTS), WORDS)
 
 
 def test_a_study_resumes_with_its_words(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_a_study_that_began_without_words_continues_without(
 ) -> None:
     path = tmp_path / "study.sqlite3"
     with monkeypatch.context() as earlier:  # a version that knew of no words
-        earlier.setattr(runs, "_words", lambda *_: None)
+        earlier.setattr(runs, "_description", lambda *_: Description(PROMPTS, words=False))
         begun = run(path, 9)
     with zf.Store.open(path) as study:
         assert study.get("words") is None

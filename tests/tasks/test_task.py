@@ -242,6 +242,51 @@ def test_none_trains_on_all_that_are_left(write: Any) -> None:
     assert len(Task.load(path, examples=None).train) == 30
 
 
+@pytest.mark.parametrize(
+    ("total", "options", "sizes"),
+    [
+        (128, {}, (20, 92, 16)),
+        (24, {"examples": 12}, (12, 6, 6)),
+        (24, {"examples": 12, "heldout": 8}, (12, 8, 4)),
+        (24, {"examples": 20}, (20, 2, 2)),
+        (24, {"examples": None}, (16, 0, 8)),
+        (60, {"examples": None, "heldout": 10}, (34, 10, 16)),
+    ],
+)
+def test_a_search_over_demonstrations_sets_a_reserve_aside(
+    write: Any, total: int, options: dict[str, Any], sizes: tuple[int, int, int]
+) -> None:
+    path = write("a.jsonl", numbered(total))
+    task = Task.load(path, demonstrations="search", **options)
+    assert (len(task.train), len(task.heldout), len(task.reserve)) == sizes
+    assert task.demonstrations == ()
+    assert len({*task.train, *task.heldout, *task.reserve}) == total
+    assert Task.from_dict(task.to_dict()) == task
+    plain = Task.load(path, **options)
+    assert plain.reserve == ()
+    assert "reserve" not in plain.to_dict()  # the identity of studies without
+    if options.get("examples", 20) is not None:
+        assert plain.train == task.train  # scored on the same examples
+
+
+def test_a_reserve_is_of_the_train_side(write: Any) -> None:
+    rows = [
+        *({"input": f"train {i}", "output": "x", "split": "train"} for i in range(9)),
+        *({"input": f"test {i}", "output": "x", "split": "test"} for i in range(6)),
+    ]
+    task = Task.load(write("a.jsonl", rows), examples=5, demonstrations="search")
+    assert (len(task.reserve), len(task.heldout)) == (4, 6)
+    assert {example.input[:5] for example in task.reserve} == {"train"}
+
+
+def test_too_few_examples_for_a_reserve_are_refused(write: Any) -> None:
+    path = write("a.jsonl", numbered(11))
+    with pytest.raises(TaskError, match="demonstrations=2 requested, 1 left of 11"):
+        Task.load(path, examples=10, demonstrations="search")
+    with pytest.raises(ConfigError, match="demonstrations"):
+        Task.load(path, demonstrations="some")  # type: ignore[arg-type]
+
+
 def test_an_example_keeps_the_split_it_names(write: Any) -> None:
     rows = [
         *({"input": f"train {i}", "output": "x", "split": "Train"} for i in range(6)),

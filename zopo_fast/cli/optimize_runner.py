@@ -25,6 +25,7 @@ from zopo_fast.cli.models import (
 )
 from zopo_fast.cli.plan import (
     announce,
+    candidates_to_score,
     chunk_size,
     embeddings_file,
     fit_budget,
@@ -157,7 +158,7 @@ class OptimizeRunner:
 
     def _fit_budget(self) -> None:
         """Fit defaults to the pool; a resumed run finds the fitted values among the options."""
-        size = prompts_to_score(self.options, self.pool, self.config.incumbent)
+        size = candidates_to_score(self.task, self.options, self.pool, self.config)
         self.config = fit_budget(self.config, size, self.given)
         self.options |= {"budget": self.config.budget, "initial": self.config.initial}
 

@@ -13,6 +13,7 @@ from zopo_fast.cli.params import (
     FILE,
     Decorator,
     FiniteRange,
+    NumberOr,
     body_option,
     default_help,
     from_toml,
@@ -90,10 +91,11 @@ _task_settings = options(
     option(
         "--demonstrations",
         group="Task",
-        type=click.IntRange(0),
+        type=NumberOr("search", 0),
         default=0,
         show_default=True,
-        help="Few-shot examples in every call.",
+        metavar="N|search",
+        help="Few-shot examples in every call; search: sets of them are searched together with the prompts.",
     ),
     option(
         "--metric",

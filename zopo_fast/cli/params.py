@@ -47,6 +47,27 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class NumberOr(click.IntRange):
+    """Integer in a range, or a word.
+
+    Args:
+        word: Value that is no number.
+        low: Least number.
+    """
+
+    def __init__(self, word: str, low: int) -> None:
+        super().__init__(low)
+        self.word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.strip().lower() == self.word:
+            return self.word
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message.rstrip('.')}, nor {self.word!r}.", param, ctx)
+
+
 class Option(click.Option):
     """Option with a group of the help.
 

@@ -131,6 +131,20 @@ def merged(given: Pool | None, more: Pool) -> Pool:
     return more if given is None else Pool.from_texts([*given.prompts, *more.prompts], given.scores)
 
 
+def candidates_to_score(task: Task, options: dict[str, Any], pool: Pool | None, config: RunConfig) -> int:
+    """Return the number of candidates without a score, or its upper bound before a model writes prompts.
+
+    In a search over demonstrations each prompt is a candidate with some sets of them too.
+
+    Raises:
+        PoolError: A pool cannot be used.
+    """
+    from zopo_fast.prompts.writing.demonstrations import most_pairs
+
+    size = prompts_to_score(options, pool, config.incumbent)
+    return size + most_pairs(size) if task.reserve else size
+
+
 def prompts_to_score(options: dict[str, Any], pool: Pool | None, incumbent: str | None) -> int:
     """Return the number of prompts without a score, or its upper bound before a model writes them.
 

@@ -135,7 +135,9 @@ def _difference(now: Task, then: Task) -> str:
     """Return what differs between the tasks that the same options made of two files."""
     if now.name != then.name:
         return f"the task was {short_repr(then.name)} and is {short_repr(now.name)}: another file was named"
-    sizes = [len(task.train) + len(task.heldout) + len(task.demonstrations) for task in (then, now)]
+    sizes = [
+        sum(map(len, (task.train, task.heldout, task.demonstrations, task.reserve))) for task in (then, now)
+    ]
     if sizes[0] != sizes[1]:
         return f"the file has changed, from {sizes[0]} examples to {sizes[1]},"
     return "the file has changed"

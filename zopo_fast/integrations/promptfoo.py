@@ -13,11 +13,11 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes, write_atomic
 from zopo_fast._utils.text import short_repr
-from zopo_fast.errors import MissingDependencyError, OutputError, TaskError
+from zopo_fast.errors import ConfigError, MissingDependencyError, OutputError, TaskError
 from zopo_fast.integrations.assertions import Assertion, cell_assertion, read_assertions, score
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.runs.config import RunConfig
@@ -71,7 +71,7 @@ def load(
     *,
     examples: int | None = None,
     heldout: int | None = None,
-    demonstrations: int = 0,
+    demonstrations: int | Literal["search"] = 0,
     seed: int = 0,
 ) -> Promptfoo:
     """Read a configuration of promptfoo.
@@ -87,7 +87,13 @@ def load(
         TaskError: a part of the configuration is malformed or not supported; names the part.
         PoolError: there is no prompt, or an empty one.
         MissingDependencyError: the package `pyyaml` is not installed.
+        ConfigError: demonstrations are to be searched.
     """
+    if demonstrations == splits.SEARCH:
+        raise ConfigError(
+            "demonstrations: a search needs prompts that are instructions; those of promptfoo are whole "
+            "templates. Give a number of fixed ones, or a task file"
+        )
     path = Path(path)
     document = _yaml(path)
     if not isinstance(document, dict):

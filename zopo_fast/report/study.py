@@ -16,10 +16,10 @@ from zopo_fast._utils.text import printable
 from zopo_fast.errors import StoreError
 from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
-from zopo_fast.prompts.words import word_features
 from zopo_fast.runs import resume
 from zopo_fast.runs.cost.front import FrontPoint, front
 from zopo_fast.runs.folder import RESULT
+from zopo_fast.runs.growth.describe import Description, space_of
 from zopo_fast.runs.inspection import Inspection, PromptScore, ScoredAnswer, mean_variances
 from zopo_fast.runs.prior import PRIOR
 from zopo_fast.runs.result import HeldOut, Interval, Trial
@@ -274,11 +274,11 @@ class Study:
         known = [row for row in self.ranked if row.score is not None]
         if self.embeddings is None or not known or len(self.prompts) < 2:
             return None
-        features = word_features(self.prompts) if self._has_words else None
+        arrays = Description(self.prompts, space_of(self.task), words=self._has_words).arrays(self.prompts)
         settings = {**self.config.to_dict(), "budget": len(self.prompts), "initial": None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about settings, which the run has reported
-            search = Zopo(self.embeddings, ZopoConfig.from_dict(settings), features=features)
+            search = Zopo(self.embeddings, ZopoConfig.from_dict(settings), None, **arrays)
         for source in self.sources:
             search.learn_from(**source)
         variances = dict(zip((row.index for row in known), mean_variances(known), strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, described, document, setting
@@ -54,6 +54,12 @@ class RunConfig:
     )
     incumbent: str | None = setting(
         None, "Prompt in use today; it is scored first, and the winner is compared with it.", minimum=1
+    )
+    demonstrations: Literal["search"] | None = setting(
+        None,
+        "Search over sets of few-shot examples together with the prompts; they are the reserve of the task, "
+        "else its demonstrations, else a third of its train examples, which are then not scored on.",
+        default_text="search where the task has a reserve",
     )
     stop_at_perfect: bool = setting(
         True, "End of the run at a prompt that scores 1.0 on every example of a Task."

@@ -27,7 +27,8 @@ from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.driver.driver import Driver
 from zopo_fast.runs.driver.embedding import RunEmbedder, embeddings_of
 from zopo_fast.runs.driver.setup import grower_of, growth_state, identity_of, writing_of_run
-from zopo_fast.runs.growth.describe import Description
+from zopo_fast.runs.growth.candidates import Candidates
+from zopo_fast.runs.growth.describe import Description, with_reserve
 from zopo_fast.runs.prior import earlier_winners, prior_of_run, require_usable
 from zopo_fast.runs.progress import OnProgress, RunBars
 from zopo_fast.runs.result import Result, Trial
@@ -129,13 +130,14 @@ async def optimize(
         InputError: a study of `prior` has no score of a prompt of the pool.
     """
     config = _run_config(config)
-    scored: Task | FunctionTask | Callable[[str], Any] = _with_examples(task, examples)
+    scored: Task | FunctionTask | Callable[[str], Any] = with_reserve(
+        _with_examples(task, examples), config.demonstrations
+    )
     if prior:
         require_usable(config.search)
     if stop is not None:
         require_own_event(stop, "stop")
-    pool = pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))
-    pool.require(2)
+    pool = (pool if isinstance(pool, Pool) else Pool.from_texts(list(pool))).require(2)
     if config.racing:
         config.races(scored)  # raises before any call where racing is not possible
     can_embed = embeddings is None or embedder is not None
@@ -143,7 +145,9 @@ async def optimize(
     author = _author(writer, model, config)
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
-    pool, incumbent = with_incumbent(pool, config.incumbent)
+    own, incumbent = with_incumbent(pool, config.incumbent)
+    candidates = Candidates.of(own, scored, config.search, config.seed)
+    pool = candidates.pool
     bars = RunBars(progress)
     on_trial, on_resume, on_phase, on_progress = bars.callbacks(on_trial, on_resume, on_phase, on_progress)
     attributes = {"zopo_fast.prompts": len(pool), "zopo_fast.budget": config.budget}
@@ -172,19 +176,15 @@ async def optimize(
             resume.describe(study, scored, config)
             slots = resume.pin(study, "slots", slots)
         async with RunEmbedder(embedder, on_progress) as run_embedder:
-            description = Description(pool.prompts, words=_uses_words(pool, config, study))
-            Z = await embeddings_of(
-                pool, description.to_embed(pool.prompts), embeddings, run_embedder, on_phase, study
-            )
+            Z = await embeddings_of(candidates, embeddings, run_embedder, on_phase, study)
+            about = _description(candidates, config, study)
             if writing is None:
                 await run_embedder.aclose()
             initial = resume.pin(
-                study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier))
+                study, "initial", _first(candidates, Z, incumbent, config, earlier_winners(earlier))
             )
             growth = growth_state(writing, config, len(pool))
-            state = _state(
-                scored, pool, Z, description, growth, config, initial, scorer, slots, study, earlier
-            )
+            state = _state(scored, pool, Z, about, growth, config, initial, scorer, slots, study, earlier)
             driver = Driver(
                 state,
                 _traced(scorer, state, scored),
@@ -196,7 +196,7 @@ async def optimize(
                 stop=stop or asyncio.Event(),
                 store=study,
                 account=account,
-                grower=grower_of(writing, state, config, run_embedder, description, Z, scored),
+                grower=grower_of(writing, state, config, run_embedder, about, Z, scored),
             )
             try:
                 result = await driver.run(incumbent or 0)
@@ -312,15 +312,15 @@ class RunModels:
             await model.written()
 
 
-def _uses_words(pool: Pool, config: RunConfig, study: Store | None) -> bool:
-    """Return whether the search uses the words of prompts; one that began without them does not."""
+def _description(candidates: Candidates, config: RunConfig, study: Store | None) -> Description:
+    """Return what describes prompts; without words for a search that cannot use them, or began without."""
     search = config.search
     is_default = search.search == "improvement" and search.official_settings is None
     # A step on a pool that is searched in regions computes kernel rows, and would pay for the features.
-    uses_words = is_default and search.region is None and len(pool) <= MAX_WHOLE["improvement"]
+    uses_words = is_default and search.region is None and len(candidates.pool) <= MAX_WHOLE["improvement"]
     if study is not None:
         uses_words = resume.pin(study, "words", uses_words and resume.is_new(study))
-    return uses_words
+    return Description(candidates.pool.prompts, candidates.space, words=uses_words)
 
 
 def _state(
@@ -346,7 +346,7 @@ def _state(
     with warnings.catch_warnings():
         if growth is not None:  # the budget is that of the pool once it has grown
             warnings.simplefilter("ignore")
-        optimizer = Zopo(Z, settings, features=description.features(pool.prompts))
+        optimizer = Zopo(Z, settings, None, **description.arrays(pool.prompts))
     for source in prior:
         optimizer.learn_from(**source)
     for index, score in pool.scores.items():
@@ -395,6 +395,15 @@ def with_incumbent(pool: Pool, incumbent: str | None) -> tuple[Pool, int | None]
         return pool, pool.prompts.index(text)
     # Last, so that the indices stay.
     return Pool((*pool.prompts, text), (*pool.counts, 1), pool.scores), len(pool)
+
+
+def _first(
+    candidates: Candidates, Z: Any, incumbent: int | None, config: RunConfig, winners: Sequence[int]
+) -> list[int]:
+    """Return the initial prompts, with demonstrations too where the run searches over them."""
+    own = len(candidates.own)
+    initial = _initial(candidates.own, Z[:own], incumbent, config, [i for i in winners if i < own])
+    return candidates.first(initial, config.budget)
 
 
 def _initial(

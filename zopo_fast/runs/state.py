@@ -28,8 +28,7 @@ from zopo_fast.scoring.unanswered import Unanswered, failure_text
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.growth.describe import Description
-    from zopo_fast.runs.growth.state import GrowthState
+    from zopo_fast.runs.growth.state import Describes, GrowthState
     from zopo_fast.search.optimizer import Zopo
 
 LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
@@ -79,7 +78,7 @@ class RunState:
         race: racing.Race | None = None,
         calls_in_flight: int | None = None,
         growth: GrowthState | None = None,
-        description: Description | None = None,
+        description: Describes | None = None,
     ) -> None:
         self.optimizer, self.pool, self.race = optimizer, pool, race
         self.growth, self._description = growth, description

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import TaskError
@@ -22,6 +22,10 @@ _HELDOUT = (
     "heldout", "holdout", "test", "testing", "validation", "valid", "val", "dev", "development", "eval",
     "evaluation",
 )  # fmt: skip
+SEARCH: Literal["search"] = "search"
+"""Value of `demonstrations` that sets examples aside as a reserve."""
+RESERVE = 16  # examples that a search draws demonstrations from, where there are as many
+MIN_RESERVE = 2  # with a single one there is nothing to choose
 NAMES_TEXT = "train, heldout, test, validation, dev, val, eval"
 
 
@@ -64,13 +68,15 @@ def divide(
     *,
     examples: int | None,
     heldout: int | None,
-    demonstrations: int,
+    demonstrations: int | Literal["search"],
     seed: int,
 ) -> tuple[tuple[T, ...], tuple[T, ...], tuple[T, ...]]:
     """Return train examples, held-out examples and demonstrations.
 
     Examples assigned by `split` come first. The others are shuffled; train and held-out examples are taken
-    from the front, demonstrations from the back.
+    from the front, demonstrations from the back. With `demonstrations="search"`, as many of the examples that
+    are neither train nor required as held-out ones become a reserve as fit, from 2 to 16: half of them, or a
+    third of all where `examples` is None.
 
     Raises:
         TaskError: there are too few examples.
@@ -84,8 +90,15 @@ def divide(
     surplus = pinned["train"][len(train) :]
     wanted = 0 if examples is None else examples - len(train)
     train, free = train + free[:wanted], free[wanted:]
-    cut = max(len(free) - max(demonstrations - len(surplus), 0), 0)
-    free, shots = free[:cut], (surplus + free[cut:])[:demonstrations]
+    if demonstrations == SEARCH:
+        missing = max((heldout or 0) - len(pinned["heldout"]), 0)
+        share = 1 if heldout is not None else 2
+        of_free = (len(train) + len(free)) // 3 if examples is None else (len(free) - missing) // share
+        shown = max(MIN_RESERVE, min(RESERVE, len(surplus) + max(of_free, 0)))
+    else:
+        shown = demonstrations
+    cut = max(len(free) - max(shown - len(surplus), 0), 0)
+    free, shots = free[:cut], (surplus + free[cut:])[:shown]
     held = pinned["heldout"][:heldout]
     if examples is None:  # all examples that are not held out
         taken = 0 if heldout is None else heldout - len(held)
@@ -94,7 +107,7 @@ def divide(
         held += free if heldout is None else free[: heldout - len(held)]
         train = train[:examples]
 
-    needs = [("examples", examples or 1, len(train)), ("demonstrations", demonstrations, len(shots))]
+    needs = [("examples", examples or 1, len(train)), ("demonstrations", shown, len(shots))]
     for label, wanted, available in [*needs, ("heldout", heldout or 0, len(held))]:
         if available < wanted:
             pinned_all = bool(order) and all(side == "heldout" for _, side in order)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.public import public
@@ -48,6 +48,8 @@ class Task:
         metric: a name (see scoring.metrics.NAMES), `module:function`, or a function.
         template: a name (see tasks.template.TEMPLATES), the path of a file, or a text with `{prompt}`.
         demonstrations: few-shot examples shown in every call.
+        reserve: examples that no prompt is scored on, for a search over demonstrations beside the
+            instructions.
 
     Raises:
         ConfigError: the metric is neither a name nor a function.
@@ -59,6 +61,7 @@ class Task:
     metric: str | MetricFunction = "exact_match"
     template: str = "instruction"
     demonstrations: tuple[Example, ...] = ()
+    reserve: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) and not callable(self.metric):
@@ -76,7 +79,7 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task as JSON values, with the name of its metric."""
-        sides = ("train", "heldout", "demonstrations")
+        sides = ("train", "heldout", "demonstrations", *(["reserve"] if self.reserve else []))
         values: dict[str, Any] = {side: [each.to_dict() for each in getattr(self, side)] for side in sides}
         return {"name": self.name, **values, "metric": self.metric_name, "template": self.template}
 
@@ -100,6 +103,7 @@ class Task:
             values["metric"],
             values["template"],
             examples("demonstrations"),
+            examples("reserve") if "reserve" in values else (),
         )
 
     @classmethod
@@ -109,7 +113,7 @@ class Task:
         *,
         examples: int | None = 20,
         heldout: int | None = None,
-        demonstrations: int = 0,
+        demonstrations: int | Literal["search"] = 0,
         seed: int = 0,
         input_field: str = "input",
         output_field: str = "output",
@@ -124,7 +128,8 @@ class Task:
             examples: number of train examples; None: all that are not held out. The first 10 of
                 `examples=20` are those of `examples=10`.
             heldout: number of held-out examples; None: all others, or none if `examples` is None.
-            demonstrations: number of few-shot examples, which are in neither of the two.
+            demonstrations: number of few-shot examples, which are in neither of the two; "search" sets 2 to
+                16 aside as a reserve that `optimize` draws demonstrations from.
             seed: of the split; the same seed and file give the same split.
             input_field: column or key of the input, or a text of several: "{premise} {hypothesis}".
             output_field: column or key of the output.
@@ -154,7 +159,7 @@ class Task:
         name: str = "task",
         examples: int | None = 20,
         heldout: int | None = None,
-        demonstrations: int = 0,
+        demonstrations: int | Literal["search"] = 0,
         seed: int = 0,
         input_field: str = "input",
         output_field: str = "output",
@@ -169,7 +174,7 @@ class Task:
             name: of the task.
             examples: number of train examples, as for `load`.
             heldout: number of held-out examples, as for `load`.
-            demonstrations: number of few-shot examples.
+            demonstrations: number of few-shot examples, or "search", as for `load`.
             seed: of the split.
             input_field: column of the input, or a text of several: "{premise} {hypothesis}".
             output_field: column of the output.
@@ -216,7 +221,8 @@ class Task:
             heldout=held,
             metric=metadata.get("metric", "exact_match") if metric is None else metric,
             template=template,
-            demonstrations=shots,
+            demonstrations=() if division.is_search else shots,
+            reserve=shots if division.is_search else (),
         )
 
 
@@ -227,10 +233,15 @@ class _Division:
         ConfigError: a number is out of range.
     """
 
-    def __init__(self, examples: int | None, heldout: int | None, demonstrations: int, seed: int) -> None:
+    def __init__(
+        self, examples: int | None, heldout: int | None, demonstrations: int | Literal["search"], seed: int
+    ) -> None:
         self._examples = None if examples is None else _at_least(1, "examples", examples)
         self._heldout = None if heldout is None else _at_least(0, "heldout", heldout)
-        self._demonstrations = _at_least(0, "demonstrations", demonstrations)
+        self.is_search = isinstance(demonstrations, str) and demonstrations == splits.SEARCH
+        self._demonstrations: int | Literal["search"] = (
+            splits.SEARCH if self.is_search else _at_least(0, "demonstrations", demonstrations)
+        )
         self.seed = as_integer("seed", seed)
 
     def of(self, records: Sequence[Record], path: Path | None) -> tuple[tuple[Example, ...], ...]:

@@ -141,6 +141,30 @@ class Template:
             rendered.append({"role": role, "content": fill(content, values)})
         return rendered
 
+    def demonstration_text(self, shot: Example) -> str:
+        """Return the text of a demonstration, in the form of the template's own input.
+
+        Where nothing follows the input, the labels "Input:" and "Output:" tell the two apart.
+
+        Raises:
+            ConfigError: the template has no input, and the example lacks a column instead.
+        """
+        if self.demonstration is not None:
+            return self._blocks(self.demonstration, [shot])
+        content = self.messages[self._asked][1]
+        for placeholder in PROMPT:
+            content = content.rpartition(placeholder)[2]
+        values = self._values(shot.input, shot.columns) | self._escapes
+        asks = [key for key in values if key not in self._escapes and key in content]
+        if not asks:  # the input comes before the prompt
+            return f"Input: {shot.input}\nOutput: {shot.outputs[0]}"
+        last = max(content.rfind(key) + len(key) for key in asks)
+        label, answer = content[:last], content[last:].rstrip(" ")
+        if not answer.strip():
+            label, answer = label if label.strip() not in asks else f"Input: {label.strip()}", "\nOutput:"
+        blank = "" if answer.endswith("\n") else " "
+        return fill(label + answer, values) + blank + shot.outputs[0]
+
     @cached_property
     def _asked(self) -> int:
         """Index of the message that asks: the last one with the input or a column."""

@@ -146,7 +146,9 @@ def _require_pool(path: Path, store: Store) -> None:
     Raises:
         ConfigError: The file has other prompts or scores.
     """
-    if load_pool(path) != store.pool():
+    from zopo_fast.runs.growth.candidates import given_pool
+
+    if load_pool(path) != given_pool(store):
         raise ConfigError(
             f"--pool {path} is not the pool of {store.path}: give the same one, or another --out"
         )
@@ -162,6 +164,7 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
     """
     from zopo_fast._utils.text import printable
     from zopo_fast.runs.folder import has_results
+    from zopo_fast.runs.growth.candidates import given_pool
     from zopo_fast.runs.resume import RESULT
     from zopo_fast.storage.store import STUDY, Store
 
@@ -183,4 +186,4 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
                 f"{printable(str(folder))}: results are missing; written again from the study", err=True
             )
         given = frozenset(given_options()) | frozenset(store.config.get("given", FITTED))
-        return run_until_terminated(OptimizeRunner(resumed, task, store.pool(), store, given).run())
+        return run_until_terminated(OptimizeRunner(resumed, task, given_pool(store), store, given).run())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from zopo_fast.llm import tokens
 from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 from zopo_fast.runs.config import RunConfig
+from zopo_fast.runs.growth.describe import space_of, with_reserve
 from zopo_fast.scoring.judge import DEFAULT_RUBRIC
 from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
@@ -72,11 +73,15 @@ def estimate(
         embed: prompts embedded by an endpoint, in calls of `embed_batch`.
         prices: of a million tokens in and out.
     """
+    task = with_reserve(task, config.demonstrations)
+    space = space_of(task)
+    # Of a search over demonstrations, every call may hold the longest.
+    shown = "" if space is None else space.longest
     layout = template.resolve(task.template)
     examples = [*task.train, *task.heldout]
     counted = [
         tokens.count_messages(
-            layout.render(prompt, example.input, task.demonstrations, example.columns), model
+            layout.render(prompt + shown, example.input, task.demonstrations, example.columns), model
         )
         for prompt in (list(prompts[:: max(1, len(prompts) // MAX_SAMPLE)]) or [""])
         for example in examples[:: max(1, len(examples) // 20)]
@@ -88,9 +93,9 @@ def estimate(
         scored = config.calls_of_race(task)
     compared = (3 + config.compare_random + (config.prefer_short is not None)) * config.heldout
     calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
-    shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
+    induced = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
     written = int(config.growth.share * scored) if writes else 0
-    tokens_in = round(calls * per_call) + (generate + written) * shown
+    tokens_in = round(calls * per_call) + (generate + written) * induced
     answers = [(calls, max_tokens), (generate + written, writer_max_tokens)]
     if task.metric == "judge":  # its messages hold the rubric, the example and the answer
         rubric = tokens.count_tokens(config.rubric or DEFAULT_RUBRIC, model).tokens

@@ -23,7 +23,7 @@ from zopo_fast.search.problem import as_embeddings
 
 if TYPE_CHECKING:
     from zopo_fast.llm.types import EmbeddingModel
-    from zopo_fast.prompts.pool import Pool
+    from zopo_fast.runs.growth.candidates import Candidates
     from zopo_fast.storage.store import Store
 
 
@@ -92,18 +92,16 @@ def _difference(after: Usage, before: Usage) -> Usage:
 
 
 async def embeddings_of(
-    pool: Pool,
-    to_embed: Sequence[str],
+    candidates: Candidates,
     given: Any,
     embedder: RunEmbedder,
     on_phase: Callable[[str], Any],
     study: Store | None,
-) -> NDArray[Any]:
+) -> Any:
     """Return the embeddings: given, held by the study, or made by the embedder and stored in the study.
 
     Args:
-        pool: the prompts.
-        to_embed: the text to embed of each prompt.
+        candidates: of the run.
         given: embeddings of the caller, or their file; None: the embedder makes them.
         embedder: of the run.
         on_phase: called with "embedding" before any is made.
@@ -112,28 +110,30 @@ async def embeddings_of(
     Raises:
         ConfigError: the number of embeddings is not that of the prompts.
     """
+    own = candidates.own
     source = None if given is None else str(getattr(given, "filename", None) or "")  # of a memory map
     if isinstance(given, str | Path):
         source = str(given)
         # A study that holds the embeddings is resumed without their file.
         is_kept = study is not None and not is_file(given) and study.array("embeddings") is not None
-        given = None if is_kept else read_embeddings(given, pool)
+        given = None if is_kept else read_embeddings(given, own)
+    given = None if given is None else candidates.rows(given)
     stored = None if study is None else resume.stored_embeddings(study, given)
     if stored is not None:
         return stored
     usage: Usage | None = None
     if given is None:
         on_phase("embedding")
-        given, usage = await embedder.pool(to_embed)
-    Z = as_embeddings(given)
-    if len(Z) != len(pool):
+        given, usage = await embedder.pool(candidates.texts)
+    Z = as_embeddings(candidates.rows(given))
+    if len(Z) != len(candidates.pool):
         raise ConfigError(
-            f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not in the "
+            f"embeddings: {len(Z)} rows for {len(own)} distinct prompts (an incumbent that is not in the "
             "pool comes last)"
         )
-    warn_if_blind(Z, embedder.name)
+    warn_if_blind(Z[: len(own)], embedder.name)
     if study is not None:
-        study.put_pool(pool)
+        candidates.keep(study)
         resume.keep_embeddings(study, Z, source)
         study.put("embedding", None if usage is None else asdict(usage))
         await study.flush(durable=True)

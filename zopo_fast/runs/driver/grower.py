@@ -232,9 +232,9 @@ class Grower:
     def _screen(self, rows: Sequence[dict[str, Any]], embeddings: NDArray[Any], state: RunState) -> list[int]:
         """Return the indices of the rows that enter, and note what the search predicts for each."""
         optimizer, settings = state.optimizer, self._settings
-        features = self._description.features([row["prompt"] for row in rows])
+        arrays = self._description.arrays([row["prompt"] for row in rows])
         pool = optimizer.predict(latent=True)
-        found = optimizer.predict(embeddings, features, latent=True)
+        found = optimizer.predict(embeddings, **arrays, latent=True)
         if pool is None or found is None:
             for row in rows:
                 row["fate"] = "no prediction"

@@ -18,7 +18,6 @@ from zopo_fast.errors import InputError
 
 if TYPE_CHECKING:
     from zopo_fast.runs.growth.config import Growth
-    from zopo_fast.runs.growth.describe import Description
     from zopo_fast.search.optimizer import Zopo
 
 ENTERED, SCREENED = "entered", "screened out"
@@ -48,6 +47,14 @@ class GrowingRun(Protocol):
 
     def standings(self) -> dict[int, float]:
         """Return the estimated score of every prompt with a score in this study, by pool index."""
+        ...
+
+
+class Describes(Protocol):
+    """Description of prompts to a search."""
+
+    def arrays(self, texts: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        """Return the arrays of prompts by the name of the argument of `Zopo.add`."""
         ...
 
 
@@ -270,7 +277,7 @@ class GrowthState:
         new: Sequence[Grown],
         embeddings: Mapping[str, Any],
         optimizer: Zopo,
-        description: Description | None,
+        description: Describes | None,
     ) -> None:
         """Add prompts of a round, with the embeddings of the log entry, to a search.
 
@@ -280,7 +287,7 @@ class GrowthState:
         rows = decoded(embeddings)
         if len(rows) != len(new) or description is None:
             raise InputError(f"{len(rows)} embeddings for {len(new)} prompts")
-        optimizer.add(rows, description.features([one.prompt for one in new]))
+        optimizer.add(rows, **description.arrays([one.prompt for one in new]))
         self.embeddings.append(rows)
 
     def end(self, entry: Mapping[str, Any], size: int) -> list[Grown]:
