@@ -182,9 +182,8 @@ class Zopo:
             embeddings: (k, d) array of candidates outside the pool, converted to the precision of the pool.
             features: (k, q) array, where the pool has features.
             linear: (k, r) array, where the pool has a linear part.
-            latent: False for the variance of a score without noise. True for that of the smooth part of the
-                score alone, without the misfit of the model, from which the search takes its expected
-                improvement.
+            latent: True for the variance of the smooth part of the score, without the misfit of the model.
+                The expected improvement of the search is that of this part.
 
         Returns:
             The prediction; None for a gradient search and the official preset, before there is a score, and
@@ -193,10 +192,9 @@ class Zopo:
         Raises:
             ArrayError: As for `add`; features or a linear part without embeddings.
         """
+        points = embeddings, features, linear
         with self._access.read_only:
-            return predicted(
-                self._problem, self._native, self._number, (embeddings, features, linear), latent
-            )
+            return predicted(self._problem, self._native, self._number, points, latent)
 
     @overload
     def ask(self, n: None = None) -> int: ...
