@@ -75,18 +75,21 @@ def test_composed_prompts_pass_and_quotes_do_not(path: Path) -> None:
         "{} -> {}. Do the same.",
         "Do the task. Example: {} = {}",
     )
-    for example in examples:
-        for form in forms:
-            for output in example.outputs:
-                reason = guard.reason(form.format(example.input.upper(), output))
-                assert reason is not None, (form, example)
-                assert "copies training example" in reason
+    quotes = [
+        form.format(example.input.upper(), output)
+        for example in examples
+        for form in forms
+        for output in example.outputs
+    ]
+    for quote, reason in zip(quotes, guard.reasons(quotes), strict=True):
+        assert reason is not None, quote
+        assert "copies training example" in reason
 
 
 def test_a_run_of_five_words_is_a_copy_and_four_are_none() -> None:
     assert copies(
         SENTIMENT,
-        "Label texts such as A CHARMING comedy, with a big ... and so on.",
+        "Label texts such as A CHARMING comedy, with a ... and so on.",
         "Label texts such as charming comedy with a.",
         "Label texts; a comedy with big heart is charming, a very good thing.",
     ) == [True, False, False]
@@ -131,6 +134,7 @@ def test_columns_are_guarded() -> None:
         ("In your answer, leave out all marks.", False),
         ("in -> out", True),
         ("in/out", False),
+        ("'in', 'out'", False),
         ("Input: in\nOutput: out", True),
         ('"in" is "out"', True),
         ("If it says New Delhi, answer India.", True),
@@ -183,8 +187,8 @@ def test_a_copy_is_found_in_disguise() -> None:
     assert (
         copies(
             SENTIMENT,
-            "Say ａ ｃｈａｒｍｉｎｇ comedy with a big heart.",
-            "Say A char\u200bming comedy \u00adwith a big heart.",
+            "Say ａ ｃｈａｒｍｉｎｇ ｃｏｍｅｄｙ with a.",
+            "Say A char\u200bming co\u00admedy with a.",
             "Say A charming\ncomedy\u00a0with - a *big* heart.",
         )
         == [True] * 3
