@@ -57,7 +57,7 @@ class Model:
 
 def run(effect: float, task: Any = TASK, **more: Any) -> tuple[zf.Result, Model]:
     model = Model(effect, more.pop("most", np.inf))
-    settings = {"budget": 15, "calls": 300, "heldout": False, "seed": 1, **more.pop("config", {})}
+    settings = {"budget": 10, "calls": 160, "heldout": False, "seed": 1, **more.pop("config", {})}
     result = zf.optimize_sync(
         task, list(POOL), model, zf.RunConfig(**settings), **{"embeddings": EMBEDDINGS, **more}
     )
@@ -100,10 +100,10 @@ def test_a_study_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
     whole, model = run(0.2)
     path = tmp_path / "study.sqlite3"
     with pytest.raises(KeyboardInterrupt):
-        run(0.2, store=path, most=120)
+        run(0.2, store=path, most=70)
     result, rest = run(0.2, store=path)
     assert result.best_prompt == whole.best_prompt
-    assert len(rest.asked) < len(model.asked) - 60
+    assert len(rest.asked) < len(model.asked) - 40
     with pytest.raises(zf.StudyMismatchError, match="task"):
         run(0.2, replace(TASK, reserve=EXAMPLES[20:30]), store=path)
 
