@@ -167,7 +167,13 @@ async def optimize(
         )
         earlier = prior_of_run(study, prior, pool)
         writing = writing_of_run(
-            config, pool, writers, None if author is None else models.wrap(author, "writer"), can_embed, study
+            config,
+            pool,
+            writers,
+            None if author is None else models.wrap(author, "writer"),
+            can_embed,
+            candidates.space,
+            study,
         )
         if study is not None:
             resume.check_identity(

@@ -207,13 +207,26 @@ class Grower:
             return error
 
     def _reject(self, rows: Sequence[dict[str, Any]], prompts: Sequence[str]) -> None:
-        """Decide the fate of the drafts that the guards reject, and normalise the texts of the others."""
-        self._guard.add(prompts[self._known :])
-        self._known = len(prompts)
+        """Decide the fate of the drafts that the guards reject, and normalise the texts of the others.
+
+        The guards check instructions: the demonstrations of a prompt are training examples by design.
+        """
         drafts = [row for row in rows if not row["fate"]]
-        for row, reason in zip(drafts, self._guard.reasons([row["prompt"] for row in drafts]), strict=True):
+        texts = self._description.to_embed([row["prompt"] for row in drafts])
+        known = set(self._description.to_embed(prompts)) if self._pool is None else set()
+        is_new = [text not in known for text in texts]  # else only its demonstrations may be new
+        self._guard.add(self._description.to_embed(prompts[self._known :]))
+        self._known = len(prompts)
+        reasons = iter(self._guard.reasons([text for text, new in zip(texts, is_new, strict=True) if new]))
+        seen = set(prompts) if self._pool is None else set()
+        for row, new in zip(drafts, is_new, strict=True):
+            reason = next(reasons) if new else None
+            text = normalise(row["prompt"]) if reason is None else ""
+            if self._pool is None and reason is None and text in seen:
+                reason = "equals a known prompt"
+            seen.add(text)
             if reason is None:
-                row["prompt"] = normalise(row["prompt"])
+                row["prompt"] = text
             else:
                 row["prompt"], row["fate"] = printable(row["prompt"][:MAX_REJECTED]), reason
 

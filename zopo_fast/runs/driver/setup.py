@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.middleware import SpentModel
+from zopo_fast.prompts.writing.demonstration_writer import BesideDemonstrations, DemonstrationWriter
 from zopo_fast.prompts.writing.function_writer import as_writer
 from zopo_fast.prompts.writing.guards import Guard
 from zopo_fast.prompts.writing.model_writers import Crossover, FailureRewriter, Paraphraser, Shortener
@@ -23,6 +24,7 @@ from zopo_fast.tasks.task import Task
 if TYPE_CHECKING:
     from zopo_fast.llm.types import ChatModel
     from zopo_fast.prompts.pool import Pool
+    from zopo_fast.prompts.writing.demonstrations import DemonstrationSpace
     from zopo_fast.runs.config import RunConfig
     from zopo_fast.runs.driver.embedding import RunEmbedder
     from zopo_fast.runs.growth.describe import Description
@@ -57,6 +59,7 @@ def writing_of_run(
     given: Sequence[Writer | Callable[..., Any]],
     model: ChatModel | None,
     can_embed: bool,
+    space: DemonstrationSpace | None,
     study: Store | None,
 ) -> Writing | None:
     """Return the writers of a run; None for a pool that does not grow.
@@ -67,6 +70,7 @@ def writing_of_run(
         given: writers of the caller.
         model: of the writers with a model, at the expense of the run; None: there are none.
         can_embed: whether drafts can be embedded as the pool is.
+        space: of the demonstrations that prompts may hold; None: they hold none.
         study: of the run; one that began without growth goes on without.
 
     Raises:
@@ -82,7 +86,7 @@ def writing_of_run(
     elif not can_embed:
         obstacle = "the embeddings are given without an embedder, so drafts cannot be embedded: give both"
     else:
-        writers = _writers(pool, given, spent)
+        writers = _writers(pool, given, spent, space)
         if not writers:
             obstacle = (
                 "no writer: the prompts are not composed of known parts; give a model that writes, or writers"
@@ -98,15 +102,21 @@ def writing_of_run(
 
 
 def _writers(
-    pool: Pool, given: Sequence[Writer | Callable[..., Any]], model: SpentModel | None
+    pool: Pool,
+    given: Sequence[Writer | Callable[..., Any]],
+    model: SpentModel | None,
+    space: DemonstrationSpace | None,
 ) -> list[Writer]:
     writers = [as_writer(each) for each in given]
     if not any(isinstance(writer, PartEditor) for writer in writers):
-        editor = PartEditor.for_pool(pool.prompts)
+        texts = pool.prompts if space is None else space.instructions(pool.prompts)
+        editor = PartEditor.for_pool(texts)
         writers += [] if editor is None else [editor]
     if model is not None:
         writers += [kind(model) for kind in (FailureRewriter, Paraphraser, Crossover, Shortener)]
-    return writers
+    if space is None:
+        return writers
+    return [DemonstrationWriter(space), *(BesideDemonstrations(writer, space) for writer in writers)]
 
 
 def growth_state(writing: Writing | None, config: RunConfig, size: int) -> GrowthState | None:
@@ -134,7 +144,7 @@ def grower_of(
         config.growth,
         embedder.more,
         description,
-        Guard(examples, known=state.pool.prompts),
+        Guard(examples, known=description.to_embed(state.pool.prompts)),
         examples,
         writing.model,
         embeddings if description.linear(state.pool.prompts[:1]) is None else None,
