@@ -114,19 +114,19 @@ def test_a_study_resumes_where_it_was_interrupted(tmp_path: Path) -> None:
 def test_no_prompt_is_scored_on_what_it_may_show() -> None:
     bare = zf.Task("headlines", EXAMPLES[:20], EXAMPLES[20:])
     result, _ = run(0.3, bare, config={"demonstrations": "search", "heldout": True})
-    task = with_reserve(bare, zf.RunConfig(demonstrations="search"))
+    task = with_reserve(bare, "search")
     assert (task.train, task.reserve) == (EXAMPLES[:14], EXAMPLES[14:20])
     assert result.heldout is not None
     fixed = zf.Task("headlines", EXAMPLES[:20], demonstrations=EXAMPLES[20:24])
-    task = with_reserve(fixed, zf.RunConfig(demonstrations="search"))
+    task = with_reserve(fixed, "search")
     assert (task.train, task.reserve, task.demonstrations) == (EXAMPLES[:20], EXAMPLES[20:24], ())
-    assert with_reserve(fixed, zf.RunConfig()) is fixed
+    assert with_reserve(fixed, None) is fixed
 
 
 def test_what_cannot_be_searched_is_refused() -> None:
     config = zf.RunConfig(demonstrations="search")
     with pytest.raises(zf.ConfigError, match="5 train examples leave none"):
-        with_reserve(zf.Task("t", EXAMPLES[:5]), config)
+        with_reserve(zf.Task("t", EXAMPLES[:5]), "search")
     with pytest.raises(zf.ConfigError, match="needs a Task"):
         zf.optimize_sync(len, list(POOL), config=config)
     with pytest.raises(zf.ConfigError, match="only search="):
@@ -157,7 +157,7 @@ def test_each_instruction_is_embedded_once() -> None:
 
 
 def test_candidates_of_an_instruction_share_its_embedding_and_words() -> None:
-    candidates = Candidates.of(zf.Pool.from_texts(list(POOL)), TASK, zf.RunConfig(seed=2))
+    candidates = Candidates.of(zf.Pool.from_texts(list(POOL)), TASK, zf.ZopoConfig(), 2)
     prompts = candidates.pool.prompts
     instructions = SPACE.instructions(prompts)
     Z = candidates.rows(EMBEDDINGS)

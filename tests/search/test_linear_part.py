@@ -261,7 +261,7 @@ def test_other_candidates_need_the_same_columns(call: str) -> None:
         getattr(opt, call)(Z[POOL:], None, LINEAR[POOL:, :4])
     with pytest.raises(zf.ArrayError, match="linear: expected 40 rows"):
         getattr(opt, call)(Z[POOL:], None, LINEAR)
-    with pytest.raises(zf.ArrayError, match="linear: an entry of .* is too far from the first rows"):
+    with pytest.raises(zf.ArrayError, match=r"linear: an entry of .* is too far from the first rows"):
         getattr(opt, call)(Z[POOL:], None, 1e20 * LINEAR[POOL:])
     with pytest.raises(zf.ArrayError, match="linear: given, but the pool has none"):
         getattr(plain, call)(Z[POOL:], None, LINEAR[POOL:])

@@ -22,8 +22,8 @@ from zopo_fast.gp.arrays import Array, as_host_array
 MAX_COLUMNS = 64  # as many multiply-adds of an entry of the Gram matrix as 64 dimensions more
 MAX_ENTRY = 1e6  # of a row in its unit: beside a larger one, single precision would lose the kernel
 MAX_UNIT = 1e100  # its square and its inverse must not overflow float64
-# b, in units of the kernel's mean diagonal. Each is a kernel of its own, and costs as much. Finer grids are no
-# better, whether there are effects or none.
+# b, in units of the kernel's mean diagonal. Each is a kernel of its own, and costs as much. Finer grids are
+# no better, whether there are effects or none.
 LEVELS = (0.05, 0.5)
 
 

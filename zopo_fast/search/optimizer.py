@@ -182,9 +182,8 @@ class Zopo:
             embeddings: (k, d) array of candidates outside the pool, converted to the precision of the pool.
             features: (k, q) array, where the pool has features.
             linear: (k, r) array, where the pool has a linear part.
-            latent: False for the variance of a score without noise. True for that of the smooth part of the
-                score alone, without the misfit of the model, from which the search takes its expected
-                improvement.
+            latent: True for the variance of the smooth part of the score, without the misfit of the model.
+                The expected improvement of the search is that of this part.
 
         Returns:
             The prediction; None for a gradient search and the official preset, before there is a score, and
@@ -193,9 +192,9 @@ class Zopo:
         Raises:
             ArrayError: As for `add`; features or a linear part without embeddings.
         """
+        points = embeddings, features, linear
         with self._access.read_only:
-            search = self._problem, self._native, self._number
-            return predicted(*search, embeddings, features, linear, bool(latent))
+            return predicted(self._problem, self._native, self._number, points, latent)
 
     @overload
     def ask(self, n: None = None) -> int: ...
@@ -431,8 +430,7 @@ class Zopo:
             saved = SavedSearch(embeddings, state, features, linear)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the first object has already warned
-                first = saved.first_features, saved.first_linear
-                optimizer = cls(saved.first_rows, saved.config, saved.kernels, *first)
+                optimizer = cls(saved.first_rows, saved.config, saved.kernels, *saved.first_described)
             saved.repeat(optimizer)
         except InputError:
             raise

@@ -44,12 +44,14 @@ def predicted(
     problem: SearchProblem,
     native: _core.Search | _core.CudaSearch,
     number: int,
-    embeddings: Any | None,
-    features: Any | None,
-    linear: Any | None,
+    points: tuple[Any, Any, Any],
     latent: bool,
 ) -> Prediction | PointPrediction | None:
-    """Return what a native search predicts; arguments, result and errors as for `Zopo.predict`."""
+    """Return what a native search predicts at points: embeddings, features and linear part, or None each.
+
+    Result and errors are those of `Zopo.predict`.
+    """
+    embeddings, features, linear = points
     rows = columns = None
     if embeddings is not None:
         rows = problem.rows_of(as_embeddings(embeddings), features)
@@ -60,9 +62,9 @@ def predicted(
     if native.best(number)[0] < 0:
         return None
     if rows is None:
-        found = native.predict(number, latent)
+        found = native.predict(number, bool(latent))
         return None if found is None else Prediction(*found)
     trend = None if problem.trends is None else problem.trends.at(rows)
     scaled = None if problem.linear is None else problem.linear.scaled(columns)
-    at = native.predict_at(number, rows, beside(trend, scaled, len(rows)), latent)
+    at = native.predict_at(number, rows, beside(trend, scaled, len(rows)), bool(latent))
     return None if at is None else PointPrediction(*at)

@@ -53,7 +53,7 @@ class SavedSearch:
     Attributes:
         first_rows: Embeddings that the search began with.
         first_features: Features that the search began with, or None.
-        first_linear: Linear part that the search began with, or None.
+        first_described: Features and linear part that the search began with, each or None.
         config: The settings.
         kernels: The kernels of the model.
 
@@ -85,7 +85,7 @@ class SavedSearch:
         first = slice(len(self._rows) - sum(added))
         self.first_rows = self._rows[first]
         self.first_features = None if self._features is None else self._features[first]
-        self.first_linear = None if self._linear is None else self._linear[first]
+        self.first_described = self.first_features, None if self._linear is None else self._linear[first]
         self.config = ZopoConfig.from_dict(state["config"])
         self.kernels = kernels_from_state(state["kernel"], self._rows.shape[1])
 

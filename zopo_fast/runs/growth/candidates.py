@@ -15,7 +15,7 @@ from zopo_fast.runs.growth.describe import space_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zopo_fast.runs.config import RunConfig
+    from zopo_fast.search.config import ZopoConfig
     from zopo_fast.storage.store import Store
 
 OWN = "own"
@@ -45,18 +45,17 @@ class Candidates:
             self.pool = Pool(self._pairs.prompts, (*own.counts, *[1] * added), own.scores)
 
     @classmethod
-    def of(cls, own: Pool, task: Any, config: RunConfig) -> Candidates:
+    def of(cls, own: Pool, task: Any, search: ZopoConfig, seed: int) -> Candidates:
         """Return the candidates of a run on a task.
 
         Raises:
             TaskError: Too few examples of the reserve can be shown.
             ConfigError: The template or the search cannot use demonstrations.
         """
-        space = space_of(task, config.seed)
-        search = config.search
+        space = space_of(task, seed)
         if space is not None and (search.search != "improvement" or search.official_settings is not None):
             raise ConfigError('demonstrations: only search="improvement" searches over them')
-        return cls(own, space, config.seed)
+        return cls(own, space, seed)
 
     @property
     def texts(self) -> list[str]:

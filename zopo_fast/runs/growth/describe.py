@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from zopo_fast.runs.config import RunConfig
-
 
 class Description:
     """Turns prompts into what a search needs to know of them.
@@ -56,15 +54,21 @@ class Description:
         return {name: array for name, array in found.items() if array is not None}
 
 
-def with_reserve(task: Any, config: RunConfig) -> Any:
+def with_reserve(task: Any, demonstrations: str | None) -> Any:
     """Return the task with a reserve where the run searches demonstrations.
 
-    Its fixed demonstrations become the reserve, or a third of its train examples, at most 16.
+    Args:
+        task: Task of the run.
+        demonstrations: The setting of the run; None: the task stays as it is.
+
+    Returns:
+        The task, whose fixed demonstrations become the reserve, or a third of its train examples, at most 16.
+
 
     Raises:
         ConfigError: The task is a function, or has too few train examples to set some aside.
     """
-    if config.demonstrations is None or (isinstance(task, Task) and task.reserve):
+    if demonstrations is None or (isinstance(task, Task) and task.reserve):
         return task
     if not isinstance(task, Task):
         raise ConfigError("demonstrations: a search over them needs a Task, not a function")
