@@ -12,7 +12,7 @@ import pytest
 
 import zopo_fast as zf
 from zopo_fast.prompts.writing.demonstrations import DemonstrationSpace
-from zopo_fast.runs.estimate import estimate
+from zopo_fast.runs.cost.estimate import estimate
 from zopo_fast.runs.growth.candidates import Candidates
 from zopo_fast.runs.growth.describe import Description, space_of, with_reserve
 
