@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from .replay import Array
 
 NAME = "search_growth"
 FOLDER = Path(__file__).parents[1] / "landscapes" / "products"
+PARTS = Path(__file__).parents[1] / "landscapes" / "tasks"
 SMALL, LARGE = 60, 200  # prompts of the fixed pools
 SLOTS = 8  # calls in flight
 GROWN = "grown from 60"
@@ -42,8 +44,8 @@ ARMS: dict[str, tuple[int | None, dict[str, Any]]] = {
     "fixed 60": (SMALL, {"grow": False}),
     "fixed 200": (LARGE, {"grow": False}),
     "fixed, whole product": (None, {"grow": False}),
-    "grown, not screened": (SMALL, {"grow": True, "growth": Growth(screen=False)}),
-    GROWN: (SMALL, {"grow": True}),
+    "grown, not screened": (SMALL, {"growth": Growth(screen=False)}),
+    GROWN: (SMALL, {}),
 }
 
 
@@ -57,19 +59,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Product:
-    """Task whose whole product is scored: prompts, their scores (m, n) of 0 or 1, embeddings (m, d)."""
+    """Task whose whole product is scored: prompts, their scores (m, n) of 0 or 1, embeddings (m, d).
+
+    `parts` are its roles, instructions and formats; None for those of `zopo-fast generate`.
+    """
 
     name: str
     prompts: list[str]
     scores: Array
     embeddings: Any
+    parts: dict[str, list[str]] | None
 
     @classmethod
     def load(cls, path: Path) -> Product:
         """Read NAME.json with NAME.npy beside it."""
         document = json.loads(path.read_text("utf-8"))
         scores = np.array(document["scores"], dtype=np.float64)
-        return cls(path.stem, document["prompts"], scores, np.load(path.with_suffix(".npy")))
+        lists = PARTS / f"{path.stem}.toml"
+        parts = tomllib.loads(lists.read_text("utf-8")) if lists.exists() else None
+        return cls(path.stem, document["prompts"], scores, np.load(path.with_suffix(".npy")), parts)
 
 
 class Replayed:
@@ -112,11 +120,12 @@ def run(product: Product, arm: str, seed: int, budget: int) -> dict[str, Any]:
     seen, unseen = np.split(rng.permutation(n), [n // 2])
     size, settings = ARMS[arm]
     pool = zf.Pool.from_texts([product.prompts[k] for k in order[: size or m]])
+    writers = [] if settings.get("grow") is False or product.parts is None else [zf.PartEditor(product.parts)]
     model = Replayed(product, seen.tolist())
     example = zf.Example("input", ("yes",))
     task = zf.Task("replay", (example,) * len(seen), metric="exact_match")
     config = zf.RunConfig(budget=budget, seed=seed, heldout=False, stop_at_perfect=False, **settings)
-    result = asyncio.run(zf.optimize(task, pool, model, config, embedder=model))
+    result = asyncio.run(zf.optimize(task, pool, model, config, embedder=model, writers=writers))
     row = model._row[result.best_prompt]
     values = {}
     for name, half in (("selected", seen), ("other", unseen)):
