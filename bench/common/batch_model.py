@@ -259,7 +259,7 @@ async def serving(
     path = path or find_model()
     model = await asyncio.to_thread(BatchLlama, path, dtype=dtype, max_rows=max_rows)
     server = BatchServer(model, AnswerFile(cache), f"{path.name}:{dtype}", workers=workers)
-    runner = web.AppRunner(server.application())
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", port)

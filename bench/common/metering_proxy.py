@@ -132,7 +132,8 @@ class MeteringProxy:
         )
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/v1/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app)
+        # Calls in flight at the exit are of callers that gave up.
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
