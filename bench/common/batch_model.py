@@ -75,7 +75,8 @@ def parse_body(body: Any) -> dict[str, Any]:
         raise BadBodyError(f"temperature must be 0, not {body['temperature']!r}: decoding is greedy")
     if unknown := sorted(set(body) - _IGNORED - _READ):
         raise BadBodyError(f"unsupported parameters: {', '.join(unknown)}")
-    most = body.get("max_tokens", body.get("max_completion_tokens")) or DEFAULT_MAX_TOKENS
+    given = [body[name] for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
+    most = given[0] if given else DEFAULT_MAX_TOKENS
     if isinstance(most, bool) or not isinstance(most, int) or most < 1:
         raise BadBodyError(f"max_tokens must be an integer of at least 1, not {most!r}")
     stop = body.get("stop") or []
