@@ -1,6 +1,6 @@
 """Held-out score of the prompt that each optimiser ends at, with equal numbers of completions.
 
-    python -m zopo_fast.bench.search.end_to_end --model-url http://127.0.0.1:8000/v1 --model smollm2
+    python -m zopo_fast.bench.search.end_to_end --model-url http://127.0.0.1:8000/v1
     python -m zopo_fast.bench.search.end_to_end --tracks "scripted writer" --tasks sentiment --seeds 1 --quick
 
 Without --model-url a simulated model answers, and only mechanics are tested. Finished runs are kept in
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     plan = Plan()
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model-url", help="endpoint of the scored model, /v1 included")
-    made.add_argument("--model", default="smollm2", help="its name there")
+    made.add_argument("--model", default="SmolLM2-135M-Instruct", help="its name there")
     made.add_argument("--tracks", nargs="+", choices=TRACKS, help="default: all; without a model the first")
     made.add_argument("--tasks", nargs="+", default=list(TASKS), help="files of --folder, or simulated")
     made.add_argument("--folder", type=Path, default=EXAMPLES, help="folder of the task files")
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--initial", type=int, default=plan.initial, help="starting prompts")
     made.add_argument("--pool", type=int, default=plan.pool, help="prompts of the fixed pool")
+    made.add_argument("--max-tokens", type=int, default=plan.max_tokens, help="of an answer to an example")
     made.add_argument("--quick", action="store_true", help="one seed, the simulated task and a small budget")
     made.add_argument("--out", type=Path, help="folder of the results")
     return made
@@ -60,6 +61,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
         "budgets": tuple(given.budgets),
         "initial": given.initial,
         "pool": given.pool,
+        "max_tokens": given.max_tokens,
         "model": given.model if given.model_url else "simulated",
     }
     if given.quick:

@@ -45,6 +45,7 @@ class Plan:
         examples: train examples.
         initial: starting prompts.
         pool: prompts of the fixed pool.
+        max_tokens: of an answer to an example.
         model: name of the scored model, for the results.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     examples: int = 40
     initial: int = 10
     pool: int = 200
+    max_tokens: int = 8
     model: str = "simulated"
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ def problems(task: zf.Task, track: str, plan: Plan) -> Iterator[Problem]:
     parts = Parts.of(kind)
     for budget, seed in itertools.product(sorted(plan.budgets), range(plan.seeds)):
         pool = generate.compose(plan.pool, seed=seed, kind=kind).prompts
-        yield Problem(task, track, seed, budget, pool[: plan.initial], pool, parts, embedder)
+        yield Problem(task, track, seed, budget, pool[: plan.initial], pool, parts, plan.max_tokens, embedder)
 
 
 # ---- one run -----------------------------------------------------------------------------------------
@@ -106,10 +108,11 @@ class HeldOut:
     Args:
         task: with the held-out examples.
         client: of the endpoint itself.
+        max_tokens: of an answer.
     """
 
-    def __init__(self, task: zf.Task, client: Client) -> None:
-        self._scorer = Scorer(task, task.heldout, client)
+    def __init__(self, task: zf.Task, client: Client, max_tokens: int = 8) -> None:
+        self._scorer = Scorer(task, task.heldout, client, max_tokens)
         self._means: dict[str, float] = {}
 
     def mean(self, prompt: str) -> float:
@@ -250,7 +253,7 @@ async def compare(
             task = load_task(name, plan.examples, folder)
             async with _endpoint(task, track, plan, model_url, session) as endpoint:
                 loop = asyncio.get_running_loop()
-                heldout = HeldOut(task, Client(loop, session, endpoint.url, "harness"))
+                heldout = HeldOut(task, Client(loop, session, endpoint.url, "harness"), plan.max_tokens)
                 for problem, method in itertools.product(problems(task, track, plan), methods):
                     if track in method.tracks and not journal.has(method, problem):
                         record = await run_method(method, problem, endpoint, session, heldout)

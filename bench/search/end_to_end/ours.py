@@ -9,7 +9,7 @@ from typing import Any
 
 import zopo_fast as zf
 
-from .session import MAX_TOKENS, MAX_WRITTEN, SCORED, SLOTS, WRITER, RefusedError, Run
+from .session import MAX_WRITTEN, SCORED, SLOTS, WRITER, RefusedError, Run
 
 REQUEST = "Change one part of this prompt and return the new prompt only:\n\n{prompt}"
 
@@ -105,7 +105,7 @@ async def _optimize(run: Run, pool: Sequence[str], arguments: dict[str, Any], **
             best = (not trial.partial, trial.score)
             run.take(trial.prompt, trial.total.calls)
 
-    async with client(run, SCORED, max_tokens=MAX_TOKENS, temperature=0) as model:
+    async with client(run, SCORED, max_tokens=problem.max_tokens, temperature=0) as model:
         result = await zf.optimize(
             problem.task, pool, model, config, on_trial=watch, embedder=problem.embedder, **arguments
         )

@@ -25,7 +25,6 @@ from .editor import Parts
 
 SCORED, WRITER = "scored", "writer"  # names of the two models behind the proxy
 BUDGET_EXHAUSTED = "budget_exhausted"  # code of a refusal
-MAX_TOKENS = 8  # of an answer to an example
 MAX_WRITTEN = 100  # tokens of a written prompt
 SLOTS = 8  # completions in flight
 
@@ -46,6 +45,7 @@ class Problem:
         initial: starting prompts; methods that take one get the first.
         pool: larger fixed pool, which begins with the starting prompts.
         parts: of the scripted writer.
+        max_tokens: of an answer to an example.
         embedder: of this package's methods; None: the embedded model.
     """
 
@@ -56,6 +56,7 @@ class Problem:
     initial: tuple[str, ...]
     pool: tuple[str, ...]
     parts: Parts
+    max_tokens: int = 8
     embedder: Any = None
 
     @property
@@ -150,13 +151,16 @@ class Scorer:
         task: whose template and metric count.
         examples: of one side of the task.
         client: of the model.
+        max_tokens: of an answer.
 
     Attributes:
         scores: by prompt and index of the example, in the order of asking.
     """
 
-    def __init__(self, task: zf.Task, examples: Sequence[zf.Example], client: Client) -> None:
-        self._client, self._examples = client, tuple(examples)
+    def __init__(
+        self, task: zf.Task, examples: Sequence[zf.Example], client: Client, max_tokens: int = 8
+    ) -> None:
+        self._client, self._examples, self._max_tokens = client, tuple(examples), max_tokens
         self._template = template.resolve(task.template)
         self._metric = metrics.resolve(task.metric)
         self._answers: dict[tuple[str, int], str] = {}
@@ -166,7 +170,7 @@ class Scorer:
         """Return the request for a prompt and an example: the task's own template, whatever the method."""
         shown = self._examples[example]
         messages = self._template.render(prompt, shown.input, (), shown.columns)
-        return {"model": SCORED, "messages": messages, "max_tokens": MAX_TOKENS, "temperature": 0}
+        return {"model": SCORED, "messages": messages, "max_tokens": self._max_tokens, "temperature": 0}
 
     def answers(self, pairs: Iterable[tuple[str, int]]) -> list[tuple[str, float]]:
         """Return answer and score of each pair of prompt and example.
@@ -222,7 +226,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.scorer = Scorer(self.problem.task, self.problem.task.train, self.client)
+        self.scorer = Scorer(self.problem.task, self.problem.task.train, self.client, self.problem.max_tokens)
         self._asked: Counter[str] = Counter()
 
     @property
