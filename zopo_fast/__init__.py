@@ -77,6 +77,26 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.llm.types import Usage as Usage
     from zopo_fast.prompts.pool import Pool as Pool
     from zopo_fast.prompts.words import word_features as word_features
+    from zopo_fast.prompts.writing.function_writer import (
+        FunctionWriter as FunctionWriter,
+        as_writer as as_writer,
+    )
+    from zopo_fast.prompts.writing.guards import Guard as Guard, near_duplicates as near_duplicates
+    from zopo_fast.prompts.writing.model_writers import (
+        Crossover as Crossover,
+        FailureRewriter as FailureRewriter,
+        Paraphraser as Paraphraser,
+        Shortener as Shortener,
+    )
+    from zopo_fast.prompts.writing.part_editor import PartEditor as PartEditor
+    from zopo_fast.prompts.writing.types import (
+        Draft as Draft,
+        Failure as Failure,
+        Parent as Parent,
+        Writer as Writer,
+        WriteRequest as WriteRequest,
+        Written as Written,
+    )
     from zopo_fast.report import plot as plot
     from zopo_fast.report.check import (
         Check as Check,
@@ -86,6 +106,7 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     )
     from zopo_fast.report.study import Study as Study
     from zopo_fast.runs.config import RunConfig as RunConfig
+    from zopo_fast.runs.cost.front import FrontPoint as FrontPoint
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
     from zopo_fast.runs.result import Result as Result, Trial as Trial
     from zopo_fast.search.batch import ZopoBatch as ZopoBatch
@@ -115,6 +136,21 @@ _LAZY = {
     "Example": "tasks.example",
     "Pool": "prompts.pool",
     "word_features": "prompts.words",
+    "PartEditor": "prompts.writing.part_editor",
+    "Paraphraser": "prompts.writing.model_writers",
+    "Crossover": "prompts.writing.model_writers",
+    "FailureRewriter": "prompts.writing.model_writers",
+    "Shortener": "prompts.writing.model_writers",
+    "FunctionWriter": "prompts.writing.function_writer",
+    "as_writer": "prompts.writing.function_writer",
+    "Guard": "prompts.writing.guards",
+    "near_duplicates": "prompts.writing.guards",
+    "Draft": "prompts.writing.types",
+    "Failure": "prompts.writing.types",
+    "Parent": "prompts.writing.types",
+    "Writer": "prompts.writing.types",
+    "WriteRequest": "prompts.writing.types",
+    "Written": "prompts.writing.types",
     "OpenAIClient": "llm.openai.client",
     "ClientConfig": "llm.openai.config",
     "Usage": "llm.types",
@@ -133,6 +169,7 @@ _LAZY = {
     "CheckedAnswer": "report.check",
     "check": "report.check",
     "check_sync": "report.check",
+    "FrontPoint": "runs.cost.front",
     "Result": "runs.result",
     "Trial": "runs.result",
 }

@@ -25,7 +25,7 @@
     ├── ConcurrentUseError (RuntimeError) two threads use an object at the same time
     ├── EventLoopError (RuntimeError)     a call that the running event loop does not allow
     ├── LimitReachedError (RuntimeError)  a hard limit of the run; carries which one
-    ├── MetricError (RuntimeError)        a failure in the user's metric or score function
+    ├── MetricError (RuntimeError)        a failure in the user's metric, score or writer function
     └── LLMError (RuntimeError)           a model call that failed after all retries
         ├── UnreachableError (ConnectionError)       the endpoint cannot be reached
         │   └── EndpointDownError                    the endpoint stayed down for the time of the call
@@ -189,7 +189,7 @@ class LimitReachedError(ZopoError, RuntimeError):
 
 
 class MetricError(ZopoError, RuntimeError):
-    """A user's metric or score function raised an error, or did not return a finite number."""
+    """A user's metric, score or writer function raised an error, or did not return what it should."""
 
 
 class LLMError(ZopoError, RuntimeError):

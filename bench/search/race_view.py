@@ -6,17 +6,19 @@ A RunState is the whole run apart from its calls: the search, the race, and the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 import zopo_fast as zf
 from zopo_fast.runs import optimize
+from zopo_fast.runs.growth.describe import Description
+from zopo_fast.runs.log.work import Work
 from zopo_fast.runs.result import Trial
 from zopo_fast.runs.state import RunState
-from zopo_fast.runs.work import Work
 from zopo_fast.scoring.two_way import MIN_VARIANCE, TwoWayModel
 
 from .replay import Problem
@@ -47,8 +49,18 @@ def start(problem: Problem, slots: int = 1, **settings: Any) -> RunState:
     scorer = cast(Any, SimpleNamespace(parts=problem.examples, perfect=1.0))
     Z = np.asarray(problem.Z)
     initial = optimize._initial(pool, Z, None, config)
-    words = zf.word_features(problem.texts) if problem.texts else None
-    return optimize._state(task, pool, Z, words, config, initial, scorer, slots, None, ())
+    return optimize._state(task, pool, Z, _Texts(problem), None, config, initial, scorer, slots, None, ())
+
+
+class _Texts(Description):
+    """Description of the prompts of a problem by their texts, where it has any."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__((), words=False)
+        self._of_problem = zf.word_features(problem.texts) if problem.texts else None
+
+    def features(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        return self._of_problem
 
 
 class OneDifficulty(TwoWayModel):

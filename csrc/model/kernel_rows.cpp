@@ -248,7 +248,10 @@ void KernelRows::block(const std::size_t* rows, std::size_t n, const std::size_t
 
 // Return the part of k between two candidates that the trends add.
 float KernelRows::trend(std::size_t row, std::size_t column) const {
-  const float *a = trend_.data() + row * trends_, *b = trend_.data() + column * trends_;
+  return trend(trend_.data() + row * trends_, trend_.data() + column * trends_);
+}
+
+float KernelRows::trend(const float* a, const float* b) const {
   float sum = 0.0f;
   for (std::size_t t = 0; t < trends_; ++t) sum += a[t] * b[t];
   return sum;
@@ -266,6 +269,52 @@ Doubles KernelRows::split(const double* X, std::size_t n, Floats& trend) const {
                    [](double t) { return static_cast<float>(t); });
   }
   return coordinates;
+}
+
+void KernelRows::between(const double* X, std::size_t n, const double* Y, std::size_t m, float* out,
+                         std::size_t ldo, float* diagonal) const {
+  if (trends_ == 0 && weights_.empty()) return between_coordinates(X, n, Y, m, out, ldo, diagonal);
+  Floats left, right;
+  const Doubles A = split(X, n, left), B = split(Y, m, right);
+  between_coordinates(A.data(), n, B.data(), m, out, ldo, diagonal);
+  for (std::size_t j = 0; trends_ > 0 && j < m; ++j) {
+    const float* t = &right[j * trends_];
+    diagonal[j] += trend(t, t);
+    for (std::size_t i = 0; i < n; ++i) out[i * ldo + j] += trend(&left[i * trends_], t);
+  }
+}
+
+void KernelRows::between_coordinates(const double* X, std::size_t n, const double* Y, std::size_t m,
+                                     float* out, std::size_t ldo, float* diagonal) const {
+  if (!kernel_) throw ArrayError("X: a model of a Gram matrix has no kernel to predict points by");
+  const ArcCosine* closed = kernel_->closed_form();
+  if (!closed) {
+    Doubles K(n * m);
+    kernel_->gram(X, n, Y, m, dim_, K.data());
+    for (std::size_t j = 0; j < m; ++j) {
+      double own;
+      kernel_->gram(Y + j * dim_, 1, Y + j * dim_, 1, dim_, &own);
+      diagonal[j] = static_cast<float>(own);
+      if (!std::isfinite(diagonal[j])) beyond_range("X", j);
+      for (std::size_t i = 0; i < n; ++i) out[i * ldo + j] = static_cast<float>(K[i * m + j]);
+    }
+    return;
+  }
+  ArcCosinePoints left(*closed, kernel_->scale(), dim_), right(left);
+  left.resize(n);
+  right.resize(m);
+  for (std::size_t i = 0; i < n; ++i) left.set(i, X + i * dim_);
+  for (std::size_t j = 0; j < m; ++j)
+    if (diagonal[j] = right.set(j, Y + j * dim_); !std::isfinite(diagonal[j])) beyond_range("X", j);
+  right.arrange(0, m);
+  std::vector<std::size_t> rows(n);
+  std::iota(rows.begin(), rows.end(), std::size_t{0});
+  const double work =
+      static_cast<double>(n) * static_cast<double>(m) * static_cast<double>(dim_) * kFloatWork;
+  parallel_ranges(padded(m) / kPanel, work, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t p = begin; p < end; ++p)
+      left.block(rows.data(), n, right.panel(p), out + p * kPanel, ldo);
+  });
 }
 
 void KernelRows::replace(const std::size_t* columns, std::size_t n, const double* X) {

@@ -81,6 +81,13 @@ class KernelRows {
   void block(const std::size_t* rows, std::size_t n, const std::size_t* columns, std::size_t m,
              float* out, std::size_t ldo) const;
 
+  // Compute k(X, Y) (n, m) of points X (n, d + trends) and Y (m, d + trends) that need not be candidates,
+  // and k(y, y) (m,), with the bits of `row` for distinct points of the closed form; `out` has leading
+  // dimension ldo, at least m padded to a multiple of 64. ArrayError where a point exceeds single
+  // precision, and for a Gram matrix.
+  void between(const double* X, std::size_t n, const double* Y, std::size_t m, float* out,
+               std::size_t ldo, float* diagonal) const;
+
   // Replace candidates by the points X (n, d + trends). ArrayError, with nothing changed, unless this was
   // built as replaceable, or where a point exceeds single precision.
   void replace(const std::size_t* columns, std::size_t n, const double* X);
@@ -91,10 +98,13 @@ class KernelRows {
  private:
   void grow_gram(std::size_t columns);
   void fill(const ArcCosinePoints& points, std::size_t begin);
+  void between_coordinates(const double* X, std::size_t n, const double* Y, std::size_t m,
+                           float* out, std::size_t ldo, float* diagonal) const;
   void replace_coordinates(const std::size_t* columns, std::size_t n, const double* X);
   void extend_coordinates(const double* X, std::size_t columns);
   Doubles split(const double* X, std::size_t n, Floats& trend) const;
   float trend(std::size_t row, std::size_t column) const;
+  float trend(const float* a, const float* b) const;
 
   std::size_t columns_ = 0, stride_ = 0, dim_ = 0, trends_ = 0;
   Doubles weights_;

@@ -9,12 +9,6 @@
 #include "simd/simd.hpp"
 
 namespace zopo {
-namespace {
-
-constexpr std::size_t kConditioned = 32;  // columns conditioned at a time
-
-}  // namespace
-
 // Fit everything that has an entry for each candidate to the kernel rows; the candidates after the
 // first `before` ones are new, and free.
 void RegionPosterior::resize_columns(std::size_t before) {
@@ -33,8 +27,27 @@ void RegionPosterior::resize_columns(std::size_t before) {
   }
 }
 
+// Compute |V_c|^2, V_c^T M y and V_c^T M 1 with V = M k, of kConditioned columns k (size, kConditioned)
+// that are zero up to a multiple of 8 rows; `V` is scratch of 8 rows. A panel of columns stays in L1
+// while the rows of M pass by.
+void RegionPosterior::project(const Level& level, const double* k, double* V, double* sums) const {
+  const std::size_t rows = size();
+  alignas(64) constexpr double zeros[kConditioned] = {};
+  double *squares = sums, *y = squares + kConditioned, *ones = y + kConditioned;
+  std::fill_n(sums, 3 * kConditioned, 0.0);
+  for (std::size_t i = 0; i < rows; i += 8) {
+    const std::size_t count = std::min<std::size_t>(8, rows - i);
+    simd().gemm(count, kConditioned, triangle_width(i), level.M.data() + triangle_offset(i),
+                triangle_width(i), k, kConditioned, V, kConditioned, false);
+    for (std::size_t r = 0; r < count; ++r)
+      simd().squares_pass(V + r * kConditioned, kConditioned, zeros, squares);
+    simd().matvec_transposed(V, kConditioned, count, kConditioned, &level.z_y[i], y);
+    simd().matvec_transposed(V, kConditioned, count, kConditioned, &level.z_1[i], ones);
+  }
+}
+
 // Recompute variances and means at columns from M: with V = M K_obs they are k(c, c) - |V_c|^2 and
-// V^T M y. A panel of columns stays in L1 while the rows of M pass by.
+// V^T M y.
 void RegionPosterior::condition(const std::size_t* columns, std::size_t n) {
   for (std::size_t b = 0; b < basis_.size(); ++b)
     condition(basis_[b], std::span(level_).subspan(b * nuggets(), nuggets()), columns, n);
@@ -48,8 +61,7 @@ void RegionPosterior::condition(const Basis& basis, std::span<Level> levels,
   parallel_ranges(
       (n + kConditioned - 1) / kConditioned, work, [&](std::size_t begin, std::size_t end) {
         Doubles k(padded * kConditioned, 0.0), V(8 * kConditioned), sums(3 * kConditioned);
-        const Doubles zeros(kConditioned, 0.0);
-        double *squares = sums.data(), *y = squares + kConditioned, *ones = y + kConditioned;
+        const double *squares = sums.data(), *y = squares + kConditioned, *ones = y + kConditioned;
         for (std::size_t j = begin * kConditioned; j < std::min(n, end * kConditioned);
              j += kConditioned) {
           const std::size_t width = std::min(kConditioned, n - j);
@@ -57,20 +69,7 @@ void RegionPosterior::condition(const Basis& basis, std::span<Level> levels,
             for (std::size_t c = 0; c < width; ++c)
               k[i * kConditioned + c] = basis.K()[rows_of_K()[i] * stride() + columns[j + c]];
           for (Level& level : levels) {
-            std::fill(sums.begin(), sums.end(), 0.0);
-            for (std::size_t i = 0; i < rows; i += 8) {
-              const std::size_t count = std::min<std::size_t>(8, rows - i);
-              simd().gemm(count, kConditioned, triangle_width(i),
-                          level.M.data() + triangle_offset(i), triangle_width(i), k.data(),
-                          kConditioned, V.data(), kConditioned, false);
-              for (std::size_t r = 0; r < count; ++r)
-                simd().squares_pass(V.data() + r * kConditioned, kConditioned, zeros.data(),
-                                    squares);
-              simd().matvec_transposed(V.data(), kConditioned, count, kConditioned, &level.z_y[i],
-                                       y);
-              simd().matvec_transposed(V.data(), kConditioned, count, kConditioned, &level.z_1[i],
-                                       ones);
-            }
+            project(level, k.data(), V.data(), sums.data());
             for (std::size_t c = 0; c < width; ++c) {
               const std::size_t at = columns[j + c];
               level.variance[at] = static_cast<float>(basis.kernel.diagonal()[at] - squares[c]);

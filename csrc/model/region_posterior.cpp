@@ -327,40 +327,6 @@ void RegionPosterior::posterior(double* mean, double* variance) const {
   }
 }
 
-void RegionPosterior::predict(double* mean, double* variance) const {
-  const std::size_t n = size();
-  std::fill_n(mean, columns(), 0.0);
-  std::fill_n(variance, columns(), 0.0);
-  const auto add = [&](std::size_t j, double weight, double mu, double v) {
-    mean[j] += weight * mu;
-    variance[j] += weight * (std::max(v, 0.0) + mu * mu);
-  };
-  std::vector<bool> is_observed(columns());
-  for (const std::size_t j : observed_) is_observed[j] = true;
-  Doubles a(n), precision(n);
-  for (std::size_t g = 0; g < levels(); ++g) {
-    const Level& level = level_[g];
-    const double scale = level.amplitude * score_deviation_ * score_deviation_;
-    for (std::size_t j = 0; j < columns(); ++j)
-      if (!is_observed[j])
-        add(j, level.weight, level.mean_y[j] - score_mean_ * level.mean_1[j],
-            scale * (std::max(static_cast<double>(level.variance[j]), 0.0) + level.nugget));
-    alpha(g, a.data());
-    std::fill(precision.begin(), precision.end(), 0.0);
-    for (std::size_t r = 0; r < n; ++r) {
-      const double* row = level.M.data() + triangle_offset(r);
-      for (std::size_t i = 0; i <= r; ++i) precision[i] += row[i] * row[i];
-    }
-    for (std::size_t i = 0; i < n; ++i)
-      add(observed_[i], level.weight, y_[i] - score_mean_ - a[i] / precision[i],
-          scale * (1.0 / precision[i] - noise_[i]));
-  }
-  for (std::size_t j = 0; j < columns(); ++j) {
-    variance[j] = std::max(variance[j] - mean[j] * mean[j], 0.0);
-    mean[j] += score_mean_;
-  }
-}
-
 void RegionPosterior::shares(double* weight, double* amplitude) const {
   for (std::size_t g = 0; g < levels(); ++g) {
     weight[g] = level_[g].weight;

@@ -84,10 +84,15 @@ class RegionPosterior {
   // Compute mean and variance (columns,) averaged over the levels, in units of the scores. Without
   // observations they are those of a prior of amplitude 1.
   void posterior(double* mean, double* variance) const;
-  // Compute mean and variance (columns,) of the score that a candidate would have without noise, the
-  // nugget included, as the other observations predict it: for an observed candidate without its own
-  // score (leave-one-out; Rasmussen & Williams 2006, eq. 5.12).
-  void predict(double* mean, double* variance) const;
+  // Compute mean and variance (columns,) of the score that a candidate would have without noise, as
+  // the other observations predict it: for an observed candidate without its own score (leave-one-out;
+  // Rasmussen & Williams 2006, eq. 5.12). The variance includes the nugget, the misfit of the model,
+  // unless `latent`.
+  void predict(double* mean, double* variance, bool latent = false) const;
+  // Compute the same of points X (n, d + trends), which need not be candidates, from the points of the
+  // observations, X_observed (size, d + trends). Errors as for KernelRows::between.
+  void predict_at(const double* X_observed, const double* X, std::size_t n, double* mean,
+                  double* variance, bool latent = false) const;
   // Return each level's weight and its amplitude in the scores' variance, (levels,).
   void shares(double* weight, double* amplitude) const;
   // Compute K_obs^T A^-1 r at all candidates from residuals r (n,): the update that turns a sample
@@ -140,6 +145,8 @@ class RegionPosterior {
   void condition(const std::size_t* columns, std::size_t n);
   void condition(const Basis& basis, std::span<Level> levels, const std::size_t* columns,
                  std::size_t n);
+  static constexpr std::size_t kConditioned = 32;  // columns conditioned at a time
+  void project(const Level& level, const double* k, double* V, double* sums) const;
   void extend(Level& level, std::size_t rows);
   void add_directions(std::size_t rows, double sign, bool has_row);
   void rebuild(std::size_t i, double y, double noise);

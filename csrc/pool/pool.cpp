@@ -128,11 +128,13 @@ void Pool<Cpu>::release(std::size_t i) {
   taken_[i / 64] &= ~(std::uint64_t{1} << (i % 64));
 }
 
-void Pool<Cpu>::row(std::size_t i, double* out) const {
+void Pool<Cpu>::row(std::size_t i, double* out) const { standardise(data_, i, out); }
+
+void Pool<Cpu>::standardise(const void* data, std::size_t i, double* out) const {
   if (precision_ == Precision::Half)
-    return simd().standardise_f16(static_cast<const std::uint16_t*>(data_) + i * d_, d_,
+    return simd().standardise_f16(static_cast<const std::uint16_t*>(data) + i * d_, d_,
                                   mean_.data(), inverse_scale_.data(), out);
-  typed(data_, precision_, [&](const auto* Z) {
+  typed(data, precision_, [&](const auto* Z) {
     for (std::size_t j = 0; j < d_; ++j)
       out[j] = (widened(Z[i * d_ + j]) - mean_[j]) * inverse_scale_[j];
   });

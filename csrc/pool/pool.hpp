@@ -43,6 +43,7 @@ class Pool<Cpu> {
 
   std::size_t size() const { return m_; }
   std::size_t dim() const { return d_; }
+  Precision precision() const { return precision_; }
   // Query and change availability. A lock keeps it constant during a scan.
   std::size_t available() const;
   bool taken(std::size_t i) const;
@@ -52,6 +53,8 @@ class Pool<Cpu> {
   // Compute the standardised coordinates of a row, (d,), or of n rows, (n, d).
   void row(std::size_t i, double* out) const;
   void rows(const std::int64_t* index, std::size_t n, double* out) const;
+  // Compute the same of row i of other embeddings, (n, d), of the pool's precision.
+  void standardise(const void* data, std::size_t i, double* out) const;
   // Multiply by the standardised rows e_r, r = index[0..n), without copying them: out_r = e_r . x,
   // and out += sum_r a_r e_r, (d,). `work` is scratch of d numbers.
   void inner(const std::int64_t* index, std::size_t n, const double* x, double* out,

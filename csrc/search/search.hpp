@@ -1,6 +1,6 @@
 // Ask/tell searches over pools of candidates: one, or any number advanced together. Every search has
 // a book of its calls (search/ledger.hpp) and a state machine: expected improvement or posterior
-// samples (search/improvement_search.hpp), steps along the gradient (search/gradient_search.hpp), or
+// samples (search/improvement/improvement_search.hpp), steps along the gradient (search/gradient_search.hpp), or
 // one outside this class, which says what to offer.
 //
 // A search is deterministic in the order of its calls, whatever the other searches, the device and
@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "search/gradient_search.hpp"
-#include "search/improvement_search.hpp"
+#include "search/improvement/improvement_search.hpp"
 #include "search/ledger.hpp"
 
 namespace zopo {

@@ -17,7 +17,7 @@ OPTIONS = {
     "optimize": "config examples heldout demonstrations metric template input-field output-field seed "
     "resume resume-or-start unanswered pool generate how kind lists from incumbent budget initial "
     "racing no-racing calls "
-    "race-error race-first race-batch score-range target past-perfect compare-random "
+    "race-error race-first race-batch score-range target prefer-short past-perfect compare-random "
     "no-comparison official embedder embedding-base-url embedding-key-env embedding-batch "
     "embedding-body local model base-url concurrency temperature max-tokens "
     "timeout max-wait requests-per-minute tokens-per-minute body headers judge-model judge-base-url "

@@ -270,7 +270,7 @@ CHANGEABLE = {
     "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute", "tokens_per_minute",
     "cache", "cache_size", "base_url", "judge_base_url", "headers", "body", "judge_body", "generate_body",
     "judge_key_env", "embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body",
-    "max_wait", "write_back", "embeddings",
+    "max_wait", "write_back", "embeddings", "prefer_short",
 }  # fmt: skip
 
 
@@ -278,7 +278,8 @@ def test_the_options_and_settings_that_may_change_on_resume() -> None:
     found = {each.name for each in load_command("optimize").params if getattr(each, "may_change", False)}
     assert found == CHANGEABLE
     assert {name for name, each in declared(zf.RunConfig).items() if each.may_change} == {
-        "concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices"
+        "concurrency", "prompts_in_flight", "heldout", "compare_random", "limits", "prices",
+        "prefer_short",
     }  # fmt: skip
 
 

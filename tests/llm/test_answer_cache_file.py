@@ -43,6 +43,50 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert cache.held() == (count, size)
 
 
+def test_a_hit_is_free_and_knows_the_tokens_of_the_answer(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path)
+    cache.put(key(1), Answer("one", Usage(120, 7, calls=1)))
+    cache.put(key(2), Answer("two", Usage(calls=1)))
+    cache.put(key(2), Answer("two", Usage(calls=1)), "origin")
+    found = cache.get(key(1))
+    assert found is not None
+    assert (found.usage, found.usage.total_tokens, found.usage.answer_tokens) == (
+        Usage(cached=1),
+        0,
+        (120, 7),
+    )
+    unknown = cache.get(key(2))
+    assert unknown is not None
+    assert unknown.usage.answer_tokens is None
+    cache.put(key(1), Answer("one", Usage(90, 5, calls=1)))
+    assert cache.get(key(1)).usage.answer_tokens == (90, 5)  # type: ignore[union-attr]
+    cache.put(key(1), Answer("one", Usage(calls=1)))
+    assert cache.get(key(1)).usage.answer_tokens is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("change", ["prompt = 'many'", "completion = -1", "prompt = NULL", "prompt = 1e300"])
+def test_a_broken_count_is_no_count(tmp_path: Path, change: str) -> None:
+    cache = AnswerCache(tmp_path)
+    cache.put(key(1), Answer("one", Usage(120, 7, calls=1)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.execute(f"UPDATE tokens SET {change}")
+    assert cache.get(key(1)).usage.answer_tokens is None  # type: ignore[union-attr]
+
+
+def test_an_earlier_version_shares_the_file(tmp_path: Path) -> None:
+    """It knows no counts: it writes and deletes rows of `answers` alone."""
+    cache = AnswerCache(tmp_path)
+    cache.put(key(1), Answer("one", Usage(120, 7, calls=1)))
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        row = connection.execute("SELECT * FROM answers").fetchone()
+        connection.execute("DELETE FROM answers")
+        assert connection.execute("SELECT COUNT(*) FROM tokens").fetchone()[0] == 0
+        connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    found = cache.get(key(1))
+    assert found is not None
+    assert (found.text, found.usage.answer_tokens) == ("one", None)
+
+
 def test_the_file_stays_bounded(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path, max_bytes=200_000)
     for number in range(2000):

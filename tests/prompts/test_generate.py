@@ -16,6 +16,7 @@ import pytest
 from zopo_fast.errors import AuthenticationError, ConfigError, PoolError, ServerError
 from zopo_fast.llm.types import Answer, Message, Usage
 from zopo_fast.prompts import generate
+from zopo_fast.prompts.writing.parts import PARTS
 from zopo_fast.tasks.task import Example
 
 EXAMPLES = [Example(f"word{i}", (f"rhyme{i}", "other")) for i in range(12)]
@@ -214,7 +215,7 @@ def test_compose_joins_the_parts(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_compose_takes_a_sample_of_a_huge_product() -> None:
-    lists = {part: [f"{part}{i}" for i in range(400)] for part in generate.PARTS}
+    lists = {part: [f"{part}{i}" for i in range(400)] for part in PARTS}
     assert len(generate.compose(300, lists=lists)) == 300
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -73,3 +76,29 @@ def test_any_text_has_features() -> None:
 def test_a_text_that_is_no_string_is_refused(texts: list[object]) -> None:
     with pytest.raises(zf.InputError, match="texts: expected strings"):
         zf.word_features(texts)  # type: ignore[arg-type]
+
+
+def plain_features(texts: list[str]) -> np.ndarray:
+    """Return the features by the text of the docstring, one n-gram at a time."""
+    counts = []
+    for text in texts:
+        tokens = ["^", *re.findall(r"\{\w+\}|\w+|[^\w ]", text.lower()), "$"]
+        spans = [(i, n) for n in (1, 2, 3) for i in range(len(tokens) - n + 1)]
+        counts.append(Counter(" ".join(tokens[i : i + n]) for i, n in spans))
+    frequency = Counter(ngram for each in counts for ngram in each)
+    out = np.zeros((len(texts), 1024))
+    for row, each in zip(out, counts, strict=True):
+        for ngram, count in each.items():
+            if frequency[ngram] > 1:
+                weight = (1.0 + math.log(count)) * (math.log((1 + len(texts)) / (1 + frequency[ngram])) + 1.0)
+                key = ngram.encode()
+                row[zlib.crc32(key) % 1024] += weight if zlib.crc32(b"#" + key) & 1024 else -weight
+    norm = np.linalg.norm(out, axis=1, keepdims=True)
+    return np.round(out / np.where(norm > 0.0, norm, 1.0), 6).astype(np.float32)
+
+
+def test_features_of_random_texts_equal_a_plain_count() -> None:
+    rng = np.random.default_rng(0)
+    words = ["a", "b", "^", "$", "\n", "{c}", "#", "é", *(f"w{i}" for i in range(12))]
+    texts = [" ".join(rng.choice(words, rng.integers(0, 40))) for _ in range(80)]
+    np.testing.assert_array_equal(zf.word_features(texts), plain_features(texts))

@@ -12,7 +12,7 @@ from fake_server import FakeServer, slow, status
 from time_tools import HANG
 
 import zopo_fast as zf
-from zopo_fast.report.intervals import score_interval
+from zopo_fast.scoring.intervals import score_interval
 
 
 def task(heldout: int = 10, **more: Any) -> zf.Task:

@@ -17,10 +17,10 @@ from report_tools import HOSTILE, make_run
 
 import zopo_fast as zf
 from zopo_fast.report import facts
-from zopo_fast.report.intervals import score_interval
 from zopo_fast.report.page import MAX_BYTES, report_body, report_html, static_files
 from zopo_fast.runs.inspection import ScoredAnswer
 from zopo_fast.runs.result import HeldOut, Interval
+from zopo_fast.scoring.intervals import score_interval
 
 ROOT = Path(__file__).parents[2]
 

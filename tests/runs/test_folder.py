@@ -17,7 +17,7 @@ from zopo_fast.cli.terminal.summary import STOPPED, summary, usage_line
 from zopo_fast.errors import OutputError
 from zopo_fast.llm import tokens
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.estimate import MAX_SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
+from zopo_fast.runs.cost.estimate import MAX_SAMPLE, UNKNOWN_PROMPT_TOKENS, estimate
 from zopo_fast.runs.folder import BEST, CURVE, REPORT, RESULT, TRIALS, RunFolder
 from zopo_fast.runs.result import HeldOut, Interval, Result, Trial
 

@@ -15,7 +15,7 @@ from zopo_fast import _core
 from zopo_fast.gp.infinite_ntk import InfiniteNTK
 from zopo_fast.search.problem import NUGGETS, SearchProblem
 from zopo_fast.search.sources import Source, beside_winners, winners
-from zopo_fast.search.trends import TREND_VARIANCE, opening, trend
+from zopo_fast.search.trends import TREND_VARIANCE, Trends, opening
 
 
 def landscape(m: int = 120, d: int = 8, seed: int = 0) -> tuple[Any, Any]:
@@ -48,7 +48,7 @@ def prior_of(opt: zf.Zopo) -> tuple[Any, Any]:
     problem = opt._problem
     X = (problem.embeddings.astype(float) - problem.mean) / problem.deviation * problem.factor
     K = np.mean([kernel.gram(X) for kernel in problem.kernels], axis=0)
-    phi = trend(problem, problem.sources.values()).reshape(len(X), -1)
+    phi = Trends(problem, problem.sources.values()).over_pool.reshape(len(X), -1)
     return K / np.diag(K).mean() + phi @ phi.T, phi
 
 

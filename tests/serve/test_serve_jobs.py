@@ -164,6 +164,17 @@ def test_a_job_stops_at_its_limits_and_its_result_names_the_limit(
         assert call("POST", "/v1/jobs", job(config={"limits": {"cost": 1}})).status == 422
 
 
+def test_a_job_may_prefer_a_short_prompt(tmp_path: Path, models: Path, model: Model) -> None:
+    with served(tmp_path / "data", models=models) as server, Client(server.url) as call:
+        config = {"prefer_short": 1.0, "racing": False, "heldout": False}
+        name = call.ok("POST", "/v1/jobs", job(config=config))["id"]
+        done = until(call, name, "done")
+        result = call.ok("GET", f"/v1/jobs/{name}/result")["result"]
+        assert result["front"][0]["index"] == result["best_index"] == done["best_index"]
+        assert result["prefer_short"] == 1.0
+        assert call("POST", "/v1/jobs", job(config={"prefer_short": -1})).status == 422
+
+
 def test_jobs_are_queued_and_a_cancelled_one_keeps_its_results(
     tmp_path: Path, models: Path, model: Model
 ) -> None:

@@ -163,6 +163,44 @@ class WriterSettings:
 
 
 @dataclass(frozen=True)
+class GrowthWriterSettings:
+    """Values of the options of a model that writes prompts beside the scored one."""
+
+    writer_model: str | None
+    writer_base_url: str | None
+    writer_key_env: str | None
+
+    def check(self) -> None:
+        """Check the options before any call is paid for.
+
+        Raises:
+            ConfigError: The name of the writer or its key is missing.
+        """
+        _check_other("writer", self.writer_model, self.writer_base_url, self.writer_key_env)
+
+    @contextlib.asynccontextmanager
+    async def opened(
+        self, model: ModelSettings, answering: Any, body: ChatBody, grow: bool | None
+    ) -> AsyncIterator[Any]:
+        """Open the writer for a block; None where no model writes.
+
+        Args:
+            model: Values of the model options.
+            answering: The open model, which writes where growth is asked for and no writer is named.
+            body: Body parameters of calls that write a prompt.
+            grow: Value of --grow; None: not given.
+        """
+        if grow is False or (self.writer_model is None and not grow):
+            yield None
+        elif self.writer_model is None:
+            yield _with_body(model, answering, body)
+        else:
+            config = _other_config(model, self.writer_model, self.writer_base_url, self.writer_key_env, body)
+            async with client_of(config) as client:
+                yield client
+
+
+@dataclass(frozen=True)
 class JudgeSettings:
     """Values of the options of the metric judge."""
 
@@ -178,17 +216,7 @@ class JudgeSettings:
         Raises:
             ConfigError: The name of the judge or its key is missing.
         """
-        if self.judge_model is None:
-            for option, value in (
-                ("--judge-base-url", self.judge_base_url),
-                ("--judge-key-env", self.judge_key_env),
-            ):
-                if value is not None:
-                    raise ConfigError(f"{option} needs --judge-model, the name of the model there")
-        if self.judge_key_env is not None:
-            from zopo_fast.llm.openai.endpoint import require_key
-
-            require_key("--judge-key-env", self.judge_key_env)
+        _check_other("judge", self.judge_model, self.judge_base_url, self.judge_key_env)
 
     def body(self, model: ModelSettings) -> ChatBody:
         """Return the body parameters of a call that grades; --body applies where the model itself grades."""
@@ -220,28 +248,56 @@ class JudgeSettings:
             yield None
             return
         if self.judge_model is None:
-            body = self.body(model)
-            if model.is_local:
-                yield answering.with_body(explicit_body(body.merged))
-            else:
-                yield answering.with_body(body.given, body.defaults)
+            yield _with_body(model, answering, self.body(model))
             return
-        by_litellm = self.judge_model.startswith(LITELLM)
-        is_same_client = by_litellm == (model.model or "").startswith(LITELLM)
-        same = is_same_client and self.judge_base_url in (None, model.base_url)
         body = self.body(model)
-        config = replace(
-            model.client_config(),
-            model=self.judge_model,
-            base_url=model.base_url if same else self.judge_base_url,
-            headers=model.headers if same else {},
-            body=body.given,
-            default_body=body.defaults,
-        )
-        if self.judge_key_env is not None:
-            config = replace(config, key_env=self.judge_key_env)
+        config = _other_config(model, self.judge_model, self.judge_base_url, self.judge_key_env, body)
         async with client_of(config) as client:
             yield client
+
+
+def _with_body(model: ModelSettings, answering: Any, body: ChatBody) -> Any:
+    """Return the open model with another body of its calls."""
+    if model.is_local:
+        return answering.with_body(explicit_body(body.merged))
+    return answering.with_body(body.given, body.defaults)
+
+
+def _check_other(role: str, name: str | None, base_url: str | None, key_env: str | None) -> None:
+    """Check the options of a model beside the scored one.
+
+    Raises:
+        ConfigError: Its name or its key is missing.
+    """
+    if name is None:
+        for option, value in ((f"--{role}-base-url", base_url), (f"--{role}-key-env", key_env)):
+            if value is not None:
+                raise ConfigError(f"{option} needs --{role}-model, the name of the model there")
+    if key_env is not None:
+        from zopo_fast.llm.openai.endpoint import require_key
+
+        require_key(f"--{role}-key-env", key_env)
+
+
+def _other_config(
+    model: ModelSettings, name: str, base_url: str | None, key_env: str | None, body: ChatBody
+) -> ClientConfig:
+    """Return the client settings of a model beside the scored one, by default at the same endpoint.
+
+    It has the timeout and concurrency of the model, and its headers at the same endpoint only, since headers
+    may hold a secret.
+    """
+    is_same_client = name.startswith(LITELLM) == (model.model or "").startswith(LITELLM)
+    same = is_same_client and base_url in (None, model.base_url)
+    config = replace(
+        model.client_config(),
+        model=name,
+        base_url=model.base_url if same else base_url,
+        headers=model.headers if same else {},
+        body=body.given,
+        default_body=body.defaults,
+    )
+    return config if key_env is None else replace(config, key_env=key_env)
 
 
 def embedder_name(given: str | None, model: ModelSettings) -> str:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zopo_fast._utils.files import exists
 from zopo_fast._utils.signals import stopped_by_signals
 from zopo_fast._utils.text import printable
 from zopo_fast.cli.group import EXIT_INTERRUPTED, EXIT_TERMINATED, exit_code
 from zopo_fast.cli.models import (
     BODIES,
     EmbeddingSettings,
+    GrowthWriterSettings,
     JudgeSettings,
     ModelSettings,
     WriterSettings,
@@ -30,6 +30,7 @@ from zopo_fast.cli.plan import (
     fit_budget,
     merged,
     model_text,
+    part_editors,
     plan_text,
     pool_without_calls,
     prompts_to_score,
@@ -44,6 +45,7 @@ from zopo_fast.cli.settings import (
     prices_of,
     with_prices,
 )
+from zopo_fast.cli.terminal.folder import show_folder
 from zopo_fast.cli.terminal.progress import Progress, used
 from zopo_fast.errors import StoreError, ZopoError
 from zopo_fast.llm.middleware import MeteredModel, RecordedModel, ReplayedAnswers
@@ -51,12 +53,10 @@ from zopo_fast.llm.types import Usage
 from zopo_fast.runs.progress import ChunkedEmbedder, CountedModel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zopo_fast.llm.budget import Account
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.estimate import Estimate
+    from zopo_fast.runs.cost.estimate import Estimate
     from zopo_fast.runs.folder import RunFolder
     from zopo_fast.runs.result import Result
     from zopo_fast.storage.store import Store
@@ -92,6 +92,7 @@ class OptimizeRunner:
     model: ModelSettings = field(init=False)
     judge: JudgeSettings = field(init=False)
     writer: WriterSettings = field(init=False)
+    growth_writer: GrowthWriterSettings = field(init=False)
     embedding: EmbeddingSettings = field(init=False)
     pool_settings: PoolSettings = field(init=False)
     limits: LimitSettings = field(init=False)
@@ -109,6 +110,7 @@ class OptimizeRunner:
         self.model = settings_of(ModelSettings, self.options)
         self.judge = settings_of(JudgeSettings, self.options)
         self.writer = settings_of(WriterSettings, self.options)
+        self.growth_writer = settings_of(GrowthWriterSettings, self.options)
         self.embedding = settings_of(EmbeddingSettings, self.options)
         self.pool_settings = settings_of(PoolSettings, self.options)
         self.limits = settings_of(LimitSettings, self.options)
@@ -162,7 +164,7 @@ class OptimizeRunner:
     def estimate(self) -> Estimate:
         """Return bounds on the calls, tokens and cost of the run."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
+        from zopo_fast.runs.cost.estimate import EMBED_BATCH, estimate
 
         pool, size = self.pool, prompts_to_score(self.options, self.pool, self.config.incumbent)
         return estimate(
@@ -175,6 +177,8 @@ class OptimizeRunner:
             writer_max_tokens=completion_bound(self.writer.body(self.model).merged),
             # The calls that generating makes at most.
             generate=0 if pool is not None else 4 * (self.options["generate"] or 0),
+            writes=self.config.grow is not False
+            and (self.growth_writer.writer_model is not None or bool(self.config.grow)),
             embed=size if self.embedder.startswith("endpoint:") else 0,
             embed_batch=self.embedding.embedding_batch or EMBED_BATCH,
             prices=prices_of(self.options),
@@ -205,6 +209,7 @@ class OptimizeRunner:
         from zopo_fast.runs.folder import RunFolder
 
         self.judge.check()
+        self.growth_writer.check()
         self.embedding.check(self.embedder)
         out = self.options["out"]
         folder = None if out is None else RunFolder(out, resume=self.is_resumed)
@@ -293,6 +298,10 @@ class OptimizeRunner:
         async with contextlib.AsyncExitStack() as stack:
             llm = await stack.enter_async_context(self.model.opened())
             judge = await stack.enter_async_context(self.judge.opened(self.model, llm, self.task, self.store))
+            body = self.writer.body(self.model)
+            writer = await stack.enter_async_context(
+                self.growth_writer.opened(self.model, llm, body, self.config.grow)
+            )
             embedder = None
             if self.embeddings is None:
                 opened = self.embedding.open(self.embedder, self.model, self.account)
@@ -341,6 +350,8 @@ class OptimizeRunner:
                 cache=cache,
                 account=self.account,
                 prior=self.options["prior"],
+                writers=part_editors(self.options, pool, self.config.grow),
+                writer=writer,
             )
             # A resumed run reuses the embeddings: their usage is that of the run that made them.
             stored = None if self.store is None else self.store.get("embedding")
@@ -393,7 +404,7 @@ class OptimizeRunner:
         shown = {name: value for name, value in self.options.items() if value is not None}
         for name in _NAMES_ONLY:
             shown[name] = sorted(shown.get(name, ()))
-        for name in ("base_url", "judge_base_url", "embedding_base_url"):
+        for name in ("base_url", "judge_base_url", "writer_base_url", "embedding_base_url"):
             if name in shown:  # without a password or a key in its query
                 shown[name] = show_url(parse_base_url(name, shown[name]))
         return {"task": self.task.name, "metric": self.task.metric, **shown}
@@ -430,17 +441,3 @@ class OptimizeRunner:
         done = promptfoo.write_back(path, prompt)
         state = "is the first prompt of" if done else "is listed already in"
         click.echo(f"The winner {state} {printable(str(path))}")
-
-
-def show_folder(path: Path, has_report: bool = True) -> None:
-    """Print the folder of a run and, where it holds one, the page to open.
-
-    Args:
-        path: Folder of the run.
-        has_report: False if the page could not be written: one in the folder is out of date.
-    """
-    from zopo_fast.runs.folder import REPORT
-
-    click.echo(f"\nWritten to {printable(str(path))}")
-    if has_report and exists(path / REPORT):
-        click.echo(f"Report: {printable(str(path / REPORT))}")

@@ -13,17 +13,19 @@ from zopo_fast.cli.params import (
     FILE,
     Decorator,
     FiniteRange,
-    Group,
+    body_option,
     default_help,
     from_toml,
     json_object,
+    key_option,
+    max_tokens_option,
     option,
     options,
     setting_option,
 )
 from zopo_fast.cli.settings import DEFAULT_EXAMPLES
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, UNSET, WRITER_BODY
+from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
 from zopo_fast.llm.limits import Limits, Prices
 from zopo_fast.llm.openai.config import KEY_ENV, ClientConfig
 from zopo_fast.runs.config import RunConfig
@@ -60,38 +62,6 @@ def _score_range(
     except ValueError:
         raise click.BadParameter("expected LOW:HIGH, as in 0:1", param=parameter) from None
     return low, high
-
-
-def _body_option(flag: str, calls: str, group: Group = "Model") -> Decorator:
-    """Return a decorator that adds an option with the body parameters of some calls."""
-    return option(
-        flag,
-        group=group,
-        may_change=True,
-        callback=json_object,
-        help=f'Body parameters of {calls}, a JSON object; null or "{UNSET}" leaves a key out.',
-    )
-
-
-def _max_tokens_option(flag: str, answer: str, default: int) -> Decorator:
-    """Return a decorator that adds an option with the length of the longest answer of some kind."""
-    return option(
-        flag,
-        group="Model",
-        type=click.IntRange(1),
-        help=f"Tokens of the longest {answer}, reasoning included." + default_help(f"{default}"),
-    )
-
-
-def _key_option(flag: str, calls: str, default: str, group: Group = "Model") -> Decorator:
-    """Return a decorator that adds an option with the environment variable of a key."""
-    return option(
-        flag,
-        group=group,
-        may_change=True,
-        metavar="NAME",
-        help=f"Environment variable with the API key of {calls}." + default_help(default),
-    )
 
 
 _task_settings = options(
@@ -231,7 +201,7 @@ embedder_options = options(
         group="Pool",
         help="Endpoint of --embedder endpoint:MODEL." + default_help("that of the model"),
     ),
-    _key_option(
+    key_option(
         "--embedding-key-env", "the embedding endpoint", f"${KEY_ENV} at the endpoint of the model", "Pool"
     ),
     setting_option(
@@ -242,7 +212,7 @@ embedder_options = options(
         may_change=True,
         note="An endpoint that refuses as many gets fewer.",
     ),
-    _body_option("--embedding-body", "the embedding calls", "Pool"),
+    body_option("--embedding-body", "the embedding calls", "Pool"),
 )
 
 unanswered_option = setting_option(RunConfig, "unanswered", group="Task")
@@ -267,6 +237,7 @@ search_options = options(
     setting_option(RunConfig, "race_batch", group="Search"),
     setting_option(RunConfig, "score_range", group="Search", metavar="LOW:HIGH", callback=_score_range),
     setting_option(RunConfig, "target", group="Search"),
+    setting_option(RunConfig, "prefer_short", group="Search", metavar="EPS"),
     unanswered_option,
     setting_option(
         RunConfig,
@@ -289,7 +260,7 @@ def _sampling_options(body: Mapping[str, Any], answer: str) -> Decorator:
             type=FiniteRange(0),
             help=f"Sampling temperature of an {answer}." + default_help(f"{body['temperature']:g}"),
         ),
-        _max_tokens_option("--max-tokens", answer, body["max_tokens"]),
+        max_tokens_option("--max-tokens", answer, body["max_tokens"]),
     )
 
 
@@ -327,7 +298,7 @@ model_options = options(
     setting_option(ClientConfig, "max_elapsed", "--max-wait", group="Model", only_if_given=True),
     setting_option(ClientConfig, "requests_per_minute", group="Model"),
     setting_option(ClientConfig, "tokens_per_minute", group="Model"),
-    _body_option("--body", "every call to the model"),
+    body_option("--body", "every call to the model"),
     option(
         "--headers",
         group="Model",
@@ -350,15 +321,33 @@ judge_options = options(
         group="Model",
         help="Endpoint of the judge." + default_help("$OPENAI_BASE_URL"),
     ),
-    _key_option("--judge-key-env", "the judge", f"${KEY_ENV}"),
-    _max_tokens_option("--judge-max-tokens", "answer of the judge", JUDGE_BODY["max_tokens"]),
-    _body_option("--judge-body", "the judge's calls"),
+    key_option("--judge-key-env", "the judge", f"${KEY_ENV}"),
+    max_tokens_option("--judge-max-tokens", "answer of the judge", JUDGE_BODY["max_tokens"]),
+    body_option("--judge-body", "the judge's calls"),
     setting_option(RunConfig, "rubric", group="Model", note="@FILE reads the message from a file."),
 )
 
 writer_options = options(
-    _max_tokens_option("--generate-max-tokens", "answer that writes a prompt", WRITER_BODY["max_tokens"]),
-    _body_option("--generate-body", "the calls that write prompts"),
+    max_tokens_option("--generate-max-tokens", "answer that writes a prompt", WRITER_BODY["max_tokens"]),
+    body_option("--generate-body", "the calls that write prompts"),
+)
+
+growth_options = options(
+    setting_option(RunConfig, "grow", "--grow/--no-grow", group="Search"),
+    option(
+        "--writer-model",
+        group="Model",
+        help="Model that writes new prompts for a growing pool."
+        + default_help("the model itself, with --grow"),
+    ),
+    setting_option(
+        ClientConfig,
+        "base_url",
+        "--writer-base-url",
+        group="Model",
+        help="Endpoint of --writer-model." + default_help("that of the model"),
+    ),
+    key_option("--writer-key-env", "the writer", f"${KEY_ENV}"),
 )
 
 _LIMITS_MAY_CHANGE = declared(RunConfig)["limits"].may_change

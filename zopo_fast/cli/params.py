@@ -16,6 +16,7 @@ from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read
 from zopo_fast._utils.settings import Setting, declared
 from zopo_fast._utils.text import parse_json, short_repr
 from zopo_fast.errors import ConfigError
+from zopo_fast.llm.bodies import UNSET
 
 Group = Literal["Server", "Task", "Pool", "Search", "Model", "Limits", "Output", "Other"]  # in this order
 MAX_SHOWN_BOUND = 10**9  # the help omits larger bounds, which the configuration checks
@@ -283,3 +284,35 @@ def _option_type(setting: Setting) -> Any:
     if setting.kind is bool:
         return None
     return FILE if setting.kind is Path else click.STRING
+
+
+def body_option(flag: str, calls: str, group: Group = "Model") -> Decorator:
+    """Return a decorator that adds an option with the body parameters of some calls."""
+    return option(
+        flag,
+        group=group,
+        may_change=True,
+        callback=json_object,
+        help=f'Body parameters of {calls}, a JSON object; null or "{UNSET}" leaves a key out.',
+    )
+
+
+def max_tokens_option(flag: str, answer: str, default: int) -> Decorator:
+    """Return a decorator that adds an option with the length of the longest answer of some kind."""
+    return option(
+        flag,
+        group="Model",
+        type=click.IntRange(1),
+        help=f"Tokens of the longest {answer}, reasoning included." + default_help(f"{default}"),
+    )
+
+
+def key_option(flag: str, calls: str, default: str, group: Group = "Model") -> Decorator:
+    """Return a decorator that adds an option with the environment variable of a key."""
+    return option(
+        flag,
+        group=group,
+        may_change=True,
+        metavar="NAME",
+        help=f"Environment variable with the API key of {calls}." + default_help(default),
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zopo_fast.cli.settings import PoolSettings
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
-    from zopo_fast.runs.estimate import Estimate
+    from zopo_fast.runs.cost.estimate import Estimate
     from zopo_fast.tasks.task import Task
 
 MAX_HELDOUT = 300  # held-out examples where --heldout is not given; an interval gains little from more
@@ -48,9 +48,11 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         incumbent=incumbent,
         stop_at_perfect=not options["past_perfect"],
         target=options["target"],
+        prefer_short=options["prefer_short"],
         heldout=not options["no_comparison"],
         compare_random=options["compare_random"],
         racing=options["racing"],
+        grow=options["grow"],
         calls=options["calls"],
         race_error=options["race_error"],
         race_first=options["race_first"],
@@ -60,6 +62,20 @@ def run_config(options: dict[str, Any]) -> RunConfig:
         rubric=options["rubric"],
         search=ZopoConfig.official() if options["official"] else ZopoConfig(),
     )
+
+
+def part_editors(options: dict[str, Any], pool: Pool, grow: bool | None) -> list[Any]:
+    """Return the editor of the parts in --lists, where the pool is composed of them; [] for none.
+
+    Raises:
+        ConfigError: The file cannot be used.
+    """
+    if options["lists"] is None or grow is False:
+        return []
+    from zopo_fast.prompts.writing.part_editor import PartEditor
+
+    editor = PartEditor.for_pool(pool.prompts, options["lists"], options["kind"])
+    return [] if editor is None else [editor]
 
 
 # ---- pool --------------------------------------------------------------------------------------------
@@ -135,7 +151,7 @@ def chunk_size(embedder: str, model: ModelSettings, embedding: EmbeddingSettings
     At an endpoint a chunk fills all concurrent batches, so that chunks cost no time.
     """
     from zopo_fast.llm.openai.config import ClientConfig
-    from zopo_fast.runs.estimate import EMBED_BATCH
+    from zopo_fast.runs.cost.estimate import EMBED_BATCH
     from zopo_fast.runs.progress import LOCAL_CHUNK
 
     if not embedder.startswith("endpoint:"):

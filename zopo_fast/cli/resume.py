@@ -19,7 +19,7 @@ from zopo_fast.storage.store import Store
 from zopo_fast.tasks.task import Task
 
 # Options that may hold a secret: stored without it, so they may be needed again.
-SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "embedding_base_url")
+SECRET = ("headers", *BODIES, "base_url", "judge_base_url", "writer_base_url", "embedding_base_url")
 
 # Options whose default fits the pool, so that the stored value may differ from the default.
 FITTED = ("budget", "initial")

@@ -168,8 +168,8 @@ def check_names(task: Task) -> None:
 def with_prices(options: dict[str, Any], is_resumed: bool = False) -> dict[str, Any]:
     """Return the options with the listed prices of `--price auto` as if typed, and print which these are.
 
-    With a judge of its own, the higher price of the two models counts, so that a limit of cost holds. A
-    resumed study keeps its prices.
+    With a judge or a writer of its own, the highest price of the models counts, so that a limit of cost
+    holds. A resumed study keeps its prices.
 
     Raises:
         ConfigError: The list has no such model, or prices are also given by hand.
@@ -189,6 +189,8 @@ def with_prices(options: dict[str, Any], is_resumed: bool = False) -> dict[str, 
     asked = [(options["model"], url)]
     if options["judge_model"] is not None:
         asked.append((options["judge_model"], options["judge_base_url"] or url))
+    if options.get("writer_model") is not None:
+        asked.append((options["writer_model"], options["writer_base_url"] or url))
     # The name of a model of LiteLLM begins with its provider.
     found = [
         listed_prices(model.removeprefix(LITELLM), None if model.startswith(LITELLM) else where)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from zopo_fast._utils.files import default_cache_dir
 from zopo_fast._utils.public import public
 from zopo_fast._utils.sqlite_cache import SQLiteCache
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.types import Answer, Usage
+from zopo_fast.llm.types import MAX_CREDIBLE_TOKENS, Answer, Usage
 
 FILE = "answers-2.sqlite3"
 MAX_BYTES = 256 * 2**20
 _ROW_BYTES = 200  # overhead of an entry, with its places in the indices
+_COUNT_BYTES = 80  # overhead of its token counts
 _KEPT_SHARE = 0.9  # of max_bytes, after an eviction
 
 _SCHEMA = (
@@ -40,6 +41,11 @@ _SCHEMA = (
     "UPDATE total SET bytes = bytes + new.size; END",
     "CREATE TRIGGER IF NOT EXISTS went AFTER DELETE ON answers BEGIN "
     "UPDATE total SET bytes = bytes - old.size; END",
+    # A table of its own: versions without it can share the file.
+    "CREATE TABLE IF NOT EXISTS tokens (key BLOB, origin TEXT, prompt INTEGER, completion INTEGER, "
+    "PRIMARY KEY (key, origin)) WITHOUT ROWID",
+    "CREATE TRIGGER IF NOT EXISTS counted AFTER DELETE ON answers BEGIN "
+    "DELETE FROM tokens WHERE key = old.key AND origin = old.origin; END",
 )
 # A counter of uses: orders them across processes without a clock.
 _NEXT = "(SELECT COALESCE(MAX(used), 0) + 1 FROM answers)"
@@ -107,10 +113,13 @@ class AnswerCache:
         """Look up the newest answer under `key` that has one of the origins, and mark it as used."""
 
         def read(connection: sqlite3.Connection) -> Found:
-            query = "SELECT origin, answer, digest, created FROM answers WHERE key = ? ORDER BY created DESC"
+            query = (
+                "SELECT origin, answer, digest, created, prompt, completion FROM answers "
+                "LEFT JOIN tokens USING (key, origin) WHERE key = ? ORDER BY created DESC"
+            )
             rows = connection.execute(query, (key,)).fetchall()
-            for origin, data, digest, created in rows:
-                if origin in origins and (answer := _unpacked(data, digest)) is not None:
+            for origin, data, digest, created, *counts in rows:
+                if origin in origins and (answer := _unpacked(data, digest, counts)) is not None:
                     marked = f"UPDATE answers SET used = {_NEXT} WHERE key = ? AND origin = ?"
                     connection.execute(marked, (key, origin))
                     return Found(answer, float(created), True)
@@ -127,7 +136,8 @@ class AnswerCache:
             origin: what the response says of the model; answers of several origins share a key.
         """
         data = json.dumps([answer.text, answer.finish_reason]).encode()
-        size = len(data) + len(origin) + _ROW_BYTES
+        counts = answer.usage.answer_tokens
+        size = len(data) + len(origin) + _ROW_BYTES + (0 if counts is None else _COUNT_BYTES)
         if size > self.max_bytes:
             return
 
@@ -135,6 +145,10 @@ class AnswerCache:
             connection.execute("DELETE FROM answers WHERE key = ? AND origin = ?", (key, origin))
             row = (key, origin, data, hashlib.sha256(data).digest(), size, self.clock())
             connection.execute(f"INSERT INTO answers VALUES (?, ?, ?, ?, ?, {_NEXT}, ?)", row)
+            if counts is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", (key, origin, *counts)
+                )
             self._make_room(connection)
 
         self._file.transaction(write)
@@ -164,8 +178,10 @@ def _total(connection: sqlite3.Connection) -> int:
     return total
 
 
-def _unpacked(data: Any, digest: object) -> Answer | None:
+def _unpacked(data: Any, digest: object, counts: Sequence[object]) -> Answer | None:
     if not isinstance(data, bytes) or hashlib.sha256(data).digest() != digest:
         return None
     text, finish_reason = json.loads(data)
-    return Answer(text, Usage(cached=1), finish_reason)
+    known = [count for count in counts if isinstance(count, int) and 0 <= count <= MAX_CREDIBLE_TOKENS]
+    usage = Usage(cached=1).with_answer_tokens((known[0], known[1]) if len(known) == 2 else None)
+    return Answer(text, usage, finish_reason)

@@ -115,6 +115,13 @@ def without_reasoning(text: str) -> str | None:
     return (rest if wrapped is None else wrapped[2]).strip()
 
 
+def holds_reasoning(text: str) -> bool:
+    """Return whether a text holds a mark of reasoning, wherever and for whatever reason."""
+    if "<" not in text and "[" not in text and "◁" not in text:
+        return False
+    return any(pattern.search(text) is not None for pattern in (_OPEN, _STRAY_CLOSE, _CHANNEL))
+
+
 def _skip_start(text: str, begin: int) -> int:
     """Return the index after blanks, a byte-order mark and the tokens that begin a text."""
     found = _START.match(text, begin)

@@ -97,7 +97,7 @@ class CachedModel(ModelWrapper):
                 self._landed(place, flight.task)  # no new caller may join a call that is being cancelled
                 await cancel_and_wait([flight.task])
         if flight.claimed:
-            return Answer(answer.text, Usage(cached=1), answer.finish_reason)
+            return _free(answer)
         flight.claimed = True
         return answer
 
@@ -171,7 +171,7 @@ class CachedModel(ModelWrapper):
             if is_kept(answer):
                 # Written in the background: cancelling the call during the write must not lose the answer.
                 writing = asyncio.ensure_future(asyncio.to_thread(self._cache.put, stored, answer, origin))
-                self._writing[writing] = key, Answer(answer.text, Usage(cached=1), answer.finish_reason)
+                self._writing[writing] = key, _free(answer)
                 writing.add_done_callback(lambda done: self._writing.pop(done, None))
         return answer
 
@@ -181,12 +181,18 @@ class CachedModel(ModelWrapper):
         if answer is None or found.created >= self._started:
             return answer
         age = max(0.0, self._cache.clock() - found.created)
-        return Answer(answer.text, Usage(cached=1, reused=1, reused_age=age), answer.finish_reason)
+        return _free(answer, reused=1, reused_age=age)
 
     async def written(self) -> None:
         """Wait until the cache holds all answers so far; call it before the event loop ends."""
         if self._writing:
             await asyncio.wait(list(self._writing))
+
+
+def _free(answer: Answer, **details: Any) -> Answer:
+    """Return an answer as a hit: free, with the tokens that it took when it was made."""
+    usage = Usage(cached=1, **details).with_answer_tokens(answer.usage.answer_tokens)
+    return Answer(answer.text, usage, answer.finish_reason)
 
 
 def _card_bytes(card: Any) -> bytes:

@@ -48,7 +48,7 @@ class Prices:
     def __post_init__(self) -> None:
         check(self, prefix="prices.")
 
-    def of(self, prompt: int, completion: int) -> float:
+    def of(self, prompt: float, completion: float) -> float:
         """Return the cost of a number of prompt and completion tokens."""
         return (prompt * self.prompt + completion * self.completion) / 1e6
 

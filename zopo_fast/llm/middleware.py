@@ -76,6 +76,22 @@ class MeteredModel(ModelWrapper):
         return await super().chat(messages, key=key, account=account or self._account)
 
 
+class SpentModel(ModelWrapper):
+    """Chat model that adds up the usage of its answers in `spent`."""
+
+    def __init__(self, model: ChatModel) -> None:
+        super().__init__(model)
+        self.spent = Usage()
+
+    async def chat(
+        self, messages: Sequence[Message], *, key: CallKey | None = None, account: Payer | None = None
+    ) -> Answer:
+        """Answer `messages` by the wrapped model, whose errors it raises."""
+        answer = await super().chat(messages, key=key, account=account)
+        self.spent += answer.usage
+        return answer
+
+
 class ProbedModel(ModelWrapper):
     """Chat model that tells refused calls from an endpoint that refuses every call.
 

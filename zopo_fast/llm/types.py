@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from zopo_fast._utils.public import public
@@ -42,11 +42,29 @@ class Usage:
     """Calls of `cached` that an earlier run has answered."""
     reused_age: float = field(default=0.0, compare=False)
     """Age in seconds of the oldest of these answers; the sum of two usages has the greater age."""
+    answer_prompt_tokens: int = field(default=0, compare=False, repr=False)
+    """Prompt tokens of the answers to examples, those from a cache and estimated ones included, those of a
+    judge excluded: what a prompt costs in use, not what the run has spent. 0 where unknown."""
+    answer_completion_tokens: int = field(default=0, compare=False, repr=False)
+    """Completion tokens of the same answers."""
 
     @property
     def total_tokens(self) -> int:
         """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def answer_tokens(self) -> tuple[int, int] | None:
+        """Prompt and completion tokens of a single answer, also of one from a cache; None where unknown."""
+        counts = self.answer_prompt_tokens, self.answer_completion_tokens
+        if not any(counts) and self.calls == 1 and not self.cached:  # written before there were such counts
+            counts = self.prompt_tokens, self.completion_tokens
+        return counts if any(counts) else None
+
+    def with_answer_tokens(self, counts: tuple[int, int] | None) -> Usage:
+        """Return the usage with other prompt and completion tokens of its answers; None: unknown."""
+        prompt, completion = counts or (0, 0)
+        return replace(self, answer_prompt_tokens=prompt, answer_completion_tokens=completion)
 
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
@@ -61,6 +79,8 @@ class Usage:
             self.lost_calls + other.lost_calls,
             self.reused + other.reused,
             max(self.reused_age, other.reused_age),
+            self.answer_prompt_tokens + other.answer_prompt_tokens,
+            self.answer_completion_tokens + other.answer_completion_tokens,
         )
 
 

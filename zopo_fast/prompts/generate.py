@@ -14,41 +14,28 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zopo_fast._utils.aio import gather_or_cancel
-from zopo_fast._utils.files import MAX_SETTINGS_BYTES, UnreadableFileError, read_bytes
-from zopo_fast._utils.text import parse_json, printable, short_repr
-from zopo_fast.errors import ConfigError, LLMError, MalformedAnswerError, PoolError
-from zopo_fast.llm.answer_text import answer_text
-from zopo_fast.llm.finish_reasons import is_cut
+from zopo_fast._utils.text import printable, short_repr
+from zopo_fast.errors import ConfigError, LLMError, PoolError
 from zopo_fast.llm.types import Usage
-from zopo_fast.prompts.cleaning import clean, is_refused, reaches_end
 from zopo_fast.prompts.pool import Pool, normalise
+from zopo_fast.prompts.writing.asking import ask, instruction_in
+from zopo_fast.prompts.writing.messages import WAYS, paraphrase_message
+from zopo_fast.prompts.writing.parts import COMPOSE_FILE, parts_document, read_parts
 
 if TYPE_CHECKING:
-    from zopo_fast.llm.types import Answer, ChatModel, Message
+    from pathlib import Path
+
+    from zopo_fast.llm.types import Answer, ChatModel
     from zopo_fast.tasks.task import Example
 
-COMPOSE_FILE = Path(__file__).with_name("compose.toml")
-PARTS = ("roles", "instructions", "formats")
-
-# Templates of the published experiments (after APE, arXiv 2211.01910).
+# Template of the published experiments (after APE, arXiv 2211.01910).
 INDUCE = (
     "I gave a friend an instruction. Based on the instruction they produced the following input-output pairs:"
     "\n\n{pairs}\n\nThe instruction was"
 )
-PARAPHRASE = "{way}\n\nInstruction: {prompt}\n\nWrite only the new instruction."
-WAYS = (
-    "Generate a variation of the following instruction while keeping its meaning.",
-    "Say the following instruction in other words.",
-    "Make the following instruction shorter and keep its meaning.",
-    "Make the following instruction more precise and keep its meaning.",
-    "Rewrite the following instruction so that a child understands it.",
-    "Rewrite the following instruction, and say clearly what the output should look like.",
-)
-
 MIN_FRUITLESS_CALLS = 8  # a round of this size without a new prompt is the last one
 MAX_PROMPTS = 10**6
 _MAX_SHUFFLED = 10**6  # combinations of parts that are shuffled as a whole
@@ -157,9 +144,7 @@ async def paraphrase(
 
     def request(number: int) -> str:
         turn, which = divmod(number, len(order))
-        # Insert the way first: the prompt itself may hold {way}.
-        text = PARAPHRASE.replace("{way}", ways[which][turn % len(WAYS)])
-        return text.replace("{prompt}", order[which])
+        return paraphrase_message(ways[which][turn % len(WAYS)], order[which])
 
     return await _collect(model, request, n, max_calls, exclude=frozenset(originals))
 
@@ -190,7 +175,7 @@ def compose(
     _check_counts(n=n)
     if n > MAX_PROMPTS:
         raise ConfigError(f"n must be at most {MAX_PROMPTS}, got {n}")
-    parts = _parts(lists, kind)
+    parts = read_parts(lists, kind)
     size = len(parts[0]) * len(parts[1]) * len(parts[2])
     if size >= 2**63:
         raise ConfigError(f"the lists have {size} combinations; at most 2**63 - 1 are supported")
@@ -213,7 +198,7 @@ def compose(
 def kind_of(task_name: str) -> str:
     """Return the kind of COMPOSE_FILE that occurs in the name of a task, else "general"."""
     name = task_name.lower().replace("-", "_").replace(" ", "_")
-    kinds = [kind for kind in _document(COMPOSE_FILE) if kind in name]
+    kinds = [kind for kind in parts_document(COMPOSE_FILE) if kind in name]
     return max(kinds, key=len, default="general")
 
 
@@ -236,16 +221,10 @@ class _Counts:
 
     def prompt_of(self, answer: Answer) -> str:
         """Return the instruction in an answer; "" and a count if there is none."""
-        try:
-            text = answer_text(answer)
-        except MalformedAnswerError:  # cut inside its reasoning
+        prompt, problem, text = instruction_in(answer)
+        if problem == "cut":
             self.cut += 1
-            return ""
-        prompt = clean(text)
-        if prompt and is_cut(answer.finish_reason) and reaches_end(text):
-            self.cut += 1  # its end is missing
-            return ""
-        if not prompt and is_refused(text):
+        elif problem == "refused":
             self.refused += 1
             self.first_refusal = self.first_refusal or text
         return prompt
@@ -272,7 +251,7 @@ async def _collect(
         numbers = range(asked, min(limit, asked + n - len(distinct)))
         asked = numbers.stop
         before = len(distinct)
-        outcomes = await gather_or_cancel([_ask(model, request(number)) for number in numbers])
+        outcomes = await gather_or_cancel([ask(model, request(number)) for number in numbers])
         answers = [outcome for outcome in outcomes if not isinstance(outcome, LLMError)]
         errors += [outcome for outcome in outcomes if isinstance(outcome, LLMError)]
         for answer in answers:
@@ -297,65 +276,6 @@ async def _collect(
     return Generated(
         Pool.from_texts(found), usage, len(errors), counts.refused, counts.cut, asked, counts.first_refusal
     )
-
-
-async def _ask(model: ChatModel, content: str) -> Answer | LLMError:
-    message: Message = {"role": "user", "content": content}
-    try:
-        return await model.chat([message])
-    except LLMError as error:
-        return error
-
-
-def _parts(lists: Mapping[str, Sequence[str]] | str | Path | None, kind: str) -> list[list[str]]:
-    """Return the lists of roles, instructions and formats, each without duplicates."""
-    source = "lists" if isinstance(lists, Mapping) else str(lists or COMPOSE_FILE.name)
-    table = lists if isinstance(lists, Mapping) else _table(Path(lists or COMPOSE_FILE), kind)
-    if unknown := [key for key in table if key not in PARTS]:
-        raise ConfigError(f"{source}: unknown key {short_repr(unknown[0])}; the keys are {', '.join(PARTS)}")
-    parts = []
-    for name in PARTS:
-        values = table.get(name, [""])
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ConfigError(f"{source}: {name} must be a list of strings")
-        if not values or not all(isinstance(value, str) for value in values):
-            raise ConfigError(f"{source}: {name} must be a non-empty list of strings")
-        parts.append(list(dict.fromkeys(normalise(value) for value in values)))
-    if not any(parts[1]):
-        raise ConfigError(f"{source}: instructions are missing")
-    if "" in parts[1]:
-        raise ConfigError(f"{source}: an instruction is empty")
-    return parts
-
-
-def _table(path: Path, kind: str) -> Mapping[str, Any]:
-    """Return the parts in a file: its top level if that holds the lists, else the table `kind`."""
-    document = _document(path)
-    if any(name in document for name in PARTS):
-        return document
-    table = document.get(kind)
-    if not isinstance(table, dict):
-        names = ", ".join(map(str, document)) or "none"
-        raise ConfigError(f"{path}: no table {short_repr(kind)}; the tables are {names:.200}")
-    return table
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        text = read_bytes(path, MAX_SETTINGS_BYTES).decode("utf-8-sig")
-        if path.suffix.lower() == ".json":
-            document = parse_json(text)
-        else:
-            import tomllib
-
-            document = tomllib.loads(text)
-    except UnreadableFileError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, TOML or JSON
-        raise ConfigError(f"{path}: not a TOML or JSON file: {short_repr(str(error), 200)}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: must hold tables with {', '.join(PARTS)}")
-    return document
 
 
 def _check_counts(**numbers: int) -> None:

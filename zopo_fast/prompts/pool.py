@@ -177,6 +177,17 @@ class Pool:
             raise PoolError(f"the pool has {len(self)} distinct prompts, at least {least} are needed")
         return self
 
+    def with_prompts(self, texts: Sequence[str]) -> Pool:
+        """Return a pool with further prompts behind those of this one.
+
+        Raises:
+            PoolError: a text is not normalised, or is in the pool.
+        """
+        more = Pool(tuple(texts), (1,) * len(texts))
+        if known := set(self.prompts).intersection(more.prompts):
+            raise PoolError(f"prompts: {short_repr(min(known))} is in the pool")
+        return Pool._of_checked((*self.prompts, *more.prompts), (*self.counts, *more.counts), self.scores)
+
     def _rows(self) -> Iterator[dict[str, str | int | float]]:
         for index, (prompt, count) in enumerate(zip(self.prompts, self.counts, strict=True)):
             row: dict[str, str | int | float] = {"prompt": prompt, "count": count}

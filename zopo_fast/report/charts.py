@@ -15,17 +15,19 @@ import numpy as np
 from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.llm.types import Usage
-from zopo_fast.report.intervals import NORMAL_95, score_interval
 from zopo_fast.report.projection import project
 from zopo_fast.runs.result import Result
+from zopo_fast.scoring.intervals import NORMAL_95, score_interval
 
 if TYPE_CHECKING:
     from zopo_fast.report.study import Posterior, Study
+    from zopo_fast.runs.cost.front import FrontPoint
     from zopo_fast.runs.result import HeldOut
 
 WIDTH, HEIGHT = 640, 320
 SCORED, PARTIAL, BEST = "scored on all examples", "on some examples only", "best so far"
 WINNER, INCUMBENT, ASKED, STARTED, WAITING = "winner", "incumbent", "scored", "scored in part", "not scored"
+ON_FRONT, BEATEN = "no other is better in both", "another is as good and no longer"
 _SIZES = {WINNER: 320, INCUMBENT: 220, ASKED: 70, STARTED: 50, WAITING: 25}  # square pixels
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8a8a8a"
 MAX_TEXT = 100  # characters of a prompt in a tooltip
@@ -238,6 +240,45 @@ def heldout(rows: Sequence[HeldOut], names: Sequence[str]) -> Any:
     return alt.vconcat((bars + whiskers).properties(**size), (zero + rule + dot).properties(**size))
 
 
+def front(study: Study) -> Any:
+    """Return the chart of score against tokens per call, with 95 % intervals of the prompts on the front.
+
+    Args:
+        study: with prompts scored in full.
+
+    Raises:
+        MissingDependencyError: Altair is not installed.
+    """
+    alt = altair()
+    on_front = {point.index for point in study.front}
+    winner = None if study.winner is None else study.winner.index
+    rows = [_front_row(point, winner, on_front) for point in study.measured]
+    rows.sort(key=lambda row: row["kind"] != BEATEN)  # the front is drawn above the others
+    is_text = any(point.estimated for point in study.measured)
+    title = "estimated tokens of the prompt's text" if is_text else "tokens per call"
+    kinds = [WINNER, ON_FRONT, BEATEN]
+    legend = alt.Legend(orient="bottom", columns=1)
+    x = alt.X("tokens:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=False))
+    y = alt.Y("score:Q", title="train score", scale=alt.Scale(zero=False))
+    base = _chart(alt, rows)
+    color = alt.Color(
+        "kind:N", title=None, legend=legend, scale=alt.Scale(domain=kinds, range=[ORANGE, BLUE, GREY])
+    )
+    shapes = alt.Scale(domain=kinds, range=["diamond", "circle", "cross"])
+    shape = alt.Shape("kind:N", title=None, legend=legend, scale=shapes)
+    tooltip = ["prompt:N", "number:Q", "score:Q", "tokens:Q"]
+    size = alt.condition(f"datum.kind === '{WINNER}'", alt.value(180), alt.value(70))
+    dots = base.mark_point(filled=True, opacity=1).encode(
+        x=x, y=y, color=color, shape=shape, size=size, tooltip=tooltip
+    )
+    whiskers = base.transform_filter("datum.front").mark_rule(opacity=0.4, color=BLUE)
+    heights = whiskers.transform_filter("isValid(datum.low)").encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
+    widths = whiskers.transform_filter("isValid(datum.least)").encode(x=alt.X("least:Q"), x2="most:Q", y=y)
+    steps = base.transform_filter("datum.front").mark_line(interpolate="step-after", color=BLUE, opacity=0.6)
+    line = steps.encode(x=x, y=y)
+    return (heights + widths + line + dots).properties(width=WIDTH, height=HEIGHT)
+
+
 def best_so_far(studies: Sequence[Study]) -> Any:
     """Return the chart of the best full score of several runs by the number of calls.
 
@@ -283,6 +324,17 @@ def _spent(number: int, total: Usage, cost: Callable[[Usage], float | None] | No
     money = None if cost is None else cost(total)
     return {
         "prompts": number, "calls": total.calls + total.cached, "tokens": total.total_tokens, "money": money
+    }  # fmt: skip
+
+
+def _front_row(point: FrontPoint, winner: int | None, on_front: set[int]) -> dict[str, Any]:
+    low, high = point.score_interval or (None, None)
+    least, most = point.tokens_interval or (None, None)
+    kind = WINNER if point.index == winner else ON_FRONT if point.index in on_front else BEATEN
+    return {
+        "tokens": round(point.tokens, 2), "score": point.score, "number": point.index, "kind": kind,
+        "front": point.index in on_front, "low": low, "high": high, "least": least, "most": most,
+        "prompt": _cut(point.prompt),
     }  # fmt: skip
 
 

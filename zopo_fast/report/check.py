@@ -16,11 +16,11 @@ from zopo_fast.errors import ConfigError, LimitReachedError
 from zopo_fast.llm.adapter import ModelLike, as_chat_model
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import Pool
-from zopo_fast.report.intervals import Bounds, score_interval
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.optimize import RunModels, account_of
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluation, Evaluator, ScoredExample
+from zopo_fast.scoring.intervals import Bounds, score_interval
 from zopo_fast.scoring.unanswered import cannot_be_answered, failure_text
 from zopo_fast.tasks import template
 from zopo_fast.tasks.example import Example

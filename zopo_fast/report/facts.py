@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from zopo_fast._utils.text import printable
 from zopo_fast.llm.types import Usage
-from zopo_fast.report.intervals import score_interval
 from zopo_fast.report.study import Study
 from zopo_fast.runs.inspection import PromptScore, ScoredAnswer
 from zopo_fast.runs.result import HeldOut
+from zopo_fast.scoring.intervals import score_interval
 
 MAX_TOKENS = 1500  # of a text in a comparison of two; the time grows with the square
 MIN_RATIO = 0.5  # share of common words from which on two texts are compared word by word

@@ -19,8 +19,8 @@ from zopo_fast._utils.files import default_cache_dir, write_atomic
 from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.report import charts, facts
-from zopo_fast.report.intervals import score_interval
 from zopo_fast.report.templates import template_environment
+from zopo_fast.scoring.intervals import score_interval
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -101,6 +101,8 @@ def _study_body(study: Study) -> Callable[[int], str]:
         drawn["curve"] = charts.curve(scored, study.cost)
     if study.embeddings is not None and len(study.prompts) > 1:
         drawn["map"] = charts.pool_map(study, posterior)
+    if len(study.measured) > 1:
+        drawn["front"] = charts.front(study)
     if posterior is not None:
         drawn["belief"] = charts.belief(study, posterior)
     ahead = facts.ahead(study)

@@ -18,7 +18,7 @@ from zopo_fast.runs.result import Result
 if TYPE_CHECKING:
     from zopo_fast.report.study import Study
 
-__all__ = ["belief", "curve", "heldout", "map"]
+__all__ = ["belief", "curve", "front", "heldout", "map"]
 
 
 def curve(run: Study | Result) -> Any:
@@ -73,6 +73,26 @@ def belief(study: Study) -> Any:
             f"belief: the study {study.name!r} has no score yet, or its search has no model of the scores"
         )
     return charts.belief(study, posterior)
+
+
+def front(study: Study) -> Any:
+    """Plot score against tokens per call of the prompts scored in full, with 95 % intervals on the front.
+
+    Args:
+        study: a study with a prompt scored in full.
+
+    Returns:
+        An altair.LayerChart.
+
+    Raises:
+        InputError: the study has no prompt that is scored in full and whose tokens are known.
+        MissingDependencyError: Altair is not installed.
+    """
+    if not study.measured:
+        raise InputError(
+            f"front: the study {study.name!r} has no prompt that is scored in full with known tokens"
+        )
+    return charts.front(study)
 
 
 def heldout(run: Study | Result) -> Any:

@@ -18,6 +18,7 @@ from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.words import word_features
 from zopo_fast.runs import resume
+from zopo_fast.runs.cost.front import FrontPoint, front
 from zopo_fast.runs.folder import RESULT
 from zopo_fast.runs.inspection import Inspection, PromptScore, ScoredAnswer, mean_variances
 from zopo_fast.runs.prior import PRIOR
@@ -68,6 +69,8 @@ class Study:
         result: fields of the result as in result.json; empty during the run.
         heldout: rows of the held-out comparison, the winner's first.
         prices: of a million tokens; None if unknown.
+        measured: FrontPoint of each prompt scored in full whose tokens are known, by ascending index.
+        front: those of `measured` that no other one beats in both score and tokens, by ascending tokens.
         initial: indices of the initial prompts.
         incumbent: index of the prompt in use today; None if there is none.
     """
@@ -82,6 +85,8 @@ class Study:
         self.result: dict[str, Any] = {}
         self.heldout: list[HeldOut] = []
         self.prices: Prices | None = None
+        self.measured: list[FrontPoint] = []
+        self.front: list[FrontPoint] = []
         self.initial: tuple[int, ...] = ()
         self.incumbent: int | None = None
         self.run: dict[str, Any] = {}
@@ -136,6 +141,8 @@ class Study:
         study.began = store.get(resume.BEGAN)
         study.run = store.get("run") or {}
         study.prices = _prices(store.get(resume.PRICES), study.options)
+        study.measured = inspection.measured(study.prices)
+        study.front = front(study.measured)
         study.initial = tuple(store.get("initial") or ())
         study.sources = list(store.get(PRIOR) or ())
         study.config = ZopoConfig.from_dict(study.run["search"]) if "search" in study.run else ZopoConfig()
@@ -218,6 +225,14 @@ class Study:
         return self.ranked[0] if self.ranked else None
 
     @property
+    def given_up(self) -> FrontPoint | None:
+        """Prompt of a better score that the run gave up for a shorter one; None without one."""
+        winner, best = self.winner, self.front[-1] if self.front else None
+        if winner is None or best is None or winner.score is None or self.result.get("prefer_short") is None:
+            return None
+        return best if winner.is_full and best.score > winner.score else None
+
+    @property
     def is_finished(self) -> bool:
         """True once the study holds a result."""
         return bool(self.result)
@@ -286,7 +301,8 @@ class Study:
     def role(self, row: HeldOut) -> str:
         """Return the role of a prompt in the comparison: the first prompt of a pool may be the incumbent."""
         is_incumbent = self.incumbent is not None and row.prompt == self.prompts[self.incumbent]
-        return "incumbent" if is_incumbent and row.role != "winner" else printable(row.role)
+        is_named = row.role in ("winner", "best score")
+        return "incumbent" if is_incumbent and not is_named else printable(row.role)
 
     def cost(self, usage: Usage) -> float | None:
         """Return the cost of a usage in the unit of the prices; None without prices."""

@@ -10,6 +10,7 @@ from zopo_fast._utils.public import public
 from zopo_fast._utils.settings import check, described, document, setting
 from zopo_fast.errors import ConfigError
 from zopo_fast.llm.limits import Limits, Prices
+from zopo_fast.runs.growth.config import Growth
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.race import DEFAULT_ERROR, MAX_FIRST, Race
 from zopo_fast.scoring.scorer import FunctionTask
@@ -58,6 +59,14 @@ class RunConfig:
         True, "End of the run at a prompt that scores 1.0 on every example of a Task."
     )
     target: float | None = setting(None, "Score that ends the run.")
+    prefer_short: float | None = setting(
+        None,
+        "Score given up for a shorter prompt: the best prompt is the one with the fewest tokens per call "
+        "among those scored in full that are at most this far below the best score.",
+        minimum=0,
+        may_change=True,
+        default_text="the best score decides",
+    )
     heldout: bool = setting(
         True, "Comparison of winner, incumbent and pool median on the held-out examples.", may_change=True
     )
@@ -108,6 +117,13 @@ class RunConfig:
         "racing), or the prompt fails.",
     )
     max_failures: int = setting(5, "Prompts in a row that may fail before the run ends.", minimum=1)
+    grow: bool | None = setting(
+        None,
+        "Growth of the pool: writers propose prompts near the best ones, and those that the model of the "
+        "scores expects to be better than the pool's own enter it.",
+        default_text="where a writer is given, or the prompts are composed of known parts",
+    )
+    growth: Growth = field(default_factory=Growth, metadata=described("Settings of a growing pool."))
     limits: Limits | None = setting(
         None,
         "Limits of the whole run, earlier runs of a resumed study included; never exceeded, however many "

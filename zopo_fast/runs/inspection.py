@@ -14,10 +14,13 @@ from zopo_fast.llm.answer_text import without_reasoning
 from zopo_fast.llm.finish_reasons import is_cut
 from zopo_fast.llm.middleware import recorded_key
 from zopo_fast.llm.types import CallKey, Usage
-from zopo_fast.runs.state import ASK, FAILED, SCORE
+from zopo_fast.runs.cost.front import FrontPoint, points
+from zopo_fast.runs.cost.tokens import tokens_per_call
+from zopo_fast.runs.log.entries import ASK, FAILED, SCORE
 from zopo_fast.tasks import template
 
 if TYPE_CHECKING:
+    from zopo_fast.llm.limits import Prices
     from zopo_fast.llm.types import Answer
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Example, Task
@@ -35,6 +38,8 @@ class PromptScore:
         unanswered: reason by example index.
         examples: number of examples of a full score.
         usage: of all its calls.
+        tokens_per_call: mean prompt and completion tokens of its calls, as `tokens_per_call` fits them; None
+            without a count.
         error: why the prompt failed; None if it did not.
         rank: from 1; None for a prompt that failed or has no score.
         order: place in the order of the first asks, from 1; None for a prompt that was not asked.
@@ -49,6 +54,7 @@ class PromptScore:
     scores: dict[int, float] = field(default_factory=dict)
     unanswered: dict[int, str] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    tokens_per_call: float | None = None
     error: str | None = None
     rank: int | None = None
     order: int | None = None
@@ -109,6 +115,7 @@ class Inspection:
 
     def __init__(self, store: Store, task: Task | None, heldout: Sequence[Mapping[str, Any]] = ()) -> None:
         self._store, self._task, self._heldout = store, task, heldout
+        self._counts: dict[int, dict[int, tuple[int, int]]] = {}
         pool = store.pool()
         self.prompts: tuple[str, ...] = () if pool is None else pool.prompts
         incumbent = store.config.get("options", {}).get("incumbent")
@@ -126,6 +133,16 @@ class Inspection:
         """
         rows = [row for row in self._read.values() if row.score is not None and row.error is None]
         return sorted(rows, key=lambda row: (not row.is_full, -(row.score or 0.0)))
+
+    def measured(self, prices: Prices | None = None) -> list[FrontPoint]:
+        """Return score and tokens of the prompts scored in full, by ascending index.
+
+        Args:
+            prices: of a million tokens.
+        """
+        full = [row for row in self.ranked() if row.is_full]
+        scores = {row.index: (row.score or 0.0, list(row.scores.values())) for row in full}
+        return points(self.prompts, scores, self._counts, prices)
 
     def failed(self) -> list[PromptScore]:
         """Return the prompts that failed."""
@@ -184,9 +201,13 @@ class Inspection:
             row.total, row.ended = total, entry["at"]
             if entry["score"] is not None:
                 row.scores[entry["example"]] = entry["score"]
+            if entry.get("unanswered") is None and (counts := usage.answer_tokens) is not None:
+                self._counts.setdefault(index, {})[entry["example"]] = counts
             if (why := entry.get("unanswered")) is not None:
                 row.unanswered[entry["example"]] = f"{why['code']}: {why['message']}"
         parts = self._parts(asked)
+        for index, tokens in tokens_per_call(self._counts).items():
+            rows[index].tokens_per_call = tokens.total
         order = {index: place for place, index in enumerate(asked, start=1)}
         for row in rows.values():
             row.examples, row.order = parts, order.get(row.index)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -13,38 +14,36 @@ import numpy as np
 
 from zopo_fast._utils import tracing
 from zopo_fast._utils.aio import require_no_loop, require_own_event
-from zopo_fast._utils.files import is_file
 from zopo_fast._utils.public import public
 from zopo_fast.errors import ConfigError
-from zopo_fast.llm.adapter import Embeds, ModelLike, as_chat_model, as_embedding_model
+from zopo_fast.llm.adapter import Embeds, ModelLike, as_chat_model
 from zopo_fast.llm.budget import Account
 from zopo_fast.llm.cached_model import CachedModel
 from zopo_fast.llm.middleware import MeteredModel, ProbedModel, RecordedModel, ReplayedAnswers
-from zopo_fast.llm.types import Usage
-from zopo_fast.prompts.embedding_file import read_embeddings
 from zopo_fast.prompts.pool import Pool, normalise
-from zopo_fast.prompts.vectors import warn_if_blind
-from zopo_fast.prompts.words import word_features
+from zopo_fast.prompts.writing.types import Writer
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
-from zopo_fast.runs.driver import Driver
+from zopo_fast.runs.driver.driver import Driver
+from zopo_fast.runs.driver.embedding import RunEmbedder, embeddings_of
+from zopo_fast.runs.driver.setup import grower_of, growth_state, identity_of, writing_of_run
+from zopo_fast.runs.growth.describe import Description
 from zopo_fast.runs.prior import earlier_winners, prior_of_run, require_usable
-from zopo_fast.runs.progress import LOCAL_CHUNK, ChunkedEmbedder, OnProgress, RunBars
+from zopo_fast.runs.progress import OnProgress, RunBars
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.state import RunState
 from zopo_fast.scoring.scorer import FunctionTask, Scorer, prompts_at_once, scorer_for
 from zopo_fast.scoring.traced import TracedScorer
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.optimizer import Zopo
-from zopo_fast.search.problem import MAX_WHOLE, SearchProblem, as_embeddings
+from zopo_fast.search.problem import MAX_WHOLE, SearchProblem
 from zopo_fast.search.sources import beside_winners
 from zopo_fast.tasks.task import Task
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from zopo_fast.llm.answer_cache import AnswerCache
     from zopo_fast.llm.types import ChatModel
+    from zopo_fast.runs.growth.state import GrowthState
     from zopo_fast.storage.store import Store
 
 OFFICIAL_INITIAL = 10  # random prompts that a run of the official preset starts with
@@ -75,6 +74,8 @@ async def optimize(
     cache: AnswerCache | None = None,
     account: Account | None = None,
     prior: Sequence[str | Path | Store] = (),
+    writers: Sequence[Writer | Callable[..., Any]] = (),
+    writer: ModelLike | None = None,
     progress: bool = False,
 ) -> Result:
     """Find the prompt of `pool` that scores best on `task`, in at most `config.budget` prompts.
@@ -106,6 +107,9 @@ async def optimize(
         account: budget shared with other work; None: one with `config.limits`.
         prior: earlier studies of the same or an overlapping pool, such as those of other models: folders of
             runs, study files or Stores. The search learns from their scores and starts with their winners.
+        writers: of new prompts, for a pool that grows: objects such as PartEditor, or functions
+            `parents, n -> texts`. An editor of parts is added where the pool is composed of known parts.
+        writer: model that writes new prompts; with `config.grow` and None: `llm`.
         progress: show a bar for each phase with the best prompt so far: a widget in a notebook, else text.
 
     Returns:
@@ -134,23 +138,19 @@ async def optimize(
     pool.require(2)
     if config.racing:
         config.races(scored)  # raises before any call where racing is not possible
+    can_embed = embeddings is None or embedder is not None
     model = as_chat_model(llm, config.concurrency) if isinstance(scored, Task) else None
+    author = _author(writer, model, config)
     own_judge = None if judge is None else as_chat_model(judge, config.concurrency, "judge")
     grader = own_judge or model
     pool, incumbent = with_incumbent(pool, config.incumbent)
     bars = RunBars(progress)
     on_trial, on_resume, on_phase, on_progress = bars.callbacks(on_trial, on_resume, on_phase, on_progress)
-    on_phase = on_phase or (lambda _: None)
-    on_progress = on_progress or (lambda *_: None)
     attributes = {"zopo_fast.prompts": len(pool), "zopo_fast.budget": config.budget}
     with bars, resume.open_store(store) as study, tracing.span("zopo_fast.optimize", attributes) as span:
         span.set({"zopo_fast.study": None if study is None else str(study.path)})
         config = config if study is None else resume.config_as_begun(study, config)
-        account = account or account_of(config, study)
-        if account is not None and not isinstance(scored, Task) and account.limits.has_spending_limit:
-            raise ConfigError(
-                "limits: only seconds can be limited with a task function, whose calls are unknown"
-            )
+        account = _checked(account or account_of(config, study), scored)
         models = RunModels(study, cache, account)
         scorer, slots = scorer_for(
             scored if study is None else resume.task_as_begun(study, scored),
@@ -162,36 +162,68 @@ async def optimize(
             concurrency=config.concurrency,
         )
         earlier = prior_of_run(study, prior, pool)
+        writing = writing_of_run(
+            config, pool, writers, None if author is None else models.wrap(author, "writer"), can_embed, study
+        )
         if study is not None:
-            resume.check_identity(study, resume.identity(scored, pool, config, model, own_judge))
+            resume.check_identity(
+                study, resume.identity(scored, pool, config, model, own_judge, identity_of(writing))
+            )
             resume.describe(study, scored, config)
             slots = resume.pin(study, "slots", slots)
-        Z = await _embeddings(pool, embeddings, embedder, on_phase, on_progress, study)
-        words = _words(pool, config, study)
-        initial = resume.pin(study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier)))
-        state = _state(scored, pool, Z, words, config, initial, scorer, slots, study, earlier)
-        if tracing.is_on():
-            scorer = TracedScorer(scorer, pool.prompts, _score_name(scored))
-        driver = Driver(
-            state,
-            scorer,
-            config,
-            on_trial=on_trial,
-            on_resume=on_resume,
-            on_phase=on_phase,
-            on_progress=on_progress,
-            stop=stop or asyncio.Event(),
-            store=study,
-            account=account,
-        )
-        try:
-            result = await driver.run(incumbent or 0)
-        finally:
-            await models.written()
+        async with RunEmbedder(embedder, on_progress) as run_embedder:
+            description = Description(pool.prompts, words=_uses_words(pool, config, study))
+            Z = await embeddings_of(
+                pool, description.to_embed(pool.prompts), embeddings, run_embedder, on_phase, study
+            )
+            if writing is None:
+                await run_embedder.aclose()
+            initial = resume.pin(
+                study, "initial", _initial(pool, Z, incumbent, config, earlier_winners(earlier))
+            )
+            growth = growth_state(writing, config, len(pool))
+            state = _state(
+                scored, pool, Z, description, growth, config, initial, scorer, slots, study, earlier
+            )
+            driver = Driver(
+                state,
+                _traced(scorer, state, scored),
+                config,
+                on_trial=on_trial,
+                on_resume=on_resume,
+                on_phase=on_phase,
+                on_progress=on_progress,
+                stop=stop or asyncio.Event(),
+                store=study,
+                account=account,
+                grower=grower_of(writing, state, config, run_embedder, description, Z, scored),
+            )
+            try:
+                result = await driver.run(incumbent or 0)
+            finally:
+                await models.written()
         if study is not None:
             study.put(resume.RESULT, result.to_dict())
         _describe(span, _score_name(scored), result)
         return result
+
+
+def _checked(account: Account | None, task: Task | FunctionTask | Callable[[str], Any]) -> Account | None:
+    """Return the account.
+
+    Raises:
+        ConfigError: it limits the calls of a function, which are unknown.
+    """
+    if account is not None and not isinstance(task, Task) and account.limits.has_spending_limit:
+        raise ConfigError("limits: only seconds can be limited with a task function, whose calls are unknown")
+    return account
+
+
+def _traced(scorer: Scorer, state: RunState, task: Task | FunctionTask | Callable[[str], Any]) -> Scorer:
+    """Return the scorer, in spans where these are recorded."""
+    if not tracing.is_on():
+        return scorer
+    return TracedScorer(scorer, lambda: state.pool.prompts, _score_name(task))
 
 
 def _score_name(task: Task | FunctionTask | Callable[[str], Any]) -> str:
@@ -214,6 +246,15 @@ def _describe(span: tracing.Span, score_name: str, result: Result) -> None:
     )
     if result.error is not None:
         span.fail(type(result.error).__qualname__)
+
+
+def _author(writer: ModelLike | None, model: ChatModel | None, config: RunConfig) -> ChatModel | None:
+    """Return the model that writes prompts: the one given, else with growth asked for the scored one."""
+    if config.grow is False:
+        return None
+    if writer is not None:
+        return as_chat_model(writer, config.concurrency, "writer")
+    return model if config.grow else None
 
 
 def _takes_arguments_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
@@ -271,61 +312,23 @@ class RunModels:
             await model.written()
 
 
-async def _embeddings(
-    pool: Pool,
-    given: Any,
-    embedder: Embeds | None,
-    on_phase: Callable[[str], Any],
-    on_progress: OnProgress,
-    study: Store | None,
-) -> Any:
-    """Return the embeddings: given, held by the study, or made by the embedder and stored in the study."""
-    source = None if given is None else str(getattr(given, "filename", None) or "")  # of a memory map
-    if isinstance(given, str | Path):
-        source = str(given)
-        # A study that holds the embeddings is resumed without their file.
-        is_kept = study is not None and not is_file(given) and study.array("embeddings") is not None
-        given = None if is_kept else read_embeddings(given, pool)
-    stored = None if study is None else resume.stored_embeddings(study, given)
-    if stored is not None:
-        return stored
-    usage: Usage | None = None
-    if given is None:
-        on_phase("embedding")
-        on_progress("embedding", 0, len(pool))
-        given, usage = await _embed(pool, embedder, on_progress)
-        on_progress("embedding", len(pool), len(pool))
-    Z = as_embeddings(given)
-    if len(Z) != len(pool):
-        raise ConfigError(
-            f"embeddings: {len(Z)} rows for {len(pool)} distinct prompts (an incumbent that is not in the "
-            "pool comes last)"
-        )
-    warn_if_blind(Z, getattr(embedder, "name", None))
-    if study is not None:
-        study.put_pool(pool)
-        resume.keep_embeddings(study, Z, source)
-        study.put("embedding", None if usage is None else asdict(usage))
-        await study.flush(durable=True)
-    return Z
-
-
-def _words(pool: Pool, config: RunConfig, study: Store | None) -> NDArray[np.float32] | None:
-    """Return features of the prompts' words; None for a search that cannot use them, or began without."""
+def _uses_words(pool: Pool, config: RunConfig, study: Store | None) -> bool:
+    """Return whether the search uses the words of prompts; one that began without them does not."""
     search = config.search
     is_default = search.search == "improvement" and search.official_settings is None
     # A step on a pool that is searched in regions computes kernel rows, and would pay for the features.
     uses_words = is_default and search.region is None and len(pool) <= MAX_WHOLE["improvement"]
     if study is not None:
         uses_words = resume.pin(study, "words", uses_words and resume.is_new(study))
-    return word_features(pool.prompts) if uses_words else None
+    return uses_words
 
 
 def _state(
     task: Task | FunctionTask | Callable[[str], Any],
     pool: Pool,
     Z: Any,
-    words: NDArray[np.float32] | None,
+    description: Description,
+    growth: GrowthState | None,
     config: RunConfig,
     initial: list[int],
     scorer: Scorer,
@@ -338,9 +341,12 @@ def _state(
     if isinstance(task, Task | FunctionTask) and config.races(task):
         race = config.race(task, slots, len(initial))
     # A race bounds the calls, not the prompts.
-    budget = config.budget if race is None else len(pool)
+    budget = config.budget if race is None else len(pool) + (0 if growth is None else growth.most)
     settings = replace(config.search, budget=budget, initial=initial, seed=config.seed)
-    optimizer = Zopo(Z, settings, features=words)
+    with warnings.catch_warnings():
+        if growth is not None:  # the budget is that of the pool once it has grown
+            warnings.simplefilter("ignore")
+        optimizer = Zopo(Z, settings, features=description.features(pool.prompts))
     for source in prior:
         optimizer.learn_from(**source)
     for index, score in pool.scores.items():
@@ -351,7 +357,9 @@ def _state(
     )
     in_flight = resume.pin(study, "in_flight", in_flight)
     limit = None if race is None or config.prompts_in_flight else resume.pin(study, "calls_in_flight", slots)
-    return RunState(optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race, limit)
+    return RunState(
+        optimizer, pool, config, in_flight, scorer.parts, scorer.perfect, race, limit, growth, description
+    )
 
 
 def _with_examples(
@@ -416,16 +424,3 @@ def _initial(
     fresh = [int(i) for i in order if i not in chosen and i not in pool.scores]
     initial = (chosen + fresh)[: min(config.initial or OFFICIAL_INITIAL, config.budget, len(pool))]
     return initial or [0]  # where all prompts have scores; the search skips an initial prompt with a score
-
-
-async def _embed(pool: Pool, embedder: Embeds | None, on_progress: OnProgress) -> tuple[Any, Usage]:
-    if embedder is not None:
-        model = as_embedding_model(embedder)
-        return np.asarray(await model.embed(list(pool.prompts))), model.usage
-    from zopo_fast.prompts.embedders import resolve
-
-    default = ChunkedEmbedder(resolve("local"), LOCAL_CHUNK, on_progress)
-    try:
-        return await default.embed(list(pool.prompts)), default.usage
-    finally:
-        await default.aclose()

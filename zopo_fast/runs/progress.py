@@ -162,6 +162,10 @@ class PhaseBar:
                 widget.children[1].max = total
 
 
+def _nothing(*_: object) -> None:
+    """Do nothing: a callback that is not given."""
+
+
 class RunBars:
     """tqdm bars of a run, one a phase, with the best prompt so far behind the bar; a context manager.
 
@@ -183,7 +187,7 @@ class RunBars:
     ) -> tuple[Any, Any, Any, Any]:
         """Return callbacks of a run that show the bars and call the given ones."""
         if not self._is_shown:
-            return on_trial, on_resume, on_phase, on_progress
+            return on_trial, on_resume, on_phase or _nothing, on_progress or _nothing
         return (
             _both(self._show, on_trial),
             _both(self._resume, on_resume),

@@ -13,7 +13,8 @@ from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.unanswered import UnansweredExample
+from zopo_fast.runs.cost.front import FrontPoint
+from zopo_fast.runs.log.unanswered import UnansweredExample
 
 _MAX_BEST, _MAX_PROMPT, _TOP = 2_000, 200, 10  # characters of the winner and of others, prompts in the HTML
 
@@ -99,7 +100,8 @@ class HeldOut:
     """Scores of a prompt on the held-out examples.
 
     Attributes:
-        role: "winner", "seed prompt", "pool median" or "random sample".
+        role: "winner", "seed prompt", "best score" (of a winner chosen for its length), "pool median" or
+            "random sample".
         prompt: its text.
         train_score: mean over the train examples; None if not scored in full.
         score: mean over the held-out examples; None if the prompt could not be scored.
@@ -132,7 +134,8 @@ class Result:
     """Outcome of a run.
 
     Attributes:
-        best_prompt: text of the winner.
+        best_prompt: text of the winner: the prompt of the best score, or with `prefer_short` the shortest one
+            near it.
         best_score: its mean over the train examples; see `in_part`.
         best_index: its pool index.
         trials: in order of their end.
@@ -146,6 +149,9 @@ class Result:
         unanswered: train examples that some calls could not get an answer for.
         comparison_notes: statements on what the held-out comparison lacks, and why.
         in_part: True if a limit ended the run before any full score; `best_score` is then a partial mean.
+        front: prompts scored in full that no other one beats in both score and tokens per call, by ascending
+            tokens; the last has the best score of them.
+        prefer_short: score that could be given up for a shorter prompt; None: the best score decided.
     """
 
     best_prompt: str
@@ -160,9 +166,23 @@ class Result:
     in_part: bool = False
     unanswered: list[UnansweredExample] = field(default_factory=list)
     comparison_notes: list[str] = field(default_factory=list)
+    front: list[FrontPoint] = field(default_factory=list)
+    prefer_short: float | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"unanswered": [], "comparison_notes": [], **state})
+        defaults: dict[str, Any] = {
+            "unanswered": [],
+            "comparison_notes": [],
+            "front": [],
+            "prefer_short": None,
+        }
+        self.__dict__.update({**defaults, **state})
+
+    @property
+    def given_up(self) -> FrontPoint | None:
+        """Prompt of a better score that `prefer_short` gave up for a shorter one; None without one."""
+        best = self.front[-1] if self.front and self.prefer_short is not None else None
+        return best if best is not None and best.score > self.best_score and not self.in_part else None
 
     def prompts_scored(self, in_full: bool = False) -> set[int]:
         """Return the indices of the prompts with a score.
@@ -195,6 +215,8 @@ class Result:
                 for h in self.heldout
             ],
             "comparison_notes": self.comparison_notes,
+            "front": [point.to_dict() for point in self.front],
+            "prefer_short": self.prefer_short,
         }
 
     def to_frame(self) -> Any:
@@ -220,8 +242,10 @@ class Result:
         return pandas.DataFrame(rows, columns=list(_FRAME)).astype(_FRAME)
 
     def __repr__(self) -> str:
+        best = self.given_up
+        short = "" if best is None else f" (chosen for its length; the best is {_score(best.score)})"
         return (
-            f"<Result {short_repr(self.best_prompt)}: score {_score(self.best_score)}, "
+            f"<Result {short_repr(self.best_prompt)}: score {_score(self.best_score)}{short}, "
             f"stopped by {self.stopped_by}; {len(self.prompts_scored())} prompts scored, "
             f"{self.usage.calls} calls, {self.seconds:.1f} s>"
         )
@@ -237,6 +261,9 @@ class Result:
         if self.heldout:
             header = ("Held-out examples", "train", "held-out", "winner ahead by (95 % CI)", "")
             parts.append(table(header, [_heldout_cells(row) for row in self.heldout], numbers=3))
+        if len(self.front) > 1:
+            header = ("Score against tokens", "score", "95 % CI", "tokens", "95 % CI")
+            parts.append(table(header, [_front_cells(point) for point in self.front], numbers=4))
         parts += [f"<p>Note: {escaped(_cut(note, _MAX_PROMPT))}</p>" for note in self.comparison_notes]
         rows = [
             (_cut(t.prompt, _MAX_PROMPT), _score(t.score), str(len(t.scores))) for t in self._ranked()[:_TOP]
@@ -270,6 +297,17 @@ def _score(score: float | None) -> str:
 
 def _cut(text: str, characters: int) -> str:
     return text if len(text) <= characters else f"{text[:characters]}... ({len(text)} characters)"
+
+
+def _front_cells(point: FrontPoint) -> tuple[str, ...]:
+    score, tokens = point.score_interval, point.tokens_interval
+    return (
+        _cut(point.prompt, _MAX_PROMPT),
+        _score(point.score),
+        "-" if score is None else f"[{score.low:.3f}, {score.high:.3f}]",
+        f"{point.tokens:.1f}",
+        "-" if tokens is None else f"[{tokens.low:.1f}, {tokens.high:.1f}]",
+    )
 
 
 def _heldout_cells(row: HeldOut) -> tuple[str, ...]:

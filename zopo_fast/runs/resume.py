@@ -16,7 +16,8 @@ import numpy as np
 from zopo_fast import __version__
 from zopo_fast._utils.settings import declared
 from zopo_fast.errors import InputError, StoreError, StudyMismatchError
-from zopo_fast.runs.state import AGAIN, FAILED, SCORE
+from zopo_fast.runs.growth.config import Growth
+from zopo_fast.runs.log.entries import AGAIN, FAILED, SCORE
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.scorer import FunctionTask
 from zopo_fast.search.problem import as_embeddings
@@ -44,7 +45,7 @@ TASK, PRICES, RESULT, VERSION, BEGAN = "task", "prices", "result", "version", "b
 """Names of values that readers of a study need, and its runs do not."""
 
 # Settings that older versions did not store, with the value that their logs replay under.
-_ABSENT = {"unanswered": "zero"}
+_ABSENT = {"unanswered": "zero", "writing": None, "grow": None, "growth": asdict(Growth())}
 
 
 @contextmanager
@@ -99,8 +100,18 @@ def identity(
     config: RunConfig,
     model: ChatModel | None,
     judge: ChatModel | None,
+    writing: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return all that the asks of a run depend on, as JSON values; texts are hashed."""
+    """Return all that the asks of a run depend on, as JSON values; texts are hashed.
+
+    Args:
+        task: of the run.
+        pool: of the run.
+        config: of the run.
+        model: that answers the examples; None for a function.
+        judge: of the metric "judge"; None: `model`.
+        writing: names of the writers and their model; None for a pool that does not grow.
+    """
     declarations = declared(type(config))
     settings = {k: v for k, v in asdict(config).items() if not declarations[k].may_change}
     settings["search"] = config.search.to_dict()
@@ -109,6 +120,7 @@ def identity(
         "pool": _digest([pool.prompts, sorted(pool.scores.items())]),
         "model": None if model is None else dict(model.description),
         "judge": None if judge is None else dict(judge.description),
+        "writing": None if writing is None else dict(writing),
         **json.loads(json.dumps(settings, default=str)),
     }
 

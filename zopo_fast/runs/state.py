@@ -16,9 +16,10 @@ import numpy as np
 
 from zopo_fast.errors import InputError, NothingToAsk
 from zopo_fast.llm.types import Usage
+from zopo_fast.runs.log.partial import best_partial
+from zopo_fast.runs.log.unanswered import AskedExamples
+from zopo_fast.runs.log.work import Work
 from zopo_fast.runs.result import Trial
-from zopo_fast.runs.unanswered import AskedExamples
-from zopo_fast.runs.work import Work
 from zopo_fast.scoring import race as racing
 from zopo_fast.scoring.candidates import Predictions
 from zopo_fast.scoring.scorer import Score
@@ -27,10 +28,10 @@ from zopo_fast.scoring.unanswered import Unanswered, failure_text
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
     from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.growth.describe import Description
+    from zopo_fast.runs.growth.state import GrowthState
     from zopo_fast.search.optimizer import Zopo
 
-ASK, SCORE, FAILED, AGAIN, LATE = "ask", "score", "failed", "again", "late"
-"""Kinds of log entries."""
 LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
 
 
@@ -49,6 +50,8 @@ class RunState:
         race: schedules looks; None: every prompt is scored on all examples at once.
         calls_in_flight: number of calls of running looks from which a race starts no further look; None: no
             such number.
+        growth: rounds of writing; None: the pool does not grow.
+        description: describes the prompts that enter a growing pool.
 
     Attributes:
         running: prompts in flight, by pool index.
@@ -59,6 +62,8 @@ class RunState:
         asked: outcome of each example by prompt.
         last_unanswered: reason of the newest unanswered example; None before there is one.
         full: prompts scored in this study on all examples, unanswered ones included.
+        parts: number of examples of a full score.
+        fresh: (m,) array: prompts neither asked nor scored before.
         different: logged asks that this version would have made for another prompt.
         refusal: error of a score outside the bounds of a race, which ends the search as "failures".
     """
@@ -73,8 +78,11 @@ class RunState:
         perfect: float | None = None,
         race: racing.Race | None = None,
         calls_in_flight: int | None = None,
+        growth: GrowthState | None = None,
+        description: Description | None = None,
     ) -> None:
         self.optimizer, self.pool, self.race = optimizer, pool, race
+        self.growth, self._description = growth, description
         self.running: dict[int, Work] = {}
         self.trials: list[Trial] = []
         self.scores: dict[int, Score] = {}
@@ -86,11 +94,11 @@ class RunState:
         self.last_unanswered: Unanswered | None = None
         self.full: set[int] = set()
         self.different = 0
-        self._config, self._parts, self._perfect = config, parts, perfect
+        self._config, self.parts, self._perfect = config, parts, perfect
         self._calls_in_flight = calls_in_flight
         self._unreported: dict[int, tuple[Usage, float]] = {}  # usage and seconds of racing prompts
-        self._is_fresh = np.ones(len(pool), dtype=bool)  # neither asked nor scored before
-        self._is_fresh[list(pool.scores)] = False
+        self.fresh = np.ones(len(pool), dtype=bool)
+        self.fresh[list(pool.scores)] = False
         self._consecutive_failures = 0.0
 
     # ---- entries -----------------------------------------------------------------------------------
@@ -162,9 +170,9 @@ class RunState:
         else:
             work.left_out.add(example)
         work.usage += usage
-        self.asked.add(index, example, unanswered)
+        self.asked.add(index, example, unanswered, usage)
         self.last_unanswered = unanswered or self.last_unanswered
-        if work.waiting or self.asked.cannot_be_answered(index, self._parts):
+        if work.waiting or self.asked.cannot_be_answered(index, self.parts):
             return False
         del self.running[index]
         try:
@@ -177,11 +185,8 @@ class RunState:
     @property
     def unanswerable(self) -> dict[int, str]:
         """Error of each running prompt whose examples are all unanswered, by pool index."""
-        return {
-            index: failure_text(list(self.asked.reasons(index).values()))
-            for index, work in self.running.items()
-            if not work.waiting
-        }
+        waited = [index for index, work in self.running.items() if not work.waiting]
+        return {index: failure_text(list(self.asked.reasons(index).values())) for index in waited}
 
     def record_failure(self, index: int, error: str, at: float) -> None:
         """Record that a prompt cannot be scored; too many such prompts in a row end the search."""
@@ -206,42 +211,41 @@ class RunState:
         """Count the usage of an answer that arrived after the end of the search."""
         self.spent += usage
 
-    def replay(self, kind: str, entry: Mapping[str, Any]) -> None:
-        """Apply an entry of the log.
+    # ---- growth ------------------------------------------------------------------------------------
 
-        Args:
-            kind: of the entry, such as ASK.
-            entry: its fields.
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Calls spent, those in flight and those of writers included, and those of the budget."""
+        if self.race is not None:
+            return self.race.spent, self.race.calls
+        written = 0 if self.growth is None else self.growth.spent
+        asked = (len(self.full) + len(self.running)) * self.parts
+        return asked + written, self._config.budget * self.parts
+
+    def standings(self) -> dict[int, float]:
+        """Return the estimated score of every prompt with a score in this study, by pool index."""
+        if self.race is not None:
+            return self.race.standings(self._predictions())
+        return {i: score.mean for i, score in self.scores.items() if i in self.full}
+
+    def begin_round(self, entry: Mapping[str, Any]) -> None:
+        """Begin the round of writing of a log entry; errors as for `grow`."""
+        self._growth.begin(entry, self)
+
+    def grow(self, entry: Mapping[str, Any]) -> None:
+        """Add the prompts of a round to the pool, and count what it cost.
 
         Raises:
             InputError: the entry does not follow from those before it, or is damaged.
         """
-        try:
-            if kind == AGAIN:
-                self.reset_failures()
-            elif kind == LATE:
-                self.record_late(Usage(**entry["usage"]))
-            elif self.reason is not None:
-                raise InputError(f"{kind!r} after the end of the search ({self.reason})")
-            elif kind == ASK:
-                work = self.ask(entry["at"], entry["prompt"], entry["examples"])
-                asked = (entry["prompt"], tuple(entry["examples"]))
-                if work is None or (work.index, work.examples) != asked:
-                    now = "nothing" if work is None else (work.index, work.examples)
-                    raise InputError(f"asked for {asked} then and for {now} now")
-            elif kind == SCORE:
-                usage = Usage(**entry["usage"])
-                why = entry.get("unanswered")
-                unanswered = None if why is None else Unanswered(str(why["code"]), str(why["message"]))
-                self.record_score(
-                    entry["prompt"], entry["example"], entry["score"], usage, entry["at"], unanswered
-                )
-            elif kind == FAILED:
-                self.record_failure(entry["prompt"], entry["error"], entry["at"])
-            else:
-                raise InputError(f"unknown entry {kind!r}")
-        except (LookupError, TypeError) as error:
-            raise InputError(f"damaged entry {kind!r} ({error!r})") from error
+        new = self._growth.end(entry, len(self.pool))
+        self.spent += Usage(**entry["usage"])
+        if self.race is not None:
+            self.race.charge(sum(entry["calls"].values()))
+        if new:
+            self._growth.add(new, entry["embeddings"], self.optimizer, self._description)
+            self.pool = self.pool.with_prompts([one.prompt for one in new])
+            self.fresh = np.append(self.fresh, np.ones(len(new), dtype=bool))
 
     # ---- results -----------------------------------------------------------------------------------
 
@@ -257,20 +261,8 @@ class RunState:
 
     @property
     def best_partial(self) -> tuple[int, float] | None:
-        """Index and mean so far of the most promising partially scored prompt; None if there is none.
-
-        Prompts are ranked by their mean, in a race by their estimated quality, shrunk towards 1/2.
-        """
-        scores: dict[int, tuple[float, ...]] = {i: score.scores for i, score in self.scores.items()}
-        scores |= {i: (*scores.get(i, ()), *work.scores.values()) for i, work in self.running.items()}
-        means = {i: math.fsum(each) / len(each) for i, each in scores.items() if each}
-        if not means:
-            return None
-        race = self.race
-        known = {i: race.quality(i)[0] for i in means if race.scores(i)} if race is not None else {}
-        n = {i: len(scores[i]) for i in means}
-        index = max(means, key=lambda i: (known.get(i, means[i]) * n[i] + 1.0) / (n[i] + 2.0))
-        return index, means[index]
+        """Index and mean so far of the most promising partially scored prompt; None if there is none."""
+        return best_partial(self.scores, self.running, self.race)
 
     @property
     def exhausted(self) -> str:
@@ -287,7 +279,7 @@ class RunState:
         if self.race is not None:
             return self.race.spent - waiting, self.race.calls
         asked = len(self.full) + len(self.running)
-        return asked * self._parts - waiting, max(asked, self.optimizer.config.budget) * self._parts
+        return asked * self.parts - waiting, max(asked, self.optimizer.config.budget) * self.parts
 
     def is_fully_scored(self, index: int) -> bool:
         """Return whether a prompt was scored in this study on all examples."""
@@ -307,13 +299,21 @@ class RunState:
     # ---- internals ---------------------------------------------------------------------------------
 
     @property
+    def _growth(self) -> GrowthState:
+        if self.growth is None:
+            raise InputError("the pool of this run does not grow")
+        return self.growth
+
+    @property
     def _waiting(self) -> int:
         return sum(work.waiting for work in self.running.values())
 
     def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
-        if self.optimizer.done or not self._is_fresh.any():
+        (spent, calls), grows = self.calls, self.growth is not None
+        is_spent = grows and self.race is None and spent + self.parts > calls  # by the writers, too
+        if is_spent or self.optimizer.done or not self.fresh.any():
             return None
         try:
             if logged is None:
@@ -323,8 +323,8 @@ class RunState:
                 index = logged
         except NothingToAsk:
             return None
-        self._is_fresh[index] = False
-        return index, tuple(range(self._parts))
+        self.fresh[index] = False
+        return index, tuple(range(self.parts))
 
     def _most_calls(self, race: racing.Race) -> float:
         # Looks that start together cannot learn from each other: the last calls go out in smaller numbers.
@@ -341,12 +341,12 @@ class RunState:
         return None if index is None else (index, race.start(index))
 
     def _choose(self, race: racing.Race) -> int | None:
-        return race.choose(self._predictions(), not self.optimizer.done and bool(self._is_fresh.any()))
+        return race.choose(self._predictions(), not self.optimizer.done and bool(self.fresh.any()))
 
     def _predictions(self) -> Predictions | None:
         """Return what the search predicts for each of its candidates from the scores of the others."""
         found = self.optimizer.predict()
-        return None if found is None else Predictions(*found, self._is_fresh[found.indices])
+        return None if found is None else Predictions(*found, self.fresh[found.indices])
 
     def _repeat_race(
         self, race: racing.Race, logged: int, examples: Sequence[int] | None
@@ -432,18 +432,19 @@ class RunState:
         examples: tuple[int, ...] = (),
     ) -> None:
         best = self.best if self.scores or self.pool.scores else None
-        trial = Trial(
-            number=len(self.trials) + 1,
-            index=index,
-            prompt=self.pool.prompts[index],
-            score=None if score is None or error is not None else score.mean,
-            scores=() if score is None else score.scores,
-            usage=Usage() if score is None else score.usage,
-            seconds=seconds,
-            best_score=None if best is None else best[1],
-            total=self.spent,
-            error=error,
-            examples=examples,
-            unanswered={example: why.code for example, why in self.asked.reasons(index).items()},
+        self.trials.append(
+            Trial(
+                number=len(self.trials) + 1,
+                index=index,
+                prompt=self.pool.prompts[index],
+                score=None if score is None or error is not None else score.mean,
+                scores=() if score is None else score.scores,
+                usage=Usage() if score is None else score.usage,
+                seconds=seconds,
+                best_score=None if best is None else best[1],
+                total=self.spent,
+                error=error,
+                examples=examples,
+                unanswered={example: why.code for example, why in self.asked.reasons(index).items()},
+            )
         )
-        self.trials.append(trial)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from zopo_fast.errors import InputError, LLMError, ZopoError
 from zopo_fast.llm.answer_text import answer_text
+from zopo_fast.llm.tokens import estimate_call
 from zopo_fast.llm.types import CallKey, Usage
 from zopo_fast.scoring.unanswered import concerns_call, reason_of
 
@@ -182,12 +183,16 @@ class Evaluator:
             answer = await self._model.chat(messages, key=key)
             usage = answer.usage
             text = answer_text(answer)
+            counts = answer.usage.answer_tokens or estimate_call(messages, text)
+            usage = usage.with_answer_tokens(counts)
             score, spent = await self._metric.measure(text, example, key)
-            scored = ScoredExample(key.example, example, text, score, usage + spent)
+            usage += spent.with_answer_tokens(None)  # a judge's calls are no calls of the prompt in use
+            scored = ScoredExample(key.example, example, text, score, usage)
         except LLMError as error:
             if self._policy == "fail" or not concerns_call(error):
                 raise
-            usage += getattr(error, "usage", Usage())  # of a judge whose paid answer cannot be used
+            # Of a judge whose paid answer cannot be used.
+            usage += getattr(error, "usage", Usage()).with_answer_tokens(None)
             scored = ScoredExample(key.example, example, text, self._lowest, usage, reason_of(error))
         for callback in callbacks:
             callback(scored)

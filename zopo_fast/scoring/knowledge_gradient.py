@@ -35,6 +35,20 @@ _Z = np.arange(-FARTHEST, STEP / 2, STEP)
 _LOG_EXCESS = np.array([_log_excess(min(float(z), 0.0)) for z in _Z])
 
 
+def log_expected_improvement(mean: Array, variance: Array, target: float) -> Array:
+    """Return log E max(x - target, 0) for normal x of these means and variances, (c,).
+
+    Beyond the table the order is that of the distances.
+    """
+    deviation = np.sqrt(np.maximum(variance, 1e-300))
+    z = (mean - target) / deviation
+    below = np.interp(-np.abs(z), _Z, _LOG_EXCESS)  # E max(x + z, 0) = z + E max(x - z, 0)
+    excess = np.where(z > 0.0, np.log(np.maximum(z, 0.0) + np.exp(below)), below)
+    excess = np.where(z < -FARTHEST, excess + z, excess)
+    gain: Array = np.log(deviation) + excess
+    return gain
+
+
 @dataclass(frozen=True)
 class Beliefs:
     """Beliefs about candidates, (c,) each, in units of the bounds.

@@ -140,6 +140,19 @@ class Race:
         quality = float(self._model.estimates().quality[row])
         return self._low + self._range * quality, self._range**2 * self._model.noise(index)
 
+    def standings(self, predictions: Predictions | None) -> dict[int, float]:
+        """Return the expected mean over all examples of each candidate with scores that has not failed."""
+        if not len(self._model):
+            return {}
+        indices, beliefs = self._beliefs(predictions, fresh=False)
+        means = zip(indices.tolist(), (self._low + self._range * beliefs.mean).tolist(), strict=True)
+        failed = {i for i in self._candidates if not (i in self._open or self._candidates[i].is_given_up)}
+        return {i: mean for i, mean in means if i not in failed or self.is_complete(i)}
+
+    def charge(self, calls: int) -> None:
+        """Count calls that score nothing, such as those of writers."""
+        self.spent += calls
+
     def is_complete(self, index: int) -> bool:
         """Return whether a candidate has been scored on all examples."""
         return len(self.scores(index)) == self.examples

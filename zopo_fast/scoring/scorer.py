@@ -21,6 +21,7 @@ from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
 MAX_BUILT_IN_SCORE = 1.0
+MAX_REMEMBERED, MAX_GIVEN = 4096, 500  # wrong answers, and the characters of each
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Scorer(Protocol):
         """Return the input of a train example."""
         ...
 
+    def given(self, prompt: str, example: int) -> str:
+        """Return the wrong answer of a prompt to a train example; "" where it is not remembered."""
+        ...
+
 
 class TaskScorer:
     """Scores prompts by the mean of a task's metric over its examples.
@@ -112,6 +117,7 @@ class TaskScorer:
             lowest=lowest,
         )
         self._leaves_out = unanswered == "skip"
+        self._wrong: dict[tuple[str, int], str] = {}  # newest last
 
     def _count(self, scored: ScoredExample) -> None:
         self.spent += scored.usage
@@ -123,7 +129,7 @@ class TaskScorer:
                 prompt,
                 self._task.train,
                 indices=examples,
-                on_answer=self._reporting(on_score),
+                on_answer=self._reporting(on_score, prompt),
                 part="train",
             )
         )
@@ -137,18 +143,30 @@ class TaskScorer:
             await self._evaluator.evaluate(prompt, self._task.heldout, on_answer=on_answer, part="heldout")
         )
 
-    def _reporting(self, on_score: OnScore) -> Callable[[ScoredExample], object]:
-        """Return a callback of the evaluator that calls `on_score`."""
+    def _reporting(self, on_score: OnScore, prompt: str | None = None) -> Callable[[ScoredExample], object]:
+        """Return a callback that calls `on_score`, and remembers wrong answers of a prompt."""
 
         def on_answer(one: ScoredExample) -> None:
+            if prompt is not None and one.unanswered is None and one.score < MAX_BUILT_IN_SCORE:
+                self._remember(prompt, one)
             is_left_out = self._leaves_out and one.unanswered is not None
             on_score(one.index, None if is_left_out else one.score, one.usage, one.unanswered)
 
         return on_answer
 
+    def _remember(self, prompt: str, one: ScoredExample) -> None:
+        self._wrong.pop((prompt, one.index), None)
+        self._wrong[prompt, one.index] = one.answer[:MAX_GIVEN]
+        if len(self._wrong) > MAX_REMEMBERED:
+            self._wrong.pop(next(iter(self._wrong)))
+
     def input(self, example: int) -> str:
         """Return the input of a train example."""
         return self._task.train[example].input
+
+    def given(self, prompt: str, example: int) -> str:
+        """Return the wrong answer of a prompt to a train example; "" where it is not remembered."""
+        return self._wrong.get((prompt, example), "")
 
     @staticmethod
     def _mean(evaluation: Evaluation) -> Score:
@@ -200,6 +218,10 @@ class FunctionScorer:
 
     def input(self, example: int) -> str:
         """Return "": a function has no examples."""
+        return ""
+
+    def given(self, prompt: str, example: int) -> str:
+        """Return "": a function gives no answer."""
         return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from zopo_fast._utils import tracing
@@ -17,13 +17,13 @@ class TracedScorer:
 
     Args:
         scorer: scores the prompts.
-        prompts: the pool, whose indices name the prompts.
+        prompts: returns the pool, whose indices name the prompts.
         metric: name of the score.
     """
 
-    def __init__(self, scorer: Scorer, prompts: Sequence[str], metric: str) -> None:
-        self._scorer, self._metric = scorer, metric
-        self._index = {prompt: index for index, prompt in enumerate(prompts)}
+    def __init__(self, scorer: Scorer, prompts: Callable[[], Sequence[str]], metric: str) -> None:
+        self._scorer, self._metric, self._prompts = scorer, metric, prompts
+        self._index: dict[str, int] = {}
         # A score starts the next prompt in the context of its own span: the parent is given.
         self._parent = tracing.context()
         self.perfect = scorer.perfect
@@ -52,7 +52,13 @@ class TracedScorer:
         """Return the input of a train example."""
         return self._scorer.input(example)
 
+    def given(self, prompt: str, example: int) -> str:
+        """Return the wrong answer of a prompt to a train example; "" where it is not remembered."""
+        return self._scorer.given(prompt, example)
+
     async def _traced(self, scoring: Awaitable[S], prompt: str, part: str, examples: int) -> S:
+        if prompt not in self._index:  # the pool may have grown
+            self._index = {text: index for index, text in enumerate(self._prompts())}
         attributes = {
             "zopo_fast.prompt.index": self._index.get(prompt),
             "zopo_fast.part": part,

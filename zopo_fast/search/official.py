@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from zopo_fast import _core
 from zopo_fast.gp.arrays import Array
 from zopo_fast.gp.ntk import NTK
 from zopo_fast.search.config import OfficialSettings
+
+_Native: TypeAlias = "_core.Search | _core.CudaSearch"  # a build without CUDA lacks the second
 
 
 class Adam:
@@ -227,6 +230,37 @@ class OfficialSearch:
         distance, k = self._pool.distances(x), self._settings.neighbors
         near = np.argpartition(distance, k)[:k] if k < len(distance) else np.arange(len(distance))
         return [int(i) for i in near if not self._pool.taken(i)]
+
+    # ---- calls that the native search records -------------------------------------------------------
+
+    def ask(self, native: _Native, number: int, n: int | None) -> list[int]:
+        """Offer what this loop proposes, at most n prompts; none is a limit of one."""
+        asked: list[int] = []
+        while len(asked) < (n or 1) and native.can_offer(number):
+            index = self._proposed(native, number)
+            native.offer(number, index)
+            self.on_ask(index)
+            asked.append(index)
+        if asked:
+            native.log_ask(number, asked, -1 if n is None else n)
+        return asked
+
+    def repeat(self, native: _Native, number: int, indices: list[int]) -> int:
+        """Offer given prompts; return how many of them this loop would not propose."""
+        different = 0
+        for index in indices:
+            found = self._proposed(native, number) if native.can_offer(number) else -1
+            native.ask_for(number, [index], None)
+            if found != index:
+                different += 1
+                self.on_discard(found)
+            self.on_ask(index)
+        return different
+
+    def _proposed(self, native: _Native, number: int) -> int:
+        """Return the proposal of this loop, or the prompt discarded first when no other is free."""
+        index = native.next_set_aside(number)
+        return self.propose() if index < 0 else index
 
 
 class _SubsetProcess:

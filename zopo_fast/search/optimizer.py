@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from zopo_fast import _core
-from zopo_fast._utils.checks import as_integer, real
+from zopo_fast._utils.checks import as_integer
 from zopo_fast._utils.exclusive import ExclusiveAccess
 from zopo_fast._utils.public import public
 from zopo_fast._utils.text import short_repr
@@ -17,15 +17,15 @@ from zopo_fast.errors import (
     ConflictingScoreError,
     InputError,
     NothingToAsk,
-    UnknownIndexError,
 )
+from zopo_fast.search.arguments import finite, pool_index
 from zopo_fast.search.config import ZopoConfig
 from zopo_fast.search.official import OfficialSearch
-from zopo_fast.search.prediction import Prediction
+from zopo_fast.search.prediction import PointPrediction, Prediction, predicted
 from zopo_fast.search.problem import Kernel, SearchProblem, as_embeddings
 from zopo_fast.search.sources import checked_source
 from zopo_fast.search.state import STATE_VERSION, SavedSearch, kernel_state, pool_fingerprint
-from zopo_fast.search.trends import opening, trend
+from zopo_fast.search.trends import Trends, opening
 
 MAX_ASKED = 2**62  # prompts of one ask, within the range of int64
 KNOWN, CONFLICT = 2, 3  # outcomes of a native tell that record nothing
@@ -140,20 +140,58 @@ class Zopo:
             raise NothingToAsk("best: no score was told yet")
         return index, score
 
-    def predict(self) -> Prediction | None:
-        """Predict the scores of the candidates that the search considers, each from the other scores.
+    @property
+    def incumbent_value(self) -> float:
+        """Return the score that the search improves on.
 
-        The prediction of a scored prompt leaves out its own score (leave-one-out; Rasmussen & Williams 2006,
-        eq. 5.12), so it can serve as a prior for that score.
+        The default search improves on the best final score without noise, or on the best score where every
+        score is partial or noisy.
 
-        Returns:
-            The prediction; None before there is a score, and for a gradient search and the official preset.
+        Raises:
+            NothingToAsk: No score was told yet.
         """
         with self._access.read_only:
-            found = self._native.region(self._number)
-            if found is None or self._native.best(self._number)[0] < 0:
-                return None
-            return Prediction(found[0], found[5], found[6])
+            value = self._native.incumbent(self._number)
+        if math.isnan(value):
+            raise NothingToAsk("incumbent_value: no score was told yet")
+        return value
+
+    @overload
+    def predict(
+        self, embeddings: None = None, features: None = None, *, latent: bool = False
+    ) -> Prediction | None: ...
+    @overload
+    def predict(
+        self, embeddings: Any, features: Any | None = None, *, latent: bool = False
+    ) -> PointPrediction | None: ...
+    def predict(
+        self, embeddings: Any | None = None, features: Any | None = None, *, latent: bool = False
+    ) -> Prediction | PointPrediction | None:
+        """Predict the scores of candidates of the pool, or of others.
+
+        Without embeddings, the candidates are those that the search considers. The prediction of a scored
+        prompt leaves out its own score (leave-one-out; Rasmussen & Williams 2006, eq. 5.12), so it can serve
+        as a prior for that score. With embeddings, the prediction of each row is what `add` and then
+        `predict` would give for it as an unscored candidate, up to rounding in single precision. After
+        `learn_from`, `add` also rescales what the search has learned, so its predictions differ slightly.
+
+        Args:
+            embeddings: (k, d) array of candidates outside the pool, converted to the precision of the pool.
+            features: (k, q) array, where the pool has features.
+            latent: False for the variance of a score without noise. True for that of the smooth part of the
+                score alone, without the misfit of the model, from which the search takes its expected
+                improvement.
+
+        Returns:
+            The prediction; None for a gradient search and the official preset, before there is a score, and
+            between an `add` that rebuilds the model and the next `ask` or `tell`. An `add` rebuilds the model
+            where the pool outgrows a region, and after `learn_from`.
+
+        Raises:
+            ArrayError: As for `add`; features without embeddings.
+        """
+        with self._access.read_only:
+            return predicted(self._problem, self._native, self._number, embeddings, features, bool(latent))
 
     @overload
     def ask(self, n: None = None) -> int: ...
@@ -175,7 +213,7 @@ class Zopo:
         self._access.acquire()  # faster than `with`: this is the hot path
         try:
             if self._official:
-                asked = self._offer_official(n)
+                asked = self._official.ask(self._native, self._number, n)
                 index = asked[0] if asked else -1
             elif n is None:
                 index = self._native.ask(self._number)
@@ -187,25 +225,6 @@ class Zopo:
             return index if n is None else asked
         finally:
             self._access.release()
-
-    def _offer_official(self, n: int | None) -> list[int]:
-        """Offer what the published loop proposes, at most n prompts."""
-        assert self._official is not None
-        asked: list[int] = []
-        while len(asked) < (n or 1) and self._native.can_offer(self._number):
-            index = self._proposed_officially()
-            self._native.offer(self._number, index)
-            self._official.on_ask(index)
-            asked.append(index)
-        if asked:
-            self._native.log_ask(self._number, asked, -1 if n is None else n)
-        return asked
-
-    def _proposed_officially(self) -> int:
-        """Return the proposal of the published loop, or the prompt discarded first when no other is free."""
-        assert self._official is not None
-        index = self._native.next_set_aside(self._number)
-        return self._official.propose() if index < 0 else index
 
     def _nothing_to_ask(self) -> NothingToAsk:
         pending, counted = self._native.pending(self._number), self._native.counted(self._number)
@@ -230,15 +249,8 @@ class Zopo:
         with self._access:
             if not 1 <= len(indices) <= limit:
                 raise InputError(f"ask({n}) cannot return {len(indices)} prompts")
-            different = 0
             if self._official:  # the native search has no proposal of its own to compare with
-                for index in indices:
-                    found = self._proposed_officially() if self._native.can_offer(self._number) else -1
-                    self._native.ask_for(self._number, [index], None)
-                    if found != index:
-                        different += 1
-                        self._official.on_discard(found)
-                    self._official.on_ask(index)
+                different = self._official.repeat(self._native, self._number, indices)
                 self._native.log_ask(self._number, indices, -1 if n is None else limit)
             else:
                 different = self._native.ask_for(self._number, indices, -1 if n is None else limit)
@@ -264,8 +276,8 @@ class Zopo:
             ConflictingScoreError: The prompt already has another final score.
         """
         index, final = self._checked(index), bool(final)
-        score = _finite("score", score)
-        if noise is not None and (noise := _finite("noise", noise)) < 0:
+        score = finite("score", score)
+        if noise is not None and (noise := finite("noise", noise)) < 0:
             raise InputError(f"noise: expected a variance of at least 0, got {noise}")
         self._access.acquire()  # faster than `with`: this is the hot path
         try:
@@ -315,7 +327,10 @@ class Zopo:
             problem = self._problem
             m = len(problem.embeddings)
             problem.grow(more, features)
-            known = {"trend": trend(problem, problem.sources.values())} if problem.sources else {}
+            known = {}
+            if problem.sources:
+                problem.trends = Trends(problem, problem.sources.values())
+                known["trend"] = problem.trends.over_pool
             self._native.add(self._number, problem.native_pool() | known)
             if self._official:
                 self._official.on_add(problem.pool(), problem.budget)
@@ -358,22 +373,13 @@ class Zopo:
                     "learn_from: the search has begun; call it before the first ask, tell or add"
                 )
             sources = {**problem.sources, name: given}
-            phi = trend(problem, sources.values())
-            self._native.learn(self._number, phi, opening(problem, sources.values()))
-            problem.sources = sources
+            trends = Trends(problem, sources.values())
+            self._native.learn(self._number, trends.over_pool, opening(problem, sources.values()))
+            problem.sources, problem.trends = sources, trends
 
     def _checked(self, index: int) -> int:
         m = len(self._problem.embeddings)
-        if type(index) is int and 0 <= index < m:  # the usual case first: this is the hot path
-            return index
-        try:
-            real(index)  # rejects an array of one entry, which int() would accept
-            checked = int(index)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UnknownIndexError(f"{short_repr(index)} is not a pool index") from error
-        if checked != index or isinstance(index, bool) or not 0 <= checked < m:
-            raise UnknownIndexError(f"prompt {short_repr(index)} is not in the pool of {m}")
-        return checked
+        return index if type(index) is int and 0 <= index < m else pool_index(index, m)  # the hot path
 
     # ---- state -------------------------------------------------------------------------------------
 
@@ -435,15 +441,3 @@ class Zopo:
         self.__dict__ = Zopo.from_state(
             pickled["embeddings"], pickled["state"], pickled.get("features")
         ).__dict__
-
-
-def _finite(name: str, value: Any) -> float:
-    if type(value) is float and math.isfinite(value):
-        return value
-    try:
-        number = real(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{name}: expected a finite number, got {short_repr(value)}") from error
-    if not math.isfinite(number):
-        raise InputError(f"{name}: expected a finite number, got {short_repr(value)}")
-    return number

@@ -18,7 +18,7 @@ from zopo_fast.gp.ntk import NTK, require_ntk
 from zopo_fast.search.config import DEFAULT_INITIAL, ZopoConfig
 from zopo_fast.search.design import sample_of, size_of_start, spread_start
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
-from zopo_fast.search.sources import Source
+from zopo_fast.search.sources import FittedTrends, Source
 
 Kernel = NTK | InfiniteNTK
 
@@ -59,6 +59,7 @@ class SearchProblem:
         budget: Budget, clipped to m.
         initial: Indices to ask first.
         sources: Scores of earlier searches, by name.
+        trends: Trends of the sources; None without sources.
         kernels: Kernels of the model; one NTK for a gradient search.
         mean: (d + q,) shift of the standardization; 0 for the official preset.
         deviation: (d + q,) scale of the standardization; 1 for the official preset and for constant columns.
@@ -92,6 +93,7 @@ class SearchProblem:
         self.budget = min(config.budget, m)
         self.embeddings = Z
         self.sources: dict[str, Source] = {}
+        self.trends: FittedTrends | None = None
         official = config.official_settings
         if official and MAX_RAW_ENTRY < float(np.abs(Z).max()) < math.inf:  # others reject infinity and NaN
             raise ArrayError(
@@ -163,9 +165,13 @@ class SearchProblem:
 
     def points(self, index: Any) -> Array:
         """Return coordinates of the kernel (n, d) by the embeddings alone, for the start and sources."""
+        return self.coordinates(self.embeddings[index])
+
+    def coordinates(self, rows: NDArray[Any]) -> Array:
+        """Return the same of rows (n, d + q), which may be outside the pool."""
         embeddings, both = self._blocks[0], self.embeddings.shape[1]
         scale = self.factor[embeddings] * math.sqrt((both - self.features) / both)
-        raw = self.embeddings[index, embeddings].astype(np.float64)
+        raw = rows[:, embeddings].astype(np.float64)
         points: Array = (raw - self.mean[embeddings]) / self.deviation[embeddings] * scale
         return points
 
@@ -241,6 +247,15 @@ class SearchProblem:
     def grow(self, more: NDArray[Any], features: Any | None = None) -> None:
         """Append rows (k, d), converted to the precision of the pool; the budget may grow with the pool.
 
+        Args, Raises: as for `rows_of`.
+        """
+        rows = self.rows_of(more, features)
+        grown = np.concatenate([self.embeddings, rows])
+        self.embeddings, self.budget = grown, min(self.config.budget, len(grown))
+
+    def rows_of(self, more: NDArray[Any], features: Any | None = None) -> NDArray[Any]:
+        """Return other candidates (k, d) as rows (k, d + q) of this pool, in its precision.
+
         Args:
             more: Embeddings.
             features: (k, q), with a pool that has features.
@@ -259,15 +274,13 @@ class SearchProblem:
         if features is not None:
             more = with_features(more, features)
         self.require_near(more)
-        grown = np.concatenate([self.embeddings, more])
-        _core.Pool(more, self.mean, self.deviation)  # rejects NaN and infinity
-        self.embeddings, self.budget = grown, min(self.config.budget, len(grown))
+        return more
 
     def require_near(self, more: NDArray[Any]) -> None:
-        """Check that new rows (k, d) do not overflow in the units of this pool.
+        """Check that new rows (k, d) are finite and do not overflow in the units of this pool.
 
         Raises:
-            ArrayError: A row is too far from the pool.
+            ArrayError: A row is too far from the pool, or holds NaN or infinity.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             offset = np.abs(more.astype(np.float64) - self.mean)
@@ -275,6 +288,8 @@ class SearchProblem:
             for block, spread in zip(self._blocks, self.spreads, strict=True):
                 if spread > 0.0 and not self.config.official_settings:
                     far = np.maximum(far, offset[:, block].max(axis=1) / spread)
+        if np.isnan(far).any():
+            raise ArrayError(f"embeddings: NaN or infinity in row {int(np.argmax(np.isnan(far)))}")
         limit = MAX_RAW_ENTRY if self.config.official_settings else MAX_DISTANCE
         if (far > limit).any():
             raise ArrayError(

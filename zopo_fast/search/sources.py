@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zopo_fast._utils.checks import real
 from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import InputError
+from zopo_fast.gp.arrays import Array
 
 OTHERS = 3  # prompts at the start beside the winners, at least
 MIN_SPREAD = 1e-12  # of the scores of a source, relative to their size: below it, they are equal
@@ -55,6 +57,16 @@ class Source:
         signal = y.var()
         shrunk = (y - y.mean()) * (signal / (signal + noise))
         return self.indices[int(np.argmax(shrunk))]
+
+
+class FittedTrends(Protocol):
+    """Trends of sources over a pool (`search/trends.py`)."""
+
+    over_pool: Array
+
+    def at(self, rows: NDArray[Any]) -> Array:
+        """Return the trends at rows of other candidates."""
+        ...
 
 
 def winners(sources: Iterable[Source]) -> list[int]:

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zopo_fast.gp.arrays import Array
 from zopo_fast.search.kernel_scale import kernel_scale, scale_sample
@@ -39,18 +42,60 @@ def opening(problem: SearchProblem, sources: Iterable[Source]) -> list[int]:
     return [*best, *others[: beside_winners(len(problem.initial), len(best))]][: problem.budget]
 
 
-def trend(problem: SearchProblem, sources: Iterable[Source]) -> Array:
-    """Return tau phi_s of each source with signal, (m, sources), as a flat array of float64."""
-    # A column of zeros stays: more candidates change the unit of the kernel, and with it what is explained.
-    columns = [_phi(problem, source) for source in sources if source.says_something]
-    m = len(problem.embeddings)
+class Trends:
+    """Trends of the sources with signal, over the pool of a search and at other candidates.
+
+    Args:
+        problem: The search, with its present pool.
+        sources: Scores of earlier searches.
+
+    Attributes:
+        over_pool: tau phi_s of each source, (m, sources), as a flat array of float64.
+    """
+
+    def __init__(self, problem: SearchProblem, sources: Iterable[Source]) -> None:
+        # A column of zeros stays: more candidates change the unit of the kernel, and what is explained.
+        fitted = [_phi(problem, source) for source in sources if source.says_something]
+        self._problem, self._phis = problem, [phi for phi, _ in fitted]
+        self.over_pool = _flat([column for _, column in fitted], len(problem.embeddings))
+
+    def at(self, rows: NDArray[Any]) -> Array:
+        """Return tau phi_s at rows (k, d + q) of other candidates, (k, sources), as a flat array."""
+        points = self._problem.coordinates(rows)
+        return _flat([phi.at(self._problem, points) for phi in self._phis], len(rows))
+
+
+@dataclass(frozen=True)
+class _Phi:
+    """A function phi_s: the posterior mean of a source, centered and scaled over the pool.
+
+    Attributes:
+        points: (n, d) of the scored prompts, in coordinates of the kernel.
+        weights: (n,), of k(points, x) in the posterior mean.
+        center: mean of the posterior mean over the pool.
+        factor: scale of what is left.
+    """
+
+    points: Array
+    weights: Array
+    center: float
+    factor: float
+
+    def at(self, problem: SearchProblem, points: Array) -> Array:
+        """Return phi_s at points (k, d)."""
+        values: Array = (self.weights @ _gram(problem, self.points, points) - self.center) * self.factor
+        return values
+
+
+def _flat(columns: list[Array], m: int) -> Array:
+    """Return tau times columns (m,), side by side."""
     stacked = np.stack(columns, axis=1) if columns else np.empty((m, 0))
     flat: Array = np.ascontiguousarray(math.sqrt(TREND_VARIANCE) * stacked, dtype=np.float64).ravel()
     return flat
 
 
-def _phi(problem: SearchProblem, source: Source) -> Array:
-    """Return the posterior mean of a source over the pool, (m,).
+def _phi(problem: SearchProblem, source: Source) -> tuple[_Phi, Array]:
+    """Return the posterior mean of a source as a function, and over the pool (m,).
 
     The sum of squares is m times the share of the scores' variance that the model predicts, by leave-one-out:
     a source of noise alone gives 0. Nuggets are averaged by evidence, each with its best amplitude.
@@ -87,10 +132,11 @@ def _phi(problem: SearchProblem, source: Source) -> Array:
             for i in range(0, m, BLOCK)
         ]
     )
-    mean -= mean.mean()
+    center = float(mean.mean())
+    mean -= center
     spread = float(mean.std())
-    phi: Array = mean * (math.sqrt(explained) / spread if spread > 0.0 else 0.0)
-    return phi
+    factor = math.sqrt(explained) / spread if spread > 0.0 else 0.0
+    return _Phi(points, alpha, center, factor), mean * factor
 
 
 def _gram(problem: SearchProblem, X: Array, Y: Array) -> Array:

@@ -136,7 +136,7 @@ class CheckRunner:
     def plan(self) -> str:
         """Return the examples to score, with upper bounds of calls, tokens and cost."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import estimate
+        from zopo_fast.runs.cost.estimate import estimate
 
         bound = estimate(
             self.scored,

@@ -48,7 +48,7 @@ from zopo_fast.runs.progress import ChunkedEmbedder
 
 if TYPE_CHECKING:
     from zopo_fast.prompts.pool import Pool
-    from zopo_fast.runs.estimate import Estimate
+    from zopo_fast.runs.cost.estimate import Estimate
     from zopo_fast.runs.result import Result, Trial
     from zopo_fast.storage.store import Store
     from zopo_fast.tasks.task import Task
@@ -182,7 +182,7 @@ class LandscapeRunner:
     def _estimate(self) -> Estimate:
         """Return an upper bound of calls, tokens and cost."""
         from zopo_fast.llm.tokens import completion_bound
-        from zopo_fast.runs.estimate import EMBED_BATCH, estimate
+        from zopo_fast.runs.cost.estimate import EMBED_BATCH, estimate
 
         return estimate(
             self.task,
@@ -347,7 +347,7 @@ class LandscapeRunner:
     def _report(self, store: Store, result: Result, means: list[float], failed: int) -> None:
         from zopo_fast.cli.terminal.summary import usage_line
         from zopo_fast.llm.types import Usage
-        from zopo_fast.runs.unanswered import unanswered_lines
+        from zopo_fast.runs.log.unanswered import unanswered_lines
 
         if failed:
             click.echo(

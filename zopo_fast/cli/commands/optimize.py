@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zopo_fast._utils.signals import run_until_terminated
-from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner, show_folder
+from zopo_fast.cli.optimize_runner import SUMMARY, OptimizeRunner
 from zopo_fast.cli.options import (
     answer_options,
     comparison_options,
     dry_run_options,
     embedder_options,
     generate_options,
+    growth_options,
     judge_options,
     limit_options,
     model_options,
@@ -28,6 +29,7 @@ from zopo_fast.cli.params import FILE, Command, option
 from zopo_fast.cli.plan import fit_heldout
 from zopo_fast.cli.resume import FITTED, given_options, resume_options, stored_task
 from zopo_fast.cli.settings import is_promptfoo, load_pool, load_task, text_or_file
+from zopo_fast.cli.terminal.folder import show_folder
 from zopo_fast.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ MOST_USED = (
 @model_options
 @answer_options
 @writer_options
+@growth_options
 @judge_options
 @limit_options
 @dry_run_options
@@ -159,6 +162,7 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
     """
     from zopo_fast._utils.text import printable
     from zopo_fast.runs.folder import has_results
+    from zopo_fast.runs.resume import RESULT
     from zopo_fast.storage.store import STUDY, Store
 
     if options["dry_run"]:
@@ -168,7 +172,9 @@ def _resume(options: dict[str, Any], folder: Path, repeated: Task | None = None)
         resumed, task = resume_options(store, options, task)
         if options["resume_or_start"] and options["generate"] is None and options["pool_file"] is not None:
             _require_pool(options["pool_file"], store)
-        if options["resume_or_start"] and (summary := store.get(SUMMARY)) is not None:
+        # Another --prefer-short may choose another winner; the answers of the search are in the study.
+        is_same = (store.get(RESULT) or {}).get("prefer_short") == resumed["prefer_short"]
+        if options["resume_or_start"] and is_same and (summary := store.get(SUMMARY)) is not None:
             if has_results(folder):
                 click.echo(summary)
                 show_folder(folder)

@@ -12,6 +12,7 @@ import click
 
 from zopo_fast._utils.text import json_line, printable
 from zopo_fast.cli.params import FILE, Command, option
+from zopo_fast.cli.terminal.summary import tokens_text
 from zopo_fast.errors import StoreError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from zopo_fast.runs.inspection import PromptScore, ScoredAnswer
 
 BEST = 10  # prompts in the table
-_HEAD = "rank  prompt   score  examples  calls   tokens     cost  text"
+_HEAD = "rank  prompt   score  examples  calls   tokens  per call     cost  text"
 _CUT = 200  # characters of a text without --full
 
 
@@ -101,6 +102,7 @@ class _Show:
         return {
             "stopped_by": self._study.result.get("stopped_by"),
             "winner": None if winner is None else winner.index,
+            "front": [point.to_dict() for point in self._study.front],
             "prompts": [self._row_values(row) for row in [*ranked, *failed]],
         }
 
@@ -119,6 +121,7 @@ class _Show:
             yield from (self._row(row) for row in ranked[:BEST])
             if len(ranked) > BEST:
                 yield f"... and {len(ranked) - BEST} more"
+            yield from self._front()
         for row in failed[:BEST]:
             yield f"Failed: prompt {row.index}: {self._one_line(row.error or '')}"
         if len(failed) > BEST:
@@ -138,13 +141,29 @@ class _Show:
 
     # ---- internals ---------------------------------------------------------------------------------
 
+    def _front(self) -> Iterator[str]:
+        """Yield the lines about the prompts that no other one beats in both score and tokens."""
+        front = self._study.front
+        if len(front) < 2:
+            return
+        best = self._study.given_up
+        yield ""
+        if best is not None:
+            yield f"Chosen for its length: the best score is {best.score:.3f}, of prompt {best.index}."
+        left_out = f", the {BEST} longest of {len(front)}" if len(front) > BEST else ""
+        yield f"Score against tokens{left_out}:"
+        for point in front[-BEST:]:
+            text = self._cut(point.prompt.replace("\n", " "), 60)
+            yield f"  {point.score:.3f} with {tokens_text(point)}: prompt {point.index}  {text}"
+
     def _row(self, row: PromptScore) -> str:
         cost = self._study.cost(row.usage)
         money = "-" if cost is None else f"{cost:.4f}"
+        per_call = "-" if row.tokens_per_call is None else f"{row.tokens_per_call:.1f}"
         text = self._cut(row.prompt.replace("\n", " "), 60)
         return (
             f"{row.rank:>4}{row.index:>8}{row.score:>8.3f}{f'{row.tried}/{row.examples}':>10}"
-            f"{row.usage.calls:>7}{row.usage.total_tokens:>9}{money:>9}  {text}"
+            f"{row.usage.calls:>7}{row.usage.total_tokens:>9}{per_call:>10}{money:>9}  {text}"
         )
 
     def _row_values(self, row: PromptScore) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zopo_fast.cli.sweep.rows import Row
     from zopo_fast.cli.sweep.schedule import Executor
     from zopo_fast.llm.limits import Limits
-    from zopo_fast.runs.estimate import Estimate
+    from zopo_fast.runs.cost.estimate import Estimate
 
 RETRIES = 3
 

@@ -20,8 +20,8 @@ from zopo_fast.cli.sweep.config import Run
 from zopo_fast.cli.sweep.worker import Outcome
 from zopo_fast.cli.terminal.look import Look
 from zopo_fast.llm.limits import Prices
-from zopo_fast.report.intervals import score_interval
 from zopo_fast.runs.folder import RESULT
+from zopo_fast.scoring.intervals import score_interval
 
 _LIMITS = ("calls", "tokens", "cost", "time")
 

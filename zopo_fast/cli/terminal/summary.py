@@ -13,8 +13,9 @@ from zopo_fast._utils.text import printable
 from zopo_fast.cli.terminal.look import COLUMNS
 from zopo_fast.llm.limits import Prices
 from zopo_fast.llm.types import Usage
+from zopo_fast.runs.cost.front import FrontPoint
+from zopo_fast.runs.log.unanswered import unanswered_lines
 from zopo_fast.runs.result import HeldOut, Interval, Result
-from zopo_fast.runs.unanswered import unanswered_lines
 
 STOPPED = {
     "budget": "the budget is spent",
@@ -29,6 +30,8 @@ STOPPED = {
     "time": "the time is up",
     "error": "the model is unavailable; these are the results so far",
 }
+
+MAX_FRONT = 4  # prompts of the front in the summary
 
 _heading = partial(click.style, bold=True)
 _winner = partial(click.style, fg="green", bold=True)
@@ -60,6 +63,8 @@ def summary(
     add(f"Train score: {result.best_score:.3f}" + " (over some examples only)" * result.in_part, _heading)
     for line in _verdict(result.heldout):
         add(line, _heading)
+    for line in _short_of(result):
+        add(line)
     if prices is not None:
         usage = result.usage
         add(f"Cost: {prices.of(usage.prompt_tokens, usage.completion_tokens):.4f}")
@@ -85,6 +90,29 @@ def _verdict(rows: Sequence[HeldOut]) -> list[str]:
     ahead = seed.winner_ahead
     word = "better" if ahead.low > 0 else "worse" if ahead.high < 0 else "not clearly better"
     return [*lines, f"Against the seed prompt: {_interval(ahead)}, {word}"]
+
+
+def _short_of(result: Result) -> list[str]:
+    """Return what a shorter winner has given up, and the front of score and tokens where it is a choice."""
+    front, best = result.front, result.given_up
+    lines = []
+    if best is not None:
+        lines = [
+            f"Chosen for its length: the best score is {best.score:.3f}, of prompt {best.index} with "
+            f"{tokens_text(best)}."
+        ]
+    if len(front) > 1:
+        left_out = f"{len(front) - MAX_FRONT} shorter ones, " if len(front) > MAX_FRONT else ""
+        shown = ", ".join(f"{each.score:.3f} with {tokens_text(each)}" for each in front[-MAX_FRONT:])
+        lines.append(f"Score against length: {left_out}{shown}")
+    return lines
+
+
+def tokens_text(point: FrontPoint) -> str:
+    """Return the tokens of a prompt in words."""
+    if point.estimated:
+        return f"about {point.tokens:.0f} tokens of text"
+    return f"{point.tokens:.1f} tokens a call"
 
 
 def _course(result: Result) -> list[str]:

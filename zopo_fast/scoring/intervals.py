@@ -1,4 +1,4 @@
-"""Confidence interval of a mean score."""
+"""Confidence intervals of means."""
 
 from __future__ import annotations
 
@@ -35,5 +35,14 @@ def score_interval(scores: Sequence[float]) -> Bounds | None:
         center = (mean + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
         return Bounds(max(0.0, center - half), min(1.0, center + half))
-    half = z * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (n - 1) / n)
+    return normal_interval(scores)
+
+
+def normal_interval(values: Sequence[float]) -> Bounds | None:
+    """Return the 95 % interval of a mean by the normal approximation; None for fewer than two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean = math.fsum(values) / n
+    half = NORMAL_95 * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
     return Bounds(mean - half, mean + half)

@@ -31,6 +31,7 @@ class Comparison:
         config: settings of the run.
         on_phase: called with "random sample" and "comparison" as each begins.
         on_progress: called with these names, and the examples scored and in total.
+        winner: index of the chosen prompt; None: the prompt of the best score.
 
     Attributes:
         rows: rows so far, the winner's first; a prompt that cannot be scored has a row with the reason.
@@ -44,9 +45,10 @@ class Comparison:
         config: RunConfig,
         on_phase: Callable[[str], Any],
         on_progress: OnProgress,
+        winner: int | None = None,
     ) -> None:
         self._state, self._scorer, self._config = state, scorer, config
-        self._on_phase, self._on_progress = on_phase, on_progress
+        self._on_phase, self._on_progress, self._winner = on_phase, on_progress, winner
         self._done = self._prompts = 0  # held-out examples scored, and prompts to score on them
         self._sampled = self._to_sample = 0  # examples of the random sample
         self.rows: list[HeldOut] = []
@@ -60,21 +62,26 @@ class Comparison:
     async def make(self, seed_prompt: int) -> None:
         """Add the rows of winner, seed prompt, pool median and, if configured, the best random prompt.
 
-        The median is that of the start, or of the random sample.
+        A winner that was chosen for its length is compared with the prompt of the best score too. The median
+        is that of the start, or of the random sample.
 
         Raises:
             ZopoError: a failure of the account or the endpoint, or a limit; the rows so far are kept.
         """
         state = self._state
-        winner = state.optimizer.best[0]
+        top = state.optimizer.best[0]
+        winner = top if self._winner is None else self._winner
         self._on_phase("comparison")
-        self._prompts = 4 if self._config.compare_random else 3  # fewer where one prompt has two roles
+        # Fewer where one prompt has two roles.
+        self._prompts = 3 + self._config.compare_random + (winner != top)
         self._report()
         best = await self._heldout(winner)
         if best is None:
             return
         self.rows.append(self._row("winner", winner, best, best))
         roles = {"seed prompt": seed_prompt}
+        if winner != top:
+            roles["best score"] = top
         initial = state.optimizer.config.initial
         drawn = [] if initial is None or isinstance(initial, int) else list(initial)
         sample = [i for i in drawn if i in state.scores and i != seed_prompt] or list(state.scores)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from zopo_fast.llm.types import Usage
 from zopo_fast.scoring.unanswered import Unanswered, cannot_be_answered
 
 MAX_INPUT = 80  # characters of an input in the summary
@@ -35,15 +36,22 @@ class UnansweredExample:
 
 
 class AskedExamples:
-    """Outcome of every asked example, by prompt."""
+    """Outcome of every asked example, by prompt.
+
+    Attributes:
+        tokens: prompt and completion tokens of each answer with known counts, by prompt and example.
+    """
 
     def __init__(self) -> None:
+        self.tokens: dict[int, dict[int, tuple[int, int]]] = {}
         self._outcomes: dict[int, dict[int, Unanswered | None]] = {}
         self._failed: set[int] = set()
 
-    def add(self, prompt: int, example: int, unanswered: Unanswered | None) -> None:
-        """Record an example as answered (None), or as unanswered for a reason."""
+    def add(self, prompt: int, example: int, unanswered: Unanswered | None, usage: Usage) -> None:
+        """Record an example as answered (None), or as unanswered for a reason, with its usage."""
         self._outcomes.setdefault(prompt, {})[example] = unanswered
+        if unanswered is None and (counts := usage.answer_tokens) is not None:
+            self.tokens.setdefault(prompt, {})[example] = counts
 
     def mark_failed(self, prompt: int) -> None:
         """Exclude a failed prompt from the summary: its failure says nothing about the examples."""

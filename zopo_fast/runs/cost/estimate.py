@@ -52,6 +52,7 @@ def estimate(
     judge_max_tokens: int | None = JUDGE_BODY["max_tokens"],
     writer_max_tokens: int | None = WRITER_BODY["max_tokens"],
     generate: int = 0,
+    writes: bool = False,
     embed: int = 0,
     embed_batch: int = EMBED_BATCH,
     prices: tuple[float, float] | None = None,
@@ -67,6 +68,7 @@ def estimate(
         judge_max_tokens: maximum length of a judge's answer; None: nothing limits it.
         writer_max_tokens: maximum length of an answer with prompts; None: nothing limits it.
         generate: calls that generate the pool.
+        writes: whether a model writes new prompts; its calls are among those of the budget.
         embed: prompts embedded by an endpoint, in calls of `embed_batch`.
         prices: of a million tokens in and out.
     """
@@ -84,11 +86,12 @@ def estimate(
     scored = config.budget * len(task.train)
     if config.races(task):
         scored = config.calls_of_race(task)
-    compared = (4 if config.compare_random else 3) if config.heldout else 0
+    compared = (3 + config.compare_random + (config.prefer_short is not None)) * config.heldout
     calls = scored * (2 if config.compare_random else 1) + compared * len(task.heldout)
     shown = sum(len(e.input) + len(e.outputs[0]) for e in task.train[:5]) // 4 + UNKNOWN_PROMPT_TOKENS
-    tokens_in = round(calls * per_call) + generate * shown
-    answers = [(calls, max_tokens), (generate, writer_max_tokens)]
+    written = int(config.growth.share * scored) if writes else 0
+    tokens_in = round(calls * per_call) + (generate + written) * shown
+    answers = [(calls, max_tokens), (generate + written, writer_max_tokens)]
     if task.metric == "judge":  # its messages hold the rubric, the example and the answer
         rubric = tokens.count_tokens(config.rubric or DEFAULT_RUBRIC, model).tokens
         # Without a limit, assume an answer as long as the default allows.

@@ -72,14 +72,20 @@ class ImprovementSearch {
   const TrustRegion& trust() const { return trust_; }
   // Compute mean and variance of the scores of all members as the other scores predict them
   // (RegionPosterior::predict), (members,). Only with a model.
-  void predict(double* mean, double* variance) const;
+  void predict(double* mean, double* variance, bool latent) const;
+  // Compute the same of candidates outside the pool, (n,), from their embeddings Z (n, d), of the pool's
+  // precision, and their trends (n, trends).
+  void predict_at(const void* Z, std::size_t n, const Doubles& trend, double* mean,
+                  double* variance, bool latent) const;
+  const Pool<Cpu>& pool() const { return *pool_; }
+  // Return the score to improve on: the best exact score, or else the best score. Only with a score.
+  double incumbent_score() const;
 
   // Multiply-adds of a call, for the split over threads.
   double work() const;
 
  private:
   std::int64_t next();
-  double incumbent() const;
   std::int64_t sample();
   // ---- the model
   void sync();

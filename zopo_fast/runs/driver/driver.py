@@ -28,18 +28,20 @@ from zopo_fast.errors import (
     ZopoError,
 )
 from zopo_fast.llm.types import Usage
-from zopo_fast.runs.comparison import Comparison
+from zopo_fast.runs.cost.front import points, standing
+from zopo_fast.runs.driver.comparison import Comparison
+from zopo_fast.runs.log.entries import AGAIN, ASK, FAILED, GROW, LATE, SCORE, WRITE, replay
 from zopo_fast.runs.progress import OnProgress
 from zopo_fast.runs.result import Result, Trial
 from zopo_fast.runs.resume import forget_refusals
-from zopo_fast.runs.state import AGAIN, ASK, FAILED, LATE, SCORE
 from zopo_fast.scoring.unanswered import Unanswered, concerns_call
 
 if TYPE_CHECKING:
     from zopo_fast.llm.budget import Account
     from zopo_fast.runs.config import RunConfig
+    from zopo_fast.runs.driver.grower import Drafts, Grower
+    from zopo_fast.runs.log.work import Work
     from zopo_fast.runs.state import RunState
-    from zopo_fast.runs.work import Work
     from zopo_fast.scoring.scorer import Scorer
     from zopo_fast.storage.store import Store
 
@@ -64,6 +66,7 @@ class Driver:
         stop: ends the run early.
         store: study that holds the log; None: the log is not kept.
         account: hard limits; None: no limits.
+        grower: writes new prompts; None: the pool does not grow.
     """
 
     def __init__(
@@ -79,12 +82,16 @@ class Driver:
         stop: asyncio.Event,
         store: Store | None = None,
         account: Account | None = None,
+        grower: Grower | None = None,
     ) -> None:
         self._state, self._scorer, self._config = state, scorer, config
         self._on_trial, self._on_resume, self._on_phase, self._stop = on_trial, on_resume, on_phase, stop
         self._on_progress = on_progress
         self._store, self._account = store, account
+        self._grower = grower
         self._running: dict[asyncio.Future[Any], Work] = {}
+        self._writing: asyncio.Future[Drafts] | None = None
+        self._written = Usage()  # of the rounds of writing in this run
         self._reported = 0  # number of trials
         self._error: ZopoError | None = None
         self._failure: ZopoError | None = None  # of the prompt that failed last
@@ -114,10 +121,13 @@ class Driver:
             forget_refusals(self._store)
         if not state.scores and self._error is not None:
             raise self._error
-        comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress)
-        if state.best and self._config.heldout and self._scorer.heldout_parts:
+        scores = {i: (state.scores[i].mean, state.scores[i].scores) for i in state.full if i in state.scores}
+        measured = points(state.pool.prompts, scores, state.asked.tokens, self._config.prices)
+        best, front = standing(measured, state.best, self._config.prefer_short)
+        winner = None if best is None else best[0]
+        comparison = Comparison(state, self._scorer, self._config, self._on_phase, self._on_progress, winner)
+        if best and self._config.heldout and self._scorer.heldout_parts:
             await self._compare(comparison, seed_prompt)
-        best = state.best
         in_part = best is None and self._limit is not None
         if in_part:  # a run that reaches a limit returns a partial score where there is no full one
             best = state.best_partial
@@ -138,7 +148,7 @@ class Driver:
             best_score=score,
             best_index=index,
             trials=state.trials,
-            usage=self._earlier_usage + self._scorer.spent,
+            usage=self._earlier_usage + self._scorer.spent + self._written,
             stopped_by="interrupted" if self._stop.is_set() else stopped_by,
             seconds=self._now(),
             heldout=comparison.rows,
@@ -146,6 +156,8 @@ class Driver:
             in_part=in_part,
             unanswered=state.asked.summary(self._scorer.input),
             comparison_notes=comparison.notes,
+            front=front,
+            prefer_short=self._config.prefer_short,
         )
 
     # ---- log -----------------------------------------------------------------------------------
@@ -170,7 +182,7 @@ class Driver:
         for event in self._store.events():
             is_resumed = True
             try:
-                self._state.replay(event.kind, event.data)
+                replay(self._state, event.kind, event.data)
                 self._earlier_seconds = max(self._earlier_seconds, float(event.data["at"]))
             except (InputError, LookupError, TypeError, ValueError) as error:
                 raise StudyMismatchError(
@@ -202,19 +214,22 @@ class Driver:
             if self._can_continue():  # send what was in flight when the earlier run was interrupted
                 for work in list(state.running.values()):
                     self._send(work)
+                self._write_round()
             self._start()
             while self._can_continue() and not stopping.done():
-                if not self._running:  # done, or only failed prompts are left
+                if not self._running and self._writing is None:  # done, or only failed prompts are left
                     break
                 left = None if self._account is None else self._account.left().seconds
-                wait = [*self._running, stopping]
+                wait = [*self._running, *self._rounds, stopping]
                 await asyncio.wait(wait, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 self._settle()
+                self._settle_round()
                 await self._report()
             return self._end_reason(stopping.done())
         finally:
             self._closing = True
-            await cancel_and_wait([*self._running, stopping])
+            await cancel_and_wait([*self._running, *self._rounds, stopping])
+            self._count_unfinished_round()
 
     def _can_continue(self) -> bool:
         if self._account is not None and self._account.left().seconds == 0:
@@ -237,6 +252,7 @@ class Driver:
         Prompts are asked even after an error or a limit, when none is sent: the asks must depend on the log
         alone, not on the time at which a run ended.
         """
+        self._begin_round()
         while (work := self._state.ask(self._now())) is not None:
             entry = {"prompt": work.index, "examples": list(work.examples), "at": work.begun}
             self._write(ASK, entry)
@@ -331,6 +347,67 @@ class Driver:
             for trial in new:
                 if self._on_trial is not None:
                     await _call(self._on_trial, trial)
+
+    # ---- growth ------------------------------------------------------------------------------------
+
+    @property
+    def _rounds(self) -> list[asyncio.Future[Drafts]]:
+        return [] if self._writing is None else [self._writing]
+
+    def _begin_round(self) -> None:
+        """Begin a round of writing where one is due; like an ask, it depends on the log alone."""
+        growth = self._state.growth
+        if growth is None or self._state.reason is not None:
+            return
+        if (order := growth.due(self._state)) is None:
+            return
+        if self._grower is not None:
+            order = self._grower.with_failures(order, self._state, self._scorer)
+        entry = order.to_entry() | {"at": self._now()}
+        self._write(WRITE, entry)
+        self._state.begin_round(entry)
+        self._write_round()
+
+    def _write_round(self) -> None:
+        """Let the writers write the round that the log has begun."""
+        growth = self._state.growth
+        if self._grower is None or growth is None or growth.writing is None:
+            return
+        if not self._closing and self._error is None and self._limit is None:
+            self._writing = asyncio.ensure_future(self._grower.write(growth.writing, self._state))
+
+    def _settle_round(self) -> None:
+        """Screen what the writers have written, and add what enters to the pool."""
+        growth, future, grower = self._state.growth, self._writing, self._grower
+        if future is None or not future.done() or growth is None or grower is None:
+            return
+        self._writing = None
+        error = future.exception()
+        if isinstance(error, LimitReachedError):
+            self._limit = self._limit or error
+            return
+        if error is not None:
+            raise error
+        drafts = future.result()
+        self._written += drafts.usage
+        if self._state.reason is not None or growth.writing is None:
+            self._write(LATE, {"usage": vars(drafts.usage), "at": self._now()})
+            self._state.record_late(drafts.usage)
+            return
+        entry = grower.outcome(growth.writing, drafts, self._state) | {"at": self._now()}
+        self._write(GROW, entry)
+        self._state.grow(entry)
+        self._start()
+
+    def _count_unfinished_round(self) -> None:
+        """Count the calls of a round that the end of the search has cut off."""
+        if self._grower is None or self._writing is None:
+            return
+        self._writing, usage = None, self._grower.cut_off
+        self._written += usage
+        if self._state.reason is not None:  # else a resumed run repeats the round, and replays its answers
+            self._write(LATE, {"usage": vars(usage), "at": self._now()})
+            self._state.record_late(usage)
 
     # ---- comparison --------------------------------------------------------------------------------
 

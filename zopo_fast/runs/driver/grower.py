@@ -1,0 +1,261 @@
+"""Work of a round: the writers write, the guards reject, and the rest is embedded and screened."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zopo_fast._utils.aio import gather_or_cancel
+from zopo_fast._utils.text import printable
+from zopo_fast.errors import ConfigError, LimitReachedError, StoreError, ZopoError
+from zopo_fast.llm.types import Usage
+from zopo_fast.prompts.pool import normalise
+from zopo_fast.prompts.writing.guards import Guard, near_duplicates
+from zopo_fast.prompts.writing.types import Draft, Failure, Parent, Writer, WriteRequest, Written
+from zopo_fast.runs.growth.screening import screen
+from zopo_fast.runs.growth.state import ENTERED, SCREENED, Round, encoded
+
+if TYPE_CHECKING:
+    from zopo_fast.llm.middleware import SpentModel
+    from zopo_fast.runs.growth.config import Growth
+    from zopo_fast.runs.growth.describe import Description
+    from zopo_fast.runs.state import RunState
+    from zopo_fast.scoring.scorer import Scorer
+    from zopo_fast.tasks.example import Example
+
+MAX_FAILURES = 5
+"""Wrong answers that writers are shown."""
+MAX_REJECTED = 200
+"""Characters of a rejected draft that the log keeps."""
+NEAR = 0.9999
+"""Cosine of two embeddings from which two prompts count as the same."""
+_log = logging.getLogger(__name__)
+
+Embed = Callable[[Sequence[str]], Awaitable[tuple[NDArray[Any], Usage]]]
+"""Embeds texts: (k, d) rows, and what that cost."""
+
+
+@dataclass
+class Drafts:
+    """What the writers of a round have written.
+
+    Attributes:
+        rows: fields of each draft: writer, prompt, parents, note and fate; "" where it is not decided.
+        embeddings: (k, d) rows of the drafts without a fate, in order.
+        calls: model calls by writer.
+        usage: of the writers and the embedding.
+        failed: error of each writer that failed.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    embeddings: NDArray[Any] | None = None
+    calls: dict[str, int] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Grower:
+    """Writes the rounds of a run.
+
+    Args:
+        writers: of the run; their names are distinct.
+        settings: of the growth.
+        embed: embeds texts as the pool was embedded.
+        description: describes prompts to the search.
+        guard: rejects drafts.
+        examples: train examples, for the failures of a prompt.
+        model: of the writers, for the usage of a round that is cut off; None: they have none.
+        pool: (m, d) embeddings of the first pool; None: prompts with equal embeddings may differ.
+        seed: of every random choice.
+
+    Raises:
+        ConfigError: two writers have the same name.
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        settings: Growth,
+        embed: Embed,
+        description: Description,
+        guard: Guard,
+        examples: Sequence[Example],
+        model: SpentModel | None,
+        pool: NDArray[Any] | None,
+        seed: int,
+    ) -> None:
+        self._writers = {writer.name: writer for writer in writers}
+        if len(self._writers) < len(writers):
+            names = [writer.name for writer in writers]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ConfigError(f"writers: two are named {twice!r}; give each a name of its own")
+        self._settings, self._embed, self._description = settings, embed, description
+        self._guard, self._examples, self._seed = guard, examples, seed
+        self._model, self._pool = model, pool
+        self._known = 0  # prompts of the pool that the guard knows
+
+    def with_failures(self, order: Round, state: RunState, scorer: Scorer) -> Round:
+        """Return the round with wrong answers of its best parent, where a writer may learn from them."""
+        if not self._examples or not any(
+            self._writers[name].calls for name in order.asked if name in self._writers
+        ):
+            return order
+        index = order.parents[0]
+        if state.race is not None:
+            examples, scores = state.race.in_order(index)
+        else:
+            scores = state.scores[index].scores
+            examples = tuple(range(len(scores))) if len(scores) == state.parts else ()
+        ranked = sorted(zip(scores, examples, strict=False))
+        prompt = state.pool.prompts[index]
+        best = max(scores) if scorer.perfect is None else scorer.perfect
+        given = [(example, scorer.given(prompt, example)) for score, example in ranked if score < best]
+        return replace(order, failures=tuple(given[:MAX_FAILURES]))
+
+    @property
+    def cut_off(self) -> Usage:
+        """Usage of the calls of the round in progress."""
+        return Usage() if self._model is None else self._model.spent
+
+    async def write(self, order: Round, state: RunState) -> Drafts:
+        """Let the writers write, reject drafts, and embed the others.
+
+        Raises:
+            LimitReachedError: a limit leaves no room for a call.
+            StoreError: the study cannot be written.
+        """
+        requests = self._requests(order, state)
+        if self._model is not None:
+            self._model.spent = Usage()
+        drafts = Drafts(calls=dict.fromkeys(requests, 0))
+        outcomes = await gather_or_cancel(
+            [self._written(self._writers[name], request) for name, request in requests.items()]
+        )
+        for name, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, ZopoError):
+                drafts.failed[name] = str(outcome)
+                drafts.calls[name] = requests[name].n * self._writers[name].calls
+                _log.warning("writer %s failed: %s", name, printable(str(outcome)))
+                continue
+            drafts.usage += outcome.usage
+            drafts.calls[name] = outcome.usage.calls + outcome.usage.cached
+            drafts.rows += [_row(name, draft) for draft in outcome.drafts[: requests[name].n]]
+            drafts.rows += [_row(name, Draft("", ()), reason) for reason in outcome.rejected]
+        self._reject(drafts.rows, state.pool.prompts)
+        fit = [row["prompt"] for row in drafts.rows if not row["fate"]]
+        if fit:
+            drafts.embeddings, usage = await self._embed(self._description.to_embed(fit))
+            drafts.usage += usage
+        return drafts
+
+    def outcome(self, order: Round, drafts: Drafts, state: RunState) -> dict[str, Any]:
+        """Screen the drafts on what the search knows now, and return the fields of the log entry."""
+        open_rows = [row for row in drafts.rows if not row["fate"]]
+        entered: list[int] = []
+        if open_rows and drafts.embeddings is not None:
+            new = self._new(open_rows, drafts.embeddings, state)
+            found = self._screen([open_rows[k] for k in new], drafts.embeddings[new], state) if new else []
+            entered = [new[k] for k in found]
+        chosen = [open_rows[k] for k in entered]
+        for row in chosen:
+            row["fate"] = ENTERED
+        others = [row for row in drafts.rows if row["fate"] != ENTERED]
+        rows = None if drafts.embeddings is None else drafts.embeddings[entered]
+        return {
+            "round": order.number,
+            "written": [*chosen, *others],
+            "embeddings": None if rows is None or not entered else encoded(rows),
+            "calls": drafts.calls,
+            "usage": asdict(drafts.usage),
+            "failed": drafts.failed,
+        }
+
+    def _requests(self, order: Round, state: RunState) -> dict[str, WriteRequest]:
+        """Return the request to each writer."""
+        prompts = state.pool.prompts
+        failures = tuple(
+            Failure(self._examples[i].input, self._examples[i].outputs[0], given)
+            for i, given in order.failures
+        )
+        parents = tuple(
+            Parent(index, prompts[index], score, failures if place == 0 else ())
+            for place, (index, score) in enumerate(zip(order.parents, order.scores, strict=True))
+        )
+        numbers = {name: k for k, name in enumerate(self._writers)}
+        return {
+            name: WriteRequest(parents, n, self._seed_of(order.number, numbers[name]), prompts)
+            for name, n in order.asked.items()
+            if name in self._writers
+        }
+
+    def _seed_of(self, round_number: int, writer: int) -> int:
+        return int(np.random.SeedSequence([self._seed, round_number, writer]).generate_state(1)[0])
+
+    async def _written(self, writer: Writer, request: WriteRequest) -> Written | ZopoError:
+        """Return what a writer has written, or why it failed: the run goes on without it."""
+        try:
+            return await writer.write(request)
+        except (LimitReachedError, StoreError):
+            raise
+        except ZopoError as error:
+            return error
+
+    def _reject(self, rows: Sequence[dict[str, Any]], prompts: Sequence[str]) -> None:
+        """Decide the fate of the drafts that the guards reject, and normalise the texts of the others."""
+        self._guard.add(prompts[self._known :])
+        self._known = len(prompts)
+        drafts = [row for row in rows if not row["fate"]]
+        for row, reason in zip(drafts, self._guard.reasons([row["prompt"] for row in drafts]), strict=True):
+            if reason is None:
+                row["prompt"] = normalise(row["prompt"])
+            else:
+                row["prompt"], row["fate"] = printable(row["prompt"][:MAX_REJECTED]), reason
+
+    def _new(self, rows: Sequence[dict[str, Any]], embeddings: NDArray[Any], state: RunState) -> list[int]:
+        """Return the indices of the rows whose embedding is not that of another prompt."""
+        if self._pool is None:
+            return list(range(len(rows)))
+        assert state.growth is not None
+        known = np.concatenate([self._pool, *state.growth.embeddings])
+        marked = near_duplicates(embeddings, known, NEAR)
+        for row, is_near in zip(rows, marked, strict=True):
+            if is_near:
+                row["fate"] = "has the embedding of another prompt"
+        return np.flatnonzero(~marked).tolist()
+
+    def _screen(self, rows: Sequence[dict[str, Any]], embeddings: NDArray[Any], state: RunState) -> list[int]:
+        """Return the indices of the rows that enter, and note what the search predicts for each."""
+        optimizer, settings = state.optimizer, self._settings
+        features = self._description.features([row["prompt"] for row in rows])
+        pool = optimizer.predict(latent=True)
+        found = optimizer.predict(embeddings, features, latent=True)
+        if pool is None or found is None:
+            for row in rows:
+                row["fate"] = "no prediction"
+            return []
+        for row, mean, variance in zip(rows, found.mean, found.variance, strict=True):
+            row["mean"], row["deviation"] = float(mean), math.sqrt(variance)
+            row["fate"] = SCREENED
+        growth = state.growth
+        assert growth is not None
+        if not settings.screen:
+            rng = np.random.default_rng(self._seed_of(growth.rounds + 1, len(self._writers)))
+            return [int(i) for i in rng.permutation(len(rows))[: settings.entrants]]
+        fresh = state.fresh[pool.indices]
+        target = max(state.standings().values())
+        return screen(
+            found.mean, found.variance, pool.mean[fresh], pool.variance[fresh], target, settings.entrants
+        )
+
+
+def _row(name: str, draft: Draft, fate: str = "") -> dict[str, Any]:
+    parents = list(draft.parents)
+    return {
+        "writer": name, "prompt": draft.prompt, "parents": parents, "note": draft.note, "fate": fate
+    }  # fmt: skip
