@@ -94,7 +94,7 @@ $(PEERS)/installed: $(VENV)/installed
 	$(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(PEERS)/path
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 	  > "$$(cat $(PEERS)/path)/checkout.pth"
-	$(PEERS)/bin/python -m pip install --quiet "zopo-fast[peers]"
+	$(PEERS)/bin/python -m pip install --quiet "$(TORCH)" "zopo-fast[peers]"
 	touch $@
 
 end-to-end-peers: $(PEERS)/installed
