@@ -73,9 +73,9 @@ def grown(run: Run) -> None:
     async def search() -> None:
         if run.problem.track == "local":
             async with client(run, WRITER, max_tokens=MAX_WRITTEN, temperature=0.7) as writer:
-                await _optimize(run, run.problem.initial, {"writer": writer}, grow=True)
+                await _optimize(run, run.problem.initial, {"writer": writer})
         else:
-            await _optimize(run, run.problem.initial, {"writers": [paid_editor(run)]}, grow=True)
+            await _optimize(run, run.problem.initial, {"writers": [paid_editor(run)]})
 
     asyncio.run(search())
 
@@ -83,9 +83,10 @@ def grown(run: Run) -> None:
 def grown_free(run: Run) -> None:
     """Search a pool that grows by the editor of this package, which makes no completion."""
     editor = zf.PartEditor(run.problem.parts.lists())  # type: ignore[attr-defined]
-    asyncio.run(_optimize(run, run.problem.initial, {"writers": [editor]}, grow=True))
+    asyncio.run(_optimize(run, run.problem.initial, {"writers": [editor]}))
 
 
+# Pools grow by the writers given. With grow=True the scored model would write, too, where no other model does.
 async def _optimize(run: Run, pool: Sequence[str], arguments: dict[str, Any], **settings: Any) -> None:
     problem = run.problem
     config = zf.RunConfig(
