@@ -86,7 +86,7 @@ def grown_free(run: Run) -> None:
     asyncio.run(_optimize(run, run.problem.initial, {"writers": [editor]}))
 
 
-# Pools grow by the writers given. With grow=True the scored model would write, too, where no other model does.
+# Pools grow by the writers given. With grow=True and no other model, the scored model would write, too.
 async def _optimize(run: Run, pool: Sequence[str], arguments: dict[str, Any], **settings: Any) -> None:
     problem = run.problem
     config = zf.RunConfig(
