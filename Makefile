@@ -9,7 +9,7 @@ NATIVE := $(shell find csrc tests/native -name "*.[chi][pun]*" -o -name "*.h")
 SOURCES := $(NATIVE) CMakeLists.txt csrc/cuda/compiler.cmake pyproject.toml
 
 .PHONY: demo test lint docs bench check clean instructions sanitize sanitize-threads emulate cuda chaos cancel fuzz audit \
-  lower-bounds serve-long bench-quick peers bridges fresh-install wheel interpreters
+  lower-bounds serve-long bench-quick peers bridges fresh-install wheel interpreters end-to-end end-to-end-peers
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -86,6 +86,23 @@ bench: $(VENV)/peers
 bench-quick: $(VENV)/peers
 	$(BIN)/zopo-fast bench --quick --out "$$(mktemp -d)"
 
+# The prompt optimisers of the end-to-end comparison pin versions, so they get an environment of their own. It
+# adds to that of the checkout, whose packages it sees after its own.
+PEERS := .venv-peers
+$(PEERS)/installed: $(VENV)/installed
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $(PEERS)/path
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+	  > "$$(cat $(PEERS)/path)/checkout.pth"
+	$(PEERS)/bin/python -m pip install --quiet "$(TORCH)" "zopo-fast[peers]"
+	touch $@
+
+end-to-end-peers: $(PEERS)/installed
+
+# Compare optimisers at equal completions. For example: make end-to-end ARGS="--model-url http://127.0.0.1:8000/v1"
+end-to-end: $(PEERS)/installed
+	$(PEERS)/bin/python -m zopo_fast.bench.search.end_to_end $(ARGS)
+
 # Compare the native instruction counts of a step with bench/results/instructions.json. To change that
 # baseline, in a commit that gives the reason: make instructions ARGS=--update
 instructions: ARGS ?= --check
@@ -147,4 +164,4 @@ cancel: $(VENV)/installed
 	ZOPO_CANCEL_EVERY=1 $(BIN)/python -m pytest tests/process/test_embedding.py -k cancelled --timeout=900
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(PEERS) build

@@ -194,7 +194,50 @@ def learned(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"real": real, "learned": learned, "searches": searches, "table": table, "limits": limits}
+# Methods of the end-to-end table, and their titles; a method without a run has no line.
+OPTIMISERS = (
+    ("GEPA", "GEPA"),
+    ("CAPO", "CAPO, with demonstrations"),
+    ("CAPO, no demonstrations", "CAPO, instructions only"),
+    ("EvoPromptGA", "EvoPromptGA"),
+    ("OPRO", "OPRO"),
+    ("MIPROv2", "MIPROv2, with demonstrations"),
+    ("MIPROv2, no demonstrations", "MIPROv2, instructions only"),
+    ("zopo_fast, fixed pool", "zopo_fast, 200 prompts, none written"),
+    ("zopo_fast, editor in process", "zopo_fast, growing, edits without a call"),
+    ("zopo_fast", "zopo_fast, growing"),
+)
+
+
+def end_to_end(results: Path = RESULTS) -> str:
+    """Return held-out scores at equal completions, and how far zopo_fast is ahead, as Markdown."""
+    kept = _load(results, "search_end_to_end")
+    places = list(dict.fromkeys((row["track"], row["budget"]) for row in kept["rows"]))
+    scores = {(row["method"], row["track"], row["budget"]): row["heldout"] for row in kept["rows"]}
+    ahead = {(pair["method"], pair["track"], pair["budget"]): pair for pair in kept["pairs"]}
+    heads = [f"{track}, {budget:,}" for track, budget in places]
+    lines = [f"| held-out score | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for method, title in OPTIMISERS:
+        cells = []
+        for place in places:
+            score, pair = scores.get((method, *place)), ahead.get((method, *place))
+            cell = "" if score is None else f"{score:.3f}"
+            if pair is not None:
+                cell += f" ({pair['mean']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})"
+            cells.append(cell)
+        if any(cells):
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "real": real,
+    "end_to_end": end_to_end,
+    "learned": learned,
+    "searches": searches,
+    "table": table,
+    "limits": limits,
+}
 _PLACE = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

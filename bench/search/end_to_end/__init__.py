@@ -1,0 +1,1 @@
+"""End-to-end comparison of prompt optimisers at equal numbers of completions."""
