@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 from dataclasses import replace
@@ -18,10 +19,12 @@ from growth_tools import (
     Answering,
     Embedder,
     Writing,
+    answer,
     grow,
     rounds,
     rows_of,
     score_of,
+    written,
 )
 from resume_tools import TASK
 
@@ -123,16 +126,30 @@ def test_writers_that_write_nothing_end_the_run() -> None:
     assert (result.grown, result.stopped_by) == ([], "pool")
 
 
-def test_a_perfect_score_ends_a_round() -> None:
-    async def slow(messages: Any) -> str:
-        await never.wait()
-        return ""
-
-    import asyncio
-
+def test_the_end_of_the_search_cuts_a_round_off(tmp_path: Path) -> None:
+    """The calls that writers made before the end count, once, also after a resumption."""
     never = asyncio.Event()
-    result = grow(writer=slow, target=0.6, budget=30)
+    calls: list[str] = []
+
+    async def slow(messages: Any) -> str:
+        calls.append(messages[-1]["content"])
+        if len(calls) > 2:
+            await never.wait()
+        return written(messages)
+
+    target = max(sum(answer_of(prompt, i) for i in range(5)) / 5 for prompt in POOL.prompts)
+    path, model = tmp_path / "study.sqlite3", Answering()
+    result = grow(path, model, writer=slow, target=target, budget=30)
     assert result.stopped_by == "target"
+    assert rounds(path)[-1][0] == "write"
+    assert result.usage.calls == model.calls + 2
+    silent = Answering()
+    again = grow(path, silent, writer=slow, target=target, budget=30)
+    assert (again.usage, again.stopped_by, silent.calls) == (result.usage, "target", 0)
+
+
+def answer_of(prompt: str, example: int) -> bool:
+    return answer([{"content": f"{prompt} question {example}"}]) == "yes"
 
 
 # ---- writers and embedders that fail ----------------------------------------------------------------
@@ -326,13 +343,3 @@ def test_a_damaged_entry_is_named(kind: str, damage: dict[str, Any], tmp_path: P
             store.append(event.kind, {**event.data, **damage} if event.seq == at else event.data)
     with pytest.raises(zf.StudyMismatchError, match=f"entry {at} "):
         grow(path, target=0.55, budget=30)
-
-
-def test_cached_answers_count_as_calls_of_the_writers(tmp_path: Path) -> None:
-    results = []
-    for number in range(2):
-        with zf.AnswerCache(tmp_path / "cache") as cache:
-            writing = Writing()
-            results.append(grow(tmp_path / f"{number}.sqlite3", writer=writing, cache=cache))
-    assert [t.prompt for t in results[0].trials] == [t.prompt for t in results[1].trials]
-    assert rounds(tmp_path / "0.sqlite3")[0] == rounds(tmp_path / "1.sqlite3")[0]

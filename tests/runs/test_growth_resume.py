@@ -167,15 +167,16 @@ def test_failures_are_retried_past_a_round(tmp_path: Path) -> None:
     path = tmp_path / "study.sqlite3"
     refused: list[str] = []
 
-    async def refusing(messages: Any) -> str:
-        content = messages[-1]["content"]
-        if "Format 3" in content and len(set(refused) | {content}) <= 2:
-            refused.append(content)
-            raise zf.RequestRejectedError("refused")
-        return growth_tools.answer(messages)
+    class Refusing(Answering):
+        async def __call__(self, messages: Any) -> str:
+            content = messages[-1]["content"]
+            if self.calls > 20 and len(refused) < 2:
+                refused.append(content)
+                raise zf.RequestRejectedError("refused")
+            return await super().__call__(messages)
 
     writing = Writing()
-    grow(path, refusing, writer=writing, unanswered="fail", max_failures=9)
+    grow(path, Refusing(), writer=writing, unanswered="fail", max_failures=9)
     assert refused
     before = sum(kind == "grow" for kind, _ in rounds(path))
     with Store.open(path) as store:

@@ -59,7 +59,7 @@ def turn(growth: GrowthState, run: Run, entered: list[str], calls: dict[str, int
     growth.begin(order.to_entry(), run)
     growth.end(outcome(order.number, entered, calls), run.size)
     run.size += len(entered)
-    run.spent += 100 + sum((calls or {}).values())
+    run.spent += 110 + sum((calls or {}).values())
     return order
 
 
@@ -101,7 +101,7 @@ def test_rounds_keep_their_distance_unless_the_pool_is_exhausted() -> None:
     assert growth.due(run) is not None
     run.spent = 200
     assert growth.due(run) is None, "nothing has changed since the last round"
-    run.spent, run.waits = 300, True
+    run.spent, run.waits = 301, True
     assert growth.due(run) is not None
 
 
@@ -135,16 +135,16 @@ def test_winners_and_losers_are_judged_by_the_best_score_of_their_time() -> None
 def test_a_writer_that_only_loses_is_no_longer_asked() -> None:
     growth, run = state(entrants=8), Run(200, budget=100_000, scores={i: 0.9 - i / 100 for i in range(5)})
     growth.settings = replace(growth.settings, first=0.0, gap=0.0005)
-    rounds = 0
+    rounds, asked = 0, []
     while (order := growth.due(run)) is not None:
         growth.begin(order.to_entry(), run)
-        growth.end(outcome(order.number, ["edit"] * 8), run.size)
+        growth.end(outcome(order.number, ["edit"] * 8 if order.asked else []), run.size)
         run.scores |= dict.fromkeys(range(run.size, run.size + 8), 0.1)
         run.size += 8
         run.spent += 100
-        rounds += 1
+        rounds, asked = rounds + 1, [*asked, bool(order.asked)]
         assert rounds < 20
-    assert rounds == PATIENCE // 8 + 1  # entrants are judged when the next round begins
+    assert asked == [True] * (PATIENCE // 8) + [False]  # entrants are judged when the next round begins
 
 
 def test_a_writer_whose_drafts_never_enter_is_no_longer_asked() -> None:

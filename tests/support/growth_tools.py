@@ -89,6 +89,8 @@ class Embedder:
 class Writing:
     """Model that writes, and counts its calls."""
 
+    name = "writing"
+
     def __init__(self, error: Exception | None = None, after: int = 0) -> None:
         self.calls: list[str] = []
         self._error, self._after = error, after
@@ -102,6 +104,8 @@ class Writing:
 
 class Answering:
     """Model that answers, and counts its calls; `stop` is set at one of them."""
+
+    name = "answering"
 
     def __init__(self, stop: Any = None, at: int = 0) -> None:
         self.calls = 0
@@ -157,7 +161,6 @@ class GrowthConductor(Conductor):
                 prompts += [row["prompt"] for row in event.data["written"] if row["fate"] == "entered"]
                 found[event.seq] = (-1, event.data["round"])
         self._order = found
-        self._rounds = sum(event.kind == "grow" for event in store.events())
 
     async def model(self, messages: Any) -> str:
         content = messages[-1]["content"]
@@ -172,6 +175,6 @@ class GrowthConductor(Conductor):
 
     async def embed(self, texts: Sequence[str]) -> Any:
         if list(texts) != list(POOL.prompts):
-            self._rounds += 1
-            await self._turn((-1, self._rounds))
+            ended = sum(event.kind == "grow" for event in self._store.events())
+            await self._turn((-1, ended + 1))
         return rows_of(texts)

@@ -308,7 +308,6 @@ class Driver:
         self._failure = error
 
     def _settle(self) -> None:
-        """Handle the failures of ended prompts, in the order of asking."""
         for future in [f for f in self._running if f.done()]:
             work = self._running.pop(future)
             error = future.exception()
