@@ -22,7 +22,6 @@ PARTS = {
     "instructions": [f"Do it in way number {i}." for i in range(4)],
     "formats": ["", *(f"Format {i}!" for i in range(1, 4))],
 }
-POOL = compose(14, 2, PARTS)
 GROWTH = zf.Growth(written=12, entrants=3, first=0.25, gap=0.15, share=0.25)
 FULL = {"racing": False, "budget": 16, "initial": 4, "prompts_in_flight": 3}
 RACE = {"racing": True, "budget": 10, "initial": 5, "prompts_in_flight": 4, "race_batch": 3}
@@ -44,7 +43,11 @@ def number_of(text: str) -> int:
 
 def score_of(text: str) -> float:
     role, way, form = code_of(text)
-    return (3 * role + 4 * way + 3 * form) / 40
+    return (3 * role + 4 * way + 3 * form) / 33
+
+
+POOL = zf.Pool.from_texts([text for text in compose(80, 2, PARTS).prompts if score_of(text) <= 0.6][:14])
+"""Prompts that one edit of a part improves."""
 
 
 def answer(messages: Any) -> str:
