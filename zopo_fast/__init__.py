@@ -107,6 +107,8 @@ if TYPE_CHECKING:  # the names of _LAZY once more, for type checkers and editors
     from zopo_fast.report.study import Study as Study
     from zopo_fast.runs.config import RunConfig as RunConfig
     from zopo_fast.runs.cost.front import FrontPoint as FrontPoint
+    from zopo_fast.runs.growth.config import Growth as Growth
+    from zopo_fast.runs.growth.state import Grown as Grown
     from zopo_fast.runs.optimize import optimize as optimize, optimize_sync as optimize_sync
     from zopo_fast.runs.result import Result as Result, Trial as Trial
     from zopo_fast.search.batch import ZopoBatch as ZopoBatch
@@ -170,6 +172,8 @@ _LAZY = {
     "check": "report.check",
     "check_sync": "report.check",
     "FrontPoint": "runs.cost.front",
+    "Growth": "runs.growth.config",
+    "Grown": "runs.growth.state",
     "Result": "runs.result",
     "Trial": "runs.result",
 }

@@ -185,7 +185,7 @@ def fit_heldout(task: Task, given: Collection[str]) -> Task:
 
 
 def fit_budget(config: RunConfig, size: int, given: Collection[str]) -> RunConfig:
-    """Return the settings with a budget that a pool of `size` prompts allows.
+    """Return the settings with a budget that a pool of `size` prompts allows; with --grow it may be larger.
 
     Args:
         config: Settings of the run.
@@ -196,7 +196,7 @@ def fit_budget(config: RunConfig, size: int, given: Collection[str]) -> RunConfi
         ConfigError: A given budget exceeds the pool, or no prompt is left to score.
     """
     budget, initial = config.budget, config.initial
-    if budget > size:
+    if budget > size and not (config.grow and size):
         if "budget" in given or size < 1:
             raise ConfigError(f"--budget {budget} is larger than the pool of {size} prompts to score")
         note(f"the budget is {size} instead of {budget} prompts: the pool has no more to score.")

@@ -77,6 +77,8 @@ def origin(study: Study, row: PromptScore) -> str:
         return "incumbent"
     if row.index in study.initial:
         return "start"
+    if (one := study.grown_at(row.index)) is not None:
+        return f"written by {cut(one.writer, 64)}"
     if row.order is None:
         return "known before"
     return {"improvement": "expected improvement", "thompson": "Thompson sample"}.get(
@@ -92,13 +94,16 @@ def prompt_rows(study: Study, length: int) -> list[list[Any]]:
         length: characters of a text.
 
     Returns:
-        Rows of rank, number, text, score, interval, examples, calls, tokens, cost, origin and order.
+        Rows of rank, number, text, score, interval, examples, calls, tokens, cost, origin, order, and the
+        numbers of the parents; None for a prompt that the pool began with.
     """
     rows = [_prompt_row(study, row, length) for row in (*study.ranked, *study.failed)]
     known = {row[1] for row in rows}
-    empty = [None, None, None, "0", 0, 0, None, "not asked", None]
     rest = [
-        [None, index, cut(text, length), *empty[1:]]
+        [
+            *(None, index, cut(text, length), None, None, "0", 0, 0, None, "not asked", None),
+            parents(study, index),
+        ]
         for index, text in enumerate(study.prompts[: MAX_ROWS + len(known)])
         if index not in known
     ]
@@ -121,7 +126,14 @@ def _prompt_row(study: Study, row: PromptScore, length: int) -> list[Any]:
         study.cost(usage),
         how,
         row.order,
+        parents(study, row.index),
     ]
+
+
+def parents(study: Study, index: int) -> list[int] | None:
+    """Return the numbers of a prompt's parents; None for a prompt that the pool began with."""
+    one = study.grown_at(index)
+    return None if one is None else list(one.parents)
 
 
 def rival(study: Study) -> tuple[str, int] | None:
@@ -252,6 +264,7 @@ def spending(study: Study) -> list[Part]:
     parts = [
         ("writing the pool", usages.get("writing", Usage())),
         ("embedding the pool", usages.get("embedding", Usage())),
+        ("growing the pool", usages.get("growth", Usage())),
         ("search: prompts scored on all examples", full),
         ("search: prompts stopped early", partial),
         ("search: prompts that failed", failed),

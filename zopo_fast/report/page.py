@@ -18,7 +18,7 @@ from zopo_fast import __version__
 from zopo_fast._utils.files import default_cache_dir, write_atomic
 from zopo_fast._utils.text import printable
 from zopo_fast.errors import MissingDependencyError
-from zopo_fast.report import charts, facts
+from zopo_fast.report import charts, facts, growth
 from zopo_fast.report.templates import template_environment
 from zopo_fast.scoring.intervals import score_interval
 
@@ -139,6 +139,9 @@ def _study_body(study: Study) -> Callable[[int], str]:
             changes=changes,
             ahead=ahead,
             parts=facts.spending(study),
+            rounds=growth.round_rows(study),
+            writers=growth.writer_rows(study),
+            families=growth.families(study),
             settings=facts.settings(study),
             versions=_versions(study),
             charts=drawn,

@@ -20,6 +20,8 @@ from zopo_fast.runs import resume
 from zopo_fast.runs.cost.front import FrontPoint, front
 from zopo_fast.runs.folder import RESULT
 from zopo_fast.runs.growth.describe import Description, space_of
+from zopo_fast.runs.growth.record import GrowthRecord, with_rows
+from zopo_fast.runs.growth.state import Grown
 from zopo_fast.runs.inspection import Inspection, PromptScore, ScoredAnswer, mean_variances
 from zopo_fast.runs.prior import PRIOR
 from zopo_fast.runs.result import HeldOut, Interval, Trial
@@ -61,7 +63,8 @@ class Study:
     Attributes:
         name: of the folder.
         task: the task; None for a function, and where the study does not hold it.
-        prompts: texts of the pool.
+        prompts: texts of the pool: those it began with, then those that entered it.
+        grown: list of Grown, the prompts that entered the pool, by ascending index.
         embeddings: (m, d) array, one row a prompt; None before the pool is embedded.
         trials: list of Trial, in order of their end; last those that a race left unfinished.
         ranked: PromptScore of each prompt with a score, best first.
@@ -97,6 +100,8 @@ class Study:
         self.usages: dict[str, Usage] = {}
         self.sources: list[dict[str, Any]] = []
         self.config = ZopoConfig()
+        self.growth = GrowthRecord()
+        self.given = len(self.prompts)
         self._has_words = False
         self._inspection: Inspection | None = None
         self._opened = ExitStack()
@@ -134,7 +139,8 @@ class Study:
         study.ranked, study.failed = inspection.ranked(), inspection.failed()
         study.trials = [_trial(values) for values in store.trials()]
         study._add_unfinished_trials()
-        study.embeddings = store.array("embeddings")
+        study.growth, study.given = inspection.growth, inspection.given
+        study.embeddings = with_rows(store.array("embeddings"), inspection.growth.embeddings)
         config = store.config
         study.options = dict(config.get("options") or {})
         study.command, study.version = config.get("command"), store.get(resume.VERSION)
@@ -154,7 +160,7 @@ class Study:
             study.usages[part] = Usage(**(store.get(part) or {}))
         answered = store.usage()
         scored = sum((row.usage for row in (*study.ranked, *study.failed)), Usage())
-        study.usages["search"] = scored
+        study.usages["search"], study.usages["growth"] = scored, study.growth.usage
         study.usages["comparison"] = _less(answered, scored)
         return study
 
@@ -225,6 +231,14 @@ class Study:
         return self.ranked[0] if self.ranked else None
 
     @property
+    def grown(self) -> list[Grown]:
+        return self.growth.grown
+
+    def grown_at(self, index: int) -> Grown | None:
+        """Return how a prompt entered the pool; None for a prompt that the pool began with."""
+        return self.grown[index - self.given] if index >= self.given else None
+
+    @property
     def given_up(self) -> FrontPoint | None:
         """Prompt of a better score that the run gave up for a shorter one; None without one."""
         winner, best = self.winner, self.front[-1] if self.front else None
@@ -274,13 +288,17 @@ class Study:
         known = [row for row in self.ranked if row.score is not None]
         if self.embeddings is None or not known or len(self.prompts) < 2:
             return None
-        arrays = Description(self.prompts, space_of(self.task), words=self._has_words).arrays(self.prompts)
+        given, more = self.prompts[: self.given], self.prompts[self.given :]
+        about = Description(given, space_of(self.task), words=self._has_words)
         settings = {**self.config.to_dict(), "budget": len(self.prompts), "initial": None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about settings, which the run has reported
-            search = Zopo(self.embeddings, ZopoConfig.from_dict(settings), None, **arrays)
+            rows = self.embeddings[: self.given]
+            search = Zopo(rows, ZopoConfig.from_dict(settings), None, **about.arrays(given))
         for source in self.sources:
             search.learn_from(**source)
+        if more:  # described and standardized by the first prompts, as in the run
+            search.add(self.embeddings[self.given :], **about.arrays(more))
         variances = dict(zip((row.index for row in known), mean_variances(known), strict=True))
         for row in known:
             assert row.score is not None

@@ -16,6 +16,7 @@ from zopo_fast.llm.middleware import recorded_key
 from zopo_fast.llm.types import CallKey, Usage
 from zopo_fast.runs.cost.front import FrontPoint, points
 from zopo_fast.runs.cost.tokens import tokens_per_call
+from zopo_fast.runs.growth.record import growth_record
 from zopo_fast.runs.log.entries import ASK, FAILED, SCORE
 from zopo_fast.tasks import template
 
@@ -111,6 +112,11 @@ class Inspection:
         store: the study.
         task: its task; None: unknown, so that inputs and answers cannot be shown.
         heldout: rows of the held-out comparison as in result.json.
+
+    Attributes:
+        prompts: texts of the pool: those it began with, then those that entered it.
+        given: number of prompts that the pool began with.
+        growth: rounds of writing, and the prompts that entered.
     """
 
     def __init__(self, store: Store, task: Task | None, heldout: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -121,6 +127,9 @@ class Inspection:
         incumbent = store.config.get("options", {}).get("incumbent")
         if incumbent is not None and incumbent not in self.prompts:
             self.prompts = (*self.prompts, incumbent)
+        self.given = len(self.prompts)
+        self.growth = growth_record(store.events(), self.given)
+        self.prompts += tuple(one.prompt for one in self.growth.grown)
         self._read = self._read_log()
         for rank, row in enumerate(self.ranked(), start=1):
             row.rank = rank
@@ -233,7 +242,7 @@ class Inspection:
         self, row: PromptScore, part: str, index: int, score: float | None, unanswered: str | None
     ) -> ScoredAnswer:
         example = self._example(part, index)
-        answer = None if example is None else self._recorded(part, row.prompt, index, example)
+        answer = None if example is None else self._recorded(part, row.prompt, index)
         text = None if answer is None else answer.text
         return ScoredAnswer(
             part,
@@ -253,18 +262,37 @@ class Inspection:
         examples = self._task.train if part == "train" else self._task.heldout
         return examples[index] if index < len(examples) else None
 
-    def _recorded(self, part: str, prompt: str, index: int, example: Example) -> Answer | None:
-        """Return the recorded answer: the key of an answer is a hash of its call, which is made again."""
-        assert self._task is not None
-        try:
-            layout = template.resolve(self._task.template)
-        except ConfigError:  # the template was a file that is gone
+    def _recorded(self, part: str, prompt: str, index: int) -> Answer | None:
+        if self._task is None:
             return None
-        messages = layout.render(prompt, example.input, self._task.demonstrations, example.columns)
         if self._keys is None:
             self._keys = self._store.answers()
-        numbers = self._keys.get(recorded_key("model", CallKey(part, prompt, index), messages))
-        return self._store.answer(numbers[0]) if numbers else None
+        return recorded_answer(self._store, self._keys, self._task, part, prompt, index)
+
+
+def recorded_answer(
+    store: Store, keys: Mapping[bytes, Sequence[int]], task: Task, part: str, prompt: str, index: int
+) -> Answer | None:
+    """Return the recorded answer of a prompt to an example; None where the study holds none.
+
+    The key of an answer is a hash of its call, which is made again.
+
+    Args:
+        store: the study.
+        keys: of its answers.
+        task: of the study.
+        part: "train" or "heldout".
+        prompt: text of the prompt.
+        index: of the example in its part.
+    """
+    try:
+        layout = template.resolve(task.template)
+    except ConfigError:  # the template was a file that is gone
+        return None
+    example = (task.train if part == "train" else task.heldout)[index]
+    messages = layout.render(prompt, example.input, task.demonstrations, example.columns)
+    numbers = keys.get(recorded_key("model", CallKey(part, prompt, index), messages))
+    return store.answer(numbers[0]) if numbers else None
 
 
 def mean_variances(rows: Sequence[PromptScore]) -> list[float]:

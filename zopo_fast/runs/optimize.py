@@ -202,7 +202,7 @@ async def optimize(
                 stop=stop or asyncio.Event(),
                 store=study,
                 account=account,
-                grower=grower_of(writing, state, config, run_embedder, about, Z, scored),
+                grower=grower_of(writing, state, config, run_embedder, about, Z, scored, study),
             )
             try:
                 result = await driver.run(incumbent or 0)

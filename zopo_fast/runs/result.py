@@ -14,6 +14,7 @@ from zopo_fast._utils.text import short_repr
 from zopo_fast.errors import MissingDependencyError
 from zopo_fast.llm.types import Usage
 from zopo_fast.runs.cost.front import FrontPoint
+from zopo_fast.runs.growth.state import Grown
 from zopo_fast.runs.log.unanswered import UnansweredExample
 
 _MAX_BEST, _MAX_PROMPT, _TOP = 2_000, 200, 10  # characters of the winner and of others, prompts in the HTML
@@ -152,6 +153,7 @@ class Result:
         front: prompts scored in full that no other one beats in both score and tokens per call, by ascending
             tokens; the last has the best score of them.
         prefer_short: score that could be given up for a shorter prompt; None: the best score decided.
+        grown: prompts that entered the pool during the run, by ascending index; empty without growth.
     """
 
     best_prompt: str
@@ -168,6 +170,7 @@ class Result:
     comparison_notes: list[str] = field(default_factory=list)
     front: list[FrontPoint] = field(default_factory=list)
     prefer_short: float | None = None
+    grown: list[Grown] = field(default_factory=list)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         defaults: dict[str, Any] = {
@@ -175,6 +178,7 @@ class Result:
             "comparison_notes": [],
             "front": [],
             "prefer_short": None,
+            "grown": [],
         }
         self.__dict__.update({**defaults, **state})
 
@@ -217,6 +221,10 @@ class Result:
             "comparison_notes": self.comparison_notes,
             "front": [point.to_dict() for point in self.front],
             "prefer_short": self.prefer_short,
+            "grown": [
+                {"index": one.index, "writer": one.writer, "parents": list(one.parents), "round": one.round}
+                for one in self.grown
+            ],
         }
 
     def to_frame(self) -> Any:

@@ -1,9 +1,8 @@
 """State machine of a run, driven by the entries of its log.
 
 A RunState has no clock, no I/O and no event loop. An entry says that a prompt was asked, an example was
-scored, a prompt failed, a resumed run reset the failures, or an answer arrived after the end. The same
-entries in the same order give the same state, bit for bit. The log is therefore all that a study stores of
-a search.
+scored, a prompt failed, a resumed run reset the failures, an answer arrived after the end, or writers began
+or ended a round. The same entries in the same order give the same state, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,8 +36,6 @@ LAST_ROUNDS = 4  # a race has at most a fourth of its remaining calls in flight
 class RunState:
     """State of a run: prompts in flight, scores, trials, and the reason for the end of the search.
 
-    A state of one process: the study in the file outlives it, and another process rebuilds it by replay().
-
     Args:
         optimizer: proposes prompts and receives their scores.
         pool: the prompts.
@@ -47,8 +44,7 @@ class RunState:
         parts: number of examples of a full score.
         perfect: the highest possible score; None if unknown.
         race: schedules looks; None: every prompt is scored on all examples at once.
-        calls_in_flight: number of calls of running looks from which a race starts no further look; None: no
-            such number.
+        calls_in_flight: calls of running looks from which a race starts no further look; None: unlimited.
         growth: rounds of writing; None: the pool does not grow.
         description: describes the prompts that enter a growing pool.
 
@@ -59,7 +55,7 @@ class RunState:
         spent: usage of all scores so far.
         reason: why the search has ended; None while it runs.
         asked: outcome of each example by prompt.
-        last_unanswered: reason of the newest unanswered example; None before there is one.
+        last_unanswered: reason of the newest unanswered example.
         full: prompts scored in this study on all examples, unanswered ones included.
         parts: number of examples of a full score.
         fresh: (m,) array: prompts neither asked nor scored before.
@@ -184,7 +180,7 @@ class RunState:
     @property
     def unanswerable(self) -> dict[int, str]:
         """Error of each running prompt whose examples are all unanswered, by pool index."""
-        waited = [index for index, work in self.running.items() if not work.waiting]
+        waited = (index for index, work in self.running.items() if not work.waiting)
         return {index: failure_text(list(self.asked.reasons(index).values())) for index in waited}
 
     def record_failure(self, index: int, error: str, at: float) -> None:
@@ -217,9 +213,8 @@ class RunState:
         """Calls spent, those in flight and those of writers included, and those of the budget."""
         if self.race is not None:
             return self.race.spent, self.race.calls
-        written = 0 if self.growth is None else self.growth.spent
-        asked = (len(self.full) + len(self.running)) * self.parts
-        return asked + written, self._config.budget * self.parts
+        written = 0 if self.growth is None else self.growth.spent + self.growth.reserved
+        return (len(self.full) + len(self.running)) * self.parts + written, self._config.budget * self.parts
 
     def standings(self) -> dict[int, float]:
         """Return the estimated score of every prompt with a score in this study, by pool index."""
@@ -228,8 +223,10 @@ class RunState:
         return {i: score.mean for i, score in self.scores.items() if i in self.full}
 
     def begin_round(self, entry: Mapping[str, Any]) -> None:
-        """Begin the round of writing of a log entry; errors as for `grow`."""
+        """Begin the round of writing of a log entry, and reserve its calls; errors as for `grow`."""
         self._growth.begin(entry, self)
+        if self.race is not None:
+            self.race.charge(self._growth.reserved)
 
     def grow(self, entry: Mapping[str, Any]) -> None:
         """Add the prompts of a round to the pool, and count what it cost.
@@ -237,10 +234,11 @@ class RunState:
         Raises:
             InputError: the entry does not follow from those before it, or is damaged.
         """
+        reserved = self._growth.reserved
         new = self._growth.end(entry, len(self.pool))
         self.spent += Usage(**entry["usage"])
         if self.race is not None:
-            self.race.charge(sum(entry["calls"].values()))
+            self.race.charge(sum(entry["calls"].values()) - reserved)
         if new:
             self._growth.add(new, entry["embeddings"], self.optimizer, self._description)
             self.pool = self.pool.with_prompts([one.prompt for one in new])
@@ -266,7 +264,7 @@ class RunState:
     @property
     def exhausted(self) -> str:
         """Name of what is exhausted when no prompt can be asked: "budget" or "pool"."""
-        is_spent = self.optimizer.done and len(self.pool) > self._config.budget
+        is_spent = self._is_spent or (self.optimizer.done and len(self.pool) > self._config.budget)
         if self.race is not None:
             is_spent = self.race.calls - self.race.spent < self.race.examples
         return "budget" if is_spent else "pool"
@@ -291,7 +289,7 @@ class RunState:
         self._drop(self.running.pop(index), error, at)
 
     def report_unfinished(self) -> None:
-        """Report the prompts that a race started and neither completed nor stopped: their calls are paid."""
+        """Report the prompts that a race neither completed nor stopped: their calls are paid."""
         for index in list(self._unreported):
             self._report_raced(index)
 
@@ -304,15 +302,19 @@ class RunState:
         return self.growth
 
     @property
+    def _is_spent(self) -> bool:
+        """True when the writers have left too few calls for another prompt; a race knows by itself."""
+        spent, calls = self.calls
+        return self.growth is not None and self.race is None and spent + self.parts > calls
+
+    @property
     def _waiting(self) -> int:
         return sum(work.waiting for work in self.running.values())
 
     def _ask_search(self, logged: int | None = None) -> tuple[int, tuple[int, ...]] | None:
         """Ask the search for a prompt; None, with no change of its state, if it has none now."""
         # Without a fresh prompt the search would offer the failed ones again, endlessly.
-        (spent, calls), grows = self.calls, self.growth is not None
-        is_spent = grows and self.race is None and spent + self.parts > calls  # by the writers, too
-        if is_spent or self.optimizer.done or not self.fresh.any():
+        if self._is_spent or self.optimizer.done or not self.fresh.any():
             return None
         try:
             if logged is None:
@@ -353,9 +355,8 @@ class RunState:
         """Start the look that the log names, whatever the race would choose."""
         if not race.can_start(logged):
             raise InputError(f"prompt {logged} cannot start a look")
-        chosen = self._choose(race)
         is_new = not race.has_begun(logged)
-        self.different += chosen != (racing.NEW if is_new else logged)
+        self.different += self._choose(race) != (racing.NEW if is_new else logged)
         if is_new and self._ask_search(logged) is None:
             return None
         return logged, race.start(logged, examples)
@@ -376,10 +377,9 @@ class RunState:
         stopped = race.finish(index, scores)
         self._count_racing(index, work.usage, seconds)
         racing.tell(self.optimizer, race, index, stopped)
-        has_answer = any(example not in self.asked.reasons(index) for example in work.examples)
-        if has_answer:
+        if has_answer := any(example not in self.asked.reasons(index) for example in work.examples):
             self._consecutive_failures = 0
-        for each in [index, *(i for i in stopped if i != index)]:
+        for each in {index: None, **dict.fromkeys(stopped)}:
             self.scores[each] = Score(race.mean(each), race.in_order(each)[1], Usage())
         is_complete = race.is_complete(index)
         for each in [index, *stopped] if is_complete else stopped:

@@ -43,7 +43,7 @@ def log_expected_improvement(mean: Array, variance: Array, target: float) -> Arr
     deviation = np.sqrt(np.maximum(variance, 1e-300))
     z = (mean - target) / deviation
     below = np.interp(-np.abs(z), _Z, _LOG_EXCESS)  # E max(x + z, 0) = z + E max(x - z, 0)
-    excess = np.where(z > 0.0, np.log(np.maximum(z, 0.0) + np.exp(below)), below)
+    excess = np.where(z > 0.0, np.log(np.maximum(z, 1e-300) + np.exp(below)), below)
     excess = np.where(z < -FARTHEST, excess + z, excess)
     gain: Array = np.log(deviation) + excess
     return gain

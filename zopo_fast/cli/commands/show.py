@@ -133,6 +133,10 @@ class _Show:
         row = self._study.prompt(prompt)
         yield f"Prompt {row.index}: {_score_text(row)}" + (f", rank {row.rank}" if row.rank else "")
         yield from ("  " + line for line in self._cut(row.prompt).split("\n"))
+        if (one := self._study.grown_at(row.index)) is not None:
+            parents = ", ".join(map(str, one.parents)) or "none"
+            note = f" ({self._one_line(one.note)})" * bool(one.note)
+            yield f"Written by {one.writer}{note} in round {one.round}; parents: {parents}"
         if row.error is not None:
             yield f"Failed: {self._one_line(row.error)}"
         for answer in self._study.answers(prompt):
@@ -167,10 +171,12 @@ class _Show:
         )
 
     def _row_values(self, row: PromptScore) -> dict[str, Any]:
-        values = asdict(row)
+        values, one = asdict(row), self._study.grown_at(row.index)
+        origin = ("writer", "parents", "note", "round")
         return {
             "rank": values.pop("rank"), "index": values.pop("index"), "score": row.score,
             "is_full": row.is_full, **values, "cost": self._study.cost(row.usage),
+            "grown": None if one is None else {name: getattr(one, name) for name in origin},
         }  # fmt: skip
 
     def _answer(self, answer: ScoredAnswer) -> Iterator[str]:

@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const PAGE = 15; // rows of a page
-  const PROMPTS = { rank: 0, number: 1, text: 2, score: 3, interval: 4, examples: 5, calls: 6, tokens: 7, money: 8, how: 9, asked: 10 };
+  const PROMPTS = { rank: 0, number: 1, text: 2, score: 3, interval: 4, examples: 5, calls: 6, tokens: 7, money: 8, how: 9, asked: 10, from: 11 };
   const NUMERIC = new Set([0, 1, 3, 5, 6, 7, 8, 10]);
   // Kept over the swaps of a live page: what the reader has typed and chosen.
   const kept = new Map();
@@ -103,6 +103,19 @@
       });
       return element("td", { className: "text" }, isOpen ? whole : `${whole.slice(0, SHORT)}… `, button);
     };
+    // A link to the texts of the parents, where the page shows them.
+    const from = (parents, number) => {
+      if (!heads[PROMPTS.from]) return null;
+      if (parents === null) return element("td", {}, "–");
+      const target = `grown-${number}`;
+      const shown = parents.join(", ") || "–";
+      if (!root.querySelector(`#${target}`)) return element("td", {}, shown);
+      const link = element("a", { href: `#${target}` }, shown);
+      link.addEventListener("click", () => {
+        root.querySelector(`#${target}`).open = true;
+      });
+      return element("td", {}, link);
+    };
     const draw = (row) =>
       element(
         "tr",
@@ -110,6 +123,7 @@
         ...row.map((value, column) => {
           if (hidden.includes(column)) return null;
           if (column === PROMPTS.text) return text(row);
+          if (column === PROMPTS.from) return from(value, row[1]);
           if (column === PROMPTS.interval) return element("td", {}, value === null ? "–" : `${figure(value[0], 2)} to ${figure(value[1], 2)}`);
           if (column === PROMPTS.score) return element("td", { className: "number" }, figure(value, 3));
           if (column === PROMPTS.money) return element("td", { className: "number" }, figure(value, 4));

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zopo_fast._utils.aio import cancel_and_wait
 from zopo_fast.errors import (
+    ArrayError,
     InputError,
     LimitReachedError,
     LLMError,
@@ -158,6 +159,7 @@ class Driver:
             comparison_notes=comparison.notes,
             front=front,
             prefer_short=self._config.prefer_short,
+            grown=[] if state.growth is None else list(state.growth.grown),
         )
 
     # ---- log -----------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ class Driver:
         """Keep prompts in flight until the search ends; return the reason of the end."""
         state, stopping = self._state, asyncio.ensure_future(self._stop.wait())
         try:
-            if self._can_continue():  # send what was in flight when the earlier run was interrupted
+            if self._can_continue():  # resume what was in flight when the earlier run was interrupted
                 for work in list(state.running.values()):
                     self._send(work)
                 self._write_round()
@@ -241,7 +243,7 @@ class Driver:
         if self._state.reason is not None:
             return self._state.reason
         if self._error is not None:
-            return "error" if isinstance(self._error, LLMError) else "failures"
+            return "error" if isinstance(self._error, LLMError | ArrayError) else "failures"
         if self._limit is not None:
             return self._limit.limit
         return "interrupted" if is_stopped else self._state.exhausted
@@ -249,15 +251,19 @@ class Driver:
     def _start(self) -> None:
         """Ask for prompts until enough are in flight.
 
-        Prompts are asked even after an error or a limit, when none is sent: the asks must depend on the log
-        alone, not on the time at which a run ended.
+        Prompts are asked even after an error or a limit, when none is sent: the asks depend on the log alone.
         """
-        self._begin_round()
-        while (work := self._state.ask(self._now())) is not None:
+        while True:
+            # Before each ask, so that a run resumed between two asks begins no round earlier.
+            self._begin_round()
+            if (work := self._state.ask(self._now())) is None:
+                break
             entry = {"prompt": work.index, "examples": list(work.examples), "at": work.begun}
             self._write(ASK, entry)
             if not self._closing and self._error is None and self._limit is None:
                 self._send(work)
+        if not self._state.running:
+            self._begin_round(is_idle=True)
 
     def _send(self, work: Work) -> None:
         prompt = self._state.pool.prompts[work.index]
@@ -302,7 +308,6 @@ class Driver:
         self._failure = error
 
     def _settle(self) -> None:
-        """Handle the failures of prompts that have ended, in the order of asking."""
         for future in [f for f in self._running if f.done()]:
             work = self._running.pop(future)
             error = future.exception()
@@ -354,12 +359,10 @@ class Driver:
     def _rounds(self) -> list[asyncio.Future[Drafts]]:
         return [] if self._writing is None else [self._writing]
 
-    def _begin_round(self) -> None:
+    def _begin_round(self, is_idle: bool = False) -> None:
         """Begin a round of writing where one is due; like an ask, it depends on the log alone."""
         growth = self._state.growth
-        if growth is None or self._state.reason is not None:
-            return
-        if (order := growth.due(self._state)) is None:
+        if growth is None or self._state.reason or not (order := growth.due(self._state, is_idle)):
             return
         if self._grower is not None:
             order = self._grower.with_failures(order, self._state, self._scorer)
@@ -382,12 +385,17 @@ class Driver:
         if future is None or not future.done() or growth is None or grower is None:
             return
         self._writing = None
-        error = future.exception()
-        if isinstance(error, LimitReachedError):
-            self._limit = self._limit or error
+        if (
+            error := future.exception()
+        ) is not None:  # a resumed run repeats the round, and replays the answers so far
+            if not isinstance(error, ZopoError) or isinstance(error, StoreError):
+                raise error
+            self._written += grower.cut_off
+            if isinstance(error, LimitReachedError):
+                self._limit = self._limit or error
+            else:
+                self._error = self._error or error
             return
-        if error is not None:
-            raise error
         drafts = future.result()
         self._written += drafts.usage
         if self._state.reason is not None or growth.writing is None:

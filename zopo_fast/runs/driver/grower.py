@@ -12,14 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zopo_fast._utils.aio import gather_or_cancel
-from zopo_fast._utils.text import printable
-from zopo_fast.errors import ConfigError, LimitReachedError, StoreError, ZopoError
+from zopo_fast._utils.text import printable, short_repr
+from zopo_fast.errors import (
+    ArrayError,
+    ConfigError,
+    LimitReachedError,
+    LLMError,
+    MetricError,
+    StoreError,
+    ZopoError,
+)
 from zopo_fast.llm.types import Usage
 from zopo_fast.prompts.pool import normalise
 from zopo_fast.prompts.writing.guards import Guard, near_duplicates
 from zopo_fast.prompts.writing.types import Draft, Failure, Parent, Writer, WriteRequest, Written
 from zopo_fast.runs.growth.screening import screen
 from zopo_fast.runs.growth.state import ENTERED, SCREENED, Round, encoded
+from zopo_fast.scoring.unanswered import concerns_call
 
 if TYPE_CHECKING:
     from zopo_fast.llm.middleware import SpentModel
@@ -71,7 +80,9 @@ class Grower:
         guard: rejects drafts.
         examples: train examples, for the failures of a prompt.
         model: of the writers, for the usage of a round that is cut off; None: they have none.
-        pool: (m, d) embeddings of the first pool; None: prompts with equal embeddings may differ.
+        pool: (m, d) embeddings of the first pool.
+        tells_apart: whether prompts with equal embeddings may differ, by the linear part of the kernel.
+        given: wrong answers of the study, by prompt and example; None: those that the scorer remembers.
         seed: of every random choice.
 
     Raises:
@@ -87,8 +98,11 @@ class Grower:
         guard: Guard,
         examples: Sequence[Example],
         model: SpentModel | None,
-        pool: NDArray[Any] | None,
+        pool: NDArray[Any],
         seed: int,
+        *,
+        tells_apart: bool = False,
+        given: Callable[[str, int], str] | None = None,
     ) -> None:
         self._writers = {writer.name: writer for writer in writers}
         if len(self._writers) < len(writers):
@@ -97,7 +111,8 @@ class Grower:
             raise ConfigError(f"writers: two are named {twice!r}; give each a name of its own")
         self._settings, self._embed, self._description = settings, embed, description
         self._guard, self._examples, self._seed = guard, examples, seed
-        self._model, self._pool = model, pool
+        self._model, self._pool, self._tells_apart = model, pool, tells_apart
+        self._given = given
         self._known = 0  # prompts of the pool that the guard knows
 
     def with_failures(self, order: Round, state: RunState, scorer: Scorer) -> Round:
@@ -115,8 +130,9 @@ class Grower:
         ranked = sorted(zip(scores, examples, strict=False))
         prompt = state.pool.prompts[index]
         best = max(scores) if scorer.perfect is None else scorer.perfect
-        given = [(example, scorer.given(prompt, example)) for score, example in ranked if score < best]
-        return replace(order, failures=tuple(given[:MAX_FAILURES]))
+        wrong = [example for score, example in ranked if score < best][:MAX_FAILURES]
+        given = self._given or scorer.given
+        return replace(order, failures=tuple((example, given(prompt, example)) for example in wrong))
 
     @property
     def cut_off(self) -> Usage:
@@ -128,6 +144,8 @@ class Grower:
 
         Raises:
             LimitReachedError: a limit leaves no room for a call.
+            LLMError: the embedder failed.
+            ArrayError: the embeddings are not like those of the pool.
             StoreError: the study cannot be written.
         """
         requests = self._requests(order, state)
@@ -148,11 +166,31 @@ class Grower:
             drafts.rows += [_row(name, draft) for draft in outcome.drafts[: requests[name].n]]
             drafts.rows += [_row(name, Draft("", ()), reason) for reason in outcome.rejected]
         self._reject(drafts.rows, state.pool.prompts)
-        fit = [row["prompt"] for row in drafts.rows if not row["fate"]]
+        fit = [row for row in drafts.rows if not row["fate"]]
         if fit:
-            drafts.embeddings, usage = await self._embed(self._description.to_embed(fit))
-            drafts.usage += usage
+            await self._embed_rows(drafts, fit)
         return drafts
+
+    async def _embed_rows(self, drafts: Drafts, fit: Sequence[dict[str, Any]]) -> None:
+        texts = self._description.to_embed([row["prompt"] for row in fit])
+        try:
+            rows, usage = await self._embed(texts)
+        except ZopoError as error:
+            if not concerns_call(error):
+                raise
+            for row in fit:
+                row["fate"] = printable(f"not embedded: {error}"[:MAX_REJECTED])
+            return
+        except Exception as error:
+            raise LLMError(f"embedder: failed on drafts: {short_repr(error, 200)}") from error
+        expected = (len(fit), self._pool.shape[1])
+        if rows.shape != expected or not np.isfinite(rows).all():
+            raise ArrayError(
+                f"embedder: expected finite embeddings of shape {expected} for drafts, got {rows.shape}"
+                f"{'' if rows.shape != expected else ' with NaN or infinity'}; use the embedder of the pool"
+            )
+        drafts.embeddings = rows
+        drafts.usage += usage
 
     def outcome(self, order: Round, drafts: Drafts, state: RunState) -> dict[str, Any]:
         """Screen the drafts on what the search knows now, and return the fields of the log entry."""
@@ -198,13 +236,17 @@ class Grower:
         return int(np.random.SeedSequence([self._seed, round_number, writer]).generate_state(1)[0])
 
     async def _written(self, writer: Writer, request: WriteRequest) -> Written | ZopoError:
-        """Return what a writer has written, or why it failed: the run goes on without it."""
+        """Return what a writer has written, or why it failed: the run continues without it."""
         try:
-            return await writer.write(request)
+            written = await writer.write(request)
+            _check_written(writer.name, written, len(request.known))
+            return written
         except (LimitReachedError, StoreError):
             raise
         except ZopoError as error:
             return error
+        except Exception as error:  # of a writer of the caller
+            return MetricError(f"writer {writer.name!r} failed: {short_repr(error, 200)}")
 
     def _reject(self, rows: Sequence[dict[str, Any]], prompts: Sequence[str]) -> None:
         """Decide the fate of the drafts that the guards reject, and normalise the texts of the others.
@@ -213,7 +255,7 @@ class Grower:
         """
         drafts = [row for row in rows if not row["fate"]]
         texts = self._description.to_embed([row["prompt"] for row in drafts])
-        known = set(self._description.to_embed(prompts)) if self._pool is None else set()
+        known: set[str] = set(self._description.to_embed(prompts)) if self._pool is None else set()
         is_new = [text not in known for text in texts]  # else only its demonstrations may be new
         self._guard.add(self._description.to_embed(prompts[self._known :]))
         self._known = len(prompts)
@@ -232,7 +274,7 @@ class Grower:
 
     def _new(self, rows: Sequence[dict[str, Any]], embeddings: NDArray[Any], state: RunState) -> list[int]:
         """Return the indices of the rows whose embedding is not that of another prompt."""
-        if self._pool is None:
+        if self._tells_apart:
             return list(range(len(rows)))
         assert state.growth is not None
         known = np.concatenate([self._pool, *state.growth.embeddings])
@@ -247,7 +289,12 @@ class Grower:
         optimizer, settings = state.optimizer, self._settings
         arrays = self._description.arrays([row["prompt"] for row in rows])
         pool = optimizer.predict(latent=True)
-        found = optimizer.predict(embeddings, **arrays, latent=True)
+        try:
+            found = optimizer.predict(embeddings, **arrays, latent=True)
+        except ArrayError as error:  # such as an embedding too far from the pool
+            for row in rows:
+                row["fate"] = printable(f"not usable: {error}"[:MAX_REJECTED])
+            return []
         if pool is None or found is None:
             for row in rows:
                 row["fate"] = "no prediction"
@@ -265,6 +312,23 @@ class Grower:
         return screen(
             found.mean, found.variance, pool.mean[fresh], pool.variance[fresh], target, settings.entrants
         )
+
+
+def _check_written(name: str, written: object, size: int) -> None:
+    """Check the outcome of a writer, which may be a class of the caller.
+
+    Raises:
+        MetricError: it is no `Written`, or a draft has no text or no parent in a pool of `size`.
+    """
+    if not isinstance(written, Written):
+        raise MetricError(f"writer {name!r} returned {type(written).__name__}; expected zf.Written")
+    for draft in written.drafts:
+        if not isinstance(draft, Draft) or not isinstance(draft.prompt, str):
+            raise MetricError(f"writer {name!r}: {short_repr(draft)} is no zf.Draft with a text")
+        if strange := [i for i in draft.parents if not isinstance(i, int) or not 0 <= i < size]:
+            raise MetricError(
+                f"writer {name!r}: parent {short_repr(strange[0])} of a draft is no index of a pool of {size}"
+            )
 
 
 def _row(name: str, draft: Draft, fate: str = "") -> dict[str, Any]:

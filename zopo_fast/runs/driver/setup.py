@@ -17,6 +17,7 @@ from zopo_fast.prompts.writing.model_writers import Crossover, FailureRewriter, 
 from zopo_fast.prompts.writing.part_editor import PartEditor
 from zopo_fast.prompts.writing.types import Writer
 from zopo_fast.runs import resume
+from zopo_fast.runs.driver.given import GivenAnswers
 from zopo_fast.runs.driver.grower import Grower
 from zopo_fast.runs.growth.state import GrowthState
 from zopo_fast.tasks.task import Task
@@ -134,6 +135,7 @@ def grower_of(
     description: Description,
     embeddings: NDArray[Any],
     task: object,
+    study: Store | None,
 ) -> Grower | None:
     """Return the grower of a run; None where the pool does not grow."""
     if writing is None:
@@ -147,6 +149,8 @@ def grower_of(
         Guard(examples, known=description.to_embed(state.pool.prompts)),
         examples,
         writing.model,
-        embeddings if description.linear(state.pool.prompts[:1]) is None else None,
+        embeddings,
         config.seed,
+        tells_apart=description.linear(state.pool.prompts[:1]) is not None,
+        given=GivenAnswers(study, task) if isinstance(task, Task) and study is not None else None,
     )

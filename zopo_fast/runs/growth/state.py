@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zopo_fast._utils.public import public
 from zopo_fast.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ MAX_ROUNDS = 50
 """Rounds of a run; one begins also whenever the pool is exhausted."""
 MIN_SCORED = 4
 """Prompts with a score before the first round: fewer say little about what is best."""
+MIN_IDLE = 2
+"""Prompts with a score before a round of an exhausted pool."""
 
 
 class GrowingRun(Protocol):
@@ -135,6 +138,7 @@ class Earned:
         return (self.won + 1.0) / (self.judged + 3.0)
 
 
+@public
 @dataclass(frozen=True)
 class Grown:
     """Prompt that entered the pool during the run.
@@ -192,8 +196,20 @@ class GrowthState:
         """Most prompts that may enter."""
         return MAX_ROUNDS * self.settings.entrants
 
-    def due(self, state: GrowingRun) -> Round | None:
-        """Return the round that begins now; None if none does."""
+    @property
+    def reserved(self) -> int:
+        """Most calls of the round that is being written."""
+        if self.writing is None:
+            return 0
+        return sum(n * self.earned[name].calls for name, n in self.writing.asked.items())
+
+    def due(self, state: GrowingRun, is_idle: bool = False) -> Round | None:
+        """Return the round that begins now; None if none does.
+
+        Args:
+            state: of the run.
+            is_idle: nothing is in flight and no prompt can be asked, so that the run ends without a round.
+        """
         if (
             self.writing is not None
             or self.rounds >= MAX_ROUNDS
@@ -202,12 +218,13 @@ class GrowthState:
             return None
         settings, (calls, budget) = self.settings, state.calls
         spent = calls / budget
-        if not settings.first <= spent <= settings.last or spent == self._last:
+        if spent > settings.last or spent == self._last or budget - calls < state.parts:
             return None
-        if spent < self._last + settings.gap and state.fresh.any():
+        is_early = spent < settings.first or (spent < self._last + settings.gap and state.fresh.any())
+        if is_early and not is_idle:
             return None
         standings = state.standings()
-        if len(standings) < MIN_SCORED:
+        if len(standings) < (MIN_IDLE if is_idle else MIN_SCORED):
             return None
         ranked = sorted(standings, key=lambda i: (-standings[i], i))[: settings.parents]
         earned = {name: replace(each) for name, each in self.earned.items()}
@@ -262,15 +279,25 @@ class GrowthState:
             state: of the run.
 
         Raises:
-            InputError: a round is being written.
+            InputError: a round is being written, or the entry is damaged.
         """
         if self.writing is not None:
             raise InputError(f"round {self.writing.number} of writing has not ended")
-        self.writing = Round.of_entry(entry)
+        begun = Round.of_entry(entry)
+        if begun.number != self.rounds + 1 or not begun.parents:
+            raise InputError(
+                f"round {begun.number} of {len(begun.parents)} parents after {self.rounds} rounds"
+            )
+        _check_parents(begun.parents, len(state.fresh))
+        if unknown := sorted(begun.asked.keys() - self.earned.keys()):
+            raise InputError(f"no writer of the run is named {unknown[0]!r}")
+        if min(begun.asked.values(), default=0) < 0:
+            raise InputError("a negative number of drafts")
         calls, budget = state.calls
         self._last = calls / budget
         self._unjudged = self._judge(self.earned, state.standings())
-        return self.writing
+        self.writing = begun
+        return begun
 
     def add(
         self,
@@ -294,25 +321,20 @@ class GrowthState:
         """End the round of a log entry; return the prompts that enter a pool of `size`.
 
         Raises:
-            InputError: no such round is being written.
+            InputError: no such round is being written, or the entry is damaged.
         """
         begun = self.writing
         if begun is None or begun.number != entry["round"]:
             raise InputError(f"round {entry['round']} of writing has not begun")
-        entered = [row for row in entry["written"] if row["fate"] == ENTERED]
-        new = [
-            Grown(
-                size + k,
-                str(row["prompt"]),
-                str(row["writer"]),
-                tuple(int(i) for i in row["parents"]),
-                str(row["note"]),
-                begun.number,
-                begun.target,
-            )
-            for k, row in enumerate(entered)
-        ]
+        new = grown_in(entry, begun.target, size)
+        for one in new:
+            _check_parents(one.parents, size)
+        strange = sorted(({one.writer for one in new} | entry["calls"].keys()) - begun.asked.keys())
+        if strange:
+            raise InputError(f"round {begun.number} did not ask the writer {strange[0]!r}")
         for name, calls in entry["calls"].items():
+            if not isinstance(calls, int) or calls < 0:
+                raise InputError(f"{calls!r} calls of the writer {name!r}")
             self.spent += calls
             earned = self.earned[name]
             earned.spent += calls
@@ -327,6 +349,39 @@ class GrowthState:
         self.rounds = begun.number
         self.writing = None
         return new
+
+
+def grown_in(entry: Mapping[str, Any], target: float, size: int) -> list[Grown]:
+    """Return the prompts of a log entry of a round that enter a pool of `size`.
+
+    Args:
+        entry: its fields.
+        target: best score when the round began.
+        size: of the pool before.
+    """
+    entered = [row for row in entry["written"] if row["fate"] == ENTERED]
+    return [
+        Grown(
+            size + k,
+            str(row["prompt"]),
+            str(row["writer"]),
+            tuple(int(i) for i in row["parents"]),
+            str(row["note"]),
+            int(entry["round"]),
+            target,
+        )
+        for k, row in enumerate(entered)
+    ]
+
+
+def _check_parents(parents: Sequence[int], size: int) -> None:
+    """Check pool indices.
+
+    Raises:
+        InputError: a pool of `size` prompts has no such prompt.
+    """
+    if strange := [i for i in parents if not 0 <= i < size]:
+        raise InputError(f"parent {strange[0]}: the pool has {size} prompts, counted from 0")
 
 
 def _shares(weights: Mapping[str, float], total: int) -> dict[str, int]:

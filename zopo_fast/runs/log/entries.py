@@ -94,5 +94,5 @@ def replay(state: Replayable, kind: str, entry: Mapping[str, Any]) -> None:
             state.grow(entry)
         else:
             raise InputError(f"unknown entry {kind!r}")
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise InputError(f"damaged entry {kind!r} ({error!r})") from error
