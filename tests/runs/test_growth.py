@@ -36,7 +36,7 @@ BEST = max(score_of(prompt) for prompt in POOL.prompts)
 
 def test_growing_finds_what_the_pool_lacks() -> None:
     fixed = grow(grow=False, writers=(), budget=14, task=score_of)
-    result = grow(budget=14, task=score_of)
+    result = grow(budget=24, task=score_of)
     assert (fixed.best_score, fixed.grown) == (BEST, [])
     assert result.best_score > BEST
     assert result.best_index >= len(POOL)
@@ -136,14 +136,16 @@ def test_the_end_of_the_search_cuts_a_round_off(tmp_path: Path) -> None:
             await never.wait()
         return written(messages)
 
-    target = max(sum(answer_of(prompt, i) for i in range(5)) / 5 for prompt in POOL.prompts)
+    target = max(sum(answer_of(prompt, i) for i in range(16)) / 16 for prompt in POOL.prompts)
     path, model = tmp_path / "study.sqlite3", Answering()
-    result = grow(path, model, writer=slow, target=target, budget=30)
+    worst = sorted(range(len(POOL)), key=lambda i: score_of(POOL.prompts[i]))[:5]
+    settings = {"task": TASK, "target": target, "budget": 14, "search": zf.ZopoConfig(initial=worst)}
+    result = grow(path, model, writer=slow, **settings)
     assert result.stopped_by == "target"
     assert rounds(path)[-1][0] == "write"
     assert result.usage.calls == model.calls + 2
     silent = Answering()
-    again = grow(path, silent, writer=slow, target=target, budget=30)
+    again = grow(path, silent, writer=slow, **settings)
     assert (again.usage, again.stopped_by, silent.calls) == (result.usage, "target", 0)
 
 
@@ -249,7 +251,7 @@ def test_drafts_that_cannot_be_embedded_are_rejected(change: Any, tmp_path: Path
         ({"search": zf.ZopoConfig(search="gradient")}, "improvement"),
         ({"search": zf.ZopoConfig.official(budget=14, initial=4, gp_queries=8, neighbors=4)}, "improvement"),
         ({"writers": [Broken(None), Broken(None)]}, "'broken'"),
-        ({"writers": (), "pool": ["Say one.", "Say two.", "Say three."]}, "no writer"),
+        ({"writers": (), "pool": ["Say number 1.", "Say number 2."], "task": score_of}, "no writer"),
     ],
 )
 def test_growth_that_is_impossible(more: dict[str, Any], message: str) -> None:

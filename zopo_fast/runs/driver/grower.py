@@ -278,7 +278,11 @@ class Grower:
             return list(range(len(rows)))
         assert state.growth is not None
         known = np.concatenate([self._pool, *state.growth.embeddings])
-        marked = near_duplicates(embeddings, known, NEAR)
+        try:
+            marked = near_duplicates(embeddings, known, NEAR)
+        except ArrayError as error:
+            _set_unusable(rows, error)
+            return []
         for row, is_near in zip(rows, marked, strict=True):
             if is_near:
                 row["fate"] = "has the embedding of another prompt"
@@ -292,8 +296,7 @@ class Grower:
         try:
             found = optimizer.predict(embeddings, **arrays, latent=True)
         except ArrayError as error:  # such as an embedding too far from the pool
-            for row in rows:
-                row["fate"] = printable(f"not usable: {error}"[:MAX_REJECTED])
+            _set_unusable(rows, error)
             return []
         if pool is None or found is None:
             for row in rows:
@@ -329,6 +332,11 @@ def _check_written(name: str, written: object, size: int) -> None:
             raise MetricError(
                 f"writer {name!r}: parent {short_repr(strange[0])} of a draft is no index of a pool of {size}"
             )
+
+
+def _set_unusable(rows: Sequence[dict[str, Any]], error: ArrayError) -> None:
+    for row in rows:
+        row["fate"] = printable(f"not usable: {error}"[:MAX_REJECTED])
 
 
 def _row(name: str, draft: Draft, fate: str = "") -> dict[str, Any]:
