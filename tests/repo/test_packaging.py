@@ -33,7 +33,8 @@ def test_the_table_of_extras_has_every_extra_for_users() -> None:
     )
     names = [name for name, _ in rows]
     extras = set(PROJECT["project"]["optional-dependencies"])
-    of_developers, of_others = {"bench", "bench-jax", "docs", "test"}, {"plot", "bridges"}
+    of_developers = {"bench", "bench-jax", "bench-model", "peers", "docs", "test"}
+    of_others = {"plot", "bridges"}
     assert sorted(names) == sorted(extras - of_developers - of_others)
     assert all(f"`{name}`" in PAGES["docs/integrations/index.md"] for name in of_others)
 

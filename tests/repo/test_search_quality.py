@@ -301,9 +301,15 @@ def test_methods_are_compared_over_all_landscapes_by_shared_seeds() -> None:
 
 
 def test_the_documented_figures_of_landscapes_come_from_their_files() -> None:
-    folder = search_quality.BENCH / "landscapes"
-    told = re.findall(r"^\| (\w+) \| (\d+ x .*?) \|$", (folder / "README.md").read_text(), re.MULTILINE)
-    assert {name for name, _ in told} == {landscape.name for landscape in load_folder(folder)}
+    top = search_quality.BENCH / "landscapes"
+    of_landscapes, of_products = (top / "README.md").read_text().split("`products/` holds")
+    for folder, text in ((top, of_landscapes), (top / "products", of_products)):
+        told = re.findall(r"^\| (\w+) \| (\d+ x .*?) \|$", text, re.MULTILINE)
+        assert {name for name, _ in told} == {landscape.name for landscape in load_folder(folder)}
+        check_figures(folder, told)
+
+
+def check_figures(folder: Path, told: list[tuple[str, str]]) -> None:
     for name, figures in told:
         document = json.loads((folder / f"{name}.json").read_text())
         scores = np.array(document["scores"], dtype=float)
