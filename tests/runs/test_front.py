@@ -16,6 +16,8 @@ from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.runs.cost.front import front, points, shortest, standing
 from zopo_fast.runs.cost.tokens import tokens_per_call
 from zopo_fast.runs.result import Result
+from zopo_fast.runs.unanswered import AskedExamples
+from zopo_fast.scoring.unanswered import Unanswered
 
 PROMPTS = [f"Way {i}." for i in range(8)]
 CORRECT = [2, 9, 5, 8, 7, 1, 6, 9]  # of 10 train examples
@@ -117,6 +119,16 @@ def test_tokens_of_a_complete_table_are_plain_means_whatever_the_order() -> None
 def test_no_counts_give_no_tokens() -> None:
     assert tokens_per_call({}) == {}
     assert tokens_per_call({3: {}}) == {}
+
+
+def test_the_usage_of_an_unanswered_example_is_no_count() -> None:
+    """It may be that of a probe, or of a judge."""
+    asked = AskedExamples()
+    asked.add(0, 0, Unanswered("content_filter", "refused"), Usage(500, 1, calls=1))
+    asked.add(0, 1, None, Usage(20, 1, calls=1))
+    asked.add(0, 2, None, Usage(cached=1))
+    asked.add(0, 3, None, Usage(500, 2, calls=2))  # of a study before there were counts, with a judge
+    assert asked.tokens == {0: {1: (20, 1)}}
 
 
 # ---- runs --------------------------------------------------------------------------------------------
