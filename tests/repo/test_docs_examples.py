@@ -108,6 +108,7 @@ def names(page: str) -> dict[str, Any]:
         given |= {"config": zf.ZopoConfig(budget=6), "prompts": PROMPTS, "more_prompts": ["Do it twice."]}
         given |= {"more_embeddings": rng.normal(size=(1, 384)), "pools": list(rng.normal(size=(4, 180, 6)))}
         given |= {"scores": np.arange(4.0), "shown": np.eye(60, 4), "more_shown": np.eye(1, 4)}
+        given |= {"new_embeddings": rng.normal(size=(2, 384))}
         for name in "abc":
             given |= {f"indices_{name}": [0, 3, 5], f"scores_{name}": [0.1, 0.4, 0.2]}
     if page == "docs/integrations/optuna.md":

@@ -15,8 +15,8 @@ from zopo_fast.llm.tokens import estimate
 from zopo_fast.llm.types import Answer, Usage
 from zopo_fast.runs.cost.front import front, points, shortest, standing
 from zopo_fast.runs.cost.tokens import tokens_per_call
+from zopo_fast.runs.log.unanswered import AskedExamples
 from zopo_fast.runs.result import Result
-from zopo_fast.runs.unanswered import AskedExamples
 from zopo_fast.scoring.unanswered import Unanswered
 
 PROMPTS = [f"Way {i}." for i in range(8)]
