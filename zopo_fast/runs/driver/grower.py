@@ -168,13 +168,19 @@ class Grower:
         self._reject(drafts.rows, state.pool.prompts)
         fit = [row for row in drafts.rows if not row["fate"]]
         if fit:
-            await self._embed_rows(drafts, fit)
+            await self._embed_rows(drafts, fit, state)
         return drafts
 
-    async def _embed_rows(self, drafts: Drafts, fit: Sequence[dict[str, Any]]) -> None:
+    async def _embed_rows(self, drafts: Drafts, fit: Sequence[dict[str, Any]], state: RunState) -> None:
+        """Embed drafts; those of one instruction, which may be that of the pool, share its embedding."""
         texts = self._description.to_embed([row["prompt"] for row in fit])
+        known: dict[str, NDArray[Any]] = {}
+        if self._tells_apart:
+            of_pool = np.concatenate([self._pool, *state.growth.embeddings]) if state.growth else self._pool
+            known = dict(zip(self._description.to_embed(state.pool.prompts), of_pool, strict=True))
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         try:
-            rows, usage = await self._embed(texts)
+            rows, usage = await self._embed(new) if new else (self._pool[:0], Usage())
         except ZopoError as error:
             if not concerns_call(error):
                 raise
@@ -183,13 +189,14 @@ class Grower:
             return
         except Exception as error:
             raise LLMError(f"embedder: failed on drafts: {short_repr(error, 200)}") from error
-        expected = (len(fit), self._pool.shape[1])
+        expected = (len(new), self._pool.shape[1])
         if rows.shape != expected or not np.isfinite(rows).all():
             raise ArrayError(
                 f"embedder: expected finite embeddings of shape {expected} for drafts, got {rows.shape}"
                 f"{'' if rows.shape != expected else ' with NaN or infinity'}; use the embedder of the pool"
             )
-        drafts.embeddings = rows
+        known |= dict(zip(new, rows, strict=True))
+        drafts.embeddings = np.stack([known[text] for text in texts])
         drafts.usage += usage
 
     def outcome(self, order: Round, drafts: Drafts, state: RunState) -> dict[str, Any]:
@@ -255,16 +262,16 @@ class Grower:
         """
         drafts = [row for row in rows if not row["fate"]]
         texts = self._description.to_embed([row["prompt"] for row in drafts])
-        known: set[str] = set(self._description.to_embed(prompts)) if self._pool is None else set()
+        known: set[str] = set(self._description.to_embed(prompts)) if self._tells_apart else set()
         is_new = [text not in known for text in texts]  # else only its demonstrations may be new
         self._guard.add(self._description.to_embed(prompts[self._known :]))
         self._known = len(prompts)
         reasons = iter(self._guard.reasons([text for text, new in zip(texts, is_new, strict=True) if new]))
-        seen = set(prompts) if self._pool is None else set()
+        seen = set(prompts) if self._tells_apart else set()
         for row, new in zip(drafts, is_new, strict=True):
             reason = next(reasons) if new else None
             text = normalise(row["prompt"]) if reason is None else ""
-            if self._pool is None and reason is None and text in seen:
+            if self._tells_apart and reason is None and text in seen:
                 reason = "equals a known prompt"
             seen.add(text)
             if reason is None:
