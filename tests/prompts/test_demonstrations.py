@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from zopo_fast.prompts.writing.demonstrations import (
     SIZES,
     DemonstrationSpace,
     initial_pairs,
+    layout_of,
+    messages_of,
 )
 from zopo_fast.tasks.template import TEMPLATES, resolve
 
@@ -125,7 +128,8 @@ def test_sets_stay_below_the_cap() -> None:
     space = DemonstrationSpace(WORDS, "user", max_characters=120)
     longest = max(sum(len(space.blocks[i]) for i in chosen) for chosen in space.sets)
     assert longest <= 120
-    assert len(space.longest) >= longest + 2 * max(map(len, space.sets))
+    assert sum(len(space.blocks[i]) for i in space.longest) >= longest
+    assert len(space.longest) >= max(map(len, space.sets))
     assert {len(chosen) for chosen in space.sets} == {1, 2, 4}
 
 
@@ -187,3 +191,18 @@ def test_the_start_asks_the_same_instructions_with_and_without(space: Demonstrat
     asked = pairs.first(bare, space)
     assert len(asked) == 11
     assert [pairs.origins[i] for i in asked[6::2]] == asked[5::2]
+
+
+def test_a_template_shows_the_demonstrations_of_a_prompt_as_turns() -> None:
+    task = zf.Task("t", WORDS[:3], template="user", reserve=WORDS)
+    space = DemonstrationSpace(WORDS, task.template)
+    text = space.render("Name it.", (2, 0))
+    messages = layout_of(task).render(text, "here")
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert [messages[1]["content"], messages[3]["content"]] == [space.outputs[2], space.outputs[0]]
+    assert all("Name it." in message["content"] for message in messages[::2])
+    assert [messages[-1]] == layout_of(task).render("Name it.", "here")
+    [shown] = layout_of(replace(task, template="instruction")).render(text, "here")
+    assert text in shown["content"]
+    assert messages_of(task, text)[-1]["content"].count("{input}") == 1
+    assert layout_of(zf.Task("t", WORDS)) == resolve("instruction")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zopo_fast.errors import ConfigError, InputError
+from zopo_fast.errors import ConfigError, InputError, TaskError
 from zopo_fast.llm.answer_text import without_reasoning
 from zopo_fast.llm.finish_reasons import is_cut
 from zopo_fast.llm.middleware import recorded_key
 from zopo_fast.llm.types import CallKey, Usage
+from zopo_fast.prompts.writing.demonstrations import layout_of
 from zopo_fast.runs.cost.front import FrontPoint, points
 from zopo_fast.runs.cost.tokens import tokens_per_call
 from zopo_fast.runs.growth.record import growth_record
 from zopo_fast.runs.log.entries import ASK, FAILED, SCORE
-from zopo_fast.tasks import template
 
 if TYPE_CHECKING:
     from zopo_fast.llm.limits import Prices
@@ -286,8 +286,8 @@ def recorded_answer(
         index: of the example in its part.
     """
     try:
-        layout = template.resolve(task.template)
-    except ConfigError:  # the template was a file that is gone
+        layout = layout_of(task)
+    except (ConfigError, TaskError):  # the template was a file that is gone
         return None
     example = (task.train if part == "train" else task.heldout)[index]
     messages = layout.render(prompt, example.input, task.demonstrations, example.columns)

@@ -21,6 +21,7 @@ from zopo_fast.llm.budget import Account
 from zopo_fast.llm.cached_model import CachedModel
 from zopo_fast.llm.middleware import MeteredModel, ProbedModel, RecordedModel, ReplayedAnswers
 from zopo_fast.prompts.pool import Pool, normalise
+from zopo_fast.prompts.writing.demonstrations import messages_of
 from zopo_fast.prompts.writing.types import Writer
 from zopo_fast.runs import resume
 from zopo_fast.runs.config import RunConfig
@@ -205,13 +206,20 @@ async def optimize(
                 grower=grower_of(writing, state, config, run_embedder, about, Z, scored, study),
             )
             try:
-                result = await driver.run(incumbent or 0)
+                result = _with_messages(await driver.run(incumbent or 0), scored)
             finally:
                 await models.written()
         if study is not None:
             study.put(resume.RESULT, result.to_dict())
         _describe(span, _score_name(scored), result)
         return result
+
+
+def _with_messages(result: Result, task: Task | FunctionTask | Callable[[str], Any]) -> Result:
+    """Return the result with the messages of the winner, where a model answered it."""
+    if not isinstance(task, Task):
+        return result
+    return replace(result, best_messages=messages_of(task, result.best_prompt))
 
 
 def _checked(account: Account | None, task: Task | FunctionTask | Callable[[str], Any]) -> Account | None:

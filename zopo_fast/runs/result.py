@@ -154,6 +154,8 @@ class Result:
             tokens; the last has the best score of them.
         prefer_short: score that could be given up for a shorter prompt; None: the best score decided.
         grown: prompts that entered the pool during the run, by ascending index; empty without growth.
+        best_messages: messages that send the winner, each with "role" and "content"; `{input}`, or the name
+            of a column in braces, stands for the example. Empty for a task function.
     """
 
     best_prompt: str
@@ -171,6 +173,7 @@ class Result:
     front: list[FrontPoint] = field(default_factory=list)
     prefer_short: float | None = None
     grown: list[Grown] = field(default_factory=list)
+    best_messages: list[dict[str, str]] = field(default_factory=list)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         defaults: dict[str, Any] = {
@@ -179,6 +182,7 @@ class Result:
             "front": [],
             "prefer_short": None,
             "grown": [],
+            "best_messages": [],
         }
         self.__dict__.update({**defaults, **state})
 
@@ -200,6 +204,7 @@ class Result:
         """Return the result as JSON values, without the trials, which trials.jsonl holds."""
         return {
             "best_prompt": self.best_prompt,
+            "best_messages": self.best_messages,
             "best_score": self.best_score,
             "best_index": self.best_index,
             "in_part": self.in_part,

@@ -14,10 +14,10 @@ from zopo_fast._utils.checks import real
 from zopo_fast.errors import ConfigError, MetricError, ZopoError
 from zopo_fast.llm.adapter import call_function
 from zopo_fast.llm.types import ChatModel, Usage
+from zopo_fast.prompts.writing.demonstrations import layout_of
 from zopo_fast.scoring import metrics
 from zopo_fast.scoring.evaluator import Evaluation, Evaluator, ScoredExample
 from zopo_fast.scoring.unanswered import Policy, Unanswered
-from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
 MAX_BUILT_IN_SCORE = 1.0
@@ -110,7 +110,7 @@ class TaskScorer:
         self._evaluator = Evaluator(
             model,
             metrics.resolve(task.metric, judge=judge or model, rubric=rubric),
-            template.resolve(task.template),
+            layout_of(task),
             task.demonstrations,
             on_answer=self._count,
             unanswered=unanswered,

@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from zopo_fast.prompts.pool import normalise
 from zopo_fast.tasks import template as templates
 from zopo_fast.tasks.example import Example
 from zopo_fast.tasks.splits import MIN_RESERVE
+from zopo_fast.tasks.task import Task
 
 SIZES = (1, 2, 4, 8)  # of a set
 SETS_PER_SIZE = 6  # one set says little of its size: which examples are shown matters as much
@@ -39,7 +41,8 @@ class DemonstrationSpace:
         text = space.render("Name the opposite.", (0, 3))
         assert space.split(text) == ("Name the opposite.", (0, 3))
 
-    A text is what the model is sent in place of the prompt, so it can be used as it is anywhere.
+    A text names an instruction and its demonstrations in a form that can be read. The model is sent them as
+    the template shows demonstrations: as blocks of text, or as turns of the chat (`DemonstratedTemplate`).
 
     Args:
         reserve: Examples that are shown and never scored on.
@@ -49,6 +52,7 @@ class DemonstrationSpace:
 
     Attributes:
         blocks: Text of each example of the reserve that can be shown, without repeats.
+        examples: The same as examples.
         outputs: First output of each of them.
         sets: Distinct sets of 1, 2, 4 and 8 of them, as increasing positions in `blocks`. Where outputs are
             labels, a set holds each of them as often as any other, give or take one.
@@ -72,18 +76,19 @@ class DemonstrationSpace:
                 "demonstrations: a search needs prompts that are instructions; those of a configuration of "
                 "promptfoo are whole templates. Put the examples into the prompts"
             )
-        shown: dict[str, str] = {}
+        shown: dict[str, Example] = {}
         for example in reserve:
-            shown.setdefault(normalise(layout.demonstration_text(example)), example.outputs[0])
+            shown.setdefault(normalise(layout.demonstration_text(example)), example)
         # A text that ends with another one would make the end of a prompt ambiguous.
         usable = {
-            text: output
-            for text, output in shown.items()
+            text: example
+            for text, example in shown.items()
             if text
             and len(text) <= max_characters
             and not any(text.endswith(SEPARATOR + other) for other in shown)
         }
-        self.blocks, self.outputs = tuple(usable), tuple(usable.values())
+        self.blocks, self.examples = tuple(usable), tuple(usable.values())
+        self.outputs = tuple(example.outputs[0] for example in self.examples)
         if len(self.blocks) < MIN_RESERVE:
             raise TaskError(
                 f"demonstrations: {len(self.blocks)} of {len(reserve)} examples that are not scored can be "
@@ -119,10 +124,14 @@ class DemonstrationSpace:
         return [self.split(text)[0] for text in texts]
 
     @property
-    def longest(self) -> str:
-        """Bound on what a set adds to an instruction, as a text."""
-        texts = sorted(self.blocks, key=len, reverse=True)[: SIZES[-1]]
-        return SEPARATOR + SEPARATOR.join(texts)[: self._max_characters + len(SEPARATOR) * len(texts)]
+    def longest(self) -> Chosen:
+        """Set that costs at least as much as any set that fits; it may be too long itself."""
+        by_length = sorted(range(len(self.blocks)), key=lambda i: -len(self.blocks[i]))
+        chosen: list[int] = []
+        while by_length and len(chosen) < SIZES[-1]:
+            is_full = sum(len(self.blocks[i]) for i in chosen) >= self._max_characters
+            chosen.append(by_length.pop(-1 if is_full else 0))  # each turn repeats the instruction
+        return tuple(sorted(chosen))
 
     # ---- sets --------------------------------------------------------------------------------------
 
@@ -245,3 +254,65 @@ def initial_pairs(prompts: Sequence[str], space: DemonstrationSpace, *, seed: in
                 dealt = [*deck[:place], *deck[place + 1 :]]
                 break
     return Pairs(tuple(texts), tuple(origins), len(prompts))
+
+
+@dataclass(frozen=True)
+class DemonstratedTemplate(templates.Template):
+    """Template of prompts that may hold demonstrations, which it shows as the given template does.
+
+    Args:
+        space: Of the demonstrations.
+    """
+
+    space: DemonstrationSpace | None = None
+
+    @classmethod
+    def of(cls, layout: templates.Template, space: DemonstrationSpace) -> DemonstratedTemplate:
+        """Return the template with demonstrations."""
+        return cls(layout.name, layout.messages, layout.demonstration, space)
+
+    def render(
+        self,
+        prompt: str,
+        input: str,
+        demonstrations: Sequence[Example] = (),
+        columns: Iterable[tuple[str, str]] = (),
+    ) -> list[dict[str, str]]:
+        """Return the messages of a call, with the demonstrations of the prompt in place of others."""
+        assert self.space is not None
+        instruction, chosen = self.space.split(prompt)
+        shown = [self.space.examples[i] for i in chosen]
+        return super().render(instruction, input, shown or demonstrations, columns)
+
+
+def layout_of(task: Task) -> templates.Template:
+    """Return the template of a task, which shows the demonstrations of prompts where the task has a reserve.
+
+    Raises:
+        ConfigError: The template cannot be used.
+        TaskError: Too few examples of the reserve can be shown.
+    """
+    layout = templates.resolve(task.template)
+    return _with_space(layout, task.reserve) if task.reserve else layout
+
+
+@lru_cache(maxsize=8)
+def _with_space(layout: templates.Template, reserve: tuple[Example, ...]) -> DemonstratedTemplate:
+    return DemonstratedTemplate.of(layout, DemonstrationSpace(reserve, layout))
+
+
+def messages_of(task: Task, prompt: str) -> list[dict[str, str]]:
+    """Return the messages of a call with a prompt.
+
+    `{input}` stands for the input of the example, and the name of a column in braces for that column.
+
+    Raises:
+        ConfigError: The template cannot be used.
+        TaskError: Too few examples of the reserve can be shown.
+    """
+    layout = layout_of(task)
+    if isinstance(layout, templates.VariableTemplate):
+        columns = [(name, f"{{{{{name}}}}}") for name in templates.variables_of(prompt)]
+    else:
+        columns = [(name, f"{{{name}}}") for name in layout.columns]
+    return layout.render(prompt, "{input}", task.demonstrations, columns)

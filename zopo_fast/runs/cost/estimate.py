@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from zopo_fast.llm import tokens
 from zopo_fast.llm.bodies import ANSWER_BODY, JUDGE_BODY, WRITER_BODY
+from zopo_fast.prompts.writing.demonstrations import layout_of
 from zopo_fast.runs.config import RunConfig
 from zopo_fast.runs.growth.describe import space_of, with_reserve
 from zopo_fast.scoring.judge import DEFAULT_RUBRIC
-from zopo_fast.tasks import template
 from zopo_fast.tasks.task import Task
 
 UNKNOWN_PROMPT_TOKENS = 40  # assumed for a prompt that is not generated yet
@@ -75,13 +75,15 @@ def estimate(
     """
     task = with_reserve(task, config.demonstrations)
     space = space_of(task)
-    # Of a search over demonstrations, every call may hold the longest.
-    shown = "" if space is None else space.longest
-    layout = template.resolve(task.template)
+    layout = layout_of(task)
     examples = [*task.train, *task.heldout]
+
+    def longest(prompt: str) -> str:  # of a search over demonstrations, every call may hold the longest
+        return prompt if space is None else space.render(space.split(prompt)[0], space.longest)
+
     counted = [
         tokens.count_messages(
-            layout.render(prompt + shown, example.input, task.demonstrations, example.columns), model
+            layout.render(longest(prompt), example.input, task.demonstrations, example.columns), model
         )
         for prompt in (list(prompts[:: max(1, len(prompts) // MAX_SAMPLE)]) or [""])
         for example in examples[:: max(1, len(examples) // 20)]
