@@ -269,7 +269,8 @@ CHANGEABLE = {
     "price_out",
     "limit_calls", "limit_tokens", "limit_cost", "limit_seconds", "requests_per_minute", "tokens_per_minute",
     "cache", "cache_size", "base_url", "judge_base_url", "headers", "body", "judge_body", "generate_body",
-    "judge_key_env", "embedding_base_url", "embedding_key_env", "embedding_batch", "embedding_body",
+    "judge_key_env", "writer_base_url", "writer_key_env", "embedding_base_url", "embedding_key_env",
+    "embedding_batch", "embedding_body",
     "max_wait", "write_back", "embeddings", "prefer_short",
 }  # fmt: skip
 

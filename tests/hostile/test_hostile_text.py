@@ -21,7 +21,7 @@ import zopo_fast as zf
 from zopo_fast._utils import text
 from zopo_fast.cli.terminal.summary import summary
 from zopo_fast.llm.types import Answer, Usage
-from zopo_fast.prompts import generate, pool
+from zopo_fast.prompts import cleaning, generate, pool
 from zopo_fast.report.output import write_output
 from zopo_fast.runs.folder import RunFolder
 from zopo_fast.runs.result import HeldOut, Interval, Result
@@ -243,7 +243,7 @@ TAKERS: dict[str, Callable[[str], Any]] = {
         for name in ("exact_match", "f1", "multiple_choice")
     },
     "score": judge.parse_score,
-    "instruction": generate.clean,
+    "instruction": cleaning.clean,
     "prompt": pool.normalise,
     "terminal": text.printable,
     "shown": text.short_repr,
@@ -262,7 +262,7 @@ def test_megabytes_of_text_are_processed_in_linear_time(kind: str) -> None:
         with time_limit():
             taker(given)
     with time_limit():  # these read a bounded part only
-        generate.clean(given * 20)
+        cleaning.clean(given * 20)
         judge.parse_score(given * 20)
 
 
@@ -295,7 +295,7 @@ def test_any_answer_gets_a_score_from_0_to_1(answer: str, reference: str) -> Non
         assert metric(reference, reference) == 1.0 or not reference.strip()
     score = judge.parse_score(answer)
     assert score is None or 0.0 <= score <= 1.0
-    assert len(generate.clean(answer)) <= 2000
+    assert len(cleaning.clean(answer)) <= 2000
 
 
 @given(st.lists(json_values, max_size=2), st.one_of(json_values, texts))

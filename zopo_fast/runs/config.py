@@ -152,6 +152,9 @@ class RunConfig:
         if self.limits is not None and self.limits.cost is not None and self.prices is None:
             raise ConfigError("a limit of cost needs prices: give the prices of a million tokens in and out")
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({"growth": Growth(), **state})  # a pickle of an older version lacks it
+
     def races(self, task: Task | FunctionTask | Callable[[str], Any]) -> bool:
         """Return whether prompts race on this task.
 

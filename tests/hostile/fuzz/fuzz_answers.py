@@ -13,7 +13,7 @@ with instrumented:
     from zopo_fast.llm.openai.embeddings import vectors
     from zopo_fast.llm.openai.refusals.error_body import parse_error
     from zopo_fast.llm.openai.refusals.stated_wait import stated_wait
-    from zopo_fast.prompts import generate
+    from zopo_fast.prompts import cleaning
     from zopo_fast.prompts.pool import normalise
     from zopo_fast.scoring import judge, metrics
 
@@ -55,7 +55,7 @@ def texts_of(answer: str) -> None:
     score = judge.parse_score(answer)
     if score is not None and not 0.0 <= score <= 1.0:
         raise AssertionError(f"score {score}")
-    if generate.clean(answer) != normalise(generate.clean(answer)):
+    if cleaning.clean(answer) != normalise(cleaning.clean(answer)):
         raise AssertionError("an instruction that is not normalised")
     text.printable(answer).encode()
     if json.loads(text.json_line(answer)) != answer:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from zopo_fast.errors import ConfigError
 from zopo_fast.prompts.pool import Pool
 from zopo_fast.prompts.writing.demonstrations import DemonstrationSpace, initial_pairs
 from zopo_fast.runs.growth.describe import space_of
+from zopo_fast.search.problem import as_embeddings
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from zopo_fast.search.config import ZopoConfig
     from zopo_fast.storage.store import Store
 
@@ -62,15 +59,16 @@ class Candidates:
         """Texts to embed, one a prompt of the given pool."""
         return list(self.own.prompts) if self.space is None else self.space.instructions(self.own.prompts)
 
-    def rows(self, embeddings: Any) -> NDArray[Any]:
+    def rows(self, embeddings: Any) -> Any:
         """Return the embeddings of all candidates.
 
         Args:
             embeddings: (m, d), one row a prompt of the given pool; more rows are those of all candidates.
         """
-        Z = np.asarray(embeddings)
-        is_expected = self._pairs is not None and Z.ndim == 2 and len(Z) == len(self.own)
-        return Z[list(self._pairs.origins)] if is_expected and self._pairs is not None else embeddings
+        if self._pairs is None:
+            return embeddings  # unchanged: what cannot be used is refused later, by its own error
+        Z = as_embeddings(embeddings)
+        return Z[list(self._pairs.origins)] if len(Z) == len(self.own) else Z
 
     def first(self, initial: Sequence[int], budget: int) -> list[int]:
         """Return the candidates to ask first, at most `budget`, given initial prompts of the given pool."""
