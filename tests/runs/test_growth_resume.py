@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import conductor
 import growth_tools
 import pytest
 from conductor import Images
@@ -47,25 +48,14 @@ def conducted(
 ) -> tuple[zf.Result, GrowthConductor, list[Event]]:
     task, settings, writes, how = RUNS[name]
 
-    async def work(store: Store) -> tuple[zf.Result, GrowthConductor, list[Event]]:
-        conductor = GrowthConductor(store, order, images=images, **how)
-        running = asyncio.ensure_future(
-            zf.optimize(
-                task, growth_tools.POOL, conductor.model, config(**settings), embedder=conductor,
-                writers=[zf.PartEditor(PARTS)], writer=conductor.writer if writes else None,
-                on_phase=conductor.phase, store=store,
-            )
+    def run(model: GrowthConductor, store: Store) -> Any:
+        return zf.optimize(
+            task, growth_tools.POOL, model.model, config(**settings), embedder=model,
+            writers=[zf.PartEditor(PARTS)], writer=model.writer if writes else None,
+            on_phase=model.phase, store=store,
         )  # fmt: skip
-        try:
-            result = await running
-        finally:
-            running.cancel()
-            await conductor.stop()
-        return result, conductor, list(store.events())
 
-    there = path.exists()
-    with Store.open(path) if there else Store.create(path, {}) as store:
-        return asyncio.run(asyncio.wait_for(work(store), 2 * HANG))
+    return conductor.conducted(run, path, order, kind=GrowthConductor, images=images, **how)
 
 
 def comparable(result: zf.Result) -> Any:

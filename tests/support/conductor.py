@@ -155,12 +155,12 @@ Run = Callable[[Conductor, Store], Any]
 
 
 def conducted(
-    run: Run, path: Path, order: Iterable[Event] = (), **how: Any
-) -> tuple[zf.Result, Conductor, Any]:
-    """Start or resume a run; return its result, its conductor and its log."""
+    run: Run, path: Path, order: Iterable[Event] = (), *, kind: type[Any] = Conductor, **how: Any
+) -> tuple[zf.Result, Any, Any]:
+    """Start or resume a run; return its result, its conductor, of class `kind`, and its log."""
 
-    async def work(store: Store) -> tuple[zf.Result, Conductor, list[Event]]:
-        conductor = Conductor(store, order, **how)
+    async def work(store: Store) -> tuple[zf.Result, Any, list[Event]]:
+        conductor = kind(store, order, **how)
         running = asyncio.ensure_future(run(conductor, store))
         try:
             result = await running

@@ -35,7 +35,7 @@ class RefusedError(BaseException):
 
 @dataclass(frozen=True)
 class Problem:
-    """What all methods get.
+    """Inputs of every method.
 
     Args:
         task: train examples to score on; methods must not use the others.

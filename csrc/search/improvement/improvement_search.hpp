@@ -45,8 +45,8 @@ struct ImprovementSettings {
   double emphasis = 0.0, step = 0.0;
   Doubles nuggets;  // variances of the model's misfit, as shares of the signal's
   Doubles factor;   // (d,) from the pool's standardised coordinates to those of the kernel
-  // The last trends, so many, describe a candidate, and stay when the pool grows: k(x, y) gets
-  // linear^2 t(x)^T t(y) of each kernel's own.
+  // Number of trends, the last ones, that describe a candidate and stay when the pool grows. Each
+  // kernel adds linear^2 t(x)^T t(y) of them, with a factor of its own.
   std::size_t linear = 0;
 };
 

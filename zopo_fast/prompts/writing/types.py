@@ -47,7 +47,7 @@ class Parent:
 @public
 @dataclass(frozen=True)
 class WriteRequest:
-    """What a writer is asked for.
+    """Request to a writer.
 
     Attributes:
         parents: prompts to start from, best first; at least one.

@@ -1,1 +1,1 @@
-"""What a run may cost, and what a prompt costs in use."""
+"""Costs: bounds of a run, and tokens per call of each prompt."""

@@ -408,7 +408,7 @@ class Driver:
         self._start()
 
     def _count_unfinished_round(self) -> None:
-        """Count the calls of a round that the end of the search has cut off."""
+        """Count the calls of a round that was unfinished at the end of the search."""
         if self._grower is None or self._writing is None:
             return
         self._writing, usage = None, self._grower.cut_off

@@ -52,7 +52,7 @@ Embed = Callable[[Sequence[str]], Awaitable[tuple[NDArray[Any], Usage]]]
 
 @dataclass
 class Drafts:
-    """What the writers of a round have written.
+    """Drafts of a round, with their cost.
 
     Attributes:
         rows: fields of each draft: writer, prompt, parents, note and fate; "" where it is not decided.
@@ -79,7 +79,7 @@ class Grower:
         description: describes prompts to the search.
         guard: rejects drafts.
         examples: train examples, for the failures of a prompt.
-        model: of the writers, for the usage of a round that is cut off; None: they have none.
+        model: of the writers, which counts the usage of an unfinished round; None: no writer asks a model.
         pool: (m, d) embeddings of the first pool.
         tells_apart: whether prompts with equal embeddings may differ, by the linear part of the kernel.
         given: wrong answers of the study, by prompt and example; None: those that the scorer remembers.

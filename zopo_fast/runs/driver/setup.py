@@ -72,7 +72,7 @@ def writing_of_run(
         model: of the writers with a model, at the expense of the run; None: there are none.
         can_embed: whether drafts can be embedded as the pool is.
         space: of the demonstrations that prompts may hold; None: they hold none.
-        study: of the run; one that began without growth goes on without.
+        study: of the run; if it began without growth, the pool does not grow after a resume either.
 
     Raises:
         ConfigError: growth was requested and is impossible; says why.

@@ -36,7 +36,7 @@ MIN_IDLE = 2
 
 
 class GrowingRun(Protocol):
-    """What a growing pool needs to know of its run."""
+    """Run of a growing pool, as its rounds see it."""
 
     parts: int
     """Number of examples of a full score."""
@@ -107,7 +107,7 @@ class Round:
 
 @dataclass
 class Earned:
-    """What a writer has earned.
+    """Account of a writer: its calls, entrants and wins.
 
     Attributes:
         calls: model calls that a draft takes.
