@@ -21,7 +21,8 @@ import torch
 from torch.nn import functional
 
 PREFIX_CACHE = 64  # prefixes; one of 100 tokens takes 4.6 MB in bfloat16
-MAX_WASTE = 1.5  # padded rows for every row of a batch
+MAX_WASTE = 2.0  # padded tokens for every token of a batch
+SMALL = 512  # padded tokens that are no waste: reading the weights takes longer
 _SPECIAL = 3  # token type of control tokens in GGUF
 
 
@@ -72,6 +73,16 @@ class Group:
     rows: list[Row]
     shared: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest tail, which follows the prefix."""
+        return max(len(row.tokens) for row in self.rows) - self.shared
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all tails."""
+        return sum(len(row.tokens) - self.shared for row in self.rows)
+
 
 def group_by_prefix(rows: Sequence[Row], most: int) -> list[Group]:
     """Group rows such that sharing the common prefix of each group saves the most tokens.
@@ -117,13 +128,18 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def batches_of(groups: Sequence[Group], most: int) -> list[list[Group]]:
-    """Pack groups into batches of at most `most` rows, with few padded rows."""
+    """Pack groups into batches of at most `most` rows, with few padded tokens.
+
+    Attention computes every row of a batch as if it had the rows of the largest group and the tokens of the
+    longest tail, so groups of like tails go together.
+    """
     batches: list[list[Group]] = []
-    for group in sorted(groups, key=lambda group: -len(group.rows)):
+    for group in sorted(groups, key=lambda group: (-group.longest, -len(group.rows))):
         for batch in batches:
-            total = sum(len(other.rows) for other in batch) + len(group.rows)
-            padded = (len(batch) + 1) * len(batch[0].rows)
-            if padded <= most and padded <= MAX_WASTE * total:
+            together = [*batch, group]
+            rows = len(together) * max(len(each.rows) for each in together)
+            padded, tokens = rows * batch[0].longest, sum(each.tokens for each in together)
+            if rows <= most and padded <= max(MAX_WASTE * tokens, SMALL):
                 batch.append(group)
                 break
         else:

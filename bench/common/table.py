@@ -206,6 +206,7 @@ OPTIMISERS = (
     ("zopo_fast, fixed pool", "zopo_fast, 200 prompts, none written"),
     ("zopo_fast, editor in process", "zopo_fast, growing, edits without a call"),
     ("zopo_fast", "zopo_fast, growing"),
+    ("zopo_fast, demonstrations", "zopo_fast, growing, with demonstrations"),
 )
 
 

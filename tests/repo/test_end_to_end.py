@@ -351,6 +351,16 @@ def record(method: str, seed: int, heldout: float, **more: Any) -> dict[str, Any
     } | more
 
 
+def test_methods_with_demonstrations_are_compared_with_our_search_over_them() -> None:
+    scores = {"zopo_fast": 0.5, "zopo_fast, demonstrations": 0.8, "CAPO": 0.6, "GEPA": 0.6}
+    records = [record(method, seed, score) for method, score in scores.items() for seed in range(2)]
+    ahead = {(pair["ours"], pair["method"]): pair["mean"] for pair in figures.pairs(records)}
+    assert ahead == {
+        ("zopo_fast, demonstrations", "CAPO"): pytest.approx(0.2),
+        ("zopo_fast", "GEPA"): pytest.approx(-0.1),
+    }
+
+
 def test_pairs_are_of_the_same_task_and_seed() -> None:
     records = [record("zopo_fast", seed, 0.5 + 0.1 * seed) for seed in range(3)]
     records += [record("GEPA", seed, 0.3 + 0.1 * seed) for seed in range(4)]

@@ -80,8 +80,9 @@ def test_a_round_starts_from_the_best_and_earlier_of_equal_ones() -> None:
         (Run(200), False, True),
         (Run(800), False, True),
         (Run(801), False, False),
-        (Run(20, waits=False), False, False),
-        (Run(20, waits=False), True, True),
+        (Run(20, waits=False), False, True),
+        (Run(20, waits=False, scores={1: 0.2, 2: 0.1, 3: 0.3}), False, False),
+        (Run(801, waits=False), False, False),
         (Run(300, scores={1: 0.2, 2: 0.1, 3: 0.3}), False, False),
         (Run(300, scores={1: 0.2, 2: 0.1}), True, True),
         (Run(300, scores={1: 0.2}), True, False),
@@ -116,6 +117,19 @@ def test_no_round_begins_while_one_is_written() -> None:
         growth.begin(order.to_entry(), run)
 
 
+def test_calls_wait_for_a_round_where_no_prompt_is_new() -> None:
+    growth, run = state(), Run(300)
+    assert not growth.holds(run)
+    order = growth.due(run)
+    assert order is not None
+    growth.begin(order.to_entry(), run)
+    assert not growth.holds(run)
+    run.waits = False
+    assert growth.holds(run)
+    growth.end(outcome(1, []), run.size)
+    assert not growth.holds(run)
+
+
 # ---- what writers earn -----------------------------------------------------------------------------
 
 
@@ -132,19 +146,40 @@ def test_winners_and_losers_are_judged_by_the_best_score_of_their_time() -> None
     assert edit.weight == pytest.approx(2 / 5)
 
 
-def test_a_writer_that_only_loses_is_no_longer_asked() -> None:
-    growth, run = state(entrants=8), Run(200, budget=100_000, scores={i: 0.9 - i / 100 for i in range(5)})
+def rounds_asked(growth: GrowthState, most: int) -> list[set[str]]:
+    """Play rounds in which 8 entrants of the first writer lose; return the writers that each has asked."""
+    run = Run(200, budget=100_000, scores={i: 0.9 - i / 100 for i in range(5)})
     growth.settings = replace(growth.settings, first=0.0, gap=0.0005)
-    rounds, asked = 0, []
-    while (order := growth.due(run)) is not None:
+    asked: list[set[str]] = []
+    while len(asked) < most and (order := growth.due(run)) is not None:
         growth.begin(order.to_entry(), run)
-        growth.end(outcome(order.number, ["edit"] * 8 if order.asked else []), run.size)
+        first = next(iter(growth.earned))
+        growth.end(outcome(order.number, [first] * 8 if first in order.asked else []), run.size)
         run.scores |= dict.fromkeys(range(run.size, run.size + 8), 0.1)
         run.size += 8
         run.spent += 100
-        rounds, asked = rounds + 1, [*asked, bool(order.asked)]
-        assert rounds < 20
-    assert asked == [True] * (PATIENCE // 8) + [False]  # entrants are judged when the next round begins
+        asked.append(set(order.asked))
+    return asked
+
+
+def test_a_writer_that_only_loses_is_no_longer_asked() -> None:
+    rounds = math.ceil(PATIENCE / 8)  # entrants are judged when the next round begins
+    asked = rounds_asked(state({"model": 1}, entrants=8, share=1.0), rounds + 1)
+    assert asked == [{"model"}] * rounds + [set()]
+
+
+def test_a_writer_that_only_loses_gives_way_to_others() -> None:
+    growth, run = state({"edit": 0, "other": 0}), Run(300)
+    growth.earned["edit"].losses = PATIENCE
+    order = growth.due(run)
+    assert order is not None and order.asked == {"other": 100}
+    growth.earned["other"].barren = BARREN
+    order = growth.due(run)
+    assert order is not None and order.asked == {"edit": 100}
+
+
+def test_a_writer_that_makes_no_call_is_asked_although_it_loses() -> None:
+    assert rounds_asked(state(entrants=8), 20) == [{"edit"}] * 20
 
 
 def test_a_writer_whose_drafts_never_enter_is_no_longer_asked() -> None:

@@ -118,7 +118,7 @@ class RunState:
             chosen = self._ask_search(logged)
         elif logged is not None:
             chosen = self._repeat_race(self.race, logged, examples)
-        elif self._waiting >= self._most_calls(self.race):
+        elif self._waiting >= self._most_calls(self.race) or (self.growth and self.growth.holds(self)):
             return None
         else:
             chosen = self._ask_race(self.race)

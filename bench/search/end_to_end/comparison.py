@@ -28,7 +28,9 @@ from .session import MAX_WRITTEN, SCORED, WRITER, Client, Problem, RefusedError,
 Record = dict[str, Any]
 Show = Callable[[str], object]
 EXAMPLES = Path("examples")
-TASKS = ("sentiment", "rhymes", "cause_and_effect")
+TASKS = ("sentiment", "cause_and_effect", "headlines")
+LISTS = Path(__file__).parents[2] / "landscapes" / "tasks"
+"""Folder of files with the parts of prompts, for tasks of no kind that `generate.compose` knows."""
 KEYS = ("track", "task", "method", "seed", "budget")  # of a record
 
 
@@ -91,9 +93,11 @@ def problems(task: zf.Task, track: str, plan: Plan) -> Iterator[Problem]:
     is_simulated = task.name == "simulated"
     kind = "sentiment" if is_simulated else generate.kind_of(task.name)
     embedder = WordEmbedder() if is_simulated else None
-    parts = Parts.of(kind)
+    own = LISTS / f"{task.name}.toml"
+    lists = own if own.exists() else None
+    parts = Parts.of(kind, lists)
     for budget, seed in itertools.product(sorted(plan.budgets), range(plan.seeds)):
-        pool = generate.compose(plan.pool, seed=seed, kind=kind).prompts
+        pool = generate.compose(plan.pool, seed=seed, lists=lists, kind=kind).prompts
         yield Problem(task, track, seed, budget, pool[: plan.initial], pool, parts, plan.max_tokens, embedder)
 
 
@@ -144,20 +148,21 @@ async def run_method(
         raise RuntimeError(
             f"{method.name} made {kinds}, {counted} by the proxy, of {problem.budget} completions"
         )
-    winner = run.incumbents[-1][1]
-    curve = [[calls, await asyncio.to_thread(heldout.mean, prompt)] for calls, prompt in run.incumbents]
+    incumbents = [prompt for _, prompt in run.incumbents]
+    means = await asyncio.gather(*(asyncio.to_thread(heldout.mean, prompt) for prompt in incumbents))
+    curve = [[calls, mean] for (calls, _), mean in zip(run.incumbents, means, strict=True)]
     return {
         "track": problem.track,
         "task": problem.task.name,
         "method": method.name,
         "seed": problem.seed,
         "budget": problem.budget,
-        "winner": winner,
+        "winner": incumbents[-1],
         "heldout": curve[-1][1],
         "completions": kinds,
         "counted_by_proxy": counted,
         "curve": curve,
-        "incumbents": [prompt for _, prompt in run.incumbents],
+        "incumbents": incumbents,
         "seconds": round(seconds, 2),
         "notes": run.notes,
         "error": error,

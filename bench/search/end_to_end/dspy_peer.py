@@ -84,12 +84,25 @@ class _Model(dspy.BaseLM):
 
 
 class ScoredModel(_Model):
-    """The scored model."""
+    """The scored model.
+
+    Args:
+        run: with the scorer.
+        scored: examples of an evaluation, in order. DSPy asks them one by one; after the second answer for a
+            prompt the others are asked together, since it ends no evaluation early.
+    """
+
+    def __init__(self, run: Run, scored: Sequence[int]) -> None:
+        super().__init__(run, "scored")
+        self._scored = list(scored)
 
     def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
         """Answer the pair that `TemplateAdapter` made."""
         text, example = json.loads(messages[-1]["content"])
-        return _response(self.run.scorer.answers([(text, example)])[0][0])
+        first, second, *others = self._scored
+        is_evaluation = example == second and first in self.run.scorer.scores.get(text, {})
+        more = [(text, other) for other in others] if is_evaluation else []
+        return _response(self.run.scorer.answers([(text, example), *more])[0][0])
 
 
 class WritingModel(_Model):
@@ -141,7 +154,7 @@ def _compile(run: Run, scored: Sequence[int], count: int, shots: dict[str, int])
         warnings.catch_warnings(),
         redirect_stdout(io.StringIO()),  # its progress bars have no switch
         redirect_stderr(io.StringIO()),
-        dspy.context(lm=ScoredModel(run, "scored"), adapter=TemplateAdapter(run)),
+        dspy.context(lm=ScoredModel(run, scored), adapter=TemplateAdapter(run)),
     ):
         warnings.simplefilter("ignore")  # DSPy warns of its own coming interface
         optimizer = MIPROv2(

@@ -47,9 +47,10 @@ class Parts:
     formats: tuple[str, ...]
 
     @classmethod
-    def of(cls, kind: str) -> Parts:
-        """Return the parts of a table of compose.toml."""
-        table = tomllib.loads(COMPOSE_FILE.read_text(encoding="utf-8"))[kind]
+    def of(cls, kind: str, lists: Path | None = None) -> Parts:
+        """Return the parts of a table of compose.toml; or of a file that has only the parts of one kind."""
+        document = tomllib.loads((lists or COMPOSE_FILE).read_text(encoding="utf-8"))
+        table = document if lists else document[kind]
         return cls(*(tuple(map(normalise, table[name])) for name in ("roles", "instructions", "formats")))
 
     def lists(self) -> dict[str, list[str]]:

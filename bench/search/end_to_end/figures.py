@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .comparison import Record
-from .methods import METHODS, OURS
+from .methods import METHODS, OURS, OURS_DEMONSTRATED
 from .session import SCORED, WRITER
 
 RESAMPLES = 10_000
@@ -61,16 +61,20 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
-def pairs(records: Sequence[Record], ours: str = OURS) -> list[dict[str, Any]]:
-    """Return the differences of our held-out score to that of each other method, with 95 % intervals.
+def pairs(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return how far our held-out score is ahead of that of each other method, with 95 % intervals.
 
-    Pairs are runs of the same task and seed; the bootstrap draws pairs.
+    A method that shows demonstrations is compared with our search over demonstrations, the others with that
+    over instructions. Pairs are runs of the same task and seed; the bootstrap draws pairs.
     """
     found = []
     for track, budget, method in _combinations(records):
+        if method in (OURS, OURS_DEMONSTRATED):
+            continue
+        ours = OURS_DEMONSTRATED if METHODS[method].demonstrates else OURS
         mine, others = (cells(records, track, budget, name) for name in (ours, method))
         shared = sorted(mine.keys() & others.keys())
-        if method == ours or not shared:
+        if not shared:
             continue
         differences = np.array([mine[cell] - others[cell] for cell in shared])
         low, high = interval(differences)
@@ -79,6 +83,7 @@ def pairs(records: Sequence[Record], ours: str = OURS) -> list[dict[str, Any]]:
                 "track": track,
                 "budget": budget,
                 "method": method,
+                "ours": ours,
                 "mean": float(differences.mean()),
                 "low": low,
                 "high": high,

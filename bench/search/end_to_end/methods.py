@@ -31,6 +31,7 @@ class Method:
         needs: importable modules.
         tracks: where it takes part.
         grows: it needs a pool that grows.
+        demonstrates: its prompts may hold demonstrations.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     needs: tuple[str, ...] = ()
     tracks: tuple[str, ...] = TRACKS
     grows: bool = False
+    demonstrates: bool = False
 
     def missing(self) -> str | None:
         """Return why the method cannot run here; None if it can."""
@@ -56,19 +58,21 @@ class Method:
 
 
 OURS = "zopo_fast"
+OURS_DEMONSTRATED = "zopo_fast, demonstrations"
 FIXED = "zopo_fast, fixed pool"
 METHODS = {
     method.name: method
     for method in (
         Method(OURS, "ours", "grown", grows=True),
         Method("zopo_fast, editor in process", "ours", "grown_free", tracks=(SCRIPTED,), grows=True),
+        Method(OURS_DEMONSTRATED, "ours", "demonstrated", grows=True, demonstrates=True),
         Method(FIXED, "ours", "fixed"),
         Method("GEPA", "gepa_peer", "run", ("gepa",)),
-        Method("CAPO", "promptolution_peers", "capo", ("promptolution",)),
+        Method("CAPO", "promptolution_peers", "capo", ("promptolution",), demonstrates=True),
         Method("CAPO, no demonstrations", "promptolution_peers", "capo_zero_shot", ("promptolution",)),
         Method("EvoPromptGA", "promptolution_peers", "evoprompt", ("promptolution",)),
         Method("OPRO", "promptolution_peers", "opro", ("promptolution",)),
-        Method("MIPROv2", "dspy_peer", "mipro", ("dspy", "optuna")),
+        Method("MIPROv2", "dspy_peer", "mipro", ("dspy", "optuna"), demonstrates=True),
         Method("MIPROv2, no demonstrations", "dspy_peer", "mipro_zero_shot", ("dspy", "optuna")),
     )
 }

@@ -9,8 +9,9 @@ from typing import Any
 
 import zopo_fast as zf
 
-from .session import MAX_WRITTEN, SCORED, SLOTS, WRITER, RefusedError, Run
+from .session import MAX_WRITTEN, SCORED, WRITER, RefusedError, Run
 
+SLOTS = 8  # completions in flight
 REQUEST = "Change one part of this prompt and return the new prompt only:\n\n{prompt}"
 
 
@@ -69,15 +70,20 @@ def fixed(run: Run) -> None:
 
 def grown(run: Run) -> None:
     """Search a pool that grows from the starting prompts; every draft of the writer is a completion."""
+    asyncio.run(_grown(run))
 
-    async def search() -> None:
-        if run.problem.track == "local":
-            async with client(run, WRITER, max_tokens=MAX_WRITTEN, temperature=0.7) as writer:
-                await _optimize(run, run.problem.initial, {"writer": writer})
-        else:
-            await _optimize(run, run.problem.initial, {"writers": [paid_editor(run)]})
 
-    asyncio.run(search())
+def demonstrated(run: Run) -> None:
+    """Search instructions together with demonstrations, which a third of the examples is set aside for."""
+    asyncio.run(_grown(run, demonstrations="search"))
+
+
+async def _grown(run: Run, **settings: Any) -> None:
+    if run.problem.track == "local":
+        async with client(run, WRITER, max_tokens=MAX_WRITTEN, temperature=0.7) as writer:
+            await _optimize(run, run.problem.initial, {"writer": writer}, **settings)
+    else:
+        await _optimize(run, run.problem.initial, {"writers": [paid_editor(run)]}, **settings)
 
 
 def grown_free(run: Run) -> None:

@@ -26,7 +26,7 @@ from .editor import Parts
 SCORED, WRITER = "scored", "writer"  # names of the two models behind the proxy
 BUDGET_EXHAUSTED = "budget_exhausted"  # code of a refusal
 MAX_WRITTEN = 100  # tokens of a written prompt
-SLOTS = 8  # completions in flight
+SLOTS = 40  # completions in flight: an evaluation on all examples
 
 
 class RefusedError(BaseException):

@@ -23,7 +23,7 @@ class Growth:
     entrants: int = setting(8, "Most drafts of a round that enter the pool.", minimum=1)
     parents: int = setting(4, "Best prompts that a round starts from.", minimum=1)
     share: float = setting(
-        0.1, "Most of the budget that writers with a model may spend, as a share.", minimum=0, maximum=1
+        0.2, "Most of the budget that writers with a model may spend, as a share.", minimum=0, maximum=1
     )
     first: float = setting(
         0.2, "Share of the budget that is spent before the first round.", minimum=0, below=1

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ENTERED, SCREENED = "entered", "screened out"
 """Fates of a draft; any other fate is the reason why it was rejected."""
-PATIENCE = 24
-"""Entrants of a writer in a row that may lose before it is no longer asked; a call counts as an entrant."""
+PATIENCE = 100
+"""Entrants of a writer in a row that may lose before others are asked instead; a call counts as an entrant."""
 BARREN = 3
 """Rounds in a row without an entrant after which a writer is no longer asked."""
 MAX_ROUNDS = 50
@@ -128,9 +128,14 @@ class Earned:
     barren: int = 0
 
     @property
+    def is_barren(self) -> bool:
+        """True when its drafts no longer enter."""
+        return self.barren >= BARREN
+
+    @property
     def is_over(self) -> bool:
-        """True when the writer is no longer asked."""
-        return self.losses >= PATIENCE or self.barren >= BARREN
+        """True when the writer is no longer asked where others are left."""
+        return self.losses >= PATIENCE or self.is_barren
 
     @property
     def weight(self) -> float:
@@ -213,15 +218,15 @@ class GrowthState:
         if (
             self.writing is not None
             or self.rounds >= MAX_ROUNDS
-            or all(each.is_over for each in self.earned.values())
+            or not _active(self.earned)
         ):
             return None
         settings, (calls, budget) = self.settings, state.calls
         spent = calls / budget
         if spent > settings.last or spent == self._last or budget - calls < state.parts:
             return None
-        is_early = spent < settings.first or (spent < self._last + settings.gap and state.fresh.any())
-        if is_early and not is_idle:
+        is_early = spent < max(settings.first, self._last + settings.gap)
+        if is_early and state.fresh.any() and not is_idle:
             return None
         standings = state.standings()
         if len(standings) < (MIN_IDLE if is_idle else MIN_SCORED):
@@ -236,6 +241,13 @@ class GrowthState:
             self._asked(earned, budget - calls - state.parts, budget),
             standings[ranked[0]],
         )
+
+    def holds(self, state: GrowingRun) -> bool:
+        """Return whether calls wait for the round in progress: no prompt of the pool is new.
+
+        Until then a race could only distinguish prompts that are known to be much alike.
+        """
+        return self.writing is not None and not state.fresh.any()
 
     def _judge(self, earned: Mapping[str, Earned], standings: Mapping[int, float]) -> list[Grown]:
         """Count the entrants that have a score now as won or lost; return the others.
@@ -256,7 +268,7 @@ class GrowthState:
     def _asked(self, earned: Mapping[str, Earned], left: int, budget: int) -> dict[str, int]:
         """Return the number of drafts by writer: shares of a total, by what each has earned."""
         settings = self.settings
-        active = {name: each for name, each in earned.items() if not each.is_over}
+        active = _active(earned)
         free = {name: each.weight for name, each in active.items() if not each.calls}
         paid = {name: each.weight for name, each in active.items() if each.calls}
         asked = _shares(free, settings.written)
@@ -349,6 +361,16 @@ class GrowthState:
         self.rounds = begun.number
         self.writing = None
         return new
+
+
+def _active(earned: Mapping[str, Earned]) -> dict[str, Earned]:
+    """Return the writers that are asked.
+
+    Where all have lost, those that make no call remain: a draft of theirs costs nothing until it enters, and
+    a run that writes no more spends its calls on prompts that it knows.
+    """
+    active = {name: each for name, each in earned.items() if not each.is_over}
+    return active or {name: each for name, each in earned.items() if not (each.calls or each.is_barren)}
 
 
 def grown_in(entry: Mapping[str, Any], target: float, size: int) -> list[Grown]:
