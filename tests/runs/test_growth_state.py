@@ -178,6 +178,15 @@ def test_a_writer_that_only_loses_gives_way_to_others() -> None:
     assert order is not None and order.asked == {"edit": 100}
 
 
+def test_a_writer_that_only_loses_is_asked_once_the_pool_is_exhausted() -> None:
+    growth, run = state({"model": 1}), Run(300)
+    growth.earned["model"].losses = PATIENCE
+    assert growth.due(run) is None
+    run.waits = False
+    order = growth.due(run)
+    assert order is not None and order.asked.keys() == {"model"}
+
+
 def test_a_writer_that_makes_no_call_is_asked_although_it_loses() -> None:
     assert rounds_asked(state(entrants=8), 20) == [{"edit"}] * 20
 

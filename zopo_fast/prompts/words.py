@@ -117,14 +117,14 @@ class WordFeatures:
             found = numbers[at] - 1
             cells.append(rows[at] * DIMENSION + table.columns[found])
             values.append(table.weights[found] * _damped(count))
-        out = np.bincount(
+        sums = np.bincount(
             np.concatenate(cells), np.concatenate(values), minlength=len(tokens) * DIMENSION
-        ).reshape(len(tokens), DIMENSION)
-        norm = np.linalg.norm(out, axis=1, keepdims=True)
-        features: NDArray[np.float32] = np.round(out / np.where(norm > 0.0, norm, 1.0), DECIMALS).astype(
-            np.float32
         )
-        return features
+        at = np.flatnonzero(sums)  # a few in a hundred
+        norm = np.sqrt((sums * sums).reshape(len(tokens), DIMENSION).sum(axis=1))
+        features = np.zeros(len(sums), dtype=np.float32)
+        features[at] = np.round(sums[at] / norm[at // DIMENSION], DECIMALS)
+        return features.reshape(len(tokens), DIMENSION)
 
     def _code(self, beginning: Any, last: Any) -> Any:
         return beginning * (len(self._numbers) + 1) + last

@@ -326,20 +326,28 @@ class SearchProblem:
         Raises:
             ArrayError: A row is too far from the pool, or holds NaN or infinity.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            offset = np.abs(more.astype(np.float64) - self.mean)
-            far = (offset / self.deviation).max(axis=1)
-            for block, spread in zip(self._blocks, self.spreads, strict=True):
-                if spread > 0.0 and not self.config.official_settings:
-                    far = np.maximum(far, offset[:, block].max(axis=1) / spread)
+        limit = MAX_RAW_ENTRY if self.config.official_settings else MAX_DISTANCE
+        # The extremes of each column bound all rows; only rows that may fail are looked at one by one.
+        if len(more) and self._distances(np.stack([more.min(axis=0), more.max(axis=0)])).max() <= limit:
+            return
+        far = self._distances(more)
         if np.isnan(far).any():
             raise ArrayError(f"embeddings: NaN or infinity in row {int(np.argmax(np.isnan(far)))}")
-        limit = MAX_RAW_ENTRY if self.config.official_settings else MAX_DISTANCE
         if (far > limit).any():
             raise ArrayError(
                 f"embeddings: row {int(np.argmax(far))} is {far.max():.3g} standard deviations of the first "
                 "pool away from it; distances are measured in units of that pool"
             )
+
+    def _distances(self, rows: NDArray[Any]) -> Array:
+        """Return the greatest distance from the mean of the pool in each row, in units of the pool, (k,)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            offset = np.abs(rows.astype(np.float64) - self.mean)
+            far: Array = (offset / self.deviation).max(axis=1)
+            for block, spread in zip(self._blocks, self.spreads, strict=True):
+                if spread > 0.0 and not self.config.official_settings:
+                    far = np.maximum(far, offset[:, block].max(axis=1) / spread)
+        return far
 
     def size_of_start(self, budget: int) -> int:
         """Return the number of prompts to start with for a budget of prompts."""

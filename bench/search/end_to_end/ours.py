@@ -12,6 +12,7 @@ import zopo_fast as zf
 from .session import MAX_WRITTEN, SCORED, WRITER, RefusedError, Run
 
 SLOTS = 8  # completions in flight
+TIMEOUT = 600.0  # seconds: the model may be busy with other runs
 REQUEST = "Change one part of this prompt and return the new prompt only:\n\n{prompt}"
 
 
@@ -53,6 +54,7 @@ def client(run: Run, model: str, **body: Any) -> zf.OpenAIClient:
             concurrency=SLOTS,
             # A refusal is final, and a retry of it would be one more refusal.
             max_attempts=1,
+            timeout=TIMEOUT,
             body=body,
         )
     )

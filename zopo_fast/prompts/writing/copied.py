@@ -149,6 +149,7 @@ class CopiedExamples:
         owners = np.repeat([number for number, _ in texts], [len(text) + 1 for _, text in texts])
         self._content = np.array([word != "" and _is_content(word) for word in ids], np.int64)
         self._wide = np.array([_is_wide(word) for word in ids], np.int64)
+        self._begins = np.array([word in self._lengths for word in ids])
         for size in (NGRAM, CHARACTER_NGRAM):
             hashes, starts = self._hashes(words, size)
             if not len(hashes):
@@ -187,9 +188,9 @@ class CopiedExamples:
             at = np.minimum(np.searchsorted(values, hashes), len(values) - 1)
             for hit in np.flatnonzero(values[at] == hashes)[::-1] if len(values) else ():
                 found[places[starts[hit]]] = int(owners[at[hit]])
-        for place, text in enumerate(texts):
+        for place in np.unique(places[self._begins[words]]):  # others hold no word that begins a short input
             if found[place] is None:
-                found[place] = self._quoted(text)
+                found[place] = self._quoted(texts[place])
         return found
 
     def _quoted(self, text: Tokens) -> int | None:

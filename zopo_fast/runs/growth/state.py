@@ -215,18 +215,15 @@ class GrowthState:
             state: of the run.
             is_idle: nothing is in flight and no prompt can be asked, so that the run ends without a round.
         """
-        if (
-            self.writing is not None
-            or self.rounds >= MAX_ROUNDS
-            or not _active(self.earned)
-        ):
+        is_exhausted = not state.fresh.any()
+        if self.writing is not None or self.rounds >= MAX_ROUNDS or not _active(self.earned, is_exhausted):
             return None
         settings, (calls, budget) = self.settings, state.calls
         spent = calls / budget
         if spent > settings.last or spent == self._last or budget - calls < state.parts:
             return None
         is_early = spent < max(settings.first, self._last + settings.gap)
-        if is_early and state.fresh.any() and not is_idle:
+        if is_early and not is_exhausted and not is_idle:
             return None
         standings = state.standings()
         if len(standings) < (MIN_IDLE if is_idle else MIN_SCORED):
@@ -238,7 +235,7 @@ class GrowthState:
             self.rounds + 1,
             tuple(ranked),
             tuple(standings[i] for i in ranked),
-            self._asked(earned, budget - calls - state.parts, budget),
+            self._asked(_active(earned, is_exhausted), budget - calls - state.parts, budget),
             standings[ranked[0]],
         )
 
@@ -265,10 +262,9 @@ class GrowthState:
                 writer.losses = 0
         return [one for one in self._unjudged if one.index not in standings]
 
-    def _asked(self, earned: Mapping[str, Earned], left: int, budget: int) -> dict[str, int]:
+    def _asked(self, active: Mapping[str, Earned], left: int, budget: int) -> dict[str, int]:
         """Return the number of drafts by writer: shares of a total, by what each has earned."""
         settings = self.settings
-        active = _active(earned)
         free = {name: each.weight for name, each in active.items() if not each.calls}
         paid = {name: each.weight for name, each in active.items() if each.calls}
         asked = _shares(free, settings.written)
@@ -363,14 +359,16 @@ class GrowthState:
         return new
 
 
-def _active(earned: Mapping[str, Earned]) -> dict[str, Earned]:
+def _active(earned: Mapping[str, Earned], is_exhausted: bool) -> dict[str, Earned]:
     """Return the writers that are asked.
 
-    Where all have lost, those that make no call remain: a draft of theirs costs nothing until it enters, and
-    a run that writes no more spends its calls on prompts that it knows.
+    Where all have lost, those that make no call remain: a draft of theirs costs nothing until it enters. So do
+    the others once the pool is exhausted: the calls that are left would find nothing new.
     """
     active = {name: each for name, each in earned.items() if not each.is_over}
-    return active or {name: each for name, each in earned.items() if not (each.calls or each.is_barren)}
+    return active or {
+        name: each for name, each in earned.items() if not each.is_barren and (is_exhausted or not each.calls)
+    }
 
 
 def grown_in(entry: Mapping[str, Any], target: float, size: int) -> list[Grown]:
