@@ -231,8 +231,27 @@ def end_to_end(results: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
+def growth(results: Path = RESULTS) -> str:
+    """Return what growing and fixed pools reach on whole products as Markdown."""
+    kept = _load(results, "search_growth")
+    budgets = kept["settings"]["budgets"]
+    found = {(row["budget"], row["product"], row["arm"]): row for row in kept["rows"]}
+    heads = [f"{budget} prompts: {what}" for budget in budgets for what in ("half seen", "other half")]
+    lines = [f"| product | pool | {' | '.join(heads)} |", "|---" * (2 * len(budgets) + 2) + "|"]
+    for product, arm in dict.fromkeys((row["product"], row["arm"]) for row in kept["rows"]):
+        cells = []
+        for budget in budgets:
+            row = found[budget, product, arm]
+            pair = row["grown_ahead"]
+            ahead = f" ({pair['mean']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})" if pair else ""
+            cells += [f"{row['selected']:.3f}", f"{row['other']:.3f}{ahead}"]
+        lines.append(f"| {product} | {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES = {
     "real": real,
+    "growth": growth,
     "end_to_end": end_to_end,
     "learned": learned,
     "searches": searches,

@@ -31,6 +31,8 @@ EXAMPLES = Path("examples")
 TASKS = ("sentiment", "cause_and_effect", "headlines")
 LISTS = Path(__file__).parents[2] / "landscapes" / "tasks"
 """Folder of files with the parts of prompts, for tasks of no kind that `generate.compose` knows."""
+LABELS = {"headlines": 6}
+"""Tokens of an answer where it must equal a label, so that a longer one is wrong in any case."""
 KEYS = ("track", "task", "method", "seed", "budget")  # of a record
 
 
@@ -59,7 +61,7 @@ class Plan:
     examples: int = 40
     initial: int = 10
     pool: int = 200
-    max_tokens: int = 8
+    max_tokens: int = 16
     model: str = "simulated"
 
     def __post_init__(self) -> None:
@@ -98,7 +100,13 @@ def problems(task: zf.Task, track: str, plan: Plan) -> Iterator[Problem]:
     parts = Parts.of(kind, lists)
     for budget, seed in itertools.product(sorted(plan.budgets), range(plan.seeds)):
         pool = generate.compose(plan.pool, seed=seed, lists=lists, kind=kind).prompts
-        yield Problem(task, track, seed, budget, pool[: plan.initial], pool, parts, plan.max_tokens, embedder)
+        initial, longest = pool[: plan.initial], tokens_of_answer(task, plan)
+        yield Problem(task, track, seed, budget, initial, pool, parts, longest, embedder)
+
+
+def tokens_of_answer(task: zf.Task, plan: Plan) -> int:
+    """Return the largest number of tokens of an answer to an example."""
+    return min(plan.max_tokens, LABELS.get(task.name, plan.max_tokens))
 
 
 # ---- one run -----------------------------------------------------------------------------------------
@@ -258,7 +266,8 @@ async def compare(
             task = load_task(name, plan.examples, folder)
             async with _endpoint(task, track, plan, model_url, session) as endpoint:
                 loop = asyncio.get_running_loop()
-                heldout = HeldOut(task, Client(loop, session, endpoint.url, "harness"), plan.max_tokens)
+                client = Client(loop, session, endpoint.url, "harness")
+                heldout = HeldOut(task, client, tokens_of_answer(task, plan))
                 for problem, method in itertools.product(problems(task, track, plan), methods):
                     if track in method.tracks and not journal.has(method, problem):
                         record = await run_method(method, problem, endpoint, session, heldout)
