@@ -116,6 +116,30 @@ def test_an_exhausted_pool_grows(size: int, settings: dict[str, Any]) -> None:
     assert len(result.prompts_scored()) > size
 
 
+def test_no_call_is_made_while_an_exhausted_pool_waits_for_a_round(tmp_path: Path) -> None:
+    class Slow(Embedder):
+        async def embed(self, texts: Any) -> Any:
+            for _ in range(500):  # turns of the event loop, in which the model would answer
+                await asyncio.sleep(0)
+            return await super().embed(texts)
+
+    path, pool = tmp_path / "study.sqlite3", zf.Pool.from_texts(POOL.prompts[:5])
+    grow(path, pool=pool, embedder=Slow(), **{**RACE, "budget": 40, "initial": 2})
+    size, asked, waiting = len(pool), set[int](), 0
+    is_writing = False
+    with Store.open(path) as store:
+        for event in store.events():
+            if event.kind == "ask":
+                assert not is_writing or len(asked) < size, "a call was spent on a known prompt"
+                asked.add(event.data["prompt"])
+            elif event.kind == "write":
+                is_writing, waiting = True, waiting + (len(asked) == size)
+            elif event.kind == "grow":
+                size += sum(row["fate"] == "entered" for row in event.data["written"])
+                is_writing = False
+    assert waiting > 1
+
+
 def test_writers_that_write_nothing_end_the_run() -> None:
     def silent(parents: list[zf.Parent], n: int) -> list[str]:
         return []
