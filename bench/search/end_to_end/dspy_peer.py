@@ -115,6 +115,7 @@ class WritingModel(_Model):
 
 
 def _response(text: str) -> Any:
+    text = text or " "  # DSPy takes an empty answer for a failure of the model
     message = SimpleNamespace(content=text, role="assistant", tool_calls=None)
     choice = SimpleNamespace(message=message, index=0, finish_reason="stop")
     return SimpleNamespace(choices=[choice], usage={}, model="model", cache_hit=False)
