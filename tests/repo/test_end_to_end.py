@@ -16,7 +16,14 @@ import zopo_fast as zf
 from zopo_fast.bench.common.harness import Settings
 from zopo_fast.bench.micro import end_to_end as question
 from zopo_fast.bench.search.end_to_end import __main__ as command, comparison, figures
-from zopo_fast.bench.search.end_to_end.comparison import HeldOut, Journal, Plan, compare, run_method
+from zopo_fast.bench.search.end_to_end.comparison import (
+    HeldOut,
+    Journal,
+    Plan,
+    compare,
+    load_task,
+    run_method,
+)
 from zopo_fast.bench.search.end_to_end.editor import Parts, ScriptedWriter, join
 from zopo_fast.bench.search.end_to_end.methods import METHODS, SCRIPTED, Method
 from zopo_fast.bench.search.end_to_end.servers import Endpoint, SimulatedModel, scripted
@@ -332,6 +339,15 @@ def test_an_uninstalled_peer_is_left_out_with_a_message(monkeypatch: pytest.Monk
     records, skipped = asyncio.run(compare(plan, show=lambda _: None))
     assert not records
     assert skipped == {"GEPA": "no_such_module not installed; `make end-to-end-peers` installs it"}
+
+
+def test_an_answer_that_lists_all_labels_is_wrong() -> None:
+    task = load_task("sentiment", 40)
+    assert callable(task.metric)
+    answers = ("Negative.", "positive", "Options: positive, negative", "It broke.")
+    assert [task.metric(answer, ["negative"]) for answer in answers] == [1.0, 0.0, 0.0, 0.0]
+    assert load_task("cause_and_effect", 40).metric == "contains"
+    assert load_task("headlines", 40).metric == "exact_match"
 
 
 # ---- figures and command -----------------------------------------------------------------------------

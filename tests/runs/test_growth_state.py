@@ -172,10 +172,12 @@ def test_a_writer_that_only_loses_gives_way_to_others() -> None:
     growth, run = state({"edit": 0, "other": 0}), Run(300)
     growth.earned["edit"].losses = PATIENCE
     order = growth.due(run)
-    assert order is not None and order.asked == {"other": 100}
+    assert order is not None
+    assert order.asked == {"other": 100}
     growth.earned["other"].barren = BARREN
     order = growth.due(run)
-    assert order is not None and order.asked == {"edit": 100}
+    assert order is not None
+    assert order.asked == {"edit": 100}
 
 
 def test_a_writer_that_only_loses_is_asked_once_the_pool_is_exhausted() -> None:
@@ -184,7 +186,8 @@ def test_a_writer_that_only_loses_is_asked_once_the_pool_is_exhausted() -> None:
     assert growth.due(run) is None
     run.waits = False
     order = growth.due(run)
-    assert order is not None and order.asked.keys() == {"model"}
+    assert order is not None
+    assert order.asked.keys() == {"model"}
 
 
 def test_a_writer_that_makes_no_call_is_asked_although_it_loses() -> None:

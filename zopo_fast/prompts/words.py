@@ -117,9 +117,7 @@ class WordFeatures:
             found = numbers[at] - 1
             cells.append(rows[at] * DIMENSION + table.columns[found])
             values.append(table.weights[found] * _damped(count))
-        sums = np.bincount(
-            np.concatenate(cells), np.concatenate(values), minlength=len(tokens) * DIMENSION
-        )
+        sums = np.bincount(np.concatenate(cells), np.concatenate(values), minlength=len(tokens) * DIMENSION)
         at = np.flatnonzero(sums)  # a few in a hundred
         norm = np.sqrt((sums * sums).reshape(len(tokens), DIMENSION).sum(axis=1))
         features = np.zeros(len(sums), dtype=np.float32)

@@ -7,9 +7,9 @@ import itertools
 import json
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import aiohttp
 import zopo_fast as zf
 from zopo_fast.errors import ConfigError
 from zopo_fast.prompts import generate
+from zopo_fast.scoring.metrics.comparison import contains
 
 from ...common.metering_proxy import MeteringProxy
 from .editor import Parts
@@ -33,6 +34,7 @@ LISTS = Path(__file__).parents[2] / "landscapes" / "tasks"
 """Folder of files with the parts of prompts, for tasks of no kind that `generate.compose` knows."""
 LABELS = {"headlines": 6}
 """Tokens of an answer where it must equal a label, so that a longer one is wrong in any case."""
+MOST_LABELS = 10  # outputs of a task beyond which they are no labels
 KEYS = ("track", "task", "method", "seed", "budget")  # of a record
 
 
@@ -87,7 +89,29 @@ def load_task(name: str, examples: int, folder: Path = EXAMPLES) -> zf.Task:
     """Return a task with the train examples of the split with seed 0, and all others held out."""
     if name == "simulated":
         return simulated_task(examples)
-    return zf.Task.load(folder / f"{name}.jsonl", examples=examples, seed=0)
+    task = zf.Task.load(folder / f"{name}.jsonl", examples=examples, seed=0)
+    labels = {output for example in task.train for output in example.outputs}
+    is_strict = task.metric != "contains" or len(labels) > MOST_LABELS
+    return task if is_strict else replace(task, metric=OneLabel(labels))
+
+
+class OneLabel:
+    """Metric that wants an answer to hold a label of the reference, and none of the others.
+
+    The metric `contains` of a file counts an answer that lists all labels, and the best searches find the
+    prompts that make a model list them.
+
+    Args:
+        labels: of the task.
+    """
+
+    def __init__(self, labels: Iterable[str]) -> None:
+        self._labels = frozenset(labels)
+
+    def __call__(self, answer: str, references: Sequence[str]) -> float:
+        """Return 1 or 0."""
+        found = {label for label in self._labels if contains(answer, label)}
+        return float(bool(found) and found <= set(references))
 
 
 def problems(task: zf.Task, track: str, plan: Plan) -> Iterator[Problem]:

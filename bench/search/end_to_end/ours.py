@@ -103,6 +103,7 @@ async def _optimize(run: Run, pool: Sequence[str], arguments: dict[str, Any], **
         seed=problem.seed,
         concurrency=SLOTS,
         heldout=False,
+        score_range=(0.0, 1.0),
         **settings,
     )
     best: tuple[bool, float] = (False, -1.0)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENTERED, SCREENED = "entered", "screened out"
 """Fates of a draft; any other fate is the reason why it was rejected."""
 PATIENCE = 100
-"""Entrants of a writer in a row that may lose before others are asked instead; a call counts as an entrant."""
+"""Entrants of a writer in a row that may lose before others are asked instead; a call counts as one."""
 BARREN = 3
 """Rounds in a row without an entrant after which a writer is no longer asked."""
 MAX_ROUNDS = 50
@@ -366,9 +366,8 @@ def _active(earned: Mapping[str, Earned], is_exhausted: bool) -> dict[str, Earne
     the others once the pool is exhausted: the calls that are left would find nothing new.
     """
     active = {name: each for name, each in earned.items() if not each.is_over}
-    return active or {
-        name: each for name, each in earned.items() if not each.is_barren and (is_exhausted or not each.calls)
-    }
+    fruitful = {name: each for name, each in earned.items() if not each.is_barren}
+    return active or {name: each for name, each in fruitful.items() if is_exhausted or not each.calls}
 
 
 def grown_in(entry: Mapping[str, Any], target: float, size: int) -> list[Grown]:
