@@ -385,12 +385,20 @@ def test_an_empty_metric_is_that_of_the_file_and_no_way_around_its_check(write: 
 # ---- examples of the package -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "least"), [("sentiment", 120), ("rhymes", 120), ("cause_and_effect", 100)])
-def test_the_examples_load_with_enough_to_hold_out(name: str, least: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "least", "metric"),
+    [
+        ("sentiment", 120, "contains"),
+        ("rhymes", 120, "contains"),
+        ("cause_and_effect", 100, "contains"),
+        ("headlines", 120, "exact_match"),
+    ],
+)
+def test_the_examples_load_with_enough_to_hold_out(name: str, least: int, metric: str) -> None:
     path = EXAMPLES / f"{name}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines()
     task = Task.load(path, examples=None)
-    assert (task.name, task.metric) == (name, "contains")
+    assert (task.name, task.metric) == (name, metric)
     assert len(task.train) == len(lines) - 1 >= least  # none is a duplicate
     assert len({example.input for example in task.train}) == len(task.train)
 
@@ -400,6 +408,10 @@ def test_the_examples_are_balanced_and_consistent() -> None:
     labels = [example.outputs for example in sentiment]
     assert labels.count(("positive",)) == labels.count(("negative",)) == len(labels) / 2
     assert not [e for e in sentiment if "positive" in e.input or "negative" in e.input]
+
+    headlines = Task.load(EXAMPLES / "headlines.jsonl", examples=None).train
+    topics = [example.outputs[0] for example in headlines]
+    assert {topics.count(topic) for topic in topics} == {len(topics) / 4}
 
     rhymes = Task.load(EXAMPLES / "rhymes.jsonl", examples=None).train
     assert not [e for e in rhymes if e.input in e.outputs or not e.input.isalpha()]

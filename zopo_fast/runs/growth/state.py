@@ -362,8 +362,8 @@ class GrowthState:
 def _active(earned: Mapping[str, Earned], is_exhausted: bool) -> dict[str, Earned]:
     """Return the writers that are asked.
 
-    Where all have lost, those that make no call remain: a draft of theirs costs nothing until it enters. So do
-    the others once the pool is exhausted: the calls that are left would find nothing new.
+    Where all have lost, those that make no call remain: a draft of theirs costs nothing until it enters. So
+    do the others once the pool is exhausted: the calls that are left would find nothing new.
     """
     active = {name: each for name, each in earned.items() if not each.is_over}
     fruitful = {name: each for name, each in earned.items() if not each.is_barren}
