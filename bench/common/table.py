@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,7 +161,16 @@ REAL = (
 TENTHS = (1.5, 2.5)  # budgets shown, in tenths of a full score a prompt
 
 
-def real(results: Path = RESULTS) -> str:
+LEFT_OUT = ("APE, best of init", "halving, own order", "halving, same order")
+"""Methods that the README does not show."""
+
+
+def real_in_short(results: Path = RESULTS) -> str:
+    """Return the rows of `real` that the README shows."""
+    return real(results, tuple(row for row in REAL if row[0] not in LEFT_OUT))
+
+
+def real(results: Path = RESULTS, methods: Sequence[tuple[str, str]] = REAL) -> str:
     """Return the results on real models by source as Markdown."""
     kept = _load(results, "search_real")
     found = {(row["source"], row["method"]): row for row in kept["rows"]}
@@ -168,7 +178,7 @@ def real(results: Path = RESULTS) -> str:
     heads = ["prompts: at 30", "at 50", "mean", *(f"blocks: {each:g}" for each in TENTHS)]
     heads += [f"simulated: {each:g}" for each in TENTHS]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for method, title in REAL:
+    for method, title in methods:
         row = found.get(("paraphrases", method))
         cells = ["" if row is None else f"{row[key]:.3f}" for key in ("at_30", "at_50", "mean")]
         for source in ("blocks", "simulation"):
@@ -204,7 +214,6 @@ OPTIMISERS = (
     ("MIPROv2", "MIPROv2, with demonstrations"),
     ("MIPROv2, no demonstrations", "MIPROv2, instructions only"),
     ("zopo_fast, fixed pool", "zopo_fast, 200 prompts, none written"),
-    ("zopo_fast, editor in process", "zopo_fast, growing, edits without a call"),
     ("zopo_fast", "zopo_fast, growing"),
     ("zopo_fast, demonstrations", "zopo_fast, growing, with demonstrations"),
 )
@@ -246,11 +255,16 @@ def growth(results: Path = RESULTS) -> str:
             ahead = f" ({pair['mean']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})" if pair else ""
             cells += [f"{row['selected']:.3f}", f"{row['other']:.3f}{ahead}"]
         lines.append(f"| {product} | {arm} | {' | '.join(cells)} |")
+    for row in kept["known"]:
+        size = row["prompts"] or "the product"
+        cells = ["", f"{row['other']:.3f}"] * len(budgets)
+        lines.append(f"| all | best seen of {size}, all scores known | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 TABLES = {
     "real": real,
+    "real_in_short": real_in_short,
     "growth": growth,
     "end_to_end": end_to_end,
     "learned": learned,

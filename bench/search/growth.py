@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -114,12 +115,9 @@ class Replayed:
 
 def run(product: Product, arm: str, seed: int, budget: int) -> dict[str, Any]:
     """Run one search; return the value of its winner on either half, the calls and the prompts written."""
-    rng = np.random.default_rng([seed, 7])
-    m, n = product.scores.shape
-    order = rng.permutation(m)
-    seen, unseen = np.split(rng.permutation(n), [n // 2])
+    order, seen, unseen = split(product, seed)
     size, settings = ARMS[arm]
-    pool = zf.Pool.from_texts([product.prompts[k] for k in order[: size or m]])
+    pool = zf.Pool.from_texts([product.prompts[k] for k in order[:size]])
     writers = [] if settings.get("grow") is False or product.parts is None else [zf.PartEditor(product.parts)]
     model = Replayed(product, seen.tolist())
     example = zf.Example("input", ("yes",))
@@ -127,11 +125,38 @@ def run(product: Product, arm: str, seed: int, budget: int) -> dict[str, Any]:
     config = zf.RunConfig(budget=budget, seed=seed, heldout=False, stop_at_perfect=False, **settings)
     result = asyncio.run(zf.optimize(task, pool, model, config, embedder=model, writers=writers))
     row = model._row[result.best_prompt]
-    values = {}
-    for name, half in (("selected", seen), ("other", unseen)):
-        means = product.scores[:, half].mean(axis=1)
-        values[name] = float((means[row] - means.min()) / (means.max() - means.min()))
+    halves = {"selected": seen, "other": unseen}
+    values = {name: float(value(product, half)[row]) for name, half in halves.items()}
     return {**values, "calls": result.usage.calls, "score": float(product.scores[row].mean())}
+
+
+def split(product: Product, seed: int) -> tuple[Any, Any, Any]:
+    """Return the order in which prompts are drawn, the examples that a run sees, and the others."""
+    rng = np.random.default_rng([seed, 7])
+    m, n = product.scores.shape
+    order = rng.permutation(m)
+    seen, unseen = np.split(rng.permutation(n), [n // 2])
+    return order, seen, unseen
+
+
+def value(product: Product, half: Any) -> Array:
+    """Return the values of all prompts (m,) on some examples: 0 for the worst and 1 for the best."""
+    means: Array = product.scores[:, half].mean(axis=1)
+    values: Array = (means - means.min()) / (means.max() - means.min())
+    return values
+
+
+def known(products: Sequence[Product], seeds: int) -> list[dict[str, Any]]:
+    """Return the value on the other half of the best prompt on the half seen, if all scores were known."""
+    rows = []
+    for size in (SMALL, LARGE, None):
+        found = []
+        for product, seed in itertools.product(products, range(seeds)):
+            order, seen, unseen = split(product, seed)
+            here = value(product, seen)[order[:size]]
+            found.append(float(value(product, unseen)[order[:size]][here == here.max()].mean()))
+        rows.append({"prompts": size, "other": float(np.mean(found))})
+    return rows
 
 
 def compare(products: Sequence[Product], seeds: int, budget: int) -> list[dict[str, Any]]:
@@ -203,7 +228,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(rows))
     plan = Plan(options.seeds, tuple(options.budget))
     sizes = {product.name: list(product.scores.shape) for product in products}
-    runner.publish(out / f"{NAME}.json", __doc__, plan, rows, {}, machine=about, products=sizes)
+    runner.publish(
+        out / f"{NAME}.json",
+        __doc__,
+        plan,
+        rows,
+        {},
+        machine=about,
+        products=sizes,
+        known=known(products, options.seeds),
+    )
 
 
 if __name__ == "__main__":
