@@ -21,8 +21,7 @@ import torch
 from torch.nn import functional
 
 PREFIX_CACHE = 64  # prefixes; one of 100 tokens takes 4.6 MB in bfloat16
-MAX_WASTE = 2.0  # padded tokens for every token of a batch
-SMALL = 512  # padded tokens that are no waste: reading the weights takes longer
+MAX_WASTE, SMALL = 2.0, 512  # padded tokens for every token of a batch; so many are no waste in any case
 _SPECIAL = 3  # token type of control tokens in GGUF
 
 
@@ -130,16 +129,15 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 def batches_of(groups: Sequence[Group], most: int) -> list[list[Group]]:
     """Pack groups into batches of at most `most` rows, with few padded tokens.
 
-    Attention computes every row of a batch as if it had the rows of the largest group and the tokens of the
-    longest tail, so groups of like tails go together.
+    Attention pads all groups of a batch to the largest group and to the longest tail.
     """
     batches: list[list[Group]] = []
     for group in sorted(groups, key=lambda group: (-group.longest, -len(group.rows))):
         for batch in batches:
             together = [*batch, group]
-            rows = len(together) * max(len(each.rows) for each in together)
-            padded, tokens = rows * batch[0].longest, sum(each.tokens for each in together)
-            if rows <= most and padded <= max(MAX_WASTE * tokens, SMALL):
+            rows = max(len(each.rows) for each in together) * len(together)
+            padded = max(MAX_WASTE * sum(each.tokens for each in together), SMALL)
+            if rows <= most and rows * batch[0].longest <= padded:
                 batch.append(group)
                 break
         else:

@@ -161,7 +161,7 @@ REAL = (
 TENTHS = (1.5, 2.5)  # budgets shown, in tenths of a full score a prompt
 
 
-LEFT_OUT = ("APE, best of init", "halving, own order", "halving, same order")
+LEFT_OUT = ("APE, best of init", "TRIPLE, halving", "halving, own order", "halving, same order")
 """Methods that the README does not show."""
 
 
