@@ -86,6 +86,14 @@ def test_batches_hold_every_row_once_and_are_not_too_large() -> None:
         assert len(batch) * max(len(group.rows) for group in batch) <= 12
 
 
+def test_long_tails_are_not_batched_with_short_ones() -> None:
+    short = [Group(rows(*([n, *range(20)] for _ in range(10))), 1) for n in range(3)]
+    long = Group(rows([9, *range(300)]), 1)
+    assert sorted(map(len, batches_of([*short, long], 256))) == [1, 3]
+    few = [Group(rows([n, *range(20 * n + 2)]), 1) for n in range(3)]
+    assert len(batches_of(few, 256)) == 1, "a batch of a few tokens costs no more than one of fewer"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -344,10 +344,15 @@ def test_an_uninstalled_peer_is_left_out_with_a_message(monkeypatch: pytest.Monk
 def test_an_answer_that_lists_all_labels_is_wrong() -> None:
     task = load_task("sentiment", 40)
     assert callable(task.metric)
-    answers = ("Negative.", "positive", "Options: positive, negative", "It broke.")
-    assert [task.metric(answer, ["negative"]) for answer in answers] == [1.0, 0.0, 0.0, 0.0]
-    assert load_task("cause_and_effect", 40).metric == "contains"
-    assert load_task("headlines", 40).metric == "exact_match"
+    expected = {"Negative.": 1.0, "positive": 0.0, "Options: positive, negative": 0.0, "It broke.": 0.0}
+    assert {answer: task.metric(answer, ["negative"]) for answer in expected} == expected
+    assert [load_task(name, 40).metric for name in comparison.TASKS[1:]] == ["contains", "exact_match"]
+
+
+def test_answers_that_are_labels_are_short() -> None:
+    assert comparison.tokens_of_answer(load_task("cause_and_effect", 40), PLAN) == PLAN.max_tokens
+    given = next(comparison.problems(load_task("headlines", 40), SCRIPTED, PLAN))
+    assert (given.max_tokens, set(given.pool) - set(given.parts.every())) == (6, set())
 
 
 # ---- figures and command -----------------------------------------------------------------------------
