@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 PREFIX_CACHE = 64  # prefixes; one of 100 tokens takes 4.6 MB in bfloat16
-MAX_WASTE, SMALL = 2.0, 512  # padded tokens for every token of a batch; so many are no waste in any case
+MAX_WASTE, SMALL = 2.0, 512  # padded tokens for each token of a batch; padded tokens always allowed
 _SPECIAL = 3  # token type of control tokens in GGUF
 
 

@@ -231,10 +231,7 @@ def end_to_end(results: Path = RESULTS) -> str:
         cells = []
         for place in places:
             score, pair = scores.get((method, *place)), ahead.get((method, *place))
-            cell = "" if score is None else f"{score:.3f}"
-            if pair is not None:
-                cell += f" ({pair['mean']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})"
-            cells.append(cell)
+            cells.append("" if score is None else f"{score:.3f}{_ahead(pair)}")
         if any(cells):
             lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -251,9 +248,7 @@ def growth(results: Path = RESULTS) -> str:
         cells = []
         for budget in budgets:
             row = found[budget, product, arm]
-            pair = row["grown_ahead"]
-            ahead = f" ({pair['mean']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})" if pair else ""
-            cells += [f"{row['selected']:.3f}", f"{row['other']:.3f}{ahead}"]
+            cells += [f"{row['selected']:.3f}", f"{row['other']:.3f}{_ahead(row['grown_ahead'])}"]
         lines.append(f"| {product} | {arm} | {' | '.join(cells)} |")
     for row in kept["known"]:
         size = row["prompts"] or "the product"
@@ -289,6 +284,11 @@ def filled(page: str, results: Path = RESULTS) -> str:
 
 def _load(results: Path, question: str) -> Any:
     return json.loads((results / f"{question}.json").read_text(encoding="utf-8"))
+
+
+def _ahead(pair: dict[str, Any] | None) -> str:
+    """Return a paired difference with its interval in parentheses; "" for none."""
+    return "" if pair is None else f" ({pair['mean']:+.3f}, {pair['low']:+.3f} to {pair['high']:+.3f})"
 
 
 def _ratio(row: dict[str, Any]) -> str:

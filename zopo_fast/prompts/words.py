@@ -118,7 +118,7 @@ class WordFeatures:
             cells.append(rows[at] * DIMENSION + table.columns[found])
             values.append(table.weights[found] * _damped(count))
         sums = np.bincount(np.concatenate(cells), np.concatenate(values), minlength=len(tokens) * DIMENSION)
-        at = np.flatnonzero(sums != 0.0)  # a few in a hundred; faster of booleans
+        at = np.flatnonzero(sums != 0.0)  # a few in a hundred; booleans are searched faster
         norm = np.sqrt((sums * sums).reshape(len(tokens), DIMENSION).sum(axis=1))
         features = np.zeros(len(sums), dtype=np.float32)
         features[at] = np.round(sums[at] / norm[at // DIMENSION], DECIMALS)
